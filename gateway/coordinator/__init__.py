@@ -1,0 +1,22 @@
+"""Coordination between replicas over Redis: who leads an operation on a track, who waits, what is known.
+
+The only package that knows Redis. It knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
+"""
+
+from gateway.coordinator.connection import Connection
+from gateway.coordinator.coordinator import Claim, Coordinator, Finished, Lease, Record, Timing, Verdict, Wish
+from gateway.coordinator.wakeups import Wakeup, Wakeups
+
+__all__ = [
+    "Claim",
+    "Connection",
+    "Coordinator",
+    "Finished",
+    "Lease",
+    "Record",
+    "Timing",
+    "Verdict",
+    "Wakeup",
+    "Wakeups",
+    "Wish",
+]

@@ -1,0 +1,153 @@
+"""The command `gateway`: serve, sandbox, check, openapi, keys."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import uvicorn
+import yaml
+
+from gateway import __version__, logs
+from gateway.api.callers import CallersFileError, new_key
+from gateway.app import create_app, create_client, create_connection, describe_api
+from gateway.errors import CoordinationUnavailable, CredentialsRefused, UpstreamError
+from gateway.settings import Settings, SettingsError, describe, load
+
+__all__ = ["main"]
+
+_PROBLEM: Final = 1
+_USAGE: Final = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, 1 for a failed check, 2 for settings that cannot be used."""
+    parser = argparse.ArgumentParser(prog="gateway", description="Starts and stops VideoSDK recordings, once.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="serve the API")
+    commands.add_parser("check", help="say whether Redis answers and VideoSDK accepts the token; start nothing")
+    commands.add_parser("openapi", help="print the contract as YAML")
+    commands.add_parser("sandbox", help="serve against an embedded Valkey and a simulated VideoSDK, to try it out")
+    keys = commands.add_parser("keys", help="make keys for callers").add_subparsers(dest="keys_command", required=True)
+    keys.add_parser("new", help="make a key; it is shown once").add_argument("name", help="the caller's name")
+    chosen = parser.parse_args(arguments)
+    match chosen.command:
+        case "serve":
+            return _with_settings(_serve)
+        case "check":
+            return _with_settings(lambda settings: asyncio.run(_check(settings)))
+        case "openapi":
+            return _openapi()
+        case "keys":
+            return _new_key(chosen.name)
+        case _:
+            return _sandbox()
+
+
+def _with_settings(run: Callable[[Settings], int]) -> int:
+    try:
+        return run(load(os.environ))
+    except SettingsError as error:
+        print("The gateway cannot run with these settings:", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  - {problem}", file=sys.stderr)
+    except CallersFileError as error:
+        print(f"The gateway cannot run: {error}", file=sys.stderr)
+    return _USAGE
+
+
+def build() -> object:
+    """Build the application from the environment, in a worker process."""
+    settings = load(os.environ)
+    logs.configure(settings.log_level, settings.log_format)
+    return create_app(settings)
+
+
+def _serve(settings: Settings) -> int:
+    logs.configure(settings.log_level, settings.log_format)
+    create_app(settings)  # what is wrong shows now, once, and not in every worker
+    uvicorn.run(
+        "gateway.__main__:build",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        # A request's own deadline is the longest wait; what is left then is for the lifespan and the other replicas.
+        timeout_graceful_shutdown=round(settings.request_deadline.total_seconds()) + 1,
+        h11_max_incomplete_event_size=32 * 1024,
+        lifespan="on",
+    )
+    return 0
+
+
+async def _check(settings: Settings) -> int:
+    width = max(len(name) for name, _, _ in describe(settings))
+    for name, value, origin in describe(settings):
+        print(f"{name:<{width}}  {value}  ({origin})")
+    redis, videosdk = await _redis_answers(settings), await _videosdk_accepts(settings)
+    print(f"{'Redis':<{width}}  {redis or 'answers'}")
+    print(f"{'VideoSDK':<{width}}  {videosdk or 'accepts the token'}")
+    if settings.auth == "none":
+        print("WARNING: GATEWAY_AUTH=none lets in everybody who reaches the gateway")
+    return _PROBLEM if redis or videosdk else 0
+
+
+async def _redis_answers(settings: Settings) -> str:
+    connection = create_connection(settings)
+    try:
+        await connection.now()
+    except CoordinationUnavailable as error:
+        return f"DOES NOT ANSWER ({type(error.__cause__).__name__})"
+    finally:
+        await connection.aclose()
+    return ""
+
+
+async def _videosdk_accepts(settings: Settings) -> str:
+    videosdk = create_client(settings)
+    try:
+        await videosdk.check()
+    except CredentialsRefused as error:
+        return f"REFUSES THE TOKEN (status {error.status})"
+    except UpstreamError as error:
+        return f"DOES NOT ANSWER AS EXPECTED ({error.status or error.message})"
+    finally:
+        await videosdk.aclose()
+    return ""
+
+
+def _openapi() -> int:
+    # The contract does not depend on the settings: any that load will do.
+    settings = load(
+        {"GATEWAY_REDIS_URL": "redis://localhost", "GATEWAY_VIDEOSDK_TOKEN": "none", "GATEWAY_AUTH": "none"}
+    )
+    logs.configure("error", "console", sys.stderr)
+    yaml.safe_dump(describe_api(settings), sys.stdout, sort_keys=False, allow_unicode=True, width=110)
+    return 0
+
+
+def _new_key(name: str) -> int:
+    key, entry = new_key(name)
+    print(f"# The key of {name}, shown this once. Give it to the caller, and nobody else:\n# {key}\n")
+    print(f"# Add this to the callers file (GATEWAY_CALLERS_FILE):\n{entry}")
+    return 0
+
+
+def _sandbox() -> int:
+    try:
+        from gateway.sandbox.run import run  # noqa: PLC0415 - an extra that production does not install
+    except ModuleNotFoundError as error:
+        print(f"The sandbox is not installed ({error.name} is missing): recording-gateway[sandbox]", file=sys.stderr)
+        return _USAGE
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The contract and its pages: `/openapi.json`, and Swagger UI at `/docs` from files of our own."""
+
+from importlib import resources
+from typing import Any
+
+from litestar import MediaType, Request, Response, get
+from litestar.params import FromPath
+
+from gateway.errors import NotFound
+
+__all__ = ["docs", "docs_file", "openapi_json"]
+
+_FILES = {
+    "docs.js": "text/javascript",
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+# Swagger UI sets styles and draws its icons as data: inline; scripts come from here alone.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def _read(name: str) -> bytes:
+    return (resources.files("gateway.api") / "swagger" / name).read_bytes()
+
+
+@get("/docs", include_in_schema=False, sync_to_thread=False)
+def docs() -> Response[bytes]:
+    """Show the API to a person, with everything tried out from the page."""
+    return Response(_read("docs.html"), media_type=MediaType.HTML, headers={"content-security-policy": _POLICY})
+
+
+@get("/docs/{name:str}", include_in_schema=False, sync_to_thread=True)
+def docs_file(name: FromPath[str]) -> Response[bytes]:
+    """Serve one of the page's files."""
+    if name not in _FILES:
+        raise NotFound("There is no such file.")
+    return Response(_read(name), media_type=_FILES[name], headers={"cache-control": "public, max-age=3600"})
+
+
+@get("/openapi.json", include_in_schema=False, sync_to_thread=False)
+def openapi_json(request: Request[Any, Any, Any]) -> Response[dict[str, object]]:
+    """Serve the contract."""
+    return Response(request.app.openapi_schema.to_schema(), media_type="application/json")

@@ -1,0 +1,74 @@
+"""The outermost layer: a request id in and out, one log line a request, headers every answer carries."""
+
+import re
+import secrets
+import time
+from typing import Any, Final
+
+import structlog
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["Entry"]
+
+_ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_QUIET_PATHS: Final = frozenset({"/livez", "/readyz"})
+
+_log = structlog.get_logger("gateway.access")
+
+
+class Entry:
+    """Wraps the whole application, so that a 404 is logged and answered with an id like everything else.
+
+    Args:
+        app: What it wraps.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        begun = time.perf_counter()
+        status = 0
+
+        async def tagged_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tagged_send)
+        finally:
+            known = {name: state[name] for name in ("caller", "outcome", "problem", "recording") if name in state}
+            level = "debug" if scope["path"] in _QUIET_PATHS else "error" if status >= 500 else "info"
+            getattr(_log, level)(
+                "request.answered",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                seconds=round(time.perf_counter() - begun, 4),
+                **known,
+            )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if _ACCEPTABLE_ID.fullmatch(given):
+                return given
+    return secrets.token_hex(8)

@@ -1,0 +1,77 @@
+"""What the contract says in words and examples, apart from the code that keeps it."""
+
+from typing import Any
+
+from gateway.errors import PROBLEMS
+from gateway.recordings import Outcome
+
+__all__ = ["DESCRIPTION", "GET", "START", "STOP", "problem", "recording"]
+
+DESCRIPTION = """\
+Starts and stops VideoSDK recordings for callers who do not hold the VideoSDK token.
+
+Any number of equal starts of one track, on any replica, become exactly one start at VideoSDK; everybody gets its
+result. An answer never guesses: what is not known is said to be unknown, and found out.
+"""
+
+START = """\
+Send it as often as you like: it starts at most one recording. The fields are VideoSDK's own; `webhookUrl` and
+`bucketDirPath` reach VideoSDK exactly as sent, and absent fields stay absent.
+
+After `504 outcome-unknown` the track may be recorded. Send the same request again: that is safe and gets the truth.
+"""
+
+STOP = """\
+Stops whatever records the track. During a start it waits for the start first. If your wait ends before, the answer is
+202 `stop_requested` and the stop happens all the same.
+"""
+
+GET = "Answers from what the gateway knows, without asking VideoSDK. `confirmedAt` says when that was last seen true."
+
+_TRACK = {"roomId": "abcd-efgh-ijkl", "participantId": "participant-1", "kind": "video"}
+_STATUS = {
+    Outcome.STARTED: "recording",
+    Outcome.JOINED: "recording",
+    Outcome.ALREADY_RECORDING: "recording",
+    Outcome.STOPPED: "stopped",
+    Outcome.NOT_RECORDING: "stopped",
+    Outcome.STOP_REQUESTED: "stopping",
+}
+_EXTENSIONS: dict[str, dict[str, Any]] = {
+    "invalid-request": {
+        "errors": [{"field": "kind", "message": "must be one of audio, video, screen_audio, screen_video"}]
+    },
+    "parameters-differ": {"fields": ["webhookUrl"]},
+    "upstream-refused": {"upstreamStatus": 404, "upstreamMessage": "no live session"},
+}
+
+
+def recording(outcome: Outcome) -> dict[str, Any]:
+    """Return an example of the answer with this outcome."""
+    sure = outcome is not Outcome.STOP_REQUESTED
+    return {
+        "id": "rec_c4xq5n2vjm7kd3hz6ty5wa2b",
+        **_TRACK,
+        "fileFormat": "webm",
+        "status": _STATUS[outcome],
+        "outcome": outcome,
+        "requestedBy": "lesson-service",
+        "requestedAt": "2026-01-01T12:00:00Z",
+        "confirmedAt": "2026-01-01T12:00:01Z" if sure else None,
+        "confirmedBy": "reply" if sure else None,
+        "files": [],
+    }
+
+
+def problem(slug: str) -> dict[str, Any]:
+    """Return an example of this problem."""
+    known = PROBLEMS[slug]
+    return {
+        "type": f"/problems/{slug}",
+        "title": known.title,
+        "status": known.status,
+        "detail": "What happened this time, in a sentence.",
+        "instance": "/v1/recordings/track/start",
+        "requestId": "7f3c2a9b1d4e5f60",
+        **_EXTENSIONS.get(slug, {}),
+    }

@@ -1,0 +1,94 @@
+"""Every error becomes one RFC 9457 document, here and nowhere else; and every type of problem has a page."""
+
+import html
+import math
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import MediaType, Request, Response, get
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+)
+from litestar.params import FromPath
+from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
+
+from gateway.errors import (
+    PROBLEMS,
+    GatewayError,
+    InternalError,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    Unauthenticated,
+)
+
+__all__ = ["MOST_BODY", "PROBLEM_JSON", "answer_problem", "problem_page"]
+
+PROBLEM_JSON = "application/problem+json"
+MOST_BODY = 64 * 1024
+"""Bytes. No honest request comes near."""
+
+_log = structlog.get_logger("gateway.api")
+
+
+def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Turn whatever was raised into a problem document. The only exception handler there is."""
+    problem = _problem(error)
+    if isinstance(problem, InternalError):
+        _log.error("request.failed", exc_info=error)
+    headers: dict[str, str] = {}
+    if problem.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(problem.retry_after)))
+    if isinstance(problem, Unauthenticated):
+        headers["www-authenticate"] = 'Bearer realm="recording-gateway"'
+    if isinstance(error, MethodNotAllowedException) and error.headers:
+        headers |= {name.lower(): value for name, value in error.headers.items()}
+    if isinstance(problem, OutcomeUnknown) and (status_path := request.scope["state"].get("track_path")):
+        headers["link"] = f'<{status_path}>; rel="describedby"'
+    request.scope["state"]["problem"] = problem.slug
+    body = {
+        "type": f"/problems/{problem.slug}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": request.scope["path"],
+        "requestId": request.scope["state"].get("request_id", ""),
+        **problem.extensions,
+    }
+    return Response(msgspec.json.encode(body), status_code=problem.status, headers=headers, media_type=PROBLEM_JSON)
+
+
+def _problem(error: Exception) -> GatewayError:
+    match error:
+        case GatewayError():
+            return error
+        case NotFoundException():
+            return NotFound("There is no such route.")
+        case MethodNotAllowedException():
+            return MethodNotAllowed("The route does not take this method.")
+        case HTTPException(status_code=status) if status == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
+            return PayloadTooLarge(f"The body may have at most {MOST_BODY} bytes.")
+        case HTTPException(status_code=status) if 400 <= status < 500:
+            return MalformedRequest("The request cannot be read.")
+        case _:
+            return InternalError("Nothing more can be said here; the log holds the rest under this requestId.")
+
+
+@get("/problems/{slug:str}", include_in_schema=False, media_type=MediaType.HTML, sync_to_thread=False)
+def problem_page(slug: FromPath[str]) -> Response[str]:
+    """Explain a type of problem to a person."""
+    problem = PROBLEMS.get(slug)
+    if problem is None:
+        raise NotFound("There is no such problem.")
+    title, advice = html.escape(problem.title), html.escape(problem.advice)
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<h1>{title}</h1><p>Type <code>/problems/{slug}</code>, status {problem.status}.</p>"
+        f"<h2>What to do</h2><p>{advice}</p></html>"
+    )
+    return Response(page, media_type=MediaType.HTML)

@@ -1,0 +1,269 @@
+"""What travels over HTTP: the JSON bodies, and how a body becomes a value or a list of everything wrong with it."""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeVar, cast
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gateway.errors import InvalidRequest, MalformedRequest
+from gateway.recordings import Answer, Kind, Outcome, Recording, StartParameters, Status, Track
+
+__all__ = ["ProblemDocument", "StartTrackRecording", "StopTrackRecording", "TrackRecording", "read_body", "read_track"]
+
+ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}$"
+"""What VideoSDK can carry into a storage path, and the gateway into a key."""
+_MOST_URL: Final = 2048
+_MOST_PATH: Final = 512
+_MOST_NAME: Final = 64
+
+_T = TypeVar("_T", bound=Struct)
+
+Id = Annotated[str, Meta(pattern=ID_PATTERN, examples=["abcd-efgh-ijkl"])]
+WebhookUrl = Annotated[
+    str,
+    Meta(
+        max_length=_MOST_URL,
+        description="Where VideoSDK sends this recording's events. Passed on exactly as sent.",
+        examples=["https://app.example.com/hooks/videosdk?key=1"],
+    ),
+]
+BucketDirPath = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=_MOST_PATH,
+        description="Folder in your own bucket. Passed on exactly as sent. No leading slash, no empty or `..` segment.",
+        examples=["recordings/2026/lesson 1"],
+    ),
+]
+
+
+class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A track, and how it is to be recorded. VideoSDK's own field names."""
+
+    room_id: Id
+    participant_id: Id
+    kind: Kind
+    file_format: Annotated[str, Meta(pattern="^webm$", description="`webm`, which is also the default.")] | None = None
+    webhook_url: WebhookUrl | None = None
+    bucket_dir_path: BucketDirPath | None = None
+
+    @property
+    def track(self) -> Track:
+        """The track it names."""
+        return Track(self.room_id, self.participant_id, self.kind)
+
+    @property
+    def parameters(self) -> StartParameters:
+        """What goes along to VideoSDK."""
+        return StartParameters(self.file_format, self.webhook_url, self.bucket_dir_path)
+
+
+class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The track whose recording is to be stopped."""
+
+    room_id: Id
+    participant_id: Id
+    kind: Kind
+
+    @property
+    def track(self) -> Track:
+        """The track it names."""
+        return Track(self.room_id, self.participant_id, self.kind)
+
+
+class File(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One file of a recording: VideoSDK begins a new one whenever the participant unmutes."""
+
+    file_path: str
+    file_url: str | None = None
+
+
+class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A recording of a track, as far as the gateway knows."""
+
+    id: str | None
+    """The gateway's own id of this recording; null where it knows of none."""
+    room_id: str
+    participant_id: str
+    kind: Kind
+    file_format: str
+    status: Status
+    outcome: Outcome | None
+    """What this request did; null in an answer to a mere question."""
+    requested_by: str | None
+    requested_at: datetime | None
+    confirmed_at: datetime | None
+    """When the status was last seen to be true."""
+    confirmed_by: str | None
+    """`reply`, `webhook` or `list`."""
+    files: list[File]
+
+    @classmethod
+    def of(cls, recording: Recording, outcome: Outcome | None = None) -> "TrackRecording":
+        """Build the body for a recording."""
+        return cls(
+            id=recording.id,
+            room_id=recording.track.room_id,
+            participant_id=recording.track.participant_id,
+            kind=recording.track.kind,
+            file_format=recording.file_format,
+            status=recording.status,
+            outcome=outcome,
+            requested_by=recording.requested_by,
+            requested_at=recording.requested_at,
+            confirmed_at=recording.confirmed_at,
+            confirmed_by=recording.confirmed_by,
+            files=[],
+        )
+
+    @classmethod
+    def answering(cls, answer: Answer) -> "TrackRecording":
+        """Build the body for the answer to a start or stop."""
+        return cls.of(answer.recording, answer.outcome)
+
+
+class FieldError(Struct, frozen=True):
+    """What is wrong with one field."""
+
+    field: str
+    message: str
+
+
+class ProblemDocument(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """An error (RFC 9457, `application/problem+json`)."""
+
+    type: str
+    """`/problems/<slug>`, stable for ever; the page there says what to do."""
+    title: str
+    status: int
+    detail: str = ""
+    instance: str = ""
+    request_id: str = ""
+    errors: list[FieldError] | None = None
+    """invalid-request: every field that is wrong."""
+    fields: list[str] | None = None
+    """parameters-differ: what differs."""
+    upstream_status: int | None = None
+    upstream_message: str | None = None
+    """What VideoSDK said, bounded and scrubbed."""
+
+
+def read_body(body: bytes, model: type[_T]) -> _T:
+    """Decode a JSON body.
+
+    Raises:
+        MalformedRequest: It is not one JSON object.
+        InvalidRequest: Names every field that is missing, unknown or wrong.
+    """
+    try:
+        decoded: object = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise MalformedRequest("The body is not valid JSON.") from None
+    if not isinstance(decoded, dict):
+        raise MalformedRequest("The body must be one JSON object.")
+    given = cast("dict[str, object]", decoded)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(model)}
+    errors = [(name[:_MOST_NAME], "is not a field of this request") for name in given if name not in fields]
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name not in given:
+            if field.required:
+                errors.append((name, "is missing"))
+        elif message := _CHECKS[name](given[name]):
+            errors.append((name, message))
+        else:
+            values[field.name] = Kind(cast("str", given[name])) if name == "kind" else given[name]
+    if errors:
+        raise InvalidRequest.of(errors)
+    return model(**values)
+
+
+def read_track(room_id: str, participant_id: str, kind: str) -> Track:
+    """Read a track from the parts of a path.
+
+    Raises:
+        InvalidRequest: Names every part that is wrong.
+    """
+    given = {"roomId": room_id, "participantId": participant_id, "kind": kind}
+    errors = [(name, message) for name, value in given.items() if (message := _CHECKS[name](value))]
+    if errors:
+        raise InvalidRequest.of(errors)
+    return Track(room_id, participant_id, Kind(kind))
+
+
+def _text(value: object, most: int) -> str | None:
+    if value is None:
+        return "must be a string; leave the field out where there is none"
+    if not isinstance(value, str):
+        return "must be a string"
+    if not value:
+        return "must not be empty"
+    if len(value) > most:
+        return f"must not be longer than {most} characters"
+    if any(unicodedata.category(character) in {"Cc", "Zl", "Zp"} for character in value):
+        return "must not contain control characters"
+    return None
+
+
+def _check_id(value: object) -> str | None:
+    if wrong := _text(value, 128):
+        return wrong
+    ok = re.fullmatch(ID_PATTERN.strip("^$"), cast("str", value))
+    return None if ok else "may contain letters (A to Z), digits, `_` and `-` only"
+
+
+def _check_kind(value: object) -> str | None:
+    return None if value in list(Kind) else f"must be one of {', '.join(Kind)}"
+
+
+def _check_format(value: object) -> str | None:
+    return None if value == "webm" else "must be webm"
+
+
+def _check_webhook_url(value: object) -> str | None:
+    if wrong := _text(value, _MOST_URL):
+        return wrong
+    url = cast("str", value)
+    if " " in url:
+        return "must not contain blanks"
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        return "must be a valid URL"
+    if parts.scheme.lower() not in {"http", "https"} or not host:
+        return "must be an absolute http or https URL"
+    return None
+
+
+def _check_bucket_dir_path(value: object) -> str | None:
+    if wrong := _text(value, _MOST_PATH):
+        return wrong
+    path = cast("str", value)
+    if path.startswith("/"):
+        return "must not begin with a slash"
+    if "\\" in path:
+        return "must not contain a backslash"
+    segments = path.split("/")
+    if "" in segments:
+        return "must not contain an empty segment"
+    if "." in segments or ".." in segments:
+        return "must not contain a `.` or `..` segment"
+    return None
+
+
+_CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
+    "roomId": _check_id,
+    "participantId": _check_id,
+    "kind": _check_kind,
+    "fileFormat": _check_format,
+    "webhookUrl": _check_webhook_url,
+    "bucketDirPath": _check_bucket_dir_path,
+}

@@ -1,0 +1,135 @@
+-- Decides, in one step, what a caller who wants something of this track has to do: lead an operation, wait for one,
+-- or take an answer that is already there. One step, because between a look and a claim another replica may claim.
+-- Running it twice with one attempt gives the same answer, so a reply that was lost may be asked for again.
+--
+-- a.wish         start | stop | check (check: nobody asks, the settler looks after what is uncertain)
+-- a.attempt      unique name of this logical call; fences every later write      a.owner  which process
+-- a.fingerprint  of the start's parameters, '' for stop and check           a.recording  what callers may read of it
+-- a.seen         operation this caller waits for, ''; answered `done` with its result if it has finished
+-- a.target       a stop's generation, '': a newer recording is not the one this stop was about
+-- a.not_after    refuse to act later than this: a command that its client gave up on still runs when Redis resumes
+-- a.lease a.trust a.quiet a.memory a.grace a.ttl   a.verify_absent  auto | always | never
+--
+-- Returns a JSON object; `verdict` is one of
+--   lead      the attempt holds the track and must carry out `doing`: start, stop, verify (is it still recording?)
+--             or recover (what became of an operation nobody finished, or of a track this server may have forgotten)
+--   wait      another attempt holds it (`doing`), or Redis came up just now (`grace`)
+--   done      the awaited operation's `result`
+--   running   it records, and that is believed           idle    nothing records, and that is believed
+--   gone      a newer recording than the stop's target   conflict   it records, or starts, with other parameters
+--   late      too late to act                 busy/noop  check only: somebody is at it / nothing to do
+
+local since = epoch()
+local r = load()
+
+local state = r.state or ''
+local op = r.op or '0'
+local generation = r.generation or '0'
+local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
+local ended = state == '' or state == 'stopped' or state == 'failed'
+
+local forgotten = num(r.written) <= since and now <= since + a.memory
+local doubted = forgotten
+if a.verify_absent == 'always' then doubted = doubted or ended end
+if a.verify_absent == 'never' then doubted = doubted and state ~= '' end
+
+local fresh = not forgotten and num(r.confirmed) > 0 and now - num(r.confirmed) <= a.trust
+
+local function answer(verdict, doing)
+  return cjson.encode({
+    verdict = verdict, doing = doing or '', op = op, now = now, state = state,
+    lease_left = math.max(num(r.lease) - now, 0),
+    generation = generation, fingerprint = r.fingerprint or '',
+    recording = r.recording or '', result = r.result or '',
+    confirmed = num(r.confirmed), confirmed_by = r.confirmed_by or '', ended_at = num(r.ended_at),
+    start_quiet_left = math.max(start_quiet - now, 0), stop_quiet_left = math.max(stop_quiet - now, 0),
+    epoch = since, started_at = num(r.started_at),
+  })
+end
+
+local function lead(doing)
+  -- An operation that nobody finished keeps its number, so that those who wait for it stay attached.
+  local new = r.done == op or op == '0'
+  if new then op = text(math.max(now_us, num(op) + 1)) end
+  r.lease = text(now + a.lease)
+  local changes = {
+    v = '1', op = op, holder = a.attempt, owner = a.owner, lease = r.lease, doing = doing, waiting = '0',
+    before_state = state, before_generation = generation, before_fingerprint = r.fingerprint or '',
+    before_recording = r.recording or '',
+  }
+  -- A start that comes after a stop supersedes it; one whose operation the stop was waiting for does not.
+  if a.wish == 'start' and ended and (r.intent or '') ~= op then changes.intent = '' end
+  if doing == 'start' then
+    changes.before_quiet, changes.start_quiet = start_quiet, now + a.quiet
+    state, generation, r.fingerprint = 'starting', op, a.fingerprint
+    changes.started_at, r.started_at = now, now
+    changes.recording, r.recording = a.recording, a.recording
+  elseif doing == 'stop' then
+    changes.before_quiet, changes.stop_quiet = stop_quiet, now + a.quiet
+    state = 'stopping'
+  end
+  changes.state, changes.generation, changes.fingerprint = state, generation, r.fingerprint or ''
+  save(changes, a.ttl)
+  schedule(num(r.lease), a.ttl)
+  return answer('lead', doing)
+end
+
+local function wait()
+  redis.call('HSET', record, 'waiting', '1')
+  return answer('wait', r.doing)
+end
+
+-- For a moment after this server may have forgotten something nobody new may lead: those who hold an operation that it
+-- forgot claim it again first (renew.lua, a.restore).
+local grace_left = since + a.grace - now
+
+if a.not_after > 0 and now > a.not_after then return answer('late') end
+if (r.holder or '') == a.attempt then return answer('lead', r.doing) end
+if a.seen ~= '' and a.seen == r.done then return answer('done') end
+
+if forgotten and grace_left > 0 and not held(r) then
+  r.lease = text(now + grace_left)
+  return answer('wait', 'grace')
+end
+
+local must_stop = state == 'stopping' or ((state == 'recording' or state == 'unknown') and (r.intent or '') ~= '')
+
+-- A recording that was found and not started by us has parameters that nobody knows: they cannot be said to differ.
+local differs = (r.fingerprint or '') ~= '' and r.fingerprint ~= a.fingerprint
+
+if a.wish == 'start' then
+  if held(r) then
+    if r.doing == 'start' and differs then return answer('conflict') end
+    return wait()
+  end
+  if must_stop then return lead('stop') end
+  if state == 'recording' then
+    if not fresh then return lead('verify') end
+    if differs then return answer('conflict') end
+    return answer('running')
+  end
+  -- Never a blind second start: whatever may still land, or may have been forgotten, is looked at first.
+  if not ended or start_quiet > 0 or stop_quiet > now or doubted then return lead('recover') end
+  return lead('start')
+end
+
+if a.wish == 'check' then
+  if held(r) then return answer('busy') end
+  if must_stop then return lead('stop') end
+  if state == 'recording' then return lead('verify') end
+  if ended and start_quiet == 0 then
+    schedule(0, a.ttl)
+    return answer('noop')
+  end
+  return lead('recover')
+end
+
+-- stop
+if a.target ~= '' and num(generation) > num(a.target) then return answer('gone') end
+if held(r) then
+  -- The wish outlives its caller: whoever finishes the operation in flight carries it out.
+  if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end
+  return wait()
+end
+if ended and state ~= '' and start_quiet == 0 and fresh then return answer('idle') end
+return lead('stop')

@@ -1,0 +1,207 @@
+"""How Redis is reached, and what its failures mean. No other module makes a client.
+
+Time-outs and retries are said here in so many words, because redis-py's defaults (5 s, ten retries) turn a stopped
+server into a minute of waiting and run a script again that had only lost its reply.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from gateway.errors import CoordinationUnavailable
+
+__all__ = ["Connection"]
+
+_COMMAND_SECONDS = 1.0
+_CONNECT_SECONDS = 0.5
+_MAX_CONNECTIONS = 64
+_FAILURES_TO_OPEN = 3
+_PROBE_EVERY_SECONDS = 0.5
+
+_SOCKET: dict[str, Any] = {
+    "socket_timeout": _COMMAND_SECONDS,
+    "socket_connect_timeout": _CONNECT_SECONDS,
+    "health_check_interval": 15,
+    "retry": Retry(NoBackoff(), 0),
+    # RESP2 and no driver info: the handshake then needs no command beyond AUTH and SELECT, so that the ACL stays short.
+    "protocol": 2,
+    "driver_info": None,
+}
+
+
+class Connection:
+    """A pool of connections to one Redis, Valkey, Sentinel group or Cluster.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://` as redis-py reads them; `redis+sentinel://host:port,…/service/db`;
+            `redis+cluster://host:port,…`; the last two with `rediss+` for TLS.
+
+    After three failures in a row the connection answers at once for half a second at a time, so that an outage costs
+    callers no time-outs; one call in each half second tries whether Redis is back.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: Redis | RedisCluster | None = None
+        self._failures = 0
+        self._probe_at = 0.0
+
+    def __repr__(self) -> str:
+        return "Connection()"
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last call succeeded, as far as anybody knows."""
+        return self._failures == 0
+
+    @property
+    def open(self) -> bool:
+        """Whether calls are answered at once because Redis failed too often."""
+        return self._failures >= _FAILURES_TO_OPEN
+
+    async def evaluate(self, script: str, sha: str, keys: Sequence[str], argument: bytes) -> bytes:
+        """Run a script on the node that owns `keys`: EVALSHA, and EVAL where the node does not know it yet.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer. The script may still run later.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            try:
+                return await client.evalsha(sha, len(keys), *keys, argument)
+            except NoScriptError:
+                return await client.eval(script, len(keys), *keys, argument)
+
+        return cast("bytes", await self._call(call))
+
+    async def read(self, key: str) -> dict[str, str]:
+        """Return the hash at `key`, empty where there is none.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast("Any", client.hgetall(key))
+
+        raw = cast("dict[bytes, bytes]", await self._call(call))
+        return {name.decode(): value.decode() for name, value in raw.items()}
+
+    async def due(self, key: str, until_ms: int, most: int) -> list[str]:
+        """Return up to `most` members of the sorted set at `key` with a score of at most `until_ms`.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast(
+                "Any", client.zrange(key, cast("Any", "-inf"), until_ms, byscore=True, offset=0, num=most)
+            )
+
+        return [member.decode() for member in cast("list[bytes]", await self._call(call))]
+
+    async def now(self) -> int:
+        """Return Redis's clock in milliseconds.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            if isinstance(client, RedisCluster):
+                return await cast("Any", client.time(target_nodes=client.get_random_node()))
+            return await cast("Any", client.time())
+
+        seconds, micros = cast("tuple[int, int]", await self._call(call))
+        return seconds * 1000 + micros // 1000
+
+    async def subscriber(self) -> Redis:
+        """Make a client of its own for Pub/Sub, which must not share a pool with commands.
+
+        In a Cluster any node will do: an ordinary PUBLISH reaches them all.
+
+        Raises:
+            CoordinationUnavailable: The Cluster's nodes could not be asked.
+        """
+        if not self._url.partition("://")[0].endswith("+cluster"):
+            return cast("Redis", _connect(self._url, connections=2))
+
+        async def node(client: Redis | RedisCluster) -> object:
+            cluster = cast("RedisCluster", client)
+            await cluster.initialize()
+            return cluster.get_random_node()
+
+        chosen = cast("ClusterNode", await self._call(node))
+        scheme, _, rest = self._url.partition("://")
+        credentials, at, _ = urlsplit(f"//{rest}").netloc.rpartition("@")
+        return cast(
+            "Redis",
+            _connect(f"{scheme.partition('+')[0]}://{credentials}{at}{chosen.host}:{chosen.port}", connections=2),
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _call(self, call: Any) -> object:
+        moment = time.monotonic()
+        if self._failures >= _FAILURES_TO_OPEN:
+            if moment < self._probe_at:
+                raise _unavailable()
+            self._probe_at = moment + _PROBE_EVERY_SECONDS
+        if self._client is None:
+            self._client = _connect(self._url, connections=_MAX_CONNECTIONS)
+        try:
+            # redis-py bounds each read; a Cluster client may add rounds of its own (redirects, slot refresh).
+            async with asyncio.timeout(_CONNECT_SECONDS + _COMMAND_SECONDS):
+                result = await call(self._client)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._failures += 1
+            self._probe_at = time.monotonic() + _PROBE_EVERY_SECONDS
+            raise _unavailable() from error
+        self._failures = 0
+        return result
+
+
+def _unavailable() -> CoordinationUnavailable:
+    return CoordinationUnavailable("Redis does not answer, so exactly one start cannot be promised.", retry_after=2)
+
+
+def _connect(url: str, *, connections: int) -> Redis | RedisCluster:
+    scheme, _, rest = url.partition("://")
+    transport, _, topology = scheme.partition("+")
+    if not topology:
+        return Redis.from_pool(
+            BlockingConnectionPool.from_url(url, max_connections=connections, timeout=_COMMAND_SECONDS, **_SOCKET)
+        )
+    parts = urlsplit(f"//{rest}")
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    addresses = [(host, int(port or 0)) for host, _, port in (address.rpartition(":") for address in hosts.split(","))]
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    options: dict[str, Any] = {
+        **_SOCKET,
+        "username": unquote(username) or None,
+        "password": unquote(password) or None,
+        "ssl": transport == "rediss",
+    }
+    if transport == "rediss" and "ssl_ca_certs" in query:
+        options["ssl_ca_certs"] = query["ssl_ca_certs"]
+    if topology == "cluster":
+        # One retry, because a node that moved is only found again by asking. Every script may run twice.
+        options["retry"] = Retry(NoBackoff(), 1)
+        nodes = [ClusterNode(host, port) for host, port in addresses]
+        return RedisCluster(startup_nodes=nodes, max_connections=connections, **options)
+    service, _, database = parts.path.strip("/").partition("/")
+    sentinel = Sentinel(addresses, **{**_SOCKET, "ssl": options["ssl"]})
+    return sentinel.master_for(service, db=int(database or 0), max_connections=connections, **options)

@@ -1,0 +1,506 @@
+r"""Claims, records and their scripts: the state of every track, shared by all replicas.
+
+What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
+
+    rec:{07}:<tenant>:<room>:<participant>:<kind>   hash, one per track. TTL: 24 h
+        state                        starting, recording, stopping, stopped, failed, unknown
+        op done result               number of the current operation; last finished one and its payload for joiners
+        holder owner doing lease     attempt that leads, its process, start/stop/verify/recover, until when (ms)
+        generation fingerprint       operation that began the recording; what its parameters hash to
+        recording                    what callers may read of it (JSON)
+        confirmed confirmed_by       when (ms) and by what the state was last seen to be true; 0: doubtful
+        start_quiet stop_quiet       until when (ms) a start / a stop already sent may still land; 0: none can
+        started_at ended_at written  ms of the last send grant, of the last end, of the last finish
+        waiting intent               another process waits; a stop was asked for during this operation
+        before_*                     what a release puts back
+        v                            version of this format
+    rec:{07}:due     sorted set, record -> when (ms) somebody must look at it though no caller may come
+    rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
+    rec:wake         channel: "<record>\n<operation>\n<payload>" for every finished operation somebody waits for
+
+`07` is one of 16 buckets, chosen by room: all keys of a room share a slot, so that a record, its due time and the
+epoch change in one script on a Cluster too. An operation number is Redis's clock in microseconds, or one more than
+the last: it grows for ever, also across a Redis that forgot the last one.
+
+The scripts lie beside this module; each says what it decides and why that must be one step.
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+import zlib
+from contextlib import suppress
+from enum import StrEnum
+from importlib import resources
+from typing import Any, Final
+
+import msgspec
+import structlog
+from msgspec import Struct, field
+
+from gateway.coordinator.connection import Connection
+from gateway.coordinator.wakeups import CHANNEL
+from gateway.errors import CoordinationUnavailable
+
+__all__ = ["Claim", "Coordinator", "Finished", "Lease", "Record", "Timing", "Verdict", "Wish", "clock"]
+
+BUCKETS: Final = 16
+"""Slots the rooms are spread over. A part of the key format: changing it orphans every record."""
+
+_HOLD_SECONDS: Final = 2.0
+_NOT_AFTER_SLACK_MS: Final = 1250
+_SLOW_REPLY_SECONDS: Final = 0.1
+
+_log = structlog.get_logger("gateway.coordinator")
+
+
+def clock() -> float:
+    """Return seconds of a clock that never steps and also counts while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class Wish(StrEnum):
+    """What somebody wants of a track."""
+
+    START = "start"
+    STOP = "stop"
+    CHECK = "check"
+
+
+class Verdict(StrEnum):
+    """What a claim was answered; `claim.lua` explains each."""
+
+    LEAD = "lead"
+    WAIT = "wait"
+    DONE = "done"
+    RUNNING = "running"
+    IDLE = "idle"
+    GONE = "gone"
+    CONFLICT = "conflict"
+    LATE = "late"
+    BUSY = "busy"
+    NOOP = "noop"
+
+
+class Timing(Struct, frozen=True, kw_only=True):
+    """The protocol's times, in seconds. `GATEWAY_*_SECONDS` set the first five."""
+
+    upstream_timeout: float = 10.0
+    """D: one whole upstream call."""
+    send_window: float = 2.0
+    """W: longest time from a claim to the first byte of its call."""
+    settle: float = 5.0
+    """S: how long after we gave up on it a call may still land, and how late the list may show it."""
+    lease: float = 4.0
+    trust: float = 10.0
+    """How long a confirmation is believed."""
+    memory: float = 24 * 3600.0
+    """Longest recording: how long a record older than the server's epoch is doubted, and kept."""
+    verify_absent: str = "auto"
+    """Whether a track without a trustworthy record is looked up before it is started: auto, always or never."""
+
+    @property
+    def quiet(self) -> float:
+        """Q: after this long nothing that was sent can still land."""
+        return self.send_window + self.upstream_timeout + self.settle
+
+    @property
+    def renewal(self) -> float:
+        """How often a held claim is renewed."""
+        return self.lease / 4
+
+    @property
+    def grace(self) -> float:
+        """How long after an epoch live leaders have to claim again what Redis forgot."""
+        return 2 * self.renewal + 0.5
+
+
+class Claim(Struct, frozen=True):
+    """The answer to a claim. Times in ms by Redis's clock."""
+
+    verdict: Verdict
+    doing: str
+    operation: str = field(name="op")
+    now: int
+    state: str
+    lease_left: int
+    generation: str
+    fingerprint: str
+    recording: str
+    result: str
+    confirmed: int
+    confirmed_by: str
+    started_at: int
+    ended_at: int
+    start_quiet_left: int
+    stop_quiet_left: int
+    epoch: int
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A track's record as it lies in Redis, for those who only read. Times in ms."""
+
+    state: str
+    operation: str = field(name="op", default="0")
+    generation: str = "0"
+    fingerprint: str = ""
+    recording: str = ""
+    confirmed: int = 0
+    confirmed_by: str = ""
+    started_at: int = 0
+    ended_at: int = 0
+    holder: str = ""
+    doing: str = ""
+    intent: str = ""
+
+
+class Finished(Struct, frozen=True):
+    """What became of a finish, renewal or release.
+
+    Attributes:
+        how: ok, repeated, restored, late or stale (see `finish.lua`); lost; or pending, where Redis did not answer and
+            the write is repeated in the background.
+        stop: A stop was asked for meanwhile.
+        now: Redis's clock in ms; 0 where it did not answer.
+    """
+
+    how: str
+    stop: bool = False
+    now: int = 0
+
+
+class Lease:
+    """A claim on a track that this process holds, renewed until it is finished or released."""
+
+    def __init__(
+        self, key: str, attempt: str, claim: Claim, fingerprint: str, recording: str, granted_at: float
+    ) -> None:
+        self.key = key
+        self.attempt = attempt
+        self.operation = claim.operation
+        self.doing = claim.doing
+        self.epoch = claim.epoch
+        self.started_at = claim.started_at
+        self.generation = claim.generation
+        self.fingerprint = claim.fingerprint
+        self.recording = claim.recording
+        """What the record tells of; `arm` replaces both by what is wanted."""
+        self.wanted_fingerprint = fingerprint
+        self.wanted_recording = recording
+        self.granted_at = granted_at
+        """Taken before the claim was sent: whatever Redis counts from, it is later than this."""
+        self.lost = False
+        """Redis says that the track is no longer ours."""
+        self.stop_wanted = False
+
+
+class _Script:
+    """One script, with the prelude in front, and the name Redis caches it by."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("gateway.coordinator")
+        self.text = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Coordinator:
+    """One process's share in the protocol.
+
+    Args:
+        connection: How Redis is reached.
+        timing: The protocol's times; the same in every replica.
+        tenant: Separates the projects that share a Redis; safe in a key.
+    """
+
+    def __init__(self, connection: Connection, timing: Timing, tenant: str) -> None:
+        self.timing = timing
+        self.boot = secrets.token_hex(4)
+        """Names this process among all there ever were."""
+        self._connection = connection
+        self._tenant = tenant
+        self._attempts = 0
+        self._offset_ms: float | None = None
+        self._held: dict[str, Lease] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._pending: set[asyncio.Task[None]] = set()
+        self._scripts = {name: _Script(name) for name in ("claim", "finish", "renew", "release")}
+
+    async def start(self) -> None:
+        """Begin to renew in the background what this process holds."""
+        self._keeper = asyncio.create_task(self._keep(), name="lease-keeper")
+
+    async def stop(self) -> None:
+        """Stop renewing, after a last try to write what is still unwritten."""
+        if self._pending:
+            await asyncio.wait(self._pending, timeout=_HOLD_SECONDS)
+        for task in [*self._pending, *([self._keeper] if self._keeper else [])]:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def key(self, room: str, participant: str, kind: str) -> str:
+        """Return the record's key. The parts must match `[A-Za-z0-9_-]+`."""
+        bucket = zlib.crc32(f"{self._tenant}/{room}".encode()) % BUCKETS
+        return f"rec:{{{bucket:02d}}}:{self._tenant}:{room}:{participant}:{kind}"
+
+    async def claim(
+        self, key: str, wish: Wish, *, fingerprint: str = "", recording: str = "", seen: str = "", target: str = ""
+    ) -> tuple[Claim, Lease | None]:
+        """Claim the track, or learn why that is not needed or not possible; a lease comes with the verdict `lead`.
+
+        Asks for up to two seconds, always as the same attempt: an earlier try whose reply was lost is not repeated but
+        answered again.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        self._attempts += 1
+        attempt = f"{self.boot}.{self._attempts}"
+        give_up = clock() + _HOLD_SECONDS
+        while True:
+            granted_at = clock()
+            try:
+                claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target)
+            except CoordinationUnavailable:
+                if self._connection.open or clock() > give_up:
+                    raise
+                await asyncio.sleep(_HOLD_SECONDS / 40)
+                continue
+            if claim.verdict is Verdict.LATE:
+                # Either this command waited in a stopped server, or our idea of its clock is off: learn it anew.
+                self._offset_ms = None
+                if clock() > give_up:
+                    raise CoordinationUnavailable("Redis answers too slowly.", retry_after=2)
+                continue
+            break
+        if claim.verdict is not Verdict.LEAD:
+            return claim, None
+        lease = Lease(key, attempt, claim, fingerprint, recording, granted_at)
+        self._held[attempt] = lease
+        return claim, lease
+
+    async def arm(self, lease: Lease) -> bool:
+        """Turn a lease that gathered evidence into a start, with a send window and a quiet time of its own.
+
+        Returns:
+            Whether the lease is still ours; if not, nothing may be sent.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer: nothing may be sent.
+        """
+        granted_at = clock()
+        renewed = await self._renew(lease, arm=True)
+        if renewed.how != "ok":
+            self._lose(lease)
+            return False
+        lease.doing, lease.generation, lease.granted_at = Wish.START, lease.operation, granted_at
+        lease.started_at = renewed.now
+        lease.fingerprint, lease.recording = lease.wanted_fingerprint, lease.wanted_recording
+        return True
+
+    async def finish(
+        self,
+        lease: Lease,
+        state: str,
+        *,
+        result: str,
+        confirmed_by: str = "",
+        settled: bool = False,
+        due_in: float = 0,
+    ) -> Finished:
+        """Write what became of the operation and wake those who wait.
+
+        Where Redis does not answer, the write is repeated in the background until it succeeds or the lease's quiet
+        time is over, and the result is `pending`: what we know is true all the same.
+        """
+        self._held.pop(lease.attempt, None)
+        arguments = {
+            "attempt": lease.attempt,
+            "op": lease.operation,
+            "doing": lease.doing,
+            "state": state,
+            "generation": lease.generation,
+            "fingerprint": lease.fingerprint,
+            "confirmed_by": confirmed_by,
+            "result": result,
+            "recording": lease.recording,
+            "settled": settled,
+            "due_in": _ms(due_in),
+            "ttl": _ms(self.timing.memory),
+            "quiet": _ms(self.timing.quiet),
+            "channel": CHANNEL,
+        }
+        try:
+            return await self._finish_once(lease.key, arguments)
+        except CoordinationUnavailable:
+            self._held[lease.attempt] = lease
+            task = asyncio.create_task(self._finish_later(lease, arguments), name="finish-later")
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+            return Finished("pending", stop=lease.stop_wanted)
+
+    async def release(self, lease: Lease, *, result: str) -> None:
+        """Give the track back as it was, because nothing was sent. Where Redis does not answer, the lease lapses."""
+        self._held.pop(lease.attempt, None)
+        with suppress(CoordinationUnavailable):
+            await self._run(
+                "release",
+                lease.key,
+                {"attempt": lease.attempt, "result": result, "channel": CHANNEL, "ttl": _ms(self.timing.memory)},
+            )
+
+    async def read(self, key: str) -> Record | None:
+        """Return the track's record, or None where nothing is known of it.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        fields = await self._connection.read(key)
+        return msgspec.convert(fields, Record, strict=False) if fields.get("state") else None
+
+    async def mark(self) -> None:
+        """Mark every bucket's epoch, so that the time in which nobody may lead is over before the first caller comes.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        for bucket in range(BUCKETS):
+            await self.claim(f"rec:{{{bucket:02d}}}:nobody", Wish.CHECK)
+
+    async def answers(self) -> bool:
+        """Return whether Redis answers now."""
+        try:
+            await self._connection.now()
+        except CoordinationUnavailable:
+            return False
+        return True
+
+    def now_ms(self) -> int:
+        """Return Redis's clock in ms, as far as its last reply tells; our own before the first."""
+        return int(time.time() * 1000 if self._offset_ms is None else clock() * 1000 + self._offset_ms)
+
+    async def due(self, bucket: int, most: int) -> list[str]:
+        """Return the keys of up to `most` records of a bucket that somebody should look at now.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        return await self._connection.due(f"rec:{{{bucket:02d}}}:due", await self._learned_now_ms(), most)
+
+    # --- scripts -------------------------------------------------------------------------------------------------
+
+    async def _claim_once(
+        self, key: str, wish: Wish, attempt: str, fingerprint: str, recording: str, seen: str, target: str
+    ) -> Claim:
+        not_after = await self._learned_now_ms() + _NOT_AFTER_SLACK_MS
+        sent = clock()
+        reply = await self._run(
+            "claim",
+            key,
+            {
+                "wish": wish,
+                "attempt": attempt,
+                "owner": self.boot,
+                "fingerprint": fingerprint,
+                "recording": recording,
+                "seen": seen,
+                "target": target,
+                "not_after": not_after,
+                "lease": _ms(self.timing.lease),
+                "trust": _ms(self.timing.trust),
+                "quiet": _ms(self.timing.quiet),
+                "memory": _ms(self.timing.memory),
+                "grace": _ms(self.timing.grace),
+                "ttl": _ms(self.timing.memory),
+                "verify_absent": self.timing.verify_absent,
+            },
+        )
+        claim = msgspec.json.decode(reply, type=Claim)
+        self._learn(claim.now, sent)
+        return claim
+
+    async def _renew(self, lease: Lease, *, arm: bool = False) -> Finished:
+        reply = await self._run(
+            "renew",
+            lease.key,
+            {
+                "attempt": lease.attempt,
+                "op": lease.operation,
+                "doing": lease.doing,
+                "generation": lease.generation,
+                "fingerprint": lease.wanted_fingerprint if arm else lease.fingerprint,
+                "recording": lease.wanted_recording if arm else lease.recording,
+                "owner": self.boot,
+                "lease": _ms(self.timing.lease),
+                "quiet": _ms(self.timing.quiet),
+                "ttl": _ms(self.timing.memory),
+                "arm": arm,
+                "restore": not arm,
+                "epoch": lease.epoch,
+                "memory": _ms(self.timing.memory),
+            },
+        )
+        renewed = msgspec.json.decode(reply, type=Finished)
+        lease.stop_wanted = renewed.stop
+        if renewed.how == "restored":
+            _log.warning("lease.restored", key=lease.key, operation=lease.operation)
+        return renewed
+
+    async def _finish_once(self, key: str, arguments: dict[str, Any]) -> Finished:
+        finished = msgspec.json.decode(await self._run("finish", key, arguments), type=Finished)
+        if finished.how not in {"ok", "repeated"}:
+            _log.warning("finish." + finished.how, key=key, operation=arguments["op"], state=arguments["state"])
+        return finished
+
+    async def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:
+        pause, give_up = 0.1, clock() + 2 * self.timing.quiet
+        while clock() < give_up:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+            with suppress(CoordinationUnavailable):
+                await self._finish_once(lease.key, arguments)
+                break
+        self._held.pop(lease.attempt, None)
+
+    async def _run(self, name: str, key: str, arguments: dict[str, Any]) -> bytes:
+        script = self._scripts[name]
+        bucket = key[: key.index("}") + 1]
+        keys = (key, f"{bucket}:due", f"{bucket}:epoch")
+        return await self._connection.evaluate(script.text, script.sha, keys, msgspec.json.encode(arguments))
+
+    # --- leases --------------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self.timing.renewal)
+            await asyncio.gather(*(self._renew_quietly(lease) for lease in list(self._held.values())))
+
+    async def _renew_quietly(self, lease: Lease) -> None:
+        # A renewal that fails stops nothing: losing the lease costs a look by somebody else, not a second start.
+        with suppress(CoordinationUnavailable):
+            if (await self._renew(lease)).how == "lost" and lease.attempt in self._held:
+                self._lose(lease)
+
+    def _lose(self, lease: Lease) -> None:
+        lease.lost = True
+        self._held.pop(lease.attempt, None)
+        _log.warning("lease.lost", key=lease.key, operation=lease.operation)
+
+    # --- Redis's clock -------------------------------------------------------------------------------------------
+
+    async def _learned_now_ms(self) -> int:
+        if self._offset_ms is None:
+            sent = clock()
+            self._learn(await self._connection.now(), sent)
+        return self.now_ms()
+
+    def _learn(self, redis_ms: int, sent: float) -> None:
+        # A slow reply says little about the clock: nobody knows which half of the way took the time.
+        if self._offset_ms is not None and clock() - sent > _SLOW_REPLY_SECONDS:
+            return
+        self._offset_ms = redis_ms - (sent + clock()) / 2 * 1000
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

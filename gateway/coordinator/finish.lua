@@ -1,0 +1,71 @@
+-- Writes what became of an operation and wakes everybody who waits for it, in one step, so that no joiner can look
+-- between the two. Fenced: only the attempt that holds the track may write, with the two exceptions below.
+-- Running it twice changes nothing the second time.
+--
+-- a.attempt a.op a.doing a.state a.generation a.fingerprint
+-- a.confirmed_by  reply | webhook | list, '' where the state is not confirmed
+-- a.result        the payload for those who wait         a.recording  what callers may read of it, JSON
+-- a.settled       nothing sent earlier can still land    a.due_in     look again after this long, 0 never
+-- a.ttl a.quiet a.channel
+--
+-- Returns a JSON object: `how` is
+--   ok        written               repeated  was written before, by this very call
+--   restored  Redis had forgotten the operation, and nobody has begun another: written
+--   late      the holder is only recovering this same operation, and we hold the truth it looks for: written
+--   stale     the track has moved on: nothing was written
+-- and `stop` says whether a stop was asked for meanwhile.
+
+local r = load()
+local how
+if r.holder == a.attempt then
+  how = 'ok'
+elseif r.done == a.op and r.result == a.result then
+  return cjson.encode({ how = 'repeated', stop = false, now = now })
+elseif not r.op or num(r.op) < num(a.op) then
+  how = 'restored'
+elseif r.op == a.op and r.done ~= a.op and r.doing == 'recover' and a.state == 'recording' then
+  how = 'late'
+else
+  return cjson.encode({ how = 'stale', stop = false, now = now })
+end
+
+local over = a.state == 'stopped' or a.state == 'failed'
+local changes = {
+  v = '1', state = a.state, op = a.op, done = a.op, result = a.result,
+  holder = '', owner = '', doing = '', lease = '0', waiting = '0',
+  written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording,
+}
+if a.confirmed_by ~= '' then
+  changes.confirmed, changes.confirmed_by = now, a.confirmed_by
+else
+  changes.confirmed = '0'
+end
+if over then changes.ended_at = now end
+
+-- Horizons: until when something already sent may still land.
+local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
+if a.state == 'recording' or a.settled then start_quiet = 0 end
+if a.settled then stop_quiet = 0 end
+if how == 'ok' and not a.settled then
+  if a.doing == 'start' and over then start_quiet = num(r.before_quiet) end
+  if a.doing == 'stop' and over then stop_quiet = num(r.before_quiet) end
+elseif how == 'restored' and not a.settled then
+  -- The horizon was lost with the record: count it anew.
+  if a.state == 'unknown' then start_quiet = now + a.quiet end
+  if a.state == 'stopping' then stop_quiet = now + a.quiet end
+end
+changes.start_quiet, changes.stop_quiet = start_quiet, stop_quiet
+
+-- A stop that was wished for holds until nothing runs and nothing can land any more.
+local intent = r.intent or ''
+if over then
+  intent = start_quiet > 0 and a.doing == 'stop' and a.op or ''
+  a.due_in = start_quiet > 0 and math.max(start_quiet - now, 0) + 1 or a.due_in
+end
+changes.intent = intent
+local stop = intent ~= '' and a.state == 'recording'
+
+save(changes, a.ttl)
+schedule(stop and now or (a.due_in > 0 and now + a.due_in or 0), a.ttl)
+wake(r, a.op, a.result)
+return cjson.encode({ how = how, stop = stop, now = now })

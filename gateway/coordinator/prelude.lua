@@ -1,0 +1,69 @@
+-- Shared by every script of the protocol: put in front of each of them before it is sent.
+--
+-- KEYS  1 the track's record (hash)   2 its bucket's due times (sorted set)   3 its bucket's epoch (string)
+-- ARGV  1 the arguments, one JSON object; times and durations in ms; operation numbers as strings, since JSON in
+--       Lua keeps 14 digits and they have 16
+--
+-- Time is Redis's own, so that replicas need not agree on theirs. `a.now` (us) replaces it under test.
+
+local record, due, epoch_key = KEYS[1], KEYS[2], KEYS[3]
+local a = cjson.decode(ARGV[1])
+
+local function text(number) return string.format('%.0f', number) end
+local function num(value) return tonumber(value or 0) or 0 end
+
+local now_us = a.now
+if not now_us then
+  local t = redis.call('TIME')
+  now_us = t[1] * 1000000 + t[2]
+end
+local now = math.floor(now_us / 1000)
+
+local function load()
+  local flat, r = redis.call('HGETALL', record), {}
+  for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
+  return r
+end
+
+local function save(fields, ttl)
+  local flat = {}
+  for name, value in pairs(fields) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = type(value) == 'number' and text(value) or value
+  end
+  redis.call('HSET', record, unpack(flat))
+  redis.call('PEXPIRE', record, ttl)
+end
+
+-- When somebody has to look at this track although no caller may come again. 0: never.
+local function schedule(at, ttl)
+  if at > 0 then
+    redis.call('ZADD', due, text(at), record)
+    if redis.call('PTTL', due) < ttl then redis.call('PEXPIRE', due, ttl) end
+  else
+    redis.call('ZREM', due, record)
+  end
+end
+
+local function held(r) return (r.holder or '') ~= '' and num(r.lease) > now end
+
+-- The moment from which this server's memory can be believed. A server that came up empty has no mark; one that was
+-- restarted, or promoted from replica, carries a mark with another run id. Either may have forgotten writes, and
+-- because the comparison happens inside the script that decides, no claim can slip in before it is noticed.
+local function epoch()
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  local mark = redis.call('GET', epoch_key)
+  local marked_run, since = string.match(mark or '', '^(%w+):(%d+)$')
+  if marked_run ~= run then
+    since = text(now)
+    redis.call('SET', epoch_key, run .. ':' .. since)
+  end
+  redis.call('PEXPIRE', epoch_key, a.memory * 2)
+  return num(since)
+end
+
+local function wake(r, op, payload)
+  if (r.waiting or '1') == '1' then
+    redis.call('PUBLISH', a.channel, record .. '\n' .. op .. '\n' .. payload)
+  end
+end

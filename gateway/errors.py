@@ -1,0 +1,303 @@
+"""Everything that can go wrong, sorted by whose it is to mend. Imports nothing of ours.
+
+Two vocabularies, and `gateway.recordings.translation` is the one translator between them:
+
+What the upstream did (`UpstreamError`; never shown to a caller as it is)::
+
+    UpstreamError             nothing is known but that it failed: it may have happened
+    ├── NeverSent             no byte of the request left: it did not happen
+    │   └── SendWindowClosed  we were too slow to send it; ours to try again
+    ├── Refused               VideoSDK answered 400, 402, 404, 409 or 422: this call did nothing
+    ├── CredentialsRefused    VideoSDK answered 401 or 403: this call did nothing
+    ├── Limited               VideoSDK answered 429, or 503 with Retry-After: this call did nothing
+    └── MayHaveHappened       sent, and no answer that settles it
+
+What it means to the caller (`GatewayError`; each an RFC 9457 problem with a stable type)::
+
+    GatewayError
+    ├── the caller's to mend
+    │   ├── MalformedRequest 400        InvalidRequest 422          Unauthenticated 401     Forbidden 403
+    │   ├── NotFound 404                MethodNotAllowed 405        PayloadTooLarge 413     UnsupportedMediaType 415
+    │   └── ParametersDiffer 409        UpstreamRefused 422
+    ├── the operator's to mend
+    │   └── UpstreamCredentialsRefused 502
+    ├── gone by itself after a while
+    │   ├── UpstreamLimited 503         UpstreamUnavailable 503     CoordinationUnavailable 503
+    │   └── OutcomeUnknown 504          DeadlineExceeded 504        TooManyWaiting 503
+    └── ours to mend
+        └── InternalError 500
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+__all__ = [
+    "PROBLEMS",
+    "CoordinationUnavailable",
+    "CredentialsRefused",
+    "DeadlineExceeded",
+    "Forbidden",
+    "GatewayError",
+    "InternalError",
+    "InvalidRequest",
+    "Limited",
+    "MalformedRequest",
+    "MayHaveHappened",
+    "MethodNotAllowed",
+    "NeverSent",
+    "NotFound",
+    "OutcomeUnknown",
+    "ParametersDiffer",
+    "PayloadTooLarge",
+    "Refused",
+    "SendWindowClosed",
+    "TooManyWaiting",
+    "Unauthenticated",
+    "UnsupportedMediaType",
+    "UpstreamCredentialsRefused",
+    "UpstreamError",
+    "UpstreamLimited",
+    "UpstreamRefused",
+    "UpstreamUnavailable",
+]
+
+
+# --- what the upstream did ---------------------------------------------------------------------------------------
+
+
+class UpstreamError(Exception):
+    """A call to VideoSDK that brought no success.
+
+    Whoever does not know better must assume that the call had its effect, so `may_have_happened` is true unless a
+    subclass can prove otherwise.
+    """
+
+    may_have_happened: ClassVar[bool] = True
+
+    def __init__(self, message: str = "", *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        """What VideoSDK said, bounded and scrubbed; empty where it said nothing."""
+        self.status = status
+        """VideoSDK's HTTP status, or None where there was no answer."""
+        self.retry_after = retry_after
+        """Seconds VideoSDK asked us to wait, or None."""
+
+
+class NeverSent(UpstreamError):
+    """No byte of the request left this process: VideoSDK cannot have acted on it."""
+
+    may_have_happened = False
+
+
+@final
+class SendWindowClosed(NeverSent):
+    """The send gate stopped a request that was late: its claim might have been taken over meanwhile."""
+
+
+@final
+class Refused(UpstreamError):
+    """VideoSDK refused what was asked for. This call did nothing; whether something runs is another question."""
+
+    may_have_happened = False
+
+
+@final
+class CredentialsRefused(UpstreamError):
+    """VideoSDK refused who asked."""
+
+    may_have_happened = False
+
+
+@final
+class Limited(UpstreamError):
+    """VideoSDK refused for now: rate, quota or overload."""
+
+    may_have_happened = False
+
+
+@final
+class MayHaveHappened(UpstreamError):
+    """The request left, and nothing that came back says what became of it."""
+
+
+# --- what it means to the caller ---------------------------------------------------------------------------------
+
+
+class GatewayError(Exception):
+    """A problem that a caller is told about as `application/problem+json`.
+
+    Args:
+        detail: This occurrence, in a sentence safe to show: no secret, no exception text.
+        retry_after: Seconds after which a retry makes sense, or None.
+        extensions: Further members of the problem document.
+    """
+
+    slug: ClassVar[str]
+    """Last part of the problem's `type`, stable for ever."""
+    status: ClassVar[int]
+    title: ClassVar[str]
+    """The same for every occurrence."""
+    advice: ClassVar[str]
+    """What a caller should do, for the page at `/problems/<slug>`."""
+
+    def __init__(
+        self, detail: str = "", *, retry_after: float | None = None, extensions: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+        self.extensions: dict[str, Any] = dict(extensions or {})
+
+
+class MalformedRequest(GatewayError):
+    """The request cannot be read at all."""
+
+    slug, status, title = "malformed-request", 400, "The request cannot be read"
+    advice = "Send a body that is one valid JSON object in UTF-8, and complete headers."
+
+
+class InvalidRequest(GatewayError):
+    """The request can be read, and asks for something that cannot be meant. Names every field at once."""
+
+    slug, status, title = "invalid-request", 422, "The request is not valid"
+    advice = "Mend every field listed in `errors`, then send the request again. Nothing was done."
+
+    @classmethod
+    def of(cls, errors: list[tuple[str, str]]) -> "InvalidRequest":
+        """Build from (field, message) pairs."""
+        fields = ", ".join(dict.fromkeys(field for field, _ in errors))
+        return cls(
+            f"Not valid: {fields}.",
+            extensions={"errors": [{"field": field, "message": message} for field, message in errors]},
+        )
+
+
+class Unauthenticated(GatewayError):
+    """The gateway does not know who asks."""
+
+    slug, status, title = "unauthenticated", 401, "Who you are is not known"
+    advice = "Send `Authorization: Bearer <key>` with a key that is valid and has not expired."
+
+
+class Forbidden(GatewayError):
+    """The gateway knows who asks, and that caller may not do this."""
+
+    slug, status, title = "forbidden", 403, "You may not do this"
+    advice = "The member `rule` names the rule that refused. Ask the operator of the gateway to allow it."
+
+
+class NotFound(GatewayError):
+    """There is no such route, or nothing is known of the track."""
+
+    slug, status, title = "not-found", 404, "There is nothing here"
+    advice = "Check the address. A track is known once the gateway was asked to record it."
+
+
+class MethodNotAllowed(GatewayError):
+    """The route exists, with another method."""
+
+    slug, status, title = "method-not-allowed", 405, "The route does not take this method"
+    advice = "Use one of the methods in the `Allow` header."
+
+
+class ParametersDiffer(GatewayError):
+    """The track is being recorded with other parameters."""
+
+    slug, status, title = "parameters-differ", 409, "The track is recorded with other parameters"
+    advice = (
+        "`fields` names what differs. Leave the running recording as it is and ask with its parameters, or stop it "
+        "first and start again with yours."
+    )
+
+
+class PayloadTooLarge(GatewayError):
+    """The body is longer than any honest request."""
+
+    slug, status, title = "payload-too-large", 413, "The body is too large"
+    advice = "Keep the body under the limit that `detail` names."
+
+
+class UnsupportedMediaType(GatewayError):
+    """The body is not JSON."""
+
+    slug, status, title = "unsupported-media-type", 415, "The body is of a type that is not read"
+    advice = "Send `Content-Type: application/json`."
+
+
+class UpstreamRefused(GatewayError):
+    """VideoSDK refused what the caller asked for, and nothing is being recorded."""
+
+    slug, status, title = "upstream-refused", 422, "VideoSDK refused the request"
+    advice = (
+        "Nothing is being recorded. `upstreamStatus` and `upstreamMessage` carry what VideoSDK said; most often the "
+        "room has no live session, or the participant does not publish this track. Change that, then ask again."
+    )
+
+
+class UpstreamCredentialsRefused(GatewayError):
+    """VideoSDK refused the gateway's own credentials."""
+
+    slug, status, title = "upstream-credentials-refused", 502, "VideoSDK refused the gateway's credentials"
+    advice = "Nothing was done. Only the operator of the gateway can mend this: `gateway check` shows it."
+
+
+class UpstreamLimited(GatewayError):
+    """VideoSDK limits the gateway."""
+
+    slug, status, title = "upstream-limited", 503, "VideoSDK limits the gateway at the moment"
+    advice = "Nothing was done. Try again after the seconds in `Retry-After`."
+
+
+class UpstreamUnavailable(GatewayError):
+    """VideoSDK could not be reached, and the request never left."""
+
+    slug, status, title = "upstream-unavailable", 503, "VideoSDK cannot be reached"
+    advice = "Nothing was done. Try again after the seconds in `Retry-After`."
+
+
+class CoordinationUnavailable(GatewayError):
+    """Redis cannot be reached, so nobody can promise exactly one start."""
+
+    slug, status, title = "coordination-unavailable", 503, "The gateway cannot coordinate at the moment"
+    advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
+
+
+class TooManyWaiting(GatewayError):
+    """More callers wait than the gateway lets wait."""
+
+    slug, status, title = "too-many-waiting", 503, "Too many callers are waiting"
+    advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
+
+
+class OutcomeUnknown(GatewayError):
+    """The request reached VideoSDK, and nobody knows yet what became of it."""
+
+    slug, status, title = "outcome-unknown", 504, "Nobody knows yet whether it records"
+    advice = (
+        "The track may be recorded. The gateway finds out by itself. Ask for the track's state (the `Link` header "
+        "names it), or send the same request again after `Retry-After`: that is safe and gets the truth."
+    )
+
+
+class DeadlineExceeded(GatewayError):
+    """The caller's own wait ran out. The operation goes on without the caller."""
+
+    slug, status, title = "deadline-exceeded", 504, "The operation takes longer than you wanted to wait"
+    advice = "The operation goes on. Send the same request again: it joins the operation or learns its result."
+
+
+class InternalError(GatewayError):
+    """A mistake of ours."""
+
+    slug, status, title = "internal", 500, "The gateway made a mistake"
+    advice = "Tell the operator of the gateway the `requestId`. Ask for the track's state before you try again."
+
+
+def _leaves(cls: type[GatewayError]) -> list[type[GatewayError]]:
+    below = cls.__subclasses__()
+    return [leaf for child in below for leaf in _leaves(child)] if below else [cls]
+
+
+PROBLEMS: dict[str, type[GatewayError]] = {cls.slug: cls for cls in _leaves(GatewayError)}
+"""Every problem by its slug."""

@@ -1,0 +1,196 @@
+"""How the text of a variable becomes a value: one `Kind` per sort of value.
+
+No message repeats the text: an operator who swaps two variables would otherwise find a secret in the log.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, get_args
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from gateway.secret import Secret
+
+_LARGEST_FILE: Final = 64 * 1024
+_SINGLE_SERVER: Final = ("redis", "rediss")
+_SEVERAL_SERVERS: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """How the text of a variable becomes a value."""
+
+    expected: str
+    """What the text must be, as the end of "expected …"."""
+
+    parse: Callable[[str], object]
+    """Make the value, or raise `WrongTextError`."""
+
+    show: Callable[[Any], str] = str
+    """Turn a value back into text for people."""
+
+
+class WrongTextError(Exception):
+    """A text is not what its variable expects; the message says why, without the text."""
+
+
+def whole_number(low: int, high: int) -> Kind:
+    """Read a whole number between two bounds, both included."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise WrongTextError("is not a whole number")
+        if not low <= int(text) <= high:
+            raise WrongTextError("is out of bounds")
+        return int(text)
+
+    return Kind(f"a whole number from {low} to {high}", parse)
+
+
+def seconds(low: float, high: float) -> Kind:
+    """Read a duration between two bounds, both included."""
+
+    def parse(text: str) -> timedelta:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+            raise WrongTextError("is not a number of seconds")
+        if not low <= float(text) <= high:
+            raise WrongTextError("is out of bounds")
+        return timedelta(seconds=float(text))
+
+    def show(value: timedelta) -> str:
+        return f"{value.total_seconds():.9g}"
+
+    return Kind(f"seconds from {low:g} to {high:g}, decimals allowed", parse, show)
+
+
+def choice(literal: Any) -> Kind:
+    """Read one of a `Literal`'s values, in small or capital letters."""
+    names: tuple[str, ...] = get_args(literal)
+
+    def parse(text: str) -> str:
+        if text.lower() not in names:
+            raise WrongTextError("is not one of its values")
+        return text.lower()
+
+    return Kind("one of " + ", ".join(names), parse)
+
+
+def _listening_address(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", text):
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            raise WrongTextError("is neither an IP address nor a host name") from None
+    return text
+
+
+def _visible(text: str) -> str:
+    # These end up in an HTTP header or in a claim: a line break or a blank inside is a slip of copying.
+    if not re.fullmatch(r"[!-~]+", text):
+        raise WrongTextError("has blanks, control characters or letters beyond ASCII inside")
+    return text
+
+
+def _visible_secret(text: str) -> Secret:
+    return Secret(_visible(text))
+
+
+def _split_url(text: str) -> SplitResult:
+    try:
+        return urlsplit(_visible(text))
+    except ValueError:
+        raise WrongTextError("is not a URL") from None
+
+
+def _check_server(netloc: str) -> None:
+    """Refuse what is not `host` or `host:port`, with or without credentials before it."""
+    try:
+        parts = urlsplit(f"//{netloc}")
+        if parts.hostname and parts.port != 0:
+            return
+    except ValueError:
+        pass  # a port that is no number, or half an IPv6 address
+    raise WrongTextError("names no host, or a wrong port")
+
+
+def _http_url(text: str) -> str:
+    parts = _split_url(text)
+    if parts.scheme not in {"http", "https"}:
+        raise WrongTextError("is not an absolute http(s) URL")
+    if "@" in parts.netloc:
+        raise WrongTextError("carries credentials")
+    if "?" in text or "#" in text:
+        raise WrongTextError("carries a query or a fragment")
+    _check_server(parts.netloc)
+    return text.rstrip("/")
+
+
+def _redis_url(text: str) -> Secret:
+    parts = _split_url(text)
+    if "#" in text or "@" in parts.path + parts.query:
+        raise WrongTextError("has a character in its password that must be escaped (/ ? # @ are %2F %3F %23 %40)")
+    if parts.scheme == "unix":
+        if not parts.path.startswith("/"):
+            raise WrongTextError("names no socket")
+    elif parts.scheme in _SINGLE_SERVER:
+        _check_server(parts.netloc)
+    elif parts.scheme in _SEVERAL_SERVERS:
+        for server in parts.netloc.rpartition("@")[2].split(","):
+            _check_server(server)
+    else:
+        raise WrongTextError("has another scheme")
+    return Secret(text)
+
+
+def _show_redis_url(url: Secret) -> str:
+    parts = urlsplit(url.reveal())
+    credentials, at, servers = parts.netloc.rpartition("@")
+    netloc = f"{credentials and url}{at}{servers}"
+    return f"{parts.scheme}://{netloc}{parts.path}{'?' + str(url) if parts.query else ''}"
+
+
+def _readable_file(text: str) -> Path:
+    _read_file(text, 1)
+    return Path(text)
+
+
+def _read_file(path: str, size: int) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        message = f"cannot be read ({error.strerror or type(error).__name__})"
+    except ValueError:
+        message = "is not a path"
+    # Raised out here so that the error, which holds the path, is not attached: a secret may stand in its place.
+    raise WrongTextError(message)
+
+
+def read_value(path: str) -> str:
+    """Read the text of a variable from a file.
+
+    Raises:
+        WrongTextError: If it cannot be read, is empty, or is longer than any value.
+    """
+    content = _read_file(path, _LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise WrongTextError("is longer than any value")
+    text = content.decode("utf-8-sig", "replace").strip()
+    if not text:
+        raise WrongTextError("is empty")
+    return text
+
+
+ADDRESS: Final = Kind("an IP address or a host name", _listening_address)
+READABLE_FILE: Final = Kind("the path of a readable file", _readable_file)
+HTTP_URL: Final = Kind("an absolute http(s) URL without credentials, query and fragment", _http_url)
+PLAIN: Final = Kind("visible ASCII characters", _visible)
+REDIS_URL: Final = Kind(
+    "a URL with one of the schemes " + ", ".join((*_SINGLE_SERVER, "unix", *_SEVERAL_SERVERS)),
+    _redis_url,
+    _show_redis_url,
+)
+SECRET: Final = Kind("visible ASCII characters", _visible_secret)

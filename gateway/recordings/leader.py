@@ -1,0 +1,345 @@
+"""Carries out one operation while its claim is held: the only code that calls VideoSDK to start or stop.
+
+Every path ends in exactly one write to the record, and which one depends on what is *proven*, not on what is likely:
+
+    nothing was sent            release: the record is as it was, and whoever waits contends again or is told why
+    answered                    finish with the truth
+    refused                     this call did nothing; the list says what is true
+    may have happened           a short look; if that finds nothing, finish as unknown and keep the quiet time
+"""
+
+import asyncio
+from datetime import datetime
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from gateway.coordinator import Claim, Coordinator, Lease, Wish
+from gateway.coordinator.coordinator import clock
+from gateway.errors import (
+    CoordinationUnavailable,
+    OutcomeUnknown,
+    Refused,
+    SendWindowClosed,
+    UpstreamError,
+)
+from gateway.recordings.model import (
+    Descriptor,
+    Outcome,
+    Problem,
+    Result,
+    StartParameters,
+    Status,
+    Track,
+    decode_descriptor,
+)
+from gateway.recordings.translation import meaning
+from gateway.videosdk.client import TrackRow, VideoSDK
+
+__all__ = ["Job", "Leader"]
+
+_LOOK_SECONDS = 3.0
+"""How long a start without an answer looks for itself in the list before it is called unknown."""
+_LOOK_PAUSES = (0.25, 0.5, 1.0, 2.0)
+_MISSES_APART_SECONDS = 1.0
+_UNKNOWN_DUE_SECONDS = 1.0
+_STOP_AGAIN_SECONDS = 1.0
+_ENDED = frozenset({"", Status.STOPPED, Status.FAILED})
+
+_log = structlog.get_logger("gateway.recordings")
+
+
+class Job(Struct, frozen=True):
+    """What a leader needs to know: whose track, which claim, and what its callers want."""
+
+    key: str
+    track: Track
+    wish: Wish
+    parameters: StartParameters | None
+    claim: Claim
+    lease: Lease
+
+
+class Leader:
+    """Carries out operations for one process.
+
+    Args:
+        coordinator: Where results are written.
+        videosdk: Whom to call.
+    """
+
+    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK) -> None:
+        self._coordinator = coordinator
+        self._videosdk = videosdk
+        self._timing = coordinator.timing
+
+    async def lead(self, job: Job) -> tuple[Result, bool]:
+        """Carry out the operation the claim was granted for, to its end, whoever still waits.
+
+        Returns:
+            What became of it, already written to the record, and whether a stop that was asked for meanwhile is left
+            to do.
+        """
+        match job.lease.doing:
+            case "start":
+                return await self._start(job)
+            case "stop":
+                return await self._stop(job)
+            case "verify":
+                return await self._verify(job)
+            case _:
+                return await self._recover(job)
+
+    # --- start ---------------------------------------------------------------------------------------------------
+
+    async def _start(self, job: Job) -> tuple[Result, bool]:
+        parameters = job.parameters or StartParameters()
+        try:
+            await self._videosdk.start_track(
+                job.track.room_id,
+                job.track.participant_id,
+                job.track.kind,
+                file_format=parameters.file_format,
+                webhook_url=parameters.webhook_url,
+                bucket_dir_path=parameters.bucket_dir_path,
+                may_send=self._gate(job.lease),
+                attempt=job.lease.attempt,
+            )
+        except UpstreamError as error:
+            return await self._start_failed(job, error)
+        return await self._finish(job, Status.RECORDING, Outcome.STARTED, confirmed_by="reply")
+
+    async def _start_failed(self, job: Job, error: UpstreamError) -> tuple[Result, bool]:
+        _log.warning(
+            "upstream.start_failed", error=type(error).__name__, status=error.status, attempt=job.lease.attempt
+        )
+        if isinstance(error, Refused):
+            return await self._start_refused(job, error)
+        if not error.may_have_happened:
+            return await self._release(job, error)
+        row = await self._look_for(job, _LOOK_SECONDS)
+        if row:
+            return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+        return await self._finish(
+            job, Status.UNKNOWN, None, problem=Problem.of(meaning(error)), due_in=_UNKNOWN_DUE_SECONDS
+        )
+
+    async def _start_refused(self, job: Job, error: Refused) -> tuple[Result, bool]:
+        try:
+            row = await self._open_row(job)
+        except UpstreamError as unseen:
+            # Our start did nothing, but what made VideoSDK refuse it may well be a recording that runs.
+            unknown = OutcomeUnknown(
+                "VideoSDK refused the start, and could not be asked whether something records.",
+                retry_after=meaning(unseen).retry_after or _UNKNOWN_DUE_SECONDS,
+                extensions={"upstreamStatus": error.status},
+            )
+            return await self._finish(
+                job, Status.UNKNOWN, None, problem=Problem.of(unknown), settled=True, due_in=_UNKNOWN_DUE_SECONDS
+            )
+        if row:
+            return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+        return await self._finish(job, Status.FAILED, None, problem=Problem.of(meaning(error)), confirmed_by="list")
+
+    # --- stop ----------------------------------------------------------------------------------------------------
+
+    async def _stop(self, job: Job) -> tuple[Result, bool]:
+        try:
+            await self._videosdk.stop_track(
+                job.track.room_id,
+                job.track.participant_id,
+                job.track.kind,
+                may_send=self._gate(job.lease),
+                attempt=job.lease.attempt,
+            )
+        except Refused as error:
+            return await self._stop_refused(job, error)
+        except UpstreamError as error:
+            if not error.may_have_happened:
+                return await self._release(job, error)
+            # A stop may be repeated: nothing newer can start while it is not known to be over.
+            return await self._finish(job, Status.STOPPING, Outcome.STOP_REQUESTED, due_in=_STOP_AGAIN_SECONDS)
+        return await self._finish(job, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply")
+
+    async def _stop_refused(self, job: Job, error: Refused) -> tuple[Result, bool]:
+        try:
+            row = await self._open_row(job)
+        except UpstreamError:
+            return await self._finish(
+                job, Status.STOPPING, Outcome.STOP_REQUESTED, settled=True, due_in=_STOP_AGAIN_SECONDS
+            )
+        if row is None:
+            return await self._finish(job, Status.STOPPED, Outcome.NOT_RECORDING, confirmed_by="list")
+        return await self._finish(
+            job, Status.RECORDING, None, problem=Problem.of(meaning(error)), confirmed_by="list", settled=True
+        )
+
+    # --- evidence ------------------------------------------------------------------------------------------------
+
+    async def _verify(self, job: Job) -> tuple[Result, bool]:
+        """Find out whether what was recording still is, and start again, or write its end, if it is not."""
+        try:
+            row = await self._open_row(job)
+            if row is None:
+                # One miss may be the list's: only two some time apart end a recording.
+                await asyncio.sleep(_MISSES_APART_SECONDS)
+                row = await self._open_row(job)
+        except UpstreamError as error:
+            return await self._finish(job, Status.RECORDING, None, problem=Problem.of(_unseen(error)))
+        if row is not None:
+            return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+        return await self._absent(job)
+
+    async def _recover(self, job: Job) -> tuple[Result, bool]:
+        """Find out what became of something nobody finished, before anything else may be sent."""
+        begun = clock()
+        starts_land_until = begun + job.claim.start_quiet_left / 1000
+        stops_land_until = begun + job.claim.stop_quiet_left / 1000
+        last: UpstreamError | None = None
+        tries = 0
+        while not job.lease.lost and clock() < max(starts_land_until, stops_land_until) + 10:
+            asked = clock()
+            try:
+                row = await self._open_row(job)
+            except UpstreamError as error:
+                last = error
+            else:
+                if row is not None and asked >= stops_land_until:
+                    return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+                if row is None and asked >= max(starts_land_until, stops_land_until):
+                    return await self._absent(job)
+            if job.lease.stop_wanted:
+                # Somebody wants it stopped: that need not wait until we know.
+                break
+            pause = _LOOK_PAUSES[min(tries, len(_LOOK_PAUSES) - 1)]
+            horizon = max(starts_land_until, stops_land_until) - clock()
+            await asyncio.sleep(min(pause, horizon) if horizon > 0 else pause)
+            tries += 1
+        if job.lease.lost:
+            return self._again(job), False
+        return await self._finish(
+            job, Status.UNKNOWN, None, problem=Problem.of(_unseen(last)), due_in=_UNKNOWN_DUE_SECONDS
+        )
+
+    async def _absent(self, job: Job) -> tuple[Result, bool]:
+        """Nothing records and nothing can land any more: start if that is wished, else write it down."""
+        if job.wish is not Wish.START:
+            return await self._finish(job, Status.STOPPED, None, confirmed_by="list", settled=True)
+        try:
+            armed = await self._coordinator.arm(job.lease)
+        except CoordinationUnavailable as error:
+            await self._coordinator.release(job.lease, result=self._again(job).encode())
+            return Result(wish=job.wish, problem=Problem.of(error)), False
+        if not armed:
+            return self._again(job), False
+        return await self._start(job)
+
+    async def _look_for(self, job: Job, seconds: float) -> TrackRow | None:
+        """Look whether a start without an answer was carried out, for a short while."""
+        until = clock() + seconds
+        for pause in _LOOK_PAUSES:
+            try:
+                if row := await self._open_row(job):
+                    return row
+            except UpstreamError:
+                pass
+            if clock() + pause > until:
+                break
+            await asyncio.sleep(pause)
+        return None
+
+    async def _open_row(self, job: Job) -> TrackRow | None:
+        """Return what VideoSDK lists as recording this track now, None where nothing does.
+
+        Raises:
+            UpstreamError: The list could not be had: nobody knows.
+        """
+        track = job.track
+        try:
+            rows = await self._videosdk.list_tracks(track.room_id, track.participant_id)
+        except UpstreamError as error:
+            _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
+            raise
+        now = self._coordinator.now_ms()
+        rows = [row for row in rows if row.kind == track.kind and row.end is None]
+        if now - job.claim.ended_at < self._timing.settle * 1000:
+            # For a while after a stop the list may still show as open what was just stopped.
+            rows = [row for row in rows if _ms(row.start) > job.claim.ended_at]
+        if len(rows) > 1:
+            _log.error("duplicate.suspected", key=job.key, rows=len(rows))
+        return max(rows, key=lambda row: _ms(row.start), default=None)
+
+    # --- the one write -------------------------------------------------------------------------------------------
+
+    def _gate(self, lease: Lease):  # noqa: ANN202 - a bound closure, said by `may_send`
+        def may_send() -> bool:
+            # From before the grant was asked for; renewals lengthen the lease, never the window, because Redis counts
+            # the quiet time from the grant.
+            return not lease.lost and clock() - lease.granted_at < self._timing.send_window
+
+        return may_send
+
+    async def _finish(
+        self,
+        job: Job,
+        state: Status,
+        outcome: Outcome | None,
+        *,
+        problem: Problem | None = None,
+        confirmed_by: str = "",
+        settled: bool = False,
+        due_in: float = 0,
+    ) -> tuple[Result, bool]:
+        lease = job.lease
+        if state is Status.RECORDING and lease.doing == "recover" and job.claim.state in _ENDED:
+            # Found in the list, begun by nobody we remember: this operation's number becomes its identity.
+            lease.generation = lease.operation
+            lease.fingerprint = ""
+            lease.recording = msgspec.json.encode(Descriptor()).decode()
+        result = Result(
+            wish=Wish(lease.doing) if lease.doing in {"start", "stop"} else job.wish,
+            state=state,
+            outcome=outcome,
+            problem=problem,
+            fingerprint=lease.fingerprint,
+            generation=lease.generation,
+            descriptor=decode_descriptor(lease.recording),
+            started_at=lease.started_at,
+            confirmed_at=self._coordinator.now_ms() if confirmed_by else 0,
+            confirmed_by=confirmed_by,
+        )
+        finished = await self._coordinator.finish(
+            lease, state, result=result.encode(), confirmed_by=confirmed_by, settled=settled, due_in=due_in
+        )
+        if finished.how == "stale" and not (lease.doing == "stop" and state is Status.STOPPED):
+            # The track has moved on without us. A stop that VideoSDK confirmed is true all the same.
+            if outcome is Outcome.STARTED:
+                _log.error("duplicate.suspected", key=job.key, attempt=lease.attempt)
+            return self._again(job), False
+        return result, finished.stop
+
+    async def _release(self, job: Job, error: UpstreamError) -> tuple[Result, bool]:
+        late = isinstance(error, SendWindowClosed)
+        result = self._again(job) if late else Result(
+            wish=Wish(job.lease.doing), problem=Problem.of(meaning(error)), fingerprint=job.lease.fingerprint
+        )  # fmt: skip
+        await self._coordinator.release(job.lease, result=result.encode())
+        return result, False
+
+    def _again(self, job: Job) -> Result:
+        return Result(wish=job.wish)
+
+
+def _unseen(error: UpstreamError | None) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        "VideoSDK could not be asked whether the track is being recorded.",
+        retry_after=meaning(error).retry_after if error else _UNKNOWN_DUE_SECONDS,
+    )
+
+
+def _ms(moment: str | None) -> float:
+    try:
+        return datetime.fromisoformat(moment or "").timestamp() * 1000
+    except ValueError:
+        return 0.0

@@ -1,0 +1,402 @@
+"""Turns any number of wishes for a track into one operation: the service that the API calls.
+
+Callers of one process who want the same of a track form a *party*, and a party asks Redis once for all of them. While
+one such question is under way, whoever arrives goes into the next party: nobody is given an answer that was read
+before they came. A party then leads the operation, or waits for whoever does, on this replica or another.
+
+An operation belongs to no caller. It runs in a task of its own, to its end, whoever hangs up meanwhile.
+"""
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.coordinator import Claim, Coordinator, Lease, Verdict, Wakeup, Wakeups, Wish
+from gateway.errors import (
+    CoordinationUnavailable,
+    DeadlineExceeded,
+    GatewayError,
+    InternalError,
+    NotFound,
+    ParametersDiffer,
+    TooManyWaiting,
+)
+from gateway.recordings.leader import Job, Leader
+from gateway.recordings.model import (
+    Answer,
+    Descriptor,
+    Kind,
+    Outcome,
+    Problem,
+    Recording,
+    Result,
+    StartParameters,
+    Status,
+    Track,
+    differing_fields,
+    recording_of,
+)
+
+__all__ = ["Recordings"]
+
+_POLL_SECONDS = 1.0
+_POLL_WHILE_DEAF_SECONDS = 0.25
+_MOST_WAITING = 20_000
+_MOST_WAITING_PER_TRACK = 1_000
+
+_log = structlog.get_logger("gateway.recordings")
+
+
+class _Party:
+    """Callers of this process who want the same of one track, and are answered together."""
+
+    def __init__(self, key: str, track: Track, wish: Wish, parameters: StartParameters | None, caller: str) -> None:
+        self.key = key
+        self.track = track
+        self.wish = wish
+        self.parameters = parameters
+        self.fingerprint = parameters.fingerprint if parameters else ""
+        self.descriptor = ""
+        if parameters:
+            described = Descriptor(requested_by=caller, file_format=parameters.file_format or "webm")
+            self.descriptor = msgspec.json.encode(described).decode()
+        self.callers: list[asyncio.Future[Answer | Problem]] = []
+        self.target = ""
+        self.committed = False
+        """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
+        self.admitted = asyncio.Event()
+        """Set when Redis has answered for the first time."""
+        self.into: _Party | None = None
+        """The party that this one's callers went over to."""
+
+    @property
+    def deserted(self) -> bool:
+        """Nobody waits, and nothing was promised."""
+        return self.wish is Wish.START and all(caller.done() for caller in self.callers)
+
+    def answer(self, answer: Answer | Problem) -> None:
+        for caller in self.callers:
+            if not caller.done():
+                caller.set_result(answer)
+
+    def answer_leading(self, answer: Answer, others: Outcome) -> None:
+        """Tell the first who still waits that the operation was theirs, and the others that they joined it."""
+        waiting = [caller for caller in self.callers if not caller.done()]
+        for position, caller in enumerate(waiting):
+            caller.set_result(Answer(others, answer.recording) if position else answer)
+
+
+class Recordings:
+    """Starts, stops and tells of recordings, once for everybody who asks.
+
+    Args:
+        coordinator: Where replicas agree.
+        leader: Who carries out an operation.
+        subscription: How replicas tell each other that one is finished.
+    """
+
+    def __init__(self, coordinator: Coordinator, leader: Leader, subscription: Wakeups) -> None:
+        self._coordinator = coordinator
+        self._leader = leader
+        self._subscription = subscription
+        self._arriving: dict[str, dict[tuple[Wish, str], _Party]] = {}
+        self._doors: set[str] = set()
+        self._waiting: dict[tuple[str, str, Wish, str], _Party] = {}
+        self._wakeups: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
+        self._callers: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting_callers = 0
+
+    async def open(self) -> None:
+        """Begin to listen to other replicas, and to renew what this one holds."""
+        await self._coordinator.start()
+        await self._subscription.start(self._on_wakeup, self._on_gap)
+
+    async def close(self, grace: float) -> None:
+        """Let what runs come to its end, for at most `grace` seconds; what is left is for other replicas to settle."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._subscription.stop()
+        await self._coordinator.stop()
+
+    async def start(self, track: Track, parameters: StartParameters, *, caller: str, within: float) -> Answer:
+        """Have the track recorded.
+
+        Args:
+            track: What to record.
+            parameters: Passed on as they are; part of what makes two starts the same.
+            caller: Name of who asks.
+            within: Seconds this caller is willing to wait. The operation does not depend on it.
+
+        Raises:
+            GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
+                VideoSDK's refusal means.
+        """
+        return await self._ask(track, Wish.START, parameters, caller, within)
+
+    async def stop(self, track: Track, *, caller: str, within: float) -> Answer:
+        """Have the track not recorded.
+
+        Args:
+            track: What to stop.
+            caller: Name of who asks.
+            within: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
+
+        Raises:
+            GatewayError: As for `start`, but never `ParametersDiffer`.
+        """
+        return await self._ask(track, Wish.STOP, None, caller, within)
+
+    async def get(self, track: Track) -> Recording:
+        """Return what is known of the track.
+
+        Raises:
+            NotFound: The gateway was never asked to record it, or that is long ago.
+            CoordinationUnavailable: Redis does not answer.
+        """
+        key = self._key(track)
+        record = await self._coordinator.read(key)
+        if record is None or record.generation == "0":
+            raise NotFound("The gateway knows of no recording of this track.")
+        return recording_of(key, track, record)
+
+    async def ready(self) -> bool:
+        """Return whether exactly one start can be promised now."""
+        return await self._coordinator.answers()
+
+    async def settle(self, key: str) -> None:
+        """Look after a track that nobody asks for: carry out what is left to do, find out what is not known."""
+        room, participant, kind = key.split(":")[-3:]
+        track = Track(room, participant, Kind(kind))
+        claim, lease = await self._coordinator.claim(key, Wish.CHECK)
+        if lease is not None:
+            await self._lead(Job(key, track, Wish.CHECK, None, claim, lease))
+
+    # --- callers -------------------------------------------------------------------------------------------------
+
+    async def _ask(
+        self, track: Track, wish: Wish, parameters: StartParameters | None, name: str, within: float
+    ) -> Answer:
+        key = self._key(track)
+        if self._callers.get(key, 0) >= _MOST_WAITING_PER_TRACK or self._waiting_callers >= _MOST_WAITING:
+            raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
+        caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
+        party = self._join_party(key, track, wish, parameters, name)
+        party.callers.append(caller)
+        self._callers[key] = self._callers.get(key, 0) + 1
+        self._waiting_callers += 1
+        try:
+            async with asyncio.timeout(within):
+                answer = await asyncio.shield(caller)
+        except TimeoutError:
+            return await self._deadline(party)
+        finally:
+            caller.cancel()
+            self._waiting_callers -= 1
+            self._callers[key] -= 1
+            if not self._callers[key]:
+                del self._callers[key]
+        if isinstance(answer, Problem):
+            raise answer.error()
+        return answer
+
+    async def _deadline(self, party: _Party) -> Answer:
+        while party.into is not None:
+            party = party.into
+        if party.wish is Wish.STOP and party.committed:
+            record = await self._coordinator.read(party.key)
+            if record is not None:
+                return Answer(Outcome.STOP_REQUESTED, recording_of(party.key, party.track, record))
+        raise DeadlineExceeded("The operation goes on; ask again to learn its result.", retry_after=1)
+
+    def _join_party(
+        self, key: str, track: Track, wish: Wish, parameters: StartParameters | None, caller: str
+    ) -> _Party:
+        arriving = self._arriving.setdefault(key, {})
+        fingerprint = parameters.fingerprint if parameters else ""
+        party = arriving.get((wish, fingerprint))
+        if party is None:
+            party = arriving[wish, fingerprint] = _Party(key, track, wish, parameters, caller)
+        if key not in self._doors:
+            self._doors.add(key)
+            self._spawn(self._admit(key), "door")
+        return party
+
+    async def _admit(self, key: str) -> None:
+        """Let arrived parties ask Redis, one lot at a time: who arrives meanwhile waits for the next lot."""
+        while parties := self._arriving.pop(key, None):
+            for party in parties.values():
+                self._spawn(self._pursue(party), f"pursue-{party.wish}")
+            await asyncio.gather(*(party.admitted.wait() for party in parties.values()))
+        self._doors.discard(key)
+
+    # --- parties -------------------------------------------------------------------------------------------------
+
+    async def _claim(self, party: _Party, seen: str = "") -> tuple[Claim, Lease | None]:
+        claim, lease = await self._coordinator.claim(
+            party.key,
+            party.wish,
+            fingerprint=party.fingerprint,
+            recording=party.descriptor,
+            seen=seen,
+            target=party.target,
+        )
+        if party.wish is Wish.STOP:
+            party.committed = party.committed or claim.doing != "grace"
+            party.target = party.target or (claim.generation if claim.generation != "0" else "")
+        return claim, lease
+
+    async def _pursue(self, party: _Party) -> None:
+        """Bring a party to its answer, and see to it that there is one."""
+        try:
+            await self._ask_until_answered(party)
+        except GatewayError as error:
+            party.answer(Problem.of(error))
+        except Exception:  # noqa: BLE001 - callers must not wait for an answer that never comes
+            _log.exception("party.failed", track=party.key)
+            party.answer(Problem.of(InternalError("The gateway made a mistake.")))
+        finally:
+            party.admitted.set()
+
+    async def _ask_until_answered(self, party: _Party) -> None:
+        seen = ""
+        while True:
+            claim, lease = await self._claim(party, seen)
+            party.admitted.set()
+            seen = ""
+            if lease is not None:
+                job = Job(party.key, party.track, party.wish, party.parameters, claim, lease)
+                if self._answer(party, await self._lead(job), leading=True):
+                    return
+            elif claim.verdict is Verdict.WAIT:
+                if self._merge(party, claim):
+                    return
+                result = await self._wait(party, claim)
+                if result is not None and self._answer(party, result):
+                    return
+                seen = claim.operation if result is None and claim.doing != "grace" else ""
+            elif claim.verdict is not Verdict.DONE:
+                party.answer(self._believed(party, claim))
+                return
+            elif self._answer(party, Result.decode(claim.result)):
+                return
+            if party.deserted:
+                return
+
+    def _merge(self, party: _Party, claim: Claim) -> bool:
+        """Go over to a party that already waits for the same: one poll then serves both."""
+        waiting = self._waiting.get((party.key, claim.operation, party.wish, party.fingerprint))
+        if waiting is None:
+            return False
+        waiting.callers += party.callers
+        waiting.committed = waiting.committed or party.committed
+        party.into = waiting
+        return True
+
+    async def _wait(self, party: _Party, claim: Claim) -> Result | None:
+        """Wait until the operation finishes, or until it is time to look: None."""
+        place = (party.key, claim.operation, party.wish, party.fingerprint)
+        wakeup = self._wakeups.get(place[:2])
+        if wakeup is None or wakeup.done():
+            wakeup = self._wakeups[place[:2]] = asyncio.get_running_loop().create_future()
+        poll = (_POLL_SECONDS if self._subscription.listening else _POLL_WHILE_DEAF_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311
+        lapse = claim.lease_left / 1000 + random.uniform(0.01, 0.06)  # noqa: S311
+        self._waiting[place] = party
+        try:
+            async with asyncio.timeout(min(poll, lapse)):
+                return await asyncio.shield(wakeup)
+        except TimeoutError:
+            return None
+        finally:
+            del self._waiting[place]
+            if not any(key[:2] == place[:2] for key in self._waiting):
+                self._wakeups.pop(place[:2], None)
+
+    async def _lead(self, job: Job) -> Result:
+        result, stop = await self._leader.lead(job)
+        self._wake(job.key, job.lease.operation, result)
+        if stop:
+            self._spawn(self._settle_quietly(job.key), "stop-intent")
+        return result
+
+    async def _settle_quietly(self, key: str) -> None:
+        try:
+            await self.settle(key)
+        except CoordinationUnavailable:
+            _log.warning("settle.postponed", track=key)
+
+    def _wake(self, key: str, operation: str, result: Result) -> None:
+        wakeup = self._wakeups.get((key, operation))
+        if wakeup is not None and not wakeup.done():
+            wakeup.set_result(result)
+
+    # --- wake-ups -----------------------------------------------------------------------------------------------------
+
+    def _on_wakeup(self, wakeup: Wakeup) -> None:
+        self._wake(wakeup.key, wakeup.operation, Result.decode(wakeup.payload))
+
+    def _on_gap(self) -> None:
+        # Messages may have been lost: let everybody who waits look for themselves.
+        for wakeup in self._wakeups.values():
+            if not wakeup.done():
+                wakeup.set_result(None)
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    def _answer(self, party: _Party, result: Result, *, leading: bool = False) -> bool:
+        """Answer the party if the result is about what it wants; otherwise it has to ask again."""
+        recording = result.recording(party.key, party.track)
+        if result.problem is not None:
+            # A refusal is shared by those who asked for the very same, and by nobody else.
+            if not leading and (result.wish is not party.wish or result.fingerprint != party.fingerprint):
+                return False
+            party.answer(result.problem)
+            return True
+        if party.wish is Wish.START:
+            if result.state is not Status.RECORDING or result.fingerprint not in {"", party.fingerprint}:
+                return False
+            outcome = result.outcome or Outcome.ALREADY_RECORDING
+            others = Outcome.JOINED if outcome is Outcome.STARTED else Outcome.ALREADY_RECORDING
+        else:
+            if result.wish is not Wish.STOP or result.state not in {Status.STOPPED, Status.STOPPING}:
+                return False
+            outcome = result.outcome or Outcome.STOPPED
+            others = Outcome.JOINED if outcome is Outcome.STOPPED else outcome
+        if leading:
+            party.answer_leading(Answer(outcome, recording), others)
+        else:
+            party.answer(Answer(others, recording))
+        return True
+
+    def _believed(self, party: _Party, claim: Claim) -> Answer | Problem:
+        """Answer from the record, without an operation."""
+        if claim.verdict is Verdict.CONFLICT:
+            fields = differing_fields(claim.fingerprint, party.fingerprint)
+            error = ParametersDiffer(
+                f"The track is recorded with another {', '.join(fields)}.", extensions={"fields": fields}
+            )
+            return Problem.of(error)
+        recording = recording_of(party.key, party.track, claim)
+        match claim.verdict:
+            case Verdict.RUNNING:
+                return Answer(Outcome.ALREADY_RECORDING, recording)
+            case Verdict.GONE:
+                return Answer(Outcome.JOINED, msgspec.structs.replace(recording, status=Status.STOPPED))
+            case _:
+                return Answer(Outcome.NOT_RECORDING, msgspec.structs.replace(recording, status=Status.STOPPED))
+
+    def _key(self, track: Track) -> str:
+        return self._coordinator.key(track.room_id, track.participant_id, track.kind)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        # A strong reference: asyncio itself keeps only a weak one.
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,41 @@
+"""Everything the simulator had to invent, in one place.
+
+VideoSDK documents neither its error bodies nor what it does in the cases below. Whoever meets the real service should
+compare these first. The error classes follow the families of statuses that the vendor's Node package tells apart:
+400 validation, 401 token, 403 permission, 402 and 404 not found, 409 conflict.
+"""
+
+from typing import Final
+
+# Refusals: status, and the text that goes into `message` of an error object.
+TOKEN_REFUSED: Final = (401, "Token is invalid or expired.")
+ROLE_REFUSED: Final = (403, "Token has no permission for this API.")
+INVALID: Final = (400, "Invalid request: {}.")
+NO_SUCH_PATH: Final = (404, "Not found.")
+NO_SUCH_ROOM: Final = (402, "Room was not found.")
+NO_SUCH_SESSION: Final = (404, "Session was not found.")
+NO_SUCH_RECORDING: Final = (404, "Recording was not found.")
+NO_LIVE_SESSION: Final = (400, "No live session in this room.")
+PARTICIPANT_ABSENT: Final = (404, "Participant is not in the session.")
+ALREADY_RECORDING: Final = (409, "Recording is already running.")
+STILL_PROCESSING: Final = (409, "Previous recording is still being processed.")
+NOT_RECORDING: Final = (404, "No recording is running.")
+STILL_OPEN: Final = (409, "Recording is still running.")
+
+# A room or participant counts as live as soon as a start names it, unless the simulator runs with strict_live.
+AUTO_LIVE_NAME: Final = "sandbox"
+
+# Lists: newest first; a page number or size below one is refused; sizes have no upper bound.
+DEFAULT_PER_PAGE: Final = 20
+
+REGION: Final = "sandbox001"
+CDN: Final = "https://cdn.videosdk.live/"
+VIDEO_SIZE: Final = (640, 360)
+BYTES_PER_SECOND: Final = 36_000
+
+# With a directory prefix the usual path follows it after one slash, and there is no public address.
+STORAGE_ROOT: Final = "individual-recordings"
+
+# One attempt for each webhook and destination. When a call names a webhookUrl and its room has a registered endpoint
+# for the event, both get it; the same address gets it once.
+WEBHOOK_TIMEOUT_SECONDS: Final = 5.0

@@ -1,0 +1,131 @@
+"""The whole gateway on one machine: an embedded Valkey, a simulated VideoSDK, and the real gateway against both.
+
+The gateway runs as a process of its own, with nothing but its environment to tell it where it is: what is tried out
+here is what goes into production.
+"""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from gateway.api.callers import new_key
+from gateway.sandbox import tether
+from gateway.sandbox.calls import log_line
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+
+__all__ = ["run"]
+
+_API_KEY: Final = "sandbox-api-key"
+_READY_SECONDS: Final = 20.0
+_HOST: Final = os.environ.get("GATEWAY_HOST", "127.0.0.1")
+_PORT: Final = os.environ.get("GATEWAY_PORT", "8080")
+
+
+def run() -> int:
+    """Serve until interrupted; return the gateway's exit code."""
+    with EmbeddedValkey() as valkey, tempfile.TemporaryDirectory(prefix="gateway-sandbox-") as folder:
+        return asyncio.run(_run(valkey.url, Path(folder)))
+
+
+async def _run(redis_url: str, folder: Path) -> int:
+    if _taken():
+        print(f"Port {_PORT} is taken: stop what listens there, or set GATEWAY_PORT.", file=sys.stderr)
+        return 1
+    secret = secrets.token_hex(32)
+    key, callers = new_key("demo")
+    callers_file = folder / "callers.toml"
+    callers_file.write_text(callers)
+    async with Simulator(
+        api_key=_API_KEY, secret=secret, on_call=lambda call: print(f"videosdk  {log_line(call)}", flush=True)
+    ) as simulator:
+        environment = {
+            "GATEWAY_LOG_FORMAT": "console",
+            **os.environ,
+            "GATEWAY_HOST": _HOST,
+            "GATEWAY_PORT": _PORT,
+            "GATEWAY_REDIS_URL": redis_url,
+            "GATEWAY_VIDEOSDK_URL": simulator.url,
+            "GATEWAY_VIDEOSDK_API_KEY": _API_KEY,
+            "GATEWAY_VIDEOSDK_SECRET": secret,
+            "GATEWAY_CALLERS_FILE": str(callers_file),
+        }
+        command = [sys.executable, str(Path(tether.__file__)), sys.executable, "-m", "gateway", "serve"]
+        # Tethered, so that it ends with this process however that ends; in a session of its own, so that Ctrl-C
+        # reaches it once, through us.
+        gateway = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, _end, gateway)
+        if await _is_ready(gateway):
+            print(_welcome(key), flush=True)
+        return await gateway.wait()
+
+
+def _taken() -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, int(_PORT)))
+        except OSError:
+            return True
+    return False
+
+
+def _end(gateway: asyncio.subprocess.Process) -> None:
+    if gateway.returncode is None:
+        gateway.terminate()
+
+
+async def _is_ready(gateway: asyncio.subprocess.Process) -> bool:
+    async with httpx.AsyncClient(trust_env=False) as client, asyncio.timeout(_READY_SECONDS):
+        while gateway.returncode is None:
+            try:
+                if (await client.get(f"http://{_HOST}:{_PORT}/readyz")).is_success:
+                    return True
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.05)
+    return False
+
+
+def _welcome(key: str) -> str:
+    base = f"http://{_HOST}:{_PORT}"
+
+    def curl(route: str, body: str) -> str:
+        return (
+            f"curl -i {base}/v1/recordings/track/{route} -H 'Authorization: Bearer {key}' "
+            f"-H 'Content-Type: application/json' -d '{body}'"
+        )
+
+    track = '"roomId":"abcd-efgh-ijkl","participantId":"ada","kind":"video"'
+    start = curl("start", f'{{{track},"bucketDirPath":"lessons/1"}}')
+    return f"""
+The gateway serves at {base}, against a simulated VideoSDK. Nothing is kept when it ends (Ctrl-C).
+
+  Docs      {base}/docs
+  Demo key  {key}
+
+Start a recording (201 started):
+  {start}
+
+The same again (200 already_recording):
+  {start}
+
+Stop it (200 stopped):
+  {curl("stop", f"{{{track}}}")}
+
+A wrong body (422, naming the fields):
+  {curl("start", '{"roomId":"abcd-efgh-ijkl","kind":"smell"}')}
+"""

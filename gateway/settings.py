@@ -1,0 +1,358 @@
+"""What an operator may set, read once from the environment and then handed around, frozen.
+
+`SETTINGS` is the one table: parsing, defaults, `gateway check`, and whatever documents the variables are driven by it.
+How each sort of value is read stands in `gateway.kinds`. A reading reports everything that is wrong at once.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from gateway.kinds import (
+    ADDRESS,
+    HTTP_URL,
+    PLAIN,
+    READABLE_FILE,
+    REDIS_URL,
+    SECRET,
+    Kind,
+    WrongTextError,
+    choice,
+    read_value,
+    seconds,
+    whole_number,
+)
+from gateway.secret import Secret
+
+VerifyAbsent = Literal["auto", "always", "never"]
+Auth = Literal["callers", "none"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console"]
+
+_PREFIX: Final = "GATEWAY_"
+# What Kubernetes injects into every pod beside a Service called `gateway`, unless told not to.
+_SERVICE_LINK: Final = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))")
+
+
+class SettingsError(Exception):
+    """The environment cannot be used; `problems` says everything that is wrong with it."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems: Final = problems
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an operator decides. Made by `load`; the defaults stand in `SETTINGS`."""
+
+    host: str
+    """Address `gateway serve` listens on."""
+
+    port: int
+    """Port `gateway serve` listens on."""
+
+    workers: int
+    """Processes that serve."""
+
+    redis_url: Secret
+    """Where claims and records live; secret, because it may carry a password."""
+
+    videosdk_url: str
+    """Base address of VideoSDK's API, without a slash at its end."""
+
+    videosdk_token: Secret | None
+    """A token made elsewhere; absent where the gateway mints its own."""
+
+    videosdk_api_key: str | None
+    """The project's key; given together with `videosdk_secret`."""
+
+    videosdk_secret: Secret | None
+    """The project's secret, which signs minted tokens."""
+
+    upstream_timeout: timedelta
+    """Longest duration of one whole call to VideoSDK."""
+
+    send_window: timedelta
+    """Longest time from winning a claim to the first byte sent."""
+
+    settle: timedelta
+    """How long after its time-out a request that was sent may still take effect."""
+
+    lease: timedelta
+    """How long a claim holds without being renewed."""
+
+    trust: timedelta
+    """How long a confirmation is believed before VideoSDK is asked again."""
+
+    request_deadline: timedelta
+    """Longest wait of one caller."""
+
+    verify_absent: VerifyAbsent
+    """When "nothing is recorded" must be checked with VideoSDK before a start is sent."""
+
+    auth: Auth
+    """How callers are told apart."""
+
+    callers_file: Path | None
+    """The file that names the callers."""
+
+    log_level: LogLevel
+    """Least severe level that is logged."""
+
+    log_format: LogFormat
+    """Shape of a log line."""
+
+    @property
+    def quiet(self) -> timedelta:
+        """Time after a claim was won until no request sent under it can still take effect."""
+        return self.send_window + self.upstream_timeout + self.settle
+
+    def __repr__(self) -> str:
+        shown = (f"{row.field}={text}" for row, (_, text, _) in zip(SETTINGS, describe(self), strict=True))
+        return f"Settings({', '.join(shown)})"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the table: a variable, what it may hold, and what it means."""
+
+    variable: str
+    """Name in the environment."""
+
+    kind: Kind
+    """How its text is read and shown."""
+
+    doc: str
+    """What it means, in one sentence, for operators."""
+
+    default: str | None = None
+    """Text that stands in where it is absent; none for what is required or may stay absent."""
+
+    required: bool = False
+    """Whether it must be given by itself; relations between several are checked elsewhere."""
+
+    secret: bool = False
+    """Whether its value is hidden from people."""
+
+    has_file: bool = False
+    """Whether `<variable>_FILE` may name a file with the value instead."""
+
+    @property
+    def field(self) -> str:
+        """Name in `Settings`."""
+        return self.variable.removeprefix(_PREFIX).removesuffix("_SECONDS").lower()
+
+    @property
+    def file_variable(self) -> str:
+        """Name of the variable that holds a path to the value, used only where `has_file`."""
+        return f"{self.variable}_FILE"
+
+
+SETTINGS: Final[tuple[Setting, ...]] = (
+    Setting("GATEWAY_HOST", ADDRESS, "Address the gateway listens on.", default="127.0.0.1"),
+    Setting("GATEWAY_PORT", whole_number(0, 65535), "Port the gateway listens on; 0 takes a free one.", default="8080"),
+    Setting("GATEWAY_WORKERS", whole_number(1, 128), "Processes that serve.", default="1"),
+    Setting(
+        "GATEWAY_REDIS_URL",
+        REDIS_URL,
+        "Redis or Valkey between the replicas: one server, a Unix socket, Sentinels or a Cluster.",
+        required=True,
+    ),
+    Setting("GATEWAY_VIDEOSDK_URL", HTTP_URL, "Base address of VideoSDK's API.", default="https://api.videosdk.live"),
+    Setting(
+        "GATEWAY_VIDEOSDK_TOKEN",
+        SECRET,
+        "A VideoSDK token made elsewhere, instead of key and secret.",
+        secret=True,
+        has_file=True,
+    ),
+    Setting(
+        "GATEWAY_VIDEOSDK_API_KEY",
+        PLAIN,
+        "The VideoSDK project's key, to mint tokens with.",
+        secret=True,
+        has_file=True,
+    ),
+    Setting(
+        "GATEWAY_VIDEOSDK_SECRET",
+        SECRET,
+        "The VideoSDK project's secret, to mint tokens with.",
+        secret=True,
+        has_file=True,
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_TIMEOUT_SECONDS",
+        seconds(0.05, 120),
+        "Longest duration of one whole call to VideoSDK (D).",
+        default="10",
+    ),
+    Setting(
+        "GATEWAY_SEND_WINDOW_SECONDS",
+        seconds(0.05, 30),
+        "Longest time from winning a claim to the first byte sent (W).",
+        default="2",
+    ),
+    Setting(
+        "GATEWAY_SETTLE_SECONDS",
+        seconds(0, 300),
+        "How long after its time-out a request that was sent may still take effect (S); quiet time is W + D + S.",
+        default="5",
+    ),
+    Setting(
+        "GATEWAY_LEASE_SECONDS",
+        seconds(1, 120),
+        "How long a claim holds without being renewed; renewed at a quarter of it; at least W + 1.",
+        default="4",
+    ),
+    Setting(
+        "GATEWAY_TRUST_SECONDS",
+        seconds(0, 3600),
+        "How long a confirmation is believed before VideoSDK is asked again; 0 asks every time.",
+        default="10",
+    ),
+    Setting(
+        "GATEWAY_REQUEST_DEADLINE_SECONDS",
+        seconds(0.1, 600),
+        "Longest wait of one caller; more than the quiet time.",
+        default="30",
+    ),
+    Setting(
+        "GATEWAY_VERIFY_ABSENT",
+        choice(VerifyAbsent),
+        "When a start first asks VideoSDK whether really nothing is recorded: where Redis may have lost data, "
+        "always, or never.",
+        default="auto",
+    ),
+    Setting(
+        "GATEWAY_AUTH",
+        choice(Auth),
+        "Whether callers must be known (a callers file), or anyone who reaches the gateway may use it.",
+        default="callers",
+    ),
+    Setting(
+        "GATEWAY_CALLERS_FILE", READABLE_FILE, "TOML file that names the callers and holds the hashes of their keys."
+    ),
+    Setting("GATEWAY_LOG_LEVEL", choice(LogLevel), "Least severe level that is logged.", default="info"),
+    Setting("GATEWAY_LOG_FORMAT", choice(LogFormat), "Log lines for machines or for a terminal.", default="json"),
+)
+"""Every variable there is, in the order people are shown them."""
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read the settings from the environment.
+
+    Blanks around a value are dropped, and an empty value counts as absent.
+
+    Raises:
+        SettingsError: If anything is wrong, missing or unknown; it says all of it.
+    """
+    given = {name: text.strip() for name, text in environ.items() if name.startswith(_PREFIX) and text.strip()}
+    problems = list(_unknown(given))
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        try:
+            values[setting.field] = _value(setting, given)
+        except WrongTextError as wrong:
+            problems.append(str(wrong))
+    problems += _credential_problems(given)
+    problems += _relation_problems(values)
+    if problems:
+        raise SettingsError(tuple(problems))
+    return Settings(**values)
+
+
+def describe(settings: Settings) -> list[tuple[str, str, str]]:
+    """List every variable with the value it has and whether that is the "default" or was "set"; no secret is shown."""
+    rows: list[tuple[str, str, str]] = []
+    for setting in SETTINGS:
+        value = getattr(settings, setting.field)
+        default = None if setting.default is None else setting.kind.parse(setting.default)
+        if value is None:
+            shown = "(not set)"
+        elif setting.secret:
+            shown = str(Secret(""))
+        else:
+            shown = setting.kind.show(value)
+        rows.append((setting.variable, shown, "default" if value == default else "set"))
+    return rows
+
+
+def _unknown(given: Mapping[str, str]) -> Iterator[str]:
+    known = {row.variable for row in SETTINGS} | {row.file_variable for row in SETTINGS if row.has_file}
+    for name in sorted(given.keys() - known):
+        if _SERVICE_LINK.match(name):
+            yield (
+                f"{name}: unknown; Kubernetes sets it for a Service called gateway, "
+                "expected enableServiceLinks: false in the pod"
+            )
+            continue
+        nearest = get_close_matches(name, sorted(known), n=1, cutoff=0)
+        yield f"{name}: unknown; expected {nearest[0]}, if that is meant"
+
+
+def _value(setting: Setting, given: Mapping[str, str]) -> object:
+    """Read one variable, or the file named instead of it; `WrongTextError` then holds the whole problem."""
+    text, path = given.get(setting.variable), None
+    if setting.has_file:
+        path = given.get(setting.file_variable)
+    if text is not None and path is not None:
+        raise WrongTextError(f"{setting.variable}: given also as {setting.file_variable}; expected one of the two")
+    if path is not None:
+        try:
+            text = read_value(path)
+        except WrongTextError as wrong:
+            raise WrongTextError(
+                f"{setting.file_variable}: {wrong}; expected the path of a readable file that holds the value"
+            ) from None
+    text = setting.default if text is None else text
+    if text is None:
+        if setting.required:
+            raise WrongTextError(f"{setting.variable}: missing; expected {setting.kind.expected}")
+        return None
+    try:
+        return setting.kind.parse(text)
+    except WrongTextError as wrong:
+        name = setting.variable if path is None else setting.file_variable
+        raise WrongTextError(f"{name}: {wrong}; expected {setting.kind.expected}") from None
+
+
+def _credential_problems(given: Mapping[str, str]) -> Iterator[str]:
+    token, key, secret = "GATEWAY_VIDEOSDK_TOKEN", "GATEWAY_VIDEOSDK_API_KEY", "GATEWAY_VIDEOSDK_SECRET"
+    has_token, has_key, has_secret = (name in given or f"{name}_FILE" in given for name in (token, key, secret))
+    if has_token and (has_key or has_secret):
+        yield f"{token}: given together with {key if has_key else secret}; expected one way to get a token, not two"
+    elif has_key and not has_secret:
+        yield f"{secret}: missing; expected together with {key}"
+    elif has_secret and not has_key:
+        yield f"{key}: missing; expected together with {secret}"
+    elif not has_token and not has_key:
+        yield f"{token}: missing; expected it, or {key} and {secret}; each also as …_FILE"
+
+
+def _relation_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Check values against each other, as far as each of them is right by itself."""
+    if values.get("auth") == "callers" and "callers_file" in values and values["callers_file"] is None:
+        yield (
+            "GATEWAY_CALLERS_FILE: missing; expected the path of a readable file, because GATEWAY_AUTH is callers "
+            "(GATEWAY_AUTH=none lets in everyone who reaches the gateway)"
+        )
+    window, timeout, settle = (values.get(name) for name in ("send_window", "upstream_timeout", "settle"))
+    lease, deadline = values.get("lease"), values.get("request_deadline")
+    if window is not None and lease is not None and lease < window + timedelta(seconds=1):
+        yield (
+            "GATEWAY_LEASE_SECONDS: too short, a claim could lapse before its request is sent; "
+            f"expected at least GATEWAY_SEND_WINDOW_SECONDS + 1 = {(window.total_seconds() + 1):g}"
+        )
+    if window is None or timeout is None or settle is None or deadline is None:
+        return
+    quiet = window + timeout + settle
+    if deadline <= quiet:
+        yield (
+            "GATEWAY_REQUEST_DEADLINE_SECONDS: too short, callers whose leader crashed would never get an answer; "
+            "expected more than the quiet time, GATEWAY_SEND_WINDOW_SECONDS + GATEWAY_UPSTREAM_TIMEOUT_SECONDS + "
+            f"GATEWAY_SETTLE_SECONDS = {quiet.total_seconds():g}"
+        )

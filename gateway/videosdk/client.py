@@ -1,0 +1,267 @@
+"""The calls to VideoSDK, and what each failure proves.
+
+The only module that knows httpx. It does not know what a recording is to us: it sends one request, and says either
+that it succeeded or, by the class of its exception, whether it can have had an effect (`gateway.errors`).
+
+Facts about VideoSDK are from docs.videosdk.live and the source of its Node package `@videosdk.live/server-sdk` 0.1.1;
+the vendor documents no error bodies, so statuses are read by family and texts are never branched on.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from gateway.errors import (
+    CredentialsRefused,
+    Limited,
+    MayHaveHappened,
+    NeverSent,
+    Refused,
+    SendWindowClosed,
+    UpstreamError,
+)
+from gateway.videosdk.tokens import Tokens
+
+__all__ = ["TrackRow", "VideoSDK"]
+
+_TRACKS: Final = "/v2/recordings/participant/track"
+_PER_PAGE: Final = 100
+_MAX_PAGES: Final = 50
+_MAX_WORDS: Final = 300
+_AMBIGUOUS: Final = frozenset({408})
+_SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
+
+
+class TrackRow(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One recording as VideoSDK lists it."""
+
+    id: str = ""
+    room_id: str | None = None
+    participant_id: str | None = None
+    kind: str | None = None
+    start: str | None = None
+    """ISO 8601, by VideoSDK's clock."""
+    end: str | None = None
+    """None while it records (documented sample)."""
+
+
+class _PageInfo(Struct, rename="camel"):
+    last_page: int = 1
+
+
+class _Page(Struct, rename="camel"):
+    data: list[TrackRow]
+    page_info: _PageInfo = msgspec.field(default_factory=_PageInfo)
+
+
+class VideoSDK:
+    """A client of VideoSDK's REST API v2.
+
+    Args:
+        base_url: Where the API is, without a trailing slash. The token is sent there and nowhere else: redirects are
+            not followed.
+        tokens: Where the token comes from.
+        timeout: Seconds for one whole call, whatever phase it is in.
+    """
+
+    def __init__(self, base_url: str, tokens: Tokens, *, timeout: float) -> None:
+        self._base = base_url.rstrip("/")
+        self._tokens = tokens
+        self._timeout = timeout
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0), pool=min(timeout, 2.0)),
+            # Short, so that a call seldom meets a connection that the other side is just closing: what comes of such
+            # a call is unknown.
+            limits=httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=4.0),
+            headers={"user-agent": "recording-gateway", "accept": "application/json"},
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"VideoSDK({urlsplit(self._base).hostname})"
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def start_track(
+        self,
+        room: str,
+        participant: str,
+        kind: str,
+        *,
+        file_format: str | None = None,
+        webhook_url: str | None = None,
+        bucket_dir_path: str | None = None,
+        may_send: Callable[[], bool] = lambda: True,
+        attempt: str = "",
+    ) -> None:
+        """Ask VideoSDK to start recording a track. Absent parameters are absent in the request.
+
+        Args:
+            room: `roomId`.
+            participant: `participantId`.
+            kind: `audio`, `video`, `screen_audio` or `screen_video`.
+            file_format: `webm` is the one documented.
+            webhook_url: Sent exactly as given.
+            bucket_dir_path: Sent exactly as given.
+            may_send: Asked immediately before the first byte leaves; False stops the request.
+            attempt: Goes along as `X-Rec-Attempt`, which VideoSDK ignores and whoever reads its logs does not.
+
+        Raises:
+            UpstreamError: What the failure proves is said by its class.
+        """
+        parameters = {"fileFormat": file_format, "webhookUrl": webhook_url, "bucketDirPath": bucket_dir_path}
+        body = {"roomId": room, "participantId": participant, "kind": kind}
+        body |= {name: value for name, value in parameters.items() if value is not None}
+        await self._send("POST", f"{_TRACKS}/start", body=body, may_send=may_send, attempt=attempt)
+
+    async def stop_track(
+        self,
+        room: str,
+        participant: str,
+        kind: str,
+        *,
+        may_send: Callable[[], bool] = lambda: True,
+        attempt: str = "",
+    ) -> None:
+        """Ask VideoSDK to stop recording a track: whatever records it when the request lands.
+
+        Raises:
+            UpstreamError: What the failure proves is said by its class.
+        """
+        body = {"roomId": room, "participantId": participant, "kind": kind}
+        await self._send("POST", f"{_TRACKS}/stop", body=body, may_send=may_send, attempt=attempt)
+
+    async def list_tracks(self, room: str, participant: str) -> list[TrackRow]:
+        """Return the participant's track recordings in the room, all pages.
+
+        VideoSDK is known to answer a query it does not understand with the whole account, so what it returns is
+        filtered again here.
+
+        Raises:
+            UpstreamError: The list could not be had, or not to its end.
+        """
+        rows: list[TrackRow] = []
+        for page in range(1, _MAX_PAGES + 1):
+            query = {"roomId": room, "participantId": participant, "page": str(page), "perPage": str(_PER_PAGE)}
+            response = await self._send("GET", _TRACKS, query=query)
+            try:
+                listed = msgspec.json.decode(response.content, type=_Page)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise UpstreamError("VideoSDK's list cannot be read.") from error
+            rows += [row for row in listed.data if row.room_id == room and row.participant_id == participant]
+            if page >= listed.page_info.last_page:
+                return rows
+        raise UpstreamError("VideoSDK's list has more pages than are read.")
+
+    async def check(self) -> None:
+        """Ask for something harmless, to see whether VideoSDK accepts the token.
+
+        Raises:
+            UpstreamError: `CredentialsRefused` where it does not.
+        """
+        await self._send("GET", _TRACKS, query={"roomId": "gateway-check", "page": "1", "perPage": "1"})
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: dict[str, str] | None = None,
+        query: dict[str, str] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
+        attempt: str = "",
+    ) -> httpx.Response:
+        response = await self._send_once(method, path, body, query, may_send, attempt)
+        if response.status_code in {401, 403} and self._tokens.renew():
+            # Refused before it acted, so a repeat with a fresh token is no second start.
+            response = await self._send_once(method, path, body, query, may_send, attempt)
+        if response.is_success:
+            return response
+        raise _failure(response)
+
+    async def _send_once(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, str] | None,
+        query: dict[str, str] | None,
+        may_send: Callable[[], bool],
+        attempt: str,
+    ) -> httpx.Response:
+        sent = False
+
+        async def trace(event: str, _: Any) -> None:
+            # The last moment at which a request can still be kept back: httpcore has a connection and writes next.
+            # `http11.` or `http2.` comes before the name.
+            nonlocal sent
+            if event.endswith(".send_request_headers.started"):
+                if not may_send():
+                    raise SendWindowClosed("the send window had closed")
+                sent = True
+
+        headers = {"authorization": self._tokens.current()}
+        if attempt:
+            headers["x-rec-attempt"] = attempt
+        content = None
+        if body is not None:
+            headers["content-type"] = "application/json"
+            content = msgspec.json.encode(body)
+        async with _translated(lambda: sent), asyncio.timeout(self._timeout):
+            return await self._client.request(
+                method, self._base + path, content=content, params=query, headers=headers, extensions={"trace": trace}
+            )
+
+
+@asynccontextmanager
+async def _translated(sent: Callable[[], bool]) -> AsyncGenerator[None]:
+    """Turn every failure below into what it proves: sent or not is all that matters."""
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
+        # The class of the error alone would not do: a time-out of the whole call may strike in any phase.
+        name = type(error).__name__
+        raise (MayHaveHappened(name) if sent() else NeverSent(name)) from error
+
+
+def _failure(response: httpx.Response) -> UpstreamError:
+    status = response.status_code
+    words = _words(response)
+    after = response.headers.get("retry-after", "")
+    retry_after = float(after) if after.isdecimal() else None
+    if status in {401, 403}:
+        return CredentialsRefused(words, status=status)
+    if status == 429 or (status == 503 and after):
+        return Limited(words, status=status, retry_after=retry_after)
+    if 400 <= status < 500 and status not in _AMBIGUOUS:
+        return Refused(words, status=status)
+    return MayHaveHappened(words, status=status)
+
+
+def _words(response: httpx.Response) -> str:
+    """Return what VideoSDK said, whichever shape it chose (the rule of the vendor's own Node package)."""
+    text = response.content[:4096].decode("utf-8", "replace")
+    try:
+        said = cast("object", msgspec.json.decode(response.content))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        said = text
+    if isinstance(said, dict):
+        members = cast("dict[str, object]", said)
+        said = next(
+            (
+                value
+                for name in ("message", "error", "msg", "statusMessage")
+                if isinstance(value := members.get(name), str) and value
+            ),
+            "",
+        )
+    return _SECRETS.sub("…", said if isinstance(said, str) else "")[:_MAX_WORDS].strip()

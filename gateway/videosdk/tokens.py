@@ -1,0 +1,123 @@
+"""The token VideoSDK asks for: given as it is, or minted from the project's key and secret; in memory only."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final, Protocol
+
+import jwt
+
+from gateway.secret import Secret
+
+_LIFETIME: Final = timedelta(hours=24)
+
+_SPARE: Final = timedelta(seconds=60)
+"""A token is replaced when less than this is left of it, as the vendor's own client does: a call must not outlive its
+token."""
+
+
+class Tokens(Protocol):
+    """Where the upstream client gets its token from."""
+
+    def current(self) -> str:
+        """Return a token to send now."""
+        ...
+
+    def renew(self) -> bool:
+        """Replace the token after VideoSDK refused it.
+
+        Returns:
+            Whether a newer token could be had, so that asking once more makes sense.
+        """
+        ...
+
+
+class FixedToken:
+    """A token made elsewhere; there is no newer one."""
+
+    __slots__ = ("_token",)
+
+    def __init__(self, token: Secret) -> None:
+        self._token: Final = token
+
+    def current(self) -> str:
+        """Return the token as it was given."""
+        return self._token.reveal()
+
+    def renew(self) -> bool:
+        """Say that nothing newer can be had."""
+        return False
+
+    def __repr__(self) -> str:
+        return "FixedToken()"
+
+
+class MintedTokens:
+    """Tokens signed with the project's secret, each used until it is about to expire."""
+
+    __slots__ = ("_api_key", "_clock", "_expires", "_lifetime", "_secret", "_token")
+
+    def __init__(
+        self,
+        api_key: str,
+        secret: Secret,
+        *,
+        lifetime: timedelta = _LIFETIME,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Keep what is needed to mint.
+
+        Args:
+            api_key: The project's key, the claim `apikey`.
+            secret: The project's secret, which signs.
+            lifetime: How long a token is valid.
+            clock: Seconds since the epoch.
+
+        Raises:
+            ValueError: If tokens would have to be replaced as soon as they are made.
+        """
+        if lifetime <= _SPARE:
+            message = f"lifetime must be longer than {_SPARE.total_seconds():g} s"
+            raise ValueError(message)
+        self._api_key: Final = api_key
+        self._secret: Final = secret
+        self._lifetime: Final = lifetime
+        self._clock: Final = clock
+        self._token: Secret | None = None
+        self._expires = 0.0
+
+    def current(self) -> str:
+        """Return the token in use, or a new one when that has less than a minute left."""
+        token = self._token
+        if token is None or self._expires - self._clock() < _SPARE.total_seconds():
+            token = self._mint()
+        return token.reveal()
+
+    def renew(self) -> bool:
+        """Mint another token, however long the present one would still be valid.
+
+        Returns:
+            Always true. Many requests may be refused with one token; whoever comes after the first, in the same
+            second, mints the same newer token again and must not be told that there is none.
+        """
+        self._mint()
+        return True
+
+    def _mint(self) -> Secret:
+        issued = int(self._clock())
+        expires = issued + int(self._lifetime.total_seconds())
+        claims: dict[str, object] = {
+            "apikey": self._api_key,
+            "permissions": ["allow_join", "allow_mod"],
+            "version": 2,
+            # Good for the REST API and for nothing else: such a token cannot join a room.
+            "roles": ["crawler"],
+            "iat": issued,
+            "exp": expires,
+        }
+        token = Secret(jwt.encode(claims, self._secret.reveal(), algorithm="HS256"))
+        self._token, self._expires = token, float(expires)
+        return token
+
+    def __repr__(self) -> str:
+        return "MintedTokens()"

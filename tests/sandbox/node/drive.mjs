@@ -1,0 +1,69 @@
+// Drives a VideoSDK through its vendor's own package, and prints what came of it as one JSON object.
+// Reads from the environment: VIDEOSDK_API_KEY, VIDEOSDK_SECRET, VIDEOSDK_API_ENDPOINT.
+import { createServer } from "node:http";
+import { once } from "node:events";
+import { VideoSDK } from "@videosdk.live/server-sdk";
+
+const roomId = "abcd-efgh-ijkl";
+const participantId = "alice";
+const kind = "video";
+
+// A listener for webhooks that keeps the raw bytes: signatures cover those, not what a parser makes of them.
+const taken = [];
+const listener = createServer(async (request, response) => {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  taken.push({ body: Buffer.concat(chunks), signature: request.headers["videosdk-signature"] });
+  response.end();
+  listener.emit("taken");
+});
+listener.listen(0, "127.0.0.1");
+await once(listener, "listening");
+
+async function untilTaken(count) {
+  while (taken.length < count) await once(listener, "taken");
+}
+
+async function failureOf(work) {
+  try {
+    await work();
+    return null;
+  } catch (error) {
+    return error.constructor.name;
+  }
+}
+
+const client = new VideoSDK({ maxRetries: 0 });
+const track = client.recordings.track;
+const seen = {};
+
+seen.start = await track.start(roomId, {
+  participantId,
+  kind,
+  fileFormat: "webm",
+  webhookUrl: `http://127.0.0.1:${listener.address().port}/hook`,
+  dirPath: "mine",
+});
+seen.startAgain = await failureOf(() => track.start(roomId, { participantId, kind }));
+seen.listed = (await track.list({ roomId })).data;
+seen.participants = (await client.participants.list(roomId)).data;
+seen.stop = await track.stop(roomId, participantId, kind);
+seen.stopAgain = await failureOf(() => track.stop(roomId, participantId, kind));
+seen.got = await track.get(seen.listed[0].id);
+seen.delete = await track.delete(seen.listed[0].id);
+seen.getAgain = await failureOf(() => track.get(seen.listed[0].id));
+
+await untilTaken(4);
+seen.events = [];
+for (const { body, signature } of taken) {
+  seen.events.push(await client.webhooks.verify(body, signature));
+}
+const changed = Buffer.from(taken[0].body);
+changed[changed.length - 3] ^= 1;
+seen.forged = await failureOf(() => client.webhooks.verify(changed, taken[0].signature));
+seen.unsigned = await failureOf(() => client.webhooks.verify(taken[0].body, undefined));
+seen.wrongSecret = await failureOf(() => new VideoSDK({ secret: "f".repeat(64), maxRetries: 0 }).recordings.track.list());
+
+listener.close();
+listener.closeAllConnections();
+console.log(JSON.stringify(seen));

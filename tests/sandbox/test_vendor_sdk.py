@@ -1,0 +1,91 @@
+"""VideoSDK's own Node package takes the simulator for VideoSDK."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+PROJECT = Path(__file__).parent / "node"
+
+
+def skip_unless_ci(reason):
+    """Skip with a reason on a developer's machine; fail on CI, where a skip would hide that nothing was tested."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must not skip this: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The small Node project, installed from its lock file into a directory of its own."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        skip_unless_ci("npm is not installed")
+    assert npm is not None
+    folder = tmp_path_factory.mktemp("node")
+    for name in ("package.json", "package-lock.json", "drive.mjs"):
+        shutil.copy(PROJECT / name, folder)
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=90)
+    if installed.returncode != 0:
+        skip_unless_ci(f"npm could not install the package: {installed.stderr.strip()[-300:]}")
+    return folder
+
+
+@pytest.fixture
+async def seen(project, pair):
+    """What the vendor's package made of the simulator."""
+    simulator, _ = pair
+    environ = {
+        "PATH": os.environ["PATH"],
+        "VIDEOSDK_API_ENDPOINT": simulator.url,
+        "VIDEOSDK_API_KEY": "test-api-key",
+        "VIDEOSDK_SECRET": "0123456789abcdef" * 4,
+    }
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        "node", "drive.mjs", cwd=project, env=environ, stdout=pipe, stderr=pipe
+    )
+    try:
+        async with asyncio.timeout(30):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0, err.decode()
+    return json.loads(out)
+
+
+async def test_the_vendors_package_works_against_the_simulator(seen, simulator):
+    """Start, stop, list, get, delete and webhook signatures, with the errors the package tells apart."""
+    assert seen["start"] == "track recording started successfully."
+    assert seen["startAgain"] == "ResourceConflictError"
+    (listed,) = seen["listed"]
+    assert (listed["participantId"], listed["kind"], listed["end"]) == ("alice", "video", None)
+    assert [entry["participantId"] for entry in seen["participants"]] == ["alice"]
+    assert seen["stop"] == "track recording ended successfully."
+    assert seen["stopAgain"] == seen["getAgain"] == "RoomNotFoundError"
+    assert seen["got"]["id"] == listed["id"]
+    assert seen["got"]["files"][0]["filePath"].startswith("mine/")
+    assert seen["delete"] == "Track Recording deleted successfully."
+    assert [event["webhookType"].rpartition("-")[2] for event in seen["events"]] == [
+        "starting",
+        "started",
+        "stopping",
+        "stopped",
+    ]
+    assert seen["forged"] == seen["unsigned"] == "WebhookVerificationError"
+    assert seen["wrongSecret"] == "AuthenticationError"
+    first = simulator.calls[0]
+    assert list(first.body) == ["roomId", "bucketDirPath", "participantId", "kind", "fileFormat", "webhookUrl"]
+
+
+def test_the_lock_file_names_no_registry():
+    """Whoever installs it takes the package from the registry of their own choice."""
+    assert "http" not in (PROJECT / "package-lock.json").read_text("utf-8")
