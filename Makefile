@@ -1,0 +1,46 @@
+# Two commands on a fresh machine with Python 3.11 and make: `make run` and `make test`. The rest is for developers.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: run test check format openapi clean provision
+
+run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
+	@$(BIN)/gateway sandbox
+
+test: $(VENV)/.synced provision  ## every test; ARGS="-k name" to choose
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered
+
+check: $(VENV)/.synced  ## every static check
+	$(UV) lock --check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.synced
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+openapi: $(VENV)/.synced  ## write the contract anew after a change of the API
+	$(BIN)/gateway openapi > openapi/gateway.yaml
+
+provision:  # what tests need from the system: installs it as root on Debian, else says what will be skipped
+	@sh tests/provision.sh
+
+clean:
+	rm -rf $(VENV) .coverage* .pytest_cache .ruff_cache .import_linter_cache
+
+$(VENV)/bin/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+
+$(VENV)/.synced: pyproject.toml uv.lock $(VENV)/bin/uv
+	$(UV) sync --quiet --frozen --all-extras --python $(BIN)/python
+	@touch $@

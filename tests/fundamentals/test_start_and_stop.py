@@ -1,0 +1,40 @@
+"""The service in a few happy paths: living documentation over HTTP."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from gateway.sandbox.simulator import Simulator
+
+pytestmark = pytest.mark.anyio
+
+NewTrack = Callable[..., dict[str, str]]
+
+
+async def test_a_recording_from_start_to_stop(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Start, start again, look, stop: one start and one stop reach VideoSDK."""
+    track = new_track()
+
+    started = await gateway.post("/v1/recordings/track/start", json=track)
+    assert started.status_code == 201
+    assert started.json()["outcome"] == "started"
+    assert started.json()["status"] == "recording"
+
+    again = await gateway.post("/v1/recordings/track/start", json=track)
+    assert again.status_code == 200
+    assert again.json()["outcome"] == "already_recording"
+    assert again.json()["id"] == started.json()["id"]
+
+    seen = await gateway.get(started.headers["location"])
+    assert seen.json()["status"] == "recording"
+    assert seen.json()["requestedBy"] == "demo"
+
+    stopped = await gateway.post("/v1/recordings/track/stop", json=track)
+    assert stopped.status_code == 200
+    assert stopped.json()["outcome"] == "stopped"
+    assert stopped.json()["id"] == started.json()["id"]
+
+    assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]

@@ -1,0 +1,163 @@
+"""The gateway as tests run it: on a real socket in the test's own loop, or as real processes."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+import httpx
+import uvicorn
+
+from gateway.api.callers import new_key
+from gateway.app import create_app
+from gateway.sandbox import tether
+from gateway.sandbox.simulator import Simulator
+from gateway.settings import load
+
+API_KEY = "test-api-key-5f1b"
+SECRET = "test-secret-0123456789abcdef0123456789abcdef"
+"""Distinctive, so that a leak is found by searching for it."""
+
+FAST: dict[str, str] = {
+    "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "1.5",
+    "GATEWAY_SEND_WINDOW_SECONDS": "0.95",
+    "GATEWAY_SETTLE_SECONDS": "0.7",
+    "GATEWAY_LEASE_SECONDS": "2",
+    "GATEWAY_REQUEST_DEADLINE_SECONDS": "10",
+}
+"""The protocol's times scaled down, in the proportions of the defaults."""
+
+
+class Demo:
+    """A caller with a key, and the file that makes it valid."""
+
+    def __init__(self, folder: Path, name: str = "demo") -> None:
+        self.name = name
+        self.key, entry = new_key(name)
+        self.file = folder / "callers.toml"
+        self.file.write_text(entry)
+
+
+def environment(redis_url: str, videosdk_url: str, callers_file: Path, **more: str) -> dict[str, str]:
+    """Return the settings of a gateway under test."""
+    return {
+        "GATEWAY_REDIS_URL": redis_url,
+        "GATEWAY_VIDEOSDK_URL": videosdk_url,
+        "GATEWAY_VIDEOSDK_API_KEY": API_KEY,
+        "GATEWAY_VIDEOSDK_SECRET": SECRET,
+        "GATEWAY_CALLERS_FILE": str(callers_file),
+        **more,
+    }
+
+
+def client(url: str, key: str | None = None) -> httpx.AsyncClient:
+    """Return a client of a gateway: no proxies, a generous time-out, as many connections as asked for."""
+    return httpx.AsyncClient(
+        base_url=url,
+        headers={"authorization": f"Bearer {key}"} if key else {},
+        timeout=60,
+        limits=httpx.Limits(max_connections=None),
+        trust_env=False,
+    )
+
+
+@asynccontextmanager
+async def serve(settings: Mapping[str, str]) -> AsyncGenerator[str]:
+    """Serve the gateway on a real socket in this event loop; yields its address."""
+    config = uvicorn.Config(
+        create_app(load(settings)),  # pyright: ignore[reportArgumentType]
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    await eventually(lambda: server.started or task.done())
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+async def eventually(condition: Callable[[], object], within: float = 20.0) -> None:
+    """Wait until a condition holds."""
+    give_up = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < give_up, "the condition did not come true"
+        await asyncio.sleep(0.005)
+
+
+class GatewayProcess:
+    """A real gateway process, tied to the life of the test."""
+
+    def __init__(self, settings: Mapping[str, str], log: Path) -> None:
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+        with log.open("ab") as output:
+            self._tether = subprocess.Popen(
+                [sys.executable, tether.__file__, sys.executable, "-m", "gateway", "serve"],
+                env={**kept, **settings, "GATEWAY_PORT": str(self.port)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+            )
+        assert self._tether.stdout
+        self.pid = int(self._tether.stdout.readline())
+
+    async def ready(self) -> Self:
+        """Wait until it serves."""
+        async with client(self.url) as probe:
+
+            async def serves() -> bool:
+                try:
+                    return (await probe.get("/livez")).is_success
+                except httpx.TransportError:
+                    return False
+
+            give_up = time.monotonic() + 30
+            while not await serves():
+                assert self._tether.poll() is None, self.log.read_text()
+                assert time.monotonic() < give_up, self.log.read_text()
+                await asyncio.sleep(0.05)
+        return self
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the gateway itself."""
+        os.kill(self.pid, number)
+
+    def stop(self) -> int:
+        """Ask it to end and wait for that; its exit code."""
+        if self._tether.poll() is None:
+            self._tether.terminate()
+        return self._tether.wait(30)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        assert self._tether.stdin
+        self._tether.stdin.close()
+        self._tether.wait(30)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def simulator(**options: object) -> Simulator:
+    """Return a simulator that accepts the tests' credentials."""
+    return Simulator(api_key=API_KEY, secret=SECRET, **options)  # pyright: ignore[reportArgumentType]
