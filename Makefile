@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: run test check format openapi clean provision
+.PHONY: run test check format openapi readme clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
@@ -33,6 +33,9 @@ openapi: $(VENV)/.synced  ## write the contract anew after a change of the API
 
 provision:  # what tests need from the system: installs it as root on Debian, else says what will be skipped
 	@sh tests/provision.sh
+
+readme: $(VENV)/.synced  ## write the README's table of settings anew
+	$(BIN)/python -m tests.readme
 
 clean:
 	rm -rf $(VENV) .coverage* .pytest_cache .ruff_cache .import_linter_cache

@@ -3,19 +3,13 @@
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import jwt
-import msgspec
 import structlog
 from litestar import Litestar
 from litestar.di import Provide
-from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp
 
-from gateway import __version__
-from gateway.api import examples
 from gateway.api.callers import Callers
 from gateway.api.docs import docs, docs_file, openapi_json
 from gateway.api.entry import Entry
@@ -24,12 +18,12 @@ from gateway.api.problems import MOST_BODY, answer_problem, problem_page
 from gateway.api.recordings import routes
 from gateway.coordinator import Connection, Coordinator, Timing, Wakeups
 from gateway.errors import CoordinationUnavailable
-from gateway.recordings import Leader, Recordings, Settler
+from gateway.recordings import Leader, Recordings, Settler, Uncoordinated
 from gateway.settings import Settings
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import FixedToken, MintedTokens, Tokens
 
-__all__ = ["create_app", "create_client", "create_connection", "describe_api"]
+__all__ = ["create_app", "create_client", "create_connection"]
 
 _log = structlog.get_logger("gateway")
 
@@ -41,11 +35,6 @@ def create_app(settings: Settings) -> ASGIApp:
         CallersFileError: The callers file cannot be used.
     """
     return Entry(_litestar(settings))
-
-
-def describe_api(settings: Settings) -> dict[str, Any]:
-    """Return the OpenAPI document."""
-    return msgspec.to_builtins(_litestar(settings).openapi_schema.to_schema())
 
 
 def create_connection(settings: Settings) -> Connection:
@@ -65,7 +54,13 @@ def _litestar(settings: Settings) -> Litestar:
     connection = create_connection(settings)
     coordinator = Coordinator(connection, _timing(settings), _tenant(settings))
     videosdk = create_client(settings)
-    recordings = Recordings(coordinator, Leader(coordinator, videosdk), Wakeups(connection))
+    recordings = Recordings(
+        coordinator,
+        Leader(coordinator, videosdk),
+        Wakeups(connection),
+        Uncoordinated(coordinator, videosdk),
+        degrade=settings.without_redis == "degrade",
+    )
     settler = Settler(coordinator, recordings)
 
     @asynccontextmanager
@@ -95,18 +90,7 @@ def _litestar(settings: Settings) -> Litestar:
         lifespan=[lifespan],
         request_max_body_size=MOST_BODY,
         logging_config=None,
-        openapi_config=_openapi(),
-    )
-
-
-def _openapi() -> OpenAPIConfig:
-    scheme = SecurityScheme(type="http", scheme="bearer", description="An API key, as made by `gateway keys new`.")
-    return OpenAPIConfig(
-        title="Recording gateway",
-        version=__version__,
-        description=examples.DESCRIPTION,
-        components=Components(security_schemes={"apiKey": scheme}),
-        use_handler_docstrings=True,
+        openapi_config=None,  # the contract is drawn and served by `gateway.api`, without pages of Litestar's
     )
 
 

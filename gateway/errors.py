@@ -18,7 +18,7 @@ What it means to the caller (`GatewayError`; each an RFC 9457 problem with a sta
     ├── the caller's to mend
     │   ├── MalformedRequest 400        InvalidRequest 422          Unauthenticated 401     Forbidden 403
     │   ├── NotFound 404                MethodNotAllowed 405        PayloadTooLarge 413     UnsupportedMediaType 415
-    │   └── ParametersDiffer 409        UpstreamRefused 422
+    │   └── ParametersDiffer 409        StillStopping 409       UpstreamRefused 422
     ├── the operator's to mend
     │   └── UpstreamCredentialsRefused 502
     ├── gone by itself after a while
@@ -51,6 +51,7 @@ __all__ = [
     "PayloadTooLarge",
     "Refused",
     "SendWindowClosed",
+    "StillStopping",
     "TooManyWaiting",
     "Unauthenticated",
     "UnsupportedMediaType",
@@ -209,6 +210,18 @@ class ParametersDiffer(GatewayError):
         "`fields` names what differs. Leave the running recording as it is and ask with its parameters, or stop it "
         "first and start again with yours."
     )
+
+    @classmethod
+    def of(cls, fields: list[str]) -> "ParametersDiffer":
+        """Build from the names of the parameters that differ; their values are nobody else's to see."""
+        return cls(f"The track is recorded with another {', '.join(fields)}.", extensions={"fields": fields})
+
+
+class StillStopping(GatewayError):
+    """VideoSDK still works on the recording that was stopped just now, and starts no other until it is done."""
+
+    slug, status, title = "still-stopping", 409, "The previous recording is still being processed"
+    advice = "Nothing is being recorded. Send the same request again after the seconds in `Retry-After`."
 
 
 class PayloadTooLarge(GatewayError):

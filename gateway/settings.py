@@ -29,6 +29,7 @@ from gateway.kinds import (
 )
 from gateway.secret import Secret
 
+WithoutRedis = Literal["refuse", "degrade"]
 VerifyAbsent = Literal["auto", "always", "never"]
 Auth = Literal["callers", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -94,6 +95,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     verify_absent: VerifyAbsent
     """When "nothing is recorded" must be checked with VideoSDK before a start is sent."""
+
+    without_redis: WithoutRedis
+    """What becomes of a start while Redis does not answer."""
 
     auth: Auth
     """How callers are told apart."""
@@ -226,6 +230,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "When a start first asks VideoSDK whether really nothing is recorded: where Redis may have lost data, "
         "always, or never.",
         default="auto",
+    ),
+    Setting(
+        "GATEWAY_WITHOUT_REDIS",
+        choice(WithoutRedis),
+        "What becomes of a start while Redis does not answer: refused, or done once in each process. Stops are done.",
+        default="refuse",
     ),
     Setting(
         "GATEWAY_AUTH",

@@ -6,23 +6,30 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import httpx
+import pytest
 import uvicorn
 
 from gateway.api.callers import new_key
 from gateway.app import create_app
 from gateway.sandbox import tether
+from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import packaged_binary
 from gateway.settings import load
+from tests.leaks import EVIDENCE
+
+T = TypeVar("T")
 
 API_KEY = "test-api-key-5f1b"
 SECRET = "test-secret-0123456789abcdef0123456789abcdef"
 """Distinctive, so that a leak is found by searching for it."""
+EVIDENCE.guard(SECRET, "the VideoSDK secret")
 
 FAST: dict[str, str] = {
     "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "1.5",
@@ -42,6 +49,7 @@ class Demo:
         self.key, entry = new_key(name)
         self.file = folder / "callers.toml"
         self.file.write_text(entry)
+        EVIDENCE.guard(self.key.split("_", 2)[2], f"the key of {name}")
 
 
 def environment(redis_url: str, videosdk_url: str, callers_file: Path, **more: str) -> dict[str, str]:
@@ -56,9 +64,19 @@ def environment(redis_url: str, videosdk_url: str, callers_file: Path, **more: s
     }
 
 
+class _Client(httpx.AsyncClient):
+    """Keeps what it was answered, for the search after the last test."""
+
+    async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
+        response = await super().send(request, stream=stream, **options)
+        if not stream:
+            EVIDENCE.note(response)
+        return response
+
+
 def client(url: str, key: str | None = None) -> httpx.AsyncClient:
     """Return a client of a gateway: no proxies, a generous time-out, as many connections as asked for."""
-    return httpx.AsyncClient(
+    return _Client(
         base_url=url,
         headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=60,
@@ -99,6 +117,52 @@ async def eventually(condition: Callable[[], object], within: float = 20.0) -> N
         await asyncio.sleep(0.005)
 
 
+def wait_until(condition: Callable[[], object], within: float = 20.0) -> None:
+    """Wait until a condition holds, outside of an event loop."""
+    give_up = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < give_up, "the condition did not come true"
+        time.sleep(0.01)
+
+
+async def until(ask: Callable[[], Awaitable[T]], accept: Callable[[T], object], within: float = 20.0) -> T:
+    """Ask again and again until an answer is acceptable, and return it."""
+    give_up = time.monotonic() + within
+    while not accept(answer := await ask()):
+        assert time.monotonic() < give_up, f"no acceptable answer; the last: {answer}"
+        await asyncio.sleep(0.05)
+    return answer
+
+
+def skip_unless_ci(reason: str) -> NoReturn:
+    """Skip with a reason on a developer's machine; fail on CI, where a skip would hide that nothing was tested."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must not skip this: {reason}")
+    pytest.skip(reason)
+
+
+def delay(endpoint: str, seconds: float, **match: str) -> Fault:
+    """Have every call of an endpoint of the simulator take a while before it is applied."""
+    return Fault(action="delay", endpoint=endpoint, seconds=seconds, times=None, **match)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def sentinel(configuration: Path) -> Generator[None]:
+    """Run a Sentinel from its configuration file."""
+    process = subprocess.Popen(
+        [sys.executable, tether.__file__, str(packaged_binary()), str(configuration), "--sentinel"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with process:
+        try:
+            yield
+        finally:
+            if process.stdin:
+                process.stdin.close()
+
+
 class GatewayProcess:
     """A real gateway process, tied to the life of the test."""
 
@@ -106,6 +170,7 @@ class GatewayProcess:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
+        EVIDENCE.add(log)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
         with log.open("ab") as output:
             self._tether = subprocess.Popen(

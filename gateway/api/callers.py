@@ -6,6 +6,7 @@ a slow hash would protect nothing more. The prefix is for people, to tell keys a
 
 import hashlib
 import hmac
+import re
 import secrets
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +18,11 @@ from msgspec import Struct
 from gateway.errors import Unauthenticated
 
 __all__ = ["ANYONE", "Caller", "Callers", "CallersFileError", "new_key"]
+
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""A name that needs no quotes in TOML, and looks like itself in a log."""
+_DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class Caller(Struct, frozen=True):
@@ -59,7 +65,9 @@ class Callers:
             raise CallersFileError("the callers file names nobody: expected tables [callers.<name>]")
         keys: dict[str, str] = {}
         for name, entry in cast("dict[str, Any]", callers).items():
-            keys |= dict.fromkeys(_digests(name, entry), name)
+            for digest in _digests(name, entry):
+                if keys.setdefault(digest, name) != name:
+                    raise CallersFileError(f"callers {keys[digest]!r} and {name!r} have a key in common")
         return cls(keys)
 
     def identify(self, authorization: str | None) -> Caller:
@@ -89,7 +97,12 @@ def new_key(name: str) -> tuple[str, str]:
 
     Returns:
         The key, to be shown once, and the lines that make it valid in the file of callers.
+
+    Raises:
+        ValueError: The name would need quoting.
     """
+    if not _NAME.fullmatch(name):
+        raise ValueError("a caller's name is made of up to 64 letters (A to Z), digits, `_` and `-`")
     prefix = secrets.token_hex(4)
     key = f"gw_{prefix}_{secrets.token_urlsafe(32)}"
     digest = hashlib.sha256(key.encode()).hexdigest()
@@ -103,15 +116,7 @@ def _digests(name: str, entry: object) -> list[str]:
     digests: list[str] = []
     for key in cast("list[Any]", keys):
         digest = cast("dict[str, Any]", key).get("sha256") if isinstance(key, dict) else None
-        if not isinstance(digest, str) or len(digest) != 64 or not _is_hex(digest):
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise CallersFileError(f"caller {name!r}: a key's sha256 is not 64 hexadecimal digits")
-        digests.append(digest)
+        digests.append(digest.lower())
     return digests
-
-
-def _is_hex(text: str) -> bool:
-    try:
-        bytes.fromhex(text)
-    except ValueError:
-        return False
-    return True

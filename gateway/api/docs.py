@@ -1,11 +1,12 @@
 """The contract and its pages: `/openapi.json`, and Swagger UI at `/docs` from files of our own."""
 
 from importlib import resources
-from typing import Any
 
-from litestar import MediaType, Request, Response, get
+import msgspec
+from litestar import MediaType, Response, get
 from litestar.params import FromPath
 
+from gateway.api.contract import contract
 from gateway.errors import NotFound
 
 __all__ = ["docs", "docs_file", "openapi_json"]
@@ -41,7 +42,7 @@ def docs_file(name: FromPath[str]) -> Response[bytes]:
     return Response(_read(name), media_type=_FILES[name], headers={"cache-control": "public, max-age=3600"})
 
 
-@get("/openapi.json", include_in_schema=False, sync_to_thread=False)
-def openapi_json(request: Request[Any, Any, Any]) -> Response[dict[str, object]]:
+@get("/openapi.json", include_in_schema=False, sync_to_thread=True)
+def openapi_json() -> Response[bytes]:
     """Serve the contract."""
-    return Response(request.app.openapi_schema.to_schema(), media_type="application/json")
+    return Response(msgspec.json.encode(contract()), media_type=MediaType.JSON)

@@ -2,10 +2,27 @@
 
 from typing import Any
 
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+
+from gateway.api.problems import PROBLEM_JSON
+from gateway.api.wire import ProblemDocument, TrackRecording
 from gateway.errors import PROBLEMS
 from gateway.recordings import Outcome
 
-__all__ = ["DESCRIPTION", "GET", "START", "STOP", "problem", "recording"]
+__all__ = [
+    "DESCRIPTION",
+    "GET",
+    "REQUESTS",
+    "START",
+    "STOP",
+    "TAGS",
+    "TRACK",
+    "answers",
+    "problem",
+    "problems",
+    "recording",
+]
 
 DESCRIPTION = """\
 Starts and stops VideoSDK recordings for callers who do not hold the VideoSDK token.
@@ -28,7 +45,29 @@ Stops whatever records the track. During a start it waits for the start first. I
 
 GET = "Answers from what the gateway knows, without asking VideoSDK. `confirmedAt` says when that was last seen true."
 
-_TRACK = {"roomId": "abcd-efgh-ijkl", "participantId": "participant-1", "kind": "video"}
+TAGS = {
+    "recordings": "Start, stop and look at the recording of one participant's track.",
+    "health": "For probes: no key is needed.",
+}
+
+TRACK = {"roomId": "abcd-efgh-ijkl", "participantId": "participant-1", "kind": "video"}
+REQUESTS = {
+    "startTrackRecording": {
+        "least": {"summary": "Into VideoSDK's own storage", "value": TRACK},
+        "all": {
+            "summary": "Everything that can be said",
+            "value": {
+                **TRACK,
+                "fileFormat": "webm",
+                "webhookUrl": "https://app.example.com/hooks/videosdk?key=1",
+                "bucketDirPath": "recordings/2026/lesson 1",
+            },
+        },
+    },
+    "stopTrackRecording": {"track": {"summary": "Whatever records this track", "value": TRACK}},
+}
+"""Example bodies, by the operation they are for."""
+
 _STATUS = {
     Outcome.STARTED: "recording",
     Outcome.JOINED: "recording",
@@ -51,7 +90,7 @@ def recording(outcome: Outcome) -> dict[str, Any]:
     sure = outcome is not Outcome.STOP_REQUESTED
     return {
         "id": "rec_c4xq5n2vjm7kd3hz6ty5wa2b",
-        **_TRACK,
+        **TRACK,
         "fileFormat": "webm",
         "status": _STATUS[outcome],
         "outcome": outcome,
@@ -60,6 +99,7 @@ def recording(outcome: Outcome) -> dict[str, Any]:
         "confirmedAt": "2026-01-01T12:00:01Z" if sure else None,
         "confirmedBy": "reply" if sure else None,
         "files": [],
+        "coordinated": True,
     }
 
 
@@ -71,7 +111,34 @@ def problem(slug: str) -> dict[str, Any]:
         "title": known.title,
         "status": known.status,
         "detail": "What happened this time, in a sentence.",
-        "instance": "/v1/recordings/track/start",
+        "instance": "",
         "requestId": "7f3c2a9b1d4e5f60",
         **_EXTENSIONS.get(slug, {}),
     }
+
+
+def problems(*slugs: str) -> dict[int, ResponseSpec]:
+    """Describe the error responses of a route: one per status, an example for each problem."""
+    by_status: dict[int, list[str]] = {}
+    for slug in slugs:
+        by_status.setdefault(PROBLEMS[slug].status, []).append(slug)
+    return {
+        status: ResponseSpec(
+            ProblemDocument,
+            generate_examples=False,
+            description=". Or: ".join(PROBLEMS[slug].title for slug in found) + ".",
+            media_type=PROBLEM_JSON,
+            examples=[Example(id=slug, summary=PROBLEMS[slug].title, value=problem(slug)) for slug in found],
+        )
+        for status, found in sorted(by_status.items())
+    }
+
+
+def answers(description: str, *outcomes: Outcome) -> ResponseSpec:
+    """Describe a response that carries a recording, with an example for each outcome."""
+    return ResponseSpec(
+        TrackRecording,
+        generate_examples=False,
+        description=description,
+        examples=[Example(id=outcome, value=recording(outcome)) for outcome in outcomes],
+    )

@@ -1,9 +1,15 @@
 """Whether the process lives, and whether it can keep its promises."""
 
-from litestar import Response, get
+from typing import Literal
+
+from litestar import get
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
 from msgspec import Struct
 
+from gateway.api.examples import problems
+from gateway.errors import CoordinationUnavailable
 from gateway.recordings import Recordings
 
 __all__ = ["livez", "readyz"]
@@ -12,8 +18,12 @@ __all__ = ["livez", "readyz"]
 class Health(Struct, frozen=True):
     """What a probe is told."""
 
-    status: str
-    """`ok` or `unavailable`."""
+    status: Literal["ok"]
+
+
+_OK = ResponseSpec(
+    Health, generate_examples=False, description="Yes.", examples=[Example(id="ok", value={"status": "ok"})]
+)
 
 
 @get(
@@ -21,6 +31,7 @@ class Health(Struct, frozen=True):
     operation_id="getLiveness",
     summary="Does the process live?",
     tags=["health"],
+    responses={200: _OK, **problems("internal")},
     sync_to_thread=False,
 )
 def livez() -> Health:
@@ -28,8 +39,15 @@ def livez() -> Health:
     return Health("ok")
 
 
-@get("/readyz", operation_id="getReadiness", summary="Can it serve?", tags=["health"])
-async def readyz(recordings: NamedDependency[Recordings]) -> Response[Health]:
-    """Answer whether Redis does."""
-    ready = await recordings.ready()
-    return Response(Health("ok" if ready else "unavailable"), status_code=200 if ready else 503)
+@get(
+    "/readyz",
+    operation_id="getReadiness",
+    summary="Can it serve?",
+    tags=["health"],
+    responses={200: _OK, **problems("coordination-unavailable", "internal")},
+)
+async def readyz(recordings: NamedDependency[Recordings]) -> Health:
+    """Answer whether Redis does: without it nobody can promise exactly one start."""
+    if not await recordings.ready():
+        raise CoordinationUnavailable("Redis does not answer.", retry_after=1)
+    return Health("ok")

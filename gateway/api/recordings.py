@@ -5,26 +5,23 @@ from typing import Any
 
 from litestar import Request, Response, Router, get, post
 from litestar.connection import ASGIConnection
-from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency
+from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
-from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Example
 from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
 from gateway.api import examples
 from gateway.api.callers import ANYONE, Callers
-from gateway.api.problems import PROBLEM_JSON
+from gateway.api.examples import answers, problems
 from gateway.api.wire import (
-    ProblemDocument,
     StartTrackRecording,
     StopTrackRecording,
     TrackRecording,
     read_body,
     read_track,
 )
-from gateway.errors import PROBLEMS, InvalidRequest, UnsupportedMediaType
+from gateway.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
 from gateway.recordings import Answer, Outcome, Recordings, Track
 
 __all__ = ["DEADLINE_HEADER", "routes"]
@@ -45,32 +42,6 @@ _UPSTREAM = ("upstream-refused", "upstream-credentials-refused", "upstream-limit
 _BODY = ("malformed-request", "payload-too-large", "unsupported-media-type")
 
 
-def _problems(*slugs: str) -> dict[int, ResponseSpec]:
-    """Describe the error responses of a route: one per status, an example for each problem."""
-    by_status: dict[int, list[str]] = {}
-    for slug in slugs:
-        by_status.setdefault(PROBLEMS[slug].status, []).append(slug)
-    return {
-        status: ResponseSpec(
-            ProblemDocument,
-            generate_examples=False,
-            description=". Or: ".join(PROBLEMS[slug].title for slug in found) + ".",
-            media_type=PROBLEM_JSON,
-            examples=[Example(id=slug, summary=PROBLEMS[slug].title, value=examples.problem(slug)) for slug in found],
-        )
-        for status, found in sorted(by_status.items())
-    }
-
-
-def _answers(description: str, *outcomes: Outcome) -> ResponseSpec:
-    return ResponseSpec(
-        TrackRecording,
-        generate_examples=False,
-        description=description,
-        examples=[Example(id=outcome, value=examples.recording(outcome)) for outcome in outcomes],
-    )
-
-
 def authenticate(callers: Callers | None) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], None]:
     """Make the guard that knows who asks, before a body is read; `None` lets in everybody as `anyone`."""
 
@@ -88,7 +59,12 @@ def _checked(model: type[Struct]) -> Callable[[Request[Any, Any, Any]], Awaitabl
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise UnsupportedMediaType("The body must be `application/json`.")
-        read_body(await request.body(), model)
+        try:
+            body = await request.body()
+        except InternalServerException:
+            # What Litestar makes of a caller that hangs up within its body: nobody's mistake here.
+            raise MalformedRequest("The body ended early.") from None
+        read_body(body, model)
 
     return check
 
@@ -118,13 +94,10 @@ def routes(callers: Callers | None, deadline: float) -> Router:
         security=_BEARER,
         before_request=_checked(StartTrackRecording),
         status_code=201,
-        response_headers=[
-            ResponseHeader("Location", description="The recording's own address.", documentation_only=True)
-        ],
         responses={
-            201: _answers("This request started it.", Outcome.STARTED),
-            200: _answers("It records, and this request did not start it.", Outcome.JOINED, Outcome.ALREADY_RECORDING),
-            **_problems(*_BODY, *_ALWAYS, *_UPSTREAM, "parameters-differ", "outcome-unknown"),
+            201: answers("This request started it.", Outcome.STARTED),
+            200: answers("It records, and this request did not start it.", Outcome.JOINED, Outcome.ALREADY_RECORDING),
+            **problems(*_BODY, *_ALWAYS, *_UPSTREAM, "parameters-differ", "still-stopping", "outcome-unknown"),
         },
     )
     async def start_track_recording(
@@ -147,9 +120,9 @@ def routes(callers: Callers | None, deadline: float) -> Router:
         before_request=_checked(StopTrackRecording),
         status_code=200,
         responses={
-            200: _answers("Nothing records.", Outcome.STOPPED, Outcome.JOINED, Outcome.NOT_RECORDING),
-            202: _answers("The stop is on its way, and is repeated until it is known.", Outcome.STOP_REQUESTED),
-            **_problems(*_BODY, *_ALWAYS, *_UPSTREAM),
+            200: answers("Nothing records.", Outcome.STOPPED, Outcome.JOINED, Outcome.NOT_RECORDING),
+            202: answers("The stop is on its way, and is repeated until it is known.", Outcome.STOP_REQUESTED),
+            **problems(*_BODY, *_ALWAYS, *_UPSTREAM),
         },
     )
     async def stop_track_recording(
@@ -162,24 +135,24 @@ def routes(callers: Callers | None, deadline: float) -> Router:
         return _respond(request, answer, 202 if answer.outcome is Outcome.STOP_REQUESTED else 200)
 
     @get(
-        "/recordings/track/{room_id:str}/{participant_id:str}/{kind:str}",
+        "/recordings/track/{roomId:str}/{participantId:str}/{kind:str}",
         operation_id="getTrackRecording",
         summary="Show what is known of a track",
         description=examples.GET,
         tags=["recordings"],
         security=_BEARER,
         responses={
-            200: _answers("What is known.", Outcome.STARTED),
-            **_problems("unauthenticated", "not-found", "invalid-request", "coordination-unavailable", "internal"),
+            200: answers("What is known.", Outcome.STARTED),
+            **problems("unauthenticated", "not-found", "invalid-request", "coordination-unavailable", "internal"),
         },
     )
     async def get_track_recording(
-        room_id: FromPath[str],
-        participant_id: FromPath[str],
+        roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
+        participantId: FromPath[str],  # noqa: N803
         kind: FromPath[str],
         recordings: NamedDependency[Recordings],
     ) -> TrackRecording:
-        return TrackRecording.of(await recordings.get(read_track(room_id, participant_id, kind)))
+        return TrackRecording.of(await recordings.get(read_track(roomId, participantId, kind)))
 
     return Router(
         "/v1",

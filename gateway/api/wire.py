@@ -8,22 +8,37 @@ from typing import Annotated, Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.errors import InvalidRequest, MalformedRequest
 from gateway.recordings import Answer, Kind, Outcome, Recording, StartParameters, Status, Track
 
-__all__ = ["ProblemDocument", "StartTrackRecording", "StopTrackRecording", "TrackRecording", "read_body", "read_track"]
+__all__ = [
+    "PATH_PARTS",
+    "ProblemDocument",
+    "StartTrackRecording",
+    "StopTrackRecording",
+    "TrackRecording",
+    "read_body",
+    "read_track",
+]
 
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}$"
 """What VideoSDK can carry into a storage path, and the gateway into a key."""
 _MOST_URL: Final = 2048
 _MOST_PATH: Final = 512
 _MOST_NAME: Final = 64
+_MOST_UNKNOWN: Final = 100
+"""How many unknown fields are named: a body of nothing else would be answered with ten times its size."""
+_NO_HOST: Final = re.compile(r"[\s\\\"<>^`{|}]")
 
 _T = TypeVar("_T", bound=Struct)
 
-Id = Annotated[str, Meta(pattern=ID_PATTERN, examples=["abcd-efgh-ijkl"])]
+RoomId = Annotated[str, Meta(pattern=ID_PATTERN, description="VideoSDK's id of the room.", examples=["abcd-efgh-ijkl"])]
+ParticipantId = Annotated[
+    str, Meta(pattern=ID_PATTERN, description="VideoSDK's id of the participant.", examples=["participant-1"])
+]
+FileFormat = Annotated[str, Meta(pattern="^webm$", description="`webm`, which is also the default.")]
 WebhookUrl = Annotated[
     str,
     Meta(
@@ -43,15 +58,23 @@ BucketDirPath = Annotated[
 ]
 
 
-class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+PATH_PARTS: Final[dict[str, dict[str, Any]]] = {
+    "roomId": {"type": "string", "pattern": ID_PATTERN},
+    "participantId": {"type": "string", "pattern": ID_PATTERN},
+    "kind": {"$ref": "#/components/schemas/Kind"},
+}
+"""What the contract says of the parts of a track's path."""
+
+
+class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     """A track, and how it is to be recorded. VideoSDK's own field names."""
 
-    room_id: Id
-    participant_id: Id
+    room_id: RoomId
+    participant_id: ParticipantId
     kind: Kind
-    file_format: Annotated[str, Meta(pattern="^webm$", description="`webm`, which is also the default.")] | None = None
-    webhook_url: WebhookUrl | None = None
-    bucket_dir_path: BucketDirPath | None = None
+    file_format: FileFormat | UnsetType = UNSET
+    webhook_url: WebhookUrl | UnsetType = UNSET
+    bucket_dir_path: BucketDirPath | UnsetType = UNSET
 
     @property
     def track(self) -> Track:
@@ -61,14 +84,14 @@ class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel", omi
     @property
     def parameters(self) -> StartParameters:
         """What goes along to VideoSDK."""
-        return StartParameters(self.file_format, self.webhook_url, self.bucket_dir_path)
+        return StartParameters(self.file_format or None, self.webhook_url or None, self.bucket_dir_path or None)
 
 
 class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     """The track whose recording is to be stopped."""
 
-    room_id: Id
-    participant_id: Id
+    room_id: RoomId
+    participant_id: ParticipantId
     kind: Kind
 
     @property
@@ -87,22 +110,21 @@ class File(Struct, frozen=True, kw_only=True, rename="camel"):
 class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     """A recording of a track, as far as the gateway knows."""
 
-    id: str | None
-    """The gateway's own id of this recording; null where it knows of none."""
+    id: Annotated[str, Meta(description="The gateway's own id of this recording; null where it knows of none.")] | None
     room_id: str
     participant_id: str
     kind: Kind
     file_format: str
     status: Status
-    outcome: Outcome | None
-    """What this request did; null in an answer to a mere question."""
+    outcome: Annotated[Outcome, Meta(description="What this request did; null in an answer to a mere question.")] | None
     requested_by: str | None
     requested_at: datetime | None
-    confirmed_at: datetime | None
-    """When the status was last seen to be true."""
-    confirmed_by: str | None
-    """`reply`, `webhook` or `list`."""
+    confirmed_at: Annotated[datetime, Meta(description="When the status was last seen to be true.")] | None
+    confirmed_by: Annotated[str, Meta(description="`reply`, `webhook` or `list`.")] | None
     files: list[File]
+    coordinated: Annotated[
+        bool, Meta(description="False where Redis did not answer and this was done without asking the other replicas.")
+    ]
 
     @classmethod
     def of(cls, recording: Recording, outcome: Outcome | None = None) -> "TrackRecording":
@@ -120,6 +142,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
             confirmed_at=recording.confirmed_at,
             confirmed_by=recording.confirmed_by,
             files=[],
+            coordinated=recording.coordinated,
         )
 
     @classmethod
@@ -135,23 +158,23 @@ class FieldError(Struct, frozen=True):
     message: str
 
 
-class ProblemDocument(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class ProblemDocument(Struct, frozen=True, kw_only=True, rename="camel"):
     """An error (RFC 9457, `application/problem+json`)."""
 
-    type: str
-    """`/problems/<slug>`, stable for ever; the page there says what to do."""
-    title: str
+    type: Annotated[str, Meta(description="`/problems/<slug>`, stable for ever; the page there says what to do.")]
+    title: Annotated[str, Meta(description="The same for every occurrence of the type.")]
     status: int
-    detail: str = ""
-    instance: str = ""
-    request_id: str = ""
-    errors: list[FieldError] | None = None
-    """invalid-request: every field that is wrong."""
-    fields: list[str] | None = None
-    """parameters-differ: what differs."""
-    upstream_status: int | None = None
-    upstream_message: str | None = None
-    """What VideoSDK said, bounded and scrubbed."""
+    detail: Annotated[str, Meta(description="This occurrence.")]
+    instance: Annotated[str, Meta(description="The path that was asked for.")]
+    request_id: Annotated[str, Meta(description="Names this request in the gateway's log.")]
+    errors: (
+        Annotated[list[FieldError], Meta(description="`invalid-request`: every field that is wrong.")] | UnsetType
+    ) = UNSET
+    fields: Annotated[list[str], Meta(description="`parameters-differ`: what differs.")] | UnsetType = UNSET
+    upstream_status: Annotated[int, Meta(description="The status VideoSDK answered with.")] | UnsetType = UNSET
+    upstream_message: (
+        Annotated[str, Meta(description="`upstream-refused`: what VideoSDK said, bounded and scrubbed.")] | UnsetType
+    ) = UNSET
 
 
 def read_body(body: bytes, model: type[_T]) -> _T:
@@ -169,7 +192,8 @@ def read_body(body: bytes, model: type[_T]) -> _T:
         raise MalformedRequest("The body must be one JSON object.")
     given = cast("dict[str, object]", decoded)
     fields = {field.encode_name: field for field in msgspec.structs.fields(model)}
-    errors = [(name[:_MOST_NAME], "is not a field of this request") for name in given if name not in fields]
+    unknown = [name for name in given if name not in fields]
+    errors = [(name[:_MOST_NAME], "is not a field of this request") for name in unknown[:_MOST_UNKNOWN]]
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name not in given:
@@ -197,6 +221,10 @@ def read_track(room_id: str, participant_id: str, kind: str) -> Track:
     return Track(room_id, participant_id, Kind(kind))
 
 
+_CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Categories of Unicode: control characters, halves of a pair, and the separators that end a line."""
+
+
 def _text(value: object, most: int) -> str | None:
     if value is None:
         return "must be a string; leave the field out where there is none"
@@ -206,7 +234,7 @@ def _text(value: object, most: int) -> str | None:
         return "must not be empty"
     if len(value) > most:
         return f"must not be longer than {most} characters"
-    if any(unicodedata.category(character) in {"Cc", "Zl", "Zp"} for character in value):
+    if any(unicodedata.category(character) in _CONTROL for character in value):
         return "must not contain control characters"
     return None
 
@@ -230,15 +258,18 @@ def _check_webhook_url(value: object) -> str | None:
     if wrong := _text(value, _MOST_URL):
         return wrong
     url = cast("str", value)
-    if " " in url:
+    if any(character.isspace() for character in url):
         return "must not contain blanks"
+    if "\\" in url:
+        # Some readers take it for a slash, others do not: the host would be a matter of opinion.
+        return "must not contain a backslash"
     try:
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
     except ValueError:
         return "must be a valid URL"
-    if parts.scheme.lower() not in {"http", "https"} or not host:
+    if parts.scheme.lower() not in {"http", "https"} or not host or _NO_HOST.search(parts.netloc):
         return "must be an absolute http or https URL"
     return None
 

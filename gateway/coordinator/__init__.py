@@ -3,11 +3,13 @@
 The only package that knows Redis. It knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
 """
 
+from gateway.coordinator.claims import Claim, Finished, Lease, Record, Timing, Verdict, Wish, clock
 from gateway.coordinator.connection import Connection
-from gateway.coordinator.coordinator import Claim, Coordinator, Finished, Lease, Record, Timing, Verdict, Wish
+from gateway.coordinator.coordinator import BUCKETS, Coordinator
 from gateway.coordinator.wakeups import Wakeup, Wakeups
 
 __all__ = [
+    "BUCKETS",
     "Claim",
     "Connection",
     "Coordinator",
@@ -19,4 +21,5 @@ __all__ = [
     "Wakeup",
     "Wakeups",
     "Wish",
+    "clock",
 ]

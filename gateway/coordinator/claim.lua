@@ -26,14 +26,15 @@ local state = r.state or ''
 local op = r.op or '0'
 local generation = r.generation or '0'
 local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
+local doubt = num(r.doubt)
 local ended = state == '' or state == 'stopped' or state == 'failed'
 
 local forgotten = num(r.written) <= since and now <= since + a.memory
-local doubted = forgotten
-if a.verify_absent == 'always' then doubted = doubted or ended end
-if a.verify_absent == 'never' then doubted = doubted and state ~= '' end
+local doubted = forgotten or doubt > 0
+local fresh = not doubted and num(r.confirmed) > 0 and now - num(r.confirmed) <= a.trust
 
-local fresh = not forgotten and num(r.confirmed) > 0 and now - num(r.confirmed) <= a.trust
+if a.verify_absent == 'always' then doubted = doubted or ended end
+if a.verify_absent == 'never' then doubted = doubt > 0 or (doubted and state ~= '') end
 
 local function answer(verdict, doing)
   return cjson.encode({
@@ -54,6 +55,7 @@ local function lead(doing)
   r.lease = text(now + a.lease)
   local changes = {
     v = '1', op = op, holder = a.attempt, owner = a.owner, lease = r.lease, doing = doing, waiting = '0',
+    granted = now,
     before_state = state, before_generation = generation, before_fingerprint = r.fingerprint or '',
     before_recording = r.recording or '',
   }
@@ -117,7 +119,7 @@ if a.wish == 'check' then
   if held(r) then return answer('busy') end
   if must_stop then return lead('stop') end
   if state == 'recording' then return lead('verify') end
-  if ended and start_quiet == 0 then
+  if ended and start_quiet == 0 and doubt == 0 then
     schedule(0, a.ttl)
     return answer('noop')
   end

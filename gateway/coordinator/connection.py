@@ -6,11 +6,13 @@ server into a minute of waiting and run a script again that had only lost its re
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -50,7 +52,7 @@ class Connection:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client: Redis | RedisCluster | None = None
+        self._opened: _Opened | None = None
         self._failures = 0
         self._probe_at = 0.0
 
@@ -124,34 +126,39 @@ class Connection:
         seconds, micros = cast("tuple[int, int]", await self._call(call))
         return seconds * 1000 + micros // 1000
 
-    async def subscriber(self) -> Redis:
-        """Make a client of its own for Pub/Sub, which must not share a pool with commands.
+    @asynccontextmanager
+    async def subscriber(self) -> AsyncGenerator[PubSub]:
+        """Open a subscription with a connection of its own, which commands must not share.
 
         In a Cluster any node will do: an ordinary PUBLISH reaches them all.
 
         Raises:
             CoordinationUnavailable: The Cluster's nodes could not be asked.
         """
+        opened = _connect(await self._subscribable_url(), connections=2)
+        pubsub = cast("Any", cast("Redis", opened.client).pubsub())
+        try:
+            yield pubsub
+        finally:
+            await pubsub.aclose()
+            await opened.aclose()
+
+    async def _subscribable_url(self) -> str:
         if not self._url.partition("://")[0].endswith("+cluster"):
-            return cast("Redis", _connect(self._url, connections=2))
+            return self._url
 
         async def node(client: Redis | RedisCluster) -> object:
-            cluster = cast("RedisCluster", client)
-            await cluster.initialize()
-            return cluster.get_random_node()
+            return cast("RedisCluster", client).get_random_node()
 
         chosen = cast("ClusterNode", await self._call(node))
         scheme, _, rest = self._url.partition("://")
         credentials, at, _ = urlsplit(f"//{rest}").netloc.rpartition("@")
-        return cast(
-            "Redis",
-            _connect(f"{scheme.partition('+')[0]}://{credentials}{at}{chosen.host}:{chosen.port}", connections=2),
-        )
+        return f"{scheme.partition('+')[0]}://{credentials}{at}{chosen.host}:{chosen.port}"
 
     async def aclose(self) -> None:
         """Close every connection."""
-        if self._client is not None:
-            await self._client.aclose()
+        if self._opened is not None:
+            await self._opened.aclose()
 
     async def _call(self, call: Any) -> object:
         moment = time.monotonic()
@@ -159,12 +166,15 @@ class Connection:
             if moment < self._probe_at:
                 raise _unavailable()
             self._probe_at = moment + _PROBE_EVERY_SECONDS
-        if self._client is None:
-            self._client = _connect(self._url, connections=_MAX_CONNECTIONS)
+        if self._opened is None:
+            self._opened = _connect(self._url, connections=_MAX_CONNECTIONS)
+        client = self._opened.client
         try:
             # redis-py bounds each read; a Cluster client may add rounds of its own (redirects, slot refresh).
             async with asyncio.timeout(_CONNECT_SECONDS + _COMMAND_SECONDS):
-                result = await call(self._client)
+                if isinstance(client, RedisCluster):
+                    await client.initialize()
+                result = await call(client)
         except (RedisError, OSError, TimeoutError) as error:
             self._failures += 1
             self._probe_at = time.monotonic() + _PROBE_EVERY_SECONDS
@@ -177,13 +187,24 @@ def _unavailable() -> CoordinationUnavailable:
     return CoordinationUnavailable("Redis does not answer, so exactly one start cannot be promised.", retry_after=2)
 
 
-def _connect(url: str, *, connections: int) -> Redis | RedisCluster:
+class _Opened:
+    """A client, and the clients it needs to find its server."""
+
+    def __init__(self, client: Redis | RedisCluster, *helpers: Redis) -> None:
+        self.client = client
+        self._helpers = helpers
+
+    async def aclose(self) -> None:
+        for client in (self.client, *self._helpers):
+            await client.aclose()
+
+
+def _connect(url: str, *, connections: int) -> _Opened:
     scheme, _, rest = url.partition("://")
     transport, _, topology = scheme.partition("+")
     if not topology:
-        return Redis.from_pool(
-            BlockingConnectionPool.from_url(url, max_connections=connections, timeout=_COMMAND_SECONDS, **_SOCKET)
-        )
+        pool = BlockingConnectionPool.from_url(url, max_connections=connections, timeout=_COMMAND_SECONDS, **_SOCKET)
+        return _Opened(Redis.from_pool(pool))
     parts = urlsplit(f"//{rest}")
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
@@ -201,7 +222,8 @@ def _connect(url: str, *, connections: int) -> Redis | RedisCluster:
         # One retry, because a node that moved is only found again by asking. Every script may run twice.
         options["retry"] = Retry(NoBackoff(), 1)
         nodes = [ClusterNode(host, port) for host, port in addresses]
-        return RedisCluster(startup_nodes=nodes, max_connections=connections, **options)
+        return _Opened(RedisCluster(startup_nodes=nodes, max_connections=connections, **options))
     service, _, database = parts.path.strip("/").partition("/")
     sentinel = Sentinel(addresses, **{**_SOCKET, "ssl": options["ssl"]})
-    return sentinel.master_for(service, db=int(database or 0), max_connections=connections, **options)
+    master = sentinel.master_for(service, db=int(database or 0), max_connections=connections, **options)
+    return _Opened(master, *sentinel.sentinels)

@@ -11,7 +11,8 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         confirmed confirmed_by       when (ms) and by what the state was last seen to be true; 0: doubtful
         start_quiet stop_quiet       until when (ms) a start / a stop already sent may still land; 0: none can
         started_at ended_at written  ms of the last send grant, of the last end, of the last finish
-        waiting intent               another process waits; a stop was asked for during this operation
+        waiting intent               another process waits; the operation during which a stop was asked for
+        granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
         before_*                     what a release puts back
         v                            version of this format
     rec:{07}:due     sorted set, record -> when (ms) somebody must look at it though no caller may come
@@ -30,20 +31,20 @@ import hashlib
 import secrets
 import time
 import zlib
+from collections.abc import Coroutine
 from contextlib import suppress
-from enum import StrEnum
 from importlib import resources
 from typing import Any, Final
 
 import msgspec
 import structlog
-from msgspec import Struct, field
 
+from gateway.coordinator.claims import Claim, Finished, Lease, Record, Timing, Verdict, Wish, clock
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.wakeups import CHANNEL
 from gateway.errors import CoordinationUnavailable
 
-__all__ = ["Claim", "Coordinator", "Finished", "Lease", "Record", "Timing", "Verdict", "Wish", "clock"]
+__all__ = ["BUCKETS", "Coordinator"]
 
 BUCKETS: Final = 16
 """Slots the rooms are spread over. A part of the key format: changing it orphans every record."""
@@ -53,146 +54,6 @@ _NOT_AFTER_SLACK_MS: Final = 1250
 _SLOW_REPLY_SECONDS: Final = 0.1
 
 _log = structlog.get_logger("gateway.coordinator")
-
-
-def clock() -> float:
-    """Return seconds of a clock that never steps and also counts while the machine sleeps, where there is one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
-class Wish(StrEnum):
-    """What somebody wants of a track."""
-
-    START = "start"
-    STOP = "stop"
-    CHECK = "check"
-
-
-class Verdict(StrEnum):
-    """What a claim was answered; `claim.lua` explains each."""
-
-    LEAD = "lead"
-    WAIT = "wait"
-    DONE = "done"
-    RUNNING = "running"
-    IDLE = "idle"
-    GONE = "gone"
-    CONFLICT = "conflict"
-    LATE = "late"
-    BUSY = "busy"
-    NOOP = "noop"
-
-
-class Timing(Struct, frozen=True, kw_only=True):
-    """The protocol's times, in seconds. `GATEWAY_*_SECONDS` set the first five."""
-
-    upstream_timeout: float = 10.0
-    """D: one whole upstream call."""
-    send_window: float = 2.0
-    """W: longest time from a claim to the first byte of its call."""
-    settle: float = 5.0
-    """S: how long after we gave up on it a call may still land, and how late the list may show it."""
-    lease: float = 4.0
-    trust: float = 10.0
-    """How long a confirmation is believed."""
-    memory: float = 24 * 3600.0
-    """Longest recording: how long a record older than the server's epoch is doubted, and kept."""
-    verify_absent: str = "auto"
-    """Whether a track without a trustworthy record is looked up before it is started: auto, always or never."""
-
-    @property
-    def quiet(self) -> float:
-        """Q: after this long nothing that was sent can still land."""
-        return self.send_window + self.upstream_timeout + self.settle
-
-    @property
-    def renewal(self) -> float:
-        """How often a held claim is renewed."""
-        return self.lease / 4
-
-    @property
-    def grace(self) -> float:
-        """How long after an epoch live leaders have to claim again what Redis forgot."""
-        return 2 * self.renewal + 0.5
-
-
-class Claim(Struct, frozen=True):
-    """The answer to a claim. Times in ms by Redis's clock."""
-
-    verdict: Verdict
-    doing: str
-    operation: str = field(name="op")
-    now: int
-    state: str
-    lease_left: int
-    generation: str
-    fingerprint: str
-    recording: str
-    result: str
-    confirmed: int
-    confirmed_by: str
-    started_at: int
-    ended_at: int
-    start_quiet_left: int
-    stop_quiet_left: int
-    epoch: int
-
-
-class Record(Struct, frozen=True, kw_only=True):
-    """A track's record as it lies in Redis, for those who only read. Times in ms."""
-
-    state: str
-    operation: str = field(name="op", default="0")
-    generation: str = "0"
-    fingerprint: str = ""
-    recording: str = ""
-    confirmed: int = 0
-    confirmed_by: str = ""
-    started_at: int = 0
-    ended_at: int = 0
-    holder: str = ""
-    doing: str = ""
-    intent: str = ""
-
-
-class Finished(Struct, frozen=True):
-    """What became of a finish, renewal or release.
-
-    Attributes:
-        how: ok, repeated, restored, late or stale (see `finish.lua`); lost; or pending, where Redis did not answer and
-            the write is repeated in the background.
-        stop: A stop was asked for meanwhile.
-        now: Redis's clock in ms; 0 where it did not answer.
-    """
-
-    how: str
-    stop: bool = False
-    now: int = 0
-
-
-class Lease:
-    """A claim on a track that this process holds, renewed until it is finished or released."""
-
-    def __init__(
-        self, key: str, attempt: str, claim: Claim, fingerprint: str, recording: str, granted_at: float
-    ) -> None:
-        self.key = key
-        self.attempt = attempt
-        self.operation = claim.operation
-        self.doing = claim.doing
-        self.epoch = claim.epoch
-        self.started_at = claim.started_at
-        self.generation = claim.generation
-        self.fingerprint = claim.fingerprint
-        self.recording = claim.recording
-        """What the record tells of; `arm` replaces both by what is wanted."""
-        self.wanted_fingerprint = fingerprint
-        self.wanted_recording = recording
-        self.granted_at = granted_at
-        """Taken before the claim was sent: whatever Redis counts from, it is later than this."""
-        self.lost = False
-        """Redis says that the track is no longer ours."""
-        self.stop_wanted = False
 
 
 class _Script:
@@ -224,7 +85,7 @@ class Coordinator:
         self._held: dict[str, Lease] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._pending: set[asyncio.Task[None]] = set()
-        self._scripts = {name: _Script(name) for name in ("claim", "finish", "renew", "release")}
+        self._scripts = {name: _Script(name) for name in ("claim", "finish", "renew", "release", "doubt")}
 
     async def start(self) -> None:
         """Begin to renew in the background what this process holds."""
@@ -264,6 +125,7 @@ class Coordinator:
                 claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target)
             except CoordinationUnavailable:
                 if self._connection.open or clock() > give_up:
+                    self._later(self._abandon(key, attempt), "abandon-claim")
                     raise
                 await asyncio.sleep(_HOLD_SECONDS / 40)
                 continue
@@ -335,20 +197,22 @@ class Coordinator:
             return await self._finish_once(lease.key, arguments)
         except CoordinationUnavailable:
             self._held[lease.attempt] = lease
-            task = asyncio.create_task(self._finish_later(lease, arguments), name="finish-later")
-            self._pending.add(task)
-            task.add_done_callback(self._pending.discard)
+            self._later(self._finish_later(lease, arguments), "finish-later")
             return Finished("pending", stop=lease.stop_wanted)
 
     async def release(self, lease: Lease, *, result: str) -> None:
         """Give the track back as it was, because nothing was sent. Where Redis does not answer, the lease lapses."""
         self._held.pop(lease.attempt, None)
         with suppress(CoordinationUnavailable):
-            await self._run(
-                "release",
-                lease.key,
-                {"attempt": lease.attempt, "result": result, "channel": CHANNEL, "ttl": _ms(self.timing.memory)},
-            )
+            await self._release_once(lease.key, lease.attempt, result)
+
+    async def doubt(self, key: str) -> None:
+        """Have what is known of the track checked before it is believed again.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        await self._run("doubt", key, {"ttl": _ms(self.timing.memory)})
 
     async def read(self, key: str) -> Record | None:
         """Return the track's record, or None where nothing is known of it.
@@ -462,6 +326,24 @@ class Coordinator:
                 await self._finish_once(lease.key, arguments)
                 break
         self._held.pop(lease.attempt, None)
+
+    async def _abandon(self, key: str, attempt: str) -> None:
+        """Give back what a claim may have won although its reply was lost; otherwise it would have to lapse."""
+        give_up = clock() + self.timing.lease
+        while clock() < give_up:
+            await asyncio.sleep(self.timing.renewal / 2)
+            with suppress(CoordinationUnavailable):
+                await self._release_once(key, attempt, "")
+                return
+
+    async def _release_once(self, key: str, attempt: str, result: str) -> None:
+        arguments = {"attempt": attempt, "result": result, "channel": CHANNEL, "ttl": _ms(self.timing.memory)}
+        await self._run("release", key, arguments)
+
+    def _later(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
 
     async def _run(self, name: str, key: str, arguments: dict[str, Any]) -> bytes:
         script = self._scripts[name]

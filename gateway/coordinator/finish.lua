@@ -35,7 +35,10 @@ local changes = {
   holder = '', owner = '', doing = '', lease = '0', waiting = '0',
   written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording,
 }
-if a.confirmed_by ~= '' then
+-- A doubt that came up during the operation outlives it; one that the operation was begun with is answered by it.
+local doubtful = num(r.doubt) > num(r.granted)
+if not doubtful then changes.doubt = '0' end
+if a.confirmed_by ~= '' and not doubtful then
   changes.confirmed, changes.confirmed_by = now, a.confirmed_by
 else
   changes.confirmed = '0'
@@ -66,6 +69,6 @@ changes.intent = intent
 local stop = intent ~= '' and a.state == 'recording'
 
 save(changes, a.ttl)
-schedule(stop and now or (a.due_in > 0 and now + a.due_in or 0), a.ttl)
+schedule((stop or doubtful) and now or (a.due_in > 0 and now + a.due_in or 0), a.ttl)
 wake(r, a.op, a.result)
 return cjson.encode({ how = how, stop = stop, now = now })

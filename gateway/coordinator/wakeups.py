@@ -92,14 +92,9 @@ class Wakeups:
             failures += 1
 
     async def _listen(self) -> None:
-        client = await self._connection.subscriber()
-        pubsub = cast("Any", client.pubsub())
-        try:
-            await pubsub.subscribe(CHANNEL)
-            await self._read(cast("PubSub", pubsub))
-        finally:
-            await pubsub.aclose()
-            await client.aclose()
+        async with self._connection.subscriber() as pubsub:
+            await cast("Any", pubsub.subscribe(CHANNEL))
+            await self._read(pubsub)
 
     async def _read(self, pubsub: PubSub) -> None:
         heard = time.monotonic()

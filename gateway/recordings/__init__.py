@@ -8,6 +8,7 @@ from gateway.recordings.leader import Leader
 from gateway.recordings.model import Answer, Kind, Outcome, Recording, StartParameters, Status, Track
 from gateway.recordings.recordings import Recordings
 from gateway.recordings.settler import Settler
+from gateway.recordings.uncoordinated import Uncoordinated
 
 __all__ = [
     "Answer",
@@ -20,4 +21,5 @@ __all__ = [
     "StartParameters",
     "Status",
     "Track",
+    "Uncoordinated",
 ]

@@ -9,19 +9,20 @@ Every path ends in exactly one write to the record, and which one depends on wha
 """
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from gateway.coordinator import Claim, Coordinator, Lease, Wish
-from gateway.coordinator.coordinator import clock
+from gateway.coordinator import Claim, Coordinator, Lease, Wish, clock
 from gateway.errors import (
     CoordinationUnavailable,
     OutcomeUnknown,
     Refused,
     SendWindowClosed,
+    StillStopping,
     UpstreamError,
 )
 from gateway.recordings.model import (
@@ -45,6 +46,10 @@ _LOOK_PAUSES = (0.25, 0.5, 1.0, 2.0)
 _MISSES_APART_SECONDS = 1.0
 _UNKNOWN_DUE_SECONDS = 1.0
 _STOP_AGAIN_SECONDS = 1.0
+_START_AGAIN_SECONDS = 1.0
+_PROCESSING_SECONDS = 20.0
+"""For how long after a stop a refused start is blamed on it."""
+_CONFLICTS = frozenset({400, 409})
 _ENDED = frozenset({"", Status.STOPPED, Status.FAILED})
 
 _log = structlog.get_logger("gateway.recordings")
@@ -59,6 +64,8 @@ class Job(Struct, frozen=True):
     parameters: StartParameters | None
     claim: Claim
     lease: Lease
+    patience: Callable[[], float]
+    """Until when (`clock`) somebody waits for the result."""
 
 
 class Leader:
@@ -140,7 +147,30 @@ class Leader:
             )
         if row:
             return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+        if error.status in _CONFLICTS and self._just_stopped(job):
+            return await self._start_again(job, error)
         return await self._finish(job, Status.FAILED, None, problem=Problem.of(meaning(error)), confirmed_by="list")
+
+    def _just_stopped(self, job: Job) -> bool:
+        since_end = self._coordinator.now_ms() - job.claim.ended_at
+        return job.claim.state == Status.STOPPED and since_end < _PROCESSING_SECONDS * 1000
+
+    async def _start_again(self, job: Job, error: Refused) -> tuple[Result, bool]:
+        """Start once more after VideoSDK had time for the previous recording, if somebody waits that long.
+
+        Its signalling layer knows "previous recording still being processed, retry in seconds" (4018); how REST says it
+        is not documented.
+        """
+        pause = error.retry_after or _START_AGAIN_SECONDS
+        if clock() + pause + _START_AGAIN_SECONDS > job.patience():
+            problem = StillStopping(
+                "VideoSDK still works on the recording that was stopped just now.",
+                retry_after=pause,
+                extensions={"upstreamStatus": error.status},
+            )
+            return await self._finish(job, Status.FAILED, None, problem=Problem.of(problem), confirmed_by="list")
+        await asyncio.sleep(pause)
+        return await self._absent(job)
 
     # --- stop ----------------------------------------------------------------------------------------------------
 

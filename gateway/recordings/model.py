@@ -120,6 +120,8 @@ class Recording(Struct, frozen=True, kw_only=True):
     requested_at: datetime | None
     confirmed_at: datetime | None
     confirmed_by: str | None
+    coordinated: bool = True
+    """False where this was done while Redis did not answer: for this process alone."""
 
 
 class Answer(Struct, frozen=True):

@@ -9,13 +9,14 @@ An operation belongs to no caller. It runs in a task of its own, to its end, who
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
 import structlog
 
-from gateway.coordinator import Claim, Coordinator, Lease, Verdict, Wakeup, Wakeups, Wish
+from gateway.coordinator import Claim, Coordinator, Lease, Verdict, Wakeup, Wakeups, Wish, clock
 from gateway.errors import (
     CoordinationUnavailable,
     DeadlineExceeded,
@@ -40,11 +41,13 @@ from gateway.recordings.model import (
     differing_fields,
     recording_of,
 )
+from gateway.recordings.uncoordinated import Uncoordinated
 
 __all__ = ["Recordings"]
 
 _POLL_SECONDS = 1.0
 _POLL_WHILE_DEAF_SECONDS = 0.25
+_MOST_HEARD = 1_000
 _MOST_WAITING = 20_000
 _MOST_WAITING_PER_TRACK = 1_000
 
@@ -58,6 +61,7 @@ class _Party:
         self.key = key
         self.track = track
         self.wish = wish
+        self.caller = caller
         self.parameters = parameters
         self.fingerprint = parameters.fingerprint if parameters else ""
         self.descriptor = ""
@@ -65,6 +69,10 @@ class _Party:
             described = Descriptor(requested_by=caller, file_format=parameters.file_format or "webm")
             self.descriptor = msgspec.json.encode(described).decode()
         self.callers: list[asyncio.Future[Answer | Problem]] = []
+        self.patience = 0.0
+        """Until when (`clock`) the most patient caller waits."""
+        self.claim: Claim | None = None
+        """What Redis said last."""
         self.target = ""
         self.committed = False
         """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
@@ -97,16 +105,31 @@ class Recordings:
         coordinator: Where replicas agree.
         leader: Who carries out an operation.
         subscription: How replicas tell each other that one is finished.
+        uncoordinated: Who stops, and perhaps starts, while Redis does not answer.
+        degrade: Whether a start is done without Redis rather than refused.
     """
 
-    def __init__(self, coordinator: Coordinator, leader: Leader, subscription: Wakeups) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        leader: Leader,
+        subscription: Wakeups,
+        uncoordinated: Uncoordinated,
+        *,
+        degrade: bool = False,
+    ) -> None:
         self._coordinator = coordinator
         self._leader = leader
         self._subscription = subscription
+        self._uncoordinated = uncoordinated
+        self._degrade = degrade
         self._arriving: dict[str, dict[tuple[Wish, str], _Party]] = {}
         self._doors: set[str] = set()
         self._waiting: dict[tuple[str, str, Wish, str], _Party] = {}
         self._wakeups: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
+        self._heard: OrderedDict[tuple[str, str], Result] = OrderedDict()
+        """Results of a moment ago: one may overtake the claim's answer that says what to wait for. Only of operations
+        that are finished: one that was released goes on under its number."""
         self._callers: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting_callers = 0
@@ -124,6 +147,7 @@ class Recordings:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._subscription.stop()
+        await self._uncoordinated.close()
         await self._coordinator.stop()
 
     async def start(self, track: Track, parameters: StartParameters, *, caller: str, within: float) -> Answer:
@@ -177,7 +201,7 @@ class Recordings:
         track = Track(room, participant, Kind(kind))
         claim, lease = await self._coordinator.claim(key, Wish.CHECK)
         if lease is not None:
-            await self._lead(Job(key, track, Wish.CHECK, None, claim, lease))
+            await self._lead(Job(key, track, Wish.CHECK, None, claim, lease, lambda: 0.0))
 
     # --- callers -------------------------------------------------------------------------------------------------
 
@@ -190,13 +214,14 @@ class Recordings:
         caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
         party = self._join_party(key, track, wish, parameters, name)
         party.callers.append(caller)
+        party.patience = max(party.patience, clock() + within)
         self._callers[key] = self._callers.get(key, 0) + 1
         self._waiting_callers += 1
         try:
             async with asyncio.timeout(within):
                 answer = await asyncio.shield(caller)
         except TimeoutError:
-            return await self._deadline(party)
+            return self._deadline(party)
         finally:
             caller.cancel()
             self._waiting_callers -= 1
@@ -207,13 +232,12 @@ class Recordings:
             raise answer.error()
         return answer
 
-    async def _deadline(self, party: _Party) -> Answer:
+    def _deadline(self, party: _Party) -> Answer:
         while party.into is not None:
             party = party.into
-        if party.wish is Wish.STOP and party.committed:
-            record = await self._coordinator.read(party.key)
-            if record is not None:
-                return Answer(Outcome.STOP_REQUESTED, recording_of(party.key, party.track, record))
+        if party.committed and party.claim is not None:
+            recording = recording_of(party.key, party.track, party.claim)
+            return Answer(Outcome.STOP_REQUESTED, msgspec.structs.replace(recording, status=Status.STOPPING))
         raise DeadlineExceeded("The operation goes on; ask again to learn its result.", retry_after=1)
 
     def _join_party(
@@ -248,6 +272,7 @@ class Recordings:
             seen=seen,
             target=party.target,
         )
+        party.claim = claim
         if party.wish is Wish.STOP:
             party.committed = party.committed or claim.doing != "grace"
             party.target = party.target or (claim.generation if claim.generation != "0" else "")
@@ -257,6 +282,9 @@ class Recordings:
         """Bring a party to its answer, and see to it that there is one."""
         try:
             await self._ask_until_answered(party)
+        except CoordinationUnavailable as error:
+            party.admitted.set()
+            party.answer(await self._without_redis(party, error))
         except GatewayError as error:
             party.answer(Problem.of(error))
         except Exception:  # noqa: BLE001 - callers must not wait for an answer that never comes
@@ -272,7 +300,7 @@ class Recordings:
             party.admitted.set()
             seen = ""
             if lease is not None:
-                job = Job(party.key, party.track, party.wish, party.parameters, claim, lease)
+                job = Job(party.key, party.track, party.wish, party.parameters, claim, lease, lambda: party.patience)
                 if self._answer(party, await self._lead(job), leading=True):
                     return
             elif claim.verdict is Verdict.WAIT:
@@ -290,6 +318,13 @@ class Recordings:
             if party.deserted:
                 return
 
+    async def _without_redis(self, party: _Party, error: CoordinationUnavailable) -> Answer | Problem:
+        if party.parameters is None:
+            return await self._uncoordinated.stop(party.key, party.track)
+        if self._degrade:
+            return await self._uncoordinated.start(party.key, party.track, party.parameters, party.caller)
+        return Problem.of(error)
+
     def _merge(self, party: _Party, claim: Claim) -> bool:
         """Go over to a party that already waits for the same: one poll then serves both."""
         waiting = self._waiting.get((party.key, claim.operation, party.wish, party.fingerprint))
@@ -297,12 +332,15 @@ class Recordings:
             return False
         waiting.callers += party.callers
         waiting.committed = waiting.committed or party.committed
+        waiting.patience = max(waiting.patience, party.patience)
         party.into = waiting
         return True
 
     async def _wait(self, party: _Party, claim: Claim) -> Result | None:
         """Wait until the operation finishes, or until it is time to look: None."""
         place = (party.key, claim.operation, party.wish, party.fingerprint)
+        if (heard := self._heard.get(place[:2])) is not None:
+            return heard
         wakeup = self._wakeups.get(place[:2])
         if wakeup is None or wakeup.done():
             wakeup = self._wakeups[place[:2]] = asyncio.get_running_loop().create_future()
@@ -332,7 +370,11 @@ class Recordings:
         except CoordinationUnavailable:
             _log.warning("settle.postponed", track=key)
 
-    def _wake(self, key: str, operation: str, result: Result) -> None:
+    def _wake(self, key: str, operation: str, result: Result | None) -> None:
+        if result is not None and result.state is not None:
+            self._heard[key, operation] = result
+            if len(self._heard) > _MOST_HEARD:
+                del self._heard[next(iter(self._heard))]
         wakeup = self._wakeups.get((key, operation))
         if wakeup is not None and not wakeup.done():
             wakeup.set_result(result)
@@ -340,7 +382,8 @@ class Recordings:
     # --- wake-ups -----------------------------------------------------------------------------------------------------
 
     def _on_wakeup(self, wakeup: Wakeup) -> None:
-        self._wake(wakeup.key, wakeup.operation, Result.decode(wakeup.payload))
+        result = Result.decode(wakeup.payload) if wakeup.payload else None
+        self._wake(wakeup.key, wakeup.operation, result)
 
     def _on_gap(self) -> None:
         # Messages may have been lost: let everybody who waits look for themselves.
@@ -379,10 +422,7 @@ class Recordings:
         """Answer from the record, without an operation."""
         if claim.verdict is Verdict.CONFLICT:
             fields = differing_fields(claim.fingerprint, party.fingerprint)
-            error = ParametersDiffer(
-                f"The track is recorded with another {', '.join(fields)}.", extensions={"fields": fields}
-            )
-            return Problem.of(error)
+            return Problem.of(ParametersDiffer.of(fields))
         recording = recording_of(party.key, party.track, claim)
         match claim.verdict:
             case Verdict.RUNNING:

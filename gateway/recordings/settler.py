@@ -9,8 +9,7 @@ import random
 
 import structlog
 
-from gateway.coordinator import Coordinator
-from gateway.coordinator.coordinator import BUCKETS
+from gateway.coordinator import BUCKETS, Coordinator
 from gateway.errors import CoordinationUnavailable
 from gateway.recordings.recordings import Recordings
 

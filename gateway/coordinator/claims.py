@@ -1,0 +1,148 @@
+"""What the coordinator is asked and what it answers: wishes, verdicts, claims, leases, and the protocol's times."""
+
+import time
+from enum import StrEnum
+
+from msgspec import Struct, field
+
+__all__ = ["Claim", "Finished", "Lease", "Record", "Timing", "Verdict", "Wish", "clock"]
+
+
+def clock() -> float:
+    """Return seconds of a clock that never steps and also counts while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class Wish(StrEnum):
+    """What somebody wants of a track."""
+
+    START = "start"
+    STOP = "stop"
+    CHECK = "check"
+
+
+class Verdict(StrEnum):
+    """What a claim was answered; `claim.lua` explains each."""
+
+    LEAD = "lead"
+    WAIT = "wait"
+    DONE = "done"
+    RUNNING = "running"
+    IDLE = "idle"
+    GONE = "gone"
+    CONFLICT = "conflict"
+    LATE = "late"
+    BUSY = "busy"
+    NOOP = "noop"
+
+
+class Timing(Struct, frozen=True, kw_only=True):
+    """The protocol's times, in seconds. `GATEWAY_*_SECONDS` set the first five."""
+
+    upstream_timeout: float = 10.0
+    """D: one whole upstream call."""
+    send_window: float = 2.0
+    """W: longest time from a claim to the first byte of its call."""
+    settle: float = 5.0
+    """S: how long after we gave up on it a call may still land, and how late the list may show it."""
+    lease: float = 4.0
+    trust: float = 10.0
+    """How long a confirmation is believed."""
+    memory: float = 24 * 3600.0
+    """Longest recording: how long a record older than the server's epoch is doubted, and kept."""
+    verify_absent: str = "auto"
+    """Whether a track without a trustworthy record is looked up before it is started: auto, always or never."""
+
+    @property
+    def quiet(self) -> float:
+        """Q: after this long nothing that was sent can still land."""
+        return self.send_window + self.upstream_timeout + self.settle
+
+    @property
+    def renewal(self) -> float:
+        """How often a held claim is renewed."""
+        return self.lease / 4
+
+    @property
+    def grace(self) -> float:
+        """How long after an epoch live leaders have to claim again what Redis forgot."""
+        return 2 * self.renewal + 0.5
+
+
+class Claim(Struct, frozen=True):
+    """The answer to a claim. Times in ms by Redis's clock."""
+
+    verdict: Verdict
+    doing: str
+    operation: str = field(name="op")
+    now: int
+    state: str
+    lease_left: int
+    generation: str
+    fingerprint: str
+    recording: str
+    result: str
+    confirmed: int
+    confirmed_by: str
+    started_at: int
+    ended_at: int
+    start_quiet_left: int
+    stop_quiet_left: int
+    epoch: int
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A track's record as it lies in Redis, for those who only read. Times in ms."""
+
+    state: str
+    operation: str = field(name="op", default="0")
+    generation: str = "0"
+    fingerprint: str = ""
+    recording: str = ""
+    confirmed: int = 0
+    confirmed_by: str = ""
+    started_at: int = 0
+    ended_at: int = 0
+    holder: str = ""
+    doing: str = ""
+    intent: str = ""
+
+
+class Finished(Struct, frozen=True):
+    """What became of a finish, renewal or release.
+
+    Attributes:
+        how: ok, repeated, restored, late or stale (see `finish.lua`); lost; or pending, where Redis did not answer and
+            the write is repeated in the background.
+        stop: A stop was asked for meanwhile.
+        now: Redis's clock in ms; 0 where it did not answer.
+    """
+
+    how: str
+    stop: bool = False
+    now: int = 0
+
+
+class Lease:
+    """A claim on a track that this process holds, renewed until it is finished or released."""
+
+    def __init__(
+        self, key: str, attempt: str, claim: Claim, fingerprint: str, recording: str, granted_at: float
+    ) -> None:
+        self.key = key
+        self.attempt = attempt
+        self.operation = claim.operation
+        self.doing = claim.doing
+        self.epoch = claim.epoch
+        self.started_at = claim.started_at
+        self.generation = claim.generation
+        self.fingerprint = claim.fingerprint
+        self.recording = claim.recording
+        """What the record tells of; `arm` replaces both by what is wanted."""
+        self.wanted_fingerprint = fingerprint
+        self.wanted_recording = recording
+        self.granted_at = granted_at
+        """Taken before the claim was sent: whatever Redis counts from, it is later than this."""
+        self.lost = False
+        """Redis says that the track is no longer ours."""
+        self.stop_wanted = False

@@ -1,0 +1,186 @@
+"""The gateway on every kind of Redis it supports: one flow, one answer, whatever lies beneath."""
+
+import asyncio
+import shutil
+import socket
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+NewTrack = Callable[..., dict[str, str]]
+
+ACL_RULES = (
+    "~rec:* &rec:wake -@all +evalsha +eval +hgetall +hset +pexpire +pttl +zadd +zrem +zrange +get +set +publish "
+    "+subscribe +unsubscribe +ping +info +time"
+)
+"""What the README tells operators to grant."""
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _debian_redis() -> str:
+    binary = shutil.which("redis-server")
+    if binary is None:
+        harness.skip_unless_ci("redis-server is not installed")
+    assert binary
+    return binary
+
+
+@asynccontextmanager
+async def two_gateways(
+    redis_url: str, simulator: Simulator, demo: harness.Demo
+) -> AsyncGenerator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+    """Serve two gateways, as two replicas would be, on one Redis."""
+    settings = harness.environment(redis_url, simulator.url, demo.file, **harness.FAST)
+    async with (
+        harness.serve(settings) as one,
+        harness.serve(settings) as other,
+        harness.client(one, demo.key) as first,
+        harness.client(other, demo.key) as second,
+    ):
+        yield first, second
+
+
+async def start_join_stop(redis_url: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
+    """Start on one replica, join on the other while it is in flight, stop: one start and one stop upstream."""
+    async with two_gateways(redis_url, simulator, demo) as (first, second):
+        track = new_track()
+        simulator.inject(harness.delay("start", 0.5))
+        answers = await asyncio.gather(
+            *(replica.post("/v1/recordings/track/start", json=track) for replica in (first, second))
+        )
+        outcomes = [answer.json().get("outcome", answer.text) for answer in answers]
+        assert sorted(outcomes) == ["joined", "started"]
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        stopped = await second.post("/v1/recordings/track/stop", json=track)
+        assert stopped.json()["outcome"] == "stopped"
+        assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
+
+
+async def test_on_the_embedded_valkey(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """One server over a Unix socket."""
+    await start_join_stop(valkey.url, simulator, demo, new_track)
+
+
+async def test_on_debians_redis(simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
+    """Redis 7.0 over TCP."""
+    with EmbeddedValkey(port=0, binary=_debian_redis()) as server:
+        await start_join_stop(server.url, simulator, demo, new_track)
+
+
+async def test_with_the_least_rights(simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
+    """A user who may do only what the README lists."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert ACL_RULES in " ".join(readme.split())
+    with EmbeddedValkey(port=0) as server:
+        with redis.Redis.from_url(server.url) as admin:
+            admin.execute_command("ACL", "SETUSER", "gateway", "on", ">a-password", *ACL_RULES.split())
+        url = server.url.replace("redis://", "redis://gateway:a-password@")
+        await start_join_stop(url, simulator, demo, new_track)
+        with redis.Redis.from_url(server.url) as admin:
+            assert admin.acl_log() == []
+
+
+@pytest.fixture
+def cluster() -> Generator[str]:
+    """Three masters on loopback; the address the gateway is given."""
+    with ExitStack() as servers:
+        nodes = [
+            servers.enter_context(
+                EmbeddedValkey(port=0, extra=["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"])
+            )
+            for _ in range(3)
+        ]
+        ports = [int(node.url.rpartition(":")[2]) for node in nodes]
+        clients = [servers.enter_context(redis.Redis(port=port)) for port in ports]
+        for index, client in enumerate(clients):
+            slots = range(index * 5461, 16384 if index == 2 else (index + 1) * 5461)
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", slots.start, slots.stop - 1)
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
+        for port in ports[1:]:
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port)
+        harness.wait_until(
+            lambda: all(
+                b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
+                and len(client.execute_command("CLUSTER", "SLOTS")) == 3
+                for client in clients
+            )
+        )
+        yield f"redis+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}"
+
+
+async def test_on_a_cluster(cluster: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
+    """Three masters: every track's keys in one slot, wake-ups across nodes."""
+    await start_join_stop(cluster, simulator, demo, new_track)
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
+    """A master, a replica and three sentinels; the gateway's address, the master, a sentinel's port."""
+    with ExitStack() as servers:
+        master = servers.enter_context(EmbeddedValkey(port=0))
+        port = int(master.url.rpartition(":")[2])
+        servers.enter_context(EmbeddedValkey(port=0, extra=["--replicaof", "127.0.0.1", str(port)]))
+        ports: list[int] = []
+        for number in range(3):
+            ports.append(_port())
+            configuration = tmp_path / f"sentinel-{number}.conf"
+            configuration.write_text(
+                f"port {ports[-1]}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor tracks 127.0.0.1 {port} 2\n"
+                "sentinel down-after-milliseconds tracks 500\nsentinel failover-timeout tracks 3000\n"
+            )
+            servers.enter_context(harness.sentinel(configuration))
+        watcher = servers.enter_context(redis.Redis(port=ports[0], decode_responses=True))
+
+        def watched() -> bool:
+            known = watcher.sentinel_master("tracks")
+            return int(known["num-slaves"]) >= 1 and int(known["num-other-sentinels"]) >= 2
+
+        harness.wait_until(watched)
+        yield "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/tracks", master, ports[0]
+
+
+async def test_on_sentinels_through_a_failover(
+    sentinel: tuple[str, EmbeddedValkey, int], simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """A recording that was started before a failover is stopped after it, without a restart of the gateway."""
+    url, master, port = sentinel
+    await start_join_stop(url, simulator, demo, new_track)
+    async with two_gateways(url, simulator, demo) as (first, second):
+        track = new_track()
+        assert (await first.post("/v1/recordings/track/start", json=track)).status_code == 201
+        with redis.Redis(port=port, decode_responses=True) as watcher:
+            before = watcher.sentinel_get_master_addr_by_name("tracks")
+            master.kill()
+            harness.wait_until(lambda: watcher.sentinel_get_master_addr_by_name("tracks") != before, within=30)
+
+        async def settled() -> httpx.Response:
+            answer = await second.post("/v1/recordings/track/start", json=track)
+            return answer
+
+        answer = await harness.until(settled, lambda answer: answer.status_code != 503, within=30)
+        assert answer.json().get("outcome") == "already_recording", answer.text
+        starts = [
+            call
+            for call in simulator.calls
+            if call.endpoint == "start" and call.participant_id == track["participantId"]
+        ]
+        assert len(starts) == 1
+        stopped = await first.post("/v1/recordings/track/stop", json=track)
+        assert stopped.json()["outcome"] == "stopped"
