@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import httpx
 import pytest
 import uvicorn
+from litestar.types import ASGIApp
 
 from gateway.api.callers import new_key
 from gateway.app import create_app
@@ -21,7 +22,9 @@ from gateway.sandbox import tether
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import packaged_binary
+from gateway.secret import Secret
 from gateway.settings import load
+from gateway.videosdk.tokens import MintedTokens
 from tests.leaks import EVIDENCE
 
 T = TypeVar("T")
@@ -88,8 +91,15 @@ def client(url: str, key: str | None = None) -> httpx.AsyncClient:
 @asynccontextmanager
 async def serve(settings: Mapping[str, str]) -> AsyncGenerator[str]:
     """Serve the gateway on a real socket in this event loop; yields its address."""
+    async with serve_app(create_app(load(settings))) as url:
+        yield url
+
+
+@asynccontextmanager
+async def serve_app(app: ASGIApp) -> AsyncGenerator[str]:
+    """Serve an application of one's own the way the gateway is served."""
     config = uvicorn.Config(
-        create_app(load(settings)),  # pyright: ignore[reportArgumentType]
+        app,  # pyright: ignore[reportArgumentType]
         log_config=None,
         access_log=False,
         server_header=False,
@@ -139,6 +149,11 @@ def skip_unless_ci(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must not skip this: {reason}")
     pytest.skip(reason)
+
+
+def management_token() -> str:
+    """Return a token that the simulator accepts, for callers that go around the gateway."""
+    return MintedTokens(API_KEY, Secret(SECRET)).current()
 
 
 def delay(endpoint: str, seconds: float, **match: str) -> Fault:

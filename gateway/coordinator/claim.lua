@@ -23,6 +23,7 @@ local since = epoch()
 local r = load()
 
 local state = r.state or ''
+local before = state
 local op = r.op or '0'
 local generation = r.generation or '0'
 local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
@@ -38,7 +39,7 @@ if a.verify_absent == 'never' then doubted = doubt > 0 or (doubted and state ~= 
 
 local function answer(verdict, doing)
   return cjson.encode({
-    verdict = verdict, doing = doing or '', op = op, now = now, state = state,
+    verdict = verdict, doing = doing or '', op = op, now = now, state = state, before = before,
     lease_left = math.max(num(r.lease) - now, 0),
     generation = generation, fingerprint = r.fingerprint or '',
     recording = r.recording or '', result = r.result or '',

@@ -77,6 +77,8 @@ class Claim(Struct, frozen=True):
     operation: str = field(name="op")
     now: int
     state: str
+    before: str
+    """The state in which the claim found the track; `state` is what it made of it."""
     lease_left: int
     generation: str
     fingerprint: str

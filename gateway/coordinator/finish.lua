@@ -43,7 +43,7 @@ if a.confirmed_by ~= '' and not doubtful then
 else
   changes.confirmed = '0'
 end
-if over then changes.ended_at = now end
+if a.state == 'stopped' then changes.ended_at = now end
 
 -- Horizons: until when something already sent may still land.
 local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)

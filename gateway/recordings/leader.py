@@ -125,7 +125,7 @@ class Leader:
             return await self._start_refused(job, error)
         if not error.may_have_happened:
             return await self._release(job, error)
-        row = await self._look_for(job, _LOOK_SECONDS)
+        row = await self._look_for(job, min(_LOOK_SECONDS, self._timing.settle))
         if row:
             return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
         return await self._finish(
@@ -152,8 +152,7 @@ class Leader:
         return await self._finish(job, Status.FAILED, None, problem=Problem.of(meaning(error)), confirmed_by="list")
 
     def _just_stopped(self, job: Job) -> bool:
-        since_end = self._coordinator.now_ms() - job.claim.ended_at
-        return job.claim.state == Status.STOPPED and since_end < _PROCESSING_SECONDS * 1000
+        return self._coordinator.now_ms() - job.claim.ended_at < _PROCESSING_SECONDS * 1000
 
     async def _start_again(self, job: Job, error: Refused) -> tuple[Result, bool]:
         """Start once more after VideoSDK had time for the previous recording, if somebody waits that long.
@@ -322,7 +321,7 @@ class Leader:
         due_in: float = 0,
     ) -> tuple[Result, bool]:
         lease = job.lease
-        if state is Status.RECORDING and lease.doing == "recover" and job.claim.state in _ENDED:
+        if state is Status.RECORDING and lease.doing == "recover" and job.claim.before in _ENDED:
             # Found in the list, begun by nobody we remember: this operation's number becomes its identity.
             lease.generation = lease.operation
             lease.fingerprint = ""

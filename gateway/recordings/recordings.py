@@ -76,6 +76,8 @@ class _Party:
         self.target = ""
         self.committed = False
         """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
+        self.waited = False
+        """Another operation was in flight when it came."""
         self.admitted = asyncio.Event()
         """Set when Redis has answered for the first time."""
         self.into: _Party | None = None
@@ -264,6 +266,7 @@ class Recordings:
     # --- parties -------------------------------------------------------------------------------------------------
 
     async def _claim(self, party: _Party, seen: str = "") -> tuple[Claim, Lease | None]:
+        await self._uncoordinated.reconcile(party.key)
         claim, lease = await self._coordinator.claim(
             party.key,
             party.wish,
@@ -284,7 +287,11 @@ class Recordings:
             await self._ask_until_answered(party)
         except CoordinationUnavailable as error:
             party.admitted.set()
-            party.answer(await self._without_redis(party, error))
+            answer = await self._without_redis(party, error)
+            if isinstance(answer, Answer) and answer.outcome in {Outcome.STARTED, Outcome.STOPPED}:
+                party.answer_leading(answer, Outcome.JOINED)
+            else:
+                party.answer(answer)
         except GatewayError as error:
             party.answer(Problem.of(error))
         except Exception:  # noqa: BLE001 - callers must not wait for an answer that never comes
@@ -307,6 +314,7 @@ class Recordings:
                 if self._merge(party, claim):
                     return
                 result = await self._wait(party, claim)
+                party.waited = party.waited or claim.doing != "grace"
                 if result is not None and self._answer(party, result):
                     return
                 seen = claim.operation if result is None and claim.doing != "grace" else ""
@@ -427,10 +435,11 @@ class Recordings:
         match claim.verdict:
             case Verdict.RUNNING:
                 return Answer(Outcome.ALREADY_RECORDING, recording)
-            case Verdict.GONE:
-                return Answer(Outcome.JOINED, msgspec.structs.replace(recording, status=Status.STOPPED))
             case _:
-                return Answer(Outcome.NOT_RECORDING, msgspec.structs.replace(recording, status=Status.STOPPED))
+                # Somebody else stopped it for us: whoever finished the operation that this stop waited for.
+                ours = claim.verdict is Verdict.GONE or (party.waited and claim.state == Status.STOPPED)
+                outcome = Outcome.JOINED if ours else Outcome.NOT_RECORDING
+                return Answer(outcome, msgspec.structs.replace(recording, status=Status.STOPPED))
 
     def _key(self, track: Track) -> str:
         return self._coordinator.key(track.room_id, track.participant_id, track.kind)

@@ -94,6 +94,19 @@ class Uncoordinated:
                 return Problem.of(meaning(error))
             return Answer(outcome, self._recording(track, StartParameters(), None, Status.STOPPED))
 
+    async def reconcile(self, key: str) -> None:
+        """Tell Redis, before it is asked about the track, that it missed something.
+
+        Raises:
+            CoordinationUnavailable: It still does not answer.
+        """
+        if key in self._touched:
+            # Within the turn, so that nothing touches the track between the mark and the forgetting.
+            async with self._turn(key):
+                await self._coordinator.doubt(key)
+                self._touched.discard(key)
+                self._running.pop(key, None)
+
     async def close(self) -> None:
         """Stop waiting for Redis."""
         if self._task is not None:
@@ -132,12 +145,8 @@ class Uncoordinated:
         while self._touched:
             await asyncio.sleep(_DOUBT_EVERY_SECONDS)
             for key in list(self._touched):
-                # Within the turn, so that nothing touches the track between the mark and the forgetting.
-                async with self._turn(key):
-                    try:
-                        await self._coordinator.doubt(key)
-                    except CoordinationUnavailable:
-                        break
-                    self._touched.discard(key)
-                    self._running.pop(key, None)
+                try:
+                    await self.reconcile(key)
+                except CoordinationUnavailable:
+                    break
         self._turns = {key: turn for key, turn in self._turns.items() if turn.locked()}

@@ -69,9 +69,10 @@ class VideoSDK:
             not followed.
         tokens: Where the token comes from.
         timeout: Seconds for one whole call, whatever phase it is in.
+        max_connections: Calls at the same time; more wait for their turn, and are never sent if it does not come.
     """
 
-    def __init__(self, base_url: str, tokens: Tokens, *, timeout: float) -> None:
+    def __init__(self, base_url: str, tokens: Tokens, *, timeout: float, max_connections: int = 256) -> None:
         self._base = base_url.rstrip("/")
         self._tokens = tokens
         self._timeout = timeout
@@ -79,7 +80,7 @@ class VideoSDK:
             timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0), pool=min(timeout, 2.0)),
             # Short, so that a call seldom meets a connection that the other side is just closing: what comes of such
             # a call is unknown.
-            limits=httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=4.0),
+            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=64, keepalive_expiry=4.0),
             headers={"user-agent": "recording-gateway", "accept": "application/json"},
             follow_redirects=False,
             trust_env=False,

@@ -1,0 +1,202 @@
+"""What becomes of an operation whose outcome VideoSDK did not tell, and of beliefs that grew old."""
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+NewTrack = Callable[..., dict[str, str]]
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+
+
+def address(track: dict[str, str]) -> str:
+    """Return where a track is looked at."""
+    return f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
+
+
+def sent(simulator: Simulator, endpoint: str) -> int:
+    """Count the calls of an endpoint."""
+    return sum(call.endpoint == endpoint for call in simulator.calls)
+
+
+async def status_becomes(gateway: httpx.AsyncClient, track: dict[str, str], status: str) -> None:
+    """Wait until the gateway itself has found out."""
+    await harness.until(lambda: gateway.get(address(track)), lambda seen: seen.json().get("status") == status)
+
+
+@pytest.mark.parametrize("action", ["reset_after", "error_after_apply", "garbage"])
+async def test_a_start_that_was_applied_without_an_answer_is_found(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, action: str
+) -> None:
+    """The short look finds it: the caller is told that it records, by the list's word."""
+    simulator.inject(Fault(action=action, endpoint="start", applied=True))  # pyright: ignore[reportArgumentType]
+    answer = await gateway.post(START, json=new_track())
+    assert answer.status_code == 200
+    assert answer.json()["outcome"] == "already_recording"
+    assert answer.json()["confirmedBy"] == "list"
+    assert sent(simulator, "start") == 1
+
+
+async def test_a_start_that_never_was_is_unknown_and_then_free(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """No answer, nothing in the list: 504, and after the quiet time the track is free without anybody asking."""
+    track = new_track()
+    simulator.inject(Fault(action="reset_before", endpoint="start"))
+    unknown = await gateway.post(START, json=track)
+    assert unknown.status_code == 504
+    assert unknown.json()["type"] == "/problems/outcome-unknown"
+    assert address(track) in unknown.headers["link"]
+    assert int(unknown.headers["retry-after"]) > 0
+    assert (await gateway.get(address(track))).json()["status"] == "unknown"
+    await status_becomes(gateway, track, "stopped")
+    assert (await gateway.post(START, json=track)).status_code == 201
+    assert sent(simulator, "start") == 2
+
+
+async def test_no_second_start_while_the_first_can_still_land(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """A start lands after its caller was told `unknown`: the retry finds it and sends nothing."""
+    track = new_track()
+    simulator.inject(Fault(action="apply_late", endpoint="start", seconds=2, how="reset"))
+    assert (await gateway.post(START, json=track)).status_code == 504
+    again = await gateway.post(START, json=track)
+    assert again.status_code == 200
+    assert again.json()["outcome"] == "already_recording"
+    assert sent(simulator, "start") == 1
+
+
+async def test_a_stop_without_an_answer_is_repeated_until_known(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """202 `stop_requested`; then the settler stops it again, whether or not anybody asks."""
+    track = new_track()
+    await gateway.post(START, json=track)
+    simulator.inject(Fault(action="reset_before", endpoint="stop", times=2))
+    answer = await gateway.post(STOP, json=track)
+    assert answer.status_code == 202
+    assert answer.json()["outcome"] == "stop_requested"
+    assert answer.json()["status"] == "stopping"
+    assert answer.headers["location"] == address(track)
+    await status_becomes(gateway, track, "stopped")
+    assert all(row.closed for row in simulator.rows)
+
+
+async def test_a_stop_during_a_start_is_carried_out_after_it(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """The stop's caller leaves before the start is finished: whoever finishes the start stops it."""
+    track = new_track()
+    simulator.inject(harness.delay("start", 1.2))
+    start = asyncio.create_task(gateway.post(START, json=track))
+    await harness.eventually(lambda: sent(simulator, "start"))
+    stop = await gateway.post(STOP, json=track, headers={"x-request-timeout-ms": "200"})
+    assert stop.status_code == 202
+    assert stop.json()["outcome"] == "stop_requested"
+    assert (await start).status_code == 201
+    await status_becomes(gateway, track, "stopped")
+    assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
+
+
+async def test_a_stop_during_a_start_waits_for_it(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """With time enough, the stop waits for the start and then stops it; the two never overlap upstream."""
+    track = new_track()
+    simulator.inject(harness.delay("start", 0.4))
+    start = asyncio.create_task(gateway.post(START, json=track))
+    await harness.eventually(lambda: sent(simulator, "start"))
+    stop = await gateway.post(STOP, json=track)
+    assert stop.json()["outcome"] in {"stopped", "joined"}
+    assert (await start).status_code == 201
+    first, second = (call for call in simulator.calls if call.method == "POST")
+    assert first.answered
+    assert first.answered <= second.received
+
+
+async def test_a_start_after_a_stop_waits_while_videosdk_is_busy(
+    valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """VideoSDK refuses for a while after a stop: retried for a patient caller, 409 with Retry-After for another."""
+    async with harness.simulator(signer=signer, processing_seconds=2.5) as simulator:
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+        async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+            track = new_track()
+            await gateway.post(START, json=track)
+            await gateway.post(STOP, json=track)
+            hasty = await gateway.post(START, json=track, headers={"x-request-timeout-ms": "900"})
+            assert hasty.status_code == 409
+            assert hasty.json()["type"] == "/problems/still-stopping"
+            assert int(hasty.headers["retry-after"]) > 0
+            patient = await gateway.post(START, json=track)
+            assert patient.status_code == 201, patient.text
+
+
+async def test_an_old_belief_is_checked_and_still_true(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Past the trust time a repeated start looks at the list, once for all who wait, and starts nothing."""
+    settings = harness.environment(
+        valkey.url, simulator.url, demo.file, **{**harness.FAST, "GATEWAY_TRUST_SECONDS": "0"}
+    )
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+        track = new_track()
+        await gateway.post(START, json=track)
+        looked = sent(simulator, "list")
+        simulator.inject(harness.delay("list", 0.3))
+        answers = await asyncio.gather(*(gateway.post(START, json=track) for _ in range(5)))
+        assert {answer.json()["outcome"] for answer in answers} == {"already_recording"}
+        assert sent(simulator, "start") == 1
+        assert sent(simulator, "list") - looked <= 2
+
+
+async def test_a_recording_that_ended_by_itself_is_started_again(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Nobody told us that it ended: a start past the trust time finds out, and starts."""
+    settings = harness.environment(
+        valkey.url, simulator.url, demo.file, **{**harness.FAST, "GATEWAY_TRUST_SECONDS": "0"}
+    )
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+        track = new_track()
+        first = await gateway.post(START, json=track)
+        simulator.end_recording(track["roomId"], track["participantId"], track["kind"], webhook=False)
+        second = await gateway.post(START, json=track)
+        assert second.status_code == 201
+        assert second.json()["id"] != first.json()["id"]
+        assert sent(simulator, "start") == 2
+
+
+async def test_a_refused_token_is_minted_once_more(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """A 401 was refused before it acted: the call is repeated with a fresh token."""
+    simulator.inject(Fault(action="refuse", endpoint="start", status=401))
+    assert (await gateway.post(START, json=new_track())).status_code == 201
+    assert sent(simulator, "start") == 2
+
+
+async def test_what_runs_without_the_gateway_is_adopted(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Somebody started it at VideoSDK directly: the refused start finds it and says that it records."""
+    track = new_track()
+    async with httpx.AsyncClient(base_url=simulator.url, trust_env=False) as outsider:
+        token = harness.management_token()
+        started = await outsider.post(
+            "/v2/recordings/participant/track/start", json=track, headers={"authorization": token}
+        )
+        assert started.status_code == 200
+    answer = await gateway.post(START, json=track)
+    assert answer.status_code == 200
+    assert answer.json()["outcome"] == "already_recording"
+    assert answer.json()["confirmedBy"] == "list"

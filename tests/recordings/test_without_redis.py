@@ -1,0 +1,148 @@
+"""While Redis does not answer: starts are refused or degraded, stops are done, and nothing needs a restart."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+NewTrack = Callable[..., dict[str, str]]
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+
+
+@pytest.fixture
+def fragile() -> Generator[EmbeddedValkey]:
+    """A server of the test's own, to be harmed."""
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving(
+    server: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str
+) -> AsyncGenerator[httpx.AsyncClient]:
+    """Serve a gateway that has spoken to its Redis."""
+    settings = harness.environment(server.url, simulator.url, demo.file, **harness.FAST, **more)
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+        yield gateway
+
+
+async def recovered(gateway: httpx.AsyncClient) -> None:
+    """Wait until the gateway is ready again."""
+    await harness.until(lambda: gateway.get("/readyz"), lambda answer: answer.is_success)
+
+
+@pytest.mark.parametrize("outage", ["down", "frozen"])
+async def test_a_start_is_refused_and_a_stop_is_done(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, outage: str
+) -> None:
+    """503 within three seconds, never `already_recording`; the stop reaches VideoSDK and says how it was done."""
+    async with serving(fragile, simulator, demo) as gateway:
+        track = new_track()
+        assert (await gateway.post(START, json=track)).status_code == 201
+        if outage == "down":
+            fragile.kill()
+        else:
+            fragile.pause()
+        begun = time.monotonic()
+        refused = await gateway.post(START, json=track)
+        assert time.monotonic() - begun < 3
+        assert refused.status_code == 503
+        assert refused.json()["type"] == "/problems/coordination-unavailable"
+        assert int(refused.headers["retry-after"]) > 0
+        stopped = await gateway.post(STOP, json=track)
+        assert stopped.status_code == 200
+        assert stopped.json()["outcome"] == "stopped"
+        assert stopped.json()["coordinated"] is False
+        assert all(row.closed for row in simulator.rows)
+        assert (await gateway.get("/readyz")).status_code == 503
+        assert (await gateway.get("/livez")).status_code == 200
+        if outage == "frozen":
+            fragile.resume()
+        else:
+            fragile.restart()
+        await recovered(gateway)
+        again = await gateway.post(START, json=track)
+        assert again.status_code == 201, again.text
+
+
+async def test_nobody_believes_a_record_that_missed_a_stop(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """The record says `recording`, fresh; but it was stopped behind its back, and that is remembered."""
+    async with serving(fragile, simulator, demo, GATEWAY_TRUST_SECONDS="60") as gateway:
+        track = new_track()
+        await gateway.post(START, json=track)
+        fragile.pause()
+        await gateway.post(STOP, json=track)
+        fragile.resume()
+        await recovered(gateway)
+        path = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
+        await harness.until(lambda: gateway.get(path), lambda seen: seen.json()["status"] == "stopped")
+        assert (await gateway.post(START, json=track)).status_code == 201
+
+
+async def test_degraded_starts_are_deduplicated_in_the_process(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """By the operator's choice: one start of twenty, every answer marked, and known when Redis is back."""
+    async with serving(fragile, simulator, demo, GATEWAY_WITHOUT_REDIS="degrade") as gateway:
+        fragile.pause()
+        track = new_track()
+        simulator.inject(harness.delay("start", 0.3))
+        answers = await asyncio.gather(*(gateway.post(START, json=track) for _ in range(20)))
+        assert {answer.json()["coordinated"] for answer in answers} == {False}
+        outcomes = sorted(answer.json()["outcome"] for answer in answers)
+        assert outcomes.count("started") == 1
+        assert set(outcomes) <= {"started", "joined", "already_recording"}
+        other = await gateway.post(START, json={**track, "bucketDirPath": "elsewhere"})
+        assert other.json()["fields"] == ["bucketDirPath"]
+        fragile.resume()
+        await recovered(gateway)
+        found = await harness.until(
+            lambda: gateway.post(START, json=track), lambda answer: answer.json()["coordinated"]
+        )
+        assert found.json()["outcome"] == "already_recording"
+        assert sum(call.endpoint == "start" for call in simulator.calls) == 1
+
+
+async def test_a_redis_that_comes_back_empty_is_not_believed(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """The record is gone, the recording is not: a start finds it and sends nothing."""
+    async with serving(fragile, simulator, demo) as gateway:
+        track = new_track()
+        await gateway.post(START, json=track)
+        fragile.restart()
+        await recovered(gateway)
+        answer = await gateway.post(START, json=track)
+        assert answer.json()["outcome"] == "already_recording", answer.text
+        assert sum(call.endpoint == "start" for call in simulator.calls) == 1
+        assert (await gateway.post(STOP, json=track)).json()["outcome"] == "stopped"
+
+
+async def test_a_live_leader_claims_again_what_redis_forgot(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Redis is emptied during the call: whoever comes next joins the leader and does not start a second time."""
+    async with serving(fragile, simulator, demo) as gateway:
+        track = new_track()
+        await gateway.post(START, json=new_track())
+        simulator.inject(harness.delay("start", 1.3))
+        first = asyncio.create_task(gateway.post(START, json=track))
+        await harness.eventually(lambda: sum(call.endpoint == "start" for call in simulator.calls) == 2)
+        fragile.restart()
+        await recovered(gateway)
+        second = await gateway.post(START, json=track)
+        assert (await first).json()["outcome"] == "started"
+        assert second.json()["outcome"] in {"joined", "already_recording"}
+        assert second.json()["id"] == (await first).json()["id"]
+        assert sum(call.endpoint == "start" for call in simulator.calls) == 2

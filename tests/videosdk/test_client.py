@@ -1,0 +1,200 @@
+"""What each failure of a call proves: sent or not, refused or unknown."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from gateway.errors import (
+    CredentialsRefused,
+    Limited,
+    MayHaveHappened,
+    NeverSent,
+    Refused,
+    SendWindowClosed,
+    UpstreamError,
+)
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.wire import Exchange, Reply, Server
+from gateway.secret import Secret
+from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.tokens import FixedToken, MintedTokens
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+TRACK = ("room-1", "ada", "video")
+
+
+@pytest.fixture
+async def videosdk(simulator: Simulator) -> AsyncGenerator[VideoSDK]:
+    """A client of the simulator, impatient."""
+    client = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=0.5)
+    yield client
+    await client.aclose()
+
+
+async def failure(videosdk: VideoSDK, **options: object) -> UpstreamError:
+    """Start a track and return what went wrong."""
+    with pytest.raises(UpstreamError) as caught:
+        await videosdk.start_track(*TRACK, **options)  # pyright: ignore[reportArgumentType]
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind"),
+    [
+        (400, {}, Refused),
+        (401, {}, CredentialsRefused),
+        (402, {}, Refused),
+        (403, {}, CredentialsRefused),
+        (404, {}, Refused),
+        (408, {}, MayHaveHappened),
+        (409, {}, Refused),
+        (422, {}, Refused),
+        (429, {"Retry-After": "7"}, Limited),
+        (429, {}, Limited),
+        (500, {}, MayHaveHappened),
+        (502, {}, MayHaveHappened),
+        (503, {}, MayHaveHappened),
+        (503, {"Retry-After": "7"}, Limited),
+        (504, {}, MayHaveHappened),
+    ],
+)
+async def test_a_status_is_read_by_its_family(
+    videosdk: VideoSDK, simulator: Simulator, status: int, headers: dict[str, str], kind: type[UpstreamError]
+) -> None:
+    """Never by its words."""
+    simulator.inject(Fault(action="refuse", endpoint="start", status=status, headers=headers, times=None))
+    error = await failure(videosdk)
+    assert type(error) is kind
+    assert error.status == status
+    assert error.retry_after == (7 if headers else None)
+
+
+@pytest.mark.parametrize("shape", ["text", "string", "message", "error", "msg", "statusMessage"])
+async def test_its_words_are_found_in_every_shape(videosdk: VideoSDK, simulator: Simulator, shape: str) -> None:
+    """The vendor documents no error body; its own package looks in all of these."""
+    rule = Fault(action="refuse", endpoint="start", status=404, body=shape, text="no such room")  # pyright: ignore[reportArgumentType]
+    simulator.inject(rule)
+    assert (await failure(videosdk)).message == "no such room"
+
+
+async def test_its_words_are_bounded_and_scrubbed(videosdk: VideoSDK, simulator: Simulator) -> None:
+    """A token or a query that VideoSDK repeats goes no further."""
+    text = f"bad eyJhbGciOiJIUzI1NiJ9.eyJhIjoxfQ.c2ln at https://h.example/x?secret=1 {'x' * 999}"
+    simulator.inject(Fault(action="refuse", endpoint="start", status=400, body="text", text=text))
+    words = (await failure(videosdk)).message
+    assert len(words) <= 300
+    assert "eyJ" not in words
+    assert "secret=1" not in words
+
+
+@pytest.mark.parametrize(
+    "action", ["reset_before", "reset_after", "hang_before", "hang_after", "garbage", "half_response", "error"]
+)
+async def test_what_was_sent_may_have_happened(videosdk: VideoSDK, simulator: Simulator, action: str) -> None:
+    """Whatever the other side did with it: we do not know."""
+    simulator.inject(Fault(action=action, endpoint="start"))  # pyright: ignore[reportArgumentType]
+    assert type(await failure(videosdk)) is MayHaveHappened
+
+
+async def test_nobody_listening_means_never_sent() -> None:
+    """A connection that was never made."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        videosdk = VideoSDK(f"http://127.0.0.1:{unused.getsockname()[1]}", FixedToken(Secret("t")), timeout=0.5)
+        assert type(await failure(videosdk)) is NeverSent
+        await videosdk.aclose()
+
+
+async def test_a_name_that_does_not_resolve_means_never_sent() -> None:
+    """Neither does one that is no name at all."""
+    for host in ("http://nowhere.invalid", "http://a..b"):
+        videosdk = VideoSDK(host, FixedToken(Secret("t")), timeout=2)
+        assert type(await failure(videosdk)) is NeverSent
+        await videosdk.aclose()
+
+
+async def test_a_closed_gate_keeps_every_byte_back(videosdk: VideoSDK, simulator: Simulator) -> None:
+    """The last check is made with the connection open, right before the first byte; the client stays usable."""
+    error = await failure(videosdk, may_send=lambda: False)
+    assert type(error) is SendWindowClosed
+    assert not error.may_have_happened
+    assert not simulator.calls
+    await videosdk.start_track(*TRACK)
+    assert [call.endpoint for call in simulator.calls] == ["start"]
+
+
+async def test_no_connection_to_be_had_means_never_sent(simulator: Simulator) -> None:
+    """The time-out of the whole call may strike while a call still waits for its turn: then nothing was sent."""
+    videosdk = VideoSDK(
+        simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=0.5, max_connections=1
+    )
+    simulator.inject(Fault(action="hang_before", endpoint="start"))
+    first, second = await asyncio.gather(failure(videosdk), failure(videosdk))
+    assert {type(first), type(second)} == {MayHaveHappened, NeverSent}
+    await videosdk.aclose()
+
+
+async def test_absent_parameters_stay_absent(videosdk: VideoSDK, simulator: Simulator) -> None:
+    """`null` may be refused, so nothing is sent that was not given."""
+    await videosdk.start_track(*TRACK)
+    assert simulator.calls[0].body == {"roomId": "room-1", "participantId": "ada", "kind": "video"}
+
+
+@pytest.mark.parametrize("answers", ["json", "text", "empty"])
+async def test_every_shape_of_success_is_success(answers: str, signer: object) -> None:
+    """A bare JSON string is documented; plain text and nothing are what the vendor's package also takes."""
+    async with harness.simulator(signer=signer, answers=answers) as simulator:
+        videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=2)
+        await videosdk.start_track(*TRACK)
+        await videosdk.stop_track(*TRACK)
+        await videosdk.aclose()
+
+
+async def test_the_list_is_read_to_its_end_and_filtered_again(videosdk: VideoSDK, simulator: Simulator) -> None:
+    """More than a page of rows, and rows of others."""
+    for _ in range(105):
+        await videosdk.start_track(*TRACK)
+        await videosdk.stop_track(*TRACK)
+    await videosdk.start_track("room-1", "bob", "audio")
+    rows = await videosdk.list_tracks("room-1", "ada")
+    assert len(rows) == 105
+    assert {row.participant_id for row in rows} == {"ada"}
+
+
+async def test_a_list_that_ignores_its_filters_is_filtered_here() -> None:
+    """VideoSDK answers a query it does not understand with the whole account."""
+    rows = b'{"data":[{"id":"1","roomId":"other","participantId":"ada","kind":"video","start":null,"end":null}]}'
+
+    async def answer(exchange: Exchange) -> None:
+        exchange.reply(Reply(200, rows))
+
+    server = Server(answer, host="127.0.0.1", port=0)
+    await server.start()
+    videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=2)
+    assert await videosdk.list_tracks("room-1", "ada") == []
+    await videosdk.aclose()
+    await server.stop()
+
+
+async def test_the_token_follows_no_redirect(simulator: Simulator) -> None:
+    """It is sent to the configured host alone; where that points elsewhere, nobody knows what became of the call."""
+
+    async def redirect(exchange: Exchange) -> None:
+        exchange.reply(
+            Reply(307, b"", headers=(("location", f"{simulator.url}/v2/recordings/participant/track/start"),))
+        )
+
+    server = Server(redirect, host="127.0.0.1", port=0)
+    await server.start()
+    videosdk = VideoSDK(server.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=2)
+    error = await failure(videosdk)
+    assert type(error) is MayHaveHappened
+    assert error.status == 307
+    assert not simulator.calls
+    await videosdk.aclose()
+    await server.stop()
