@@ -19,6 +19,7 @@ from gateway.api import examples
 from gateway.api.health import livez, readyz
 from gateway.api.recordings import DEADLINE_HEADER, routes
 from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
+from gateway.recordings import Outcome
 
 __all__ = ["contract"]
 
@@ -128,11 +129,14 @@ def _finish(operation: dict[str, Any], path: str) -> None:
 
 def _finished(response: dict[str, Any], status: int, path: str) -> dict[str, Any]:
     for content in response["content"].values():
-        for example in content.get("examples", {}).values():
+        for name, example in content.get("examples", {}).items():
             # Litestar's own name for it, which the specification does not know.
             example.pop("id", None)
             if "instance" in example["value"]:
                 example["value"]["instance"] = path.format_map(examples.TRACK)
+            if "outcome" in example["value"]:
+                # Litestar drops what is null.
+                example["value"] = msgspec.to_builtins(examples.recording(Outcome(name)))
     names = ("X-Request-Id", *_HEADERS_OF.get(status, ()))
     return {
         "description": response["description"],

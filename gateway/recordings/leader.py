@@ -192,9 +192,18 @@ class Leader:
         return await self._finish(job, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply")
 
     async def _stop_refused(self, job: Job, error: Refused) -> tuple[Result, bool]:
+        """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
         try:
             row = await self._open_row(job)
+            while row is None and not job.lease.lost and self._age(job) < self._timing.settle:
+                await asyncio.sleep(_LOOK_PAUSES[1])
+                row = await self._open_row(job)
         except UpstreamError:
+            row, unseen = None, True
+        else:
+            unseen = False
+        if unseen or (row is not None and self._age(job) < _PROCESSING_SECONDS):
+            # It may be refused because the recording is only just starting (the signalling layer's 4012): again later.
             return await self._finish(
                 job, Status.STOPPING, Outcome.STOP_REQUESTED, settled=True, due_in=_STOP_AGAIN_SECONDS
             )
@@ -204,21 +213,28 @@ class Leader:
             job, Status.RECORDING, None, problem=Problem.of(meaning(error)), confirmed_by="list", settled=True
         )
 
+    def _age(self, job: Job) -> float:
+        """Return how many seconds ago the last start was sent, as far as the record knows."""
+        return (self._coordinator.now_ms() - job.lease.started_at) / 1000
+
     # --- evidence ------------------------------------------------------------------------------------------------
 
     async def _verify(self, job: Job) -> tuple[Result, bool]:
         """Find out whether what was recording still is, and start again, or write its end, if it is not."""
-        try:
-            row = await self._open_row(job)
-            if row is None:
-                # One miss may be the list's: only two some time apart end a recording.
-                await asyncio.sleep(_MISSES_APART_SECONDS)
+        misses = 0
+        while not job.lease.lost:
+            try:
                 row = await self._open_row(job)
-        except UpstreamError as error:
-            return await self._finish(job, Status.RECORDING, None, problem=Problem.of(_unseen(error)))
-        if row is not None:
-            return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
-        return await self._absent(job)
+            except UpstreamError as error:
+                return await self._finish(job, Status.RECORDING, None, problem=Problem.of(_unseen(error)))
+            if row is not None:
+                return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+            misses += 1
+            # One miss may be the list's, and a list may be behind a start: only two some time apart end a recording.
+            if misses > 1 and self._age(job) >= self._timing.settle:
+                return await self._absent(job)
+            await asyncio.sleep(_MISSES_APART_SECONDS)
+        return self._again(job), False
 
     async def _recover(self, job: Job) -> tuple[Result, bool]:
         """Find out what became of something nobody finished, before anything else may be sent."""

@@ -200,3 +200,34 @@ async def test_what_runs_without_the_gateway_is_adopted(
     assert answer.status_code == 200
     assert answer.json()["outcome"] == "already_recording"
     assert answer.json()["confirmedBy"] == "list"
+
+
+async def test_a_list_that_lags_behind_a_start_ends_nothing(
+    valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Asked right after the start, the list does not show it yet: that is no reason to start again."""
+    async with harness.simulator(signer=signer, list_lag_seconds=0.6, duplicates="accept") as simulator:
+        times = {**harness.FAST, "GATEWAY_TRUST_SECONDS": "0"}
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **times)
+        async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+            track = new_track()
+            await gateway.post(START, json=track)
+            again = await gateway.post(START, json=track)
+            assert again.json()["outcome"] == "already_recording"
+            assert sent(simulator, "start") == 1
+
+
+async def test_a_stop_that_is_refused_too_early_is_repeated(
+    valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """VideoSDK refuses to stop what is only just starting, and does not list it yet: the stop is not forgotten."""
+    async with harness.simulator(signer=signer, list_lag_seconds=0.3) as simulator:
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+        async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+            track = new_track()
+            await gateway.post(START, json=track)
+            simulator.inject(Fault(action="refuse", endpoint="stop", status=404))
+            stop = await gateway.post(STOP, json=track)
+            assert stop.status_code == 202
+            await status_becomes(gateway, track, "stopped")
+            assert all(row.closed for row in simulator.rows)
