@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -70,6 +71,9 @@ def build() -> object:
 def _serve(settings: Settings) -> int:
     logs.configure(settings.log_level, settings.log_format)
     create_app(settings)  # what is wrong shows now, once, and not in every worker
+    # Uvicorn raises the signal once more after its own orderly end: that is then an ordinary exit.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     uvicorn.run(
         "gateway.__main__:build",
         factory=True,

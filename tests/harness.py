@@ -223,13 +223,19 @@ class GatewayProcess:
         """Ask it to end and wait for that; its exit code."""
         if self._tether.poll() is None:
             self._tether.terminate()
-        return self._tether.wait(30)
+        status = self._tether.wait(30)
+        self._let_go()
+        return status
 
     def kill(self) -> None:
         """End it as a crash would."""
-        assert self._tether.stdin
-        self._tether.stdin.close()
+        self._let_go()
         self._tether.wait(30)
+
+    def _let_go(self) -> None:
+        for pipe in (self._tether.stdin, self._tether.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def _free_port() -> int:

@@ -1,0 +1,77 @@
+"""How a process ends, and what the others do about it."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+
+pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
+
+NewTrack = Callable[..., dict[str, str]]
+START = "/v1/recordings/track/start"
+
+
+async def test_sigterm_lets_an_operation_come_to_its_end(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+) -> None:
+    """The caller whose start is under way gets its answer; nobody new is let in; the exit is clean."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
+    simulator.inject(harness.delay("start", 1.0))
+    async with harness.client(process.url, demo.key) as gateway:
+        start = asyncio.create_task(gateway.post(START, json=new_track()))
+        await harness.eventually(lambda: simulator.calls)
+        process.signal(signal.SIGTERM)
+        assert (await start).status_code == 201
+    assert process.stop() == 0
+    assert sum(call.endpoint == "start" for call in simulator.calls) == 1
+
+
+async def test_sigkill_of_the_leader_is_healed_by_whoever_waits(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+) -> None:
+    """The leader dies with its call under way; a joiner on another replica gets the recording, started once."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    leader = await harness.GatewayProcess(settings, tmp_path / "leader").ready()
+    other = await harness.GatewayProcess(settings, tmp_path / "other").ready()
+    track = new_track()
+    simulator.inject(harness.delay("start", 0.6))
+    async with harness.client(leader.url, demo.key) as dying, harness.client(other.url, demo.key) as gateway:
+        start = asyncio.create_task(dying.post(START, json=track))
+        await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
+        join = asyncio.create_task(gateway.post(START, json=track))
+        leader.kill()
+        answer = await join
+        assert answer.json()["outcome"] == "already_recording", answer.text
+        assert answer.json()["confirmedBy"] == "list"
+        await asyncio.gather(start, return_exceptions=True)
+    assert other.stop() == 0
+    assert sum(call.endpoint == "start" for call in simulator.calls) == 1
+
+
+async def test_sigkill_of_the_only_process_is_healed_by_the_next(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+) -> None:
+    """Nobody waits and nobody asks: the settler of a process started later finds out what became of the start."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    first = await harness.GatewayProcess(settings, tmp_path / "first").ready()
+    track = new_track()
+    simulator.inject(harness.delay("start", 0.6))
+    async with harness.client(first.url, demo.key) as dying:
+        start = asyncio.create_task(dying.post(START, json=track))
+        await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
+        first.kill()
+        await asyncio.gather(start, return_exceptions=True)
+    second = await harness.GatewayProcess(settings, tmp_path / "second").ready()
+    path = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
+    async with harness.client(second.url, demo.key) as gateway:
+        seen = await harness.until(lambda: gateway.get(path), lambda answer: answer.json()["status"] == "recording")
+        assert seen.json()["confirmedBy"] == "list"
+        assert seen.json()["requestedBy"] == "demo"
+    assert second.stop() == 0
