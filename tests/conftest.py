@@ -8,16 +8,27 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway import logs
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
-from tests import harness
+from tests import harness, leaks
+from tests.leaks import pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Run every async test on asyncio, in one loop for the session."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def kept_logs() -> None:
+    """Send what gateways in this process log to where it is searched for secrets."""
+    # Before every test anew: some tests configure logging themselves.
+    logs.configure("debug", "json", leaks.EVIDENCE.log)
 
 
 @pytest.fixture(scope="session")

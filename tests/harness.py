@@ -225,12 +225,14 @@ class GatewayProcess:
             self._tether.terminate()
         status = self._tether.wait(30)
         self._let_go()
+        EVIDENCE.keep(self.log)
         return status
 
     def kill(self) -> None:
         """End it as a crash would."""
         self._let_go()
         self._tether.wait(30)
+        EVIDENCE.keep(self.log)
 
     def _let_go(self) -> None:
         for pipe in (self._tether.stdin, self._tether.stdout):

@@ -17,6 +17,7 @@ from litestar.openapi.spec import Components, License, SecurityScheme, Tag
 from gateway import __version__
 from gateway.api import examples
 from gateway.api.health import livez, readyz
+from gateway.api.problems import PROBLEM_JSON
 from gateway.api.recordings import DEADLINE_HEADER, routes
 from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
 from gateway.recordings import Outcome
@@ -123,7 +124,10 @@ def _finish(operation: dict[str, Any], path: str) -> None:
             operation["operationId"]
         ]
     operation["responses"] = {
-        status: _finished(response, int(status), path) for status, response in sorted(operation["responses"].items())
+        status: _finished(response, int(status), path)
+        for status, response in sorted(operation["responses"].items())
+        # Litestar adds an error of its own, in a form of its own, wherever a path has parts.
+        if status < "400" or PROBLEM_JSON in response["content"]
     }
 
 

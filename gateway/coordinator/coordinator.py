@@ -27,13 +27,10 @@ The scripts lie beside this module; each says what it decides and why that must 
 """
 
 import asyncio
-import hashlib
 import secrets
 import time
-import zlib
 from collections.abc import Coroutine
 from contextlib import suppress
-from importlib import resources
 from typing import Any, Final
 
 import msgspec
@@ -41,28 +38,17 @@ import structlog
 
 from gateway.coordinator.claims import Claim, Finished, Lease, Record, Timing, Verdict, Wish, clock
 from gateway.coordinator.connection import Connection
+from gateway.coordinator.script import BUCKETS, Script, bucket_of
 from gateway.coordinator.wakeups import CHANNEL
 from gateway.errors import CoordinationUnavailable
 
 __all__ = ["BUCKETS", "Coordinator"]
-
-BUCKETS: Final = 16
-"""Slots the rooms are spread over. A part of the key format: changing it orphans every record."""
 
 _HOLD_SECONDS: Final = 2.0
 _NOT_AFTER_SLACK_MS: Final = 1250
 _SLOW_REPLY_SECONDS: Final = 0.1
 
 _log = structlog.get_logger("gateway.coordinator")
-
-
-class _Script:
-    """One script, with the prelude in front, and the name Redis caches it by."""
-
-    def __init__(self, name: str) -> None:
-        folder = resources.files("gateway.coordinator")
-        self.text = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Coordinator:
@@ -85,7 +71,7 @@ class Coordinator:
         self._held: dict[str, Lease] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._pending: set[asyncio.Task[None]] = set()
-        self._scripts = {name: _Script(name) for name in ("claim", "finish", "renew", "release", "doubt")}
+        self._scripts = {name: Script(name) for name in ("claim", "finish", "renew", "release", "doubt")}
 
     async def start(self) -> None:
         """Begin to renew in the background what this process holds."""
@@ -102,8 +88,7 @@ class Coordinator:
 
     def key(self, room: str, participant: str, kind: str) -> str:
         """Return the record's key. The parts must match `[A-Za-z0-9_-]+`."""
-        bucket = zlib.crc32(f"{self._tenant}/{room}".encode()) % BUCKETS
-        return f"rec:{{{bucket:02d}}}:{self._tenant}:{room}:{participant}:{kind}"
+        return f"{bucket_of(f'{self._tenant}/{room}')}:{self._tenant}:{room}:{participant}:{kind}"
 
     async def claim(
         self, key: str, wish: Wish, *, fingerprint: str = "", recording: str = "", seen: str = "", target: str = ""

@@ -32,7 +32,7 @@ _NOT_PASSED_ON: Final = ("GATEWAY_REDIS_", "GATEWAY_VIDEOSDK_", "GATEWAY_AUTH", 
 
 
 def run() -> int:
-    """Serve until interrupted; return the gateway's exit code."""
+    """Serve until interrupted; return 0 then, or the exit code of a gateway that ended by itself."""
     host, port = os.environ.get("GATEWAY_HOST", "127.0.0.1"), os.environ.get("GATEWAY_PORT", "8080")
     if _taken(host, port):
         print(f"Nothing can listen on {host}:{port}: stop what does, or set GATEWAY_PORT.", file=sys.stderr)
@@ -66,13 +66,15 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
         gateway = await asyncio.create_subprocess_exec(
             *command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
+        asked_to_end = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, _end, gateway)
+            loop.add_signal_handler(number, _end, gateway, asked_to_end)
         base = f"http://{host}:{port}"
         if await _is_ready(gateway, base):
             print(_welcome(base, key), flush=True)
-        return await gateway.wait()
+        code = await gateway.wait()
+        return 0 if asked_to_end.is_set() else code
 
 
 def _taken(host: str, port: str) -> bool:
@@ -85,7 +87,8 @@ def _taken(host: str, port: str) -> bool:
     return False
 
 
-def _end(gateway: asyncio.subprocess.Process) -> None:
+def _end(gateway: asyncio.subprocess.Process, asked_to_end: asyncio.Event) -> None:
+    asked_to_end.set()
     if gateway.returncode is None:
         gateway.terminate()
 

@@ -1,0 +1,64 @@
+"""Fixtures for tests of the API: what a problem looks like, and what reached the servers behind the gateway."""
+
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from gateway.errors import PROBLEMS
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+
+
+def check_problem(answer: httpx.Response, slug: str) -> dict[str, Any]:
+    """Check that an answer is this problem, whole and well formed; return the document."""
+    known = PROBLEMS[slug]
+    assert answer.status_code == known.status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert document["type"] == f"/problems/{slug}"
+    assert document["title"] == known.title
+    assert document["status"] == known.status
+    assert document["detail"]
+    assert document["detail"] != document["title"]
+    assert document["instance"] == answer.request.url.path
+    assert document["requestId"] == answer.headers["x-request-id"] != ""
+    return document
+
+
+@pytest.fixture(name="check_problem")
+def check_problem_fixture() -> Callable[[httpx.Response, str], dict[str, Any]]:
+    """Give tests the check of problems."""
+    return check_problem
+
+
+@pytest.fixture
+def nothing_reaches(valkey: EmbeddedValkey, simulator: Simulator):
+    """Give tests a block in which no call may reach VideoSDK, no key may appear in Redis, and no script may run there.
+
+    Scripts that look for overdue work do not count: they come by themselves. They are told apart by their command:
+    looking is a ZRANGE, everything a request does is EVALSHA or HGETALL.
+    """
+
+    @asynccontextmanager
+    async def block():
+        async with Redis.from_url(valkey.url) as redis:
+            size, commands, calls = await redis.dbsize(), await _commands(redis), len(simulator.calls)
+            yield
+            assert await redis.dbsize() == size
+            assert await _commands(redis) == commands
+            assert len(simulator.calls) == calls
+
+    return block
+
+
+async def _commands(redis: Redis) -> dict[str, int]:
+    statistics: dict[str, Any] = await redis.info("commandstats")
+    return {
+        name: values["calls"]
+        for name, values in statistics.items()
+        if name.removeprefix("cmdstat_") in {"eval", "evalsha", "hgetall", "hset", "set", "publish"}
+    }

@@ -1,0 +1,88 @@
+"""The page for people: served from files of our own, and nothing is fetched from anywhere else."""
+
+import re
+from importlib import resources
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+ASSETS = {
+    "docs.js": "text/javascript",
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+
+
+async def test_the_page_is_served_with_a_policy(gateway: httpx.AsyncClient) -> None:
+    """A page that may load from here alone, needs no key, and may not be framed."""
+    page = await gateway.get("/docs", headers={"authorization": ""})
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == "'self'"
+    assert policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    # Every source is one of these words: no host is named.
+    words = {"'none'", "'self'", "'unsafe-inline'", "data:"}
+    assert {word for sources in policy.values() for word in sources.split()} <= words
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_everything_the_page_names_is_served_here(gateway: httpx.AsyncClient) -> None:
+    """Scripts, styles, icon and contract are relative addresses, and each of them is there; no script stands inline."""
+    page = await gateway.get("/docs")
+    named = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
+    assert len(named) >= 4
+    assert not re.search(r"<script(?![^>]*\ssrc=)", page.text)
+    for address in [*named, "openapi.json"]:
+        assert not re.match(r"(?:[a-z]+:)?//", address)
+        assert (await gateway.get(urljoin("/docs", address))).status_code == 200
+    assert "http" not in page.text
+    script = (await gateway.get("/docs/docs.js")).text
+    assert '"openapi.json"' in script
+    assert "validatorUrl: null" in script
+    assert "http" not in script
+
+
+@pytest.mark.parametrize(("name", "media_type"), ASSETS.items())
+async def test_assets_have_their_types(gateway: httpx.AsyncClient, name: str, media_type: str) -> None:
+    """Each file comes with its own type, which browsers are told not to guess, and may be kept for a while."""
+    answer = await gateway.get(f"/docs/{name}")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].partition(";")[0] == media_type
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "max-age" in answer.headers["cache-control"]
+    assert answer.content == (resources.files("gateway.api") / "swagger" / name).read_bytes()
+
+
+async def test_no_file_loads_from_elsewhere(gateway: httpx.AsyncClient) -> None:
+    """Neither style nor script names a source map, an import or a font of another host."""
+    style = (await gateway.get("/docs/swagger-ui.css")).text
+    bundle = (await gateway.get("/docs/swagger-ui-bundle.js")).text
+    assert re.findall(r"url\((?!['\"]?(?:data:|#))[^)]*\)", style) == []
+    assert "@import" not in style
+    assert "sourceMappingURL" not in style + bundle[-2000:]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["docs.html", "LICENSE", "swagger-ui.js", "..%2f..%2fapp.py", "%2e%2e/callers.py", "x" * 300],
+)
+async def test_another_file_is_not_found(gateway: httpx.AsyncClient, name: str) -> None:
+    """Only what the page needs is served: no way leads to other files."""
+    answer = await gateway.get(f"/docs/{name}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_licences_of_the_vendored_files_are_in_the_package() -> None:
+    """Whoever installs the package gets Swagger UI's licence, notice and those of what it bundles."""
+    folder = resources.files("gateway.api") / "swagger"
+    assert "Apache License" in (folder / "LICENSE").read_text("utf-8")
+    assert (folder / "NOTICE").read_text("utf-8").strip()
+    assert (folder / "swagger-ui-bundle.js.LICENSE.txt").read_text("utf-8").strip()

@@ -1,0 +1,226 @@
+"""The contract: committed, true to the code, and kept by the running gateway."""
+
+import difflib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from gateway import __version__
+from gateway.api.contract import contract
+from gateway.errors import PROBLEMS
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.simulator import Simulator
+from tests import harness
+
+COMMITTED = Path(__file__).parents[2] / "openapi" / "gateway.yaml"
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+SHOW = "/v1/recordings/track/{roomId}/{participantId}/{kind}"
+METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
+
+NewTrack = Callable[..., dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    """The contract as it is committed."""
+    return yaml.safe_load(COMMITTED.read_text("utf-8"))
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every operation with its path."""
+    for path, item in document["paths"].items():
+        yield from ((path, operation) for method, operation in item.items() if method in METHODS)
+
+
+def validate(document: dict[str, Any], content: object, schema: dict[str, Any]) -> None:
+    """Check JSON content against a schema of the contract."""
+    whole = {**schema, "components": document["components"]}
+    Draft202012Validator(whole, format_checker=FormatChecker()).validate(content)
+
+
+def check(document: dict[str, Any], answer: httpx.Response, method: str, path: str) -> None:
+    """Check a real answer against what the contract says of this operation and status."""
+    responses = document["paths"][path][method]["responses"]
+    assert str(answer.status_code) in responses, answer.text
+    described = responses[str(answer.status_code)]
+    media_type = answer.headers["content-type"].partition(";")[0]
+    assert media_type in described["content"]
+    validate(document, answer.json(), described["content"][media_type]["schema"])
+    known = {name.lower() for name in described["headers"]}
+    of_interest = {"location", "retry-after", "www-authenticate", "link", "x-request-id"}
+    assert {name for name in answer.headers if name in of_interest} <= known
+    if media_type == "application/problem+json":
+        told = {example["value"]["type"] for example in described["content"][media_type]["examples"].values()}
+        assert answer.json()["type"] in told
+
+
+def printed(seed: str = "0") -> str:
+    """Return what the command prints, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", "openapi"],
+        env={"PYTHONHASHSEED": seed, "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+        timeout=60,
+    ).stdout
+
+
+def test_the_committed_contract_is_that_of_the_code() -> None:
+    """`openapi/gateway.yaml` is what `gateway openapi` prints, which needs no settings."""
+    text = printed()
+    drift = "".join(
+        difflib.unified_diff(
+            COMMITTED.read_text("utf-8").splitlines(keepends=True),
+            text.splitlines(keepends=True),
+            "openapi/gateway.yaml",
+            "gateway openapi",
+            n=2,
+        )
+    )
+    assert not drift, f"The API has changed, or the file was edited. Run `make openapi` and commit it:\n{drift}"
+
+
+def test_the_contract_does_not_depend_on_luck() -> None:
+    """Two processes with other hash seeds print the same bytes, with texts of several lines as blocks."""
+    text = printed("1")
+    assert text == printed("2")
+    assert "\n  description: |\n" in text
+    assert yaml.safe_load(text) == contract()
+
+
+def test_the_contract_is_valid(document: dict[str, Any]) -> None:
+    """It is OpenAPI 3.1, with a licence, described tags, and a scheme for keys that every route of ours demands."""
+    OpenAPIV31SpecValidator(document).validate()
+    assert next(iter(document)) == "openapi"
+    assert document["info"]["version"] == __version__
+    assert document["info"]["license"]["identifier"] == "MIT"
+    assert document["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
+    described = {tag["name"] for tag in document["tags"] if tag["description"]}
+    for path, operation in operations(document):
+        assert set(operation["tags"]) <= described
+        assert ("security" in operation) == path.startswith("/v1/")
+
+
+def test_every_operation_says_what_it_is(document: dict[str, Any]) -> None:
+    """Ids are those of the design and unique; summaries, descriptions and parameters are there."""
+    ids = [operation["operationId"] for _, operation in operations(document)]
+    assert len(ids) == len(set(ids))
+    assert {"startTrackRecording", "stopTrackRecording", "getTrackRecording"} <= set(ids)
+    for path, operation in operations(document):
+        assert operation["summary"]
+        assert operation["description"]
+        named = {parameter["name"] for parameter in operation.get("parameters", ()) if "name" in parameter}
+        assert all(f"{{{name}}}" in path for name in named)
+
+
+def test_every_example_keeps_the_contract(document: dict[str, Any]) -> None:
+    """Each body has examples, each is valid, and none has members of a framework's own."""
+    for path, operation in operations(document):
+        contents = [response["content"] for response in operation["responses"].values()]
+        if "requestBody" in operation:
+            contents.append(operation["requestBody"]["content"])
+        for content in contents:
+            for body in content.values():
+                assert body["examples"], path
+                for example in body["examples"].values():
+                    assert set(example) <= {"summary", "description", "value"}
+                    validate(document, example["value"], body["schema"])
+
+
+def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
+    """Error responses are problem documents in the order of their statuses, each with an example per problem."""
+    for path, operation in operations(document):
+        statuses = [int(status) for status in operation["responses"]]
+        assert statuses == sorted(statuses)
+        assert max(statuses) >= 500
+        for status, response in operation["responses"].items():
+            assert response["description"]
+            if int(status) < 400:
+                assert list(response["content"]) == ["application/json"]
+                continue
+            ((media_type, content),) = response["content"].items()
+            assert media_type == "application/problem+json"
+            for slug, example in content["examples"].items():
+                assert example["value"]["type"] == f"/problems/{slug}"
+                assert example["value"]["status"] == PROBLEMS[slug].status == int(status)
+                assert "{" not in example["value"]["instance"]
+        if path.startswith("/v1/"):
+            assert {401, 422, 500, 503} <= set(statuses)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"roomId": "a b", "participantId": "p", "kind": "video"},
+        {"roomId": "a", "participantId": "p", "kind": "smell"},
+        {"roomId": "a", "participantId": "p"},
+        {"roomId": "a", "participantId": "p", "kind": "video", "token": "x"},
+        {"roomId": "a", "participantId": "p", "kind": "video", "fileFormat": "mp4"},
+        {"roomId": "a", "participantId": "p", "kind": "video", "webhookUrl": None},
+        {"roomId": "a", "participantId": "p", "kind": "video", "bucketDirPath": ""},
+    ],
+)
+def test_the_schema_refuses_what_the_gateway_refuses(document: dict[str, Any], body: dict[str, Any]) -> None:
+    """A client that checks its bodies against the contract finds out before it asks."""
+    schema = document["paths"][START]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    whole = {**schema, "components": document["components"]}
+    assert not Draft202012Validator(whole).is_valid(body)
+
+
+@pytest.mark.anyio
+async def test_the_gateway_serves_the_contract(gateway: httpx.AsyncClient, document: dict[str, Any]) -> None:
+    """`/openapi.json` is the same document, and nothing of a framework's stands beside it."""
+    answer = await gateway.get("/openapi.json", headers={"authorization": ""})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == document
+    for path in ("/schema", "/schema/", "/schema/openapi.json", "/schema/swagger", "/schema/redoc"):
+        assert (await gateway.get(path)).status_code == 404
+
+
+@pytest.mark.anyio
+async def test_real_answers_keep_the_contract(
+    gateway: httpx.AsyncClient, simulator: Simulator, document: dict[str, Any], new_track: NewTrack
+) -> None:
+    """Each sort of answer, good and bad, is described, and is as described."""
+    track = new_track(webhookUrl="http://127.0.0.1:9/hook")
+    started = await gateway.post(START, json=track)
+    check(document, started, "post", START)
+    check(document, await gateway.post(START, json=track), "post", START)
+    check(document, await gateway.post(START, json={**track, "bucketDirPath": "other"}), "post", START)
+    check(document, await gateway.get(started.headers["location"]), "get", SHOW)
+    bare = {name: track[name] for name in ("roomId", "participantId", "kind")}
+    check(document, await gateway.post(STOP, json=bare), "post", STOP)
+    check(document, await gateway.post(STOP, json=bare), "post", STOP)
+
+    check(document, await gateway.post(START, json={"kind": 1}), "post", START)
+    check(
+        document, await gateway.post(START, content=b"{", headers={"content-type": "application/json"}), "post", START
+    )
+    check(document, await gateway.post(START, content=b"{}"), "post", START)
+    check(document, await gateway.post(START, json={"roomId": "a" * 70_000}), "post", START)
+    check(document, await gateway.post(STOP, json=bare, headers={"authorization": "Bearer no"}), "post", STOP)
+    check(document, await gateway.get("/v1/recordings/track/a/b/c"), "get", SHOW)
+    check(document, await gateway.get(f"/v1/recordings/track/{bare['roomId']}/nobody/video"), "get", SHOW)
+
+    for status, headers in ((404, {}), (401, {}), (429, {"Retry-After": "2"})):
+        simulator.inject(Fault(action="refuse", endpoint="start", status=status, headers=headers, times=2))
+        check(document, await gateway.post(START, json=new_track()), "post", START)
+        simulator.clear_faults()
+    simulator.inject(harness.delay("start", 0.3))
+    early = await gateway.post(START, json=new_track(), headers={"x-request-timeout-ms": "50"})
+    assert early.status_code == 504
+    check(document, early, "post", START)
+
+    check(document, await gateway.get("/livez"), "get", "/livez")
+    check(document, await gateway.get("/readyz"), "get", "/readyz")
