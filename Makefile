@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: run test check format openapi readme clean provision
+.PHONY: run test faults check format openapi readme clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
@@ -16,6 +16,9 @@ test: $(VENV)/.synced provision  ## every test; ARGS="-k name" to choose
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered
+
+faults: $(VENV)/.synced provision  ## break everything that can break under real processes, and check the history
+	$(BIN)/python -m tests.blackbox.faults $(ARGS)
 
 check: $(VENV)/.synced  ## every static check
 	$(UV) lock --check

@@ -9,6 +9,7 @@ need() { # command, Debian package
 }
 
 need npm npm
+need redis-server redis-server
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

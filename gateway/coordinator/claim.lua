@@ -45,23 +45,27 @@ local function answer(verdict, doing)
     recording = r.recording or '', result = r.result or '',
     confirmed = num(r.confirmed), confirmed_by = r.confirmed_by or '', ended_at = num(r.ended_at),
     start_quiet_left = math.max(start_quiet - now, 0), stop_quiet_left = math.max(stop_quiet - now, 0),
-    epoch = since, started_at = num(r.started_at),
+    epoch = since, started_at = num(r.started_at), written = num(r.written),
   })
 end
 
+-- A start that comes after a stop supersedes it; one whose operation the stop was waiting for does not.
+local superseding = a.wish == 'start' and ended and (r.intent or '') ~= '' and not (r.intent == op and r.done ~= op)
+
 local function lead(doing)
   -- An operation that nobody finished keeps its number, so that those who wait for it stay attached.
-  local new = r.done == op or op == '0'
+  -- One begun before this server's epoch gets a new one: others may have begun later ones that are forgotten, and
+  -- whoever led them must find that the track has moved on.
+  local new = r.done == op or op == '0' or num(r.epoch) < since
   if new then op = text(math.max(now_us, num(op) + 1)) end
   r.lease = text(now + a.lease)
   local changes = {
     v = '1', op = op, holder = a.attempt, owner = a.owner, lease = r.lease, doing = doing, waiting = '0',
-    granted = now,
+    granted = now, epoch = since,
     before_state = state, before_generation = generation, before_fingerprint = r.fingerprint or '',
     before_recording = r.recording or '',
   }
-  -- A start that comes after a stop supersedes it; one whose operation the stop was waiting for does not.
-  if a.wish == 'start' and ended and (r.intent or '') ~= op then changes.intent = '' end
+  if superseding then changes.intent = '' end
   if doing == 'start' then
     changes.before_quiet, changes.start_quiet = start_quiet, now + a.quiet
     state, generation, r.fingerprint = 'starting', op, a.fingerprint
@@ -79,6 +83,7 @@ end
 
 local function wait()
   redis.call('HSET', record, 'waiting', '1')
+  if superseding then redis.call('HSET', record, 'intent', '') end
   return answer('wait', r.doing)
 end
 
@@ -95,7 +100,7 @@ if forgotten and grace_left > 0 and not held(r) then
   return answer('wait', 'grace')
 end
 
-local must_stop = state == 'stopping' or ((state == 'recording' or state == 'unknown') and (r.intent or '') ~= '')
+local must_stop = state == 'stopping' or (not ended and (r.intent or '') ~= '')
 
 -- A recording that was found and not started by us has parameters that nobody knows: they cannot be said to differ.
 local differs = (r.fingerprint or '') ~= '' and r.fingerprint ~= a.fingerprint
@@ -105,7 +110,15 @@ if a.wish == 'start' then
     if r.doing == 'start' and differs then return answer('conflict') end
     return wait()
   end
-  if must_stop then return lead('stop') end
+  if must_stop then
+    -- A stop without an answer is repeated when it is due, not as fast as starts come.
+    local again = num(redis.call('ZSCORE', due, record))
+    if state == 'stopping' and r.done == op and again > now then
+      r.lease = text(again)
+      return answer('wait', 'stop')
+    end
+    return lead('stop')
+  end
   if state == 'recording' then
     if not fresh then return lead('verify') end
     if differs then return answer('conflict') end
@@ -122,6 +135,7 @@ if a.wish == 'check' then
   if state == 'recording' then return lead('verify') end
   if ended and start_quiet == 0 and doubt == 0 then
     schedule(0, a.ttl)
+    if (r.intent or '') ~= '' then redis.call('HSET', record, 'intent', '') end
     return answer('noop')
   end
   return lead('recover')
@@ -134,5 +148,8 @@ if held(r) then
   if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end
   return wait()
 end
-if ended and state ~= '' and start_quiet == 0 and fresh then return answer('idle') end
+if ended and state ~= '' and start_quiet == 0 and fresh then
+  if (r.intent or '') ~= '' then redis.call('HSET', record, 'intent', '') end
+  return answer('idle')
+end
 return lead('stop')

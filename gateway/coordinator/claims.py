@@ -66,7 +66,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     @property
     def grace(self) -> float:
         """How long after an epoch live leaders have to claim again what Redis forgot."""
-        return 2 * self.renewal + 0.5
+        return 2 * self.renewal + 1.5 + 0.5
 
 
 class Claim(Struct, frozen=True):
@@ -91,6 +91,7 @@ class Claim(Struct, frozen=True):
     start_quiet_left: int
     stop_quiet_left: int
     epoch: int
+    written: int
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -118,11 +119,13 @@ class Finished(Struct, frozen=True):
             the write is repeated in the background.
         stop: A stop was asked for meanwhile.
         now: Redis's clock in ms; 0 where it did not answer.
+        generation: Of the recording, in the answer to a renewal.
     """
 
     how: str
     stop: bool = False
     now: int = 0
+    generation: str = ""
 
 
 class Lease:
@@ -148,3 +151,5 @@ class Lease:
         self.lost = False
         """Redis says that the track is no longer ours."""
         self.stop_wanted = False
+        self.looked_at = granted_at
+        """When the list was asked last: what it says is no younger."""

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
@@ -20,7 +20,10 @@ from redis.exceptions import NoScriptError, RedisError
 
 from gateway.errors import CoordinationUnavailable
 
-__all__ = ["Connection"]
+__all__ = ["LOST", "Connection"]
+
+LOST: Final = (RedisError, OSError, TimeoutError, RuntimeError)
+"""How a lost connection shows. Among them what uvloop raises when one is written to that was just reset."""
 
 _COMMAND_SECONDS = 1.0
 _CONNECT_SECONDS = 0.5
@@ -175,7 +178,7 @@ class Connection:
                 if isinstance(client, RedisCluster):
                     await client.initialize()
                 result = await call(client)
-        except (RedisError, OSError, TimeoutError) as error:
+        except LOST as error:
             self._failures += 1
             self._probe_at = time.monotonic() + _PROBE_EVERY_SECONDS
             raise _unavailable() from error

@@ -104,6 +104,7 @@ class Coordinator:
         self._attempts += 1
         attempt = f"{self.boot}.{self._attempts}"
         give_up = clock() + _HOLD_SECONDS
+        late = 0
         while True:
             granted_at = clock()
             try:
@@ -117,12 +118,15 @@ class Coordinator:
             if claim.verdict is Verdict.LATE:
                 # Either this command waited in a stopped server, or our idea of its clock is off: learn it anew.
                 self._offset_ms = None
-                if clock() > give_up:
+                late += 1
+                if clock() > give_up and late > 1:
                     raise CoordinationUnavailable("Redis answers too slowly.", retry_after=2)
                 continue
             break
         if claim.verdict is not Verdict.LEAD:
             return claim, None
+        # An earlier try may have won already, and lost its reply: Redis counts from that one.
+        granted_at -= max(self.timing.lease - claim.lease_left / 1000, 0)
         lease = Lease(key, attempt, claim, fingerprint, recording, granted_at)
         self._held[attempt] = lease
         return claim, lease
@@ -141,7 +145,7 @@ class Coordinator:
         if renewed.how != "ok":
             self._lose(lease)
             return False
-        lease.doing, lease.generation, lease.granted_at = Wish.START, lease.operation, granted_at
+        lease.doing, lease.generation, lease.granted_at = Wish.START, renewed.generation, granted_at
         lease.started_at = renewed.now
         lease.fingerprint, lease.recording = lease.wanted_fingerprint, lease.wanted_recording
         return True
@@ -153,7 +157,9 @@ class Coordinator:
         *,
         result: str,
         confirmed_by: str = "",
+        seen_at: float | None = None,
         settled: bool = False,
+        answered: bool = False,
         due_in: float = 0,
     ) -> Finished:
         """Write what became of the operation and wake those who wait.
@@ -172,7 +178,10 @@ class Coordinator:
             "confirmed_by": confirmed_by,
             "result": result,
             "recording": lease.recording,
+            "seen_ago": 0 if seen_at is None else max(_ms(clock() - seen_at), 0),
             "settled": settled,
+            "answered": answered,
+            "memory": _ms(self.timing.memory),
             "due_in": _ms(due_in),
             "ttl": _ms(self.timing.memory),
             "quiet": _ms(self.timing.quiet),
@@ -303,6 +312,8 @@ class Coordinator:
         return finished
 
     async def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:
+        # By the time it is written it may be history: whoever waits has to look for themselves.
+        arguments = {**arguments, "confirmed_by": "", "result": ""}
         pause, give_up = 0.1, clock() + 2 * self.timing.quiet
         while clock() < give_up:
             await asyncio.sleep(pause)

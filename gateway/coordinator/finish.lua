@@ -3,9 +3,11 @@
 -- Running it twice changes nothing the second time.
 --
 -- a.attempt a.op a.doing a.state a.generation a.fingerprint
+-- a.seen_ago      how long ago (ms) that was seen which is written
 -- a.confirmed_by  reply | webhook | list, '' where the state is not confirmed
 -- a.result        the payload for those who wait         a.recording  what callers may read of it, JSON
 -- a.settled       nothing sent earlier can still land    a.due_in     look again after this long, 0 never
+-- a.answered      what this operation itself sent cannot land any more
 -- a.ttl a.quiet a.channel
 --
 -- Returns a JSON object: `how` is
@@ -18,10 +20,11 @@
 local r = load()
 local how
 if r.holder == a.attempt then
-  how = 'ok'
+  -- Where a failover forgot that we began to send, it forgot the horizon too.
+  how = a.doing == 'start' and r.doing ~= 'start' and 'restored' or 'ok'
 elseif r.done == a.op and r.result == a.result then
   return cjson.encode({ how = 'repeated', stop = false, now = now })
-elseif not r.op or num(r.op) < num(a.op) then
+elseif not r.op or num(r.op) < num(a.op) or (r.op == a.op and r.done ~= a.op and num(r.epoch) < epoch()) then
   how = 'restored'
 elseif r.op == a.op and r.done ~= a.op and r.doing == 'recover' and a.state == 'recording' then
   how = 'late'
@@ -36,10 +39,10 @@ local changes = {
   written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording,
 }
 -- A doubt that came up during the operation outlives it; one that the operation was begun with is answered by it.
-local doubtful = num(r.doubt) > num(r.granted)
+local doubtful = num(r.doubt) > 0 and num(r.doubt) >= num(r.granted)
 if not doubtful then changes.doubt = '0' end
 if a.confirmed_by ~= '' and not doubtful then
-  changes.confirmed, changes.confirmed_by = now, a.confirmed_by
+  changes.confirmed, changes.confirmed_by = now - (a.seen_ago or 0), a.confirmed_by
 else
   changes.confirmed = '0'
 end
@@ -50,8 +53,9 @@ local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
 if a.state == 'recording' or a.settled then start_quiet = 0 end
 if a.settled then stop_quiet = 0 end
 if how == 'ok' and not a.settled then
-  if a.doing == 'start' and over then start_quiet = num(r.before_quiet) end
-  if a.doing == 'stop' and over then stop_quiet = num(r.before_quiet) end
+  -- What this operation itself sent is answered; what was sent before it may land all the same.
+  if a.answered and a.doing == 'start' and a.state ~= 'recording' then start_quiet = num(r.before_quiet) end
+  if a.answered and a.doing == 'stop' then stop_quiet = num(r.before_quiet) end
 elseif how == 'restored' and not a.settled then
   -- The horizon was lost with the record: count it anew.
   if a.state == 'unknown' then start_quiet = now + a.quiet end
@@ -61,6 +65,8 @@ changes.start_quiet, changes.stop_quiet = start_quiet, stop_quiet
 
 -- A stop that was wished for holds until nothing runs and nothing can land any more.
 local intent = r.intent or ''
+-- A restored start is later than whatever stop the record still tells of.
+if how == 'restored' and a.doing == 'start' and intent ~= a.op then intent = '' end
 if over then
   intent = start_quiet > 0 and a.doing == 'stop' and a.op or ''
   a.due_in = start_quiet > 0 and math.max(start_quiet - now, 0) + 1 or a.due_in

@@ -16,6 +16,9 @@ changes.recording = r.before_recording or ''
 if r.doing == 'start' then changes.start_quiet = num(r.before_quiet) end
 if r.doing == 'stop' then changes.stop_quiet = num(r.before_quiet) end
 save(changes, a.ttl)
-schedule((state == 'failed' or state == 'stopped') and num(changes.start_quiet or r.start_quiet) == 0 and 0 or now, a.ttl)
+-- Those who wait come back at once. If they do not, the settler forgets the stop: there is nothing to stop.
+local rests = (state == 'failed' or state == 'stopped') and num(changes.start_quiet or r.start_quiet) == 0
+local clean = (r.intent or '') == '' and num(r.doubt) == 0
+schedule(rests and clean and 0 or (rests and now + 1000 or now), a.ttl)
 wake(r, r.op, a.result)
 return cjson.encode({ how = 'ok', now = now })

@@ -7,23 +7,32 @@
 -- a.restore  Redis may have lost the record (restart, failover): put it back unless somebody has begun a later
 --            operation. A holder of an earlier one is a ghost of what was lost
 --
--- Returns a JSON object: `how` is ok, restored or lost; `stop` says whether a stop was asked for meanwhile.
+-- Returns a JSON object: `how` is ok, restored or lost; `stop` says whether a stop was asked for meanwhile;
+-- `generation` is the recording's.
 
 local r = load()
 local how = 'ok'
 local changes = { lease = now + a.lease }
 
-if a.arm and epoch() ~= a.epoch then return cjson.encode({ how = 'lost', stop = false, now = now }) end
+local since = epoch()
+if a.arm and since ~= a.epoch then return cjson.encode({ how = 'lost', stop = false, now = now }) end
 
-if r.holder ~= a.attempt then
-  local later = r.op and num(r.op) >= num(a.op)
-  if a.arm or not a.restore or later then
+-- Ours, but from before we began to send: what came after that was forgotten.
+local reverted = r.holder == a.attempt and a.doing == 'start' and r.doing ~= 'start' and not a.arm
+
+if r.holder ~= a.attempt or reverted then
+  -- Of two attempts at one operation, the one that this server's memory knows only from before its epoch is the ghost.
+  local later = r.op and (num(r.op) > num(a.op) or (r.op == a.op and (r.done == a.op or num(r.epoch) >= since)))
+  if not reverted and (a.arm or not a.restore or later) then
     return cjson.encode({ how = 'lost', stop = false, now = now })
   end
   how = 'restored'
   changes.v, changes.holder, changes.owner, changes.op, changes.doing = '1', a.attempt, a.owner, a.op, a.doing
   changes.generation, changes.fingerprint, changes.waiting = a.generation, a.fingerprint, '1'
   changes.before_quiet, changes.recording = '0', a.recording
+  changes.granted, changes.epoch = now, since
+  -- A restored start is later than whatever stop the record still tells of.
+  if a.doing == 'start' and (r.intent or '') ~= a.op then changes.intent, r.intent = '', '' end
   if a.doing == 'stop' then
     changes.state, changes.stop_quiet = 'stopping', now + a.quiet
   elseif a.doing == 'start' then
@@ -37,7 +46,9 @@ end
 
 if a.arm then
   changes.doing, changes.state = 'start', 'starting'
-  changes.generation, changes.fingerprint, changes.recording = a.op, a.fingerprint, a.recording
+  -- A generation of its own: what was recorded under the operation's number before may have been told to somebody.
+  changes.generation = text(math.max(now_us, num(a.op) + 1))
+  changes.fingerprint, changes.recording = a.fingerprint, a.recording
   changes.before_quiet, changes.start_quiet, changes.started_at = '0', now + a.quiet, now
   -- What the stop was about is proven gone.
   if r.intent and r.intent ~= a.op then changes.intent, r.intent = '', '' end
@@ -45,4 +56,6 @@ end
 
 save(changes, a.ttl)
 schedule(now + a.lease, a.ttl)
-return cjson.encode({ how = how, stop = (r.intent or '') ~= '', now = now })
+return cjson.encode({
+  how = how, stop = r.intent == a.op, now = now, generation = changes.generation or a.generation,
+})

@@ -12,9 +12,8 @@ from typing import Any, cast
 import structlog
 from msgspec import Struct
 from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
 
-from gateway.coordinator.connection import Connection
+from gateway.coordinator.connection import LOST, Connection
 from gateway.errors import CoordinationUnavailable
 
 __all__ = ["CHANNEL", "Wakeup", "Wakeups"]
@@ -83,7 +82,7 @@ class Wakeups:
         while True:
             try:
                 await self._listen()
-            except (RedisError, OSError, TimeoutError, CoordinationUnavailable) as error:
+            except (*LOST, CoordinationUnavailable) as error:
                 if self._subscribed.is_set():
                     failures = 0
                     _log.warning("wakeups.lost", reason=type(error).__name__)

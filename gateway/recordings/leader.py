@@ -143,13 +143,15 @@ class Leader:
                 extensions={"upstreamStatus": error.status},
             )
             return await self._finish(
-                job, Status.UNKNOWN, None, problem=Problem.of(unknown), settled=True, due_in=_UNKNOWN_DUE_SECONDS
+                job, Status.UNKNOWN, None, problem=Problem.of(unknown), answered=True, due_in=_UNKNOWN_DUE_SECONDS
             )
         if row:
             return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
         if error.status in _CONFLICTS and self._just_stopped(job):
             return await self._start_again(job, error)
-        return await self._finish(job, Status.FAILED, None, problem=Problem.of(meaning(error)), confirmed_by="list")
+        return await self._finish(
+            job, Status.FAILED, None, problem=Problem.of(meaning(error)), confirmed_by="list", answered=True
+        )
 
     def _just_stopped(self, job: Job) -> bool:
         return self._coordinator.now_ms() - job.claim.ended_at < _PROCESSING_SECONDS * 1000
@@ -167,7 +169,9 @@ class Leader:
                 retry_after=pause,
                 extensions={"upstreamStatus": error.status},
             )
-            return await self._finish(job, Status.FAILED, None, problem=Problem.of(problem), confirmed_by="list")
+            return await self._finish(
+                job, Status.FAILED, None, problem=Problem.of(problem), confirmed_by="list", answered=True
+            )
         await asyncio.sleep(pause)
         return await self._absent(job)
 
@@ -189,7 +193,7 @@ class Leader:
                 return await self._release(job, error)
             # A stop may be repeated: nothing newer can start while it is not known to be over.
             return await self._finish(job, Status.STOPPING, Outcome.STOP_REQUESTED, due_in=_STOP_AGAIN_SECONDS)
-        return await self._finish(job, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply")
+        return await self._finish(job, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
 
     async def _stop_refused(self, job: Job, error: Refused) -> tuple[Result, bool]:
         """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
@@ -205,12 +209,12 @@ class Leader:
         if unseen or (row is not None and self._age(job) < _PROCESSING_SECONDS):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later.
             return await self._finish(
-                job, Status.STOPPING, Outcome.STOP_REQUESTED, settled=True, due_in=_STOP_AGAIN_SECONDS
+                job, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=_STOP_AGAIN_SECONDS
             )
         if row is None:
-            return await self._finish(job, Status.STOPPED, Outcome.NOT_RECORDING, confirmed_by="list")
+            return await self._finish(job, Status.STOPPED, Outcome.NOT_RECORDING, confirmed_by="list", answered=True)
         return await self._finish(
-            job, Status.RECORDING, None, problem=Problem.of(meaning(error)), confirmed_by="list", settled=True
+            job, Status.RECORDING, None, problem=Problem.of(meaning(error)), confirmed_by="list", answered=True
         )
 
     def _age(self, job: Job) -> float:
@@ -231,7 +235,7 @@ class Leader:
                 return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
             misses += 1
             # One miss may be the list's, and a list may be behind a start: only two some time apart end a recording.
-            if misses > 1 and self._age(job) >= self._timing.settle:
+            if misses > 1 and self._coordinator.now_ms() - job.claim.written >= self._timing.settle * 1000:
                 return await self._absent(job)
             await asyncio.sleep(_MISSES_APART_SECONDS)
         return self._again(job), False
@@ -241,9 +245,11 @@ class Leader:
         begun = clock()
         starts_land_until = begun + job.claim.start_quiet_left / 1000
         stops_land_until = begun + job.claim.stop_quiet_left / 1000
+        # Until then rows are hidden that may have been stopped, and may have begun just before the stop was written.
+        trusted_from = begun + self._timing.settle - (job.claim.now - job.claim.ended_at) / 1000
         last: UpstreamError | None = None
         tries = 0
-        while not job.lease.lost and clock() < max(starts_land_until, stops_land_until) + 10:
+        while not job.lease.lost and clock() < max(starts_land_until, stops_land_until, trusted_from) + 10:
             asked = clock()
             try:
                 row = await self._open_row(job)
@@ -252,16 +258,18 @@ class Leader:
             else:
                 if row is not None and asked >= stops_land_until:
                     return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
-                if row is None and asked >= max(starts_land_until, stops_land_until):
+                if row is None and asked >= max(starts_land_until, stops_land_until, trusted_from):
                     return await self._absent(job)
             if job.lease.stop_wanted:
                 # Somebody wants it stopped: that need not wait until we know.
                 break
             pause = _LOOK_PAUSES[min(tries, len(_LOOK_PAUSES) - 1)]
-            horizon = max(starts_land_until, stops_land_until) - clock()
+            horizon = max(starts_land_until, stops_land_until, trusted_from) - clock()
             await asyncio.sleep(min(pause, horizon) if horizon > 0 else pause)
             tries += 1
-        if job.lease.lost:
+        if job.lease.stop_wanted and not job.lease.lost:
+            await self._coordinator.release(job.lease, result=self._again(job).encode())
+        if job.lease.lost or job.lease.stop_wanted:
             return self._again(job), False
         return await self._finish(
             job, Status.UNKNOWN, None, problem=Problem.of(_unseen(last)), due_in=_UNKNOWN_DUE_SECONDS
@@ -301,6 +309,7 @@ class Leader:
             UpstreamError: The list could not be had: nobody knows.
         """
         track = job.track
+        job.lease.looked_at = clock()
         try:
             rows = await self._videosdk.list_tracks(track.room_id, track.participant_id)
         except UpstreamError as error:
@@ -334,6 +343,7 @@ class Leader:
         problem: Problem | None = None,
         confirmed_by: str = "",
         settled: bool = False,
+        answered: bool = False,
         due_in: float = 0,
     ) -> tuple[Result, bool]:
         lease = job.lease
@@ -355,7 +365,14 @@ class Leader:
             confirmed_by=confirmed_by,
         )
         finished = await self._coordinator.finish(
-            lease, state, result=result.encode(), confirmed_by=confirmed_by, settled=settled, due_in=due_in
+            lease,
+            state,
+            result=result.encode(),
+            confirmed_by=confirmed_by,
+            settled=settled,
+            answered=answered,
+            due_in=due_in,
+            seen_at=lease.looked_at if confirmed_by == "list" else None,
         )
         if finished.how == "stale" and not (lease.doing == "stop" and state is Status.STOPPED):
             # The track has moved on without us. A stop that VideoSDK confirmed is true all the same.

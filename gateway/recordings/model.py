@@ -186,10 +186,10 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def recording_of(key: str, track: Track, known: Record | Claim) -> Recording:
     """Return the recording that a record tells of."""
+    status = Status(known.state) if known.state else Status.UNKNOWN
     descriptor = decode_descriptor(known.recording)
     return _recording(
-        key, track, known.generation, Status(known.state), descriptor, known.started_at, known.confirmed,
-        known.confirmed_by,
+        key, track, known.generation, status, descriptor, known.started_at, known.confirmed, known.confirmed_by,
     )  # fmt: skip
 
 

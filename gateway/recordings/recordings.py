@@ -129,7 +129,7 @@ class Recordings:
         self._doors: set[str] = set()
         self._waiting: dict[tuple[str, str, Wish, str], _Party] = {}
         self._wakeups: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
-        self._heard: OrderedDict[tuple[str, str], Result] = OrderedDict()
+        self._heard: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
         """Results of a moment ago: one may overtake the claim's answer that says what to wait for. Only of operations
         that are finished: one that was released goes on under its number."""
         self._callers: dict[str, int] = {}
@@ -278,7 +278,10 @@ class Recordings:
         party.claim = claim
         if party.wish is Wish.STOP:
             party.committed = party.committed or claim.doing != "grace"
-            party.target = party.target or (claim.generation if claim.generation != "0" else "")
+            if not party.target and claim.doing != "grace":
+                # An operation in flight may give the recording a new generation: then the stop is about that one.
+                bound = claim.operation if claim.verdict is Verdict.WAIT else claim.generation
+                party.target = bound if bound != "0" else ""
         return claim, lease
 
     async def _pursue(self, party: _Party) -> None:
@@ -303,6 +306,7 @@ class Recordings:
     async def _ask_until_answered(self, party: _Party) -> None:
         seen = ""
         while True:
+            asked_at = clock()
             claim, lease = await self._claim(party, seen)
             party.admitted.set()
             seen = ""
@@ -313,7 +317,7 @@ class Recordings:
             elif claim.verdict is Verdict.WAIT:
                 if self._merge(party, claim):
                     return
-                result = await self._wait(party, claim)
+                result = await self._wait(party, claim, asked_at)
                 party.waited = party.waited or claim.doing != "grace"
                 if result is not None and self._answer(party, result):
                     return
@@ -321,7 +325,7 @@ class Recordings:
             elif claim.verdict is not Verdict.DONE:
                 party.answer(self._believed(party, claim))
                 return
-            elif self._answer(party, Result.decode(claim.result)):
+            elif claim.result and self._answer(party, Result.decode(claim.result)):
                 return
             if party.deserted:
                 return
@@ -344,10 +348,11 @@ class Recordings:
         party.into = waiting
         return True
 
-    async def _wait(self, party: _Party, claim: Claim) -> Result | None:
+    async def _wait(self, party: _Party, claim: Claim, asked_at: float) -> Result | None:
         """Wait until the operation finishes, or until it is time to look: None."""
         place = (party.key, claim.operation, party.wish, party.fingerprint)
-        if (heard := self._heard.get(place[:2])) is not None:
+        heard_at, heard = self._heard.get(place[:2], (0.0, None))
+        if heard is not None and heard_at >= asked_at and claim.doing != "grace":
             return heard
         wakeup = self._wakeups.get(place[:2])
         if wakeup is None or wakeup.done():
@@ -380,7 +385,7 @@ class Recordings:
 
     def _wake(self, key: str, operation: str, result: Result | None) -> None:
         if result is not None and result.state is not None:
-            self._heard[key, operation] = result
+            self._heard[key, operation] = (clock(), result)
             if len(self._heard) > _MOST_HEARD:
                 del self._heard[next(iter(self._heard))]
         wakeup = self._wakeups.get((key, operation))

@@ -1,0 +1,70 @@
+"""`python -m tests.blackbox.faults`: play the fault matrix, print the table, and fail where a promise was broken."""
+
+import argparse
+import asyncio
+import functools
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.blackbox.faults.heal import Healed, heal_with_defaults
+from tests.blackbox.faults.rows import ROWS, SHORT
+from tests.blackbox.faults.run import Report, play_rows, table
+from tests.blackbox.faults.scene import Row
+
+
+def main() -> int:
+    """Run the command; 1 where anything was violated."""
+    parser = argparse.ArgumentParser(prog="python -m tests.blackbox.faults", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=7.0, help="how long each row is disturbed")
+    parser.add_argument("--rows", nargs="*", help="numbers of rows; all where absent")
+    parser.add_argument("--seed", type=int, default=random.randrange(10_000))
+    parser.add_argument("--short", action="store_true", help="a few rows, in less than a minute")
+    parser.add_argument("--at-once", type=int, default=3, help="rows that are played at the same time")
+    parser.add_argument("--keep", type=Path, help="a folder for the histories and logs of rows that failed")
+    arguments = parser.parse_args()
+    wanted = SHORT if arguments.short else arguments.rows
+    rows = [row for row in ROWS if not wanted or row.number in wanted]
+    show = functools.partial(print, flush=True)
+    show(f"seed {arguments.seed}")
+    begun = time.monotonic()
+    reports, healed = asyncio.run(_play(arguments, rows, show))
+    for report in reports:
+        if not report.good:
+            show(report.explain())
+            if arguments.keep:
+                report.keep(arguments.keep)
+    show(table(reports))
+    for one in healed:
+        show(f"default settings, {one}")
+    show(f"{time.monotonic() - begun:.0f} s, seed {arguments.seed}")
+    thin = _thin(reports) if healed else []
+    for lack in thin:
+        show(f"too little happened to prove anything: {lack}")
+    return 0 if all(one.good for one in [*reports, *healed]) and not thin else 1
+
+
+def _thin(reports: Sequence[Report]) -> list[str]:
+    """Say where a run of everything was too small."""
+    sums = {
+        "calls": (sum(len(one.history.calls) for one in reports), 10_000),
+        "upstream starts": (sum(one.starts for one in reports), 300),
+        "kills": (sum(one.kills for one in reports), 20),
+    }
+    return [f"{got} {name}, at least {wanted} wanted" for name, (got, wanted) in sums.items() if got < wanted]
+
+
+async def _play(arguments: argparse.Namespace, rows: Sequence[Row], show: Any) -> tuple[list[Report], list[Healed]]:
+    reports = await play_rows(
+        rows, seconds=arguments.seconds, seed=arguments.seed, at_once=arguments.at_once, show=show
+    )
+    # Alone, because this one is about time; and only where everything is wanted.
+    healed = await heal_with_defaults(arguments.seed) if len(rows) == len(ROWS) else []
+    return reports, healed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The table of scenarios: what goes wrong, and what is allowed to come of it."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from gateway.sandbox.faults import Fault
+from tests.blackbox.faults import nemeses
+from tests.blackbox.faults.checker import count_duplicates
+from tests.blackbox.faults.clients import Pace
+from tests.blackbox.faults.history import History, Limits
+from tests.blackbox.faults.scene import Row
+
+__all__ = ["ROWS", "SHORT"]
+
+
+def _sometimes(action: Any, probability: float, **more: Any) -> Fault:
+    return Fault(action=action, probability=probability, times=None, **more)
+
+
+_STARTS: Final[Sequence[Fault]] = (
+    _sometimes("hang_before", 0.04, endpoint="start"),
+    _sometimes("hang_after", 0.04, endpoint="start"),
+    _sometimes("error", 0.04, endpoint="start", status=500),
+    _sometimes("error", 0.03, endpoint="start", status=503),
+    _sometimes("error_after_apply", 0.04, endpoint="start", status=502),
+    _sometimes("error_after_apply", 0.03, endpoint="start", status=504),
+    _sometimes("refuse", 0.03, endpoint="start", status=429, headers={"Retry-After": "1"}),
+    _sometimes("refuse", 0.02, endpoint="start", status=404),
+    _sometimes("reset_before", 0.04, endpoint="start"),
+    _sometimes("reset_after", 0.04, endpoint="start"),
+    _sometimes("half_response", 0.03, endpoint="start", applied=True),
+    _sometimes("half_response", 0.02, endpoint="start"),
+    _sometimes("garbage", 0.03, endpoint="start", applied=True),
+    _sometimes("apply_late", 0.04, endpoint="start", seconds=2.0),
+    _sometimes("delay", 0.05, endpoint="start", seconds=1.0),
+)
+"""Nearly half of all starts go wrong in some way."""
+
+_STOPS: Final[Sequence[Fault]] = (
+    _sometimes("hang_before", 0.04, endpoint="stop"),
+    _sometimes("hang_after", 0.04, endpoint="stop"),
+    _sometimes("error", 0.05, endpoint="stop", status=500),
+    _sometimes("error_after_apply", 0.05, endpoint="stop", status=500),
+    _sometimes("reset_before", 0.04, endpoint="stop"),
+    _sometimes("reset_after", 0.04, endpoint="stop"),
+    _sometimes("apply_late", 0.04, endpoint="stop", seconds=2.0),
+    _sometimes("delay", 0.05, endpoint="stop", seconds=0.8),
+)
+
+_LISTS: Final[Sequence[Fault]] = (
+    _sometimes("error", 0.1, endpoint="list", status=500),
+    _sometimes("hang_before", 0.03, endpoint="list"),
+    _sometimes("delay", 0.1, endpoint="list", seconds=0.3),
+)
+
+
+def _detected(history: History, log: str) -> list[str]:
+    """Where duplicates cannot be excluded, those that last have to be noticed."""
+    if count_duplicates(history, lasting=history.limits.trust + _NOTICED) and "duplicate.suspected" not in log:
+        return ["there were duplicates that lasted, and no gateway suspected any"]
+    return []
+
+
+def _at_most(history: History, log: str, most: int) -> list[str]:
+    duplicates = count_duplicates(history)
+    found = [] if duplicates <= most else [f"{duplicates} duplicates, where {most} are allowed"]
+    return found + _detected(history, log)
+
+
+def _one_for_each_track(history: History, log: str) -> list[str]:
+    splits = sum(trouble.detail == "split" for trouble in history.troubles)
+    return _at_most(history, log, splits * len(history.tracks))
+
+
+def _one_for_each_kill(history: History, log: str) -> list[str]:
+    return _at_most(history, log, sum(trouble.what == "kill" for trouble in history.troubles))
+
+
+def _one_for_each_late_start(history: History, log: str) -> list[str]:
+    return _at_most(history, log, sum(call.fault == "apply_late" for call in history.upstream))
+
+
+_DISTRUSTFUL: Final = Limits(trust=0.8)
+"""Where something goes around the protocol, nobody may believe in what was for long."""
+_FORGETFUL: Final = Limits(trust=0.8, loses_data=True)
+_UNPROMISED: Final = Limits(trust=0.8, loses_data=True, duplicates=None)
+
+_SLOW: Final = (_sometimes("delay", 1.0, endpoint="start", seconds=0.05, when="after"),)
+"""Long enough for others to meet the leader at work."""
+
+_NOTICED: Final = 2.0
+"""Seconds from when a record is not believed any more until somebody has asked and looked."""
+
+ROWS: Final[Sequence[Row]] = (
+    Row("0", "calm", faults=_SLOW),
+    Row("1", "kill -9 a gateway at random", nemeses.kill_at_random, faults=_SLOW, replicas=5, longer=1.7),
+    Row("1 steps", "kill -9 the leader at each step", nemeses.kill_leaders, faults=_SLOW, replicas=5, longer=1.7),
+    Row("2", "kill -9 all gateways at once", nemeses.kill_all, faults=_SLOW, longer=1.3),
+    Row("3", "stop leaders in their tracks", nemeses.pause_leaders, faults=_SLOW, replicas=4),
+    Row("5", "stop Redis in its tracks", nemeses.pause_server, faults=_SLOW, limits=_DISTRUSTFUL),
+    Row("6", "Redis slow, replies lost, resets", nemeses.spoil_network, faults=_SLOW, limits=_DISTRUSTFUL),
+    Row("7", "Redis emptied", nemeses.empty_server, faults=_SLOW, limits=_FORGETFUL),
+    Row("7 file", "Redis restarted with its file", nemeses.restart_server, faults=_SLOW,
+        valkey=("--appendonly", "yes", "--appendfsync", "everysec"), limits=_FORGETFUL),
+    Row("8", "failover that loses the last 0.6 s", nemeses.fail_over, faults=_SLOW, limits=_FORGETFUL),
+    Row("8 cold", "the same, 60 tracks seldom touched", nemeses.fail_over, faults=_SLOW, tracks=60,
+        pace=Pace(think=0.2), limits=_FORGETFUL),
+    Row("9", "old master keeps half the gateways", nemeses.split_brain, faults=_SLOW, pace=Pace(stops=0.05),
+        limits=_UNPROMISED, judge=_one_for_each_track),
+    Row("10", "Redis emptied and its leader killed", nemeses.lose_leader_and_data, faults=_SLOW, replicas=4,
+        limits=_UNPROMISED, judge=_one_for_each_kill),
+    Row("11", "Redis away", nemeses.server_away, faults=_SLOW, limits=_DISTRUSTFUL),
+    Row("12", "subscribers cut off", nemeses.cut_subscribers, faults=_SLOW),
+    Row("13", "VideoSDK misbehaves", faults=[*_STARTS, *_STOPS, *_LISTS], tracks=18),
+    Row("13+1", "VideoSDK misbehaves, and kill -9", nemeses.kill_at_random, faults=[*_STARTS, *_STOPS], replicas=5,
+        tracks=18),
+    Row("14", "VideoSDK's list lags", faults=[*_STARTS, *_SLOW], tracks=18, simulator={"list_lag_seconds": 0.5}),
+    Row("15", "VideoSDK applies after the quiet time", tracks=18, pace=Pace(stops=0.04),
+        faults=[*_SLOW, _sometimes("apply_late", 0.15, endpoint="start", seconds=4.5)],
+        limits=_UNPROMISED, judge=_one_for_each_late_start),
+    Row("16", "recordings end by themselves", nemeses.end_recordings, faults=_SLOW, limits=_DISTRUSTFUL),
+    Row("18", "clients that leave or hurry", faults=[*_SLOW, _sometimes("delay", 0.3, endpoint="start", seconds=0.4)],
+        pace=Pace(hurried=0.25, leaving=0.25)),
+    Row("20", "rolling restarts", nemeses.roll, faults=_SLOW),
+    Row("start after stop", "VideoSDK refuses a start right after a stop", faults=_SLOW,
+        simulator={"processing_seconds": 0.8}),
+)  # fmt: skip
+
+SHORT: Final = ("1 steps", "7", "13", "3")
+"""The rows of the short form."""

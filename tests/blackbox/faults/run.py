@@ -1,0 +1,171 @@
+"""Plays rows, a few at a time, and says what came of each: a line of a table, and where something broke, why."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tests.blackbox.faults.checker import Violation, check, count_duplicates
+from tests.blackbox.faults.history import History
+from tests.blackbox.faults.scene import Row, play
+from tests.blackbox.faults.timeline import timeline
+
+__all__ = ["Report", "play_rows", "table"]
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What came of one row."""
+
+    row: Row
+    history: History
+    log: str
+    violations: list[Violation]
+    shortfalls: list[str]
+    seconds: float
+
+    @property
+    def duplicates(self) -> int:
+        """Starts that took effect while another recording was open."""
+        return count_duplicates(self.history)
+
+    @property
+    def good(self) -> bool:
+        """Whether everything that was promised was kept."""
+        return not self.violations and not self.shortfalls
+
+    @property
+    def starts(self) -> int:
+        """Starts that reached VideoSDK."""
+        return sum(call.endpoint == "start" for call in self.history.upstream)
+
+    @property
+    def kills(self) -> int:
+        """Gateways killed with SIGKILL."""
+        return sum(trouble.what == "kill" for trouble in self.history.troubles)
+
+    def cells(self) -> list[str]:
+        """Return the row of the table."""
+        took = sorted(call.ended - call.begun for call in self.history.calls if call.status)
+        heals = heal_times(self.history)
+        return [
+            self.row.number,
+            self.row.name,
+            str(len(self.history.calls)),
+            str(self.starts),
+            str(self.duplicates),
+            str(len(self.violations) + len(self.shortfalls)),
+            _ms(took, 0.5),
+            _ms(took, 0.99),
+            f"{max(heals):.1f}" if heals else "-",
+            str(self.kills),
+        ]
+
+    def keep(self, folder: Path) -> None:
+        """Write the history and the gateways' logs into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = self.row.number.replace(" ", "-")
+        (folder / f"{name}.json").write_bytes(msgspec.json.encode(self.history))
+        (folder / f"{name}.log").write_text(self.log)
+
+    def explain(self, most: int = 3) -> str:
+        """Return the violations, with what happened around the first of them."""
+        lines = [f"=== {self.row.number} {self.row.name}: {len(self.violations)} violations"]
+        lines += self.shortfalls
+        lines += [f"{one.rule} {one.track} at {one.at:.3f}: {one.text}" for one in self.violations[:40]]
+        seen: set[tuple[str, str]] = set()
+        for one in self.violations:
+            if (one.rule, one.track) not in seen and len(seen) < most and one.at:
+                seen.add((one.rule, one.track))
+                lines.append(f"{one.rule}: {one.text}\n{timeline(self.history, one.track, one.at)}")
+        return "\n".join(lines)
+
+
+def heal_times(history: History) -> list[float]:
+    """Return, for each kill and each track that lost a call by it, the seconds to the first answer that is definite."""
+    healed: list[float] = []
+    for trouble in history.troubles:
+        if trouble.what != "kill":
+            continue
+        at = trouble.begun
+        struck = {
+            call.track for call in history.calls
+            if call.process == trouble.process and call.op != "get" and call.begun <= at <= call.ended
+        }  # fmt: skip
+        for track in struck:
+            answers = (
+                call.ended for call in history.calls
+                if call.track == track and call.ended > at and call.definite and call.op != "get"
+            )  # fmt: skip
+            healed.append(min(answers, default=math.inf) - at)
+    return healed
+
+
+def _ms(took: Sequence[float], share: float) -> str:
+    return f"{took[min(int(len(took) * share), len(took) - 1)] * 1000:.0f}" if took else "-"
+
+
+HEAD = ["row", "scenario", "calls", "starts", "dup", "viol", "p50 ms", "p99 ms", "heal s", "kills"]
+
+
+def table(reports: Sequence[Report]) -> str:
+    """Return the table, with a line of sums."""
+    total = [
+        "", "all", str(sum(len(one.history.calls) for one in reports)), str(sum(one.starts for one in reports)),
+        str(sum(one.duplicates for one in reports)),
+        str(sum(len(one.violations) + len(one.shortfalls) for one in reports)), "", "", "",
+        str(sum(one.kills for one in reports)),
+    ]  # fmt: skip
+    rows = [HEAD, *[one.cells() for one in reports], total]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in
+                  enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )  # fmt: skip
+
+
+async def play_row(row: Row, *, seconds: float, seed: int) -> Report:
+    """Play one row and judge it."""
+    begun = time.monotonic()
+    history, log = await play(row, seconds=seconds, seed=seed)
+    violations = await asyncio.to_thread(check, history)
+    shortfalls = row.judge(history, log) if row.judge else []
+    slow = [heal for heal in heal_times(history) if heal > 30]
+    shortfalls += [f"not healed within 30 s: {heal:.1f}" for heal in slow]
+    shortfalls += [f"the log says {word}" for word in ("party.failed", "settle.failed") if word in log]
+    took = time.monotonic() - begun
+    return Report(row=row, history=history, log=log, violations=violations, shortfalls=shortfalls, seconds=took)
+
+
+async def play_rows(
+    rows: Sequence[Row], *, seconds: float, seed: int, at_once: int = 3, show: Any = print
+) -> list[Report]:
+    """Play rows, some at once, and show each as it ends."""
+    places = asyncio.Semaphore(at_once)
+    stalls: list[float] = [0.0]
+    watch = asyncio.create_task(_watch(stalls))
+
+    async def one(row: Row, number: int) -> Report:
+        async with places:
+            report = await play_row(row, seconds=seconds, seed=seed * 100 + number)
+        show("  ".join(report.cells()) + f"  ({report.seconds:.0f} s)")
+        return report
+
+    try:
+        return list(await asyncio.gather(*(one(row, number) for number, row in enumerate(rows))))
+    finally:
+        watch.cancel()
+        show(f"longest stall of clients, proxies and simulator: {max(stalls):.2f} s")
+
+
+async def _watch(stalls: list[float]) -> None:
+    """Note for how long this process was kept from its work: what it measures then is not the gateway's doing."""
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(0.05)
+        stalls.append(time.monotonic() - before - 0.05)

@@ -1,0 +1,321 @@
+"""A small production system on one machine: gateways behind proxies, a server, a simulated VideoSDK.
+
+Everything is real but VideoSDK, which runs in this process, on a socket: its history and its faults are then at hand
+without asking, and its clock is the clients'.
+"""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, cast
+
+from redis.asyncio import Redis
+
+from gateway.sandbox.calls import Call
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.sandbox.webhooks import Signer
+from tests import harness
+from tests.blackbox.faults.history import Interval, Trouble, UpstreamCall
+from tests.blackbox.faults.proxy import Gate
+from tests.leaks import EVIDENCE
+
+__all__ = ["Replica", "Stage"]
+
+_SIGNER: list[Signer] = []
+"""One key for all simulators: making one takes a while."""
+
+TroubleName = Literal["kill", "pause", "term", "redis", "upstream"]
+
+
+class Replica(harness.GatewayProcess):
+    """One gateway, with its own way to the server."""
+
+    def __init__(self, name: str, settings: Mapping[str, str], log: Path, gate: Gate) -> None:
+        super().__init__(settings, log)
+        self.name = name
+        self.gate = gate
+        self.serving = False
+        """It takes calls: started, not paused, not on its way out."""
+
+    async def up(self) -> Self:
+        """Wait until it serves."""
+        give_up = time.monotonic() + 30
+        while not await _answers(self.port, "/livez"):
+            assert self._tether.poll() is None, self.log.read_text()
+            assert time.monotonic() < give_up, self.log.read_text()
+            await asyncio.sleep(0.05)
+        self.serving = True
+        return self
+
+    async def is_ready(self) -> bool:
+        """Ask whether it could promise exactly one start now."""
+        return await _answers(self.port, "/readyz")
+
+    def crash(self) -> float:
+        """End it with SIGKILL; return when."""
+        self.serving = False
+        os.kill(self.pid, signal.SIGKILL)
+        return time.monotonic()
+
+    async def reap(self) -> int:
+        """Wait until it has ended, and let go of it."""
+        code = await asyncio.to_thread(self._tether.wait, 40)
+        self._let_go()
+        EVIDENCE.keep(self.log)
+        await self.gate.close()
+        return code
+
+
+class Stage:
+    """The system of one run, as a context manager.
+
+    Args:
+        replicas: How many gateways.
+        settings: More `GATEWAY_*` variables, on top of the scaled times.
+        simulator: Options of the simulated VideoSDK.
+        valkey: More arguments of the server.
+        seed: Makes what is random repeatable.
+    """
+
+    def __init__(
+        self,
+        *,
+        replicas: int = 3,
+        settings: Mapping[str, str] | None = None,
+        simulator: Mapping[str, Any] | None = None,
+        valkey: tuple[str, ...] = (),
+        seed: int = 0,
+    ) -> None:
+        self.seed = seed
+        self.troubles: list[Trouble] = []
+        self.replicas: list[Replica] = []
+        self._wanted = replicas
+        self._settings = {**harness.FAST, **(settings or {})}
+        self._count = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="gateway-faults-", ignore_cleanup_errors=True)
+        self.folder = Path(self._folder.name)
+        self.valkey = EmbeddedValkey(port=0, extra=[*valkey, *self._data(valkey)])
+        self._servers = [self.valkey]
+        self.target = 0
+        """Port of the server that the gateways reach now."""
+        if not _SIGNER:
+            _SIGNER.append(Signer())
+        options: dict[str, Any] = {"duplicates": "accept", **(simulator or {})}
+        self.simulator: Simulator = harness.simulator(signer=_SIGNER[0], seed=seed, **options)
+        self.demo = harness.Demo(self.folder)
+        self._repairs: set[asyncio.Task[Any]] = set()
+
+    def _data(self, valkey: tuple[str, ...]) -> list[str]:
+        """Keep the server's files where a restart finds them, if it writes any."""
+        if "--appendonly" not in valkey:
+            return []
+        (self.folder / "data").mkdir()
+        return ["--dir", str(self.folder / "data")]
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.valkey.start)
+        self.target = self.valkey.port
+        await self.simulator.start()
+        self.replicas = list(await asyncio.gather(*(self.launch() for _ in range(self._wanted))))
+        await self.until_ready()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._repairs:
+            task.cancel()
+        await asyncio.gather(*self._repairs, return_exceptions=True)
+        for replica in self.replicas:
+            replica.crash()
+        await asyncio.gather(*(replica.reap() for replica in self.replicas))
+        await self.simulator.stop()
+        for server in self._servers:
+            await asyncio.to_thread(server.stop)
+        self._folder.cleanup()
+
+    # --- gateways ------------------------------------------------------------------------------------------------
+
+    @property
+    def serving(self) -> list[Replica]:
+        """The gateways that take calls now."""
+        return [replica for replica in self.replicas if replica.serving]
+
+    async def launch(self) -> Replica:
+        """Start one more gateway and wait until it serves; the caller adds it to `replicas`."""
+        self._count += 1
+        name = f"g{self._count}"
+        gate = Gate(self.target, self.seed * 1000 + self._count)
+        gate.process = name
+        await gate.open()
+        settings = harness.environment(
+            f"redis://127.0.0.1:{gate.port}", self.simulator.url, self.demo.file, **self._settings
+        )
+        replica = await asyncio.to_thread(Replica, name, settings, self.folder / f"{name}.log", gate)
+        return await replica.up()
+
+    def kill(self, replica: Replica) -> None:
+        """Kill a gateway, and have another one started in its place."""
+        moment = replica.crash()
+        self.note("kill", moment, moment, replica.name)
+        self.replicas.remove(replica)
+        self._repair(replica)
+
+    def _repair(self, replica: Replica) -> None:
+        async def repair() -> None:
+            await replica.reap()
+            self.replicas.append(await self.launch())
+
+        task = asyncio.create_task(repair())
+        self._repairs.add(task)
+        task.add_done_callback(self._repairs.discard)
+
+    async def repaired(self) -> None:
+        """Wait until every gateway that was killed has a successor."""
+        while self._repairs:
+            await asyncio.gather(*self._repairs)
+
+    async def pause(self, replica: Replica, seconds: float) -> None:
+        """Stop a gateway in its tracks for a while."""
+        begun = time.monotonic()
+        replica.signal(signal.SIGSTOP)
+        replica.serving = False
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            replica.signal(signal.SIGCONT)
+            replica.serving = True
+            self.note("pause", begun, time.monotonic(), replica.name)
+
+    async def roll(self, replica: Replica) -> int:
+        """Replace a gateway as a deployment does: a new one first, then SIGTERM; return its exit code."""
+        self.replicas.append(await self.launch())
+        replica.serving = False
+        begun = time.monotonic()
+        replica.signal(signal.SIGTERM)
+        code = await replica.reap()
+        self.note("term", begun, time.monotonic(), replica.name)
+        self.replicas.remove(replica)
+        return code
+
+    def owner(self, attempt: str) -> Replica | None:
+        """Find the gateway that made an attempt."""
+        boot = attempt.partition(".")[0]
+        return next((replica for replica in self.replicas if boot and replica.gate.boot == boot), None)
+
+    async def until_ready(self) -> None:
+        """Wait until every gateway says that it can promise exactly one start."""
+        for replica in self.replicas:
+            await harness.until(replica.is_ready, bool)
+
+    # --- the server ----------------------------------------------------------------------------------------------
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The proxies of the gateways that run."""
+        return [replica.gate for replica in self.replicas]
+
+    def switch(self, port: int, *gates: Gate) -> None:
+        """Send some gateways, or all of them and those to come, to another server."""
+        if not gates:
+            self.target = port
+        for gate in gates or self.gates:
+            gate.target = port
+            gate.reset()
+
+    async def another_server(self) -> EmbeddedValkey:
+        """Start one more server, which lasts as long as the stage."""
+        server = EmbeddedValkey(port=0)
+        self._servers.append(server)
+        return await asyncio.to_thread(server.start)
+
+    async def replicate(self, master: EmbeddedValkey, replica: EmbeddedValkey) -> None:
+        """Make a server the replica of another one, and wait until it has everything."""
+        await self.command("REPLICAOF", "127.0.0.1", master.port, port=replica.port)
+        await harness.until(
+            lambda: self.command("INFO", "replication", port=replica.port),
+            lambda known: known.get("master_link_status") == "up",
+        )
+
+    def server(self, port: int | None = None) -> "Redis":
+        """Return a client that speaks to a server without a proxy."""
+        return Redis(host="127.0.0.1", port=port or self.target, protocol=2, decode_responses=True)
+
+    async def command(self, *words: str | int, port: int | None = None) -> Any:
+        """Run one command on a server, without a proxy."""
+        client = self.server(port)
+        try:
+            return await cast("Any", client.execute_command(*words))
+        finally:
+            await client.aclose()
+
+    async def keys_without_ttl(self) -> list[str]:
+        """Return every key that would stay for ever."""
+        client = self.server()
+        try:
+            return [key async for key in client.scan_iter(count=500) if await client.pttl(key) < 0]
+        finally:
+            await client.aclose()
+
+    def note(self, what: TroubleName, begun: float, ended: float, process: str = "", detail: str = "") -> None:
+        """Write down what a nemesis did."""
+        self.troubles.append(Trouble(what=what, begun=begun, ended=ended, process=process, detail=detail))
+
+    # --- what VideoSDK saw ---------------------------------------------------------------------------------------
+
+    def upstream_calls(self) -> list[UpstreamCall]:
+        """Return every start, stop and list so far."""
+        return [_upstream_call(call) for call in self.simulator.calls if call.endpoint in {"start", "stop", "list"}]
+
+    def intervals(self) -> list[Interval]:
+        """Return every recording so far."""
+        around = {call.seq for call in self.simulator.calls if not call.attempt}
+        return [
+            Interval(
+                track=f"{row.room_id}/{row.participant_id}/{row.kind}",
+                params=row.directory or "",
+                opened=row.opened,
+                unseen=row.reason not in {None, "stop"} or row.stopped_by in around,
+                started_by=row.started_by,
+                **({} if row.closed is None else {"closed": row.closed}),
+            )
+            for row in self.simulator.rows
+        ]
+
+
+def _upstream_call(call: Call) -> UpstreamCall:
+    place = f"{call.room_id}/{call.participant_id}"
+    body = cast("dict[str, Any]", call.body) if isinstance(call.body, dict) else {}
+    return UpstreamCall(
+        seq=call.seq,
+        endpoint=call.endpoint,
+        track=place if call.endpoint == "list" else f"{place}/{call.kind}",
+        params=str(body.get("bucketDirPath", "")),
+        received=call.received,
+        applied=call.applied,
+        answered=call.answered,
+        gone=call.gone,
+        status=call.status,
+        fault=call.fault,
+        attempt=call.attempt or "",
+    )
+
+
+async def _answers(port: int, path: str) -> bool:
+    """Ask a gateway about its health, and wait no longer than a probe does."""
+    try:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n".encode())
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.transport.abort()
+    except (OSError, TimeoutError):
+        return False

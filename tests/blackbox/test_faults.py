@@ -1,0 +1,190 @@
+"""The short form of the fault harness, and the checker's own tests: one good history, and a bad one for each rule."""
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.blackbox.faults.checker import check, count_duplicates
+from tests.blackbox.faults.history import AtRest, ClientCall, History, Interval, Limits, Trouble, UpstreamCall
+from tests.blackbox.faults.rows import ROWS, SHORT
+from tests.blackbox.faults.run import heal_times, play_rows, table
+from tests.blackbox.faults.timeline import timeline
+
+TRACK = "room/p1/video"
+
+
+def call(op: Any, begun: float, ended: float, outcome: str = "", **more: Any) -> ClientCall:
+    """Return a call of a client; successful where it has an outcome."""
+    status = {"": 0, "started": 201, "stop_requested": 202}.get(outcome, 200)
+    known: dict[str, Any] = {"status": status, "outcome": outcome, "id": "rec_1", "process": "g1", **more}
+    return ClientCall(op=op, track=TRACK, begun=begun, ended=ended, **known)
+
+
+def post(endpoint: str, received: float, ended: float, **more: Any) -> UpstreamCall:
+    """Return a call as the simulator saw it."""
+    known: dict[str, Any] = {"answered": ended, "status": 200, "attempt": "boot.1", **more}
+    return UpstreamCall(endpoint=endpoint, track=TRACK, received=received, applied=received, **known)
+
+
+GOOD = History(
+    calls=[
+        call("start", 1.0, 1.3, "started"),
+        call("start", 1.1, 1.3, "joined", process="g2"),
+        call("start", 2.0, 2.1, "already_recording"),
+        call("start", 2.2, 2.3, status=409, problem="parameters-differ", params="other", id=""),
+        call("start", 2.4, 2.5, process="g3"),
+        call("stop", 3.0, 3.2, "stopped"),
+        call("stop", 3.1, 3.2, "joined"),
+        call("stop", 4.0, 4.1, "not_recording"),
+        call("start", 5.0, 6.6, status=504, problem="outcome-unknown", id=""),
+        call("stop", 12.0, 12.2, "stopped", id="rec_2"),
+    ],
+    upstream=[
+        post("start", 1.1, 1.2),
+        post("stop", 3.1, 3.2, attempt="boot.2"),
+        post("start", 5.1, 6.6, answered=None, gone=6.6, status=None, fault="hang_after", attempt="boot.3"),
+        post("stop", 12.1, 12.2, attempt="boot.4"),
+    ],
+    intervals=[Interval(track=TRACK, opened=1.1, closed=3.1), Interval(track=TRACK, opened=5.1, closed=12.1)],
+    troubles=[Trouble(what="kill", begun=2.45, ended=2.45, process="g3")],
+    finals=[AtRest(track=TRACK, status=200, state="stopped", at=20.0)],
+)
+
+
+def but(**changes: Any) -> History:
+    """Return the good history with something else in its place."""
+    return msgspec.structs.replace(GOOD, **changes)
+
+
+def plus(*calls: ClientCall) -> History:
+    """Return the good history with more calls."""
+    return but(calls=[*GOOD.calls, *calls])
+
+
+def rules(history: History) -> set[str]:
+    """Return the rules that a history breaks."""
+    return {violation.rule for violation in check(history)}
+
+
+def test_the_good_history_is_good() -> None:
+    """Starts, joins, a conflict, a crash, an unknown outcome and stops, all of them kept promises."""
+    assert check(GOOD) == []
+
+
+BAD: dict[str, tuple[str, History]] = {
+    "two recordings at once": (
+        "duplicate",
+        but(intervals=[*GOOD.intervals, Interval(track=TRACK, opened=2.0, closed=3.1)]),
+    ),
+    "success with the parameters of somebody else": (
+        "R1",
+        plus(call("start", 2.0, 2.1, "joined", params="other")),
+    ),
+    "201 that did not start": ("R1", plus(call("start", 2.0, 2.1, "already_recording", status=201))),
+    "a start that was swallowed": ("R2", plus(call("start", 4.2, 4.4, "already_recording"))),
+    "an unknown outcome of nothing": (
+        "R3",
+        but(calls=[*GOOD.calls, call("start", 40, 41, status=504, problem="outcome-unknown")], finals=[]),
+    ),
+    "a refusal that VideoSDK did not utter": (
+        "R3",
+        plus(call("start", 3.3, 3.4, status=422, problem="upstream-refused")),
+    ),
+    "no answer, and nobody died": ("R3", plus(call("start", 8.0, 8.2))),
+    "a mistake of the gateway": ("R3", plus(call("stop", 8.0, 8.2, status=500, problem="internal"))),
+    "Redis blamed without cause": ("R3", plus(call("start", 8.0, 8.2, status=503, problem="coordination-unavailable"))),
+    "Redis blamed late": (
+        "R3",
+        but(
+            calls=[*GOOD.calls, call("start", 8.0, 12.9, status=503, problem="coordination-unavailable")],
+            troubles=[*GOOD.troubles, Trouble(what="redis", begun=7.9, ended=13.0)],
+        ),
+    ),
+    "a deadline that had not come": (
+        "R3",
+        plus(call("start", 8.0, 8.2, status=504, problem="deadline-exceeded", deadline=2.0)),
+    ),
+    "a stop that did not": ("R4", plus(call("stop", 1.5, 2.0, "not_recording"))),
+    "a stop that overtakes a start": (
+        "R5",
+        but(upstream=[*GOOD.upstream, post("stop", 1.15, 1.16, attempt="boot.9")]),
+    ),
+    "two who both started it": ("R7", plus(call("start", 1.0, 1.4, "started"))),
+    "one id for two recordings": ("R7", plus(call("start", 7.0, 7.1, "already_recording"))),
+    "two ids for one recording": ("R7", plus(call("start", 2.0, 2.1, "already_recording", id="rec_9"))),
+    "a conflict with nothing": (
+        "R8",
+        plus(call("start", 4.5, 4.6, status=409, problem="parameters-differ")),
+    ),
+    "unknown for ever": ("R9", but(finals=[AtRest(track=TRACK, status=200, state="unknown", at=20.0)])),
+    "a record that is wrong at rest": ("R9", but(finals=[AtRest(track=TRACK, status=200, state="recording", at=20.0)])),
+    "an error at rest": ("R9", but(finals=[AtRest(track=TRACK, status=503, at=20.0)])),
+    "a lost stop": (
+        "R9",
+        but(
+            calls=[*GOOD.calls[:-1], call("stop", 12.0, 12.2, "stop_requested")],
+            intervals=[GOOD.intervals[0], Interval(track=TRACK, opened=5.1)],
+            finals=[AtRest(track=TRACK, status=200, state="recording", at=20.0)],
+        ),
+    ),
+    "a lost start": (
+        "R9",
+        but(calls=[*GOOD.calls, call("start", 14.5, 15.0, "started", id="rec_3")]),
+    ),
+    "a key for ever": ("R9", but(keys_without_ttl=["rec:{01}:a:b:c:video"])),
+}
+
+
+@pytest.mark.parametrize(("rule", "history"), BAD.values(), ids=BAD)
+def test_a_bad_history_is_found_out(rule: str, history: History) -> None:
+    """Each rule can fail, and says where."""
+    assert rule in rules(history)
+    first = next(violation for violation in check(history) if violation.rule == rule)
+    assert timeline(history, first.track, first.at)
+
+
+def test_what_went_around_the_protocol_may_be_believed_in_for_the_trust_time() -> None:
+    """A recording that ended by itself is believed in for a while, one that was stopped is not."""
+    unseen = [Interval(track=TRACK, opened=1.1, closed=3.1, unseen=True), GOOD.intervals[1]]
+    swallowed = plus(call("start", 4.2, 4.4, "already_recording"))
+    assert "R2" not in rules(msgspec.structs.replace(swallowed, intervals=unseen))
+    assert "R2" in rules(msgspec.structs.replace(swallowed, intervals=unseen, limits=Limits(trust=0.5)))
+
+
+def test_two_calls_may_overlap_upstream_where_nobody_knows_how_the_first_ended() -> None:
+    """A stop while a start hangs is right; a stop while it is merely slow is not."""
+    hanging = but(upstream=[*GOOD.upstream, post("stop", 6.0, 6.1, attempt="boot.9")])
+    assert "R5" not in rules(hanging)
+
+
+def test_duplicates_are_counted_where_they_are_allowed() -> None:
+    """Where none are promised not to happen, they are no violation; how long they last can be asked for."""
+    twice = but(
+        intervals=[*GOOD.intervals, Interval(track=TRACK, opened=2.0, closed=3.1)], limits=Limits(duplicates=None)
+    )
+    assert check(twice) == []
+    assert (count_duplicates(twice), count_duplicates(twice, lasting=2.0)) == (1, 0)
+
+
+def test_the_time_to_heal_counts_from_the_kill_to_the_first_answer() -> None:
+    """Of a track that lost a call by it; one that is never answered again has not healed."""
+    (healed,) = heal_times(GOOD)
+    assert healed == pytest.approx(0.75)
+    (never,) = heal_times(but(calls=GOOD.calls[:5]))
+    assert never == math.inf
+
+
+@pytest.mark.anyio
+@pytest.mark.blackbox
+async def test_the_short_form_of_the_fault_matrix_keeps_every_promise() -> None:
+    """Leaders killed and stopped at each step, Redis emptied, VideoSDK misbehaving: no duplicate, no violation."""
+    rows = [row for row in ROWS if row.number in SHORT]
+    lines: list[str] = []
+    reports = await play_rows(rows, seconds=6, seed=1, show=lines.append)
+    assert all(report.good for report in reports), "\n\n".join(
+        [report.explain() for report in reports if not report.good] + [table(reports)]
+    )
+    assert sum(report.duplicates for report in reports) == 0
+    assert sum(report.kills for report in reports) > 0

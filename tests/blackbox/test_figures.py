@@ -1,0 +1,117 @@
+"""What the protocol costs: counted by the server, and by a proxy in front of each gateway."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from gateway.sandbox.faults import Fault
+from tests.blackbox.faults.clients import Caller, Recorder, Track
+from tests.blackbox.faults.history import ClientCall
+from tests.blackbox.faults.stage import Stage
+
+pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
+
+CALM = {
+    # Hundreds of callers on a small machine: what is slow must not look like what is lost.
+    "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6",
+    "GATEWAY_REQUEST_DEADLINE_SECONDS": "20",
+    # The server is new, and nothing was ever recorded: a start need not look first.
+    "GATEWAY_VERIFY_ABSENT": "never",
+}
+MOST_SCRIPTS = 20
+"""Of one process, for a storm of a thousand callers; renewals come on top."""
+
+
+class House:
+    """Gateways, callers that know them, and counts of the server."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.recorder = Recorder()
+        self.callers: list[Caller] = []
+
+    def caller(self) -> Caller:
+        """Return a new client."""
+        self.callers.append(Caller(self.recorder, self.stage.demo.key, 20))
+        return self.callers[-1]
+
+    async def warm_up(self) -> None:
+        """Have every gateway do everything once: connect, mint a token, load its scripts, lose its grace time."""
+        for number, replica in enumerate(self.stage.serving):
+            track = Track("warm-up", f"p{number}")
+            for op in ("start", "stop"):
+                assert (await self.caller().call(replica, op, track)).ok
+
+    async def scripts(self) -> int:
+        """Return how many scripts the server has run, by its own count."""
+        stats = await self.stage.command("INFO", "commandstats")
+        return sum(int(stats[name]["calls"]) for name in ("cmdstat_evalsha", "cmdstat_eval") if name in stats)
+
+    @property
+    def renewals(self) -> int:
+        """How many scripts of all gateways renewed a claim."""
+        return sum(gate.renewals for gate in self.stage.gates)
+
+    async def cost(self, *calls: tuple[int, str, Track]) -> tuple[list[ClientCall], int]:
+        """Make calls at once, each to the gateway of that number; return answers and scripts without renewals."""
+        before = await self.scripts() - self.renewals
+        answers = await asyncio.gather(
+            *(self.caller().call(self.stage.serving[number], op, track) for number, op, track in calls)  # pyright: ignore[reportArgumentType]
+        )
+        return answers, await self.scripts() - self.renewals - before
+
+
+@pytest.fixture(params=[4])
+async def house(request: pytest.FixtureRequest) -> AsyncGenerator[House]:
+    """Gateways behind counting proxies; four unless a test says otherwise."""
+    async with Stage(replicas=request.param, settings=CALM) as stage:
+        house = House(stage)
+        await house.warm_up()
+        yield house
+        for caller in house.callers:
+            caller.close()
+
+
+async def test_a_thousand_joiners_over_four_processes_cost_one_start_and_few_scripts(house: House) -> None:
+    """A thousand callers of one start: one start upstream, one id, and at most twenty scripts per process."""
+    stage, track = house.stage, Track("storm", "p1")
+    stage.simulator.inject(Fault(action="delay", endpoint="start", seconds=2.0, when="after"))
+    callers = [house.caller() for _ in range(1000)]
+    places = [stage.serving[number % 4] for number in range(1000)]
+    await asyncio.gather(*(caller.connect(place) for caller, place in zip(callers, places, strict=True)))
+    before = {gate.process: gate.scripts - gate.renewals for gate in stage.gates}
+    total = await house.scripts() - house.renewals
+
+    answers = await asyncio.gather(
+        *(caller.call(place, "start", track) for caller, place in zip(callers, places, strict=True))
+    )
+
+    assert Counter(answer.outcome for answer in answers) == {"started": 1, "joined": 999}
+    assert len({answer.id for answer in answers}) == 1
+    starts = [call for call in stage.upstream_calls() if call.endpoint == "start" and call.track == track.name]
+    assert len(starts) == 1
+    scripts = {gate.process: gate.scripts - gate.renewals - before[gate.process] for gate in stage.gates}
+    assert max(scripts.values()) <= MOST_SCRIPTS, scripts
+    assert await house.scripts() - house.renewals - total <= sum(scripts.values())
+
+
+@pytest.mark.parametrize("house", [2], indirect=True)
+async def test_each_path_costs_as_many_round_trips_as_it_should(house: House) -> None:
+    """Start 2, join on another replica 1 more, repeat start 1, stop 2: scripts as the server counts them."""
+    track, joined = Track("paths", "p1"), Track("paths", "p2")
+
+    (started,), scripts = await house.cost((0, "start", track))
+    assert (started.outcome, scripts) == ("started", 2)
+
+    (repeated,), scripts = await house.cost((1, "start", track))
+    assert (repeated.outcome, scripts) == ("already_recording", 1)
+
+    (stopped,), scripts = await house.cost((1, "stop", track))
+    assert (stopped.outcome, scripts) == ("stopped", 2)
+
+    house.stage.simulator.inject(Fault(action="delay", endpoint="start", seconds=0.5, when="after"))
+    answers, scripts = await house.cost((0, "start", joined), (1, "start", joined))
+    assert sorted(answer.outcome for answer in answers) == ["joined", "started"]
+    assert scripts == 3
