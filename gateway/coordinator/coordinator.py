@@ -45,6 +45,7 @@ from gateway.errors import CoordinationUnavailable
 __all__ = ["BUCKETS", "Coordinator"]
 
 _HOLD_SECONDS: Final = 2.0
+_LAST_TRY_SECONDS: Final = 0.3
 _NOT_AFTER_SLACK_MS: Final = 1250
 _SLOW_REPLY_SECONDS: Final = 0.1
 
@@ -108,11 +109,14 @@ class Coordinator:
         while True:
             granted_at = clock()
             try:
-                claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target)
-            except CoordinationUnavailable:
+                async with asyncio.timeout(max(give_up - granted_at, _LAST_TRY_SECONDS)):
+                    claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target)
+            except (CoordinationUnavailable, TimeoutError):
                 if self._connection.open or clock() > give_up:
                     self._later(self._abandon(key, attempt), "abandon-claim")
-                    raise
+                    raise CoordinationUnavailable(
+                        "Redis does not answer, so exactly one start cannot be promised.", retry_after=2
+                    ) from None
                 await asyncio.sleep(_HOLD_SECONDS / 40)
                 continue
             if claim.verdict is Verdict.LATE:

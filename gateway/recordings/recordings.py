@@ -279,9 +279,9 @@ class Recordings:
         if party.wish is Wish.STOP:
             party.committed = party.committed or claim.doing != "grace"
             if not party.target and claim.doing != "grace":
-                # An operation in flight may give the recording a new generation: then the stop is about that one.
-                bound = claim.operation if claim.verdict is Verdict.WAIT else claim.generation
-                party.target = bound if bound != "0" else ""
+                # An operation in flight may give what it finds its own number: then the stop is about that one too.
+                inflight = int(claim.operation) if claim.verdict is Verdict.WAIT else 0
+                party.target = str(max(int(claim.generation), inflight) or "")
         return claim, lease
 
     async def _pursue(self, party: _Party) -> None:
