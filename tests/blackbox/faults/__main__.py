@@ -27,6 +27,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="a folder for the histories and logs of rows that failed")
     arguments = parser.parse_args()
     wanted = SHORT if arguments.short else arguments.rows
+    if unknown := set(wanted or ()) - {row.number for row in ROWS}:
+        parser.error(f"no such rows: {', '.join(sorted(unknown))}")
     rows = [row for row in ROWS if not wanted or row.number in wanted]
     show = functools.partial(print, flush=True)
     show(f"seed {arguments.seed}")
