@@ -142,7 +142,8 @@ if a.wish == 'check' then
 end
 
 -- stop
-if a.target ~= '' and num(generation) > num(a.target) then return answer('gone') end
+-- A newer recording is not what this stop was about, unless a stop waits for the very operation that began it.
+if a.target ~= '' and num(generation) > num(a.target) and (r.intent or '') ~= op then return answer('gone') end
 if held(r) then
   -- The wish outlives its caller: whoever finishes the operation in flight carries it out.
   if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end

@@ -105,14 +105,16 @@ class Coordinator:
         self._attempts += 1
         attempt = f"{self.boot}.{self._attempts}"
         give_up = clock() + _HOLD_SECONDS
-        late = 0
+        late = failed = 0
         while True:
             granted_at = clock()
             try:
                 async with asyncio.timeout(max(give_up - granted_at, _LAST_TRY_SECONDS)):
                     claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target)
             except (CoordinationUnavailable, TimeoutError):
-                if self._connection.open or clock() > give_up:
+                # A first try that took long may be this process's own fault: it slept, or was stopped.
+                failed += 1
+                if self._connection.open or (clock() > give_up and failed > 1):
                     self._later(self._abandon(key, attempt), "abandon-claim")
                     raise CoordinationUnavailable(
                         "Redis does not answer, so exactly one start cannot be promised.", retry_after=2

@@ -46,6 +46,7 @@ _LOOK_PAUSES = (0.25, 0.5, 1.0, 2.0)
 _MISSES_APART_SECONDS = 1.0
 _UNKNOWN_DUE_SECONDS = 1.0
 _STOP_AGAIN_SECONDS = 1.0
+_STOP_SELDOM_SECONDS = 30.0
 _START_AGAIN_SECONDS = 1.0
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
@@ -189,10 +190,18 @@ class Leader:
         except Refused as error:
             return await self._stop_refused(job, error)
         except UpstreamError as error:
-            if not error.may_have_happened:
+            owed = clock() >= job.patience() and not isinstance(error, SendWindowClosed)
+            if not error.may_have_happened and not owed:
                 return await self._release(job, error)
-            # A stop may be repeated: nothing newer can start while it is not known to be over.
-            return await self._finish(job, Status.STOPPING, Outcome.STOP_REQUESTED, due_in=_STOP_AGAIN_SECONDS)
+            # A stop may be repeated: nothing newer can start while it is not known to be over. And it is repeated where
+            # nobody waits to be told that it failed: who asked for it was told that it will happen.
+            return await self._finish(
+                job,
+                Status.STOPPING,
+                Outcome.STOP_REQUESTED,
+                answered=not error.may_have_happened,
+                due_in=error.retry_after or _STOP_AGAIN_SECONDS,
+            )
         return await self._finish(job, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
 
     async def _stop_refused(self, job: Job, error: Refused) -> tuple[Result, bool]:
@@ -206,11 +215,12 @@ class Leader:
             row, unseen = None, True
         else:
             unseen = False
-        if unseen or (row is not None and self._age(job) < _PROCESSING_SECONDS):
-            # It may be refused because the recording is only just starting (the signalling layer's 4012): again later.
-            return await self._finish(
-                job, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=_STOP_AGAIN_SECONDS
-            )
+        owed = clock() >= job.patience()
+        if unseen or (row is not None and (owed or self._age(job) < _PROCESSING_SECONDS)):
+            # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
+            # and ever more seldom.
+            pause = min(max(self._age(job) / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
+            return await self._finish(job, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
         if row is None:
             return await self._finish(job, Status.STOPPED, Outcome.NOT_RECORDING, confirmed_by="list", answered=True)
         return await self._finish(
