@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from gateway.errors import CoordinationUnavailable
 
-__all__ = ["LOST", "Connection"]
+__all__ = ["LOST", "Connection", "uncancelled"]
 
 LOST: Final = (RedisError, OSError, TimeoutError, RuntimeError)
 """How a lost connection shows. Among them what uvloop raises when one is written to that was just reset."""
@@ -179,15 +179,30 @@ class Connection:
                     await client.initialize()
                 result = await call(client)
         except LOST as error:
+            uncancelled()
             self._failures += 1
             self._probe_at = time.monotonic() + _PROBE_EVERY_SECONDS
             raise _unavailable() from error
+        uncancelled()
         self._failures = 0
         return result
 
 
 def _unavailable() -> CoordinationUnavailable:
     return CoordinationUnavailable("Redis does not answer, so exactly one start cannot be promised.", retry_after=2)
+
+
+def uncancelled() -> None:
+    """Go on being cancelled where redis-py swallowed it, or made an error of its own of it.
+
+    Both happen now and then; a task that runs for ever would then never end, nor the process.
+
+    Raises:
+        CancelledError: This task is to end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class _Opened:

@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct
 from redis.asyncio.client import PubSub
 
-from gateway.coordinator.connection import LOST, Connection
+from gateway.coordinator.connection import LOST, Connection, uncancelled
 from gateway.errors import CoordinationUnavailable
 
 __all__ = ["CHANNEL", "Wakeup", "Wakeups"]
@@ -83,6 +83,7 @@ class Wakeups:
             try:
                 await self._listen()
             except (*LOST, CoordinationUnavailable) as error:
+                uncancelled()
                 if self._subscribed.is_set():
                     failures = 0
                     _log.warning("wakeups.lost", reason=type(error).__name__)
@@ -100,6 +101,7 @@ class Wakeups:
         pinged = False
         while True:
             message = cast("dict[str, Any] | None", await pubsub.get_message(timeout=_READ_SECONDS))
+            uncancelled()
             silence = time.monotonic() - heard
             if message is None:
                 # redis-py never notices a connection that went silent without a reset: ask it for a sign of life.

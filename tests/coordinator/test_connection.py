@@ -1,0 +1,48 @@
+"""What a lost connection shows as, and that a task which is to end does end."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from gateway.coordinator import Connection
+from gateway.errors import CoordinationUnavailable
+from gateway.sandbox.valkey import EmbeddedValkey
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on asyncio, as the gateway does."""
+    return "asyncio"
+
+
+async def test_a_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: EmbeddedValkey) -> None:
+    """Cancelled at any moment of a call, never swallowed: the process could otherwise not shut down."""
+    connection = Connection(valkey.url)
+
+    async def ask_for_ever() -> None:
+        while True:
+            with contextlib.suppress(CoordinationUnavailable):
+                await connection.now()
+
+    for steps in range(300):
+        task = asyncio.create_task(ask_for_ever())
+        for _ in range(steps % 40):
+            await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+    await connection.aclose()
+
+
+async def test_a_server_that_is_not_there_is_unavailable_at_once(valkey: EmbeddedValkey) -> None:
+    """Three failures, and the next answer costs no attempt."""
+    connection = Connection("unix:///nowhere/valkey.sock")
+    for _ in range(4):
+        with pytest.raises(CoordinationUnavailable):
+            await connection.now()
+    assert connection.open
+    await connection.aclose()
