@@ -208,7 +208,7 @@ class Leader:
         """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
         try:
             row = await self._open_row(job)
-            while row is None and not job.lease.lost and self._age(job) < self._timing.settle:
+            while row is None and not job.lease.lost and self._unseen_for(job) < self._timing.settle:
                 await asyncio.sleep(_LOOK_PAUSES[1])
                 row = await self._open_row(job)
         except UpstreamError:
@@ -228,8 +228,15 @@ class Leader:
         )
 
     def _age(self, job: Job) -> float:
-        """Return how many seconds ago the last start was sent, as far as the record knows."""
-        return (self._coordinator.now_ms() - job.lease.started_at) / 1000
+        """Return how many seconds ago the last start was sent, 0 where the record knows of none."""
+        return (self._coordinator.now_ms() - job.lease.started_at) / 1000 if job.lease.started_at else 0.0
+
+    def _unseen_for(self, job: Job) -> float:
+        """Return for how many seconds at least the list has had time to show what the record tells of.
+
+        A start lands at the latest when its result is written, which may be long after it was sent.
+        """
+        return (self._coordinator.now_ms() - job.claim.written) / 1000
 
     # --- evidence ------------------------------------------------------------------------------------------------
 
@@ -245,7 +252,7 @@ class Leader:
                 return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
             misses += 1
             # One miss may be the list's, and a list may be behind a start: only two some time apart end a recording.
-            if misses > 1 and self._coordinator.now_ms() - job.claim.written >= self._timing.settle * 1000:
+            if misses > 1 and self._unseen_for(job) >= self._timing.settle:
                 return await self._absent(job)
             await asyncio.sleep(_MISSES_APART_SECONDS)
         return self._again(job), False

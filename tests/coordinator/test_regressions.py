@@ -1,0 +1,772 @@
+"""What went wrong once, or nearly did: each told as a story, because random search seldom finds it again.
+
+The stories with a `world` run the gateway's own processes on a clock that stands still (`tests.model.world`), which
+checks its promises all the time: no duplicate, nothing sent while something else may still land, no false answer.
+The stories with a `track` call the scripts alone, on each kind of server.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from gateway.coordinator import Timing
+from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
+from tests.model.world import Fate, Process, World
+
+NEVER = 10_000
+
+
+def replicas(world: World, count: int) -> list[Process]:
+    """Start replicas, and let the server become one that is believed."""
+    processes = [world.process() for _ in range(count)]
+    world.look(processes[0])
+    world.advance(world.timing.quiet)
+    return processes
+
+
+def sent(world: World, kind: str) -> list[float]:
+    """Return when POSTs of this kind left."""
+    return [flight.sent for flight in world.upstream.flights if flight.kind == kind]
+
+
+def sends(world: World, kind: str, count: int, within: float = 60) -> None:
+    """Let time pass until this many POSTs of this kind left."""
+    world.until(lambda: len(sent(world, kind)) >= count, within, f"for {kind} number {count}")
+
+
+def rest(world: World, *, recording: bool) -> None:
+    """Let everything come to rest and say how it must end."""
+    world.come_to_rest()
+    assert bool(world.upstream.open) is recording, world.told()
+
+
+def plan(world: World, kind: str, *fates: Fate) -> None:
+    """Say what becomes of the next POSTs of this kind."""
+    world.upstream.fates[kind].extend(fates)
+
+
+# --- the ten of the protocol's design --------------------------------------------------------------------------------
+
+
+def test_quiet_time_counts_the_send_window(world: World) -> None:
+    """A leader sends at the end of its window and dies: whoever starts next waits Q from the grant, not from elsewhere.
+
+    The zombie lands as late as it may, after every time-out that does not count the window.
+    """
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(connect=1.9, hears="silence", lands=14.9))
+    first.start(within=1)
+    sends(world, "start", 1)
+    first.crash()
+    second.start(within=30)
+    world.advance(25)
+    assert len(sent(world, "start")) == 1
+    rest(world, recording=True)
+
+
+def test_quiet_time_passes_before_a_start_is_sent_again(world: World) -> None:
+    """A leader dies after sending, and its start never lands: the next one is sent after Q, and not much later."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(hears="silence", lands=None))
+    first.start(within=1)
+    sends(world, "start", 1)
+    first.crash()
+    call = second.start(within=30)
+    sends(world, "start", 2)
+    waited = sent(world, "start")[1] - sent(world, "start")[0]
+    assert world.timing.quiet - world.timing.send_window <= waited <= world.timing.quiet + 0.5
+    world.advance(1)
+    assert call.outcome == "started"
+
+
+def test_late_truth_is_taken_from_an_unarmed_recoverer_only(track: Track) -> None:
+    """A leader that was away brings its success: it counts while another only looks, and not once that one sends."""
+    first = track.claim("start", fingerprint="A")
+    if first["doing"] == "recover":
+        track.arm(first)
+    track.wait(LEASE + 1)
+    second = track.claim("start", fingerprint="A")
+    assert (second["doing"], second["op"]) == ("recover", first["op"])
+    assert track.finish(first, "recording")["how"] == "late"
+    assert track.finish(second, "unknown", confirmed_by="")["how"] == "stale"
+
+    track.stopped()
+    third = track.claim("start", fingerprint="A")
+    track.wait(QUIET + 1)
+    fourth = track.claim("start", fingerprint="A")
+    assert track.arm(fourth)["how"] == "ok"
+    assert track.finish(third | {"doing": "start"}, "recording")["how"] == "stale"
+    assert track.record["holder"] == fourth["attempt"]
+
+
+def test_arm_is_refused_where_the_record_was_lost(track: Track) -> None:
+    """Looking is harmless; sending on the word of a server that forgot who looks is not."""
+    for snapshot in (None, track.snapshot()):
+        lead = track.claim("start")
+        assert lead["doing"] == "recover"
+        track.lose(snapshot)
+        assert track.arm(lead)["how"] == "lost"
+        track.claim("check")
+        track.wait(GRACE + 1)
+
+
+def test_arm_is_refused_after_another_epoch_even_where_the_record_came_back(track: Track) -> None:
+    """Claimed again by `restore`, the lease may go on looking, but what else was forgotten nobody knows."""
+    lead = track.claim("start")
+    track.lose()
+    assert track.renew(lead)["how"] == "restored"
+    track.claim("check")
+    assert track.arm(lead)["how"] == "lost"
+
+
+def test_first_claim_on_another_server_never_starts_blindly(track: Track) -> None:
+    """What is written there may be old, whoever reads it first: it waits for the grace, then looks."""
+    track.started()
+    track.stopped()
+    snapshot = track.snapshot()
+    track.wait(1000)
+    for lost in (None, snapshot):
+        track.lose(lost)
+        assert track.claim("start")["doing"] == "grace"
+        track.wait(GRACE)
+        lead = track.claim("start")
+        assert (lead["verdict"], lead["doing"]) == ("lead", "recover")
+        track.release(lead)
+
+
+def test_nobody_slips_in_while_the_epoch_is_noticed(world: World) -> None:
+    """Redis comes back empty while a start is under way; everybody else asks in that very moment and must wait."""
+    first, second, third = replicas(world, 3)
+    plan(world, "start", Fate(reply=6.0, lands=5.9))
+    first.start()
+    sends(world, "start", 1)
+    world.lose()
+    for process in (second, third, second, third):
+        process.start()
+    world.advance(10)
+    assert len(sent(world, "start")) == 1
+    assert {call.outcome for call in world.calls} == {"started", "joined"}
+
+
+def test_release_puts_everything_back(track: Track) -> None:
+    """A stop that could not be sent leaves a recording, with its parameters and its identity."""
+    track.started()
+    before = track.record
+    track.wait(1000)
+    lead = track.claim("stop")
+    track.release(lead)
+    same = ("state", "generation", "fingerprint", "recording", "start_quiet", "stop_quiet", "confirmed", "holder")
+    assert {name: track.record[name] for name in same} == {name: before[name] for name in same}
+    assert track.claim("start")["verdict"] == "running"
+
+
+def test_unknown_outcome_written_to_an_empty_redis_has_a_quiet_time(track: Track) -> None:
+    """The horizon was lost with the record; without one the next start would be blind."""
+    track.started()
+    track.stopped()
+    lead = track.claim("start")
+    assert lead["doing"] == "start"
+    track.lose()
+    assert track.finish(lead, "unknown", confirmed_by="", due_in=1000)["how"] == "restored"
+    assert track.left("start_quiet") == QUIET
+    track.claim("check")
+    track.wait(GRACE)
+    assert track.claim("start")["start_quiet_left"] == QUIET - GRACE
+
+
+def test_slowness_of_our_own_is_no_failure_of_videosdk(world: World) -> None:
+    """The send gate closes because this process was slow: nothing was sent, no error is told, it is retried."""
+    [process] = replicas(world, 1)
+    plan(world, "start", Fate(connect=2.5))
+    call = process.start()
+    world.advance(1)
+    first = world.record()["holder"]
+    world.advance(4)
+    assert call.outcome == "started"
+    assert [flight.attempt == first for flight in world.upstream.flights] == [False]
+
+
+def test_follower_without_a_message_asks_again(world: World) -> None:
+    """The message is lost, and by the time the follower looks another operation is the last: it must not wait on."""
+    first, second, third = replicas(world, 3)
+    world.advance(2)
+    plan(world, "start", Fate(reply=0.3, lands=0.2))
+    second.deaf = True
+    first.start()
+    world.advance(0.2)
+    call = second.start()
+    world.until(lambda: world.record().get("state") == "recording")
+    third.stop()
+    world.until(lambda: world.record().get("state") == "stopped")
+    assert call.returned is None
+    world.advance(3)
+    assert call.outcome == "started"
+    rest(world, recording=True)
+
+
+def test_start_after_a_stop_elsewhere_is_not_answered_from_before_it(world: World) -> None:
+    """A party here still waits for a start that was stopped elsewhere long ago: who comes now is not given that."""
+    first, second, third = replicas(world, 3)
+    plan(world, "start", Fate(reply=0.3, lands=0.2))
+    second.deaf = True
+    first.start()
+    world.advance(0.2)
+    second.start()
+    world.until(lambda: world.record().get("state") == "recording")
+    stop = third.stop()
+    world.until(lambda: stop.returned is not None)
+    late = second.start()
+    world.until(lambda: late.returned is not None)
+    assert len(sent(world, "start")) == 2
+    rest(world, recording=True)
+
+
+# --- Redis that forgets ----------------------------------------------------------------------------------------------
+
+
+def test_live_leader_comes_before_whoever_finds_redis_empty(world: World) -> None:
+    """FLUSHALL while a start is on its way: its leader claims again, a newcomer joins it."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(reply=9.0, lands=8.9))
+    leader = first.start()
+    # Between two renewals.
+    world.advance(1.4)
+    world.lose()
+    newcomer = second.start()
+    world.advance(15)
+    assert (leader.outcome, newcomer.outcome) == ("started", "joined")
+
+
+def test_ghost_of_a_lost_operation_gives_way_to_the_live_one(world: World) -> None:
+    """A failover brings back an earlier operation as held; the leader of the later one takes its place."""
+    first, second, third = replicas(world, 3)
+    plan(world, "start", Fate(reply=0.5, lands=0.2), Fate(reply=5.0, lands=4.9))
+    first.start()
+    sends(world, "start", 1)
+    ghost = world.snapshots[-1]
+    world.advance(2)
+    first.stop()
+    world.advance(1)
+    leader = second.start()
+    sends(world, "start", 2)
+    world.snapshots.append(ghost)
+    world.lose(0)
+    newcomer = third.start()
+    world.advance(10)
+    assert (leader.outcome, newcomer.outcome) == ("started", "joined")
+    assert len(sent(world, "start")) == 2
+
+
+def test_ghost_without_a_live_one_is_looked_at(world: World) -> None:
+    """A failover brings back a start that ended long ago: its lease lapses, the list is asked, one start is sent."""
+    first, second = replicas(world, 2)
+    first.start()
+    sends(world, "start", 1)
+    ghost = world.snapshots[-1]
+    world.advance(2)
+    first.stop()
+    world.advance(20)
+    world.snapshots.append(ghost)
+    world.lose(0)
+    call = second.start()
+    world.advance(30)
+    assert call.outcome == "started"
+    assert len(sent(world, "start")) == 2
+
+
+def test_released_operation_goes_on_under_its_number_after_a_failover(world: World) -> None:
+    """A start was released and taken up again under the same number; the failover knows only of the release.
+
+    The second holder is alive and has sent. It must get its claim back, although the number is not newer.
+    """
+    first, second, third = replicas(world, 3)
+    first.start()
+    world.advance(1)
+    first.stop()
+    world.advance(5)
+    plan(world, "start", Fate(connect=2.2), Fate(hears="silence", lands=8.0))
+    first.start(within=1)
+    world.advance(1.8)
+    second.start()
+    sends(world, "start", 2)
+    released = next(snapshot for snapshot in reversed(world.snapshots) if not snapshot["record"].get("holder"))
+    assert released["record"]["op"] == world.record()["op"]
+    world.snapshots.append(released)
+    world.lose(0)
+    third.start()
+    world.advance(20)
+    assert len(sent(world, "start")) == 2
+
+
+def test_stop_of_the_past_does_not_stop_a_restored_start(world: World) -> None:
+    """A failover brings back the wish for a stop that was carried out; the start that came after it stays."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(reply=2.0, lands=1.0), Fate(reply=3.0, lands=1.0))
+    first.start()
+    world.advance(0.5)
+    second.stop()
+    world.advance(0.5)
+    ghost = world.snapshots[-1]
+    assert ghost["record"]["intent"]
+    world.advance(4)
+    assert not world.upstream.open
+    call = first.start()
+    sends(world, "start", 2)
+    world.snapshots.append(ghost)
+    world.lose(0)
+    world.advance(6)
+    assert call.outcome == "started"
+    rest(world, recording=True)
+
+
+def test_restored_recoverer_keeps_others_from_starting(world: World) -> None:
+    """Redis forgets a start of unknown outcome while somebody looks for it: the horizon comes back with the looker."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(hears="reset", lands=14.5))
+    first.start(within=1)
+    world.until(lambda: world.record().get("doing") == "recover")
+    world.lose()
+    second.start()
+    world.advance(25)
+    assert len(sent(world, "start")) == 1
+
+
+def test_restored_verifier_does_not_start(track: Track) -> None:
+    """Who looked whether it still records may go on looking; what it starts then is started under a new claim."""
+    track.started()
+    track.wait(TRUST + 1)
+    lead = track.claim("start")
+    assert lead["doing"] == "verify"
+    track.lose()
+    assert track.renew(lead)["how"] == "restored"
+    assert track.record["state"] == "recording"
+    assert track.claim("start")["verdict"] == "wait"
+    assert track.arm(lead)["how"] == "lost"
+
+
+@pytest.mark.xfail(strict=True, reason="what nobody holds any more is not told to a Redis that forgot it")
+def test_unknown_start_that_redis_forgets_is_waited_for(world: World) -> None:
+    """A start of unknown outcome was written down, nobody holds the track, and Redis comes back empty just then."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(hears="reset", lands=14.5))
+    first.start(within=1)
+    world.until(lambda: world.record().get("state") == "unknown")
+    world.lose()
+    second.start()
+    world.advance(25)
+    assert len(sent(world, "start")) == 1
+
+
+def test_grace_outlasts_a_renewal_that_hangs(new_world: Callable[..., World]) -> None:
+    """The leader's renewal hangs in the old server until it times out; the next one must still come in time."""
+    world = new_world(timing=Timing(upstream_timeout=4.0, send_window=0.95, settle=0.7, lease=2.0), settling=False)
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(hears="silence", lands=3.9))
+    call = first.start()
+    sends(world, "start", 1)
+    first.wire.faults.append("hung")
+    world.until(lambda: not first.wire.faults, what="for a renewal")
+    world.lose()
+    second.start()
+    world.advance(10)
+    assert call.returned is not None
+    assert len(sent(world, "start")) == 1
+
+
+# --- stops -----------------------------------------------------------------------------------------------------------
+
+
+def test_zombie_start_is_stopped_when_it_lands(world: World) -> None:
+    """A start of unknown outcome is stopped, and the stop is answered; then it lands, and nobody is there to ask."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(hears="reset", lands=14.5))
+    first.start(within=1)
+    world.advance(4)
+    stop = second.stop()
+    world.advance(4)
+    assert stop.outcome == "not_recording"
+    rest(world, recording=False)
+
+
+def test_refused_stop_does_not_settle_what_else_is_on_its_way(world: World) -> None:
+    """A stop is refused, since the start it is about has not landed yet, and the list fails: the horizon must stay."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(hears="reset", lands=14.5))
+    first.start(within=1)
+    world.advance(4)
+    second.stop(within=1)
+    sends(world, "stop", 1)
+    world.upstream.list_failures = 1
+    world.advance(4)
+    second.start()
+    world.advance(20)
+    rest(world, recording=True)
+
+
+def test_refused_stop_is_no_word_on_an_earlier_one(world: World) -> None:
+    """One stop is lost on its way, the next refused: the first may still land, and must not meet a later recording."""
+    first, second = replicas(world, 2)
+    first.start()
+    world.advance(25)
+    plan(world, "stop", Fate(hears="reset", lands=12.0), Fate(hears="refused", lands=None))
+    first.stop(within=1)
+    world.advance(3)
+    first.stop()
+    world.advance(1)
+    second.start()
+    world.advance(20)
+    rest(world, recording=True)
+
+
+def test_refused_stop_after_a_slow_start_is_not_believed_for_the_lists_lag(world: World) -> None:
+    """A start is answered slowly and the list shows it late; a stop just then is refused. Something records, though.
+
+    How long ago the start was sent says nothing: it landed a moment ago.
+    """
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(reply=9.5, lands=9.0, lag=2.0))
+    first.start()
+    world.until(lambda: world.record().get("state") == "recording")
+    plan(world, "stop", Fate(hears="refused", lands=None))
+    second.stop()
+    world.advance(10)
+    rest(world, recording=False)
+
+
+def test_stop_and_start_both_on_their_way(world: World) -> None:
+    """Two horizons: a stop without an answer over a start without one. Neither may meet what is started afterwards."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(hears="reset", lands=14.0))
+    plan(world, "stop", Fate(hears="reset", lands=13.0))
+    first.start(within=1)
+    world.advance(4)
+    first.stop(within=1)
+    world.advance(6)
+    call = second.start()
+    world.advance(30)
+    assert call.success
+    rest(world, recording=True)
+
+
+def test_stop_behind_a_start_outlives_its_caller(world: World) -> None:
+    """The caller of a stop leaves while the start it is about is under way; whoever finishes that start stops it."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(reply=6.0, lands=1.0))
+    first.start()
+    world.advance(1.5)
+    stop = second.stop(within=0.5)
+    world.advance(1)
+    second.crash()
+    assert stop.outcome == "stop_requested"
+    rest(world, recording=False)
+
+
+def test_stop_behind_a_start_survives_its_leader(world: World) -> None:
+    """The leader of the start dies with the stop waiting; whoever finds the recording stops it."""
+    first, second, _ = replicas(world, 3)
+    plan(world, "start", Fate(hears="silence", lands=8.0))
+    first.start()
+    world.advance(1)
+    stop = second.stop(within=0.5)
+    world.advance(1)
+    first.crash()
+    second.crash()
+    assert stop.outcome == "stop_requested"
+    rest(world, recording=False)
+
+
+def test_stop_behind_a_start_is_answered_when_it_is_stopped(world: World) -> None:
+    """A start came by way of a look, so that its generation is not its operation's number; a stop waits for it.
+
+    When the start is done the stop asks again: it is about this very recording, not about one that is gone.
+    """
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(reply=3.0, lands=0.5))
+    first.start()
+    sends(world, "start", 1)
+    world.advance(1.5)
+    assert world.upstream.open
+    stop = second.stop()
+    world.until(lambda: stop.returned is not None)
+    assert not world.upstream.open
+    rest(world, recording=False)
+
+
+def test_stop_that_was_accepted_is_repeated_when_videosdk_takes_no_more(world: World) -> None:
+    """The caller of a stop left with the promise that it happens; then VideoSDK refuses for now."""
+    [process] = replicas(world, 1)
+    process.start()
+    world.advance(25)
+    plan(world, "stop", Fate(hears="limited", lands=None, reply=1.0))
+    stop = process.stop(within=0.2)
+    world.advance(3)
+    assert stop.outcome == "stop_requested"
+    rest(world, recording=False)
+
+
+def test_stop_that_is_refused_and_owed_is_repeated_at_a_steady_pace(world: World) -> None:
+    """A stop is owed, and VideoSDK refuses it although the recording runs: it is tried again, at a steady pace."""
+    first, second = replicas(world, 2)
+    first.start()
+    world.advance(30)
+    plan(world, "stop", *[Fate(hears="refused", lands=None, reply=0.01)] * NEVER)
+    world.upstream.list_failures = 0
+    first.start()
+    world.advance(0.005)
+    second.stop(within=0.01)
+    world.advance(10)
+    assert 1 <= len(sent(world, "stop")) <= 15
+
+
+def test_stop_survives_a_start_that_was_released(world: World) -> None:
+    """A start is released by its gate while a stop waits for it, and tried again: the stop still comes after it."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(connect=2.5))
+    first.start()
+    world.advance(1)
+    stop = second.stop(within=0.3)
+    world.advance(0.5)
+    second.crash()
+    assert stop.outcome == "stop_requested"
+    world.advance(6)
+    assert len(sent(world, "start")) == 1
+    rest(world, recording=False)
+
+
+def test_stop_that_was_answered_does_not_stop_a_later_start(world: World) -> None:
+    """A start is released while a stop waits; the stop is told that nothing records. A start after that stays."""
+    first, second, third = replicas(world, 3)
+    first.start()
+    world.advance(1)
+    first.stop()
+    world.advance(1)
+    plan(world, "start", Fate(connect=2.5))
+    first.start(within=1)
+    world.advance(0.5)
+    stop = second.stop()
+    world.until(lambda: stop.returned is not None)
+    assert stop.success
+    world.advance(0.5)
+    call = third.start()
+    world.advance(3)
+    assert call.outcome == "started"
+    rest(world, recording=True)
+
+
+def test_start_that_waits_behind_a_look_supersedes_the_stop_before_it(world: World) -> None:
+    """A stop over an unknown start was answered; the settler looks for the zombie just when somebody starts again.
+
+    The newcomer finds the track held, waits, and is told of the recording that was found: that must then stay.
+    """
+    first, second, third = replicas(world, 3)
+    plan(world, "start", Fate(hears="reset", lands=14.5))
+    first.start(within=1)
+    world.advance(4)
+    stop = second.stop()
+    world.until(lambda: stop.returned is not None)
+    world.upstream.list_failures = 1
+    world.until(lambda: world.upstream.open)
+    world.upstream.list_failures = 1
+    world.until(lambda: world.record().get("doing") == "recover")
+    call = third.start()
+    world.advance(3)
+    assert call.success
+    rest(world, recording=True)
+
+
+def test_zombie_that_lands_just_before_a_stop_is_written_is_found(new_world: Callable[..., World]) -> None:
+    """A stop finds nothing, for the unknown start landed a moment ago and the list does not show it yet.
+
+    For a while after a stop the list is not believed about what began before it was written; that must not hide this.
+    """
+    world = new_world(settling=False)
+    [process] = replicas(world, 1)
+    plan(world, "start", Fate(hears="reset", lands=13.3, lag=1.5))
+    process.start(within=1)
+    world.advance(12.5)
+    plan(world, "stop", Fate(reply=1.0))
+    stop = process.stop()
+    world.until(lambda: stop.returned is not None)
+    assert stop.outcome == "not_recording"
+    assert world.upstream.open
+    settler = world.process()
+    world.until(lambda: world.redis_us // 1000 > int(world.record()["start_quiet"]))
+    settler.do(settler.settle())
+    world.advance(1)
+    rest(world, recording=False)
+
+
+def test_start_behind_a_stop_without_evidence_is_not_kept_for_long(world: World) -> None:
+    """A stop is refused and the list cannot be had, once: it is tried again soon, and the start behind it goes on."""
+    first, second = replicas(world, 2)
+    world.upstream.list_failures = 1
+    first.stop(within=1)
+    world.until(lambda: not world.upstream.list_failures)
+    call = second.start()
+    world.advance(10)
+    assert call.outcome == "started"
+
+
+def test_failing_stop_is_repeated_at_a_steady_pace(world: World) -> None:
+    """A start waits behind a stop that VideoSDK does not answer: it is repeated when due, not as fast as it fails."""
+    [process] = replicas(world, 1)
+    process.start()
+    world.advance(25)
+    plan(world, "stop", *[Fate(hears="reset", lands=None, reply=0.01)] * NEVER)
+    process.stop(within=1)
+    world.advance(0.5)
+    before = len(sent(world, "stop"))
+    process.start(within=10)
+    world.advance(10)
+    assert len(sent(world, "stop")) - before <= 12
+
+
+# --- clocks and lost replies -----------------------------------------------------------------------------------------
+
+
+def test_window_counts_from_the_claim_that_won_not_from_its_retry(world: World) -> None:
+    """The claim won and its reply was lost; asked again it answers the same. Redis counts from the first.
+
+    Then the send window must, too: else the call leaves later than whoever takes over has reckoned with.
+    """
+    first, second = replicas(world, 2)
+    first.start()
+    world.advance(1)
+    first.stop()
+    world.advance(8)
+    first.wire.faults.append("lost")
+    plan(world, "start", Fate(connect=1.9, hears="silence", lands=14.9))
+    first.start(within=1)
+    world.advance(3.2)
+    first.crash()
+    second.start()
+    world.advance(30)
+    rest(world, recording=True)
+
+
+def test_claim_that_runs_late_does_nothing(world: World) -> None:
+    """A stopped server runs what its clients gave up on: nobody waits for that claim any more."""
+    first, second = replicas(world, 2)
+    first.wire.faults.extend(["delayed"] * 3)
+    call = first.start()
+    world.advance(4)
+    assert call.outcome in {"coordination-unavailable", "started"}
+    second.start()
+    world.advance(8)
+    assert len(sent(world, "start")) == 1
+
+
+def test_finish_without_an_answer_is_repeated(world: World) -> None:
+    """The result cannot be written: who waits here is told at once, the others as soon as it can be."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(reply=0.5, lands=0.2))
+    leader = first.start()
+    world.advance(0.3)
+    joiner = second.start()
+    world.advance(0.1)
+    first.wire.faults.extend(["refused", "refused"])
+    world.advance(3)
+    assert leader.outcome == "started"
+    assert joiner.success
+    assert len(sent(world, "start")) == 1
+
+
+def test_result_that_is_not_yet_written_is_not_asked_for_in_a_rush(new_world: Callable[..., World]) -> None:
+    """A result is known here and not yet written; a stop that needs the record has to wait for it, not to hammer."""
+    world = new_world(settling=False)
+    [process] = replicas(world, 1)
+    plan(world, "start", Fate(reply=0.5, lands=0.2))
+    process.start()
+    process.stop()
+    world.until(lambda: world.upstream.open)
+    process.wire.faults.append("refused")
+    world.until(lambda: not process.wire.faults)
+    before = world.script_calls
+    world.advance(0.09)
+    assert world.script_calls - before <= 4
+
+
+def test_claim_that_is_late_by_our_own_fault_is_asked_again(world: World) -> None:
+    """A replica that was stopped for a while finds its first claim late. Redis is well: that is no outage."""
+    [process] = replicas(world, 1)
+    process.start()
+    world.advance(15)
+    call = process.stop()
+    process.stall()
+    world.advance(10)
+    process.resume()
+    world.advance(2)
+    assert call.outcome == "stopped"
+
+
+# --- evidence --------------------------------------------------------------------------------------------------------
+
+
+def test_list_that_lags_does_not_end_a_recording(world: World) -> None:
+    """A start is answered slowly, the list shows it late, and just then somebody doubts it: it still runs."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(lands=8.9, reply=9.0, lag=4.0))
+    first.start()
+    world.advance(9.5)
+    second.do(second.doubt())
+    world.advance(0.1)
+    call = second.start()
+    world.advance(8)
+    assert call.outcome == "already_recording"
+    assert len(sent(world, "start")) == 1
+
+
+def test_sight_of_long_ago_is_no_fresh_confirmation(world: World) -> None:
+    """A leader sees the recording, is stopped for a minute, and writes what it saw: that was a minute ago."""
+    first, second = replicas(world, 2)
+    first.start()
+    world.advance(15)
+    first.start()
+    world.advance(0.015)
+    first.stall()
+    world.advance(1)
+    world.upstream.end(0)
+    for replica in world.processes:
+        if replica is not first:
+            replica.stall()
+    world.advance(60)
+    first.resume()
+    world.advance(0.5)
+    second.resume()
+    call = second.start()
+    world.until(lambda: call.returned is not None)
+    assert call.outcome == "started"
+
+
+def test_recording_that_ended_by_itself_is_started_again(world: World) -> None:
+    """Within the trust it is believed; after it the list is asked, and a new recording begins."""
+    first, second = replicas(world, 2)
+    first.start()
+    world.advance(15)
+    world.upstream.end(0)
+    call = second.start()
+    world.advance(5)
+    assert call.outcome == "started"
+    rest(world, recording=True)
+
+
+def test_stop_behind_the_first_look_at_a_track_is_answered(world: World) -> None:
+    """Nothing is known of the track yet, somebody looks, a stop waits for that, and its caller leaves: no error."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(reply=4.0, lands=3.0))
+    world.upstream.list_failures = 3
+    first.start()
+    world.advance(0.01)
+    stop = second.stop(within=0.3)
+    world.advance(1)
+    assert stop.outcome == "stop_requested"
+
+
+def test_doubt_in_the_moment_of_the_grant_is_not_lost(track: Track) -> None:
+    """Within one millisecond nobody can tell which came first: then the doubt counts."""
+    track.started()
+    track.wait(TRUST + 1)
+    lead = track.claim("start")
+    track.doubt()
+    track.finish(lead, "recording", confirmed_by="list")
+    assert track.claim("start")["verdict"] == "lead"

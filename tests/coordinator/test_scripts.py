@@ -1,0 +1,815 @@
+"""Every transition of the scripts, on each kind of server: what a claim is answered, what a write changes.
+
+Time is the test's own (`Track.ms`), so nothing waits. A story in several acts is told in `test_regressions`.
+"""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.coordinator.track import GRACE, LEASE, MEMORY, QUIET, TRUST, Reply, Track
+from tests.model.world import Fate, World
+
+
+def say(reply: Reply) -> tuple[str, str]:
+    """Return what a claim was answered."""
+    return reply["verdict"], reply["doing"]
+
+
+def unchanged(track: Track, before: dict[str, str], *but: str) -> None:
+    """Fail where the record is another than before, except in these fields."""
+    after = track.record
+    differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert differing <= set(but)
+
+
+# --- states to begin from --------------------------------------------------------------------------------------------
+
+
+def nothing(track: Track) -> None:
+    """Nobody ever asked for it."""
+
+
+def fresh_stop(track: Track) -> None:
+    """Nothing records, confirmed just now."""
+    track.started()
+    track.stopped()
+
+
+def starting(track: Track) -> Reply:
+    """A start is under way."""
+    fresh_stop(track)
+    return track.claim("start")
+
+
+def unknown(track: Track) -> Reply:
+    """A start was sent and nobody knows."""
+    lead = starting(track)
+    track.finish(lead, "unknown", confirmed_by="", due_in=1000)
+    return lead
+
+
+def stopping(track: Track) -> Reply:
+    """A stop was sent and nobody knows."""
+    track.started()
+    lead = track.claim("stop")
+    track.finish(lead, "stopping", confirmed_by="", due_in=1000)
+    return lead
+
+
+# --- claim: nobody holds the track -----------------------------------------------------------------------------------
+
+
+def test_first_start_on_a_server_that_may_have_forgotten_looks_first(track: Track) -> None:
+    """Nothing is known, so it may be forgotten: the list is asked before anything is sent."""
+    assert say(track.claim("start")) == ("lead", "recover")
+    assert track.record["state"] == ""
+
+
+@pytest.mark.parametrize(("verify_absent", "doing"), [("auto", "recover"), ("never", "start"), ("always", "recover")])
+def test_first_start_obeys_the_operator(track: Track, verify_absent: str, doing: str) -> None:
+    """Whether an unknown track is looked up is the operator's to say."""
+    assert say(track.claim("start", verify_absent=verify_absent)) == ("lead", doing)
+
+
+@pytest.mark.parametrize(("verify_absent", "doing"), [("auto", "start"), ("never", "start"), ("always", "recover")])
+def test_start_of_a_track_known_to_rest(track: Track, verify_absent: str, doing: str) -> None:
+    """What this server itself saw end is started at once, unless the operator never wants that."""
+    fresh_stop(track)
+    assert say(track.claim("start", verify_absent=verify_absent)) == ("lead", doing)
+
+
+def test_start_takes_a_lease_a_number_and_a_horizon(track: Track) -> None:
+    """The grant of a start is what everything else counts from."""
+    fresh_stop(track)
+    lead = track.claim("start", fingerprint="B", recording="{}")
+    assert lead["op"] == lead["generation"]
+    assert 0 <= int(lead["op"]) - track.ms * 1000 <= 2
+    record = track.record
+    assert (record["state"], record["holder"], record["doing"]) == ("starting", lead["attempt"], "start")
+    assert (record["fingerprint"], record["recording"]) == ("B", "{}")
+    assert (track.left("lease"), track.left("start_quiet"), track.left("started_at")) == (LEASE, QUIET, 0)
+    assert track.due == LEASE
+
+
+def test_numbers_grow_even_when_the_clock_does_not(track: Track) -> None:
+    """Two operations in one moment, and one after the clock stepped back, have numbers that grow."""
+    numbers = [int(track.started()["op"]), int(track.stopped()["op"])]
+    track.ms -= 500
+    numbers.append(int(track.claim("start")["op"]))
+    assert numbers == sorted(set(numbers))
+
+
+def test_repeat_of_a_start_is_answered_while_it_is_trusted(track: Track) -> None:
+    """Up to the last millisecond of the trust it runs; then somebody looks."""
+    track.started()
+    track.wait(TRUST)
+    reply = track.claim("start")
+    assert (say(reply), reply["confirmed_by"]) == (("running", ""), "reply")
+    track.wait(1)
+    assert say(track.claim("start")) == ("lead", "verify")
+
+
+def test_conflict_is_with_other_parameters_only(track: Track) -> None:
+    """While it runs, and while it starts; never where the running parameters are unknown."""
+    lead = starting(track)
+    assert say(track.claim("start", fingerprint="B"))[0] == "conflict"
+    assert say(track.claim("start")) == ("wait", "start")
+    track.finish(lead, "recording")
+    assert say(track.claim("start", fingerprint="B"))[0] == "conflict"
+    assert say(track.claim("start"))[0] == "running"
+    track.stopped()
+    found = track.claim("start")
+    track.finish(found, "recording", fingerprint="", confirmed_by="list")
+    assert say(track.claim("start", fingerprint="B"))[0] == "running"
+
+
+def test_conflict_is_never_with_something_doubtful(track: Track) -> None:
+    """Other parameters on a recording that may be over: first it is looked whether it is."""
+    track.started()
+    track.wait(TRUST + 1)
+    assert say(track.claim("start", fingerprint="B")) == ("lead", "verify")
+    assert say(track.claim("start")) == ("wait", "verify")
+
+
+@pytest.mark.parametrize("begin", [unknown, starting])
+def test_start_over_something_unsettled_looks_first(track: Track, begin: Any) -> None:
+    """A start that may have happened is never sent again blindly; who takes over learns how long to wait."""
+    begin(track)
+    track.wait(LEASE + 1)
+    reply = track.claim("start")
+    assert say(reply) == ("lead", "recover")
+    assert reply["start_quiet_left"] == QUIET - LEASE - 1
+
+
+def test_start_over_a_passed_horizon_still_looks_first(track: Track) -> None:
+    """That nothing can land any more does not say that nothing has."""
+    unknown(track)
+    track.wait(2 * QUIET)
+    reply = track.claim("start")
+    assert (say(reply), reply["start_quiet_left"]) == (("lead", "recover"), 0)
+
+
+def test_start_behind_a_stop_without_an_answer_stops_first(track: Track) -> None:
+    """A stop is owed before anything new may begin."""
+    stopping(track)
+    track.wait(1000)
+    reply = track.claim("start")
+    assert say(reply) == ("lead", "stop")
+    track.finish(reply, "stopped", answered=True)
+    again = track.claim("start")
+    assert say(again) == ("lead", "recover")
+    assert 0 < again["stop_quiet_left"] <= QUIET
+
+
+def test_start_within_the_horizon_of_a_stop_waits_it_out(track: Track) -> None:
+    """A stop that may still land would meet the new recording."""
+    stopping(track)
+    track.wait(1000)
+    track.finish(track.claim("stop"), "stopped", answered=True)
+    track.wait(QUIET - 1001)
+    assert say(track.claim("start")) == ("lead", "recover")
+    track.redis.delete(track.keys[0])
+
+
+def test_stop_of_what_rests_is_answered_while_that_is_trusted(track: Track) -> None:
+    """Nothing to do, and then, when it was long ago, better once too often."""
+    fresh_stop(track)
+    assert say(track.claim("stop"))[0] == "idle"
+    track.wait(TRUST + 1)
+    assert say(track.claim("stop")) == ("lead", "stop")
+
+
+def test_stop_of_an_unknown_track_is_passed_on(track: Track) -> None:
+    """It costs little, and the record may be wrong."""
+    lead = track.claim("stop")
+    assert say(lead) == ("lead", "stop")
+    assert track.left("stop_quiet") == QUIET
+    assert track.record["state"] == "stopping"
+
+
+def test_stop_over_an_unknown_start_is_sent_now(track: Track) -> None:
+    """It need not be known what there is to stop."""
+    unknown(track)
+    assert say(track.claim("stop")) == ("lead", "stop")
+    assert track.left("start_quiet") == QUIET
+
+
+def test_stop_is_not_about_a_newer_recording(track: Track) -> None:
+    """What a stop was about is over when a newer recording runs; its own it stops."""
+    old = track.started()
+    track.stopped()
+    new = track.started()
+    assert say(track.claim("stop", target=old["generation"]))[0] == "gone"
+    assert say(track.claim("stop", target=new["generation"])) == ("lead", "stop")
+
+
+@pytest.mark.parametrize(
+    ("begin", "answer"),
+    [
+        (fresh_stop, ("noop", "")),
+        (Track.started, ("lead", "verify")),
+        (unknown, ("lead", "recover")),
+        (stopping, ("lead", "stop")),
+        (starting, ("busy", "")),
+        (nothing, ("noop", "")),
+    ],
+)
+def test_what_a_settler_is_given(track: Track, begin: Any, answer: tuple[str, str]) -> None:
+    """A settler looks after what is uncertain, and leaves alone what is held or at rest."""
+    begin(track)
+    assert say(track.claim("check")) == answer
+
+
+def test_settler_strikes_what_rests_from_the_list(track: Track) -> None:
+    """A track that needs nobody is not due any more."""
+    fresh_stop(track)
+    track.redis.zadd(track.keys[1], {track.keys[0]: track.ms})
+    track.claim("check")
+    assert track.due is None
+
+
+# --- claim: somebody holds it, or it is asked again ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wish", ["start", "stop"])
+def test_second_attempt_waits_and_says_so(track: Track, wish: str) -> None:
+    """Whoever comes while it is held waits for that operation, and the holder will have to publish."""
+    lead = starting(track)
+    assert track.record["waiting"] == "0"
+    reply = track.claim(wish)
+    assert (say(reply), reply["op"], reply["lease_left"]) == (("wait", "start"), lead["op"], LEASE)
+    assert track.record["waiting"] == "1"
+
+
+@pytest.mark.parametrize("wish", ["start", "stop", "check"])
+@pytest.mark.parametrize("begin", [fresh_stop, Track.started, unknown, stopping])
+def test_same_attempt_is_given_the_same_answer(track: Track, begin: Any, wish: str) -> None:
+    """A reply was lost and is asked for again: it is the same grant, and not a second one."""
+    begin(track)
+    track.wait(TRUST + 1)
+    first = track.claim(wish, "mine")
+    before = track.record
+    track.wait(500)
+    second = track.claim(wish, "mine")
+    same = ("verdict", "doing", "op", "generation", "fingerprint", "recording", "state")
+    assert {name: second[name] for name in same} == {name: first[name] for name in same}
+    unchanged(track, before)
+
+
+def test_retry_says_how_old_the_grant_is(track: Track) -> None:
+    """What is left of the lease tells when Redis granted it."""
+    fresh_stop(track)
+    track.claim("start", "mine")
+    track.wait(900)
+    assert track.claim("start", "mine")["lease_left"] == LEASE - 900
+
+
+def test_lapsed_lease_is_taken_over_under_the_same_number(track: Track) -> None:
+    """Those who wait for it stay attached."""
+    lead = starting(track)
+    track.wait(LEASE - 1)
+    assert say(track.claim("start")) == ("wait", "start")
+    track.wait(1)
+    reply = track.claim("start")
+    assert (say(reply), reply["op"]) == (("lead", "recover"), lead["op"])
+    assert track.record["holder"] == reply["attempt"]
+
+
+def test_lapsed_stop_is_done_again_by_whoever_comes(track: Track) -> None:
+    """A stop that was granted is owed, whether or not it was sent."""
+    track.started()
+    track.claim("stop")
+    track.wait(LEASE)
+    assert say(track.claim("start")) == ("lead", "stop")
+
+
+def test_lapsed_look_is_done_again(track: Track) -> None:
+    """Who looked is gone: the next one looks."""
+    track.started()
+    track.wait(TRUST + 1)
+    track.claim("start")
+    track.wait(LEASE)
+    assert say(track.claim("start")) == ("lead", "verify")
+
+
+def test_joiner_is_handed_the_result_of_its_operation_only(track: Track) -> None:
+    """The awaited operation finished: its payload. Another one did: contend again."""
+    lead = starting(track)
+    track.claim("start")
+    track.finish(lead, "recording", result="it began")
+    reply = track.claim("start", seen=lead["op"])
+    assert (say(reply)[0], reply["result"]) == ("done", "it began")
+    track.wait(TRUST + 1)
+    assert say(track.claim("start", seen=str(int(lead["op"]) - 1))) == ("lead", "verify")
+
+
+def test_claim_after_its_time_does_nothing(track: Track) -> None:
+    """Nobody waits for it any more."""
+    fresh_stop(track)
+    before = track.record
+    assert say(track.claim("start", not_after=track.ms - 1))[0] == "late"
+    unchanged(track, before)
+    assert say(track.claim("start", not_after=track.ms)) == ("lead", "start")
+
+
+# --- claim: a server that forgot -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wish", ["start", "stop", "check"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_nobody_new_leads_within_the_grace(track: Track, wish: str, kept: bool) -> None:
+    """Those who hold what was forgotten come first; the answer says how long to wait."""
+    fresh_stop(track)
+    track.wait(500)
+    track.lose(track.snapshot() if kept else None)
+    reply = track.claim(wish)
+    assert (say(reply), reply["lease_left"]) == (("wait", "grace"), GRACE)
+    track.wait(GRACE - 1)
+    assert track.claim(wish)["lease_left"] == 1
+    track.wait(1)
+    assert say(track.claim(wish))[0] in {"lead", "noop"}
+
+
+@pytest.mark.parametrize(
+    ("begin", "start", "stop"), [(Track.started, "verify", "stop"), (fresh_stop, "recover", "stop")]
+)
+def test_nothing_forgotten_is_believed(track: Track, begin: Any, start: str, stop: str) -> None:
+    """After a failover neither running nor idle is answered from the record, however young it is."""
+    begin(track)
+    track.lose(track.snapshot())
+    track.claim("check")
+    track.wait(GRACE)
+    reply = track.claim("start")
+    assert reply["verdict"] == "lead"
+    assert reply["doing"] in {start, "recover"}
+    track.release(reply)
+    assert say(track.claim("stop")) == ("lead", stop)
+
+
+def test_what_was_written_since_is_believed(track: Track) -> None:
+    """The first write of the new epoch makes the track a normal one."""
+    track.lose()
+    track.claim("check")
+    track.wait(GRACE)
+    track.started()
+    assert say(track.claim("start"))[0] == "running"
+    track.stopped()
+    assert say(track.claim("start")) == ("lead", "start")
+
+
+def test_write_in_the_epochs_own_millisecond_is_not_believed(track: Track) -> None:
+    """Nobody can tell which came first."""
+    lead = starting(track)
+    track.lose(track.snapshot())
+    track.finish(lead, "recording")
+    assert track.claim("start")["epoch"] == track.ms
+    track.wait(GRACE)
+    assert track.claim("start")["verdict"] == "lead"
+
+
+def test_doubt_ends_with_the_longest_recording(track: Track) -> None:
+    """Whatever was forgotten is over by then."""
+    track.lose()
+    track.claim("check")
+    track.wait(MEMORY)
+    assert say(track.claim("start")) == ("lead", "recover")
+    track.redis.delete(track.keys[0])
+    track.wait(1)
+    assert say(track.claim("start")) == ("lead", "start")
+
+
+def test_epoch_is_one_moment_for_all(track: Track) -> None:
+    """The mark is made once and kept, with a TTL that every claim prolongs."""
+    track.lose()
+    since = track.claim("check")["epoch"]
+    track.wait(5000)
+    assert track.claim("check")["epoch"] == since
+    assert track.redis.pttl(track.keys[2]) > MEMORY
+
+
+# --- finish ----------------------------------------------------------------------------------------------------------
+
+
+def test_finish_frees_the_track_and_says_what_is(track: Track) -> None:
+    """All that a reader and the next claim need."""
+    lead = starting(track)
+    track.wait(300)
+    assert track.finish(lead, "recording", result="it began") == {"how": "ok", "stop": False, "now": track.ms}
+    record = track.record
+    assert (record["state"], record["holder"], record["doing"], record["lease"]) == ("recording", "", "", "0")
+    assert (record["done"], record["result"], record["generation"]) == (lead["op"], "it began", lead["op"])
+    assert (record["confirmed_by"], track.left("confirmed"), track.left("written")) == ("reply", 0, 0)
+    assert record["start_quiet"] == "0"
+    assert track.due is None
+
+
+def test_finish_twice_changes_nothing(track: Track) -> None:
+    """Its reply was lost, and it is sent again, perhaps much later."""
+    lead = starting(track)
+    track.finish(lead, "recording")
+    before = track.record
+    track.wait(700)
+    assert track.finish(lead, "recording")["how"] == "repeated"
+    unchanged(track, before)
+
+
+def test_finish_of_a_stranger_is_refused(track: Track) -> None:
+    """Only who holds the track writes."""
+    lead = starting(track)
+    before = track.record
+    stranger = lead | {"attempt": "stranger"}
+    assert track.finish(stranger, "recording")["how"] == "stale"
+    unchanged(track, before)
+
+
+def test_finish_of_an_earlier_operation_is_refused(track: Track) -> None:
+    """The track has moved on."""
+    old = starting(track)
+    track.wait(LEASE)
+    track.finish(track.claim("stop"), "stopped", answered=True)
+    before = track.record
+    assert track.finish(old, "recording")["how"] == "stale"
+    unchanged(track, before)
+
+
+@pytest.mark.parametrize(("state", "how"), [("recording", "late"), ("unknown", "stale"), ("failed", "stale")])
+def test_late_truth_is_a_success_only(track: Track, state: str, how: str) -> None:
+    """While another looks for our operation, that it runs is what it looks for; that we do not know helps nobody."""
+    lead = starting(track)
+    track.wait(LEASE)
+    assert say(track.claim("start")) == ("lead", "recover")
+    assert track.finish(lead, state)["how"] == how
+
+
+def test_finish_restores_what_was_forgotten(track: Track) -> None:
+    """The record is gone, or tells of an earlier operation: the truth is written all the same."""
+    for keep in (False, True):
+        fresh_stop(track)
+        snapshot = track.snapshot() if keep else None
+        track.wait(10)
+        lead = track.claim("start")
+        track.lose(snapshot)
+        assert track.finish(lead, "recording")["how"] == "restored"
+        assert (track.record["state"], track.record["op"]) == ("recording", lead["op"])
+        track.claim("check")
+        track.wait(GRACE)
+        track.stopped()
+
+
+@pytest.mark.parametrize(("state", "field"), [("unknown", "start_quiet"), ("stopping", "stop_quiet")])
+def test_restored_uncertainty_has_a_new_horizon(track: Track, state: str, field: str) -> None:
+    """It was lost with the record, and counting from now is never too short."""
+    fresh_stop(track)
+    lead = track.claim("start" if state == "unknown" else "stop", trust=0)
+    track.lose()
+    track.finish(lead, state, confirmed_by="", due_in=1000)
+    assert track.left(field) == QUIET
+    assert track.due == 1000
+
+
+def test_ambiguous_start_keeps_its_horizon_and_is_due(track: Track) -> None:
+    """It may still land."""
+    lead = starting(track)
+    track.wait(3000)
+    track.finish(lead, "unknown", confirmed_by="", due_in=1000)
+    assert (track.left("start_quiet"), track.due, track.record["confirmed"]) == (QUIET - 3000, 1000, "0")
+
+
+def test_refused_start_leaves_no_horizon(track: Track) -> None:
+    """VideoSDK answered: it did nothing, so the next may be sent at once."""
+    lead = starting(track)
+    track.finish(lead, "failed", confirmed_by="list", answered=True)
+    assert track.record["start_quiet"] == "0"
+    assert say(track.claim("start")) == ("lead", "start")
+
+
+def test_ambiguous_stop_keeps_its_horizon(track: Track) -> None:
+    """It may still land, and a start waits for that."""
+    lead = stopping(track)
+    assert (track.left("stop_quiet"), track.due, track.record["state"]) == (QUIET, 1000, "stopping")
+    track.wait(1000)
+    again = track.claim("check")
+    assert (say(again), again["op"] == lead["op"]) == (("lead", "stop"), False)
+    track.finish(again, "stopped", answered=True)
+    assert track.left("stop_quiet") == QUIET - 1000
+
+
+def test_answered_stop_leaves_no_horizon(track: Track) -> None:
+    """It has landed."""
+    fresh_stop(track)
+    assert track.record["stop_quiet"] == "0"
+    assert track.left("ended_at") == 0
+
+
+def test_list_settles_both_horizons(track: Track) -> None:
+    """Nothing runs, and so late that nothing sent earlier can land."""
+    unknown(track)
+    track.wait(QUIET + 1)
+    look = track.claim("check")
+    track.finish(look, "stopped", confirmed_by="list", settled=True)
+    assert (track.record["start_quiet"], track.record["stop_quiet"], track.due) == ("0", "0", None)
+
+
+def test_only_who_is_waited_for_publishes(track: Track) -> None:
+    """Messages are for those who wait in other processes; where nobody does, none is sent."""
+    with track.listening() as heard:
+        track.finish(starting(track), "recording", result="alone")
+        lead = track.claim("stop")
+        track.claim("stop")
+        track.finish(lead, "stopped", answered=True, result="awaited")
+        assert heard() == [f"{track.keys[0]}\n{lead['op']}\nawaited"]
+
+
+# --- renew -----------------------------------------------------------------------------------------------------------
+
+
+def test_renewal_lengthens_the_lease_and_nothing_else(track: Track) -> None:
+    """Above all not the quiet time: that counts from the grant."""
+    lead = starting(track)
+    before = track.record
+    track.wait(1000)
+    for _ in range(2):
+        assert track.renew(lead)["how"] == "ok"
+    assert (track.left("lease"), track.left("start_quiet"), track.due) == (LEASE, QUIET - 1000, LEASE)
+    unchanged(track, before, "lease")
+
+
+def test_renewal_steals_nothing(track: Track) -> None:
+    """Not from who took over, not from who finished, not from who released."""
+    lead = starting(track)
+    track.wait(LEASE)
+    other = track.claim("start")
+    assert track.renew(lead)["how"] == "lost"
+    assert track.record["holder"] == other["attempt"]
+    track.finish(other, "recording")
+    before = track.record
+    assert track.renew(other)["how"] == "lost"
+    unchanged(track, before)
+    released = track.claim("stop")
+    track.release(released)
+    assert track.renew(released)["how"] == "lost"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_renewal_restores_a_start_with_its_horizon(track: Track, kept: bool) -> None:
+    """The record is gone, or tells of an earlier operation: the live leader is believed."""
+    fresh_stop(track)
+    snapshot = track.snapshot()
+    lead = track.claim("start")
+    track.wait(1000)
+    track.lose(snapshot if kept else None)
+    assert track.renew(lead)["how"] == "restored"
+    record = track.record
+    assert (record["state"], record["holder"], record["op"]) == ("starting", lead["attempt"], lead["op"])
+    assert (track.left("start_quiet"), track.left("lease"), record["fingerprint"]) == (QUIET, LEASE, "A")
+    assert say(track.claim("start")) == ("wait", "start")
+    assert track.finish(lead, "recording")["how"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("wish", "begin", "state"), [("stop", Track.started, "stopping"), ("check", unknown, "unknown")]
+)
+def test_renewal_restores_whatever_was_held(track: Track, wish: str, begin: Any, state: str) -> None:
+    """A stop comes back with a horizon of its own, a look with that of what it looks for."""
+    begin(track)
+    lead = track.claim(wish)
+    track.lose()
+    assert track.renew(lead)["how"] == "restored"
+    assert track.record["state"] == state
+    assert track.left("stop_quiet" if wish == "stop" else "start_quiet") == QUIET
+
+
+def test_renewal_without_restore_creates_nothing(track: Track) -> None:
+    """What is gone stays gone."""
+    lead = starting(track)
+    track.lose()
+    assert track.renew(lead, restore=False)["how"] == "lost"
+    assert not track.record
+
+
+def test_later_operation_is_not_replaced_by_a_restored_one(track: Track) -> None:
+    """Somebody has begun anew since: who comes too late has lost."""
+    lead = starting(track)
+    track.lose()
+    track.claim("check")
+    track.wait(GRACE)
+    newer = track.claim("start")
+    assert track.renew(lead)["how"] == "lost"
+    assert track.record["holder"] == newer["attempt"]
+
+
+def test_arm_makes_a_start_of_a_look(track: Track) -> None:
+    """The quiet time counts from now; the generation is a new one, the parameters are the caller's."""
+    unknown(track)
+    track.wait(QUIET)
+    lead = track.claim("start", fingerprint="B")
+    track.wait(1500)
+    reply = track.arm(lead, fingerprint="B")
+    record = track.record
+    assert (reply["how"], record["state"], record["doing"]) == ("ok", "starting", "start")
+    assert int(record["generation"]) == int(reply["generation"]) >= int(lead["op"])
+    assert (record["fingerprint"], track.left("start_quiet"), track.left("lease")) == ("B", QUIET, LEASE)
+
+
+def test_arm_of_a_stranger_is_refused(track: Track) -> None:
+    """Who was taken over must not send."""
+    unknown(track)
+    first = track.claim("start")
+    track.wait(LEASE)
+    second = track.claim("start")
+    assert track.arm(first)["how"] == "lost"
+    assert track.record["holder"] == second["attempt"]
+
+
+# --- release ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("begin", "wish", "state"), [(fresh_stop, "start", "stopped"), (Track.started, "stop", "recording")]
+)
+def test_release_leaves_no_trace_but_the_number(track: Track, begin: Any, wish: str, state: str) -> None:
+    """Nothing was sent: state and horizons are as they were, and the operation goes on under its number."""
+    begin(track)
+    before = track.record
+    lead = track.claim(wish)
+    assert track.release(lead) == {"how": "ok", "now": track.ms}
+    assert track.record["state"] == state
+    assert (track.record["start_quiet"], track.record["stop_quiet"]) == (before["start_quiet"], before["stop_quiet"])
+    again = track.claim(wish)
+    assert (say(again), again["op"]) == (("lead", wish), lead["op"])
+
+
+def test_release_twice_and_by_a_stranger_does_nothing(track: Track) -> None:
+    """Only who holds it gives it back, and once."""
+    lead = starting(track)
+    assert track.release(lead | {"attempt": "stranger"})["how"] == "lost"
+    track.release(lead)
+    before = track.record
+    assert track.release(lead)["how"] == "lost"
+    unchanged(track, before)
+
+
+def test_release_of_the_very_first_claim_is_a_failure_not_a_gap(track: Track) -> None:
+    """There was no state before: nothing records."""
+    track.release(track.claim("start", verify_absent="never"))
+    assert (track.record["state"], track.record["start_quiet"]) == ("failed", "0")
+
+
+def test_release_keeps_an_earlier_horizon(track: Track) -> None:
+    """A look that is given back says nothing of what it looked for; a stop that was not sent leaves the one before."""
+    unknown(track)
+    track.wait(1000)
+    track.release(track.claim("check"))
+    assert (track.record["state"], track.left("start_quiet"), track.due) == ("unknown", QUIET - 1000, 0)
+    stop = track.claim("stop")
+    track.finish(stop, "stopping", confirmed_by="", due_in=1000)
+    track.wait(1000)
+    track.release(track.claim("stop"))
+    assert (track.record["state"], track.left("stop_quiet")) == ("stopping", QUIET - 1000)
+
+
+def test_release_wakes_who_waits(track: Track) -> None:
+    """They contend again at once."""
+    lead = starting(track)
+    track.claim("start")
+    with track.listening() as heard:
+        track.release(lead)
+        assert heard() == [f"{track.keys[0]}\n{lead['op']}\nreleased"]
+
+
+# --- a stop that waits -----------------------------------------------------------------------------------------------
+
+
+def test_stop_behind_a_start_is_remembered_and_told(track: Track) -> None:
+    """Whoever renews learns of it, and whoever finishes the start has a stop to carry out, now."""
+    lead = starting(track)
+    assert say(track.claim("stop")) == ("wait", "start")
+    assert track.record["intent"] == lead["op"]
+    assert track.renew(lead)["stop"] is True
+    assert track.finish(lead, "recording") | {"now": 0} == {"how": "ok", "stop": True, "now": 0}
+    assert track.due == 0
+    for wish in ("check", "start"):
+        reply = track.claim(wish)
+        assert say(reply) == ("lead", "stop")
+        track.release(reply)
+
+
+def test_stop_behind_a_stop_is_no_further_wish(track: Track) -> None:
+    """It shares what is under way."""
+    track.started()
+    track.claim("stop")
+    assert say(track.claim("stop")) == ("wait", "stop")
+    assert not track.record.get("intent")
+
+
+@pytest.mark.parametrize("state", ["failed", "stopped"])
+def test_wish_ends_where_nothing_runs(track: Track, state: str) -> None:
+    """The start came to nothing: there is nothing to stop."""
+    lead = starting(track)
+    track.claim("stop")
+    assert track.finish(lead, state, answered=True)["stop"] is False
+    assert track.record["intent"] == ""
+
+
+def test_wish_survives_an_unknown_outcome(track: Track) -> None:
+    """The start may have happened: what is done next is to stop it."""
+    lead = starting(track)
+    track.claim("stop")
+    track.finish(lead, "unknown", confirmed_by="", due_in=1000)
+    assert say(track.claim("check")) == ("lead", "stop")
+
+
+def test_stop_over_an_unknown_start_holds_until_nothing_can_land(track: Track) -> None:
+    """The stop was answered, the start may still land: at its horizon somebody looks, and stops what is there."""
+    unknown(track)
+    stop = track.claim("stop")
+    track.finish(stop, "stopped", answered=True)
+    assert (track.record["intent"], track.due) == (stop["op"], QUIET + 1)
+    track.wait(QUIET + 1)
+    look = track.claim("check")
+    assert say(look) == ("lead", "recover")
+    assert track.finish(look, "recording", confirmed_by="list")["stop"] is True
+    assert say(track.claim("check")) == ("lead", "stop")
+
+
+def test_wish_survives_a_release(track: Track) -> None:
+    """Who was to start tries again at once, under the same number: the stop still comes after it."""
+    lead = starting(track)
+    track.claim("stop")
+    track.release(lead)
+    again = track.claim("start")
+    assert again["op"] == lead["op"]
+    assert track.finish(again, "recording")["stop"] is True
+
+
+def test_newer_start_supersedes_an_older_stop(track: Track) -> None:
+    """Somebody wants it recorded since: the stop before that is carried out and over."""
+    unknown(track)
+    track.finish(track.claim("stop"), "stopped", answered=True)
+    reply = track.claim("start")
+    assert (say(reply), track.record["intent"]) == (("lead", "recover"), "")
+
+
+@pytest.mark.parametrize("mine", [False, True])
+def test_arm_ends_what_was_about_an_earlier_recording(track: Track, mine: bool) -> None:
+    """Proven gone, a recording needs no stop; a stop that waits for this very start stays."""
+    track.started()
+    track.wait(TRUST + 1)
+    lead = track.claim("start")
+    track.claim("stop")
+    if not mine:
+        track.redis.hset(track.keys[0], "intent", "1")
+    track.arm(lead)
+    assert track.record["intent"] == (lead["op"] if mine else "")
+
+
+# --- doubt -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("begin", "doing"), [(Track.started, "verify"), (fresh_stop, "recover"), (nothing, "recover")])
+def test_doubt_makes_the_next_one_look(track: Track, begin: Any, doing: str) -> None:
+    """Whoever comes next looks first; if nobody does, the settler."""
+    begin(track)
+    track.doubt()
+    assert track.due == 0
+    assert say(track.claim("check")) == ("lead", doing)
+
+
+def test_doubt_during_an_operation_outlives_it(track: Track) -> None:
+    """Its result is written unconfirmed, and due at once; the next look ends the doubt."""
+    lead = starting(track)
+    track.wait(10)
+    track.doubt()
+    track.wait(10)
+    track.finish(lead, "recording")
+    assert (track.record["confirmed"], track.due) == ("0", 0)
+    track.wait(10)
+    look = track.claim("check")
+    track.finish(look, "recording", confirmed_by="list")
+    assert (track.record["doubt"], say(track.claim("start"))[0]) == ("0", "running")
+
+
+def test_these_tables_give_what_the_coordinator_gives(track: Track, world: World) -> None:
+    """Otherwise they would tell of scripts that nobody calls like that."""
+    process = world.process()
+    world.look(process)
+    process.start()
+    world.advance(1)
+    world.upstream.fates["stop"].append(Fate(hears="unreachable", lands=None))
+    process.stop()
+    process.do(process.doubt())
+    world.advance(2)
+    track.started()
+    track.doubt()
+    track.release(track.claim("stop"))
+    assert track.arguments == world.arguments
+
+
+def test_arguments_are_json_and_answers_too(track: Track) -> None:
+    """Whatever bytes a caller's words hold, they come back as they were."""
+    words = json.dumps({"requestedBy": 'a "b" \\ \n €'})
+    fresh_stop(track)
+    assert track.claim("start", recording=words)["recording"] == words
+    assert track.record["recording"] == words

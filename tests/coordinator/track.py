@@ -1,0 +1,187 @@
+"""The protocol's scripts as they are called, with a clock that the test moves: one track on a real server."""
+
+import itertools
+import json
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, cast
+
+import redis
+
+from gateway.coordinator import Timing
+from gateway.coordinator.script import Script
+
+TIMING: Final = Timing()
+LEASE: Final = int(TIMING.lease * 1000)
+QUIET: Final = int(TIMING.quiet * 1000)
+TRUST: Final = int(TIMING.trust * 1000)
+GRACE: Final = int(TIMING.grace * 1000)
+MEMORY: Final = int(TIMING.memory * 1000)
+BEGIN: Final = 1_800_000_000_000
+SCRIPTS: Final = ("claim", "finish", "renew", "release", "doubt")
+
+Reply = dict[str, Any]
+
+_numbers = itertools.count()
+
+
+class Track:
+    """One track: its scripts, its keys and the time.
+
+    Args:
+        client: The server.
+        marked: Whether the server has been up for so long that nobody waits for its memory any more.
+        code: Texts that replace scripts.
+    """
+
+    def __init__(self, client: "redis.Redis", *, marked: bool = True, code: Mapping[str, str] | None = None) -> None:
+        self.redis = client
+        self.ms = BEGIN
+        slot = f"rec:{{{next(_numbers)}}}"
+        self.keys = (f"{slot}:t:room:someone:video", f"{slot}:due", f"{slot}:epoch")
+        self._texts = {name: Script(name).text for name in SCRIPTS} | dict(code or {})
+        self._attempts = itertools.count(1)
+        self.arguments: dict[str, set[str]] = {}
+        """Names of what each script was given."""
+        if marked:
+            self.claim("check")
+            self.wait(QUIET + GRACE)
+
+    def wait(self, ms: int) -> None:
+        """Let time pass."""
+        self.ms += ms
+
+    def run(self, name: str, /, **arguments: Any) -> Reply:
+        """Run a script now."""
+        self.arguments.setdefault(name, set()).update(arguments)
+        argument = json.dumps({"now": self.ms * 1000, **arguments})
+        reply = json.loads(cast("str", self.redis.eval(self._texts[name], 3, *self.keys, argument)))
+        self.check_ttls()
+        return reply
+
+    def check_ttls(self) -> None:
+        """Fail where a key would stay for ever."""
+        lasting = [key for key in self.keys if self.redis.pttl(key) == -1]
+        assert not lasting, f"without a TTL: {lasting}"
+
+    def claim(self, wish: str, attempt: str | None = None, **more: Any) -> Reply:
+        """Ask for the track; the reply also tells by which attempt."""
+        attempt = attempt or f"attempt-{next(self._attempts)}"
+        arguments = {
+            "wish": wish, "attempt": attempt, "owner": attempt, "fingerprint": "A" if wish == "start" else "",
+            "recording": '{"requestedBy":"a"}' if wish == "start" else "", "seen": "", "target": "", "not_after": 0,
+            "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE, "ttl": MEMORY,
+            "verify_absent": "auto",
+        }  # fmt: skip
+        return self.run("claim", **arguments | more) | {"attempt": attempt}
+
+    def finish(self, lead: Reply, state: str, **more: Any) -> Reply:
+        """Write what became of what `lead` was granted for."""
+        arguments = {
+            "attempt": lead["attempt"], "op": lead["op"], "doing": lead["doing"], "state": state,
+            "generation": lead["generation"], "fingerprint": lead["fingerprint"], "confirmed_by": "reply",
+            "result": f"{lead['doing']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
+            "seen_ago": 0, "due_in": 0, "ttl": MEMORY, "quiet": QUIET, "memory": MEMORY, "channel": "rec:wake",
+        }  # fmt: skip
+        return self.run("finish", **arguments | more)
+
+    def renew(self, lead: Reply, *, restore: bool = True, **more: Any) -> Reply:
+        """Keep the claim, as every process does once a second."""
+        arguments = {
+            "attempt": lead["attempt"], "op": lead["op"], "doing": lead["doing"], "generation": lead["generation"],
+            "fingerprint": lead["fingerprint"], "recording": lead["recording"], "owner": lead["attempt"],
+            "lease": LEASE, "quiet": QUIET, "ttl": MEMORY, "memory": MEMORY, "arm": False, "restore": restore,
+            "epoch": lead["epoch"],
+        }  # fmt: skip
+        return self.run("renew", **arguments | more)
+
+    def arm(self, lead: Reply, **more: Any) -> Reply:
+        """Turn gathering evidence into starting."""
+        reply = self.renew(lead, restore=False, arm=True, **{"fingerprint": "A", "recording": "{}"} | more)
+        if reply["how"] == "ok":
+            lead.update(doing="start", generation=reply["generation"], fingerprint="A")
+        return reply
+
+    def release(self, lead: Reply) -> Reply:
+        """Give the track back: nothing was sent."""
+        return self.run("release", attempt=lead["attempt"], result="released", channel="rec:wake", ttl=MEMORY)
+
+    def doubt(self) -> Reply:
+        """Say that what is known may not be so."""
+        return self.run("doubt", ttl=MEMORY)
+
+    # --- what lies there -----------------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> dict[str, str]:
+        """The record."""
+        return cast("dict[str, str]", self.redis.hgetall(self.keys[0]))
+
+    @property
+    def due(self) -> int | None:
+        """In how many ms somebody has to look."""
+        score = self.redis.zscore(self.keys[1], self.keys[0])
+        return None if score is None else int(score) - self.ms
+
+    def left(self, field: str) -> int:
+        """How far ahead of now a time in the record is, 0 where it is not set."""
+        value = int(self.record.get(field) or 0)
+        return value - self.ms if value else 0
+
+    @contextmanager
+    def listening(self) -> Generator[Callable[[], list[str]]]:
+        """Listen to what is published; what it gives returns what was heard since."""
+        fence = f"fence-{self.keys[0]}"
+        with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe("rec:wake", fence)
+
+            def heard() -> list[str]:
+                # What was published before the fence has arrived when the fence has.
+                self.redis.publish(fence, "")
+                messages: list[str] = []
+                while True:
+                    message = cast("dict[str, Any] | None", pubsub.get_message(timeout=5))
+                    if message and message["channel"] == fence:
+                        return messages
+                    if message and message["data"].startswith(self.keys[0]):
+                        messages.append(message["data"])
+
+            yield heard
+
+    # --- ways to get there ---------------------------------------------------------------------------------------
+
+    def started(self, parameters: str = "A") -> Reply:
+        """Bring the track to a recording that was confirmed just now."""
+        lead = self.claim("start", fingerprint=parameters)
+        assert lead["verdict"] == "lead", lead
+        if lead["doing"] == "recover":
+            self.arm(lead, fingerprint=parameters)
+            lead["fingerprint"] = parameters
+        assert self.finish(lead, "recording")["how"] == "ok"
+        return lead
+
+    def stopped(self) -> Reply:
+        """Bring the track to where nothing records, which was confirmed just now."""
+        lead = self.claim("stop")
+        assert (lead["verdict"], lead["doing"]) == ("lead", "stop"), lead
+        assert self.finish(lead, "stopped", answered=True)["how"] == "ok"
+        return lead
+
+    def snapshot(self) -> dict[str, Any]:
+        """Remember what lies there."""
+        return {"record": self.record, "due": self.redis.zscore(self.keys[1], self.keys[0])}
+
+    def lose(self, snapshot: dict[str, Any] | None = None) -> None:
+        """Lose everything, or what came after a snapshot, as a failover to a replica that lags does."""
+        mark = cast("str | None", self.redis.get(self.keys[2]))
+        self.redis.delete(*self.keys)
+        if snapshot is None:
+            return
+        if snapshot["record"]:
+            self.redis.hset(self.keys[0], mapping=snapshot["record"])
+            self.redis.pexpire(self.keys[0], MEMORY)
+        if snapshot["due"] is not None:
+            self.redis.zadd(self.keys[1], {self.keys[0]: snapshot["due"]})
+            self.redis.pexpire(self.keys[1], MEMORY)
+        # The replica's run id is another than the one in the mark.
+        self.redis.set(self.keys[2], f"{'0' * 40}:{(mark or ':0').rpartition(':')[2]}", px=MEMORY)

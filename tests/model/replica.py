@@ -1,0 +1,263 @@
+"""One replica of the gateway: its own code, with an imagined way to Redis and to VideoSDK."""
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+
+from gateway.coordinator import Connection, Coordinator, Lease, Wakeup, Wakeups
+from gateway.errors import CoordinationUnavailable, GatewayError
+from gateway.recordings import Leader, Recordings, Uncoordinated
+from gateway.recordings.model import StartParameters
+from tests.model.clockwork import OWNER
+from tests.model.upstream import TRACK, ImaginedVideoSDK
+
+if TYPE_CHECKING:
+    from tests.model.world import World
+
+PARAMETERS: Final = {"A": StartParameters(), "B": StartParameters(bucket_dir_path="elsewhere")}
+_TIMES_OUT_SECONDS = 1.5
+_RUNS_LATE_SECONDS = 1.2
+
+
+@dataclass
+class Call:
+    """What a caller asked of a replica, and what it was told."""
+
+    wish: str
+    parameters: str
+    process: "Process"
+    invoked: float
+    returned: float | None = None
+    outcome: str = ""
+
+    @property
+    def success(self) -> bool:
+        """It was told that it is as it wished."""
+        return self.outcome in {"started", "joined", "already_recording", "stopped", "not_recording"}
+
+    @property
+    def over(self) -> bool:
+        """Nothing goes on in its name."""
+        return self.outcome != "deadline-exceeded" and not self.outcome.startswith("uncoordinated")
+
+
+class Wire(Connection):
+    """A replica's way to Redis: the server is real, the way is not.
+
+    Args:
+        process: Whose.
+        world: Where the server is.
+    """
+
+    def __init__(self, process: "Process", world: "World") -> None:
+        super().__init__("")
+        self._process = process
+        self._world = world
+        self.faults: deque[str] = deque()
+        """What becomes of the next commands: ok, refused or hung (do not run), lost (runs, no reply), delayed (runs
+        when nobody waits for it any more)."""
+
+    async def evaluate(self, script: str, sha: str, keys: Sequence[str], argument: bytes) -> bytes:
+        """Run a script."""
+        name = self._process.script_names[sha]
+        text = self._world.code.get(name, script)
+        return cast("bytes", await self._call(lambda: self._world.run(name, text, keys, json.loads(argument))))
+
+    async def read(self, key: str) -> dict[str, str]:
+        """Return the record."""
+        return await self._call(self._world.record)
+
+    async def due(self, key: str, until_ms: int, most: int) -> list[str]:
+        """Return the track where it is due. Told from what was last seen there: settlers ask all the time."""
+        score = await self._call(lambda: self._world.score)
+        return [self._world.key] if score is not None and score <= until_ms else []
+
+    async def now(self) -> int:
+        """Return Redis's clock."""
+        return await self._call(lambda: self._world.redis_us // 1000)
+
+    async def _call(self, call: Any) -> Any:
+        await self._process.awake()
+        fault = self.faults.popleft() if self.faults else "ok"
+        await asyncio.sleep(0.001)
+        if fault == "refused":
+            self._fail()
+        if fault == "hung":
+            await asyncio.sleep(_TIMES_OUT_SECONDS)
+            self._fail()
+        if fault == "delayed":
+            # The bytes are in a stopped server's buffer: they are run when it goes on, whoever has given up.
+            self._world.later(_RUNS_LATE_SECONDS, call)
+            await asyncio.sleep(_TIMES_OUT_SECONDS)
+            self._fail()
+        result = call()
+        if fault == "lost":
+            await asyncio.sleep(_TIMES_OUT_SECONDS)
+            self._fail()
+        await asyncio.sleep(0.001)
+        await self._process.awake()
+        self._failures = 0
+        return result
+
+    def _fail(self) -> NoReturn:
+        self._failures += 1
+        raise CoordinationUnavailable("no answer", retry_after=2)
+
+
+class Ears(Wakeups):
+    """A replica's subscription."""
+
+    def __init__(self) -> None:  # pyright: ignore[reportMissingSuperCall]
+        self.hear: Callable[[Wakeup], None] = lambda _: None
+
+    @property
+    def listening(self) -> bool:
+        """Whether messages arrive; a replica does not notice that it is deaf."""
+        return True
+
+    async def start(self, on_wakeup: Callable[[Wakeup], None], on_gap: Callable[[], None]) -> None:
+        """Begin to listen."""
+        self.hear = on_wakeup
+
+    async def stop(self) -> None:
+        """Stop listening."""
+
+
+class Process:
+    """One replica.
+
+    Args:
+        world: Where it runs.
+        name: Goes into its attempts.
+    """
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.alive = True
+        self.deaf = False
+        """Its subscription says nothing."""
+        self.frozen: list[tuple[asyncio.TimerHandle, Callable[[], None]]] = []
+        """What should have happened while it was stopped."""
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        self._running = asyncio.Event()
+        self._running.set()
+        self.wire = Wire(self, world)
+        self.ears = Ears()
+        videosdk = ImaginedVideoSDK(self, world.upstream)
+        self.coordinator = Coordinator(self.wire, world.timing, "t")
+        self.coordinator.boot = name
+        self.script_names = {script.sha: script_name for script_name, script in self.coordinator._scripts.items()}
+        leader: type[Leader] = world.code.get("Leader", Leader)
+        self.recordings = Recordings(
+            self.coordinator,
+            leader(self.coordinator, videosdk),
+            self.ears,
+            Uncoordinated(self.coordinator, videosdk),
+        )
+        self.do(self.recordings.open())
+        if world.settling:
+            self.do(self._settle_for_ever())
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it is stopped in its tracks."""
+        return self.alive and not self._running.is_set()
+
+    @property
+    def leases(self) -> dict[str, Lease]:
+        """What it holds."""
+        return self.coordinator._held
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Run something as a part of this process."""
+        token = OWNER.set(self)
+        try:
+            return self.world.loop.create_task(work)
+        finally:
+            OWNER.reset(token)
+
+    async def awake(self) -> None:
+        """Go on, unless the process is dead or stopped in its tracks."""
+        await self._running.wait()
+        if not self.alive:
+            raise asyncio.CancelledError
+
+    def stall(self) -> None:
+        """Stop it in its tracks, as SIGSTOP does."""
+        self.world.note(f"{self} stalls")
+        self._running.clear()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.world.note(f"{self} goes on")
+        self._running.set()
+        frozen, self.frozen = self.frozen, []
+        for handle, fire in frozen:
+            if not handle.cancelled():
+                self.world.loop.call_soon(fire)
+
+    def crash(self) -> None:
+        """Kill it."""
+        self.world.note(f"{self} dies")
+        self.end()
+
+    def end(self) -> None:
+        """Let nothing of it run any more."""
+        self.alive = False
+        self._running.set()
+        for task in list(self.tasks):
+            task.cancel()
+
+    def start(self, parameters: str = "A", within: float = 30.0) -> Call:
+        """Have a caller ask for a start."""
+        call = Call("start", parameters, self, self.world.now)
+        ask = self.recordings.start(TRACK, PARAMETERS[parameters], caller="somebody", within=within)
+        self.do(self._ask(call, ask))
+        return call
+
+    def stop(self, within: float = 30.0) -> Call:
+        """Have a caller ask for a stop."""
+        call = Call("stop", "", self, self.world.now)
+        self.do(self._ask(call, self.recordings.stop(TRACK, caller="somebody", within=within)))
+        return call
+
+    async def _ask(self, call: Call, work: Coroutine[Any, Any, Any]) -> None:
+        self.world.calls.append(call)
+        self.world.note(f"{self}: {call.wish} {call.parameters}")
+        try:
+            answer = await work
+        except GatewayError as error:
+            call.outcome = error.slug
+        else:
+            call.outcome = str(answer.outcome)
+            if not answer.recording.coordinated:
+                call.outcome = f"uncoordinated-{call.outcome}"
+        call.returned = self.world.now
+        self.world.note(f"{self}: {call.wish} {call.parameters} is told {call.outcome}")
+        self.world.judge(call)
+
+    async def settle(self) -> None:
+        """Look after what is due, once."""
+        with contextlib.suppress(CoordinationUnavailable):
+            for key in await self.coordinator.due(0, 20):
+                await self.recordings.settle(key)
+
+    async def doubt(self) -> None:
+        """Say that what is known may have changed."""
+        with contextlib.suppress(CoordinationUnavailable):
+            await self.coordinator.doubt(self.world.key)
+
+    async def _settle_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            if self.world.score is not None:
+                # Not awaited: a track that takes long must not keep others from it.
+                self.do(self.settle())

@@ -1,0 +1,196 @@
+"""The protocol broken on purpose, one rule at a time: each time something must go red.
+
+Changes are made to texts in memory. Each mutant is shown the cheapest thing that kills it: a story of
+`tests.coordinator.test_regressions`, a row of `test_scripts`, or, where it finds the mutant quickly, the random walk.
+A change whose text is no longer there fails too, so that nobody believes in a mutant that mutates nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import redis
+
+from gateway.coordinator import Timing
+from tests.coordinator import test_regressions as stories
+from tests.coordinator import test_scripts as rows
+from tests.coordinator.track import Track
+from tests.model import test_protocol_model as model
+from tests.model.mutation import leader, scripts
+from tests.model.world import World
+
+WALKS = 1_000
+"""Far more than the random search needs for the mutants that are left to it (a few dozen), so that no seed fails."""
+
+
+class NoQuiet(Timing, frozen=True, kw_only=True):
+    """Nobody waits for what may still land."""
+
+    @property
+    def quiet(self) -> float:
+        """Return Q."""
+        return 0.0
+
+
+class QuietWithoutWindow(Timing, frozen=True, kw_only=True):
+    """The quiet time forgets that the call leaves up to W after the grant."""
+
+    @property
+    def quiet(self) -> float:
+        """Return Q."""
+        return self.upstream_timeout + self.settle
+
+
+def changed(script: str, *replacements: tuple[str, str]) -> Callable[[], Mapping[str, Any]]:
+    """Return code with one script changed."""
+    return lambda: scripts({script: replacements})
+
+
+def led(*replacements: tuple[str, str]) -> Callable[[], Mapping[str, Any]]:
+    """Return code with the leader changed."""
+    return lambda: {"Leader": leader(*replacements)}
+
+
+BLIND = changed("claim", ("or doubted then return lead('recover') end", "or doubted then return lead('start') end"))
+ANY_ERROR = led(
+    (
+        "if not error.may_have_happened:\n            return await self._release(job, error)\n        row",
+        "if error:\n            return await self._release(job, error)\n        row",
+    )
+)
+
+STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None]]] = {
+    "blind takeover": (BLIND, stories.test_quiet_time_passes_before_a_start_is_sent_again),
+    "believed for ever": (
+        changed("claim", ("now - num(r.confirmed) <= a.trust", "true")),
+        stories.test_recording_that_ended_by_itself_is_started_again,
+    ),
+    "epoch ignored": (
+        changed("claim", ("local forgotten = ", "local forgotten = false and ")),
+        stories.test_live_leader_comes_before_whoever_finds_redis_empty,
+    ),
+    "no grace": (
+        changed("claim", ("forgotten and grace_left > 0", "false")),
+        stories.test_live_leader_comes_before_whoever_finds_redis_empty,
+    ),
+    "no claiming again": (
+        changed("renew", ("a.arm or not a.restore or later", "true")),
+        stories.test_live_leader_comes_before_whoever_finds_redis_empty,
+    ),
+    "ghost of the same number wins": (
+        changed("renew", ("num(r.epoch) >= since", "true")),
+        stories.test_released_operation_goes_on_under_its_number_after_a_failover,
+    ),
+    "no stop intent": (
+        changed("claim", ("if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end", "")),
+        stories.test_stop_behind_a_start_outlives_its_caller,
+    ),
+    "release on any error": (ANY_ERROR, stories.test_zombie_start_is_stopped_when_it_lands),
+    "no send gate": (
+        led(("clock() - lease.granted_at < self._timing.send_window", "True")),
+        stories.test_slowness_of_our_own_is_no_failure_of_videosdk,
+    ),
+    "a refusal settles all": (
+        changed("finish", ("if a.settled then stop_quiet = 0 end", "if a.answered then start_quiet = 0 end")),
+        stories.test_refused_stop_does_not_settle_what_else_is_on_its_way,
+    ),
+    "zombie not waited for after a stop": (
+        changed("finish", ("intent = start_quiet > 0 and a.doing == 'stop' and a.op or ''", "intent = ''")),
+        stories.test_zombie_start_is_stopped_when_it_lands,
+    ),
+}  # fmt: skip
+"""What is changed, and the story that is told in vain then."""
+
+ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]] = {
+    "finish without a fence": (
+        changed("finish", ("if r.holder == a.attempt then", "if true then")),
+        rows.test_finish_of_an_earlier_operation_is_refused,
+    ),
+    "renewal without a fence": (
+        changed("renew", ("if r.holder ~= a.attempt or reverted then", "if false then")),
+        rows.test_renewal_steals_nothing,
+    ),
+    "release without a fence": (
+        changed("release", ("if r.holder ~= a.attempt then", "if false then")),
+        rows.test_release_twice_and_by_a_stranger_does_nothing,
+    ),
+    "no seen": (
+        changed("claim", ("a.seen ~= '' and a.seen == r.done", "false")),
+        rows.test_joiner_is_handed_the_result_of_its_operation_only,
+    ),
+    "any result is the awaited one": (
+        changed("claim", ("a.seen ~= '' and a.seen == r.done", "a.seen ~= ''")),
+        rows.test_joiner_is_handed_the_result_of_its_operation_only,
+    ),
+    "no not_after": (
+        changed("claim", ("a.not_after > 0 and now > a.not_after", "false")),
+        rows.test_claim_after_its_time_does_nothing,
+    ),
+    "arm restores": (
+        changed(
+            "renew",
+            ("a.arm or not a.restore or later", "later"),
+            ("if a.arm and since ~= a.epoch then", "if false then"),
+        ),
+        stories.test_arm_is_refused_where_the_record_was_lost,
+    ),
+    "arm in any epoch": (
+        changed("renew", ("if a.arm and since ~= a.epoch then", "if false then")),
+        stories.test_arm_is_refused_after_another_epoch_even_where_the_record_came_back,
+    ),
+    "late truth from anybody": (
+        changed("finish", ("r.doing == 'recover' and a.state == 'recording'", "a.state == 'recording'")),
+        stories.test_late_truth_is_taken_from_an_unarmed_recoverer_only,
+    ),
+    "renewal lengthens the quiet time": (
+        changed("renew", ("{ lease = now + a.lease }", "{ lease = now + a.lease, start_quiet = now + a.quiet }")),
+        rows.test_renewal_lengthens_the_lease_and_nothing_else,
+    ),
+    "no horizon after a restore": (
+        changed("finish", ("if a.state == 'unknown' then start_quiet = now + a.quiet end", "")),
+        stories.test_unknown_outcome_written_to_an_empty_redis_has_a_quiet_time,
+    ),
+    "intent without a consequence": (
+        changed("claim", ("(not ended and (r.intent or '') ~= '')", "false")),
+        rows.test_wish_survives_an_unknown_outcome,
+    ),
+    "nobody is told": (
+        changed("claim", ("redis.call('HSET', record, 'waiting', '1')", "")),
+        rows.test_only_who_is_waited_for_publishes,
+    ),
+    "a second grant on a retry": (
+        changed("claim", ("if (r.holder or '') == a.attempt then return answer('lead', r.doing) end", "")),
+        lambda track: rows.test_same_attempt_is_given_the_same_answer(track, Track.started, "start"),
+    ),
+}  # fmt: skip
+"""What is changed, and the row of the script tables that forbids it."""
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_story_kills(name: str, client: "redis.Redis") -> None:
+    """The story that tells why the rule is there goes red without it."""
+    code, story = STORIES[name]
+    with World(client, code=code()) as world, pytest.raises(AssertionError):
+        story(world)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row_kills(name: str, client: "redis.Redis") -> None:
+    """The row of the script tables that holds the rule goes red without it."""
+    code, row = ROWS[name]
+    with pytest.raises(AssertionError):
+        row(Track(client, code=code()))
+
+
+@pytest.mark.parametrize("timing", [NoQuiet(), QuietWithoutWindow()], ids=lambda timing: type(timing).__name__)
+def test_story_kills_a_wrong_quiet_time(timing: Timing, client: "redis.Redis") -> None:
+    """No quiet time, and one that forgets the send window."""
+    with World(client, timing=timing) as world, pytest.raises(AssertionError):
+        stories.test_quiet_time_counts_the_send_window(world)
+
+
+@pytest.mark.parametrize("code", [BLIND, ANY_ERROR], ids=["blind takeover", "release on any error"])
+def test_walk_kills(code: Callable[[], Mapping[str, Any]], client: "redis.Redis") -> None:
+    """The random walk finds the gravest by itself, long before its walks are over."""
+    with pytest.raises(AssertionError):
+        model.walk(client, WALKS, code=code(), shrink=False)

@@ -1,0 +1,407 @@
+"""A world in which the gateway's own code runs on a clock that only this file moves.
+
+Coordinator, leader and recordings are the real ones, and so are the scripts and the server they run on. What is
+imagined is time (`clockwork`), the way to Redis (`replica`), and VideoSDK (`upstream`). Everything that happens is
+written down, and the promises are checked as it happens.
+"""
+
+import asyncio
+import contextvars
+import json
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from typing import Any, Final, Self, cast
+
+import redis
+import structlog
+
+from gateway.coordinator import Timing, Wakeup, claims
+from gateway.errors import GatewayError, UpstreamError
+from tests.model.clockwork import OWNER, VirtualLoop
+from tests.model.replica import Call, Process
+from tests.model.upstream import EPOCH, TRACK, Fate, Upstream
+
+__all__ = ["Call", "Fate", "Process", "Violation", "World"]
+
+_TOLD_LINES: Final = 150
+_UNSETTLED: Final = frozenset({"starting", "stopping", "unknown"})
+_AT_REST: Final = frozenset({"", "recording", "stopped", "failed"})
+_SNAPSHOTS: Final = 12
+_SELDOM_MS: Final = 32_000
+"""How long an unsettled track may be left alone at most."""
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+class World:
+    """One track, some replicas, one Redis, one VideoSDK.
+
+    Args:
+        client: A server that is this world's alone; emptied.
+        timing: The protocol's times.
+        settling: Whether replicas settle in the background.
+        landing: Seconds after its sending at which a POST may take effect at the latest; D + S unless given.
+        code: Replacements of the code under test: scripts by their names, and `Leader`.
+    """
+
+    def __init__(
+        self,
+        client: "redis.Redis",
+        *,
+        timing: Timing | None = None,
+        settling: bool = True,
+        landing: float | None = None,
+        code: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.redis = client
+        self.timing = timing or Timing()
+        self.settling = settling
+        self.landing = landing or self.timing.upstream_timeout + self.timing.settle
+        self.code = code or {}
+        self.skew = 0.0
+        """Seconds by which Redis's clock is ahead."""
+        self.stepped = False
+        self.story: list[str] = []
+        self.violations: list[Violation] = []
+        self.calls: list[Call] = []
+        self.script_calls = 0
+        self.arguments: dict[str, set[str]] = {}
+        """Names of what each script was given."""
+        self.snapshots: deque[dict[str, Any]] = deque(maxlen=_SNAPSHOTS)
+        """What lay in Redis after each of the last scripts."""
+        self.score: float | None = None
+        """When the track is due, as it lies in Redis."""
+        self.forgot_at = 0.0
+        """When Redis lost something last."""
+        self._written_at = 0.0
+        self.processes: list[Process] = []
+        self.key = ""
+        self._results: dict[str, str] = {}
+        self._latest_ms = 0
+        client.flushall()
+        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+        self._pubsub.subscribe("rec:wake", "fence")
+        self.loop = VirtualLoop()
+        self.loop.set_task_factory(self._task)
+        self.upstream = Upstream(self)
+        self._real_time = claims.time
+        shim = types.SimpleNamespace(clock_gettime=self._clock_gettime, CLOCK_BOOTTIME=0, monotonic=lambda: self.now)
+        cast("Any", claims).time = shim
+        self._logs = structlog.testing.capture_logs()
+        self._logs.__enter__()
+
+    def _clock_gettime(self, _: int) -> float:
+        return self.now
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End everything."""
+        for process in self.processes:
+            process.end()
+        self.loop.run_until_complete(asyncio.sleep(1))
+        self.loop.close()
+        cast("Any", claims).time = self._real_time
+        self._logs.__exit__(None, None, None)
+        self._pubsub.close()
+
+    def process(self) -> Process:
+        """Start a replica."""
+        process = Process(self, f"p{len(self.processes) + 1}")
+        self.processes.append(process)
+        self.key = process.coordinator.key(TRACK.room_id, TRACK.participant_id, TRACK.kind)
+        return process
+
+    def _task(
+        self, loop: asyncio.AbstractEventLoop, work: Generator[Any, None, Any] | Coroutine[Any, Any, Any], **more: Any
+    ) -> "asyncio.Task[Any]":
+        task = asyncio.Task(cast("Coroutine[Any, Any, Any]", work), loop=loop, **more)
+        if isinstance(process := OWNER.get(), Process):
+            process.tasks[task] = None
+            task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        for process in self.processes:
+            process.tasks.pop(task, None)
+        # Told here, not when the task is collected: that moment differs from run to run.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, GatewayError | UpstreamError):
+            self.violate(f"a task failed: {error!r}")
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """The true time in seconds."""
+        return self.loop.moment
+
+    @property
+    def redis_us(self) -> int:
+        """What Redis's clock shows."""
+        return int((EPOCH + self.now + self.skew) * 1_000_000)
+
+    @property
+    def redis_ms(self) -> int:
+        """What Redis's clock shows."""
+        return self.redis_us // 1000
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        self.check()
+
+    def until(self, condition: Callable[[], Any], within: float = 60.0, what: str = "") -> None:
+        """Let time pass until something is so."""
+        end = self.now + within
+        while not condition():
+            if self.now >= end:
+                raise AssertionError(f"waited in vain {what}\n{self.told()}")
+            self.advance(0.01)
+
+    def later(self, delay: float, what: Callable[..., object], *arguments: Any) -> None:
+        """Let something happen that belongs to no process."""
+        self.loop.call_later(delay, what, *arguments, context=contextvars.Context())
+
+    # --- the story -----------------------------------------------------------------------------------------------
+
+    def note(self, what: str) -> None:
+        """Write down what happened, for whoever reads of a failure."""
+        self.story.append(f"{self.now:10.3f}  {what}")
+
+    def told(self) -> str:
+        """Return what happened of late."""
+        return "\n".join(self.story[-_TOLD_LINES:])
+
+    def violate(self, what: str) -> None:
+        """Write down that a promise was broken."""
+        self.note(f"VIOLATION {what}")
+        self.violations.append(Violation(what))
+
+    def check(self) -> None:
+        """Fail where a promise was broken."""
+        if self.violations:
+            raise Violation(f"{self.violations[0]}\n{self.told()}")
+
+    # --- Redis ---------------------------------------------------------------------------------------------------
+
+    def keys(self) -> tuple[str, str, str]:
+        """Return the record's key and those of its bucket."""
+        slot = self.key[: self.key.index("}") + 1]
+        return self.key, f"{slot}:due", f"{slot}:epoch"
+
+    def record(self) -> dict[str, str]:
+        """Return the track's record."""
+        return cast("dict[str, str]", self.redis.hgetall(self.key))
+
+    def run(self, name: str, text: str, keys: Sequence[str], arguments: dict[str, Any]) -> bytes:
+        """Run a script at this moment, check what it did, and hand out what it published."""
+        self.script_calls += 1
+        self.arguments.setdefault(name, set()).update(arguments)
+        argument = json.dumps({**arguments, "now": self.redis_us})
+        reply = cast("str", self.redis.eval(text, len(keys), *keys, argument))
+        self._check_reply(name, arguments, json.loads(reply))
+        if keys[0] == self.key:
+            self._check_keys(name)
+        if name in {"finish", "release"}:
+            self._publish()
+        return reply.encode()
+
+    def _check_reply(self, name: str, a: dict[str, Any], said: dict[str, Any]) -> None:
+        what = said.get("verdict") or said.get("how")
+        if what not in {"busy", "noop"} and not (name == "renew" and what == "ok" and not a["arm"]):
+            details = [
+                a.get("attempt"),
+                a.get("wish"),
+                said.get("doing"),
+                a.get("op") or said.get("op"),
+                a.get("state"),
+            ]
+            self.note(f"    {name}{'/arm' if a.get('arm') else ''} {' '.join(filter(None, details))}: {what}")
+        if name == "finish" and what in {"ok", "restored", "late"}:
+            self._results[a["op"]] = a["result"]
+            self._written_at = self.now
+        if name != "claim":
+            return
+        if what == "done" and self._results.get(a["seen"]) != said["result"]:
+            self.violate(f"a joiner of {a['seen']} is handed another result")
+        believed = what in {"running", "idle"} or (what == "conflict" and said["state"] != "starting")
+        young = said["confirmed"] >= self.redis_ms - self.timing.trust * 1000
+        if believed and not (young and self._written_at > self.forgot_at):
+            self.violate(f"{what} is answered from what is not to be believed: {said}")
+        if what == "conflict" and said["fingerprint"] in {"", a["fingerprint"]}:
+            self.violate("a conflict with the very same parameters")
+
+    def _check_keys(self, name: str) -> None:
+        record, due, epoch = self.keys()
+        pipeline: Any = self.redis.pipeline(transaction=False)
+        pipeline.hgetall(record).zscore(due, record).get(epoch)
+        pipeline.pttl(record).pttl(due).pttl(epoch)
+        fields, self.score, mark, *ttls = pipeline.execute()
+        self.snapshots.append({"record": fields, "score": self.score, "mark": mark})
+        if -1 in ttls:
+            self.violate(f"after {name} a key has no TTL: {ttls}")
+        # The highest that the clock ever showed: it may have stepped back since.
+        ms = self._latest_ms = max(self._latest_ms, self.redis_ms)
+        quiet = self.timing.quiet * 1000
+        most = {"lease": self.timing.lease * 1000, "start_quiet": quiet, "stop_quiet": quiet}
+        times = ("lease", "start_quiet", "stop_quiet", "confirmed", "written", "ended_at", "started_at", "doubt")
+        ahead = {field: int(fields.get(field) or 0) - ms - most.get(field, 0) for field in times}
+        if far := {field: value for field, value in ahead.items() if value > 1}:
+            self.violate(f"after {name} too far ahead: {far}")
+        unsettled = fields.get("state") in _UNSETTLED or fields.get("start_quiet", "0") != "0"
+        if (unsettled or int(fields.get("lease") or 0) > ms) and (self.score or 0) > ms + _SELDOM_MS:
+            self.violate(f"after {name} an unsettled track is due too late")
+        if unsettled and self.score is None:
+            self.violate(f"after {name} nobody will look at an unsettled track: {fields}")
+
+    def check_window(self, kind: str, attempt: str) -> None:
+        """Check that what is sent now was granted a moment ago, as Redis sees it, and not under an older clock."""
+        record = self.record()
+        if record.get("holder") == attempt and record.get("doing") == kind and not self.stepped:
+            granted = int(record["started_at" if kind == "start" else "granted"])
+            if self.redis_ms - granted > self.timing.send_window * 1000 + 1:
+                self.violate(f"a {kind} is sent after its window: {self.redis_ms - granted} ms")
+
+    def step_clock(self, skew: float) -> None:
+        """Set Redis's clock ahead or back."""
+        self.note(f"Redis's clock is off by {skew}")
+        self.skew, self.stepped = skew, True
+
+    def _publish(self) -> None:
+        # What was published before the fence has arrived when the fence has.
+        self.redis.publish("fence", "")
+        while True:
+            message = cast("dict[str, Any] | None", self._pubsub.get_message(timeout=5))
+            if message and message["channel"] == "fence":
+                return
+            if message:
+                key, operation, payload = message["data"].split("\n", 2)
+                for process in self.processes:
+                    self.later(0.002, self._hear, process, Wakeup(key, operation, payload.encode()))
+
+    def _hear(self, process: Process, wakeup: Wakeup) -> None:
+        if process.alive and not process.stalled and not process.deaf:
+            process.ears.hear(wakeup)
+
+    def lose(self, back: int | None = None) -> None:
+        """Lose data: everything, or what the last `back` scripts wrote, as a failover to a replica does."""
+        self.note("Redis is empty" if back is None else f"Redis is as it was {back} scripts ago")
+        self.forgot_at = self.now
+        chosen = self.snapshots[-1 - back] if back is not None and back < len(self.snapshots) else None
+        record, due, epoch = self.keys()
+        self.redis.delete(record, due, epoch)
+        self.score = chosen["score"] if chosen else None
+        self.snapshots.clear()
+        if chosen is None:
+            return
+        self.snapshots.append(chosen)
+        ttl = int(self.timing.memory * 1000)
+        if chosen["record"]:
+            self.redis.hset(record, mapping=chosen["record"])
+            self.redis.pexpire(record, ttl)
+        if self.score is not None:
+            self.redis.zadd(due, {record: self.score})
+            self.redis.pexpire(due, ttl)
+        if chosen["mark"]:
+            # To the scripts the server that they run on is another than the one that wrote the mark.
+            self.redis.set(epoch, f"{'0' * 40}:{chosen['mark'].rpartition(':')[2]}", px=ttl * 2)
+
+    # --- promises ------------------------------------------------------------------------------------------------
+
+    def recorded(self, since: float, until: float) -> bool:
+        """Tell whether something recorded at some moment."""
+        return any(row.start <= until and (row.end is None or row.end >= since) for row in self.upstream.rows)
+
+    def rested(self, since: float, until: float) -> bool:
+        """Tell whether nothing recorded at some moment."""
+        ends = [row.end for row in self.upstream.rows if row.end is not None and since <= row.end <= until]
+        return any(
+            all(row.start > moment or (row.end is not None and row.end <= moment) for row in self.upstream.rows)
+            for moment in (since, until, *ends)
+        )
+
+    def judge(self, call: Call) -> None:
+        """Check an answer against what was so while the caller waited."""
+        if not call.success or call.returned is None:
+            return
+        if call.wish == "stop":
+            if not self.rested(call.invoked, call.returned):
+                self.violate(f"a stop is told {call.outcome} although something recorded all the time")
+            return
+        # What was confirmed a moment ago is believed for a while, and the list may lag.
+        believed = 0.0 if call.outcome == "started" else self.timing.trust + self.timing.settle
+        if not self.recorded(call.invoked - believed, call.returned):
+            self.violate(f"a start is told {call.outcome} although nothing recorded")
+
+    def come_to_rest(self) -> None:
+        """Let everything come to rest without further faults, and see whether record and VideoSDK agree."""
+        self.note("--- faults end")
+        self.upstream.list_failures = 0
+        for fates in self.upstream.fates.values():
+            fates.clear()
+        for process in self.processes:
+            process.wire.faults.clear()
+            if process.stalled:
+                process.resume()
+        settler = self.process()
+        self.advance(2 * self.timing.quiet)
+        for _ in range(20):
+            if self.score is None:
+                break
+            self.advance(max(self.score / 1000 - EPOCH - self.now - self.skew, 0.0) + 0.1)
+            settler.do(settler.settle())
+            self.advance(1.0)
+        else:
+            self.violate("it never comes to rest")
+        self._check_rest(settler)
+        self.check()
+
+    def _check_rest(self, settler: Process) -> None:
+        state = self.record().get("state", "")
+        running = bool(self.upstream.open)
+        if state not in _AT_REST:
+            self.violate(f"at rest the state is {state}")
+        if len(self.upstream.open) > 1:
+            self.violate("several record at the end")
+        if state == "recording" and not running:
+            # Nobody asked since it ended: whoever asks now must learn it.
+            self.look(settler)
+            if self.record().get("state") == "recording":
+                self.violate("a look does not show that it ended")
+        if self.forgot_at:
+            # What Redis forgot, nobody can be held to.
+            return
+        if running and state != "recording":
+            self.violate(f"an orphan: it records, and the record says {state!r}")
+        last = self._last_word()
+        if last and running is not (last == "start"):
+            self.violate(f"the last word was {last}, and {'it records' if running else 'nothing records'}")
+
+    def look(self, process: Process) -> None:
+        """Have a process look at the track, due or not; again, since the server may just have come up."""
+        for _ in range(2):
+            process.do(process.recordings.settle(self.key))
+            self.advance(5.0)
+
+    def _last_word(self) -> str:
+        """Tell what was wanted last, where that is beyond doubt."""
+        if not self.calls or any(call.returned is None and call.process.alive for call in self.calls):
+            return ""
+        *others, last = self.calls
+        for call in others:
+            before = call.returned is not None and call.over and call.returned + 3.0 < last.invoked
+            if call.wish != last.wish and not before:
+                return ""
+        if last.wish == "stop":
+            return "stop" if last.success or last.outcome == "stop_requested" else ""
+        stops_are_over = all(call.success for call in others if call.wish == "stop")
+        ended = any(row.ended_by == "itself" and (row.end or 0) > last.invoked - 20 for row in self.upstream.rows)
+        return "start" if last.success and stops_are_over and not ended else ""
