@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: run test faults check format openapi readme clean provision
+.PHONY: run test faults fuzz check format openapi readme clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
@@ -19,6 +19,9 @@ test: $(VENV)/.synced provision  ## every test; ARGS="-k name" to choose
 
 faults: $(VENV)/.synced provision  ## break everything that can break under real processes, and check the history
 	$(BIN)/python -m tests.blackbox.faults $(ARGS)
+
+fuzz: $(VENV)/.synced  ## send 10,000 made-up requests (FUZZ_CASES) to a live gateway: every answer as documented
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 check: $(VENV)/.synced  ## every static check
 	$(UV) lock --check

@@ -6,17 +6,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Final
 
+import jwt
 import uvicorn
 import yaml
 
 from gateway import __version__, logs
-from gateway.api.callers import CallersFileError, new_key
+from gateway.api.callers import Callers, CallersFileError, new_key
 from gateway.api.contract import contract
-from gateway.app import create_app, create_client, create_connection
+from gateway.app import create_app, create_client, create_connection, fetch_jwks
 from gateway.errors import CoordinationUnavailable, CredentialsRefused, UpstreamError
-from gateway.settings import Settings, SettingsError, describe, load
+from gateway.settings import Settings, SettingsError, describe, load, warnings
 
 __all__ = ["main"]
 
@@ -68,12 +70,16 @@ def build() -> object:
     return create_app(settings)
 
 
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
 def _serve(settings: Settings) -> int:
     logs.configure(settings.log_level, settings.log_format)
     create_app(settings)  # what is wrong shows now, once, and not in every worker
     # Uvicorn raises the signal once more after its own orderly end: that is then an ordinary exit.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, _exit)
     uvicorn.run(
         "gateway.__main__:build",
         factory=True,
@@ -86,6 +92,8 @@ def _serve(settings: Settings) -> int:
         date_header=True,
         # A request's own deadline is the longest wait; what is left then is for the lifespan and the other replicas.
         timeout_graceful_shutdown=round(settings.request_deadline.total_seconds()) + 1,
+        # The parser whose bound on headers this is, whatever else is installed.
+        http="h11",
         h11_max_incomplete_event_size=32 * 1024,
         lifespan="on",
     )
@@ -97,11 +105,36 @@ async def _check(settings: Settings) -> int:
     for name, value, origin in describe(settings):
         print(f"{name:<{width}}  {value}  ({origin})")
     redis, videosdk = await _redis_answers(settings), await _videosdk_accepts(settings)
+    callers, jwks = _callers_can_be_read(settings), await _jwks_answers(settings)
     print(f"{'Redis':<{width}}  {redis or 'answers'}")
     print(f"{'VideoSDK':<{width}}  {videosdk or 'accepts the token'}")
-    if settings.auth == "none":
-        print("WARNING: GATEWAY_AUTH=none lets in everybody who reaches the gateway")
-    return _PROBLEM if redis or videosdk else 0
+    if settings.auth != "none" and settings.callers_file is not None:
+        print(f"{'Callers file':<{width}}  {callers or 'can be used'}")
+    if settings.auth != "none" and settings.jwt_jwks_url is not None:
+        print(f"{'Identity provider':<{width}}  {jwks or 'answers'}")
+    for warning in warnings(settings):
+        print(f"WARNING: {warning}")
+    return _PROBLEM if redis or videosdk or callers or jwks else 0
+
+
+def _callers_can_be_read(settings: Settings) -> str:
+    if settings.auth == "none" or settings.callers_file is None:
+        return ""
+    try:
+        Callers.load(settings.callers_file)
+    except CallersFileError as error:
+        return f"CANNOT BE USED ({error})"
+    return ""
+
+
+async def _jwks_answers(settings: Settings) -> str:
+    if settings.auth == "none" or settings.jwt_jwks_url is None:
+        return ""
+    try:
+        jwt.PyJWKSet.from_json((await fetch_jwks(settings.jwt_jwks_url)).decode())
+    except (OSError, UnicodeDecodeError, jwt.PyJWTError, ValueError) as error:
+        return f"GIVES NO KEYS ({error if isinstance(error, OSError) else type(error).__name__})"
+    return ""
 
 
 async def _redis_answers(settings: Settings) -> str:

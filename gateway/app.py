@@ -1,29 +1,45 @@
 """The composition root: the one place that knows every part, and puts them together."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Final
 
+import httpx
 import jwt
 import structlog
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.types import ASGIApp
 
-from gateway.api.callers import Callers
+from gateway.api.callers import CallersFile
+from gateway.api.company_tokens import ClaimNames, CompanyTokens
+from gateway.api.cors import Cors
+from gateway.api.desk import Desk
 from gateway.api.docs import docs, docs_file, openapi_json
 from gateway.api.entry import Entry
 from gateway.api.health import livez, readyz
+from gateway.api.identities import Identities
+from gateway.api.join_tokens import JoinTokens
+from gateway.api.limiter import Limiter
 from gateway.api.problems import MOST_BODY, answer_problem, problem_page
 from gateway.api.recordings import routes
-from gateway.coordinator import Connection, Coordinator, Timing, Wakeups
+from gateway.api.replays import Replays
+from gateway.coordinator import Answers, Connection, Coordinator, Limits, Timing, Wakeups
 from gateway.errors import CoordinationUnavailable
+from gateway.mounted import MountedSecret
 from gateway.recordings import Leader, Recordings, Settler, Uncoordinated
-from gateway.settings import Settings
+from gateway.secret import Secret
+from gateway.settings import Settings, warnings
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import FixedToken, MintedTokens, Tokens
 
-__all__ = ["create_app", "create_client", "create_connection"]
+__all__ = ["create_app", "create_client", "create_connection", "create_identities", "fetch_jwks"]
+
+_JWKS_SECONDS: Final = 5.0
+_MOST_JWKS: Final = 256 * 1024
 
 _log = structlog.get_logger("gateway")
 
@@ -34,7 +50,8 @@ def create_app(settings: Settings) -> ASGIApp:
     Raises:
         CallersFileError: The callers file cannot be used.
     """
-    return Entry(_litestar(settings))
+    app: ASGIApp = _litestar(settings)
+    return Entry(Cors(app, settings.cors_origins) if settings.cors_origins else app)
 
 
 def create_connection(settings: Settings) -> Connection:
@@ -44,13 +61,42 @@ def create_connection(settings: Settings) -> Connection:
 
 def create_client(settings: Settings) -> VideoSDK:
     """Build the way to VideoSDK."""
-    return VideoSDK(settings.videosdk_url, _tokens(settings), timeout=settings.upstream_timeout.total_seconds())
+    return VideoSDK(
+        settings.videosdk_url,
+        _tokens(settings),
+        timeout=settings.upstream_timeout.total_seconds(),
+        max_connections=settings.upstream_concurrency,
+        calls_per_second=settings.upstream_calls_per_second,
+    )
+
+
+async def fetch_jwks(url: str) -> bytes:
+    """Get the identity provider's keys from the configured address and no other.
+
+    Raises:
+        OSError: It does not answer with a document of a size that keys have.
+    """
+    try:
+        async with (
+            httpx.AsyncClient(timeout=_JWKS_SECONDS, follow_redirects=False, trust_env=False) as client,
+            asyncio.timeout(_JWKS_SECONDS),
+            client.stream("GET", url, headers={"accept": "application/json"}) as response,
+        ):
+            response.raise_for_status()
+            document = b""
+            async for part in response.aiter_bytes():
+                document += part
+                if len(document) > _MOST_JWKS:
+                    raise OSError("the document is too long")
+            return document
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OSError(type(error).__name__) from None
 
 
 def _litestar(settings: Settings) -> Litestar:
-    callers = None if settings.callers_file is None or settings.auth == "none" else Callers.load(settings.callers_file)
-    if settings.auth == "none":
-        _log.warning("auth.none", meaning="everybody who reaches the gateway may use it")
+    identities = create_identities(settings)
+    for warning in warnings(settings):
+        _log.warning("settings.warning", meaning=warning)
     connection = create_connection(settings)
     coordinator = Coordinator(connection, _timing(settings), _tenant(settings))
     videosdk = create_client(settings)
@@ -62,6 +108,7 @@ def _litestar(settings: Settings) -> Litestar:
         degrade=settings.without_redis == "degrade",
     )
     settler = Settler(coordinator, recordings)
+    desk = _desk(settings, recordings, connection)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
@@ -77,7 +124,7 @@ def _litestar(settings: Settings) -> Litestar:
 
     return Litestar(
         route_handlers=[
-            routes(callers, settings.request_deadline.total_seconds()),
+            routes(identities, settings.request_deadline.total_seconds()),
             livez,
             readyz,
             problem_page,
@@ -85,13 +132,28 @@ def _litestar(settings: Settings) -> Litestar:
             docs_file,
             openapi_json,
         ],
-        dependencies={"recordings": Provide(lambda: recordings, sync_to_thread=False)},
+        dependencies={
+            "recordings": Provide(lambda: recordings, sync_to_thread=False),
+            "desk": Provide(lambda: desk, sync_to_thread=False),
+            "identities": Provide(lambda: identities, sync_to_thread=False),
+        },
         exception_handlers={Exception: answer_problem},
         lifespan=[lifespan],
         request_max_body_size=MOST_BODY,
         logging_config=None,
         openapi_config=None,  # the contract is drawn and served by `gateway.api`, without pages of Litestar's
     )
+
+
+def _desk(settings: Settings, recordings: Recordings, connection: Connection) -> Desk:
+    tenant = _tenant(settings)
+    limiter = Limiter(
+        Limits(connection),
+        tenant,
+        caller_per_minute=settings.caller_starts_per_minute,
+        track_per_minute=settings.track_starts_per_minute,
+    )
+    return Desk(recordings, limiter, Replays(Answers(connection, settings.idempotency), tenant))
 
 
 def _timing(settings: Settings) -> Timing:
@@ -105,12 +167,45 @@ def _timing(settings: Settings) -> Timing:
     )
 
 
+def create_identities(settings: Settings) -> Identities:
+    """Build what tells who asks.
+
+    Raises:
+        CallersFileError: The callers file cannot be used.
+    """
+    if settings.auth == "none":
+        return Identities(anyone=True)
+    join_tokens = company_tokens = None
+    if settings.join_tokens != "off":
+        api_key, secret = _project(settings)
+        join_tokens = JoinTokens(api_key, secret, settings.join_tokens)
+    if settings.jwt_jwks_url is not None:
+        claims = ClaimNames(settings.jwt_name_claim, settings.jwt_scopes_claim, settings.jwt_rooms_claim or "")
+        company_tokens = CompanyTokens(
+            partial(fetch_jwks, settings.jwt_jwks_url), settings.jwt_issuer or "", settings.jwt_audience or "", claims
+        )
+    callers = CallersFile(settings.callers_file) if settings.callers_file is not None else None
+    return Identities(callers, join_tokens, company_tokens)
+
+
 def _tokens(settings: Settings) -> Tokens:
     if settings.videosdk_token is not None:
-        return FixedToken(settings.videosdk_token)
+        return FixedToken(_current(settings, "videosdk_token", settings.videosdk_token))
+    return MintedTokens(*_project(settings))
+
+
+def _project(settings: Settings) -> tuple[Callable[[], str], Callable[[], Secret]]:
+    """Return what gives the project's key and secret as they are now."""
     assert settings.videosdk_api_key is not None  # noqa: S101 - settings.load sees to both
     assert settings.videosdk_secret is not None  # noqa: S101
-    return MintedTokens(settings.videosdk_api_key, settings.videosdk_secret)
+    api_key = _current(settings, "videosdk_api_key", Secret(settings.videosdk_api_key))
+    return lambda: api_key().reveal(), _current(settings, "videosdk_secret", settings.videosdk_secret)
+
+
+def _current(settings: Settings, field: str, secret: Secret) -> Callable[[], Secret]:
+    """Return what gives a secret as it is now: from its file, where it was read from one."""
+    path = settings.mounted.get(field)
+    return (lambda: secret) if path is None else MountedSecret(path, secret)
 
 
 def _tenant(settings: Settings) -> str:

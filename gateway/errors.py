@@ -18,12 +18,14 @@ What it means to the caller (`GatewayError`; each an RFC 9457 problem with a sta
     ├── the caller's to mend
     │   ├── MalformedRequest 400        InvalidRequest 422          Unauthenticated 401     Forbidden 403
     │   ├── NotFound 404                MethodNotAllowed 405        PayloadTooLarge 413     UnsupportedMediaType 415
-    │   └── ParametersDiffer 409        StillStopping 409       UpstreamRefused 422
+    │   ├── ParametersDiffer 409        StillStopping 409           UpstreamRefused 422
+    │   └── IdempotencyKeyReused 422    TooManyRequests 429
     ├── the operator's to mend
     │   └── UpstreamCredentialsRefused 502
     ├── gone by itself after a while
     │   ├── UpstreamLimited 503         UpstreamUnavailable 503     CoordinationUnavailable 503
-    │   └── OutcomeUnknown 504          DeadlineExceeded 504        TooManyWaiting 503
+    │   ├── OutcomeUnknown 504          DeadlineExceeded 504        TooManyWaiting 503
+    │   └── IdentityUnavailable 503
     └── ours to mend
         └── InternalError 500
 """
@@ -38,6 +40,8 @@ __all__ = [
     "DeadlineExceeded",
     "Forbidden",
     "GatewayError",
+    "IdempotencyKeyReused",
+    "IdentityUnavailable",
     "InternalError",
     "InvalidRequest",
     "Limited",
@@ -52,6 +56,7 @@ __all__ = [
     "Refused",
     "SendWindowClosed",
     "StillStopping",
+    "TooManyRequests",
     "TooManyWaiting",
     "Unauthenticated",
     "UnsupportedMediaType",
@@ -178,7 +183,7 @@ class Unauthenticated(GatewayError):
     """The gateway does not know who asks."""
 
     slug, status, title = "unauthenticated", 401, "Who you are is not known"
-    advice = "Send `Authorization: Bearer <key>` with a key that is valid and has not expired."
+    advice = "Send `Authorization: Bearer <key or token>` with a key or a token that is valid here and has not expired."
 
 
 class Forbidden(GatewayError):
@@ -238,6 +243,23 @@ class UnsupportedMediaType(GatewayError):
     advice = "Send `Content-Type: application/json`."
 
 
+class IdempotencyKeyReused(GatewayError):
+    """The caller has used this idempotency key for another request."""
+
+    slug, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
+    advice = "Nothing was done. Send each new request with a new `Idempotency-Key`, and only its retries with the same."
+
+
+class TooManyRequests(GatewayError):
+    """The caller, or all callers together for one track, ask more often than they may."""
+
+    slug, status, title = "too-many-requests", 429, "You ask too often"
+    advice = (
+        "Nothing was done. Send the same request again after the seconds in `Retry-After`. `RateLimit-Policy` says how "
+        "much is allowed, `RateLimit` how much of it is left."
+    )
+
+
 class UpstreamRefused(GatewayError):
     """VideoSDK refused what the caller asked for, and nothing is being recorded."""
 
@@ -280,6 +302,13 @@ class TooManyWaiting(GatewayError):
     """More callers wait than the gateway lets wait."""
 
     slug, status, title = "too-many-waiting", 503, "Too many callers are waiting"
+    advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
+
+
+class IdentityUnavailable(GatewayError):
+    """The identity provider's keys cannot be had, so nobody can tell whether a token is valid."""
+
+    slug, status, title = "identity-unavailable", 503, "Who you are cannot be checked at the moment"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
 
 

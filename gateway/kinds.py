@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -64,6 +64,32 @@ def seconds(low: float, high: float) -> Kind:
         return f"{value.total_seconds():.9g}"
 
     return Kind(f"seconds from {low:g} to {high:g}, decimals allowed", parse, show)
+
+
+def hours(low: float, high: float) -> Kind:
+    """Read a duration in hours between two bounds, both included."""
+    number = rate(low, high)
+
+    def parse(text: str) -> timedelta:
+        return timedelta(hours=cast("float", number.parse(text)))
+
+    def show(value: timedelta) -> str:
+        return f"{value.total_seconds() / 3600:.9g}"
+
+    return Kind(f"hours from {low:g} to {high:g}, decimals allowed", parse, show)
+
+
+def rate(low: float, high: float) -> Kind:
+    """Read a number between two bounds, both included."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+            raise WrongTextError("is not a number")
+        if not low <= float(text) <= high:
+            raise WrongTextError("is out of bounds")
+        return float(text)
+
+    return Kind(f"a number from {low:g} to {high:g}, decimals allowed", parse, "{:.9g}".format)
 
 
 def choice(literal: Any) -> Kind:
@@ -128,6 +154,45 @@ def _http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _document_url(text: str) -> str:
+    parts = _split_url(text)
+    if parts.scheme not in {"http", "https"}:
+        raise WrongTextError("is not an absolute http(s) URL")
+    if "@" in parts.netloc:
+        raise WrongTextError("carries credentials")
+    if "#" in text:
+        raise WrongTextError("carries a fragment")
+    _check_server(parts.netloc)
+    return text
+
+
+_ORIGIN: Final = re.compile(
+    r"(https?)://(\*\.)?([a-z0-9][a-z0-9.-]{0,252}|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII
+)
+_USUAL_PORTS: Final = {"http": "80", "https": "443"}
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    """Read origins as browsers write them: in small letters, without a path, and without the port that is usual."""
+    found: list[str] = []
+    for item in (item.strip().lower() for item in text.split(",")):
+        origin = _ORIGIN.fullmatch(item)
+        if not origin:
+            raise WrongTextError("has a part that is neither an origin nor a pattern of origins")
+        scheme, wildcard, host, port = origin.groups()
+        if wildcard and "." not in host:
+            raise WrongTextError("has a pattern that would let in a whole top-level domain")
+        shown = "" if port in {None, _USUAL_PORTS[scheme]} else f":{port}"
+        found.append(f"{scheme}://{wildcard or ''}{host}{shown}")
+    return tuple(found)
+
+
+def _claim(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,200}", text):
+        raise WrongTextError("is not the name of a claim")
+    return text
+
+
 def _redis_url(text: str) -> Secret:
     parts = _split_url(text)
     if "#" in text or "@" in parts.path + parts.query:
@@ -187,6 +252,11 @@ def read_value(path: str) -> str:
 ADDRESS: Final = Kind("an IP address or a host name", _listening_address)
 READABLE_FILE: Final = Kind("the path of a readable file", _readable_file)
 HTTP_URL: Final = Kind("an absolute http(s) URL without credentials, query and fragment", _http_url)
+DOCUMENT_URL: Final = Kind("an absolute http(s) URL without credentials and fragment", _document_url)
+ORIGINS: Final = Kind(
+    "origins with commas between, each like https://app.example.com or https://*.example.com", _origins, ",".join
+)
+CLAIM: Final = Kind("the name of a claim, with dots where it lies within others", _claim)
 PLAIN: Final = Kind("visible ASCII characters", _visible)
 REDIS_URL: Final = Kind(
     "a URL with one of the schemes " + ", ".join((*_SINGLE_SERVER, "unix", *_SEVERAL_SERVERS)),

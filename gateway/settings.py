@@ -15,7 +15,10 @@ import msgspec
 
 from gateway.kinds import (
     ADDRESS,
+    CLAIM,
+    DOCUMENT_URL,
     HTTP_URL,
+    ORIGINS,
     PLAIN,
     READABLE_FILE,
     REDIS_URL,
@@ -23,15 +26,19 @@ from gateway.kinds import (
     Kind,
     WrongTextError,
     choice,
+    hours,
+    rate,
     read_value,
     seconds,
     whole_number,
 )
+from gateway.relations import credential_problems, identity_problems, time_problems
 from gateway.secret import Secret
 
 WithoutRedis = Literal["refuse", "degrade"]
 VerifyAbsent = Literal["auto", "always", "never"]
 Auth = Literal["callers", "none"]
+JoinTokens = Literal["off", "on", "any-room"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 
@@ -105,11 +112,53 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     callers_file: Path | None
     """The file that names the callers."""
 
+    join_tokens: JoinTokens
+    """Whether VideoSDK's join tokens let in their participants."""
+
+    jwt_jwks_url: str | None
+    """Where the company's identity provider publishes its keys."""
+
+    jwt_issuer: str | None
+    """What `iss` must be."""
+
+    jwt_audience: str | None
+    """What `aud` must name."""
+
+    jwt_name_claim: str
+    """The claim that names the caller."""
+
+    jwt_scopes_claim: str
+    """The claim that holds the scopes."""
+
+    jwt_rooms_claim: str | None
+    """The claim that holds the rooms; absent where tokens do not restrict them."""
+
+    cors_origins: tuple[str, ...] | None
+    """Origins of pages that may ask."""
+
+    idempotency: timedelta
+    """How long an answer is kept under its idempotency key."""
+
+    caller_starts_per_minute: int
+    """How often one caller may start and stop; 0 is no limit."""
+
+    track_starts_per_minute: int
+    """How often one track may be started; 0 is no limit."""
+
+    upstream_concurrency: int
+    """Calls to VideoSDK at the same time."""
+
+    upstream_calls_per_second: float
+    """Calls to VideoSDK in a second; 0 is no limit."""
+
     log_level: LogLevel
     """Least severe level that is logged."""
 
     log_format: LogFormat
     """Shape of a log line."""
+
+    mounted: dict[str, Path] = {}
+    """The file of each field that was read from one."""
 
     @property
     def quiet(self) -> timedelta:
@@ -148,7 +197,7 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def field(self) -> str:
         """Name in `Settings`."""
-        return self.variable.removeprefix(_PREFIX).removesuffix("_SECONDS").lower()
+        return self.variable.removeprefix(_PREFIX).removesuffix("_SECONDS").removesuffix("_HOURS").lower()
 
     @property
     def file_variable(self) -> str:
@@ -240,11 +289,74 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_AUTH",
         choice(Auth),
-        "Whether callers must be known (a callers file), or anyone who reaches the gateway may use it.",
+        "Whether callers must be known (by a callers file, join tokens or JWTs), or anyone who reaches the gateway may "
+        "use it.",
         default="callers",
     ),
     Setting(
-        "GATEWAY_CALLERS_FILE", READABLE_FILE, "TOML file that names the callers and holds the hashes of their keys."
+        "GATEWAY_CALLERS_FILE",
+        READABLE_FILE,
+        "TOML file that names the callers, holds the hashes of their keys and says what each may ask for; read again "
+        "when it changes.",
+    ),
+    Setting(
+        "GATEWAY_JOIN_TOKENS",
+        choice(JoinTokens),
+        "Whether VideoSDK's join tokens let in their participants; any-room admits tokens that name no room.",
+        default="off",
+    ),
+    Setting(
+        "GATEWAY_JWT_JWKS_URL",
+        DOCUMENT_URL,
+        "Where the company's identity provider publishes its keys (JWKS); its JWTs then let in.",
+    ),
+    Setting("GATEWAY_JWT_ISSUER", PLAIN, "What `iss` of a JWT must be."),
+    Setting("GATEWAY_JWT_AUDIENCE", PLAIN, "What `aud` of a JWT must name."),
+    Setting("GATEWAY_JWT_NAME_CLAIM", CLAIM, "The claim that names the caller.", default="sub"),
+    Setting("GATEWAY_JWT_SCOPES_CLAIM", CLAIM, "The claim that holds the scopes.", default="scope"),
+    Setting(
+        "GATEWAY_JWT_ROOMS_CLAIM",
+        CLAIM,
+        "The claim that lists the rooms, ids or beginnings with a `*`; not set, JWTs do not restrict them.",
+    ),
+    Setting(
+        "GATEWAY_CORS_ORIGINS",
+        ORIGINS,
+        "Origins of web pages that may ask, with commas between: `https://app.example.com`, `https://*.example.com`.",
+    ),
+    Setting(
+        "GATEWAY_IDEMPOTENCY_HOURS",
+        hours(0.01, 720),
+        "How long an answer is kept under its `Idempotency-Key`.",
+        default="24",
+    ),
+    # Ten starts and stops a second, for as long as one likes, are more than a lesson platform's service does, and a
+    # loop gone wild is stopped before it uses up what VideoSDK allows the project. A start that joins another or finds
+    # the track recording counts a tenth, so 6000 tabs of one caller may press the button at once.
+    Setting(
+        "GATEWAY_CALLER_STARTS_PER_MINUTE",
+        whole_number(0, 1_000_000),
+        "How often one caller may start and stop, joiners counted as a tenth; 0 is no limit.",
+        default="600",
+    ),
+    # Nobody starts one track every two seconds on purpose, and each real start makes a file.
+    Setting(
+        "GATEWAY_TRACK_STARTS_PER_MINUTE",
+        whole_number(0, 1_000_000),
+        "How often one track may really be started, by whomever; 0 is no limit.",
+        default="30",
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_CONCURRENCY",
+        whole_number(1, 10_000),
+        "Calls to VideoSDK at the same time, per process; more wait.",
+        default="64",
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_CALLS_PER_SECOND",
+        rate(0, 10_000),
+        "Calls to VideoSDK in a second, per process; more wait; 0 is no limit.",
+        default="0",
     ),
     Setting("GATEWAY_LOG_LEVEL", choice(LogLevel), "Least severe level that is logged.", default="info"),
     Setting("GATEWAY_LOG_FORMAT", choice(LogFormat), "Log lines for machines or for a terminal.", default="json"),
@@ -268,11 +380,25 @@ def load(environ: Mapping[str, str]) -> Settings:
             values[setting.field] = _value(setting, given)
         except WrongTextError as wrong:
             problems.append(str(wrong))
-    problems += _credential_problems(given)
-    problems += _relation_problems(values)
+    problems += credential_problems(given)
+    problems += identity_problems(given, values)
+    problems += time_problems(values)
     if problems:
         raise SettingsError(tuple(problems))
-    return Settings(**values)
+    files = {
+        row.field: Path(given[row.file_variable]) for row in SETTINGS if row.has_file and row.file_variable in given
+    }
+    return Settings(**values, mounted=files)
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Say what can be meant, but seldom is."""
+    found: list[str] = []
+    if settings.auth == "none":
+        found.append("GATEWAY_AUTH=none lets in everybody who reaches the gateway")
+    if settings.jwt_jwks_url is not None and settings.jwt_jwks_url.lower().startswith("http://"):
+        found.append("GATEWAY_JWT_JWKS_URL is not https: whoever can answer for it decides who gets in")
+    return found
 
 
 def describe(settings: Settings) -> list[tuple[str, str, str]]:
@@ -328,41 +454,3 @@ def _value(setting: Setting, given: Mapping[str, str]) -> object:
     except WrongTextError as wrong:
         name = setting.variable if path is None else setting.file_variable
         raise WrongTextError(f"{name}: {wrong}; expected {setting.kind.expected}") from None
-
-
-def _credential_problems(given: Mapping[str, str]) -> Iterator[str]:
-    token, key, secret = "GATEWAY_VIDEOSDK_TOKEN", "GATEWAY_VIDEOSDK_API_KEY", "GATEWAY_VIDEOSDK_SECRET"
-    has_token, has_key, has_secret = (name in given or f"{name}_FILE" in given for name in (token, key, secret))
-    if has_token and (has_key or has_secret):
-        yield f"{token}: given together with {key if has_key else secret}; expected one way to get a token, not two"
-    elif has_key and not has_secret:
-        yield f"{secret}: missing; expected together with {key}"
-    elif has_secret and not has_key:
-        yield f"{key}: missing; expected together with {secret}"
-    elif not has_token and not has_key:
-        yield f"{token}: missing; expected it, or {key} and {secret}; each also as …_FILE"
-
-
-def _relation_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Check values against each other, as far as each of them is right by itself."""
-    if values.get("auth") == "callers" and "callers_file" in values and values["callers_file"] is None:
-        yield (
-            "GATEWAY_CALLERS_FILE: missing; expected the path of a readable file, because GATEWAY_AUTH is callers "
-            "(GATEWAY_AUTH=none lets in everyone who reaches the gateway)"
-        )
-    window, timeout, settle = (values.get(name) for name in ("send_window", "upstream_timeout", "settle"))
-    lease, deadline = values.get("lease"), values.get("request_deadline")
-    if window is not None and lease is not None and lease < window + timedelta(seconds=1):
-        yield (
-            "GATEWAY_LEASE_SECONDS: too short, a claim could lapse before its request is sent; "
-            f"expected at least GATEWAY_SEND_WINDOW_SECONDS + 1 = {(window.total_seconds() + 1):g}"
-        )
-    if window is None or timeout is None or settle is None or deadline is None:
-        return
-    quiet = window + timeout + settle
-    if deadline <= quiet:
-        yield (
-            "GATEWAY_REQUEST_DEADLINE_SECONDS: too short, callers whose leader crashed would never get an answer; "
-            "expected more than the quiet time, GATEWAY_SEND_WINDOW_SECONDS + GATEWAY_UPSTREAM_TIMEOUT_SECONDS + "
-            f"GATEWAY_SETTLE_SECONDS = {quiet.total_seconds():g}"
-        )

@@ -8,6 +8,7 @@ need() { # command, Debian package
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 
+need chromium chromium
 need npm npm
 need redis-server redis-server
 

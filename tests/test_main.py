@@ -128,6 +128,23 @@ async def test_check_says_that_servers_do_not_answer(simulator: Simulator, demo:
     assert "WARNING: GATEWAY_AUTH=none" in printed
 
 
+@pytest.mark.anyio
+async def test_check_says_who_is_let_in(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> None:
+    """A callers file that broke and an identity provider without keys are told of, with exit code 1."""
+    demo.file.write_text("[callers.app]\nkeys = []\n")
+    company = {
+        "GATEWAY_JWT_JWKS_URL": f"http://127.0.0.1:{free_port()}/keys",
+        "GATEWAY_JWT_ISSUER": "i",
+        "GATEWAY_JWT_AUDIENCE": "a",
+    }
+    settings = harness.environment(valkey.url, simulator.url, demo.file)
+    code, printed = await gateway_command("check", **settings, **company)
+    assert code == 1
+    assert "CANNOT BE USED (caller 'app': expected keys" in printed
+    assert "GIVES NO KEYS (ConnectError)" in printed
+    assert "WARNING: GATEWAY_JWT_JWKS_URL is not https" in printed
+
+
 # --- the sandbox -------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +237,21 @@ def test_the_sandbox_does_what_it_prints(sandbox: Sandbox) -> None:
     docs = httpx.get(f"http://127.0.0.1:{sandbox.port}/docs", trust_env=False)
     assert docs.status_code == 200
     assert f"http://127.0.0.1:{sandbox.port}/docs" in sandbox.printed
+
+
+def test_every_demo_caller_of_the_sandbox_gets_in(sandbox: Sandbox) -> None:
+    """The printed join token acts for ada and for nobody else; the printed JWT is a person of the company."""
+    printed = {line.split()[0]: line.split()[-1] for line in sandbox.printed.splitlines() if line.startswith("  ")}
+    base = f"http://127.0.0.1:{sandbox.port}/v1/recordings/track"
+    track = {"roomId": "abcd-efgh-ijkl", "participantId": "ada", "kind": "audio"}
+
+    def ask(route: str, token: str, **more: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.post(f"{base}/{route}", json=track | more, headers=headers, trust_env=False)
+
+    assert ask("start", printed["Join"]).json()["requestedBy"] == "participant:ada"
+    assert ask("start", printed["Join"], participantId="bob").status_code == 403
+    assert ask("stop", printed["Company"]).json()["outcome"] == "stopped"
 
 
 def test_a_sandbox_on_a_taken_port_says_so(sandbox: Sandbox) -> None:

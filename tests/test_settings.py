@@ -15,7 +15,7 @@ import structlog
 
 from gateway import settings as settings_module
 from gateway.secret import Secret
-from gateway.settings import SETTINGS, Settings, SettingsError, describe, load
+from gateway.settings import SETTINGS, Settings, SettingsError, describe, load, warnings
 
 ENOUGH = {
     "GATEWAY_REDIS_URL": "redis://:hunter2@redis.internal:6379/0?password=hunter3",
@@ -59,7 +59,8 @@ def test_defaults_are_those_of_the_design():
 
 def test_table_and_fields_are_the_same():
     """Every row of the table is a field and the other way round; defaults parse; every field has a docstring."""
-    assert [row.field for row in SETTINGS] == list(get_type_hints(Settings)) == list(Settings.__struct_fields__)
+    fields = [*(row.field for row in SETTINGS), "mounted"]
+    assert fields == list(get_type_hints(Settings)) == list(Settings.__struct_fields__)
     for row in SETTINGS:
         assert row.doc.endswith(".")
         assert row.default is None or row.kind.show(row.kind.parse(row.default)) == row.default
@@ -70,7 +71,7 @@ def test_table_and_fields_are_the_same():
         if isinstance(node, ast.ClassDef) and node.name == "Settings"
     )
     followers = [after for node, after in itertools.pairwise(body) if isinstance(node, ast.AnnAssign)]
-    assert len(followers) == len(SETTINGS)
+    assert len(followers) == len(fields)
     assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in followers)
 
 
@@ -174,6 +175,20 @@ def test_names_that_kubernetes_injects_are_explained():
         ("GATEWAY_VIDEOSDK_URL", "https://api.videosdk.live#x"),
         ("GATEWAY_VIDEOSDK_URL", "https://api.videosdk.live:https"),
         ("GATEWAY_VIDEOSDK_URL", "https://[::1"),
+        ("GATEWAY_JOIN_TOKENS", "yes"),
+        ("GATEWAY_CORS_ORIGINS", "*"),
+        ("GATEWAY_CORS_ORIGINS", "https://*:443"),
+        ("GATEWAY_CORS_ORIGINS", "https://*.com"),
+        ("GATEWAY_CORS_ORIGINS", "null"),
+        ("GATEWAY_CORS_ORIGINS", "app.lessons.example"),
+        ("GATEWAY_CORS_ORIGINS", "https://app.example.com/"),
+        ("GATEWAY_CORS_ORIGINS", "https://app.example.com,,https://b.example"),
+        ("GATEWAY_CORS_ORIGINS", "https://user:hunter7@app.example.com"),
+        ("GATEWAY_IDEMPOTENCY_HOURS", "0"),
+        ("GATEWAY_CALLER_STARTS_PER_MINUTE", "-1"),
+        ("GATEWAY_TRACK_STARTS_PER_MINUTE", "1.5"),
+        ("GATEWAY_UPSTREAM_CONCURRENCY", "0"),
+        ("GATEWAY_UPSTREAM_CALLS_PER_SECOND", "1e3"),
         ("GATEWAY_REDIS_URL", "http://redis"),
         ("GATEWAY_REDIS_URL", "redis://"),
         ("GATEWAY_REDIS_URL", "redis:///0"),
@@ -306,6 +321,67 @@ def test_value_and_file_together_are_a_problem(tmp_path: Path):
     (tmp_path / "token").write_text("t")
     (said,) = problems({**ENOUGH, "GATEWAY_VIDEOSDK_TOKEN_FILE": str(tmp_path / "token")})
     assert said == "GATEWAY_VIDEOSDK_TOKEN: given also as GATEWAY_VIDEOSDK_TOKEN_FILE; expected one of the two"
+
+
+def test_files_are_remembered_so_that_they_can_be_read_again(tmp_path: Path):
+    """Where a credential came from is kept, and is no secret; what came from the environment has no file."""
+    (tmp_path / "secret").write_text("hunter6-secret")
+    environ = KEY_AND_SECRET | {"GATEWAY_VIDEOSDK_SECRET": "", "GATEWAY_VIDEOSDK_SECRET_FILE": str(tmp_path / "secret")}
+    settings = load(environ)
+    assert settings.mounted == {"videosdk_secret": tmp_path / "secret"}
+    assert load(KEY_AND_SECRET).mounted == {}
+    assert "hunter" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("identity", "named"),
+    [
+        ({}, "GATEWAY_CALLERS_FILE"),
+        ({"GATEWAY_JOIN_TOKENS": "off"}, "GATEWAY_CALLERS_FILE"),
+        ({"GATEWAY_JWT_JWKS_URL": "https://id.example/keys", "GATEWAY_JWT_AUDIENCE": "a"}, "GATEWAY_JWT_ISSUER"),
+        ({"GATEWAY_JWT_JWKS_URL": "https://id.example/keys", "GATEWAY_JWT_ISSUER": "i"}, "GATEWAY_JWT_AUDIENCE"),
+        ({"GATEWAY_JOIN_TOKENS": "on", "GATEWAY_JWT_ISSUER": "i"}, "GATEWAY_JWT_JWKS_URL"),
+    ],
+)
+def test_somebody_must_get_in(identity: dict[str, str], named: str):
+    """One way to tell callers apart at least, and each of them whole."""
+    (said,) = problems({**KEY_AND_SECRET, "GATEWAY_AUTH": "callers", **identity})
+    assert said.startswith(f"{named}: ")
+
+
+def test_one_way_to_tell_callers_apart_is_enough():
+    """Join tokens alone, or JWTs alone, with the address of the keys as it was written."""
+    environ = {**KEY_AND_SECRET, "GATEWAY_AUTH": "callers"}
+    assert load({**environ, "GATEWAY_JOIN_TOKENS": "Any-Room"}).join_tokens == "any-room"
+    company = {"GATEWAY_JWT_ISSUER": "https://id.example/", "GATEWAY_JWT_AUDIENCE": "gateway"}
+    url = "https://id.example/keys/?p=policy"
+    assert load({**environ, **company, "GATEWAY_JWT_JWKS_URL": url}).jwt_jwks_url == url
+
+
+def test_join_tokens_need_the_secret_that_signs_them():
+    """With a token made elsewhere nobody can tell whether a join token is genuine."""
+    (said,) = problems({**ENOUGH, "GATEWAY_JOIN_TOKENS": "on"})
+    assert said.startswith("GATEWAY_JOIN_TOKENS: ")
+
+
+def test_origins_are_read_as_browsers_write_them():
+    """Capital letters and the usual port are not what a browser sends."""
+    given = "HTTPS://App.example.com:443, http://localhost:3000,http://[::1]:80,https://*.example.com"
+    origins = load({**ENOUGH, "GATEWAY_CORS_ORIGINS": given}).cors_origins
+    assert origins == ("https://app.example.com", "http://localhost:3000", "http://[::1]", "https://*.example.com")
+
+
+def test_what_is_seldom_meant_is_warned_of():
+    """No callers, and keys of an identity provider over http."""
+    company = {
+        "GATEWAY_JWT_JWKS_URL": "http://id.example/keys",
+        "GATEWAY_JWT_ISSUER": "i",
+        "GATEWAY_JWT_AUDIENCE": "a",
+        "GATEWAY_AUTH": "callers",
+    }
+    assert [text.split()[0] for text in warnings(load(ENOUGH))] == ["GATEWAY_AUTH=none"]
+    assert [text.split()[0] for text in warnings(load({**ENOUGH, **company}))] == ["GATEWAY_JWT_JWKS_URL"]
+    assert warnings(load({**ENOUGH, **company, "GATEWAY_JWT_JWKS_URL": "https://id.example/keys"})) == []
 
 
 @pytest.mark.parametrize(("lease", "right"), [("2.5", True), ("2.4", False)])

@@ -1,7 +1,7 @@
-"""Who asks: callers and their API keys.
+"""Callers with API keys: the keys, and the file that says whose they are and what each caller may ask for.
 
-A key is `gw_<prefix>_<256 random bits>`. The file of callers holds only SHA-256 hashes: a key has so much entropy that
-a slow hash would protect nothing more. The prefix is for people, to tell keys apart without seeing them.
+A key is `gw_<prefix>_<256 random bits>`. The file holds only SHA-256 hashes: a key has so much entropy that a slow hash
+would protect nothing more. The prefix is for people, to tell keys apart without seeing them.
 """
 
 import hashlib
@@ -10,29 +10,58 @@ import re
 import secrets
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
+import structlog
 from msgspec import Struct
 
+from gateway.api.policy import Policy, PolicyError
 from gateway.errors import Unauthenticated
+from gateway.mounted import Watched
 
-__all__ = ["ANYONE", "Caller", "Callers", "CallersFileError", "new_key"]
+__all__ = ["ANYONE", "KEY_PREFIX", "Caller", "Callers", "CallersFile", "CallersFileError", "Key", "new_key"]
 
-
+KEY_PREFIX: Final = "gw_"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A name that needs no quotes in TOML, and looks like itself in a log."""
 _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
+_MOST_KEYS: Final = 2
+"""The one in use, and the one that replaces it. A third is a key that somebody forgot to take away."""
+_MOST_PER_MINUTE: Final = 1_000_000
+
+_log = structlog.get_logger("gateway.identities")
 
 
 class Caller(Struct, frozen=True):
-    """An authenticated app or service."""
+    """An authenticated app, service or participant."""
 
     name: str
+    """What logs and recordings call it."""
+
+    policy: Policy = Policy()
+    """What it may ask for."""
+
+    account: str = ""
+    """What is counted and remembered under; unlike the name, it is never the same for two who are not the same."""
+
+    starts_per_minute: int | None = None
+    """Its own limit, None for the one of all; 0 is no limit."""
 
 
-ANYONE: Final = Caller("anyone")
+ANYONE: Final = Caller("anyone", account="anyone")
 """Who everybody is where `GATEWAY_AUTH=none`."""
+
+
+class Key(Struct, frozen=True):
+    """One key of a caller, as far as anybody but the caller knows it."""
+
+    digest: bytes
+    """SHA-256 of the key."""
+
+    expires: datetime | None = None
+    """When it ceases to be valid."""
 
 
 class CallersFileError(Exception):
@@ -40,14 +69,14 @@ class CallersFileError(Exception):
 
 
 class Callers:
-    """The callers there are, by their keys.
+    """The callers there are, by their keys. Never changed: another file makes another.
 
     Args:
-        keys: Caller's name by the SHA-256 of a key, as hex.
+        keys: Whose key each is.
     """
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        self._keys = {bytes.fromhex(digest): Caller(name) for digest, name in keys.items()}
+    def __init__(self, keys: Mapping[Key, Caller]) -> None:
+        self._keys = dict(keys)
 
     @classmethod
     def load(cls, path: Path) -> "Callers":
@@ -63,33 +92,74 @@ class Callers:
         callers = document.get("callers")
         if not isinstance(callers, dict) or not callers:
             raise CallersFileError("the callers file names nobody: expected tables [callers.<name>]")
-        keys: dict[str, str] = {}
+        keys: dict[Key, Caller] = {}
+        owners: dict[bytes, str] = {}
         for name, entry in cast("dict[str, Any]", callers).items():
-            for digest in _digests(name, entry):
-                if keys.setdefault(digest, name) != name:
-                    raise CallersFileError(f"callers {keys[digest]!r} and {name!r} have a key in common")
+            caller, own = _read_caller(name, entry)
+            for key in own:
+                if owners.setdefault(key.digest, name) != name:
+                    raise CallersFileError(f"callers {owners[key.digest]!r} and {name!r} have a key in common")
+                keys[key] = caller
         return cls(keys)
 
-    def identify(self, authorization: str | None) -> Caller:
-        """Return whose key an `Authorization` header carries.
+    def identify(self, key: str) -> Caller:
+        """Return whose key this is.
 
         Raises:
-            Unauthenticated: It carries none that is known.
+            Unauthenticated: It is nobody's, or has expired.
         """
-        if not authorization:
-            raise Unauthenticated("The request carries no key.")
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthenticated("The Authorization header must read `Bearer <key>`.")
-        digest = hashlib.sha256(key.strip().encode()).digest()
-        found = None
+        digest = hashlib.sha256(key.encode()).digest()
+        found: tuple[Key, Caller] | None = None
         # Every key is compared, each in constant time: how long this takes says nothing about which came close.
         for known, caller in self._keys.items():
-            if hmac.compare_digest(known, digest):
-                found = caller
+            if hmac.compare_digest(known.digest, digest):
+                found = known, caller
         if found is None:
             raise Unauthenticated("The key is not known.")
-        return found
+        expires = found[0].expires
+        if expires is not None and expires <= datetime.now(UTC):
+            raise Unauthenticated("The key has expired.")
+        return found[1]
+
+
+class CallersFile:
+    """The callers in a file, as it is now; those of the last good one while it cannot be used.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CallersFileError: It cannot be used now, so there is no last good one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Before it is read: what is written in between then shows as a change.
+        self._watched = Watched(path)
+        self._callers = Callers.load(path)
+        self.broken: str = ""
+        """Why the file cannot be used as it is now; empty where it can."""
+
+    def identify(self, key: str) -> Caller:
+        """Return whose key this is.
+
+        Raises:
+            Unauthenticated: It is nobody's, or has expired.
+        """
+        self.refresh()
+        return self._callers.identify(key)
+
+    def refresh(self) -> None:
+        """Read the file again if it has changed."""
+        if not self._watched.changed():
+            return
+        try:
+            self._callers = Callers.load(self._watched.path)
+        except CallersFileError as error:
+            self.broken = str(error)
+            _log.error("callers.broken", reason=self.broken)
+        else:
+            self.broken = ""
+            _log.info("callers.reloaded")
 
 
 def new_key(name: str) -> tuple[str, str]:
@@ -104,19 +174,43 @@ def new_key(name: str) -> tuple[str, str]:
     if not _NAME.fullmatch(name):
         raise ValueError("a caller's name is made of up to 64 letters (A to Z), digits, `_` and `-`")
     prefix = secrets.token_hex(4)
-    key = f"gw_{prefix}_{secrets.token_urlsafe(32)}"
+    key = f"{KEY_PREFIX}{prefix}_{secrets.token_urlsafe(32)}"
     digest = hashlib.sha256(key.encode()).hexdigest()
-    return key, f'[callers.{name}]\nkeys = [{{ prefix = "gw_{prefix}", sha256 = "{digest}" }}]\n'
+    return key, f'[callers.{name}]\nkeys = [{{ prefix = "{KEY_PREFIX}{prefix}", sha256 = "{digest}" }}]\n'
 
 
-def _digests(name: str, entry: object) -> list[str]:
-    keys = cast("dict[str, Any]", entry).get("keys") if isinstance(entry, dict) else None
+# --- how the file is read ----------------------------------------------------------------------------------------
+
+
+def _read_caller(name: str, entry: object) -> tuple[Caller, list[Key]]:
+    if not _NAME.fullmatch(name):
+        raise CallersFileError("a caller's name is made of up to 64 letters (A to Z), digits, `_` and `-`")
+    table = dict(cast("dict[str, object]", entry)) if isinstance(entry, dict) else {}
+    keys = table.pop("keys", None)
     if not isinstance(keys, list) or not keys:
         raise CallersFileError(f"caller {name!r}: expected keys = [{{ prefix = …, sha256 = … }}]")
-    digests: list[str] = []
-    for key in cast("list[Any]", keys):
-        digest = cast("dict[str, Any]", key).get("sha256") if isinstance(key, dict) else None
-        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-            raise CallersFileError(f"caller {name!r}: a key's sha256 is not 64 hexadecimal digits")
-        digests.append(digest.lower())
-    return digests
+    listed = cast("list[object]", keys)
+    if len(listed) > _MOST_KEYS:
+        raise CallersFileError(f"caller {name!r}: expected at most {_MOST_KEYS} keys, the old one and the new one")
+    per_minute = table.pop("starts_per_minute", None)
+    # A truth is a whole number to Python, and a mistake here.
+    if per_minute is not None and (type(per_minute) is not int or not 0 <= per_minute <= _MOST_PER_MINUTE):
+        raise CallersFileError(f"caller {name!r}: starts_per_minute must be a whole number, 0 for no limit")
+    try:
+        policy = Policy.from_table(table)
+    except PolicyError as error:
+        raise CallersFileError(f"caller {name!r}: {error}") from None
+    caller = Caller(name, policy, f"key:{name}", per_minute)
+    return caller, [_read_key(name, key) for key in listed]
+
+
+def _read_key(name: str, entry: object) -> Key:
+    table = cast("dict[str, object]", entry) if isinstance(entry, dict) else {}
+    digest, expires = table.get("sha256"), table.get("expires")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise CallersFileError(f"caller {name!r}: a key's sha256 is not 64 hexadecimal digits")
+    if expires is not None and (not isinstance(expires, datetime) or expires.tzinfo is None):
+        raise CallersFileError(f"caller {name!r}: a key's expires is not a time with its zone (2027-01-31T00:00:00Z)")
+    if table.keys() - {"prefix", "sha256", "expires"}:
+        raise CallersFileError(f"caller {name!r}: a key has more than prefix, sha256 and expires")
+    return Key(bytes.fromhex(digest), expires)

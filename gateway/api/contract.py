@@ -12,13 +12,14 @@ import msgspec
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.spec import Components, License, SecurityScheme, Tag
+from litestar.openapi.spec import Components, License, Reference, SecurityScheme, Tag
 
 from gateway import __version__
 from gateway.api import examples
 from gateway.api.health import livez, readyz
 from gateway.api.problems import PROBLEM_JSON
 from gateway.api.recordings import DEADLINE_HEADER, routes
+from gateway.api.replays import KEY_HEADER
 from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
 from gateway.recordings import Outcome
 
@@ -39,11 +40,23 @@ _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         'The address where the truth will be told, as `<…>; rel="describedby"`; with `outcome-unknown`.',
         {"type": "string"},
     ),
+    "RateLimit-Policy": (
+        'How many starts and stops are allowed, as `"caller";q=600;w=60` (draft-ietf-httpapi-ratelimit-headers).',
+        {"type": "string"},
+    ),
+    "RateLimit": (
+        'How many of them are left, and in how many seconds all are: `"caller";r=599;t=1`.',
+        {"type": "string"},
+    ),
+    "Idempotency-Replayed": ("`true` where this is what an earlier request was answered.", {"type": "string"}),
 }
+_ANSWERED = frozenset({200, 201, 202, 409, 422})
+"""Where an answer may be a replay."""
 _HEADERS_OF: Final = {
     201: ("Location",),
     202: ("Location",),
     401: ("WWW-Authenticate",),
+    429: ("Retry-After",),
     503: ("Retry-After",),
     504: ("Retry-After", "Link"),
 }
@@ -52,6 +65,21 @@ _DEADLINE: Final = {
     "in": "header",
     "description": "How long you want to wait, in milliseconds. The operation itself does not depend on it.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
+
+
+_IDEMPOTENCY_KEY: Final = {
+    "name": KEY_HEADER,
+    "in": "header",
+    "description": (
+        "A name of your own for this request, the same for its retries and for nothing else: a UUID, quoted or bare. A "
+        "retry is then answered what the request was answered, even if the track has been stopped meanwhile."
+    ),
+    # No example: Swagger UI would send it with every try, and the second would be told what the first was.
+    "schema": {
+        "type": "string",
+        "pattern": r'^(?:[!#-+\--:<-\[\]-~]{1,255}|"(?:[!#-\[\]-~]|\\["\\]){1,255}")$',
+    },
 }
 
 
@@ -71,12 +99,15 @@ def contract() -> dict[str, Any]:
     document["components"]["headers"] = {
         name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()
     }
-    document["components"]["parameters"] = {"Deadline": _DEADLINE}
+    document["components"]["parameters"] = {"Deadline": _DEADLINE, "IdempotencyKey": _IDEMPOTENCY_KEY}
     return {"openapi": document.pop("openapi"), **document}
 
 
 def _drawn() -> dict[str, Any]:
-    scheme = SecurityScheme(type="http", scheme="bearer", description="An API key, as made by `gateway keys new`.")
+    schemes: dict[str, SecurityScheme | Reference] = {
+        name: SecurityScheme(type="http", scheme="bearer", bearer_format=form, description=text)
+        for name, (form, text) in examples.IDENTITIES.items()
+    }
     config = OpenAPIConfig(
         title="Recording gateway",
         version=__version__,
@@ -84,14 +115,16 @@ def _drawn() -> dict[str, Any]:
         description=examples.DESCRIPTION,
         license=License(name="MIT", identifier="MIT"),
         tags=[Tag(name, description) for name, description in examples.TAGS.items()],
-        components=Components(security_schemes={"apiKey": scheme}),
+        components=Components(security_schemes=schemes),
         use_handler_docstrings=True,
     )
     # An application of its own, which nobody serves: one that is served with such a configuration also serves pages
     # of Litestar's, and those load their scripts from elsewhere.
     app = Litestar(
         route_handlers=[routes(None, 0), livez, readyz],
-        dependencies={"recordings": Provide(lambda: None, sync_to_thread=False)},
+        dependencies={
+            name: Provide(lambda: None, sync_to_thread=False) for name in ("recordings", "desk", "identities")
+        },
         logging_config=None,
         openapi_config=config,
     )
@@ -115,23 +148,30 @@ def _flattened(member: dict[str, Any]) -> dict[str, Any]:
 
 def _finish(operation: dict[str, Any], path: str) -> None:
     operation.pop("deprecated", None)
+    operation.setdefault("security", [])
+    if operation["operationId"] in examples.SCOPES:
+        scope = examples.SCOPES[operation["operationId"]]
+        operation["description"] = f"{operation['description'].rstrip()}\n\nNeeds the scope `{scope}`.\n"
     for parameter in operation.get("parameters", ()):
         parameter.pop("deprecated", None)
         parameter["schema"] = PATH_PARTS[parameter["name"]]
     if "requestBody" in operation:
-        operation["parameters"] = [{"$ref": "#/components/parameters/Deadline"}]
+        operation["parameters"] = [
+            {"$ref": "#/components/parameters/IdempotencyKey"},
+            {"$ref": "#/components/parameters/Deadline"},
+        ]
         operation["requestBody"]["content"]["application/json"]["examples"] = examples.REQUESTS[
             operation["operationId"]
         ]
     operation["responses"] = {
-        status: _finished(response, int(status), path)
+        status: _finished(response, int(status), path, limited="requestBody" in operation)
         for status, response in sorted(operation["responses"].items())
         # Litestar adds an error of its own, in a form of its own, wherever a path has parts.
         if status < "400" or PROBLEM_JSON in response["content"]
     }
 
 
-def _finished(response: dict[str, Any], status: int, path: str) -> dict[str, Any]:
+def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool) -> dict[str, Any]:
     for content in response["content"].values():
         for name, example in content.get("examples", {}).items():
             # Litestar's own name for it, which the specification does not know.
@@ -141,7 +181,11 @@ def _finished(response: dict[str, Any], status: int, path: str) -> dict[str, Any
             if "outcome" in example["value"]:
                 # Litestar drops what is null.
                 example["value"] = msgspec.to_builtins(examples.recording(Outcome(name)))
-    names = ("X-Request-Id", *_HEADERS_OF.get(status, ()))
+    names = ["X-Request-Id", *_HEADERS_OF.get(status, ())]
+    if limited and status not in {401, 403, 413, 415, 400}:
+        names += ["RateLimit-Policy", "RateLimit"]
+    if limited and status in _ANSWERED:
+        names.append("Idempotency-Replayed")
     return {
         "description": response["description"],
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},

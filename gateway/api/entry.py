@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +11,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["Entry"]
 
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LOGGED: Final = ("caller", "outcome", "problem", "rule", "recording", "replayed")
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz"})
 
 _log = structlog.get_logger("gateway.access")
@@ -43,17 +44,17 @@ class Entry:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
+                more.append((b"x-content-type-options", b"nosniff"))
+                told = cast("dict[str, str]", state.get("headers") or {})
+                more += [(name.encode(), value.encode()) for name, value in told.items()]
+                message["headers"] = [*message["headers"], *more]
             await send(message)
 
         try:
             await self._app(scope, receive, tagged_send)
         finally:
-            known = {name: state[name] for name in ("caller", "outcome", "problem", "recording") if name in state}
+            known = {name: state[name] for name in _LOGGED if name in state}
             level = "debug" if scope["path"] in _QUIET_PATHS else "error" if status >= 500 else "info"
             getattr(_log, level)(
                 "request.answered",

@@ -5,6 +5,7 @@ from typing import Any
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
+from gateway.api.policy import Scope
 from gateway.api.problems import PROBLEM_JSON
 from gateway.api.wire import ProblemDocument, TrackRecording
 from gateway.errors import PROBLEMS
@@ -13,7 +14,9 @@ from gateway.recordings import Outcome
 __all__ = [
     "DESCRIPTION",
     "GET",
+    "IDENTITIES",
     "REQUESTS",
+    "SCOPES",
     "START",
     "STOP",
     "TAGS",
@@ -35,6 +38,8 @@ START = """\
 Send it as often as you like: it starts at most one recording. The fields are VideoSDK's own; `webhookUrl` and
 `bucketDirPath` reach VideoSDK exactly as sent, and absent fields stay absent.
 
+With an `Idempotency-Key` a retry that comes late, after somebody stopped the recording, does not start another.
+
 After `504 outcome-unknown` the track may be recorded. Send the same request again: that is safe and gets the truth.
 """
 
@@ -44,6 +49,26 @@ Stops whatever records the track. During a start it waits for the start first. I
 """
 
 GET = "Answers from what the gateway knows, without asking VideoSDK. `confirmedAt` says when that was last seen true."
+
+IDENTITIES = {
+    "apiKey": (
+        "gw_…",
+        "For services: an API key, as made by `gateway keys new`. The callers file says what it may do.",
+    ),
+    "joinToken": (
+        "JWT",
+        "For frontends: the VideoSDK token a participant joins with. It may act in its room, on its own participant.",
+    ),
+    "companyToken": ("JWT", "For people and services: a JWT of the company's identity provider, with scopes in it."),
+}
+"""What each identity is: its form, and who has it."""
+
+SCOPES = {
+    "startTrackRecording": Scope.START,
+    "stopTrackRecording": Scope.STOP,
+    "getTrackRecording": Scope.READ,
+}
+"""What each operation needs."""
 
 TAGS = {
     "recordings": "Start, stop and look at the recording of one participant's track.",
@@ -81,6 +106,7 @@ _EXTENSIONS: dict[str, dict[str, Any]] = {
         "errors": [{"field": "kind", "message": "must be one of audio, video, screen_audio, screen_video"}]
     },
     "parameters-differ": {"fields": ["webhookUrl"]},
+    "forbidden": {"rule": "room"},
     "upstream-refused": {"upstreamStatus": 404, "upstreamMessage": "no live session"},
 }
 

@@ -1,24 +1,29 @@
 """Whether the process lives, and whether it can keep its promises."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from litestar import get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from gateway.api.examples import problems
+from gateway.api.identities import Identities
 from gateway.errors import CoordinationUnavailable
 from gateway.recordings import Recordings
 
 __all__ = ["livez", "readyz"]
 
 
-class Health(Struct, frozen=True):
+class Health(Struct, frozen=True, omit_defaults=True):
     """What a probe is told."""
 
     status: Literal["ok"]
+    warnings: Annotated[
+        list[str],
+        Meta(description="`callers-file-broken`: it serves with the last good callers file; the log says why."),
+    ] = []
 
 
 _OK = ResponseSpec(
@@ -46,8 +51,8 @@ def livez() -> Health:
     tags=["health"],
     responses={200: _OK, **problems("coordination-unavailable", "internal")},
 )
-async def readyz(recordings: NamedDependency[Recordings]) -> Health:
+async def readyz(recordings: NamedDependency[Recordings], identities: NamedDependency[Identities]) -> Health:
     """Answer whether Redis does: without it nobody can promise exactly one start."""
     if not await recordings.ready():
         raise CoordinationUnavailable("Redis does not answer.", retry_after=1)
-    return Health("ok")
+    return Health("ok", identities.warnings)

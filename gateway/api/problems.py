@@ -51,6 +51,8 @@ def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Respons
     if isinstance(problem, OutcomeUnknown) and (status_path := request.scope["state"].get("track_path")):
         headers["link"] = f'<{status_path}>; rel="describedby"'
     request.scope["state"]["problem"] = problem.slug
+    if "rule" in problem.extensions:
+        request.scope["state"]["rule"] = problem.extensions["rule"]
     body = {
         "type": f"/problems/{problem.slug}",
         "title": problem.title,

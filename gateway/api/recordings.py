@@ -12,27 +12,26 @@ from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
 from gateway.api import examples
-from gateway.api.callers import ANYONE, Callers
+from gateway.api.desk import Desk
 from gateway.api.examples import answers, problems
-from gateway.api.wire import (
-    StartTrackRecording,
-    StopTrackRecording,
-    TrackRecording,
-    read_body,
-    read_track,
-)
-from gateway.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
-from gateway.recordings import Answer, Outcome, Recordings, Track
+from gateway.api.identities import Identities
+from gateway.api.policy import RULES, Scope
+from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording, read_body, read_track
+from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
+from gateway.recordings import Outcome
 
 __all__ = ["DEADLINE_HEADER", "routes"]
 
 DEADLINE_HEADER = "x-request-timeout-ms"
 """A caller's own limit on its waiting, in milliseconds."""
 
-_BEARER: list[dict[str, list[str]]] = [{"apiKey": []}]
+_BEARER: list[dict[str, list[str]]] = [{"apiKey": []}, {"joinToken": []}, {"companyToken": []}]
+_IDENTITY = ("unauthenticated", "forbidden", "identity-unavailable")
 _ALWAYS = (
-    "unauthenticated",
+    *_IDENTITY,
     "invalid-request",
+    "idempotency-key-reused",
+    "too-many-requests",
     "coordination-unavailable",
     "too-many-waiting",
     "deadline-exceeded",
@@ -42,12 +41,19 @@ _UPSTREAM = ("upstream-refused", "upstream-credentials-refused", "upstream-limit
 _BODY = ("malformed-request", "payload-too-large", "unsupported-media-type")
 
 
-def authenticate(callers: Callers | None) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], None]:
-    """Make the guard that knows who asks, before a body is read; `None` lets in everybody as `anyone`."""
+def authenticate(
+    identities: Identities | None,
+) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]:
+    """Make the guard that knows who asks and whether the route is for that caller, before a body is read."""
 
-    def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        caller = ANYONE if callers is None else callers.identify(connection.headers.get("authorization"))
-        connection.scope["state"]["caller"] = caller.name
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        assert identities is not None  # noqa: S101 - only the contract is drawn without
+        caller = await identities.identify(connection.headers.get("authorization"))
+        state = connection.scope["state"]
+        state["identity"], state["caller"] = caller, caller.name
+        # Litestar answers OPTIONS by itself, for which nobody needs a scope.
+        if "scope" in handler.opt and handler.opt["scope"] not in caller.policy.scopes:
+            raise Forbidden(RULES["scope"], extensions={"rule": "scope"})
 
     return guard
 
@@ -69,11 +75,11 @@ def _checked(model: type[Struct]) -> Callable[[Request[Any, Any, Any]], Awaitabl
     return check
 
 
-def routes(callers: Callers | None, deadline: float) -> Router:
+def routes(identities: Identities | None, deadline: float) -> Router:
     """Build the routes.
 
     Args:
-        callers: Who may ask; None lets in everybody.
+        identities: Who asks.
         deadline: Longest wait of one caller, in seconds.
     """
 
@@ -92,6 +98,7 @@ def routes(callers: Callers | None, deadline: float) -> Router:
         description=examples.START,
         tags=["recordings"],
         security=_BEARER,
+        opt={"scope": Scope.START},
         before_request=_checked(StartTrackRecording),
         status_code=201,
         responses={
@@ -103,12 +110,9 @@ def routes(callers: Callers | None, deadline: float) -> Router:
     async def start_track_recording(
         request: Request[Any, Any, Any],
         data: JSONBody[StartTrackRecording],
-        recordings: NamedDependency[Recordings],
+        desk: NamedDependency[Desk],
     ) -> Response[TrackRecording]:
-        _locate(request, data.track)
-        caller = request.scope["state"]["caller"]
-        answer = await recordings.start(data.track, data.parameters, caller=caller, within=within(request))
-        return _respond(request, answer, 201 if answer.outcome is Outcome.STARTED else 200)
+        return await desk.start(request, data, within(request))
 
     @post(
         "/recordings/track/stop",
@@ -117,6 +121,7 @@ def routes(callers: Callers | None, deadline: float) -> Router:
         description=examples.STOP,
         tags=["recordings"],
         security=_BEARER,
+        opt={"scope": Scope.STOP},
         before_request=_checked(StopTrackRecording),
         status_code=200,
         responses={
@@ -128,11 +133,9 @@ def routes(callers: Callers | None, deadline: float) -> Router:
     async def stop_track_recording(
         request: Request[Any, Any, Any],
         data: JSONBody[StopTrackRecording],
-        recordings: NamedDependency[Recordings],
+        desk: NamedDependency[Desk],
     ) -> Response[TrackRecording]:
-        _locate(request, data.track)
-        answer = await recordings.stop(data.track, caller=request.scope["state"]["caller"], within=within(request))
-        return _respond(request, answer, 202 if answer.outcome is Outcome.STOP_REQUESTED else 200)
+        return await desk.stop(request, data, within(request))
 
     @get(
         "/recordings/track/{roomId:str}/{participantId:str}/{kind:str}",
@@ -141,32 +144,23 @@ def routes(callers: Callers | None, deadline: float) -> Router:
         description=examples.GET,
         tags=["recordings"],
         security=_BEARER,
+        opt={"scope": Scope.READ},
         responses={
             200: answers("What is known.", Outcome.STARTED),
-            **problems("unauthenticated", "not-found", "invalid-request", "coordination-unavailable", "internal"),
+            **problems(*_IDENTITY, "not-found", "invalid-request", "coordination-unavailable", "internal"),
         },
     )
     async def get_track_recording(
+        request: Request[Any, Any, Any],
         roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
         participantId: FromPath[str],  # noqa: N803
         kind: FromPath[str],
-        recordings: NamedDependency[Recordings],
+        desk: NamedDependency[Desk],
     ) -> TrackRecording:
-        return TrackRecording.of(await recordings.get(read_track(roomId, participantId, kind)))
+        return await desk.show(request, read_track(roomId, participantId, kind))
 
     return Router(
         "/v1",
         route_handlers=[start_track_recording, stop_track_recording, get_track_recording],
-        guards=[authenticate(callers)],
+        guards=[authenticate(identities)],
     )
-
-
-def _locate(request: Request[Any, Any, Any], track: Track) -> None:
-    request.scope["state"]["track_path"] = f"/v1/recordings/track/{track.room_id}/{track.participant_id}/{track.kind}"
-
-
-def _respond(request: Request[Any, Any, Any], answer: Answer, status: int) -> Response[TrackRecording]:
-    state = request.scope["state"]
-    state["outcome"], state["recording"] = answer.outcome, answer.recording.id
-    headers = {"location": state["track_path"]} if status in {201, 202} else {}
-    return Response(TrackRecording.answering(answer), status_code=status, headers=headers)

@@ -170,6 +170,7 @@ class ProblemDocument(Struct, frozen=True, kw_only=True, rename="camel"):
     errors: (
         Annotated[list[FieldError], Meta(description="`invalid-request`: every field that is wrong.")] | UnsetType
     ) = UNSET
+    rule: Annotated[str, Meta(description="`forbidden`: the rule that refused.")] | UnsetType = UNSET
     fields: Annotated[list[str], Meta(description="`parameters-differ`: what differs.")] | UnsetType = UNSET
     upstream_status: Annotated[int, Meta(description="The status VideoSDK answered with.")] | UnsetType = UNSET
     upstream_message: (

@@ -3,19 +3,25 @@
 The only package that knows Redis. It knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
 """
 
+from gateway.coordinator.answers import Answers, Remembered
 from gateway.coordinator.claims import Claim, Finished, Lease, Record, Timing, Verdict, Wish, clock
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.coordinator import BUCKETS, Coordinator
+from gateway.coordinator.limits import Limits, Quota
 from gateway.coordinator.wakeups import Wakeup, Wakeups
 
 __all__ = [
     "BUCKETS",
+    "Answers",
     "Claim",
     "Connection",
     "Coordinator",
     "Finished",
     "Lease",
+    "Limits",
+    "Quota",
     "Record",
+    "Remembered",
     "Timing",
     "Verdict",
     "Wakeup",

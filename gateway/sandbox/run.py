@@ -20,6 +20,7 @@ import httpx
 from gateway.api.callers import new_key
 from gateway.sandbox import tether
 from gateway.sandbox.calls import log_line
+from gateway.sandbox.identities import IdentityProvider, demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 
@@ -27,7 +28,9 @@ __all__ = ["run"]
 
 _API_KEY: Final = "sandbox-api-key"
 _READY_SECONDS: Final = 20.0
-_NOT_PASSED_ON: Final = ("GATEWAY_REDIS_", "GATEWAY_VIDEOSDK_", "GATEWAY_AUTH", "GATEWAY_CALLERS_", "GATEWAY_JWT_")
+_NOT_PASSED_ON: Final = (
+    *("GATEWAY_REDIS_", "GATEWAY_VIDEOSDK_", "GATEWAY_AUTH", "GATEWAY_CALLERS_", "GATEWAY_JWT_", "GATEWAY_JOIN_TOKENS"),
+)
 """What a developer may have set for a real gateway, and the sandbox sets itself: it must not reach a real account."""
 
 
@@ -45,10 +48,14 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
     secret = secrets.token_hex(32)
     key, callers = new_key("demo")
     callers_file = folder / "callers.toml"
-    callers_file.write_text(callers)
-    async with Simulator(
-        api_key=_API_KEY, secret=secret, on_call=lambda call: print(f"videosdk  {log_line(call)}", flush=True)
-    ) as simulator:
+    # Whoever tries things out has a listener on this machine.
+    callers_file.write_text(f"{callers}webhook_http = true\nwebhook_private = true\n")
+    async with (
+        Simulator(
+            api_key=_API_KEY, secret=secret, on_call=lambda call: print(f"videosdk  {log_line(call)}", flush=True)
+        ) as simulator,
+        IdentityProvider() as provider,
+    ):
         environment = {
             "GATEWAY_LOG_FORMAT": "console",
             **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)},
@@ -59,6 +66,8 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
             "GATEWAY_VIDEOSDK_API_KEY": _API_KEY,
             "GATEWAY_VIDEOSDK_SECRET": secret,
             "GATEWAY_CALLERS_FILE": str(callers_file),
+            "GATEWAY_JOIN_TOKENS": "on",
+            **provider.settings,
         }
         command = [sys.executable, str(Path(tether.__file__)), sys.executable, "-m", "gateway", "serve"]
         # Tethered, so that it ends with this process however that ends; in a session of its own, so that Ctrl-C
@@ -72,7 +81,8 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
             loop.add_signal_handler(number, _end, gateway, asked_to_end)
         base = f"http://{host}:{port}"
         if await _is_ready(gateway, base):
-            print(_welcome(base, key), flush=True)
+            join_token = demo_join_token(_API_KEY, secret, room="abcd-efgh-ijkl", participant="ada")
+            print(_welcome(base, key, join_token, provider.token("demo-person")), flush=True)
         code = await gateway.wait()
         return 0 if asked_to_end.is_set() else code
 
@@ -105,7 +115,7 @@ async def _is_ready(gateway: asyncio.subprocess.Process, base: str) -> bool:
     return False
 
 
-def _welcome(base: str, key: str) -> str:
+def _welcome(base: str, key: str, join_token: str, company_token: str) -> str:
     def curl(route: str, body: str) -> str:
         return (
             f"curl -i {base}/v1/recordings/track/{route} -H 'Authorization: Bearer {key}' "
@@ -119,6 +129,12 @@ The gateway serves at {base}, against a simulated VideoSDK. Nothing is kept when
 
   Docs      {base}/docs
   Demo key  {key}
+
+Any of these will do as well, for a day. With the first, ada's browser may start and stop ada's own tracks in the room
+abcd-efgh-ijkl; the second is a JWT of a company's identity provider:
+
+  Join token   {join_token}
+  Company JWT  {company_token}
 
 Start a recording (201 started):
   {start}

@@ -9,6 +9,7 @@ the vendor documents no error bodies, so statuses are read by family and texts a
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
@@ -70,12 +71,16 @@ class VideoSDK:
         tokens: Where the token comes from.
         timeout: Seconds for one whole call, whatever phase it is in.
         max_connections: Calls at the same time; more wait for their turn, and are never sent if it does not come.
+        calls_per_second: Most calls in a second; more wait just the same. 0 is no limit.
     """
 
-    def __init__(self, base_url: str, tokens: Tokens, *, timeout: float, max_connections: int = 256) -> None:
+    def __init__(
+        self, base_url: str, tokens: Tokens, *, timeout: float, max_connections: int = 64, calls_per_second: float = 0
+    ) -> None:
         self._base = base_url.rstrip("/")
         self._tokens = tokens
         self._timeout = timeout
+        self._pace = _Pace(calls_per_second)
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0), pool=min(timeout, 2.0)),
             # Short, so that a call seldom meets a connection that the other side is just closing: what comes of such
@@ -210,7 +215,7 @@ class VideoSDK:
                     raise SendWindowClosed("the send window had closed")
                 sent = True
 
-        headers = {"authorization": self._tokens.current()}
+        headers: dict[str, str] = {}
         if attempt:
             headers["x-rec-attempt"] = attempt
         content = None
@@ -218,9 +223,28 @@ class VideoSDK:
             headers["content-type"] = "application/json"
             content = msgspec.json.encode(body)
         async with _translated(lambda: sent), asyncio.timeout(self._timeout):
+            await self._pace.turn()
+            headers["authorization"] = self._tokens.current()
             return await self._client.request(
                 method, self._base + path, content=content, params=query, headers=headers, extensions={"trace": trace}
             )
+
+
+class _Pace:
+    """Lets calls go one after the other, so many in a second. Who gives up waiting takes no turn away."""
+
+    def __init__(self, per_second: float) -> None:
+        self._gap = 1 / per_second if per_second else 0.0
+        self._next = 0.0
+        self._queue = asyncio.Lock()
+
+    async def turn(self) -> None:
+        """Wait for the next turn."""
+        if not self._gap:
+            return
+        async with self._queue:
+            await asyncio.sleep(max(0.0, self._next - time.monotonic()))
+            self._next = time.monotonic() + self._gap
 
 
 @asynccontextmanager

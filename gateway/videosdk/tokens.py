@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import jwt
 
@@ -14,6 +14,13 @@ _LIFETIME: Final = timedelta(hours=24)
 _SPARE: Final = timedelta(seconds=60)
 """A token is replaced when less than this is left of it, as the vendor's own client does: a call must not outlive its
 token."""
+
+
+_T = TypeVar("_T", str, Secret)
+
+
+def _giving(value: _T | Callable[[], _T]) -> Callable[[], _T]:
+    return value if callable(value) else lambda: value
 
 
 class Tokens(Protocol):
@@ -33,34 +40,40 @@ class Tokens(Protocol):
 
 
 class FixedToken:
-    """A token made elsewhere; there is no newer one."""
+    """A token made elsewhere, which may be replaced while the gateway runs.
 
-    __slots__ = ("_token",)
+    Args:
+        token: The token, or what gives it as it is now.
+    """
 
-    def __init__(self, token: Secret) -> None:
-        self._token: Final = token
+    __slots__ = ("_sent", "_token")
+
+    def __init__(self, token: Secret | Callable[[], Secret]) -> None:
+        self._token: Final = _giving(token)
+        self._sent: Secret | None = None
 
     def current(self) -> str:
         """Return the token as it was given."""
-        return self._token.reveal()
+        self._sent = self._token()
+        return self._sent.reveal()
 
     def renew(self) -> bool:
-        """Say that nothing newer can be had."""
-        return False
+        """Say whether another token than the last one is there by now."""
+        return self._token() != self._sent
 
     def __repr__(self) -> str:
         return "FixedToken()"
 
 
 class MintedTokens:
-    """Tokens signed with the project's secret, each used until it is about to expire."""
+    """Tokens signed with the project's secret, each used until it is about to expire or key or secret are replaced."""
 
-    __slots__ = ("_api_key", "_clock", "_expires", "_lifetime", "_secret", "_token")
+    __slots__ = ("_api_key", "_clock", "_expires", "_lifetime", "_made_with", "_secret", "_token")
 
     def __init__(
         self,
-        api_key: str,
-        secret: Secret,
+        api_key: str | Callable[[], str],
+        secret: Secret | Callable[[], Secret],
         *,
         lifetime: timedelta = _LIFETIME,
         clock: Callable[[], float] = time.time,
@@ -68,8 +81,8 @@ class MintedTokens:
         """Keep what is needed to mint.
 
         Args:
-            api_key: The project's key, the claim `apikey`.
-            secret: The project's secret, which signs.
+            api_key: The project's key, the claim `apikey`, or what gives it as it is now.
+            secret: The project's secret, which signs, or what gives it as it is now.
             lifetime: How long a token is valid.
             clock: Seconds since the epoch.
 
@@ -79,17 +92,22 @@ class MintedTokens:
         if lifetime <= _SPARE:
             message = f"lifetime must be longer than {_SPARE.total_seconds():g} s"
             raise ValueError(message)
-        self._api_key: Final = api_key
-        self._secret: Final = secret
+        self._api_key: Final = _giving(api_key)
+        self._secret: Final = _giving(secret)
+        self._made_with: tuple[str, Secret] | None = None
         self._lifetime: Final = lifetime
         self._clock: Final = clock
         self._token: Secret | None = None
         self._expires = 0.0
 
     def current(self) -> str:
-        """Return the token in use, or a new one when that has less than a minute left."""
+        """Return the token in use, or a new one when that has less than a minute left or key or secret changed."""
         token = self._token
-        if token is None or self._expires - self._clock() < _SPARE.total_seconds():
+        if (
+            token is None
+            or self._made_with != (self._api_key(), self._secret())
+            or self._expires - self._clock() < _SPARE.total_seconds()
+        ):
             token = self._mint()
         return token.reveal()
 
@@ -104,10 +122,11 @@ class MintedTokens:
         return True
 
     def _mint(self) -> Secret:
+        api_key, secret = self._api_key(), self._secret()
         issued = int(self._clock())
         expires = issued + int(self._lifetime.total_seconds())
         claims: dict[str, object] = {
-            "apikey": self._api_key,
+            "apikey": api_key,
             "permissions": ["allow_join", "allow_mod"],
             "version": 2,
             # Good for the REST API and for nothing else: such a token cannot join a room.
@@ -115,8 +134,8 @@ class MintedTokens:
             "iat": issued,
             "exp": expires,
         }
-        token = Secret(jwt.encode(claims, self._secret.reveal(), algorithm="HS256"))
-        self._token, self._expires = token, float(expires)
+        token = Secret(jwt.encode(claims, secret.reveal(), algorithm="HS256"))
+        self._token, self._expires, self._made_with = token, float(expires), (api_key, secret)
         return token
 
     def __repr__(self) -> str:

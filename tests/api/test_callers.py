@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.api.callers import Callers, CallersFileError, new_key
+from gateway.api.callers import Callers, CallersFile, CallersFileError, new_key
+from gateway.api.identities import Identities
 from gateway.errors import Unauthenticated
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -18,6 +19,7 @@ from tests import harness
 
 START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
+KEY = f'{{ prefix = "gw_1", sha256 = "{"cd" * 32}" }}'
 SHARED = {"app": "ab", "bot": "AB"}
 
 NewTrack = Callable[..., dict[str, str]]
@@ -36,7 +38,7 @@ def test_a_key_is_known_by_its_hash(tmp_path: Path) -> None:
     key, entry = new_key("lesson-service")
     file = tmp_path / "callers.toml"
     file.write_text(entry)
-    assert Callers.load(file).identify(f"Bearer {key}").name == "lesson-service"
+    assert Callers.load(file).identify(key).name == "lesson-service"
     assert key not in entry
     assert key.split("_", 2)[2] not in entry
     assert key.startswith("gw_")
@@ -44,17 +46,20 @@ def test_a_key_is_known_by_its_hash(tmp_path: Path) -> None:
     assert new_key("lesson-service")[0] != key
 
 
-def test_callers_may_have_several_keys(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_callers_may_have_two_keys(tmp_path: Path) -> None:
     """Any key of a caller is that caller's, so that keys can be changed without a gap."""
     (old, first), (new, second), (other, third) = new_key("app"), new_key("app"), new_key("bot")
     hashes = [tomllib.loads(entry)["callers"]["app"]["keys"][0]["sha256"] for entry in (first, second)]
     file = tmp_path / "callers.toml"
     file.write_text("[callers.app]\nkeys = [" + ", ".join(f'{{ sha256 = "{it}" }}' for it in hashes) + f"]\n{third}")
-    callers = Callers.load(file)
-    assert callers.identify(f"Bearer {old}").name == callers.identify(f"Bearer {new}").name == "app"
-    assert callers.identify(f"bearer   {other} ").name == "bot"
+    callers = Identities(CallersFile(file))
+    assert (await callers.identify(f"Bearer {old}")).name == "app"
+    assert (await callers.identify(f"Bearer {new}")).name == "app"
+    assert (await callers.identify(f"bearer   {other} ")).name == "bot"
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     "header",
     [
@@ -70,14 +75,14 @@ def test_callers_may_have_several_keys(tmp_path: Path) -> None:
         "Bearer ä",
     ],
 )
-def test_anything_but_a_known_key_is_nobody(tmp_path: Path, header: str | None) -> None:
+async def test_anything_but_a_known_key_is_nobody(tmp_path: Path, header: str | None) -> None:
     """No key, another scheme, half a key and a key with something behind it are refused in words without the key."""
     key, entry = new_key("app")
     file = tmp_path / "callers.toml"
     file.write_text(entry)
     given = header.format(key=key, half=key[: len(key) // 2]) if header else header
     with pytest.raises(Unauthenticated) as refused:
-        Callers.load(file).identify(given)
+        await Identities(CallersFile(file)).identify(given)
     assert "gw_" not in refused.value.detail
 
 
@@ -97,6 +102,15 @@ def test_anything_but_a_known_key_is_nobody(tmp_path: Path, header: str | None) 
         ('[callers.app]\nkeys = [{ prefix = "gw_1" }]', "64 hexadecimal digits"),
         ('[callers.app]\nkeys = [{ sha256 = "hunter2" }]', "64 hexadecimal digits"),
         (f'[callers.app]\nkeys = [{{ sha256 = "{"ab " * 21}a" }}]', "64 hexadecimal digits"),
+        (f"[callers.app]\nkeys = [{', '.join([KEY] * 3)}]", "at most 2 keys"),
+        (f"[callers.app]\nkeys = [{KEY}]\nscopes = 1", "'app': scopes must be a list"),
+        (f"[callers.app]\nkeys = [{KEY}]\nwebhook_host = []", "'webhook_host' is not a key"),
+        (f"[callers.app]\nkeys = [{KEY}]\nstarts_per_minute = true", "starts_per_minute"),
+        (f"[callers.app]\nkeys = [{KEY}]\nstarts_per_minute = -1", "starts_per_minute"),
+        (f'[callers."participant:ada"]\nkeys = [{KEY}]', "name is made of"),
+        (f"[callers.app]\nkeys = [{KEY[:-2]}, expires = 2027-01-01 }}]", "expires"),
+        (f"[callers.app]\nkeys = [{KEY[:-2]}, expires = 2027-01-01T00:00:00 }}]", "with its zone"),
+        (f"[callers.app]\nkeys = [{KEY[:-2]}, expire = 1 }}]", "more than prefix"),
         (
             "".join(f'[callers.{it}]\nkeys = [{{ sha256 = "{digest * 32}" }}]\n' for it, digest in SHARED.items()),
             "a key in common",
@@ -129,7 +143,7 @@ def test_the_command_makes_lines_that_can_be_used(tmp_path: Path) -> None:
     file = tmp_path / "callers.toml"
     file.write_text(made.stdout)
     (key,) = (word for word in made.stderr.split() if word.startswith("gw_"))
-    assert Callers.load(file).identify(f"Bearer {key}").name == "lesson-service_2"
+    assert Callers.load(file).identify(key).name == "lesson-service_2"
     assert key not in made.stdout
 
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -117,8 +118,8 @@ def cluster() -> Generator[str]:
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port)
         harness.wait_until(
             lambda: all(
-                b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
-                and len(client.execute_command("CLUSTER", "SLOTS")) == 3
+                b"cluster_state:ok" in cast("bytes", client.execute_command("CLUSTER", "INFO"))
+                and len(cast("list[object]", client.execute_command("CLUSTER", "SLOTS"))) == 3
                 for client in clients
             )
         )
@@ -149,7 +150,7 @@ def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
         watcher = servers.enter_context(redis.Redis(port=ports[0], decode_responses=True))
 
         def watched() -> bool:
-            known = watcher.sentinel_master("tracks")
+            known = cast("dict[str, str]", watcher.sentinel_master("tracks"))
             return int(known["num-slaves"]) >= 1 and int(known["num-other-sentinels"]) >= 2
 
         harness.wait_until(watched)
@@ -171,8 +172,7 @@ async def test_on_sentinels_through_a_failover(
             harness.wait_until(lambda: watcher.sentinel_get_master_addr_by_name("tracks") != before, within=30)
 
         async def settled() -> httpx.Response:
-            answer = await second.post("/v1/recordings/track/start", json=track)
-            return answer
+            return await second.post("/v1/recordings/track/start", json=track)
 
         answer = await harness.until(settled, lambda answer: answer.status_code != 503, within=30)
         assert answer.json().get("outcome") == "already_recording", answer.text

@@ -172,7 +172,7 @@ class _Client(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how makes no difference
+    def connection_lost(self, exc: Exception | None) -> None:
         self._gate.pipes.discard(self)
         self._transport = None
         if self._server is not None:
@@ -202,5 +202,5 @@ class _Server(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._client.reply(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how makes no difference
+    def connection_lost(self, exc: Exception | None) -> None:
         self._client.server_lost()

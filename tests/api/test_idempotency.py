@@ -1,0 +1,256 @@
+"""Idempotency keys: the same request again gets the answer it got, whatever became of the track."""
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from gateway.api.callers import new_key
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+
+NewTrack = Callable[..., dict[str, str]]
+CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
+
+
+def under(key: str | None = None) -> dict[str, str]:
+    """Return the header with a key, by default one that nobody has used."""
+    return {"idempotency-key": key or f'"{uuid.uuid4()}"'}
+
+
+def starts(simulator: Simulator) -> int:
+    """Count the starts that VideoSDK got."""
+    return sum(call.endpoint == "start" for call in simulator.calls)
+
+
+async def test_a_retry_gets_the_answer_it_got(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Status, headers and body are those of the first answer, to the byte; the header says that it is a replay."""
+    track, key = new_track(), under()
+    first = await gateway.post(START, json=track, headers=key)
+    again = await gateway.post(START, json=dict(reversed(track.items())), headers=key)
+    assert first.status_code == again.status_code == 201
+    assert again.content == first.content
+    assert again.headers["location"] == first.headers["location"]
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert starts(simulator) == 1
+
+
+async def test_a_late_retry_does_not_start_again(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Somebody else has stopped the recording meanwhile: the retry hears what it was answered, and nothing starts."""
+    track, key = new_track(), under()
+    first = await gateway.post(START, json=track, headers=key)
+    assert (await gateway.post(STOP, json=track)).json()["outcome"] == "stopped"
+    again = await gateway.post(START, json=track, headers=key)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert starts(simulator) == 1
+    assert (await gateway.get(first.headers["location"])).json()["status"] == "stopped"
+    assert (await gateway.post(START, json=track, headers=under())).status_code == 201
+    assert starts(simulator) == 2
+
+
+async def test_a_retry_whose_answer_was_never_kept_does_not_start_again(
+    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """The process that answered is gone before it could keep that; the recording has been stopped since."""
+    track, key = new_track(), under()
+    first = await gateway.post(START, json=track, headers=key)
+    await _forget_answers(valkey)
+    await gateway.post(STOP, json=track)
+    again = await gateway.post(START, json=track, headers=key)
+    assert again.status_code == 200
+    assert (again.json()["status"], again.json()["outcome"]) == ("stopped", None)
+    assert again.json()["id"] == first.json()["id"]
+    assert starts(simulator) == 1
+    replayed = await gateway.post(START, json=track, headers=key)
+    assert replayed.content == again.content
+    assert replayed.headers["idempotency-replayed"] == "true"
+
+
+async def test_a_retry_of_what_still_records_joins_it(
+    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """No answer was kept, and it runs: the track itself knows."""
+    track, key = new_track(), under()
+    first = await gateway.post(START, json=track, headers=key)
+    await _forget_answers(valkey)
+    again = await gateway.post(START, json=track, headers=key)
+    assert (again.status_code, again.json()["outcome"]) == (200, "already_recording")
+    assert again.json()["id"] == first.json()["id"]
+    assert starts(simulator) == 1
+
+
+async def _forget_answers(valkey: EmbeddedValkey) -> None:
+    async with Redis.from_url(valkey.url) as redis:
+        async for name in redis.scan_iter(match="*:answer:*"):
+            await redis.hdel(name, "answer")  # pyright: ignore[reportGeneralTypeIssues]
+
+
+async def test_a_retry_of_what_is_under_way_joins_it(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Ten at once under one key: one start, and everybody hears of the same recording."""
+    simulator.inject(harness.delay("start", 0.3))
+    track, key = new_track(), under()
+    answers = await asyncio.gather(*(gateway.post(START, json=track, headers=key) for _ in range(10)))
+    assert Counter(answer.json()["outcome"] for answer in answers) == {"started": 1, "joined": 9}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert starts(simulator) == 1
+
+
+async def test_a_key_names_one_request(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """Another body under the same key is refused, also while nothing of the first was answered yet."""
+    track, key = new_track(), under()
+    simulator.inject(harness.delay("start", 0.3))
+    first = asyncio.create_task(gateway.post(START, json=track, headers=key))
+    await harness.eventually(lambda: starts(simulator))
+    other = {**track, "bucketDirPath": "elsewhere"}
+    check_problem(await gateway.post(START, json=other, headers=key), "idempotency-key-reused")
+    assert (await first).status_code == 201
+    check_problem(await gateway.post(START, json=new_track(), headers=key), "idempotency-key-reused")
+    assert starts(simulator) == 1
+
+
+async def test_a_key_is_the_callers_and_the_routes(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """The same key of another caller, or for a stop, is another key."""
+    (one, first), (two, second) = new_key("one"), new_key("two")
+    file = tmp_path / "both.toml"
+    file.write_text(first + second)
+    settings = harness.environment(valkey.url, simulator.url, file, **harness.FAST)
+    track, key = new_track(), under()
+    async with harness.serve(settings) as url, harness.client(url, one) as a, harness.client(url, two) as b:
+        assert (await a.post(START, json=track, headers=key)).status_code == 201
+        assert (await b.post(START, json=track, headers=key)).json()["outcome"] == "already_recording"
+        assert (await a.post(STOP, json=track, headers=key)).json()["outcome"] == "stopped"
+        assert (await a.post(STOP, json=track, headers=key)).headers["idempotency-replayed"] == "true"
+
+
+async def test_a_replayed_stop_does_not_stop_what_came_after(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """The retry of a stop is about the recording it stopped, not about the next one."""
+    track, key = new_track(), under()
+    await gateway.post(START, json=track)
+    stopped = await gateway.post(STOP, json=track, headers=key)
+    next_one = await gateway.post(START, json=track)
+    assert next_one.status_code == 201
+    again = await gateway.post(STOP, json=track, headers=key)
+    assert again.content == stopped.content
+    assert (await gateway.get(next_one.headers["location"])).json()["status"] == "recording"
+
+
+async def test_final_refusals_are_kept_and_passing_ones_are_not(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """`parameters-differ` and `upstream-refused` are answers; a limit or an outage is not one, and a retry may win."""
+    track, key = new_track(), under()
+    simulator.inject(Fault(action="refuse", endpoint="start", status=404, text="no live session"))
+    first = check_problem(await gateway.post(START, json=track, headers=key), "upstream-refused")
+    answer = await gateway.post(START, json=track, headers=key)
+    again = check_problem(answer, "upstream-refused")
+    assert answer.headers["idempotency-replayed"] == "true"
+    assert {**first, "requestId": ""} == {**again, "requestId": ""}
+    assert starts(simulator) == 1
+
+    await gateway.post(START, json=track)
+    other = {**track, "bucketDirPath": "elsewhere"}
+    key = under()
+    check_problem(await gateway.post(START, json=other, headers=key), "parameters-differ")
+    await gateway.post(STOP, json=track)
+    check_problem(await gateway.post(START, json=other, headers=key), "parameters-differ")
+
+    track, key = new_track(), under()
+    simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
+    check_problem(await gateway.post(START, json=track, headers=key), "upstream-limited")
+    simulator.clear_faults()
+    won = await gateway.post(START, json=track, headers=key)
+    assert won.status_code == 201
+    assert "idempotency-replayed" not in won.headers
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [('"abc-{}"', "abc-{}"), ("8e03{}", '"8e03{}"'), ('"a\\"b{}"', '"a\\"b{}"'), ("a:b/c={}", '"a:b/c={}"')],
+)
+async def test_a_key_may_be_quoted_or_bare(
+    gateway: httpx.AsyncClient, new_track: NewTrack, one: str, other: str
+) -> None:
+    """The draft has a quoted string; many clients send it bare; it is the same key."""
+    track, unique = new_track(), uuid.uuid4().hex
+    await gateway.post(START, json=track, headers=under(one.format(unique)))
+    again = await gateway.post(START, json=track, headers=under(other.format(unique)))
+    assert again.headers["idempotency-replayed"] == "true"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", '""', '"', '"abc', 'abc"', '"a b"', "a b", "a,b", '"a";x=1', '"a", "b"', '"a\\n"', "ä", "x" * 256, "a\tb"],
+)
+async def test_a_key_that_cannot_be_read_is_named(
+    gateway: httpx.AsyncClient,
+    nothing_reaches: Callable[[], Any],
+    new_track: NewTrack,
+    check_problem: CheckProblem,
+    key: str,
+) -> None:
+    """Empty, half quoted, with blanks, several, or too long: 422, and nothing is done."""
+    async with nothing_reaches():
+        answer = await gateway.post(START, json=new_track(), headers=[(b"idempotency-key", key.encode())])
+    assert [error["field"] for error in check_problem(answer, "invalid-request")["errors"]] == ["idempotency-key"]
+
+
+async def test_two_keys_are_none(gateway: httpx.AsyncClient, new_track: NewTrack, check_problem: CheckProblem) -> None:
+    """A request has one name."""
+    headers = [("idempotency-key", "a"), ("idempotency-key", "b")]
+    check_problem(await gateway.post(START, json=new_track(), headers=headers), "invalid-request")
+
+
+async def test_without_redis_a_start_cannot_be_remembered_and_a_stop_need_not(
+    simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """A start under a key is refused, even where starts are done without Redis; a stop is carried out."""
+    with EmbeddedValkey() as server:
+        url = server.url
+    settings = harness.environment(url, simulator.url, demo.file, **harness.FAST, GATEWAY_WITHOUT_REDIS="degrade")
+    async with harness.serve(settings) as base, harness.client(base, demo.key) as client:
+        track = new_track()
+        check_problem(await client.post(START, json=track, headers=under()), "coordination-unavailable")
+        stopped = await client.post(STOP, json=track, headers=under())
+        assert stopped.status_code == 200
+        assert stopped.json()["coordinated"] is False
+
+
+async def test_what_is_kept_goes_in_time(
+    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, new_track: NewTrack
+) -> None:
+    """Nothing of a key stays beyond its hours, and neither the key nor the caller is in Redis in the clear."""
+    track, name = new_track(webhookUrl="https://app.example.com/hook?key=hunter2"), uuid.uuid4().hex
+    await gateway.post(START, json=track, headers=under(name))
+    async with Redis.from_url(valkey.url) as redis:
+        keys = [key async for key in redis.scan_iter(match="*:answer:*")]
+        assert keys
+        for key in keys:
+            assert 0 < await redis.pttl(key) <= 24 * 3600 * 1000
+            kept = repr((key, await redis.hgetall(key)))  # pyright: ignore[reportGeneralTypeIssues]
+            assert name not in kept
+            assert "hunter2" not in kept

@@ -1,0 +1,237 @@
+"""How often callers may ask: what costs how much, who is refused, and what is said of it."""
+
+import asyncio
+import re
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from gateway.api.callers import new_key
+from gateway.coordinator import Connection, Limits
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.identities import demo_join_token
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+
+NewTrack = Callable[..., dict[str, str]]
+CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
+_MEMBER = re.compile(r'"(caller|track)";(q|r)=([0-9]+);(w|t)=([0-9]+)')
+
+
+@asynccontextmanager
+async def limited(
+    valkey: EmbeddedValkey, simulator: Simulator, folder: Path, *, name: str, own: int | None = None, **settings: str
+) -> AsyncGenerator[httpx.AsyncClient]:
+    """Serve a gateway with limits to a caller of its own."""
+    key, entry = new_key(f"{name}-{folder.name}"[:64].strip("-"))
+    file = folder / "callers.toml"
+    file.write_text(entry if own is None else f"{entry}starts_per_minute = {own}\n")
+    environ = harness.environment(valkey.url, simulator.url, file, **harness.FAST) | settings
+    async with harness.serve(environ) as url, harness.client(url, key) as client:
+        yield client
+
+
+def told(answer: httpx.Response) -> dict[str, tuple[int, int, int]]:
+    """Return quota, what is left of it and the seconds, by policy; check the form of both headers."""
+    policies = _members(answer.headers["ratelimit-policy"])
+    left = _members(answer.headers["ratelimit"])
+    assert policies.keys() == left.keys()
+    assert all(window == 60 for _, window in policies.values())
+    return {name: (policies[name][0], *left[name]) for name in policies}
+
+
+def _members(field: str) -> dict[str, tuple[int, int]]:
+    found = [_MEMBER.fullmatch(member) for member in field.split(", ")]
+    assert all(found), field
+    return {member[1]: (int(member[3]), int(member[5])) for member in found if member}
+
+
+async def test_what_reached_videosdk_costs_one_and_the_rest_a_tenth(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """A start and a stop cost a token each; nine answers that cost VideoSDK nothing are nine tenths of one."""
+    async with limited(valkey, simulator, tmp_path, name="cost", own=1) as client:
+        # At one a minute, what comes back while this runs does not show. One token: it may be overdrawn once.
+        track = new_track()
+        started = await client.post(START, json=track)
+        assert started.status_code == 201
+        assert told(started)["caller"][:2] == (1, 0)
+        assert (await client.post(START, json=track)).status_code == 429
+    async with limited(valkey, simulator, tmp_path, name="tenth", own=10) as client:
+        track = new_track()
+        started = await client.post(START, json=track)
+        assert told(started)["caller"][:2] == (10, 9)
+        again = [await client.post(START, json=track) for _ in range(9)]
+        assert {answer.json()["outcome"] for answer in again} == {"already_recording"}
+        assert told(again[-1])["caller"][1] == 8
+        stopped = await client.post(STOP, json=track)
+        assert told(stopped)["caller"][1] == 7
+        assert "track" not in told(stopped)
+
+
+async def test_a_caller_over_its_limit_is_told_when_to_come_back(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    tmp_path: Path,
+    new_track: NewTrack,
+    check_problem: CheckProblem,
+) -> None:
+    """429 with Retry-After and nothing left; VideoSDK hears nothing of it; a stop is refused just the same."""
+    async with limited(valkey, simulator, tmp_path, name="over", GATEWAY_CALLER_STARTS_PER_MINUTE="2") as client:
+        for _ in range(2):
+            assert (await client.post(START, json=new_track())).status_code == 201
+        calls = len(simulator.calls)
+        for route in (START, STOP):
+            answer = await client.post(route, json=new_track())
+            check_problem(answer, "too-many-requests")
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+            quota, left, seconds = told(answer)["caller"]
+            assert (quota, left) == (2, 0)
+            assert seconds == int(answer.headers["retry-after"])
+        assert len(simulator.calls) == calls
+
+
+async def test_what_was_spent_at_once_is_owed(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """Starts of many tracks that arrive together pass, and are paid for afterwards."""
+    async with limited(valkey, simulator, tmp_path, name="owed", GATEWAY_CALLER_STARTS_PER_MINUTE="3") as client:
+        answers = await asyncio.gather(*(client.post(START, json=new_track()) for _ in range(10)))
+        assert Counter(answer.status_code for answer in answers) == {201: 10}
+        refused = await client.post(START, json=new_track())
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) > 60
+
+
+async def test_a_storm_on_one_track_passes(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """Fifty equal starts are one real one: neither the caller's limit of ten nor the track's of two minds."""
+    simulator.inject(harness.delay("start", 0.2))
+    async with limited(
+        valkey, simulator, tmp_path, name="storm", own=10, GATEWAY_TRACK_STARTS_PER_MINUTE="2"
+    ) as client:
+        track = new_track()
+        answers = await asyncio.gather(*(client.post(START, json=track) for _ in range(50)))
+        assert Counter(answer.json()["outcome"] for answer in answers) == {"started": 1, "joined": 49}
+
+
+async def test_a_storm_that_is_refused_is_paid_for_once(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """Fifty callers hear of one refusal: it costs what one refusal costs."""
+    simulator.inject(harness.delay("start", 0.2))
+    simulator.inject(Fault(action="refuse", endpoint="start", status=404, times=None))
+    async with limited(valkey, simulator, tmp_path, name="refused", own=20) as client:
+        track = new_track()
+        answers = await asyncio.gather(*(client.post(START, json=track) for _ in range(50)))
+        assert {answer.status_code for answer in answers} == {422}
+        calls = sum(call.endpoint == "start" for call in simulator.calls)
+        simulator.clear_faults()
+        after = await client.post(START, json=new_track())
+        assert after.status_code == 201
+        assert told(after)["caller"][1] >= 20 - 5 - calls - 2
+
+
+async def test_who_asks_together_is_counted_together(valkey: EmbeddedValkey) -> None:
+    """A thousand takes at once are a few scripts, and exactly as many are granted as there are tokens for."""
+    connection = Connection(valkey.url)
+    limits, name = Limits(connection), f"test:{uuid.uuid4().hex}"
+    async with Redis.from_url(valkey.url) as redis:
+
+        async def scripts() -> int:
+            stats: dict[str, Any] = await redis.info("commandstats")
+            return sum(stats.get(f"cmdstat_{command}", {}).get("calls", 0) for command in ("eval", "evalsha"))
+
+        before = await scripts()
+        quotas = await asyncio.gather(*(limits.take(name, per_minute=0.01, burst=50, cost=0.1) for _ in range(1000)))
+        assert await scripts() - before <= 4
+        assert sum(quota.allowed for quota in quotas) == 500
+        owed = await limits.take(name, per_minute=0.01, burst=50, cost=0.9, force=True)
+        assert owed.remaining == pytest.approx(-0.9, abs=0.01)
+        assert not (await limits.take(name, per_minute=0.01, burst=50, cost=0)).allowed
+        (key,) = [key async for key in redis.scan_iter(match=f"*{name}")]
+        assert await redis.pttl(key) > 0
+    await connection.aclose()
+
+
+async def test_a_track_is_really_started_only_so_often(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """Start and stop in a loop: the third start waits; other tracks and every stop go on."""
+    async with limited(valkey, simulator, tmp_path, name="loop", GATEWAY_TRACK_STARTS_PER_MINUTE="1") as client:
+        track = new_track()
+        for _ in range(2):
+            assert (await client.post(START, json=track)).status_code == 201
+            assert (await client.post(STOP, json=track)).json()["outcome"] == "stopped"
+        answer = await client.post(START, json=track)
+        assert "track" in check_problem(answer, "too-many-requests")["detail"]
+        assert told(answer)["track"][:2] == (1, 0)
+        assert (await client.post(STOP, json=track)).status_code == 200
+        assert (await client.post(START, json=new_track())).status_code == 201
+
+
+async def test_no_limit_says_nothing_of_limits(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """With 0 there is none, and no header speaks of one."""
+    async with limited(valkey, simulator, tmp_path, name="none", own=0, GATEWAY_TRACK_STARTS_PER_MINUTE="0") as client:
+        answers = [await client.post(START, json=new_track()) for _ in range(5)]
+        assert {answer.status_code for answer in answers} == {201}
+        assert not any(name.startswith("ratelimit") for answer in answers for name in answer.headers)
+
+
+async def test_participants_of_the_same_name_are_not_the_same(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """What ada spends in one room is not missing to ada in another."""
+    async with limited(
+        valkey,
+        simulator,
+        tmp_path,
+        name="join",
+        GATEWAY_JOIN_TOKENS="on",
+        GATEWAY_CALLER_STARTS_PER_MINUTE="1",
+    ) as client:
+        room = new_track()["roomId"]
+        statuses: list[int] = []
+        for number in (1, 1, 2):
+            track = {"roomId": f"{room}-{number}", "participantId": "ada", "kind": "video"}
+            token = demo_join_token(harness.API_KEY, harness.SECRET, room=track["roomId"], participant="ada")
+            headers = {"authorization": f"Bearer {token}"}
+            statuses.append((await client.post(START, json=track, headers=headers)).status_code)
+        assert statuses == [201, 429, 201]
+
+
+async def test_without_redis_a_stop_goes_through(
+    simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """Nobody counts then: a start is refused for its own reason, and a stop is carried out."""
+    with EmbeddedValkey() as server:
+        url = server.url
+    async with limited(EmbeddedValkeyAt(url), simulator, tmp_path, name="down") as client:  # pyright: ignore[reportArgumentType]
+        track = new_track()
+        check_problem(await client.post(START, json=track), "coordination-unavailable")
+        stopped = await client.post(STOP, json=track)
+        assert stopped.status_code == 200
+        assert stopped.json()["coordinated"] is False
+        assert "ratelimit" not in stopped.headers
+
+
+class EmbeddedValkeyAt:
+    """Where a server was."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url

@@ -1,0 +1,94 @@
+"""The policy over HTTP: the tables of hostile and honest values, sent by callers whose tables are in a callers file."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.api.callers import new_key
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.sandbox.webhooks import Signer
+from tests import harness
+from tests.api.honest_inputs import HONEST, Honest
+from tests.api.hostile_inputs import HOSTILE, INVALID, LISTED, LISTED_ONLY, OPEN, PATH, Hostile
+
+pytestmark = pytest.mark.anyio
+
+START = "/v1/recordings/track/start"
+
+NewTrack = Callable[..., dict[str, str]]
+CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[EmbeddedValkey]:
+    """A server of these tests' own: what others left to be looked after would count as having reached it."""
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+async def simulator(signer: Signer) -> AsyncIterator[Simulator]:
+    """One VideoSDK for all of them."""
+    async with harness.simulator(signer=signer) as videosdk:
+        yield videosdk
+
+
+@pytest.fixture(scope="module")
+async def callers(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[dict[str, httpx.AsyncClient]]:
+    """One gateway, and a client for each of the two callers."""
+    (open_key, first), (listed_key, second) = new_key("open"), new_key("listed")
+    file = tmp_path_factory.mktemp("policy") / "callers.toml"
+    file.write_text(f"{first}{toml(OPEN)}{second}{toml(LISTED)}", encoding="utf-8")
+    settings = harness.environment(
+        valkey.url, simulator.url, file, **harness.FAST, GATEWAY_CALLER_STARTS_PER_MINUTE="0"
+    )
+    async with (
+        harness.serve(settings) as url,
+        harness.client(url, open_key) as as_open,
+        harness.client(url, listed_key) as as_listed,
+    ):
+        yield {"open": as_open, "listed": as_listed}
+
+
+def toml(table: dict[str, object]) -> str:
+    """Write a caller's table as it stands in the file: strings and lists look the same in JSON."""
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items())
+
+
+@pytest.mark.parametrize("row", HOSTILE, ids=lambda row: f"{row.trick}: {ascii(row.value)[1:60]}")
+async def test_hostile_values_go_no_further(
+    callers: dict[str, httpx.AsyncClient],
+    nothing_reaches: Callable[[], Any],
+    new_track: NewTrack,
+    check_problem: CheckProblem,
+    row: Hostile,
+) -> None:
+    """Refused by the rule in the table, in words without the value; neither VideoSDK nor Redis hears of it."""
+    caller = callers["listed" if row.rule in LISTED_ONLY else "open"]
+    folder = {} if row.field == PATH else {PATH: "recordings/acme"}
+    async with nothing_reaches():
+        answer = await caller.post(START, json=new_track(**folder, **{row.field: row.value}))
+    if row.rule == INVALID:
+        assert [error["field"] for error in check_problem(answer, "invalid-request")["errors"]] == [row.field]
+    else:
+        assert check_problem(answer, "forbidden")["rule"] == row.rule
+    assert len(row.value) < 12 or row.value not in answer.text
+
+
+@pytest.mark.parametrize("row", HONEST, ids=lambda row: f"{row.field}: {ascii(row.value)[1:60]}")
+async def test_honest_values_arrive_byte_for_byte(
+    callers: dict[str, httpx.AsyncClient], simulator: Simulator, new_track: NewTrack, row: Honest
+) -> None:
+    """VideoSDK gets what was sent, and nothing beside it."""
+    folder = {} if row.field == PATH else {PATH: "recordings/acme"}
+    for name in ("open", "listed") if row.listed else ("open",):
+        track = new_track(**folder, **{row.field: row.value})
+        assert (await callers[name].post(START, json=track)).status_code == 201
+        assert simulator.calls[-1].body == track
+        assert json.loads(simulator.calls[-1].raw)[row.field].encode() == row.value.encode()

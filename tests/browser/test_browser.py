@@ -1,0 +1,156 @@
+"""A real browser: a frontend with the join token it already holds, and a person in the docs."""
+
+import json
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jwt
+import pytest
+
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+from tests.browser.conftest import Outside
+
+pytestmark = pytest.mark.anyio
+
+ARTEFACTS = Path(__file__).parents[1] / "artefacts"
+
+Drive = Callable[..., Awaitable[dict[str, Any]]]
+NewTrack = Callable[..., dict[str, str]]
+
+
+def token(track: dict[str, str], *, secret: str = harness.SECRET, lasts: int = 600) -> str:
+    """Make the join token of a track's participant, as a project's backend makes them."""
+    claims = {
+        "apikey": harness.API_KEY,
+        "permissions": ["allow_join"],
+        "roomId": track["roomId"],
+        "participantId": track["participantId"],
+        "exp": int(time.time()) + lasts,
+    }
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+def ask(action: str, shown: str, track: dict[str, str]) -> dict[str, object]:
+    """Name one request of the page."""
+    return {"action": action, "token": shown, "track": track}
+
+
+@pytest.fixture
+async def url(simulator: Simulator, demo: harness.Demo, page: str) -> AsyncGenerator[str]:
+    """A gateway that lets join tokens in and lists the page's origin, with a Redis of its own."""
+    with EmbeddedValkey() as valkey:
+        settings = harness.environment(
+            valkey.url,
+            simulator.url,
+            demo.file,
+            **harness.FAST,
+            GATEWAY_JOIN_TOKENS="on",
+            GATEWAY_CORS_ORIGINS=page,
+        )
+        async with harness.serve(settings) as address:
+            yield address
+
+
+async def test_a_page_records_with_its_join_token(
+    drive: Drive, url: str, page: str, simulator: Simulator, new_track: NewTrack, outside: Outside
+) -> None:
+    """A page of another origin starts; two at once join or find it recording; then it stops."""
+    track, twice = new_track(), new_track()
+    steps = [
+        ask("start", token(track), track),
+        [ask("start", token(twice), twice), ask("start", token(twice), twice)],
+        ask("start", token(track), track),
+        ask("stop", token(track), track),
+        ask("stop", token(twice), twice),
+        ask("stop", token(track), track),
+    ]
+
+    seen = await drive("frontend", address=page, gateway=url, steps=steps)
+
+    started, both, again, stopped, _, idle = seen["answers"]
+    assert (started["status"], started["body"]["outcome"]) == (201, "started")
+    assert started["body"]["requestedBy"] == f"participant:{track['participantId']}"
+    assert started["location"].endswith(f"/{track['roomId']}/{track['participantId']}/video")
+    assert started["requestId"]
+    assert sorted(answer["status"] for answer in both) == [200, 201]
+    assert len({answer["body"]["id"] for answer in both}) == 1
+    assert (again["status"], again["body"]["outcome"]) == (200, "already_recording")
+    assert (stopped["status"], stopped["body"]["outcome"]) == (200, "stopped")
+    assert (idle["status"], idle["body"]["outcome"]) == (200, "not_recording")
+    starts = [call for call in simulator.calls if call.path.endswith("/track/start")]
+    assert len(starts) == 2
+    assert {urlsplit(request).netloc for request in seen["requests"]} == {urlsplit(url).netloc, urlsplit(page).netloc}
+    assert outside.asked == []
+
+
+async def test_a_page_is_told_why_it_is_refused(
+    drive: Drive, url: str, page: str, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """A foreign room, another participant, an expired and a forged token: refused, and the page can read how."""
+    track = new_track()
+    foreign, other = {**track, "roomId": "somebody-elses"}, new_track()
+    steps = [
+        ask("start", token(track), foreign),
+        ask("start", token(track), other),
+        ask("stop", token(track), other),
+        ask("start", token(track, lasts=-600), track),
+        ask("start", token(track, secret="forged-" + harness.SECRET[::-1]), track),
+    ]
+
+    seen = await drive("frontend", address=page, gateway=url, steps=steps)
+
+    assert [answer["status"] for answer in seen["answers"]] == [403, 403, 403, 401, 401]
+    slugs = [answer["body"]["type"].rpartition("/")[2] for answer in seen["answers"]]
+    assert slugs == ["forbidden"] * 3 + ["unauthenticated"] * 2
+    assert [answer["body"].get("rule") for answer in seen["answers"][:3]] == ["room", "participant", "participant"]
+    assert all(answer["requestId"] for answer in seen["answers"])
+    assert all(answer["authenticate"].startswith("Bearer") for answer in seen["answers"][3:])
+    assert simulator.calls == []
+
+
+async def test_a_page_that_is_not_listed_is_blocked(
+    drive: Drive, url: str, strange_page: str, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """The browser asks first (preflight), is told nothing, and sends nothing, though the token is good."""
+    track = new_track()
+
+    seen = await drive("frontend", address=strange_page, gateway=url, steps=[ask("start", token(track), track)])
+
+    assert seen["answers"] == [{"blocked": "TypeError"}]
+    assert any("blocked by CORS policy" in message for message in seen["messages"]), seen["messages"]
+    assert simulator.calls == []
+
+
+async def test_the_docs_try_out_a_start(
+    drive: Drive, url: str, demo: harness.Demo, simulator: Simulator, outside: Outside
+) -> None:
+    """Authorize with a key, Execute the start as it stands: 201, and not one request leaves this machine."""
+    ARTEFACTS.mkdir(exist_ok=True)
+    screenshot = ARTEFACTS / "docs.png"
+    screenshot.unlink(missing_ok=True)
+
+    seen = await drive("docs", gateway=url, key=demo.key, screenshot=str(screenshot))
+
+    assert seen["status"].split()[0] == "201", seen
+    assert json.loads(seen["body"])["outcome"] == "started"
+    assert [call.path for call in simulator.calls].count("/v2/recordings/participant/track/start") == 1
+    # A key that is there already would be sent with every try: the second start would get the answer of the first.
+    assert seen["idempotencyKey"] == ""
+    hosts = {urlsplit(request).hostname for request in seen["requests"] if not request.startswith("data:")}
+    assert hosts == {"127.0.0.1"}
+    assert outside.asked == []
+    assert [message for message in seen["messages"] if message.startswith(("error", "pageerror"))] == []
+    assert screenshot.read_bytes().startswith(b"\x89PNG")
+
+
+async def test_a_request_that_leaves_is_noticed(drive: Drive, page: str, outside: Outside) -> None:
+    """The search for requests that leave the machine finds a planted one, both ways."""
+    seen = await drive("stray", address=page, outside="http://elsewhere.example/script.js")
+
+    assert "http://elsewhere.example/script.js" in seen["requests"]
+    assert outside.asked == ["GET elsewhere.example"]
