@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.model.world import Call, Fate, Process, World
 
 STEPS = 40
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "200"))
 SEED = int(os.environ.get("MODEL_SEED") or random.SystemRandom().randrange(10**9))
 
 PAUSES = st.sampled_from([0.001, 0.01, 0.05, 0.12, 0.4, 1.0, 2.1, 4.2, 9.0, 17.5])
