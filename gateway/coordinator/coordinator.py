@@ -48,6 +48,7 @@ _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.3
 _NOT_AFTER_SLACK_MS: Final = 1250
 _SLOW_REPLY_SECONDS: Final = 0.1
+_MAY_LAND: Final = frozenset({"unknown", "stopping"})
 
 _log = structlog.get_logger("gateway.coordinator")
 
@@ -70,6 +71,8 @@ class Coordinator:
         self._attempts = 0
         self._offset_ms: float | None = None
         self._held: dict[str, Lease] = {}
+        self._unsettled: dict[str, tuple[Lease, dict[str, Any], float]] = {}
+        """Results after which something may still land, and until when: told again to a Redis that forgot them."""
         self._keeper: asyncio.Task[None] | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._scripts = {name: Script(name) for name in ("claim", "finish", "renew", "release", "doubt")}
@@ -193,6 +196,8 @@ class Coordinator:
             "quiet": _ms(self.timing.quiet),
             "channel": CHANNEL,
         }
+        if state in _MAY_LAND and not answered and not settled:
+            self._unsettled[lease.attempt] = lease, arguments, clock() + self.timing.quiet
         try:
             return await self._finish_once(lease.key, arguments)
         except CoordinationUnavailable:
@@ -358,13 +363,24 @@ class Coordinator:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(self.timing.renewal)
-            await asyncio.gather(*(self._renew_quietly(lease) for lease in list(self._held.values())))
+            work = [self._renew_quietly(lease) for lease in list(self._held.values())]
+            work += [self._tell_again(*unsettled) for unsettled in list(self._unsettled.values())]
+            await asyncio.gather(*work)
 
     async def _renew_quietly(self, lease: Lease) -> None:
         # A renewal that fails stops nothing: losing the lease costs a look by somebody else, not a second start.
         with suppress(CoordinationUnavailable):
             if (await self._renew(lease)).how == "lost" and lease.attempt in self._held:
                 self._lose(lease)
+
+    async def _tell_again(self, lease: Lease, arguments: dict[str, Any], until: float) -> None:
+        """Write a result that leaves something open once more: that changes nothing, unless Redis has forgotten it."""
+        with suppress(CoordinationUnavailable):
+            finished = msgspec.json.decode(await self._run("finish", lease.key, arguments), type=Finished)
+            if finished.how == "restored":
+                _log.warning("finish.restored", key=lease.key, operation=lease.operation)
+            if finished.how == "stale" or clock() > until:
+                self._unsettled.pop(lease.attempt, None)
 
     def _lose(self, lease: Lease) -> None:
         lease.lost = True

@@ -49,12 +49,13 @@ local function held(r) return (r.holder or '') ~= '' and num(r.lease) > now end
 
 -- The moment from which this server's memory can be believed. A server that came up empty has no mark; one that was
 -- restarted, or promoted from replica, carries a mark with another run id. Either may have forgotten writes, and
--- because the comparison happens inside the script that decides, no claim can slip in before it is noticed.
+-- because the comparison happens inside the script that decides, no claim can slip in before it is noticed. A mark from
+-- the future says that the clock was set back: what it dated cannot be compared with now.
 local function epoch()
   local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
   local mark = redis.call('GET', epoch_key)
   local marked_run, since = string.match(mark or '', '^(%w+):(%d+)$')
-  if marked_run ~= run then
+  if marked_run ~= run or num(since) > now then
     since = text(now)
     redis.call('SET', epoch_key, run .. ':' .. since)
   end

@@ -19,6 +19,9 @@ from msgspec import Struct
 from gateway.coordinator import Claim, Coordinator, Lease, Wish, clock
 from gateway.errors import (
     CoordinationUnavailable,
+    CredentialsRefused,
+    Limited,
+    NeverSent,
     OutcomeUnknown,
     Refused,
     SendWindowClosed,
@@ -271,6 +274,8 @@ class Leader:
             try:
                 row = await self._open_row(job)
             except UpstreamError as error:
+                if isinstance(error, CredentialsRefused | Limited | NeverSent) and self._idle(job, tries):
+                    return await self._release(job, error)
                 last = error
             else:
                 if row is not None and asked >= stops_land_until:
@@ -291,6 +296,11 @@ class Leader:
         return await self._finish(
             job, Status.UNKNOWN, None, problem=Problem.of(_unseen(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
+
+    def _idle(self, job: Job, tries: int) -> bool:
+        """Tell whether a look that is refused may end in that refusal: nothing was sent that could land."""
+        claim = job.claim
+        return tries > 0 and claim.before in _ENDED and claim.start_quiet_left == 0 and claim.stop_quiet_left == 0
 
     async def _absent(self, job: Job) -> tuple[Result, bool]:
         """Nothing records and nothing can land any more: start if that is wished, else write it down."""
@@ -370,7 +380,7 @@ class Leader:
             lease.fingerprint = ""
             lease.recording = msgspec.json.encode(Descriptor()).decode()
         result = Result(
-            wish=Wish(lease.doing) if lease.doing in {"start", "stop"} else job.wish,
+            wish=_wish(job),
             state=state,
             outcome=outcome,
             problem=problem,
@@ -401,13 +411,18 @@ class Leader:
     async def _release(self, job: Job, error: UpstreamError) -> tuple[Result, bool]:
         late = isinstance(error, SendWindowClosed)
         result = self._again(job) if late else Result(
-            wish=Wish(job.lease.doing), problem=Problem.of(meaning(error)), fingerprint=job.lease.fingerprint
+            wish=_wish(job), problem=Problem.of(meaning(error)), fingerprint=job.lease.wanted_fingerprint
         )  # fmt: skip
         await self._coordinator.release(job.lease, result=result.encode())
         return result, False
 
     def _again(self, job: Job) -> Result:
         return Result(wish=job.wish)
+
+
+def _wish(job: Job) -> Wish:
+    """Return what the operation's result is about: a verification or a look serves whoever wished for it."""
+    return Wish(job.lease.doing) if job.lease.doing in {"start", "stop"} else job.wish
 
 
 def _unseen(error: UpstreamError | None) -> OutcomeUnknown:

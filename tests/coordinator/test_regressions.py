@@ -7,8 +7,6 @@ The stories with a `track` call the scripts alone, on each kind of server.
 
 from collections.abc import Callable
 
-import pytest
-
 from gateway.coordinator import Timing
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
 from tests.model.world import Fate, Process, World
@@ -344,7 +342,6 @@ def test_restored_verifier_does_not_start(track: Track) -> None:
     assert track.arm(lead)["how"] == "lost"
 
 
-@pytest.mark.xfail(strict=True, reason="what nobody holds any more is not told to a Redis that forgot it")
 def test_unknown_start_that_redis_forgets_is_waited_for(world: World) -> None:
     """A start of unknown outcome was written down, nobody holds the track, and Redis comes back empty just then."""
     first, second = replicas(world, 2)

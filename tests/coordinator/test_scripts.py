@@ -317,6 +317,16 @@ def test_claim_after_its_time_does_nothing(track: Track) -> None:
 # --- claim: a server that forgot -------------------------------------------------------------------------------------
 
 
+def test_a_clock_that_was_set_back_is_no_long_grace(track: Track) -> None:
+    """What the mark dates lies in the future: it counts anew, and nobody waits until the clock has caught up."""
+    track.lose()
+    track.claim("check")
+    track.wait(-60_000)
+    assert (say(reply := track.claim("start")), reply["lease_left"]) == (("wait", "grace"), GRACE)
+    track.wait(GRACE + 1)
+    assert say(track.claim("start")) == ("lead", "recover")
+
+
 @pytest.mark.parametrize("wish", ["start", "stop", "check"])
 @pytest.mark.parametrize("kept", [False, True])
 def test_nobody_new_leads_within_the_grace(track: Track, wish: str, kept: bool) -> None:

@@ -231,3 +231,26 @@ async def test_a_stop_that_is_refused_too_early_is_repeated(
             assert stop.status_code == 202
             await status_becomes(gateway, track, "stopped")
             assert all(row.closed for row in simulator.rows)
+
+
+@pytest.mark.parametrize(
+    ("status", "answered", "problem"),
+    [(401, 502, "upstream-credentials-refused"), (429, 503, "upstream-limited")],
+)
+async def test_a_look_that_is_refused_says_why(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    status: int,
+    answered: int,
+    problem: str,
+) -> None:
+    """Before the first start of a track the list is asked; nothing was sent, so what refused the look is the answer."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, GATEWAY_VERIFY_ABSENT="always")
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+        simulator.inject(Fault(action="refuse", endpoint="list", status=status, times=None))
+        refused = await gateway.post(START, json=new_track())
+        assert refused.status_code == answered, refused.text
+        assert refused.json()["type"] == f"/problems/{problem}"
+        assert sent(simulator, "start") == 0
