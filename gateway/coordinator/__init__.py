@@ -4,7 +4,7 @@ The only package that knows Redis. It knows nothing of HTTP or VideoSDK: what a 
 """
 
 from gateway.coordinator.answers import Answers, Remembered
-from gateway.coordinator.claims import Claim, Finished, Lease, Record, Timing, Verdict, Wish, clock
+from gateway.coordinator.claims import Claim, Event, Finished, Lease, Record, Room, Timing, Verdict, Wish, clock
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.coordinator import BUCKETS, Coordinator
 from gateway.coordinator.limits import Limits, Quota
@@ -16,12 +16,14 @@ __all__ = [
     "Claim",
     "Connection",
     "Coordinator",
+    "Event",
     "Finished",
     "Lease",
     "Limits",
     "Quota",
     "Record",
     "Remembered",
+    "Room",
     "Timing",
     "Verdict",
     "Wakeup",

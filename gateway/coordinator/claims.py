@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
-__all__ = ["Claim", "Finished", "Lease", "Record", "Timing", "Verdict", "Wish", "clock"]
+__all__ = ["Claim", "Event", "Finished", "Lease", "Record", "Room", "Timing", "Verdict", "Wish", "clock"]
 
 
 def clock() -> float:
@@ -48,8 +48,14 @@ class Timing(Struct, frozen=True, kw_only=True):
     lease: float = 4.0
     trust: float = 10.0
     """How long a confirmation is believed."""
+    check: float = 30.0
+    """How often a recording that runs is compared with VideoSDK's list; 0 is never."""
     memory: float = 24 * 3600.0
     """Longest recording: how long a record older than the server's epoch is doubted, and kept."""
+    keep: float = 24 * 3600.0
+    """How long an ended recording can be read."""
+    replay: float = 600.0
+    """How long a room's events can be read again."""
     verify_absent: str = "auto"
     """Whether a track without a trustworthy record is looked up before it is started: auto, always or never."""
 
@@ -92,16 +98,19 @@ class Claim(Struct, frozen=True):
     stop_quiet_left: int
     epoch: int
     written: int
+    evidence: str = ""
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A track's record as it lies in Redis, for those who only read. Times in ms."""
+    """A track's record, for those who only read: what `prelude.lua` shows of it. Times in ms."""
 
     state: str
     operation: str = field(name="op", default="0")
     generation: str = "0"
     fingerprint: str = ""
     recording: str = ""
+    evidence: str = ""
+    because: str = ""
     confirmed: int = 0
     confirmed_by: str = ""
     started_at: int = 0
@@ -109,6 +118,32 @@ class Record(Struct, frozen=True, kw_only=True):
     holder: str = ""
     doing: str = ""
     intent: str = ""
+
+
+class Room(Struct, frozen=True):
+    """A room as it was at one moment.
+
+    Attributes:
+        last: The id of the last event that is part of it.
+        records: What is known of each track, by the record's key.
+    """
+
+    last: str
+    records: dict[str, Record]
+
+
+class Event(Struct, frozen=True):
+    """A change of one track.
+
+    Attributes:
+        id: Where it stands among the room's events; grows.
+        key: The track's record.
+        record: What it had become.
+    """
+
+    id: str
+    key: str
+    record: Record
 
 
 class Finished(Struct, frozen=True):

@@ -114,6 +114,22 @@ class Connection:
 
         return [member.decode() for member in cast("list[bytes]", await self._call(call))]
 
+    async def entries(self, key: str, since: str, most: int) -> list[tuple[str, dict[str, str]]]:
+        """Return up to `most` entries of the stream at `key`, from the one of id `since` on.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast("Any", client.xrange(key, min=since, count=most))
+
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", await self._call(call))
+        return [
+            (entry.decode(), {name.decode(): value.decode() for name, value in fields.items()})
+            for entry, fields in entries
+        ]
+
     async def now(self) -> int:
         """Return Redis's clock in milliseconds.
 

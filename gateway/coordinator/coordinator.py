@@ -13,10 +13,15 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         started_at ended_at written  ms of the last send grant, of the last end, of the last finish
         waiting intent               another process waits; the operation during which a stop was asked for
         granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
+        hint hint_at                 what was heard of its end, and when (ms)
+        evidence because             what VideoSDK's list says of the recording (JSON); why it ended
         before_*                     what a release puts back
         v                            version of this format
     rec:{07}:due     sorted set, record -> when (ms) somebody must look at it though no caller may come
     rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
+    rec:{07}:<tenant>:<room>:tracks   sorted set, record -> when (ms) it changed last. TTL: twice a record's
+    rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
+                                      TTL: 10 min. Also the channel on which each event's id is published
     rec:wake         channel: "<record>\n<operation>\n<payload>" for every finished operation somebody waits for
 
 `07` is one of 16 buckets, chosen by room: all keys of a room share a slot, so that a record, its due time and the
@@ -35,8 +40,9 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+from msgspec import Struct
 
-from gateway.coordinator.claims import Claim, Finished, Lease, Record, Timing, Verdict, Wish, clock
+from gateway.coordinator.claims import Claim, Event, Finished, Lease, Record, Room, Timing, Verdict, Wish, clock
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.script import BUCKETS, Script, bucket_of
 from gateway.coordinator.wakeups import CHANNEL
@@ -48,9 +54,19 @@ _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.3
 _NOT_AFTER_SLACK_MS: Final = 1250
 _SLOW_REPLY_SECONDS: Final = 0.1
+_MOST_EVENTS: Final = 1_000
+_MOST_TRACKS: Final = 1_000
+_BEFORE_ALL: Final = "0-0"
+"""What stands for the last event of a room that has none."""
+SCRIPTS: Final = ("claim", "finish", "renew", "release", "doubt", "observe", "room")
 _MAY_LAND: Final = frozenset({"unknown", "stopping"})
 
 _log = structlog.get_logger("gateway.coordinator")
+
+
+class _RoomReply(Struct, frozen=True):
+    last: str
+    records: list[tuple[str, str]] = []
 
 
 class Coordinator:
@@ -75,7 +91,15 @@ class Coordinator:
         """Results after which something may still land, and until when: told again to a Redis that forgot them."""
         self._keeper: asyncio.Task[None] | None = None
         self._pending: set[asyncio.Task[None]] = set()
-        self._scripts = {name: Script(name) for name in ("claim", "finish", "renew", "release", "doubt")}
+        self._scripts = {name: Script(name) for name in SCRIPTS}
+        self._lasting = {
+            "channel": CHANNEL,
+            "ttl": _ms(timing.memory),
+            "memory": _ms(timing.memory),
+            "keep": _ms(timing.keep),
+            "replay": _ms(timing.replay),
+            "most_events": _MOST_EVENTS,
+        }
 
     async def start(self) -> None:
         """Begin to renew in the background what this process holds."""
@@ -170,6 +194,8 @@ class Coordinator:
         settled: bool = False,
         answered: bool = False,
         due_in: float = 0,
+        evidence: str = "",
+        because: str = "",
     ) -> Finished:
         """Write what became of the operation and wake those who wait.
 
@@ -190,11 +216,11 @@ class Coordinator:
             "seen_ago": 0 if seen_at is None else max(_ms(clock() - seen_at), 0),
             "settled": settled,
             "answered": answered,
-            "memory": _ms(self.timing.memory),
             "due_in": _ms(due_in),
-            "ttl": _ms(self.timing.memory),
+            "evidence": evidence,
+            "because": because,
             "quiet": _ms(self.timing.quiet),
-            "channel": CHANNEL,
+            "settle": _ms(self.timing.settle),
         }
         if state in _MAY_LAND and not answered and not settled:
             self._unsettled[lease.attempt] = lease, arguments, clock() + self.timing.quiet
@@ -211,13 +237,46 @@ class Coordinator:
         with suppress(CoordinationUnavailable):
             await self._release_once(lease.key, lease.attempt, result)
 
-    async def doubt(self, key: str) -> None:
+    async def doubt(self, key: str, *, hint: str = "") -> bool:
         """Have what is known of the track checked before it is believed again.
+
+        Args:
+            key: The track's record.
+            hint: What was heard of its end. It concerns only a track that may be recording.
+
+        Returns:
+            Whether there is anything to check.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        await self._run("doubt", key, {"ttl": _ms(self.timing.memory)})
+        reply = await self._run("doubt", key, {"hint": hint})
+        return msgspec.json.decode(reply, type=Finished).how == "ok"
+
+    async def observe(self, key: str, record: Record, *, seen_at: float, evidence: str = "", due_in: float = 0) -> bool:
+        """Write down that VideoSDK's list agrees with a record.
+
+        Args:
+            key: The track's record.
+            record: What was compared.
+            seen_at: When (`clock`) the list was asked.
+            evidence: What the list says of the recording.
+            due_in: Seconds after which it is to be compared again; 0 is never.
+
+        Returns:
+            Whether the record is still the one that was compared. If not, nothing was written.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        arguments = {
+            "state": record.state,
+            "generation": record.generation,
+            "seen_ago": max(_ms(clock() - seen_at), 0),
+            "evidence": evidence,
+            "due_in": _ms(due_in),
+        }
+        return msgspec.json.decode(await self._run("observe", key, arguments), type=Finished).how == "ok"
 
     async def read(self, key: str) -> Record | None:
         """Return the track's record, or None where nothing is known of it.
@@ -228,6 +287,34 @@ class Coordinator:
         fields = await self._connection.read(key)
         return msgspec.convert(fields, Record, strict=False) if fields.get("state") else None
 
+    async def room(self, room: str) -> Room:
+        """Return what is known of a room's tracks, the latest changed 1,000 of them.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        reply = await self._run("room", self.key(room, "", ""), {"most": _MOST_TRACKS})
+        read = msgspec.json.decode(reply, type=_RoomReply)
+        return Room(read.last, {key: _record(fields) for key, fields in read.records})
+
+    async def events(self, room: str, after: str) -> list[Event] | None:
+        """Return a room's events after the one of this id, or None where some of them are forgotten.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        entries = await self._connection.entries(self.channel(room), after, _MOST_EVENTS + 1)
+        if after != _BEFORE_ALL:
+            # Where the one asked for is still there, nothing after it can be missing.
+            if not entries or entries[0][0] != after:
+                return None
+            del entries[0]
+        return [Event(entry, fields["key"], _record(fields["record"])) for entry, fields in entries]
+
+    def channel(self, room: str) -> str:
+        """Return where a room's changes are told: the name of its events, and of the channel of their ids."""
+        return f"{_prefix(self.key(room, '', ''))}:events"
+
     async def mark(self) -> None:
         """Mark every bucket's epoch, so that the time in which nobody may lead is over before the first caller comes.
 
@@ -235,7 +322,7 @@ class Coordinator:
             CoordinationUnavailable: Redis did not answer.
         """
         for bucket in range(BUCKETS):
-            await self.claim(f"rec:{{{bucket:02d}}}:nobody", Wish.CHECK)
+            await self.claim(f"rec:{{{bucket:02d}}}::::nobody", Wish.CHECK)
 
     async def answers(self) -> bool:
         """Return whether Redis answers now."""
@@ -279,9 +366,7 @@ class Coordinator:
                 "lease": _ms(self.timing.lease),
                 "trust": _ms(self.timing.trust),
                 "quiet": _ms(self.timing.quiet),
-                "memory": _ms(self.timing.memory),
                 "grace": _ms(self.timing.grace),
-                "ttl": _ms(self.timing.memory),
                 "verify_absent": self.timing.verify_absent,
             },
         )
@@ -303,11 +388,9 @@ class Coordinator:
                 "owner": self.boot,
                 "lease": _ms(self.timing.lease),
                 "quiet": _ms(self.timing.quiet),
-                "ttl": _ms(self.timing.memory),
                 "arm": arm,
                 "restore": not arm,
                 "epoch": lease.epoch,
-                "memory": _ms(self.timing.memory),
             },
         )
         renewed = msgspec.json.decode(reply, type=Finished)
@@ -344,8 +427,7 @@ class Coordinator:
                 return
 
     async def _release_once(self, key: str, attempt: str, result: str) -> None:
-        arguments = {"attempt": attempt, "result": result, "channel": CHANNEL, "ttl": _ms(self.timing.memory)}
-        await self._run("release", key, arguments)
+        await self._run("release", key, {"attempt": attempt, "result": result})
 
     def _later(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -354,9 +436,10 @@ class Coordinator:
 
     async def _run(self, name: str, key: str, arguments: dict[str, Any]) -> bytes:
         script = self._scripts[name]
-        bucket = key[: key.index("}") + 1]
-        keys = (key, f"{bucket}:due", f"{bucket}:epoch")
-        return await self._connection.evaluate(script.text, script.sha, keys, msgspec.json.encode(arguments))
+        bucket, room = key[: key.index("}") + 1], _prefix(key)
+        keys = (key, f"{bucket}:due", f"{bucket}:epoch", f"{room}:tracks", f"{room}:events")
+        argument = msgspec.json.encode({**self._lasting, **arguments})
+        return await self._connection.evaluate(script.text, script.sha, keys, argument)
 
     # --- leases --------------------------------------------------------------------------------------------------
 
@@ -400,6 +483,15 @@ class Coordinator:
         if self._offset_ms is not None and clock() - sent > _SLOW_REPLY_SECONDS:
             return
         self._offset_ms = redis_ms - (sent + clock()) / 2 * 1000
+
+
+def _prefix(key: str) -> str:
+    """Return what the names of all keys of a record's room begin with."""
+    return key.rsplit(":", 2)[0]
+
+
+def _record(fields: str) -> Record:
+    return msgspec.json.decode(fields, type=Record, strict=False)
 
 
 def _ms(seconds: float) -> int:

@@ -8,7 +8,9 @@
 -- a.result        the payload for those who wait         a.recording  what callers may read of it, JSON
 -- a.settled       nothing sent earlier can still land    a.due_in     look again after this long, 0 never
 -- a.answered      what this operation itself sent cannot land any more
--- a.ttl a.quiet a.channel
+-- a.evidence      what VideoSDK's list says of the recording, JSON; '' leaves what is known
+-- a.because       why it ended, '' where only a hint may tell
+-- a.quiet a.settle
 --
 -- Returns a JSON object: `how` is
 --   ok        written               repeated  was written before, by this very call
@@ -46,7 +48,20 @@ if a.confirmed_by ~= '' and not doubtful then
 else
   changes.confirmed = '0'
 end
-if a.state == 'stopped' then changes.ended_at = now end
+local was_over = loaded.state == 'stopped' or loaded.state == 'failed'
+if a.state == 'stopped' and loaded.state ~= 'stopped' then changes.ended_at = now end
+if a.evidence ~= '' then changes.evidence = a.evidence end
+
+-- Hints tell why, never that: the state above is proven without them.
+local hint_age = num(r.hint_at) > 0 and now - num(r.hint_at) or nil
+if over then
+  local hinted = hint_age and num(r.hint_at) >= num(r.started_at) and r.hint or ''
+  changes.because = a.because ~= '' and a.because or (was_over and r.because) or hinted
+end
+-- The list may be behind what was heard: look again until it has had time. What it still denies then was a replay.
+local behind = a.state == 'recording' and hint_age ~= nil and hint_age < a.settle
+if over or (a.state == 'recording' and not behind) then changes.hint, changes.hint_at = '', '0' end
+if behind then a.due_in = math.min(a.due_in > 0 and a.due_in or a.settle, 1500) end
 
 -- Horizons: until when something already sent may still land.
 local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
@@ -74,7 +89,7 @@ end
 changes.intent = intent
 local stop = intent ~= '' and a.state == 'recording'
 
-save(changes, a.ttl)
+save(changes, over and a.keep or a.ttl)
 schedule((stop or doubtful) and now or (a.due_in > 0 and now + a.due_in or 0), a.ttl)
 wake(r, a.op, a.result)
 return cjson.encode({ how = how, stop = stop, now = now })

@@ -1,12 +1,14 @@
 -- Shared by every script of the protocol: put in front of each of them before it is sent.
 --
 -- KEYS  1 the track's record (hash)   2 its bucket's due times (sorted set)   3 its bucket's epoch (string)
--- ARGV  1 the arguments, one JSON object; times and durations in ms; operation numbers as strings, since JSON in
+--       4 its room's tracks (sorted set)   5 its room's events (stream)
+-- ARGV  1 the arguments, one JSON object; all scripts get a.channel, a.ttl of records, a.keep of ended ones, a.memory,
+--       a.replay of events and a.most_events; times and durations in ms; operation numbers as strings, since JSON in
 --       Lua keeps 14 digits and they have 16
 --
 -- Time is Redis's own, so that replicas need not agree on theirs. `a.now` (us) replaces it under test.
 
-local record, due, epoch_key = KEYS[1], KEYS[2], KEYS[3]
+local record, due, epoch_key, tracks, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local a = cjson.decode(ARGV[1])
 
 local function text(number) return string.format('%.0f', number) end
@@ -19,20 +21,52 @@ if not now_us then
 end
 local now = math.floor(now_us / 1000)
 
+local loaded = {}
+
 local function load()
   local flat, r = redis.call('HGETALL', record), {}
-  for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
+  for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1]; loaded[flat[i]] = flat[i + 1] end
   return r
 end
 
+local SHOWN = {
+  'state', 'op', 'generation', 'fingerprint', 'recording', 'evidence', 'because', 'confirmed', 'confirmed_by',
+  'started_at', 'ended_at', 'holder', 'doing', 'intent',
+}
+
+-- What of a record its readers are told, as JSON; nil where there is no record.
+local function shown(key)
+  local values, fields = redis.call('HMGET', key, unpack(SHOWN)), {}
+  for i, name in ipairs(SHOWN) do fields[name] = values[i] or nil end
+  return next(fields) and cjson.encode(fields) or nil
+end
+
+-- Those who watch the room are told in the step that changes it: an event that came later could be lost in between, or
+-- overtaken. The event carries all that may be shown, so that nobody has to look, and find something newer.
+local function announce()
+  local event = redis.call('XADD', events, 'MAXLEN', '~', a.most_events, '*', 'key', record, 'record', shown(record))
+  redis.call('PEXPIRE', events, a.replay)
+  redis.call('PUBLISH', events, event)
+end
+
+-- a ttl of 0 leaves the record's own as it is.
 local function save(fields, ttl)
-  local flat = {}
+  local flat, news = {}, false
   for name, value in pairs(fields) do
-    flat[#flat + 1] = name
-    flat[#flat + 1] = type(value) == 'number' and text(value) or value
+    value = type(value) == 'number' and text(value) or value
+    flat[#flat + 1], flat[#flat + 2] = name, value
+    if name == 'state' or name == 'generation' or name == 'evidence' then
+      news = news or value ~= (loaded[name] or '')
+    end
   end
   redis.call('HSET', record, unpack(flat))
-  redis.call('PEXPIRE', record, ttl)
+  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
+  if news then
+    redis.call('ZADD', tracks, text(now), record)
+    announce()
+  end
+  local lasts = math.max(a.memory, a.keep) * 2
+  if redis.call('PTTL', tracks) < lasts / 2 then redis.call('PEXPIRE', tracks, text(lasts)) end
 end
 
 -- When somebody has to look at this track although no caller may come again. 0: never.

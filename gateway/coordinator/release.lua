@@ -1,7 +1,7 @@
 -- Gives a track back as it was, because nothing was sent. The operation keeps its number and stays unfinished: those
 -- who wait are woken and contend again, and a stop that was wished for meanwhile is not lost.
 --
--- a.attempt a.result a.channel a.ttl
+-- a.attempt a.result
 --
 -- Returns a JSON object: `how` is ok or lost.
 

@@ -14,11 +14,15 @@ from gateway.coordinator.script import Script
 TIMING: Final = Timing()
 LEASE: Final = int(TIMING.lease * 1000)
 QUIET: Final = int(TIMING.quiet * 1000)
+SETTLE: Final = int(TIMING.settle * 1000)
 TRUST: Final = int(TIMING.trust * 1000)
 GRACE: Final = int(TIMING.grace * 1000)
 MEMORY: Final = int(TIMING.memory * 1000)
 BEGIN: Final = 1_800_000_000_000
-SCRIPTS: Final = ("claim", "finish", "renew", "release", "doubt")
+SCRIPTS: Final = ("claim", "finish", "renew", "release", "doubt", "observe", "room")
+LASTING: Final = {
+    "channel": "rec:wake", "ttl": MEMORY, "memory": MEMORY, "keep": MEMORY // 2, "replay": 600_000, "most_events": 1000,
+}  # fmt: skip
 
 Reply = dict[str, Any]
 
@@ -38,7 +42,10 @@ class Track:
         self.redis = client
         self.ms = BEGIN
         slot = f"rec:{{{next(_numbers)}}}"
-        self.keys = (f"{slot}:t:room:someone:video", f"{slot}:due", f"{slot}:epoch")
+        room = f"{slot}:t:room"
+        self.keys = (
+            f"{room}:someone:video", f"{slot}:due", f"{slot}:epoch", f"{room}:tracks", f"{room}:events"
+        )  # fmt: skip
         self._texts = {name: Script(name).text for name in SCRIPTS} | dict(code or {})
         self._attempts = itertools.count(1)
         self.arguments: dict[str, set[str]] = {}
@@ -53,9 +60,10 @@ class Track:
 
     def run(self, name: str, /, **arguments: Any) -> Reply:
         """Run a script now."""
+        arguments = LASTING | arguments
         self.arguments.setdefault(name, set()).update(arguments)
         argument = json.dumps({"now": self.ms * 1000, **arguments})
-        reply = json.loads(cast("str", self.redis.eval(self._texts[name], 3, *self.keys, argument)))
+        reply = json.loads(cast("str", self.redis.eval(self._texts[name], len(self.keys), *self.keys, argument)))
         self.check_ttls()
         return reply
 
@@ -70,8 +78,7 @@ class Track:
         arguments = {
             "wish": wish, "attempt": attempt, "owner": attempt, "fingerprint": "A" if wish == "start" else "",
             "recording": '{"requestedBy":"a"}' if wish == "start" else "", "seen": "", "target": "", "not_after": 0,
-            "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE, "ttl": MEMORY,
-            "verify_absent": "auto",
+            "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE, "verify_absent": "auto",
         }  # fmt: skip
         return self.run("claim", **arguments | more) | {"attempt": attempt}
 
@@ -81,7 +88,7 @@ class Track:
             "attempt": lead["attempt"], "op": lead["op"], "doing": lead["doing"], "state": state,
             "generation": lead["generation"], "fingerprint": lead["fingerprint"], "confirmed_by": "reply",
             "result": f"{lead['doing']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
-            "seen_ago": 0, "due_in": 0, "ttl": MEMORY, "quiet": QUIET, "memory": MEMORY, "channel": "rec:wake",
+            "seen_ago": 0, "due_in": 0, "quiet": QUIET, "settle": SETTLE, "evidence": "", "because": "",
         }  # fmt: skip
         return self.run("finish", **arguments | more)
 
@@ -90,7 +97,7 @@ class Track:
         arguments = {
             "attempt": lead["attempt"], "op": lead["op"], "doing": lead["doing"], "generation": lead["generation"],
             "fingerprint": lead["fingerprint"], "recording": lead["recording"], "owner": lead["attempt"],
-            "lease": LEASE, "quiet": QUIET, "ttl": MEMORY, "memory": MEMORY, "arm": False, "restore": restore,
+            "lease": LEASE, "quiet": QUIET, "arm": False, "restore": restore,
             "epoch": lead["epoch"],
         }  # fmt: skip
         return self.run("renew", **arguments | more)
@@ -104,11 +111,19 @@ class Track:
 
     def release(self, lead: Reply) -> Reply:
         """Give the track back: nothing was sent."""
-        return self.run("release", attempt=lead["attempt"], result="released", channel="rec:wake", ttl=MEMORY)
+        return self.run("release", attempt=lead["attempt"], result="released")
 
-    def doubt(self) -> Reply:
-        """Say that what is known may not be so."""
-        return self.run("doubt", ttl=MEMORY)
+    def doubt(self, hint: str = "") -> Reply:
+        """Say that what is known may not be so, because of what was heard perhaps."""
+        return self.run("doubt", hint=hint)
+
+    def observe(self, state: str, **more: Any) -> Reply:
+        """Say that the list, asked just now, agrees with a record of this state."""
+        arguments = {
+            "state": state, "generation": self.record.get("generation", "0"), "seen_ago": 0, "evidence": "",
+            "due_in": 0,
+        }  # fmt: skip
+        return self.run("observe", **arguments | more)
 
     # --- what lies there -----------------------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.anyio
 NewTrack = Callable[..., dict[str, str]]
 
 ACL_RULES = (
-    "~rec:* &rec:wake -@all +evalsha +eval +hgetall +hset +pexpire +pttl +zadd +zrem +zrange +get +set +publish "
-    "+subscribe +unsubscribe +ping +info +time"
+    "~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +pexpire +pttl +zadd +zrem +zrange +zrevrange +xadd "
+    "+xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
 )
 """What the README tells operators to grant."""
 

@@ -1,0 +1,26 @@
+-- Writes down that VideoSDK's list agrees with the record, and what else it says of the recording. Only agreement needs
+-- no claim: a list that disagrees is a question, and questions are settled by whoever holds the track. One step, because
+-- the record may have changed since the list was asked.
+--
+-- a.state a.generation   what the record said when the list was asked
+-- a.seen_ago             how long ago (ms) that was
+-- a.evidence             what the list says of the recording, JSON; '' leaves what is known
+-- a.due_in               look again after this long, 0 never
+--
+-- Returns a JSON object: `how` is ok, or stale where the record cannot be said to be what was compared.
+
+local r = load()
+local asked = now - a.seen_ago
+local over = a.state == 'stopped' or a.state == 'failed'
+local forgotten = num(r.written) <= epoch()
+local open_end = (r.holder or '') ~= '' or (r.intent or '') ~= '' or num(r.start_quiet) > 0 or num(r.doubt) > 0
+if r.state ~= a.state or r.generation ~= a.generation or forgotten or open_end or num(r.written) >= asked then
+  return cjson.encode({ how = 'stale', now = now })
+end
+
+local changes = {}
+if asked > num(r.confirmed) then changes.confirmed, changes.confirmed_by = asked, 'list' end
+if a.evidence ~= '' then changes.evidence = a.evidence end
+if next(changes) then save(changes, over and 0 or a.ttl) end
+schedule(a.due_in > 0 and now + a.due_in or 0, a.ttl)
+return cjson.encode({ how = 'ok', now = now })

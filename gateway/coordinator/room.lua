@@ -1,0 +1,20 @@
+-- Reads a whole room as it is at one moment: its records, and the last of its events, so that whoever goes on from that
+-- event misses nothing and sees nothing twice. One step, because a change between the two reads would be one or the
+-- other. The records' names are members of the room's tracks and lie in their slot by construction, so they are not
+-- given as keys.
+--
+-- a.most  records at most, the latest changed
+--
+-- Returns a JSON object: `last` event's id, `records` as pairs of key and fields in JSON.
+
+local records = {}
+for _, key in ipairs(redis.call('ZREVRANGE', tracks, 0, a.most - 1)) do
+  local fields = shown(key)
+  if fields then
+    records[#records + 1] = { key, fields }
+  else
+    redis.call('ZREM', tracks, key)
+  end
+end
+local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+return cjson.encode({ last = last and last[1] or '0-0', records = #records > 0 and records or nil })
