@@ -30,7 +30,7 @@ from gateway.api.replays import Replays
 from gateway.coordinator import Answers, Connection, Coordinator, Limits, Timing, Wakeups
 from gateway.errors import CoordinationUnavailable
 from gateway.mounted import MountedSecret
-from gateway.recordings import Leader, Recordings, Settler, Uncoordinated
+from gateway.recordings import Leader, Lists, Recordings, Settler, Uncoordinated, Watcher
 from gateway.secret import Secret
 from gateway.settings import Settings, warnings
 from gateway.videosdk.client import VideoSDK
@@ -100,15 +100,17 @@ def _litestar(settings: Settings) -> Litestar:
     connection = create_connection(settings)
     coordinator = Coordinator(connection, _timing(settings), _tenant(settings))
     videosdk = create_client(settings)
+    lists = Lists(videosdk)
     recordings = Recordings(
         coordinator,
-        Leader(coordinator, videosdk),
+        Leader(coordinator, videosdk, lists),
         Wakeups(connection),
         Uncoordinated(coordinator, videosdk),
         degrade=settings.without_redis == "degrade",
     )
-    settler = Settler(coordinator, recordings)
-    desk = _desk(settings, recordings, connection)
+    watcher = Watcher(coordinator, lists, recordings.settle, checks_per_second=settings.checks_per_second)
+    settler = Settler(coordinator, watcher)
+    desk = _desk(settings, recordings, watcher, connection)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
@@ -118,6 +120,7 @@ def _litestar(settings: Settings) -> Litestar:
         await settler.start()
         yield
         await settler.stop()
+        await watcher.close()
         await recordings.close(grace=settings.quiet.total_seconds())
         await videosdk.aclose()
         await connection.aclose()
@@ -145,7 +148,7 @@ def _litestar(settings: Settings) -> Litestar:
     )
 
 
-def _desk(settings: Settings, recordings: Recordings, connection: Connection) -> Desk:
+def _desk(settings: Settings, recordings: Recordings, watcher: Watcher, connection: Connection) -> Desk:
     tenant = _tenant(settings)
     limiter = Limiter(
         Limits(connection),
@@ -153,7 +156,7 @@ def _desk(settings: Settings, recordings: Recordings, connection: Connection) ->
         caller_per_minute=settings.caller_starts_per_minute,
         track_per_minute=settings.track_starts_per_minute,
     )
-    return Desk(recordings, limiter, Replays(Answers(connection, settings.idempotency), tenant))
+    return Desk(recordings, watcher, limiter, Replays(Answers(connection, settings.idempotency), tenant))
 
 
 def _timing(settings: Settings) -> Timing:
@@ -163,6 +166,8 @@ def _timing(settings: Settings) -> Timing:
         settle=settings.settle.total_seconds(),
         lease=settings.lease.total_seconds(),
         trust=settings.trust.total_seconds(),
+        check=settings.check.total_seconds(),
+        keep=settings.keep_ended.total_seconds(),
         verify_absent=settings.verify_absent,
     )
 

@@ -97,6 +97,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trust: timedelta
     """How long a confirmation is believed before VideoSDK is asked again."""
 
+    check: timedelta
+    """How often a recording that runs is compared with VideoSDK's list."""
+
+    keep_ended: timedelta
+    """How long an ended recording can be read."""
+
     request_deadline: timedelta
     """Longest wait of one caller."""
 
@@ -150,6 +156,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     upstream_calls_per_second: float
     """Calls to VideoSDK in a second; 0 is no limit."""
+
+    checks_per_second: float
+    """Rooms that are compared with VideoSDK's list in a second; 0 is no limit."""
 
     log_level: LogLevel
     """Least severe level that is logged."""
@@ -268,6 +277,18 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         default="10",
     ),
     Setting(
+        "GATEWAY_CHECK_SECONDS",
+        seconds(0, 3600),
+        "How often a recording that runs is compared with VideoSDK's list, one question a room; 0 is never.",
+        default="30",
+    ),
+    Setting(
+        "GATEWAY_KEEP_ENDED_HOURS",
+        hours(1, 720),
+        "How long an ended recording can be read.",
+        default="24",
+    ),
+    Setting(
         "GATEWAY_REQUEST_DEADLINE_SECONDS",
         seconds(0.1, 600),
         "Longest wait of one caller; more than the quiet time.",
@@ -357,6 +378,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         rate(0, 10_000),
         "Calls to VideoSDK in a second, per process; more wait; 0 is no limit.",
         default="0",
+    ),
+    Setting(
+        "GATEWAY_CHECKS_PER_SECOND",
+        rate(0, 10_000),
+        "Rooms that are compared with VideoSDK's list in a second, per process; more wait; 0 is no limit.",
+        default="10",
     ),
     Setting("GATEWAY_LOG_LEVEL", choice(LogLevel), "Least severe level that is logged.", default="info"),
     Setting("GATEWAY_LOG_FORMAT", choice(LogFormat), "Log lines for machines or for a terminal.", default="json"),

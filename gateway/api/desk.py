@@ -16,7 +16,7 @@ from gateway.api.policy import Scope, check
 from gateway.api.replays import Replay, Replays, read_key
 from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording
 from gateway.errors import GatewayError, NotFound
-from gateway.recordings import Answer, Outcome, Recording, Recordings, Status, Track
+from gateway.recordings import Answer, Outcome, Recording, Recordings, Status, Track, Watcher
 
 __all__ = ["Desk"]
 
@@ -31,13 +31,15 @@ class Desk:
     """Takes in starts and stops, and questions.
 
     Args:
-        recordings: The domain.
+        recordings: Who starts and stops.
+        watcher: Who tells.
         limiter: How often callers may ask.
         replays: What they were answered.
     """
 
-    def __init__(self, recordings: Recordings, limiter: Limiter, replays: Replays) -> None:
+    def __init__(self, recordings: Recordings, watcher: Watcher, limiter: Limiter, replays: Replays) -> None:
         self._recordings = recordings
+        self._watcher = watcher
         self._limiter = limiter
         self._replays = replays
 
@@ -66,7 +68,7 @@ class Desk:
     async def show(self, request: _Request, track: Track) -> TrackRecording:
         """Show what is known of a track."""
         check(_caller(request).policy, Scope.READ, track)
-        return TrackRecording.of(await self._recordings.get(track))
+        return TrackRecording.of(await self._watcher.get(track))
 
     async def _take_in(
         self, request: _Request, scope: Scope, asked: StartTrackRecording | StopTrackRecording, work: _Work
@@ -114,7 +116,7 @@ class Desk:
         what it is told now is how that recording stands, and not to start another.
         """
         try:
-            recording = await self._recordings.get(track)
+            recording = await self._watcher.get(track)
         except NotFound:
             return None
         at = recording.requested_at

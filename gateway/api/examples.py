@@ -48,7 +48,10 @@ Stops whatever records the track. During a start it waits for the start first. I
 202 `stop_requested` and the stop happens all the same.
 """
 
-GET = "Answers from what the gateway knows, without asking VideoSDK. `confirmedAt` says when that was last seen true."
+GET = """\
+Answers from what the gateway knows, and asks VideoSDK first where that was confirmed longer ago than it is trusted.
+`confirmedAt` says when it was last seen to be true: where VideoSDK does not answer in time, that may be long ago.
+"""
 
 IDENTITIES = {
     "apiKey": (
@@ -120,11 +123,16 @@ def recording(outcome: Outcome) -> dict[str, Any]:
         "fileFormat": "webm",
         "status": _STATUS[outcome],
         "outcome": outcome,
+        "origin": "gateway",
         "requestedBy": "lesson-service",
         "requestedAt": "2026-01-01T12:00:00Z",
         "confirmedAt": "2026-01-01T12:00:01Z" if sure else None,
         "confirmedBy": "reply" if sure else None,
+        "endedAt": "2026-01-01T12:30:00Z" if _STATUS[outcome] == "stopped" else None,
+        "endedBecause": "stopped" if _STATUS[outcome] == "stopped" else None,
+        "videosdkRecordingId": None,
         "files": [],
+        "webhookDeliveries": None,
         "coordinated": True,
     }
 

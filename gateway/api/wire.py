@@ -11,7 +11,17 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.errors import InvalidRequest, MalformedRequest
-from gateway.recordings import Answer, Kind, Outcome, Recording, StartParameters, Status, Track
+from gateway.recordings import (
+    Answer,
+    Because,
+    Kind,
+    Origin,
+    Outcome,
+    Recording,
+    StartParameters,
+    Status,
+    Track,
+)
 
 __all__ = [
     "PATH_PARTS",
@@ -100,11 +110,20 @@ class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
         return Track(self.room_id, self.participant_id, self.kind)
 
 
-class File(Struct, frozen=True, kw_only=True, rename="camel"):
+class RecordedFile(Struct, frozen=True, kw_only=True, rename="camel"):
     """One file of a recording: VideoSDK begins a new one whenever the participant unmutes."""
 
-    file_path: str
-    file_url: str | None = None
+    file_path: str | None
+    file_url: Annotated[str, Meta(description="Null while it is made, and where it lies in your own bucket.")] | None
+    type: str | None
+    size: Annotated[int, Meta(description="Bytes.")] | None
+
+
+class WebhookDeliveries(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How many webhooks VideoSDK sent for a recording, and how many arrived, by its own count."""
+
+    total: int
+    succeeded: int
 
 
 class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -117,11 +136,18 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     file_format: str
     status: Status
     outcome: Annotated[Outcome, Meta(description="What this request did; null in an answer to a mere question.")] | None
+    origin: Annotated[Origin, Meta(description="`videosdk` where somebody began it beside the gateway.")]
     requested_by: str | None
     requested_at: datetime | None
     confirmed_at: Annotated[datetime, Meta(description="When the status was last seen to be true.")] | None
     confirmed_by: Annotated[str, Meta(description="`reply`, `webhook` or `list`.")] | None
-    files: list[File]
+    ended_at: Annotated[datetime, Meta(description="When the gateway learned that it ended.")] | None
+    ended_because: Annotated[Because, Meta(description="Why it ended, where that is known.")] | None
+    videosdk_recording_id: (
+        Annotated[str, Meta(description="VideoSDK's own id of the recording, once its list told it.")] | None
+    )
+    files: list[RecordedFile]
+    webhook_deliveries: WebhookDeliveries | None
     coordinated: Annotated[
         bool, Meta(description="False where Redis did not answer and this was done without asking the other replicas.")
     ]
@@ -129,6 +155,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     @classmethod
     def of(cls, recording: Recording, outcome: Outcome | None = None) -> "TrackRecording":
         """Build the body for a recording."""
+        deliveries = recording.deliveries
         return cls(
             id=recording.id,
             room_id=recording.track.room_id,
@@ -137,11 +164,21 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
             file_format=recording.file_format,
             status=recording.status,
             outcome=outcome,
+            origin=recording.origin,
             requested_by=recording.requested_by,
             requested_at=recording.requested_at,
             confirmed_at=recording.confirmed_at,
             confirmed_by=recording.confirmed_by,
-            files=[],
+            ended_at=recording.ended_at,
+            ended_because=recording.ended_because,
+            videosdk_recording_id=recording.videosdk_id,
+            files=[
+                RecordedFile(file_path=file.file_path, file_url=file.file_url, type=file.type, size=file.size)
+                for file in recording.files
+            ],
+            webhook_deliveries=WebhookDeliveries(total=deliveries.total, succeeded=deliveries.succeeded)
+            if deliveries
+            else None,
             coordinated=recording.coordinated,
         )
 

@@ -46,7 +46,7 @@ local function answer(verdict, doing)
     confirmed = num(r.confirmed), confirmed_by = r.confirmed_by or '', ended_at = num(r.ended_at),
     start_quiet_left = math.max(start_quiet - now, 0), stop_quiet_left = math.max(stop_quiet - now, 0),
     epoch = since, started_at = num(r.started_at), written = num(r.written),
-    evidence = r.evidence or '',
+    evidence = r.evidence or '', because = r.because or '',
   })
 end
 

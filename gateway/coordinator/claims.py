@@ -98,7 +98,8 @@ class Claim(Struct, frozen=True):
     stop_quiet_left: int
     epoch: int
     written: int
-    evidence: str = ""
+    evidence: str
+    because: str
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -188,3 +189,5 @@ class Lease:
         self.stop_wanted = False
         self.looked_at = granted_at
         """When the list was asked last: what it says is no younger."""
+        self.evidence = claim.evidence
+        """What is known of the recording from lists."""

@@ -51,6 +51,8 @@ end
 local was_over = loaded.state == 'stopped' or loaded.state == 'failed'
 if a.state == 'stopped' and loaded.state ~= 'stopped' then changes.ended_at = now end
 if a.evidence ~= '' then changes.evidence = a.evidence end
+-- Found, not started: all that is known of its beginning is that it was before now.
+if a.doing ~= 'start' and a.generation ~= (loaded.generation or '0') then changes.started_at = now end
 
 -- Hints tell why, never that: the state above is proven without them.
 local hint_age = num(r.hint_at) > 0 and now - num(r.hint_at) or nil

@@ -4,16 +4,38 @@ Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and 
 `gateway.coordinator`.
 """
 
+from gateway.recordings.hints import Happened, Hint
 from gateway.recordings.leader import Leader
-from gateway.recordings.model import Answer, Kind, Outcome, Recording, StartParameters, Status, Track
+from gateway.recordings.lists import Lists
+from gateway.recordings.model import (
+    ENDED,
+    Answer,
+    Because,
+    Kind,
+    Origin,
+    Outcome,
+    Recording,
+    StartParameters,
+    Status,
+    Track,
+    recording_of,
+    track_of,
+)
 from gateway.recordings.recordings import Recordings
 from gateway.recordings.settler import Settler
 from gateway.recordings.uncoordinated import Uncoordinated
+from gateway.recordings.watcher import Watcher
 
 __all__ = [
+    "ENDED",
     "Answer",
+    "Because",
+    "Happened",
+    "Hint",
     "Kind",
     "Leader",
+    "Lists",
+    "Origin",
     "Outcome",
     "Recording",
     "Recordings",
@@ -22,4 +44,7 @@ __all__ = [
     "Status",
     "Track",
     "Uncoordinated",
+    "Watcher",
+    "recording_of",
+    "track_of",
 ]

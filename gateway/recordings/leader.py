@@ -10,7 +10,6 @@ Every path ends in exactly one write to the record, and which one depends on wha
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
 
 import msgspec
 import structlog
@@ -28,8 +27,13 @@ from gateway.errors import (
     StillStopping,
     UpstreamError,
 )
+from gateway.recordings.evidence import Evidence, open_rows, own_row
+from gateway.recordings.lists import Lists
 from gateway.recordings.model import (
+    ENDED,
+    Because,
     Descriptor,
+    Origin,
     Outcome,
     Problem,
     Result,
@@ -54,7 +58,11 @@ _START_AGAIN_SECONDS = 1.0
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
 _CONFLICTS = frozenset({400, 409})
-_ENDED = frozenset({"", Status.STOPPED, Status.FAILED})
+_FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
+"""What the record says of a recording that somebody else began."""
+_NONE_RUNS = frozenset({"", *ENDED})
+_FILES_DUE_SECONDS = 2.0
+"""How soon after a stop its files are looked for."""
 
 _log = structlog.get_logger("gateway.recordings")
 
@@ -78,11 +86,13 @@ class Leader:
     Args:
         coordinator: Where results are written.
         videosdk: Whom to call.
+        lists: Whom to ask what records.
     """
 
-    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK) -> None:
+    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK, lists: Lists) -> None:
         self._coordinator = coordinator
         self._videosdk = videosdk
+        self._lists = lists
         self._timing = coordinator.timing
 
     async def lead(self, job: Job) -> tuple[Result, bool]:
@@ -106,6 +116,7 @@ class Leader:
 
     async def _start(self, job: Job) -> tuple[Result, bool]:
         parameters = job.parameters or StartParameters()
+        job.lease.evidence = ""
         try:
             await self._videosdk.start_track(
                 job.track.room_id,
@@ -150,6 +161,7 @@ class Leader:
                 job, Status.UNKNOWN, None, problem=Problem.of(unknown), answered=True, due_in=_UNKNOWN_DUE_SECONDS
             )
         if row:
+            job.lease.recording = _FOUND
             return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
         if error.status in _CONFLICTS and self._just_stopped(job):
             return await self._start_again(job, error)
@@ -254,8 +266,9 @@ class Leader:
             if row is not None:
                 return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
             misses += 1
-            # One miss may be the list's, and a list may be behind a start: only two some time apart end a recording.
-            if misses > 1 and self._unseen_for(job) >= self._timing.settle:
+            # One miss may be the list's, and a list may be behind a start: only two some time apart end a recording,
+            # unless the very row that was seen open is now seen closed.
+            if self._seen_to_end(job) or (misses > 1 and self._unseen_for(job) >= self._timing.settle):
                 return await self._absent(job)
             await asyncio.sleep(_MISSES_APART_SECONDS)
         return self._again(job), False
@@ -300,12 +313,12 @@ class Leader:
     def _idle(self, job: Job, tries: int) -> bool:
         """Tell whether a look that is refused may end in that refusal: nothing was sent that could land."""
         claim = job.claim
-        return tries > 0 and claim.before in _ENDED and claim.start_quiet_left == 0 and claim.stop_quiet_left == 0
+        return tries > 0 and claim.before in _NONE_RUNS and claim.start_quiet_left == 0 and claim.stop_quiet_left == 0
 
     async def _absent(self, job: Job) -> tuple[Result, bool]:
         """Nothing records and nothing can land any more: start if that is wished, else write it down."""
         if job.wish is not Wish.START:
-            return await self._finish(job, Status.STOPPED, None, confirmed_by="list", settled=True)
+            return await self._finish(job, self._end(job), None, confirmed_by="list", settled=True)
         try:
             armed = await self._coordinator.arm(job.lease)
         except CoordinationUnavailable as error:
@@ -314,6 +327,19 @@ class Leader:
         if not armed:
             return self._again(job), False
         return await self._start(job)
+
+    def _seen_to_end(self, job: Job) -> bool:
+        known = Evidence.decode(job.claim.evidence, job.claim.generation)
+        now = Evidence.decode(job.lease.evidence, job.claim.generation)
+        return known is not None and now is not None and now.ended
+
+    def _end(self, job: Job) -> Status:
+        """Return what nothing recording means: that it stopped, or that it never was."""
+        before = job.claim.before
+        if before in _NONE_RUNS:
+            return Status(before or Status.STOPPED)
+        was = before == Status.STOPPING or Evidence.decode(job.lease.evidence, job.lease.generation) is not None
+        return Status.STOPPED if was else Status.FAILED
 
     async def _look_for(self, job: Job, seconds: float) -> TrackRow | None:
         """Look whether a start without an answer was carried out, for a short while."""
@@ -335,21 +361,18 @@ class Leader:
         Raises:
             UpstreamError: The list could not be had: nobody knows.
         """
-        track = job.track
-        job.lease.looked_at = clock()
-        try:
-            rows = await self._videosdk.list_tracks(track.room_id, track.participant_id)
-        except UpstreamError as error:
-            _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
-            raise
-        now = self._coordinator.now_ms()
-        rows = [row for row in rows if row.kind == track.kind and row.end is None]
-        if now - job.claim.ended_at < self._timing.settle * 1000:
-            # For a while after a stop the list may still show as open what was just stopped.
-            rows = [row for row in rows if _ms(row.start) > job.claim.ended_at]
-        if len(rows) > 1:
-            _log.error("duplicate.suspected", key=job.key, rows=len(rows))
-        return max(rows, key=lambda row: _ms(row.start), default=None)
+        lease = job.lease
+        listed = await self._lists.ask(job.track.room_id, job.track.participant_id)
+        lease.looked_at = listed.asked_at
+        rows = listed.of(job.track)
+        records = open_rows(rows, job.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
+        if len(records) > 1:
+            _log.error("duplicate.suspected", key=job.key, rows=len(records))
+        row = next(iter(records), None)
+        known = Evidence.decode(lease.evidence, lease.generation)
+        if shown := row or own_row(rows, known, lease.started_at):
+            lease.evidence = Evidence.of(lease.generation, shown).encode()
+        return row
 
     # --- the one write -------------------------------------------------------------------------------------------
 
@@ -374,11 +397,12 @@ class Leader:
         due_in: float = 0,
     ) -> tuple[Result, bool]:
         lease = job.lease
-        if state is Status.RECORDING and lease.doing == "recover" and job.claim.before in _ENDED:
+        if state is Status.RECORDING and lease.doing == "recover" and job.claim.before in _NONE_RUNS:
             # Found in the list, begun by nobody we remember: this operation's number becomes its identity.
+            lease.evidence = Evidence.moved(lease.evidence, lease.generation, lease.operation)
             lease.generation = lease.operation
             lease.fingerprint = ""
-            lease.recording = msgspec.json.encode(Descriptor()).decode()
+            lease.recording = _FOUND
         result = Result(
             wish=_wish(job),
             state=state,
@@ -398,8 +422,10 @@ class Leader:
             confirmed_by=confirmed_by,
             settled=settled,
             answered=answered,
-            due_in=due_in,
+            due_in=due_in or self._look_again(lease, state, outcome),
             seen_at=lease.looked_at if confirmed_by == "list" else None,
+            evidence=lease.evidence,
+            because=_because(job, state, outcome, problem),
         )
         if finished.how == "stale" and not (lease.doing == "stop" and state is Status.STOPPED):
             # The track has moved on without us. A stop that VideoSDK confirmed is true all the same.
@@ -407,6 +433,18 @@ class Leader:
                 _log.error("duplicate.suspected", key=job.key, attempt=lease.attempt)
             return self._again(job), False
         return result, finished.stop
+
+    def _look_again(self, lease: Lease, state: Status, outcome: Outcome | None) -> float:
+        """Return after how many seconds a track with nothing uncertain is compared with the list; 0 is never."""
+        if not self._timing.check:
+            return 0
+        if state is Status.RECORDING:
+            # The first time as soon as the list must show it.
+            return (
+                min(self._timing.settle + 1, self._timing.check) if outcome is Outcome.STARTED else self._timing.check
+            )
+        files_to_come = state is Status.STOPPED and (lease.doing == "stop" or lease.evidence)
+        return _FILES_DUE_SECONDS if files_to_come else 0
 
     async def _release(self, job: Job, error: UpstreamError) -> tuple[Result, bool]:
         late = isinstance(error, SendWindowClosed)
@@ -425,15 +463,16 @@ def _wish(job: Job) -> Wish:
     return Wish(job.lease.doing) if job.lease.doing in {"start", "stop"} else job.wish
 
 
+def _because(job: Job, state: Status, outcome: Outcome | None, problem: Problem | None) -> str:
+    """Return why a recording ended, as far as its leader can tell."""
+    if state is Status.FAILED and problem is not None:
+        return Because.REFUSED
+    asked = outcome is Outcome.STOPPED or (outcome is Outcome.NOT_RECORDING and job.claim.before == Status.STOPPING)
+    return Because.STOPPED if state is Status.STOPPED and asked else ""
+
+
 def _unseen(error: UpstreamError | None) -> OutcomeUnknown:
     return OutcomeUnknown(
         "VideoSDK could not be asked whether the track is being recorded.",
         retry_after=meaning(error).retry_after if error else _UNKNOWN_DUE_SECONDS,
     )
-
-
-def _ms(moment: str | None) -> float:
-    try:
-        return datetime.fromisoformat(moment or "").timestamp() * 1000
-    except ValueError:
-        return 0.0

@@ -11,11 +11,16 @@ from msgspec import Struct
 
 from gateway.coordinator import Claim, Record, Wish
 from gateway.errors import PROBLEMS, GatewayError
+from gateway.recordings.evidence import Evidence
+from gateway.videosdk.client import Deliveries, TrackFile
 
 __all__ = [
+    "ENDED",
     "Answer",
+    "Because",
     "Descriptor",
     "Kind",
+    "Origin",
     "Outcome",
     "Problem",
     "Recording",
@@ -26,6 +31,7 @@ __all__ = [
     "decode_descriptor",
     "differing_fields",
     "recording_of",
+    "track_of",
 ]
 
 
@@ -51,6 +57,9 @@ class Status(StrEnum):
     """It may run."""
 
 
+ENDED = frozenset({Status.STOPPED, Status.FAILED})
+
+
 class Outcome(StrEnum):
     """What a request did."""
 
@@ -60,6 +69,27 @@ class Outcome(StrEnum):
     STOPPED = "stopped"
     NOT_RECORDING = "not_recording"
     STOP_REQUESTED = "stop_requested"
+
+
+class Because(StrEnum):
+    """Why a recording ended, where that is known."""
+
+    STOPPED = "stopped"
+    """It was asked for, here."""
+    REFUSED = "refused"
+    """It never began: VideoSDK refused it."""
+    FAILED = "failed"
+    """VideoSDK reported a failure."""
+    PARTICIPANT_LEFT = "participant_left"
+    SESSION_ENDED = "session_ended"
+
+
+class Origin(StrEnum):
+    """Who began a recording."""
+
+    GATEWAY = "gateway"
+    VIDEOSDK = "videosdk"
+    """Somebody beside the gateway; its parameters are not known."""
 
 
 class Track(Struct, frozen=True):
@@ -106,6 +136,7 @@ class Descriptor(Struct, frozen=True, rename="camel", omit_defaults=True):
 
     requested_by: str | None = None
     file_format: str = "webm"
+    origin: Origin = Origin.GATEWAY
 
 
 class Recording(Struct, frozen=True, kw_only=True):
@@ -120,6 +151,14 @@ class Recording(Struct, frozen=True, kw_only=True):
     requested_at: datetime | None
     confirmed_at: datetime | None
     confirmed_by: str | None
+    origin: Origin = Origin.GATEWAY
+    ended_at: datetime | None = None
+    ended_because: Because | None = None
+    videosdk_id: str | None = None
+    """VideoSDK's own id of the recording, once its list told it."""
+    files: tuple[TrackFile, ...] = ()
+    deliveries: Deliveries | None = None
+    """What VideoSDK counts of the webhooks it sent for it."""
     coordinated: bool = True
     """False where this was done while Redis did not answer: for this process alone."""
 
@@ -184,13 +223,29 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
         )  # fmt: skip
 
 
+def track_of(key: str) -> Track:
+    """Return the track of a record, which its key ends with."""
+    room, participant, kind = key.split(":")[-3:]
+    return Track(room, participant, Kind(kind))
+
+
 def recording_of(key: str, track: Track, known: Record | Claim) -> Recording:
     """Return the recording that a record tells of."""
     status = Status(known.state) if known.state else Status.UNKNOWN
-    descriptor = decode_descriptor(known.recording)
-    return _recording(
-        key, track, known.generation, status, descriptor, known.started_at, known.confirmed, known.confirmed_by,
+    recording = _recording(
+        key, track, known.generation, status, decode_descriptor(known.recording), known.started_at, known.confirmed,
+        known.confirmed_by,
     )  # fmt: skip
+    over = status in ENDED
+    evidence = Evidence.decode(known.evidence, known.generation)
+    return msgspec.structs.replace(
+        recording,
+        ended_at=_moment(known.ended_at) if over and known.ended_at >= known.started_at else None,
+        ended_because=Because(known.because) if over and known.because in set(Because) else None,
+        videosdk_id=evidence.videosdk_id if evidence else None,
+        files=evidence.files if evidence else (),
+        deliveries=evidence.deliveries if evidence else None,
+    )
 
 
 def decode_descriptor(text: str) -> Descriptor | None:
@@ -213,9 +268,10 @@ def _recording(
         id=recording_id(key, generation) if generation not in {"", "0"} else None,
         track=track,
         file_format=known.file_format,
+        origin=known.origin,
         status=status,
         requested_by=known.requested_by,
-        requested_at=_moment(started_at),
+        requested_at=_moment(started_at) if known.origin is Origin.GATEWAY else None,
         confirmed_at=_moment(confirmed_at),
         confirmed_by=confirmed_by or None if confirmed_at else None,
     )

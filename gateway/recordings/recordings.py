@@ -22,7 +22,6 @@ from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
     InternalError,
-    NotFound,
     ParametersDiffer,
     TooManyWaiting,
 )
@@ -30,16 +29,15 @@ from gateway.recordings.leader import Job, Leader
 from gateway.recordings.model import (
     Answer,
     Descriptor,
-    Kind,
     Outcome,
     Problem,
-    Recording,
     Result,
     StartParameters,
     Status,
     Track,
     differing_fields,
     recording_of,
+    track_of,
 )
 from gateway.recordings.uncoordinated import Uncoordinated
 
@@ -180,27 +178,13 @@ class Recordings:
         """
         return await self._ask(track, Wish.STOP, None, caller, within)
 
-    async def get(self, track: Track) -> Recording:
-        """Return what is known of the track.
-
-        Raises:
-            NotFound: The gateway was never asked to record it, or that is long ago.
-            CoordinationUnavailable: Redis does not answer.
-        """
-        key = self._key(track)
-        record = await self._coordinator.read(key)
-        if record is None or record.generation == "0":
-            raise NotFound("The gateway knows of no recording of this track.")
-        return recording_of(key, track, record)
-
     async def ready(self) -> bool:
         """Return whether exactly one start can be promised now."""
         return await self._coordinator.answers()
 
     async def settle(self, key: str) -> None:
         """Look after a track that nobody asks for: carry out what is left to do, find out what is not known."""
-        room, participant, kind = key.split(":")[-3:]
-        track = Track(room, participant, Kind(kind))
+        track = track_of(key)
         claim, lease = await self._coordinator.claim(key, Wish.CHECK)
         if lease is not None:
             await self._lead(Job(key, track, Wish.CHECK, None, claim, lease, lambda: 0.0))

@@ -1,7 +1,7 @@
 """Finds what nobody asks for any more and is not settled: crashed claims, unknown starts, stops without an answer.
 
 Every script of the protocol writes down when its track has to be looked at again. Any replica may take up what is due;
-the claim decides who does.
+the claim decides who does. All that is due in a room is looked after together: one list answers for it.
 """
 
 import asyncio
@@ -11,13 +11,14 @@ import structlog
 
 from gateway.coordinator import BUCKETS, Coordinator
 from gateway.errors import CoordinationUnavailable
-from gateway.recordings.recordings import Recordings
+from gateway.recordings.model import track_of
+from gateway.recordings.watcher import Watcher
 
 __all__ = ["Settler"]
 
 _ROUND_SECONDS = 1.0
-_MOST_PER_BUCKET = 20
-_AT_ONCE = 16
+_MOST_PER_BUCKET = 500
+_AT_ONCE = 64
 
 _log = structlog.get_logger("gateway.settler")
 
@@ -27,12 +28,12 @@ class Settler:
 
     Args:
         coordinator: Where due times are read.
-        recordings: Who settles a track.
+        watcher: Who looks after what is due.
     """
 
-    def __init__(self, coordinator: Coordinator, recordings: Recordings) -> None:
+    def __init__(self, coordinator: Coordinator, watcher: Watcher) -> None:
         self._coordinator = coordinator
-        self._recordings = recordings
+        self._watcher = watcher
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -59,16 +60,19 @@ class Settler:
 
     async def _look(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):
+            rooms: dict[str, list[str]] = {}
             for key in await self._coordinator.due(bucket, _MOST_PER_BUCKET):
-                if key not in self._busy:
-                    task = self._busy[key] = asyncio.create_task(self._settle(key), name="settle")
-                    task.add_done_callback(lambda _, key=key: self._busy.pop(key, None))
+                rooms.setdefault(track_of(key).room_id, []).append(key)
+            for room, keys in rooms.items():
+                if room not in self._busy:
+                    task = self._busy[room] = asyncio.create_task(self._check(keys), name="check")
+                    task.add_done_callback(lambda _, room=room: self._busy.pop(room, None))
 
-    async def _settle(self, key: str) -> None:
+    async def _check(self, keys: list[str]) -> None:
         async with self._places:
             try:
-                await self._recordings.settle(key)
+                await self._watcher.check(keys)
             except CoordinationUnavailable:
                 pass
-            except Exception:  # noqa: BLE001 - one track's trouble must not end the settling of the others
-                _log.exception("settle.failed", track=key)
+            except Exception:  # noqa: BLE001 - one room's trouble must not end the settling of the others
+                _log.exception("check.failed")

@@ -30,7 +30,7 @@ from gateway.errors import (
 )
 from gateway.videosdk.tokens import Tokens
 
-__all__ = ["TrackRow", "VideoSDK"]
+__all__ = ["Deliveries", "Pace", "TrackFile", "TrackRow", "VideoSDK"]
 
 _TRACKS: Final = "/v2/recordings/participant/track"
 _PER_PAGE: Final = 100
@@ -38,6 +38,24 @@ _MAX_PAGES: Final = 50
 _MAX_WORDS: Final = 300
 _AMBIGUOUS: Final = frozenset({408})
 _SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
+
+
+class TrackFile(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One file of a recording. VideoSDK begins a new one whenever the participant unmutes (docs.videosdk.live)."""
+
+    file_path: str | None = None
+    file_url: str | None = None
+    """None while it is being made, and always where files go to the customer's own bucket."""
+    type: str | None = None
+    size: int | None = None
+    """Bytes."""
+
+
+class Deliveries(Struct, frozen=True, kw_only=True):
+    """How many of a recording's webhooks VideoSDK sent, and how many arrived, by its own count."""
+
+    total: int = msgspec.field(name="totalCount", default=0)
+    succeeded: int = msgspec.field(name="successCount", default=0)
 
 
 class TrackRow(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -51,6 +69,25 @@ class TrackRow(Struct, frozen=True, kw_only=True, rename="camel"):
     """ISO 8601, by VideoSDK's clock."""
     end: str | None = None
     """None while it records (documented sample)."""
+    raw_files: msgspec.Raw = msgspec.field(name="files", default=msgspec.Raw(b"[]"))
+    raw_webhook: msgspec.Raw = msgspec.field(name="webhook", default=msgspec.Raw(b"null"))
+
+    @property
+    def files(self) -> tuple[TrackFile, ...]:
+        """Its files; none where they are told in a shape that is not known, which must not hide the row."""
+        return _lenient(self.raw_files, tuple[TrackFile, ...] | None) or ()
+
+    @property
+    def deliveries(self) -> Deliveries | None:
+        """What VideoSDK counts of its webhooks."""
+        return _lenient(self.raw_webhook, Deliveries | None)
+
+
+def _lenient(raw: msgspec.Raw, wanted: Any) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=wanted)
+    except msgspec.MsgspecError:
+        return None
 
 
 class _PageInfo(Struct, rename="camel"):
@@ -80,7 +117,7 @@ class VideoSDK:
         self._base = base_url.rstrip("/")
         self._tokens = tokens
         self._timeout = timeout
-        self._pace = _Pace(calls_per_second)
+        self._pace = Pace(calls_per_second)
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0), pool=min(timeout, 2.0)),
             # Short, so that a call seldom meets a connection that the other side is just closing: what comes of such
@@ -147,8 +184,8 @@ class VideoSDK:
         body = {"roomId": room, "participantId": participant, "kind": kind}
         await self._send("POST", f"{_TRACKS}/stop", body=body, may_send=may_send, attempt=attempt)
 
-    async def list_tracks(self, room: str, participant: str) -> list[TrackRow]:
-        """Return the participant's track recordings in the room, all pages.
+    async def list_tracks(self, room: str, participant: str | None = None) -> list[TrackRow]:
+        """Return the track recordings of the room, or of one participant in it: all pages, each row once.
 
         VideoSDK is known to answer a query it does not understand with the whole account, so what it returns is
         filtered again here.
@@ -156,17 +193,24 @@ class VideoSDK:
         Raises:
             UpstreamError: The list could not be had, or not to its end.
         """
-        rows: list[TrackRow] = []
+        rows: dict[str, TrackRow] = {}
         for page in range(1, _MAX_PAGES + 1):
-            query = {"roomId": room, "participantId": participant, "page": str(page), "perPage": str(_PER_PAGE)}
+            query = {"roomId": room, "page": str(page), "perPage": str(_PER_PAGE)}
+            if participant is not None:
+                query["participantId"] = participant
             response = await self._send("GET", _TRACKS, query=query)
             try:
                 listed = msgspec.json.decode(response.content, type=_Page)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise UpstreamError("VideoSDK's list cannot be read.") from error
-            rows += [row for row in listed.data if row.room_id == room and row.participant_id == participant]
+            # A row may move to the next page while they are read.
+            rows |= {
+                row.id or str(len(rows)): row
+                for row in listed.data
+                if row.room_id == room and participant in {None, row.participant_id}
+            }
             if page >= listed.page_info.last_page:
-                return rows
+                return list(rows.values())
         raise UpstreamError("VideoSDK's list has more pages than are read.")
 
     async def check(self) -> None:
@@ -230,7 +274,7 @@ class VideoSDK:
             )
 
 
-class _Pace:
+class Pace:
     """Lets calls go one after the other, so many in a second. Who gives up waiting takes no turn away."""
 
     def __init__(self, per_second: float) -> None:

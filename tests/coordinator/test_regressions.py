@@ -739,7 +739,7 @@ def test_recording_that_ended_by_itself_is_started_again(world: World) -> None:
     """Within the trust it is believed; after it the list is asked, and a new recording begins."""
     first, second = replicas(world, 2)
     first.start()
-    world.advance(15)
+    world.advance(20)
     world.upstream.end(0)
     call = second.start()
     world.advance(5)

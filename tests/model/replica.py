@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from gateway.coordinator import Connection, Coordinator, Lease, Wakeup, Wakeups
 from gateway.errors import CoordinationUnavailable, GatewayError
-from gateway.recordings import Leader, Recordings, Uncoordinated
+from gateway.recordings import Leader, Lists, Recordings, Uncoordinated, Watcher
 from gateway.recordings.model import StartParameters
 from tests.model.clockwork import OWNER
 from tests.model.upstream import TRACK, ImaginedVideoSDK
@@ -149,16 +149,18 @@ class Process:
         self.wire = Wire(self, world)
         self.ears = Ears()
         videosdk = ImaginedVideoSDK(self, world.upstream)
+        lists = Lists(videosdk)
         self.coordinator = Coordinator(self.wire, world.timing, "t")
         self.coordinator.boot = name
         self.script_names = {script.sha: script_name for script_name, script in self.coordinator._scripts.items()}
         leader: type[Leader] = world.code.get("Leader", Leader)
         self.recordings = Recordings(
             self.coordinator,
-            leader(self.coordinator, videosdk),
+            leader(self.coordinator, videosdk, lists),
             self.ears,
             Uncoordinated(self.coordinator, videosdk),
         )
+        self.watcher = Watcher(self.coordinator, lists, self.recordings.settle)
         self.do(self.recordings.open())
         if world.settling:
             self.do(self._settle_for_ever())
@@ -247,8 +249,8 @@ class Process:
     async def settle(self) -> None:
         """Look after what is due, once."""
         with contextlib.suppress(CoordinationUnavailable):
-            for key in await self.coordinator.due(0, 20):
-                await self.recordings.settle(key)
+            if keys := await self.coordinator.due(0, 20):
+                await self.watcher.check(keys)
 
     async def doubt(self) -> None:
         """Say that what is known may have changed."""

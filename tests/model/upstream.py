@@ -229,7 +229,7 @@ class ImaginedVideoSDK(VideoSDK):
         """Send a stop."""
         await self._upstream.post(self._process, "stop", may_send, attempt)
 
-    async def list_tracks(self, room: str, participant: str) -> list[TrackRow]:
+    async def list_tracks(self, room: str, participant: str | None = None) -> list[TrackRow]:
         """Ask for the list."""
         return await self._upstream.list(self._process)
 

@@ -1,0 +1,93 @@
+"""What VideoSDK's list proves of a track, and what of it the record keeps.
+
+VideoSDK's start answers no id, so which row is which recording has to be concluded: once a row was seen open while the
+gateway knew that it records, its id is known; before that, a row counts as ours if it began no earlier than our start.
+"""
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from gateway.videosdk.client import Deliveries, TrackFile, TrackRow
+
+__all__ = ["Evidence", "milliseconds", "open_rows", "own_row"]
+
+_SKEW_MS: Final = 2_000
+"""How far VideoSDK's clock may be behind Redis's."""
+_MOST_FILES: Final = 100
+
+
+class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What the list said last of one recording. Belongs to a generation: that of another tells nothing."""
+
+    generation: str
+    videosdk_id: str
+    ended: bool = False
+    files: tuple[TrackFile, ...] = ()
+    deliveries: Deliveries | None = None
+
+    @classmethod
+    def of(cls, generation: str, row: TrackRow) -> "Evidence":
+        """Take what matters of a row."""
+        return cls(
+            generation=generation,
+            videosdk_id=row.id,
+            ended=row.end is not None,
+            files=row.files[:_MOST_FILES],
+            deliveries=row.deliveries,
+        )
+
+    def encode(self) -> str:
+        """Return it as the record keeps it."""
+        return msgspec.json.encode(self).decode()
+
+    @staticmethod
+    def decode(text: str, generation: str) -> "Evidence | None":
+        """Read what the record keeps of this generation."""
+        evidence = msgspec.json.decode(text, type=Evidence) if text else None
+        return evidence if evidence is not None and evidence.generation == generation else None
+
+    @staticmethod
+    def moved(text: str, generation: str, to: str) -> str:
+        """Return what is kept of one generation as that of another; nothing where it is not of that one."""
+        evidence = Evidence.decode(text, generation)
+        return msgspec.structs.replace(evidence, generation=to).encode() if evidence is not None else ""
+
+
+def open_rows(rows: list[TrackRow], ended_at: int, now: int, settle: float) -> list[TrackRow]:
+    """Return the rows of a track that record now, newest first.
+
+    Args:
+        rows: The track's.
+        ended_at: When (ms) the track was last stopped.
+        now: Redis's clock in ms.
+        settle: For how many seconds after that the list may still show as open what was just stopped.
+    """
+    rows = [row for row in rows if row.end is None]
+    if now - ended_at < settle * 1000:
+        rows = [row for row in rows if milliseconds(row.start) > ended_at]
+    return sorted(rows, key=lambda row: milliseconds(row.start), reverse=True)
+
+
+def own_row(rows: list[TrackRow], known: Evidence | None, started_at: int) -> TrackRow | None:
+    """Return the row of a recording, None where the list does not show it.
+
+    Args:
+        rows: The track's.
+        known: What was known of the recording.
+        started_at: When (ms) its start was sent; 0 where it was not ours, and only its id can tell.
+    """
+    if known is not None:
+        return next((row for row in rows if row.id == known.videosdk_id), None)
+    ours = [row for row in rows if started_at and milliseconds(row.start) >= started_at - _SKEW_MS]
+    return max(ours, key=lambda row: milliseconds(row.start), default=None)
+
+
+def milliseconds(moment: str | None) -> float:
+    """Return a moment in ms since the epoch, 0 where it cannot be read."""
+    try:
+        return datetime.fromisoformat(moment or "").timestamp() * 1000
+    except ValueError:
+        return 0.0

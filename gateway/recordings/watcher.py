@@ -1,0 +1,259 @@
+"""Keeps records true, and tells what they say: compares them with VideoSDK's list, and hears its webhooks.
+
+A list that agrees with a record confirms it. One that disagrees changes nothing by itself: the track is marked as
+doubtful and settled by whoever claims it, as everything uncertain is. A webhook is a hint of where to look: it carries
+no id and no time, so it may be an echo of an earlier recording.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from gateway.coordinator import Coordinator, Record, clock
+from gateway.errors import CoordinationUnavailable, NotFound, UpstreamError
+from gateway.recordings.evidence import Evidence, open_rows, own_row
+from gateway.recordings.hints import Happened, Hint
+from gateway.recordings.lists import Listed, Lists
+from gateway.recordings.model import ENDED, Kind, Recording, Status, Track, recording_of, track_of
+from gateway.videosdk.client import Pace
+
+__all__ = ["Watcher"]
+
+_PATIENCE_SECONDS: Final = 1.5
+"""How long a question waits for VideoSDK's answer before what is known is told."""
+_FILES_EVERY_SECONDS: Final = 2.0
+_FILES_FOR_SECONDS: Final = 600.0
+_REST_SECONDS: Final = 5.0
+"""How long a room is left alone after VideoSDK did not answer."""
+_HINTS: Final = {
+    Happened.STOPPED: "ended",
+    Happened.FAILED: "failed",
+    Happened.LEFT: "participant_left",
+    Happened.ENDED: "session_ended",
+}
+"""What is remembered of what was heard: the reason, if it turns out to be true."""
+
+_log = structlog.get_logger("gateway.recordings")
+
+
+class Watcher:
+    """Compares, hears and tells, for one process.
+
+    Args:
+        coordinator: Where records are.
+        lists: Whom to ask what records.
+        settle: Who finds out what is uncertain of a record, by its key.
+        checks_per_second: Most rooms that are compared in a second because it is time.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        lists: Lists,
+        settle: Callable[[str], Awaitable[None]],
+        *,
+        checks_per_second: float = 0,
+    ) -> None:
+        self._coordinator = coordinator
+        self._timing = coordinator.timing
+        self._lists = lists
+        self._settle = settle
+        self._settling: dict[str, asyncio.Task[None]] = {}
+        self._pace = Pace(checks_per_second)
+        self._resting: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Leave what is under way to other replicas."""
+        tasks = [*self._settling.values(), *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    async def get(self, track: Track) -> Recording:
+        """Return what is known of the track, compared with VideoSDK's list where that was long ago.
+
+        Raises:
+            NotFound: Nothing is known to have recorded it, or that is long ago.
+            CoordinationUnavailable: Redis does not answer.
+        """
+        key = self._key(track)
+        record = await self._coordinator.read(key)
+        if self._is_stale(record):
+            records = {} if record is None else {key: record}
+            await self._patiently(self._refresh(track.room_id, records, track, max_age=self._timing.trust))
+            record = await self._coordinator.read(key)
+        if record is None or record.generation == "0":
+            raise NotFound("The gateway knows of no recording of this track.")
+        return recording_of(key, track, record)
+
+    async def list(self, room: str) -> list[Recording]:
+        """Return what is known of the room's tracks, by participant and kind, compared with VideoSDK's list like `get`.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer.
+        """
+        records = (await self._coordinator.room(room)).records
+        if not records or any(self._is_stale(record) for record in records.values()):
+            await self._patiently(self._refresh(room, records, max_age=self._timing.trust))
+            records = (await self._coordinator.room(room)).records
+        known = {key: record for key, record in records.items() if record.generation != "0"}
+        return [recording_of(key, track_of(key), known[key]) for key in sorted(known)]
+
+    def _is_stale(self, record: Record | None) -> bool:
+        if record is None:
+            return True
+        if record.holder:
+            return False  # whoever holds it finds out
+        if record.state != Status.RECORDING and record.state not in ENDED:
+            return True
+        return self._coordinator.now_ms() - record.confirmed > self._timing.trust * 1000
+
+    async def _patiently(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        with suppress(TimeoutError, CoordinationUnavailable):
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await asyncio.shield(task)
+
+    # --- hearing -------------------------------------------------------------------------------------------------
+
+    async def hear(self, hint: Hint) -> None:
+        """Look where VideoSDK says that something happened.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer.
+        """
+        if hint.happened in {Happened.STARTING, Happened.STOPPING}:
+            return  # what is about to happen is not so yet
+        track = Track(hint.room_id, hint.participant_id, hint.kind) if hint.participant_id and hint.kind else None
+        concerned = await self._concerned(hint, track)
+        if reason := _HINTS.get(hint.happened):
+            running = [key for key, record in concerned.items() if record.state not in ENDED]
+            await self._settle_all([key for key in running if await self._coordinator.doubt(key, hint=reason)])
+        else:
+            await self._settle_all(key for key, record in concerned.items() if record.state == Status.UNKNOWN)
+        # An end that is known may have files now; a beginning may be one that nobody here knows of.
+        if track is not None and all(record.state in ENDED for record in concerned.values()):
+            await self._refresh(hint.room_id, concerned, track)
+
+    async def _concerned(self, hint: Hint, track: Track | None) -> dict[str, Record]:
+        if track is not None:
+            record = await self._coordinator.read(self._key(track))
+            return {} if record is None else {self._key(track): record}
+        records = (await self._coordinator.room(hint.room_id)).records
+        return {key: record for key, record in records.items() if hint.concerns(track_of(key))}
+
+    # --- comparing -----------------------------------------------------------------------------------------------
+
+    async def check(self, keys: Iterable[str]) -> None:
+        """Look after tracks of one room that are due.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer.
+        """
+        keys = list(keys)
+        room = track_of(keys[0]).room_id
+        read = await asyncio.gather(*(self._coordinator.read(key) for key in keys))
+        # What was compared with the list and then doubted, or left unfinished, needs somebody who claims it.
+        certain = {
+            key: record
+            for key, record in zip(keys, read, strict=True)
+            if record is not None and not record.holder and not record.intent
+            and (record.state in ENDED or (record.state == Status.RECORDING and record.confirmed))
+        }  # fmt: skip
+        uncertain = self._settle_all(key for key in keys if key not in certain)
+        if certain and clock() >= self._resting.get(room, 0.0):
+            await self._pace.turn()
+            one = track_of(next(iter(certain))) if len(certain) == 1 else None
+            await asyncio.gather(uncertain, self._refresh(room, certain, one))
+        else:
+            await uncertain
+
+    async def _refresh(
+        self, room: str, records: dict[str, Record], track: Track | None = None, *, max_age: float = 0
+    ) -> None:
+        """Compare records with the list of their room, or of one track."""
+        try:
+            listed = await self._lists.ask(room, track.participant_id if track else None, max_age=max_age)
+        except UpstreamError:
+            self._resting[room] = clock() + _REST_SECONDS
+            return
+        self._resting.pop(room, None)
+        agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
+        differing = [key for key, agrees in zip(records, agreed, strict=True) if not agrees]
+        begun = {(row.participant_id, row.kind) for row in listed.rows if row.end is None and row.kind in set(Kind)}
+        for participant, kind in begun:
+            found = Track(room, participant or "", Kind(kind or ""))
+            if track in {None, found} and self._key(found) not in records:
+                await self._coordinator.doubt(self._key(found))
+                differing.append(self._key(found))
+        await self._settle_all(differing)
+
+    async def _compare(self, key: str, record: Record, listed: Listed) -> bool:
+        """Return whether nothing is left to find out; where list and record agree, that is written down."""
+        if record.holder:
+            return True
+        rows = listed.of(track_of(key))
+        records = open_rows(rows, record.ended_at, self._coordinator.now_ms(), self._timing.settle)
+        over = record.state in ENDED
+        if not over and (record.state != Status.RECORDING or not records):
+            return False
+        if over and records:
+            await self._coordinator.doubt(key)
+            return False
+        known = Evidence.decode(record.evidence, record.generation)
+        row = own_row(rows, known, record.started_at) if over else records[0]
+        evidence = Evidence.of(record.generation, row) if row is not None else None
+        if evidence is not None and _failed(evidence) and not (known and _failed(known)):
+            _log.warning("webhook.deliveries_failed", kind=track_of(key).kind)
+        return await self._coordinator.observe(
+            key,
+            record,
+            seen_at=listed.asked_at,
+            evidence=evidence.encode() if evidence is not None else "",
+            due_in=self._files_due(record, evidence) if over else self._timing.check * random.uniform(0.9, 1.1),  # noqa: S311
+        )
+
+    def _files_due(self, record: Record, evidence: Evidence | None) -> float:
+        """Return when to look for the files of what has ended: ever more seldom, and not for ever."""
+        age = (self._coordinator.now_ms() - record.ended_at) / 1000
+        complete = evidence is not None and evidence.ended and evidence.files
+        missing = evidence is None and age > self._timing.quiet
+        if not self._timing.check or complete or missing or record.state == Status.FAILED or age > _FILES_FOR_SECONDS:
+            return 0
+        return max(_FILES_EVERY_SECONDS, age)
+
+    async def _settle_all(self, keys: Iterable[str]) -> None:
+        tasks = [self._settle_once(key) for key in keys]
+        if tasks:
+            await asyncio.gather(*(asyncio.shield(task) for task in tasks), return_exceptions=True)
+
+    def _settle_once(self, key: str) -> asyncio.Task[None]:
+        task = self._settling.get(key)
+        if task is None:
+            task = self._settling[key] = asyncio.create_task(self._settle_quietly(key), name="settle")
+            task.add_done_callback(lambda _: self._settling.pop(key, None))
+        return task
+
+    async def _settle_quietly(self, key: str) -> None:
+        try:
+            await self._settle(key)
+        except CoordinationUnavailable:
+            pass
+        except Exception:  # noqa: BLE001 - one track's trouble must not end the settling of the others
+            _log.exception("settle.failed", track=key)
+
+    def _key(self, track: Track) -> str:
+        return self._coordinator.key(track.room_id, track.participant_id, track.kind)
+
+
+def _failed(evidence: Evidence) -> bool:
+    return evidence.deliveries is not None and evidence.deliveries.succeeded < evidence.deliveries.total
