@@ -16,7 +16,7 @@ import yaml
 from gateway import __version__, logs
 from gateway.api.callers import Callers, CallersFileError, new_key
 from gateway.api.contract import contract
-from gateway.app import create_app, create_client, create_connection, fetch_jwks
+from gateway.app import create_app, create_client, create_connection, create_webhook_keys, fetch_jwks
 from gateway.errors import CoordinationUnavailable, CredentialsRefused, UpstreamError
 from gateway.settings import Settings, SettingsError, describe, load, warnings
 
@@ -105,16 +105,18 @@ async def _check(settings: Settings) -> int:
     for name, value, origin in describe(settings):
         print(f"{name:<{width}}  {value}  ({origin})")
     redis, videosdk = await _redis_answers(settings), await _videosdk_accepts(settings)
-    callers, jwks = _callers_can_be_read(settings), await _jwks_answers(settings)
+    callers, jwks, key = _callers_can_be_read(settings), await _jwks_answers(settings), await _has_key(settings)
     print(f"{'Redis':<{width}}  {redis or 'answers'}")
     print(f"{'VideoSDK':<{width}}  {videosdk or 'accepts the token'}")
     if settings.auth != "none" and settings.callers_file is not None:
         print(f"{'Callers file':<{width}}  {callers or 'can be used'}")
     if settings.auth != "none" and settings.jwt_jwks_url is not None:
         print(f"{'Identity provider':<{width}}  {jwks or 'answers'}")
+    asking = "are not asked for, as GATEWAY_PUBLIC_URL is not set: what ends by itself is found out by asking"
+    print(f"{'Webhooks':<{width}}  {asking if settings.public_url is None else key or 'can be checked'}")
     for warning in warnings(settings):
         print(f"WARNING: {warning}")
-    return _PROBLEM if redis or videosdk or callers or jwks else 0
+    return _PROBLEM if redis or videosdk or callers or jwks or key else 0
 
 
 def _callers_can_be_read(settings: Settings) -> str:
@@ -159,6 +161,16 @@ async def _videosdk_accepts(settings: Settings) -> str:
     finally:
         await videosdk.aclose()
     return ""
+
+
+async def _has_key(settings: Settings) -> str:
+    if settings.public_url is None:
+        return ""  # and one that is pinned was read with the settings
+    videosdk = create_client(settings)
+    try:
+        return "" if await create_webhook_keys(settings, videosdk).current() else "CANNOT BE CHECKED (no key)"
+    finally:
+        await videosdk.aclose()
 
 
 class _Yaml(yaml.SafeDumper):

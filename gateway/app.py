@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -27,6 +28,7 @@ from gateway.api.limiter import Limiter
 from gateway.api.problems import MOST_BODY, answer_problem, problem_page
 from gateway.api.recordings import routes
 from gateway.api.replays import Replays
+from gateway.api.webhooks import INTAKE_PATH, Intake, receive_videosdk_webhook
 from gateway.coordinator import Answers, Connection, Coordinator, Limits, Timing, Wakeups
 from gateway.errors import CoordinationUnavailable
 from gateway.mounted import MountedSecret
@@ -34,9 +36,17 @@ from gateway.recordings import Leader, Lists, Recordings, Settler, Uncoordinated
 from gateway.secret import Secret
 from gateway.settings import Settings, warnings
 from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.signatures import FetchedKeys, KeySource, PinnedKeys, Signatures
 from gateway.videosdk.tokens import FixedToken, MintedTokens, Tokens
 
-__all__ = ["create_app", "create_client", "create_connection", "create_identities", "fetch_jwks"]
+__all__ = [
+    "create_app",
+    "create_client",
+    "create_connection",
+    "create_identities",
+    "create_webhook_keys",
+    "fetch_jwks",
+]
 
 _JWKS_SECONDS: Final = 5.0
 _MOST_JWKS: Final = 256 * 1024
@@ -67,7 +77,14 @@ def create_client(settings: Settings) -> VideoSDK:
         timeout=settings.upstream_timeout.total_seconds(),
         max_connections=settings.upstream_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
+        webhook_url=None if settings.public_url is None else settings.public_url + INTAKE_PATH,
     )
+
+
+def create_webhook_keys(settings: Settings, videosdk: VideoSDK) -> KeySource:
+    """Build what gives the key of VideoSDK's webhooks."""
+    pinned = settings.videosdk_webhook_key_file
+    return FetchedKeys(videosdk.public_key) if pinned is None else PinnedKeys(pinned)
 
 
 async def fetch_jwks(url: str) -> bytes:
@@ -111,6 +128,7 @@ def _litestar(settings: Settings) -> Litestar:
     watcher = Watcher(coordinator, lists, recordings.settle, checks_per_second=settings.checks_per_second)
     settler = Settler(coordinator, watcher)
     desk = _desk(settings, recordings, watcher, connection)
+    intake = Intake(Signatures(create_webhook_keys(settings, videosdk)), watcher.hear)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
@@ -120,14 +138,18 @@ def _litestar(settings: Settings) -> Litestar:
         await settler.start()
         yield
         await settler.stop()
+        ends = time.monotonic() + settings.quiet.total_seconds()
+        # First, since what it has accepted may begin operations.
+        await intake.close(grace=ends - time.monotonic())
         await watcher.close()
-        await recordings.close(grace=settings.quiet.total_seconds())
+        await recordings.close(grace=max(ends - time.monotonic(), 0))
         await videosdk.aclose()
         await connection.aclose()
 
     return Litestar(
         route_handlers=[
             routes(identities, settings.request_deadline.total_seconds()),
+            receive_videosdk_webhook,
             livez,
             readyz,
             problem_page,
@@ -139,6 +161,7 @@ def _litestar(settings: Settings) -> Litestar:
             "recordings": Provide(lambda: recordings, sync_to_thread=False),
             "desk": Provide(lambda: desk, sync_to_thread=False),
             "identities": Provide(lambda: identities, sync_to_thread=False),
+            "intake": Provide(lambda: intake, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_problem},
         lifespan=[lifespan],

@@ -183,7 +183,10 @@ class Unauthenticated(GatewayError):
     """The gateway does not know who asks."""
 
     slug, status, title = "unauthenticated", 401, "Who you are is not known"
-    advice = "Send `Authorization: Bearer <key or token>` with a key or a token that is valid here and has not expired."
+    advice = (
+        "Send `Authorization: Bearer <key or token>` with a key or a token that is valid here and has not expired. A "
+        "webhook has to be signed by VideoSDK, over its body exactly as it arrives."
+    )
 
 
 class Forbidden(GatewayError):
@@ -306,7 +309,7 @@ class TooManyWaiting(GatewayError):
 
 
 class IdentityUnavailable(GatewayError):
-    """The identity provider's keys cannot be had, so nobody can tell whether a token is valid."""
+    """The identity provider's or VideoSDK's keys cannot be had, so nobody can tell whether a signature is valid."""
 
     slug, status, title = "identity-unavailable", 503, "Who you are cannot be checked at the moment"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from gateway.secret import Secret
+from gateway.videosdk.keys import WrongKeyError, read_keys
 
 _LARGEST_FILE: Final = 64 * 1024
 _SINGLE_SERVER: Final = ("redis", "rediss")
@@ -154,6 +155,23 @@ def _http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _public_url(text: str) -> str:
+    url = _http_url(text)
+    # The bytes are signed, but not secret on their way, and whoever can change an answer can have events lost.
+    if urlsplit(url).scheme == "http" and not is_loopback(url):
+        raise WrongTextError("is http")
+    return url
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL leads to this very machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _document_url(text: str) -> str:
     parts = _split_url(text)
     if parts.scheme not in {"http", "https"}:
@@ -217,6 +235,14 @@ def _show_redis_url(url: Secret) -> str:
     return f"{parts.scheme}://{netloc}{parts.path}{'?' + str(url) if parts.query else ''}"
 
 
+def _public_key_file(text: str) -> Path:
+    try:
+        read_keys(read_value(text))
+    except WrongKeyError as wrong:
+        raise WrongTextError(str(wrong)) from None
+    return Path(text)
+
+
 def _readable_file(text: str) -> Path:
     _read_file(text, 1)
     return Path(text)
@@ -251,6 +277,10 @@ def read_value(path: str) -> str:
 
 ADDRESS: Final = Kind("an IP address or a host name", _listening_address)
 READABLE_FILE: Final = Kind("the path of a readable file", _readable_file)
+PUBLIC_KEY_FILE: Final = Kind("the path of a file with an RSA public key in PEM", _public_key_file)
+PUBLIC_URL: Final = Kind(
+    "an absolute https URL (http on this machine only) without credentials, query and fragment", _public_url
+)
 HTTP_URL: Final = Kind("an absolute http(s) URL without credentials, query and fragment", _http_url)
 DOCUMENT_URL: Final = Kind("an absolute http(s) URL without credentials and fragment", _document_url)
 ORIGINS: Final = Kind(

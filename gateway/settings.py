@@ -20,6 +20,8 @@ from gateway.kinds import (
     HTTP_URL,
     ORIGINS,
     PLAIN,
+    PUBLIC_KEY_FILE,
+    PUBLIC_URL,
     READABLE_FILE,
     REDIS_URL,
     SECRET,
@@ -27,6 +29,7 @@ from gateway.kinds import (
     WrongTextError,
     choice,
     hours,
+    is_loopback,
     rate,
     read_value,
     seconds,
@@ -81,6 +84,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     videosdk_secret: Secret | None
     """The project's secret, which signs minted tokens."""
+
+    videosdk_webhook_key_file: Path | None
+    """The file that holds the key of VideoSDK's webhooks; absent where VideoSDK is asked for it."""
+
+    public_url: str | None
+    """Where VideoSDK reaches this gateway, without a slash at its end."""
 
     upstream_timeout: timedelta
     """Longest duration of one whole call to VideoSDK."""
@@ -245,6 +254,19 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "The VideoSDK project's secret, to mint tokens with.",
         secret=True,
         has_file=True,
+    ),
+    Setting(
+        "GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE",
+        PUBLIC_KEY_FILE,
+        "PEM file with the public key of VideoSDK's webhooks, or with several, read again when it changes; not set, "
+        "VideoSDK is asked for its key.",
+    ),
+    Setting(
+        "GATEWAY_PUBLIC_URL",
+        PUBLIC_URL,
+        "This gateway's address for VideoSDK, which is told to send the events of a recording to "
+        "`…/v1/webhooks/videosdk` below it where the caller names no `webhookUrl`; not set, the gateway finds out by "
+        "asking.",
     ),
     Setting(
         "GATEWAY_UPSTREAM_TIMEOUT_SECONDS",
@@ -425,6 +447,9 @@ def warnings(settings: Settings) -> list[str]:
         found.append("GATEWAY_AUTH=none lets in everybody who reaches the gateway")
     if settings.jwt_jwks_url is not None and settings.jwt_jwks_url.lower().startswith("http://"):
         found.append("GATEWAY_JWT_JWKS_URL is not https: whoever can answer for it decides who gets in")
+    public = settings.public_url
+    if public is not None and is_loopback(public) and not is_loopback(settings.videosdk_url):
+        found.append("GATEWAY_PUBLIC_URL is an address of this machine alone: VideoSDK cannot send webhooks to it")
     return found
 
 

@@ -20,8 +20,10 @@ from gateway.api.health import livez, readyz
 from gateway.api.problems import PROBLEM_JSON
 from gateway.api.recordings import DEADLINE_HEADER, routes
 from gateway.api.replays import KEY_HEADER
+from gateway.api.webhooks import receive_videosdk_webhook
 from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
 from gateway.recordings import Outcome
+from gateway.videosdk.signatures import SIGNATURE_HEADER
 
 __all__ = ["contract"]
 
@@ -108,6 +110,9 @@ def _drawn() -> dict[str, Any]:
         name: SecurityScheme(type="http", scheme="bearer", bearer_format=form, description=text)
         for name, (form, text) in examples.IDENTITIES.items()
     }
+    schemes["videosdkSignature"] = SecurityScheme(
+        type="apiKey", name=SIGNATURE_HEADER, security_scheme_in="header", description=examples.WEBHOOK_SIGNATURE
+    )
     config = OpenAPIConfig(
         title="Recording gateway",
         version=__version__,
@@ -121,9 +126,9 @@ def _drawn() -> dict[str, Any]:
     # An application of its own, which nobody serves: one that is served with such a configuration also serves pages
     # of Litestar's, and those load their scripts from elsewhere.
     app = Litestar(
-        route_handlers=[routes(None, 0), livez, readyz],
+        route_handlers=[routes(None, 0), receive_videosdk_webhook, livez, readyz],
         dependencies={
-            name: Provide(lambda: None, sync_to_thread=False) for name in ("recordings", "desk", "identities")
+            name: Provide(lambda: None, sync_to_thread=False) for name in ("recordings", "desk", "identities", "intake")
         },
         logging_config=None,
         openapi_config=config,
@@ -155,7 +160,10 @@ def _finish(operation: dict[str, Any], path: str) -> None:
     for parameter in operation.get("parameters", ()):
         parameter.pop("deprecated", None)
         parameter["schema"] = PATH_PARTS[parameter["name"]]
-    if "requestBody" in operation:
+    limited = "requestBody" in operation
+    if operation["operationId"] == "receiveVideosdkWebhook":
+        operation["requestBody"] = examples.WEBHOOK_BODY
+    if limited:
         operation["parameters"] = [
             {"$ref": "#/components/parameters/IdempotencyKey"},
             {"$ref": "#/components/parameters/Deadline"},
@@ -164,7 +172,7 @@ def _finish(operation: dict[str, Any], path: str) -> None:
             operation["operationId"]
         ]
     operation["responses"] = {
-        status: _finished(response, int(status), path, limited="requestBody" in operation)
+        status: _finished(response, int(status), path, limited=limited)
         for status, response in sorted(operation["responses"].items())
         # Litestar adds an error of its own, in a form of its own, wherever a path has parts.
         if status < "400" or PROBLEM_JSON in response["content"]
@@ -172,7 +180,8 @@ def _finish(operation: dict[str, Any], path: str) -> None:
 
 
 def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool) -> dict[str, Any]:
-    for content in response["content"].values():
+    contents = response.get("content", {})
+    for content in contents.values():
         for name, example in content.get("examples", {}).items():
             # Litestar's own name for it, which the specification does not know.
             example.pop("id", None)
@@ -189,5 +198,5 @@ def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool
     return {
         "description": response["description"],
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
-        "content": response["content"],
+        **({"content": contents} if contents else {}),
     }

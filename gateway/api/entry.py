@@ -11,7 +11,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["Entry"]
 
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_LOGGED: Final = ("caller", "outcome", "problem", "rule", "recording", "replayed")
+_LOGGED: Final = ("caller", "outcome", "problem", "rule", "recording", "replayed", "webhook")
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz"})
 
 _log = structlog.get_logger("gateway.access")

@@ -21,6 +21,9 @@ __all__ = [
     "STOP",
     "TAGS",
     "TRACK",
+    "WEBHOOK",
+    "WEBHOOK_BODY",
+    "WEBHOOK_SIGNATURE",
     "answers",
     "problem",
     "problems",
@@ -53,6 +56,19 @@ Answers from what the gateway knows, and asks VideoSDK first where that was conf
 `confirmedAt` says when it was last seen to be true: where VideoSDK does not answer in time, that may be long ago.
 """
 
+WEBHOOK = """\
+Where VideoSDK sends its events: of the recordings whose start named no `webhookUrl`, and of rooms made with this
+address as their `webhook.endPoint`. An event is a hint, since it carries no id and no time, so it is safe to send it
+twice, late or out of order. Events that are not known, or of no track, are accepted and change nothing.
+
+The signature alone decides, over the bytes as they arrive: the content type makes no difference.
+"""
+
+WEBHOOK_SIGNATURE = (
+    "For VideoSDK: base64 of its RSA signature (PKCS#1 v1.5, SHA-256) over the body's bytes, in one header. Checked "
+    "with the public key that VideoSDK publishes, or with the one in the file that the operator named."
+)
+
 IDENTITIES = {
     "apiKey": (
         "gw_…",
@@ -75,6 +91,7 @@ SCOPES = {
 
 TAGS = {
     "recordings": "Start, stop and look at the recording of one participant's track.",
+    "webhooks": "What VideoSDK tells. Nobody else can call these.",
     "health": "For probes: no key is needed.",
 }
 
@@ -95,6 +112,52 @@ REQUESTS = {
     "stopTrackRecording": {"track": {"summary": "Whatever records this track", "value": TRACK}},
 }
 """Example bodies, by the operation they are for."""
+
+WEBHOOK_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "title": "VideosdkEvent",
+                "description": "As VideoSDK documents it; members that are not known are ignored.",
+                "properties": {
+                    "webhookType": {"type": "string", "description": "What happened."},
+                    "data": {"type": "object", "description": "To what.", "additionalProperties": True},
+                },
+                "additionalProperties": True,
+            },
+            "examples": {
+                "stopped": {
+                    "summary": "A recording ended",
+                    "value": {
+                        "webhookType": "participant-track-recording-stopped",
+                        "data": {
+                            "meetingId": TRACK["roomId"],
+                            "sessionId": "613731342f27f56e4fc4b6d0",
+                            "participantId": TRACK["participantId"],
+                            "kind": TRACK["kind"],
+                            "fileDetails": [{"filePath": "recordings/track.webm", "fileUrl": None}],
+                        },
+                    },
+                },
+                "left": {
+                    "summary": "A participant left",
+                    "value": {
+                        "webhookType": "participant-left",
+                        "data": {
+                            "meetingId": TRACK["roomId"],
+                            "sessionId": "613731342f27f56e4fc4b6d0",
+                            "participantId": TRACK["participantId"],
+                            "participantName": "Ada",
+                        },
+                    },
+                },
+            },
+        }
+    },
+}
+"""What the route takes, which Litestar does not know: it reads the bytes itself."""
 
 _STATUS = {
     Outcome.STARTED: "recording",

@@ -45,7 +45,8 @@ def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Respons
     if problem.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(problem.retry_after)))
     if isinstance(problem, Unauthenticated):
-        headers["www-authenticate"] = 'Bearer realm="recording-gateway"'
+        scheme = request.scope["state"].get("challenge", "Bearer")
+        headers["www-authenticate"] = f'{scheme} realm="recording-gateway"'
     if isinstance(error, MethodNotAllowedException) and error.headers:
         headers |= {name.lower(): value for name, value in error.headers.items()}
     if isinstance(problem, OutcomeUnknown) and (status_path := request.scope["state"].get("track_path")):

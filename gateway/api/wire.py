@@ -29,6 +29,7 @@ __all__ = [
     "StartTrackRecording",
     "StopTrackRecording",
     "TrackRecording",
+    "is_id",
     "read_body",
     "read_track",
 ]
@@ -40,6 +41,7 @@ _MOST_PATH: Final = 512
 _MOST_NAME: Final = 64
 _MOST_UNKNOWN: Final = 100
 """How many unknown fields are named: a body of nothing else would be answered with ten times its size."""
+_ID: Final = re.compile(ID_PATTERN.strip("^$"))
 _NO_HOST: Final = re.compile(r"[\s\\\"<>^`{|}]")
 
 _T = TypeVar("_T", bound=Struct)
@@ -259,6 +261,11 @@ def read_track(room_id: str, participant_id: str, kind: str) -> Track:
     return Track(room_id, participant_id, Kind(kind))
 
 
+def is_id(text: str) -> bool:
+    """Tell whether a text can be an id of VideoSDK's."""
+    return _ID.fullmatch(text) is not None
+
+
 _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Categories of Unicode: control characters, halves of a pair, and the separators that end a line."""
 
@@ -280,8 +287,7 @@ def _text(value: object, most: int) -> str | None:
 def _check_id(value: object) -> str | None:
     if wrong := _text(value, 128):
         return wrong
-    ok = re.fullmatch(ID_PATTERN.strip("^$"), cast("str", value))
-    return None if ok else "may contain letters (A to Z), digits, `_` and `-` only"
+    return None if is_id(cast("str", value)) else "may contain letters (A to Z), digits, `_` and `-` only"
 
 
 def _check_kind(value: object) -> str | None:

@@ -49,6 +49,7 @@ _MOST_HEARD = 1_000
 _MOST_WAITING = 20_000
 _MOST_WAITING_PER_TRACK = 1_000
 
+
 _log = structlog.get_logger("gateway.recordings")
 
 

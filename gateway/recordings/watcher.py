@@ -25,6 +25,7 @@ __all__ = ["Watcher"]
 
 _PATIENCE_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before what is known is told."""
+_MOST_AT_ONCE: Final = 200
 _FILES_EVERY_SECONDS: Final = 2.0
 _FILES_FOR_SECONDS: Final = 600.0
 _REST_SECONDS: Final = 5.0
@@ -128,6 +129,8 @@ class Watcher:
     async def hear(self, hint: Hint) -> None:
         """Look where VideoSDK says that something happened.
 
+        When this returns it will be looked at: if not here, then by whichever replica settles what is due.
+
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
@@ -137,9 +140,11 @@ class Watcher:
         concerned = await self._concerned(hint, track)
         if reason := _HINTS.get(hint.happened):
             running = [key for key, record in concerned.items() if record.state not in ENDED]
-            await self._settle_all([key for key in running if await self._coordinator.doubt(key, hint=reason)])
+            doubted = [key for key in running if await self._coordinator.doubt(key, hint=reason)]
         else:
-            await self._settle_all(key for key, record in concerned.items() if record.state == Status.UNKNOWN)
+            doubted = [key for key, record in concerned.items() if record.state == Status.UNKNOWN]
+        for key in doubted[: max(_MOST_AT_ONCE - len(self._settling), 0)]:
+            self._settle_once(key)
         # An end that is known may have files now; a beginning may be one that nobody here knows of.
         if track is not None and all(record.state in ENDED for record in concerned.values()):
             await self._refresh(hint.room_id, concerned, track)

@@ -6,6 +6,7 @@
 | POST /_control/join, /leave | roomId, participantId | sessionId; ended |
 | POST /_control/session-end | roomId | ended |
 | POST /_control/end, /fail | roomId, participantId, kind, webhook (true where absent) | ended |
+| POST /_control/rotate-key | | publicKey, the new one |
 | POST /_control/reset | | |
 | GET /_control/calls, /recordings, /deliveries | | a list |
 
@@ -111,6 +112,11 @@ async def _reset(simulator: "Simulator", _body: bytes) -> Any:
     return {}
 
 
+async def _rotate_key(simulator: "Simulator", _body: bytes) -> Any:
+    await simulator.rotate_key()
+    return {"publicKey": simulator.public_key}
+
+
 async def _calls(simulator: "Simulator", _body: bytes) -> Any:
     return [call_json(call) for call in simulator.calls]
 
@@ -132,6 +138,7 @@ _ACTIONS: Final[dict[tuple[str, str], Callable[["Simulator", bytes], Awaitable[A
     ("POST", "session-end"): _session_end,
     ("POST", "end"): _end,
     ("POST", "fail"): _fail,
+    ("POST", "rotate-key"): _rotate_key,
     ("POST", "reset"): _reset,
     ("GET", "calls"): _calls,
     ("GET", "recordings"): _recordings,

@@ -18,6 +18,7 @@ from typing import Final
 import httpx
 
 from gateway.api.callers import new_key
+from gateway.kinds import is_loopback
 from gateway.sandbox import tether
 from gateway.sandbox.calls import log_line
 from gateway.sandbox.identities import IdentityProvider, demo_join_token
@@ -30,7 +31,9 @@ _API_KEY: Final = "sandbox-api-key"
 _READY_SECONDS: Final = 20.0
 _NOT_PASSED_ON: Final = (
     *("GATEWAY_REDIS_", "GATEWAY_VIDEOSDK_", "GATEWAY_AUTH", "GATEWAY_CALLERS_", "GATEWAY_JWT_", "GATEWAY_JOIN_TOKENS"),
+    "GATEWAY_PUBLIC_URL",
 )
+_EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - a name of it, not a use
 """What a developer may have set for a real gateway, and the sandbox sets itself: it must not reach a real account."""
 
 
@@ -67,6 +70,7 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
             "GATEWAY_VIDEOSDK_SECRET": secret,
             "GATEWAY_CALLERS_FILE": str(callers_file),
             "GATEWAY_JOIN_TOKENS": "on",
+            **_public_url(host, port),
             **provider.settings,
         }
         command = [sys.executable, str(Path(tether.__file__)), sys.executable, "-m", "gateway", "serve"]
@@ -85,6 +89,12 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
             print(_welcome(base, key, join_token, provider.token("demo-person")), flush=True)
         code = await gateway.wait()
         return 0 if asked_to_end.is_set() else code
+
+
+def _public_url(host: str, port: str) -> dict[str, str]:
+    """Have webhooks delivered, as they never leave this machine; to another of its addresses http is not allowed."""
+    url = f"http://{_EVERY_ADDRESS.get(host, host)}:{port}"
+    return {"GATEWAY_PUBLIC_URL": url} if is_loopback(url) else {}
 
 
 def _taken(host: str, port: str) -> bool:

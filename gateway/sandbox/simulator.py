@@ -157,6 +157,17 @@ class Simulator:
         """Lift all fault rules; what they have begun goes on."""
         self._faults.clear()
 
+    async def rotate_key(self) -> None:
+        """Sign with a new key from now on, and publish that one alone."""
+        self._signer = await asyncio.to_thread(Signer)
+        self._running_courier.signer = self._signer
+
+    def sign(self, body: bytes) -> str:
+        """Return what `videosdk-signature` says of a body."""
+        if self._signer is None:
+            raise RuntimeError("the simulator has not been started")
+        return self._signer.sign(body)
+
     def join(self, room_id: str, participant_id: str) -> str:
         """Let a participant join a room; return the id of the session."""
         return self.account.join(room_id, participant_id)

@@ -33,6 +33,7 @@ from gateway.videosdk.tokens import Tokens
 __all__ = ["Deliveries", "Pace", "TrackFile", "TrackRow", "VideoSDK"]
 
 _TRACKS: Final = "/v2/recordings/participant/track"
+_PUBLIC_KEY: Final = "/v2/public/rsa-public-key"
 _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
 _MAX_WORDS: Final = 300
@@ -99,6 +100,10 @@ class _Page(Struct, rename="camel"):
     page_info: _PageInfo = msgspec.field(default_factory=_PageInfo)
 
 
+class _PublicKey(Struct, rename="camel"):
+    public_key: str
+
+
 class VideoSDK:
     """A client of VideoSDK's REST API v2.
 
@@ -109,12 +114,21 @@ class VideoSDK:
         timeout: Seconds for one whole call, whatever phase it is in.
         max_connections: Calls at the same time; more wait for their turn, and are never sent if it does not come.
         calls_per_second: Most calls in a second; more wait just the same. 0 is no limit.
+        webhook_url: Where a recording's events go if the start names no address of its own.
     """
 
     def __init__(
-        self, base_url: str, tokens: Tokens, *, timeout: float, max_connections: int = 64, calls_per_second: float = 0
+        self,
+        base_url: str,
+        tokens: Tokens,
+        *,
+        timeout: float,
+        max_connections: int = 64,
+        calls_per_second: float = 0,
+        webhook_url: str | None = None,
     ) -> None:
         self._base = base_url.rstrip("/")
+        self._webhook_url = webhook_url
         self._tokens = tokens
         self._timeout = timeout
         self._pace = Pace(calls_per_second)
@@ -154,7 +168,7 @@ class VideoSDK:
             participant: `participantId`.
             kind: `audio`, `video`, `screen_audio` or `screen_video`.
             file_format: `webm` is the one documented.
-            webhook_url: Sent exactly as given.
+            webhook_url: Sent exactly as given; where it is absent, the client's own, if it has one.
             bucket_dir_path: Sent exactly as given.
             may_send: Asked immediately before the first byte leaves; False stops the request.
             attempt: Goes along as `X-Rec-Attempt`, which VideoSDK ignores and whoever reads its logs does not.
@@ -162,6 +176,9 @@ class VideoSDK:
         Raises:
             UpstreamError: What the failure proves is said by its class.
         """
+        # Only here, past everything that compares starts: what is nobody's wish makes no two starts differ, not even
+        # before and after this address has changed.
+        webhook_url = self._webhook_url if webhook_url is None else webhook_url
         parameters = {"fileFormat": file_format, "webhookUrl": webhook_url, "bucketDirPath": bucket_dir_path}
         body = {"roomId": room, "participantId": participant, "kind": kind}
         body |= {name: value for name, value in parameters.items() if value is not None}
@@ -212,6 +229,18 @@ class VideoSDK:
             if page >= listed.page_info.last_page:
                 return list(rows.values())
         raise UpstreamError("VideoSDK's list has more pages than are read.")
+
+    async def public_key(self) -> str:
+        """Return the public key that webhooks are signed for, in PEM.
+
+        Raises:
+            UpstreamError: It could not be had.
+        """
+        response = await self._send("GET", _PUBLIC_KEY)
+        try:
+            return msgspec.json.decode(response.content, type=_PublicKey).public_key
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UpstreamError("VideoSDK's public key cannot be read.") from error
 
     async def check(self) -> None:
         """Ask for something harmless, to see whether VideoSDK accepts the token.

@@ -1,0 +1,228 @@
+"""VideoSDK's webhooks: whose they are, what they say, and an answer before anything is done about it.
+
+There is no caller here and no key: the signature over the very bytes is all that counts, so it is checked before a
+byte is understood, and neither the sender's address nor the content type makes a difference. An event that is genuine
+is answered at once; what it says is heard in the background, and to its end when the process is told to stop.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import msgspec
+import structlog
+from litestar import Request, post
+from litestar.di import NamedDependency
+from litestar.exceptions import HTTPException, InternalServerException
+from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
+from msgspec import Struct
+
+from gateway.api import examples
+from gateway.api.examples import problems
+from gateway.api.wire import is_id
+from gateway.errors import (
+    CoordinationUnavailable,
+    IdentityUnavailable,
+    MalformedRequest,
+    PayloadTooLarge,
+    TooManyWaiting,
+    Unauthenticated,
+)
+from gateway.recordings import Happened, Hint, Kind
+from gateway.videosdk.signatures import REFETCH_SECONDS, SIGNATURE_HEADER, Signatures, Verdict
+
+__all__ = ["EVENTS", "INTAKE_PATH", "MOST_WEBHOOK", "Intake", "receive_videosdk_webhook"]
+
+INTAKE_PATH: Final = "/v1/webhooks/videosdk"
+MOST_WEBHOOK: Final = 256 * 1024
+"""Bytes. The end of a recording names every file of it: a participant who unmutes all day makes many."""
+
+_TRACK_EVENTS = (Happened.STARTING, Happened.STARTED, Happened.STOPPING, Happened.STOPPED, Happened.FAILED)
+EVENTS: Final[dict[str, Happened | None]] = {
+    **{f"participant-track-recording-{happened}": happened for happened in _TRACK_EVENTS},
+    "participant-left": Happened.LEFT,
+    "session-ended": Happened.ENDED,
+    # Of no track: accepted, and that is all.
+    **{f"{of}-{happened}": None for of in ("participant-recording", "recording") for happened in _TRACK_EVENTS},
+    "participant-joined": None,
+    "session-started": None,
+}
+"""Every event that VideoSDK documents, and what it says of tracks."""
+_OTHER: Final = "other"
+_POSTPONED: Final = "postponed"
+
+_AT_ONCE: Final = 16
+_MOST_UNHEARD: Final = 10_000
+"""A session of a thousand participants that ends tells of each of their tracks."""
+_PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds between tries while Redis does not answer. Who asks VideoSDK by itself finds out what is given up here."""
+_LONGEST_SHOWN: Final = 64
+
+_log = structlog.get_logger("gateway.webhooks")
+
+
+class _Data(Struct, rename="camel"):
+    meeting_id: str
+    """What the REST API calls roomId."""
+    participant_id: str | None = None
+    kind: Kind | None = None
+
+
+class Intake:
+    """Takes in VideoSDK's events.
+
+    Args:
+        signatures: What tells them from forgeries.
+        hear: Who acts on them.
+        count: Told of every event: its type, or `other`, and `accepted`, `unsigned`, `forged`, `malformed`,
+            `too_large`, or `postponed` for those that VideoSDK is asked to send again.
+    """
+
+    def __init__(
+        self,
+        signatures: Signatures,
+        hear: Callable[[Hint], Awaitable[None]],
+        count: Callable[[str, str], None] = lambda _type, _verdict: None,
+    ) -> None:
+        self._signatures = signatures
+        self._hear = hear
+        self.count = count
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    async def take(self, body: bytes, signatures: Sequence[bytes]) -> str:
+        """Take in one event and return its type, `other` where VideoSDK does not document it.
+
+        Raises:
+            GatewayError: `Unauthenticated`, the same whatever is wrong with the signature; `MalformedRequest`; or
+                `IdentityUnavailable` and `TooManyWaiting`, after which VideoSDK may try again.
+        """
+        verdict = await self._signatures.judge(body, signatures)
+        if verdict is Verdict.UNDECIDED:
+            self.count(_OTHER, _POSTPONED)
+            raise IdentityUnavailable("VideoSDK's public key cannot be had.", retry_after=REFETCH_SECONDS)
+        if verdict is not Verdict.GENUINE:
+            self.count(_OTHER, verdict)
+            raise Unauthenticated("VideoSDK did not sign this body.")
+        try:
+            event = _read(body)
+        except MalformedRequest:
+            self.count(_OTHER, "malformed")
+            raise
+        name = event.get("webhookType")
+        known = name if isinstance(name, str) and name in EVENTS else _OTHER
+        if known == _OTHER:
+            _log.info("webhook.unknown", type=str(name)[:_LONGEST_SHOWN])
+        elif (hint := _hint(known, event.get("data"))) is not None:
+            self._take_up(known, hint)
+        elif EVENTS[known] is not None:
+            _log.warning("webhook.not_understood", type=known)
+        self.count(known, "accepted")
+        return known
+
+    async def close(self, grace: float) -> None:
+        """Let what was accepted be heard to its end, for at most `grace` seconds."""
+        self._closing.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        if left := list(self._tasks):
+            _log.warning("webhook.given_up", events=len(left))
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def _take_up(self, name: str, hint: Hint) -> None:
+        if len(self._tasks) >= _MOST_UNHEARD:
+            self.count(name, _POSTPONED)
+            raise TooManyWaiting("More events wait than are kept.", retry_after=1)
+        # A strong reference: asyncio itself keeps only a weak one.
+        task = asyncio.create_task(self._hear_out(name, hint), name="webhook")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _hear_out(self, name: str, hint: Hint) -> None:
+        for pause in (*_PAUSES, 0.0):
+            try:
+                async with self._places:
+                    await self._hear(hint)
+            except CoordinationUnavailable:
+                if not pause or self._closing.is_set():
+                    break
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._closing.wait()
+            except Exception:  # noqa: BLE001 - one event's trouble must not end the process's hearing
+                _log.exception("webhook.failed", type=name)
+                return
+            else:
+                return
+        _log.warning("webhook.given_up", type=name, events=1)
+
+
+@post(
+    INTAKE_PATH,
+    operation_id="receiveVideosdkWebhook",
+    summary="Take in an event of VideoSDK",
+    description=examples.WEBHOOK,
+    response_description="Accepted. What it says is acted on after this answer.",
+    tags=["webhooks"],
+    security=[{"videosdkSignature": []}],
+    status_code=204,
+    responses=problems(
+        "malformed-request",
+        "unauthenticated",
+        "payload-too-large",
+        "identity-unavailable",
+        "too-many-waiting",
+        "internal",
+    ),
+    request_max_body_size=MOST_WEBHOOK,
+)
+async def receive_videosdk_webhook(request: Request[Any, Any, Any], intake: NamedDependency[Intake]) -> None:
+    """Answer quickly: VideoSDK does not say how long it waits."""
+    state = request.scope["state"]
+    state["challenge"] = "VideoSDK-Signature"
+    try:
+        body = await request.body()
+    except InternalServerException:
+        # What Litestar makes of a sender that hangs up within the body: nobody's mistake here.
+        intake.count(_OTHER, "malformed")
+        raise MalformedRequest("The body ended early.") from None
+    except HTTPException as error:
+        if error.status_code != HTTP_413_REQUEST_ENTITY_TOO_LARGE:
+            raise
+        intake.count(_OTHER, "too_large")
+        raise PayloadTooLarge(f"The body may have at most {MOST_WEBHOOK} bytes.") from None
+    signatures = [value for name, value in request.scope["headers"] if name == SIGNATURE_HEADER.encode()]
+    state["webhook"] = await intake.take(body, signatures)
+
+
+def _read(body: bytes) -> dict[str, object]:
+    try:
+        event: object = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise MalformedRequest("The body is not valid JSON.") from None
+    if not isinstance(event, dict):
+        raise MalformedRequest("The body must be one JSON object.")
+    return cast("dict[str, object]", event)
+
+
+def _hint(name: str, data: object) -> Hint | None:
+    """Return what an event says of tracks: None where it says nothing, or nothing that can be understood."""
+    happened = EVENTS[name]
+    if happened is None:
+        return None
+    try:
+        told = msgspec.convert(data, _Data)
+    except msgspec.ValidationError:
+        return None
+    room, participant, kind = told.meeting_id, told.participant_id, told.kind
+    if happened is Happened.ENDED:
+        return Hint(room, None, None, happened) if is_id(room) else None
+    if participant is None or not is_id(room) or not is_id(participant):
+        return None
+    if happened is Happened.LEFT:
+        return Hint(room, participant, None, happened)
+    return Hint(room, participant, kind, happened) if kind is not None else None
