@@ -93,14 +93,16 @@ def client(url: str, key: str | None = None) -> httpx.AsyncClient:
 
 
 @asynccontextmanager
-async def serve(settings: Mapping[str, str]) -> AsyncGenerator[str]:
-    """Serve the gateway on a real socket in this event loop; yields its address."""
-    async with serve_app(create_app(load(settings))) as url:
-        yield url
+async def serve(settings: Mapping[str, str], *, public: bool = False) -> AsyncGenerator[str]:
+    """Serve the gateway on a real socket in this event loop, known to VideoSDK or not; yields its address."""
+    with _listening() as listener:
+        own = {"GATEWAY_PUBLIC_URL": f"http://127.0.0.1:{listener.getsockname()[1]}"} if public else {}
+        async with serve_app(create_app(load({**settings, **own})), listener) as url:
+            yield url
 
 
 @asynccontextmanager
-async def serve_app(app: ASGIApp) -> AsyncGenerator[str]:
+async def serve_app(app: ASGIApp, listener: socket.socket | None = None) -> AsyncGenerator[str]:
     """Serve an application of one's own the way the gateway is served."""
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType]
@@ -114,7 +116,7 @@ async def serve_app(app: ASGIApp) -> AsyncGenerator[str]:
         timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listener or _listening()
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await eventually(lambda: server.started or task.done())
     try:
@@ -123,6 +125,14 @@ async def serve_app(app: ASGIApp) -> AsyncGenerator[str]:
         server.should_exit = True
         await task
         listener.close()
+
+
+def _listening() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0))
+    # Asyncio sets this for sockets that it made itself. Without it each answer, whose head and body are written one
+    # after the other, waits 40 ms for the client's kernel to say that it has the head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 async def eventually(condition: Callable[[], object], within: float = 20.0) -> None:
@@ -187,16 +197,17 @@ def sentinel(configuration: Path) -> Generator[None]:
 class GatewayProcess:
     """A real gateway process, tied to the life of the test."""
 
-    def __init__(self, settings: Mapping[str, str], log: Path) -> None:
+    def __init__(self, settings: Mapping[str, str], log: Path, *, public: bool = False) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        own = {"GATEWAY_PUBLIC_URL": self.url} if public else {}
         self.log = log
         EVIDENCE.add(log)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
         with log.open("ab") as output:
             self._tether = subprocess.Popen(
                 [sys.executable, tether.__file__, sys.executable, "-m", "gateway", "serve"],
-                env={**kept, **settings, "GATEWAY_PORT": str(self.port)},
+                env={**kept, **settings, **own, "GATEWAY_PORT": str(self.port)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from gateway import __version__
+from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
@@ -96,6 +97,7 @@ async def test_check_says_that_all_is_well(valkey: EmbeddedValkey, simulator: Si
     lines = {line.split()[0]: line for line in printed.splitlines()}
     assert lines["Redis"].endswith("answers")
     assert lines["VideoSDK"].endswith("accepts the token")
+    assert "GATEWAY_PUBLIC_URL is not set" in lines["Webhooks"]
     assert "[secret]" in lines["GATEWAY_VIDEOSDK_SECRET"]
     assert harness.SECRET not in printed
     assert harness.API_KEY not in printed
@@ -145,6 +147,19 @@ async def test_check_says_who_is_let_in(valkey: EmbeddedValkey, simulator: Simul
     assert "WARNING: GATEWAY_JWT_JWKS_URL is not https" in printed
 
 
+@pytest.mark.anyio
+async def test_check_says_whether_webhooks_can_be_checked(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
+) -> None:
+    """With a public address VideoSDK's key is needed; where it cannot be had, the exit code is 1."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, GATEWAY_PUBLIC_URL="https://gateway.example")
+    code, printed = await gateway_command("check", **settings)
+    assert (code, "Webhooks" in printed, "can be checked" in printed) == (0, True, True), printed
+    simulator.inject(Fault(action="refuse", endpoint="key", status=500, times=None))
+    code, printed = await gateway_command("check", **settings)
+    assert (code, "CANNOT BE CHECKED (no key)" in printed) == (1, True), printed
+
+
 # --- the sandbox -------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +203,11 @@ class Sandbox:
     def curl_lines(self) -> list[str]:
         """The lines to paste."""
         return [line.strip() for line in self.printed.splitlines() if line.strip().startswith("curl ")]
+
+    @property
+    def control(self) -> str:
+        """The address of the simulator's control routes, with a slash at its end."""
+        return next(line.split()[-1] for line in self.printed.splitlines() if line.endswith("/_control/"))
 
     @property
     def upstream_log(self) -> list[dict[str, Any]]:
@@ -234,6 +254,15 @@ def test_the_sandbox_does_what_it_prints(sandbox: Sandbox) -> None:
         "start",
         "stop",
     ]
+    deliveries: list[dict[str, Any]] = []
+
+    def delivered() -> bool:
+        deliveries[:] = httpx.get(f"{sandbox.control}deliveries", trust_env=False).json()
+        return len(deliveries) == 4
+
+    harness.wait_until(delivered)
+    assert {delivery["url"] for delivery in deliveries} == {f"http://127.0.0.1:{sandbox.port}/v1/webhooks/videosdk"}
+    assert {delivery["status"] for delivery in deliveries} == {204}
     docs = httpx.get(f"http://127.0.0.1:{sandbox.port}/docs", trust_env=False)
     assert docs.status_code == 200
     assert f"http://127.0.0.1:{sandbox.port}/docs" in sandbox.printed

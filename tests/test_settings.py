@@ -12,6 +12,8 @@ from typing import Any, get_type_hints
 import msgspec
 import pytest
 import structlog
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway import settings as settings_module
 from gateway.secret import Secret
@@ -175,6 +177,18 @@ def test_names_that_kubernetes_injects_are_explained():
         ("GATEWAY_VIDEOSDK_URL", "https://api.videosdk.live#x"),
         ("GATEWAY_VIDEOSDK_URL", "https://api.videosdk.live:https"),
         ("GATEWAY_VIDEOSDK_URL", "https://[::1"),
+        ("GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE", "/nonexistent/key.pem"),
+        ("GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE", "/"),
+        ("GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE", __file__),
+        ("GATEWAY_PUBLIC_URL", "gateway.example.com"),
+        ("GATEWAY_PUBLIC_URL", "http://gateway.example.com"),
+        ("GATEWAY_PUBLIC_URL", "http://127.0.0.1.example.com"),
+        ("GATEWAY_PUBLIC_URL", "http://10.0.0.1:8080"),
+        ("GATEWAY_PUBLIC_URL", "ftp://gateway.example.com"),
+        ("GATEWAY_PUBLIC_URL", "https://"),
+        ("GATEWAY_PUBLIC_URL", "https://user:hunter7@gateway.example.com"),
+        ("GATEWAY_PUBLIC_URL", "https://gateway.example.com/?key=hunter7"),
+        ("GATEWAY_PUBLIC_URL", "https://gateway.example.com/#x"),
         ("GATEWAY_JOIN_TOKENS", "yes"),
         ("GATEWAY_CORS_ORIGINS", "*"),
         ("GATEWAY_CORS_ORIGINS", "https://*:443"),
@@ -226,6 +240,44 @@ def test_wrong_values_are_refused_and_not_repeated(name: str, text: str):
 def test_every_redis_scheme_is_taken_as_written(url: str):
     """One server, a socket, Sentinels and Clusters are accepted, and the URL reaches the coordinator unchanged."""
     assert load({**ENOUGH, "GATEWAY_REDIS_URL": url}).redis_url.reveal() == url
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("https://gateway.example.com", "https://gateway.example.com"),
+        ("https://example.com:8443/recordings//", "https://example.com:8443/recordings"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://[::1]:8080/", "http://[::1]:8080"),
+        ("http://localhost:8080", "http://localhost:8080"),
+    ],
+)
+def test_a_public_url_is_https_or_of_this_machine(text: str, read: str):
+    """It may have a path, and loses the slashes at its end."""
+    assert load({**ENOUGH, "GATEWAY_PUBLIC_URL": text}).public_url == read
+
+
+def test_a_public_url_that_nobody_can_reach_is_warned_of():
+    """An address of this machine is of no use to a VideoSDK elsewhere; to a simulator on this machine it is."""
+    here = {**ENOUGH, "GATEWAY_PUBLIC_URL": "http://127.0.0.1:8080"}
+    assert any("GATEWAY_PUBLIC_URL" in warning for warning in warnings(load(here)))
+    both = {**here, "GATEWAY_VIDEOSDK_URL": "http://127.0.0.1:9000"}
+    assert not any("GATEWAY_PUBLIC_URL" in warning for warning in warnings(load(both)))
+    elsewhere = {**ENOUGH, "GATEWAY_PUBLIC_URL": "https://gateway.example.com"}
+    assert not any("GATEWAY_PUBLIC_URL" in warning for warning in warnings(load(elsewhere)))
+
+
+def test_a_webhook_key_is_read_with_the_settings(tmp_path: Path):
+    """A file with a public key is taken; one with a private key is not, and is not repeated."""
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    file = tmp_path / "key.pem"
+    pem = serialization.Encoding.PEM
+    file.write_bytes(private.public_key().public_bytes(pem, serialization.PublicFormat.PKCS1))
+    assert load({**ENOUGH, "GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE": str(file)}).videosdk_webhook_key_file == file
+    file.write_bytes(private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    (said,) = problems({**ENOUGH, "GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE": str(file)})
+    assert "holds a private key" in said
+    assert "MII" not in said
 
 
 def test_values_are_read_leniently_where_that_is_safe(tmp_path: Path):

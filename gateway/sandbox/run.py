@@ -86,7 +86,7 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
         base = f"http://{host}:{port}"
         if await _is_ready(gateway, base):
             join_token = demo_join_token(_API_KEY, secret, room="abcd-efgh-ijkl", participant="ada")
-            print(_welcome(base, key, join_token, provider.token("demo-person")), flush=True)
+            print(_welcome(base, simulator.url, key, join_token, provider.token("demo-person")), flush=True)
         code = await gateway.wait()
         return 0 if asked_to_end.is_set() else code
 
@@ -125,7 +125,7 @@ async def _is_ready(gateway: asyncio.subprocess.Process, base: str) -> bool:
     return False
 
 
-def _welcome(base: str, key: str, join_token: str, company_token: str) -> str:
+def _welcome(base: str, upstream: str, key: str, join_token: str, company_token: str) -> str:
     def curl(route: str, body: str) -> str:
         return (
             f"curl -i {base}/v1/recordings/track/{route} -H 'Authorization: Bearer {key}' "
@@ -139,6 +139,8 @@ The gateway serves at {base}, against a simulated VideoSDK. Nothing is kept when
 
   Docs      {base}/docs
   Demo key  {key}
+  VideoSDK  simulated, and sending its webhooks to the gateway; `gateway/sandbox/control.py` says how to let a
+            participant leave, or a recording end by itself: {upstream}/_control/
 
 Any of these will do as well, for a day. With the first, ada's browser may start and stop ada's own tracks in the room
 abcd-efgh-ijkl; the second is a JWT of a company's identity provider:

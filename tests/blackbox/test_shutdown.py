@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -75,3 +76,25 @@ async def test_sigkill_of_the_only_process_is_healed_by_the_next(
         assert seen.json()["confirmedBy"] == "list"
         assert seen.json()["requestedBy"] == "demo"
     assert second.stop() == 0
+
+
+async def test_sigterm_loses_no_webhook_that_was_accepted(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+) -> None:
+    """SIGTERM right after the 204, while VideoSDK is still being asked: what the event told of is in the record."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    process = await harness.GatewayProcess(settings, tmp_path / "log", public=True).ready()
+    track = new_track()
+    async with harness.client(process.url, demo.key) as gateway:
+        assert (await gateway.post(START, json=track)).status_code == 201
+        await simulator.settle()
+        listed = harness.delay("list", 0.7)
+        simulator.inject(listed)
+        simulator.end_recording(track["roomId"], track["participantId"], track["kind"])
+        await harness.eventually(lambda: [d.status for d in simulator.deliveries].count(204) == 3)
+        process.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.stop) == 0
+    async with Redis.from_url(valkey.url) as redis:
+        (key,) = [key async for key in redis.scan_iter(f"rec:*:{track['roomId']}:{track['participantId']}:*")]
+        state = await redis.hget(key, "state")
+    assert state == b"stopped"

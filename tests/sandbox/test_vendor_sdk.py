@@ -1,6 +1,7 @@
 """VideoSDK's own Node package takes the simulator for VideoSDK."""
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from gateway.videosdk.signatures import FetchedKeys, Signatures, Verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +87,21 @@ async def test_the_vendors_package_works_against_the_simulator(seen, simulator):
     assert seen["wrongSecret"] == "AuthenticationError"
     first = simulator.calls[0]
     assert list(first.body) == ["roomId", "bucketDirPath", "participantId", "kind", "fileFormat", "webhookUrl"]
+
+
+async def test_the_vendors_package_and_the_gateway_agree_on_signatures(seen, simulator):
+    """What the package takes for VideoSDK's the gateway does, and nothing else: bodies and signatures, some changed."""
+
+    async def public_key():
+        return simulator.public_key
+
+    signatures = Signatures(FetchedKeys(public_key))
+    ours = [
+        await signatures.judge(base64.b64decode(case["body"]), [case["signature"].encode()]) is Verdict.GENUINE
+        for case in seen["judged"]
+    ]
+    assert ours == [case["genuine"] for case in seen["judged"]]
+    assert (len(ours), sum(ours)) == (20, 4)
 
 
 def test_the_lock_file_names_no_registry():

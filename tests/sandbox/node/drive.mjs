@@ -61,6 +61,21 @@ for (const { body, signature } of taken) {
 const changed = Buffer.from(taken[0].body);
 changed[changed.length - 3] ^= 1;
 seen.forged = await failureOf(() => client.webhooks.verify(changed, taken[0].signature));
+// The same questions that the gateway is asked: who says yes to what?
+seen.judged = [];
+for (const { body, signature } of taken) {
+  const other = signature.startsWith("A") ? "B" : "A";
+  for (const [what, given] of [
+    [body, signature],
+    [changed, signature],
+    [body, other + signature.slice(1)],
+    [body, ""],
+    [Buffer.from(JSON.stringify(JSON.parse(body), null, 1)), signature],
+  ]) {
+    const failure = await failureOf(() => client.webhooks.verify(what, given));
+    seen.judged.push({ body: what.toString("base64"), signature: given, genuine: failure === null });
+  }
+}
 seen.unsigned = await failureOf(() => client.webhooks.verify(taken[0].body, undefined));
 seen.wrongSecret = await failureOf(() => new VideoSDK({ secret: "f".repeat(64), maxRetries: 0 }).recordings.track.list());
 

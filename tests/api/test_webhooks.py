@@ -1,0 +1,631 @@
+"""The webhook intake over real sockets: what is let in, what it is taken to mean, and what forgeries achieve."""
+
+import asyncio
+import base64
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from litestar import Litestar
+from litestar.di import Provide
+
+from gateway.api.entry import Entry
+from gateway.api.problems import answer_problem
+from gateway.api.webhooks import EVENTS, INTAKE_PATH, MOST_WEBHOOK, Intake, receive_videosdk_webhook
+from gateway.errors import CoordinationUnavailable
+from gateway.recordings import Happened, Hint, Kind, RecordedFile
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.sandbox.webhooks import Signer
+from gateway.secret import Secret
+from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.signatures import FetchedKeys, Signatures
+from gateway.videosdk.tokens import MintedTokens
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+NewTrack = Callable[..., dict[str, str]]
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+ROOM = "jvsg-8rjn-j304"
+SAMPLE = (
+    b'{"webhookType":"participant-track-recording-stopped","data":{"meetingId":"jvsg-8rjn-j304",'
+    b'"sessionId":"613731342f27f56e4fc4b6d0","participantId":"abcd","kind":"audio","fileDetails":[{"filePath":'
+    b'"/encoded/videos/62d148951a1eb20029fc9b05.mp4","fileUrl":'
+    b'"https://cdn.videosdk.live/encoded/videos/62d148951a1eb20029fc9b05.mp4"}]}}'
+)
+"""As documented, byte for byte."""
+
+
+def event(name: str, **data: object) -> bytes:
+    """Return the body of an event."""
+    return json.dumps({"webhookType": name, "data": data}, separators=(",", ":")).encode()
+
+
+def told(name: str, track: dict[str, str]) -> bytes:
+    """Return the body of an event of a track, which is the same for every recording of it."""
+    return event(
+        f"participant-track-recording-{name}",
+        meetingId=track["roomId"],
+        sessionId="613731342f27f56e4fc4b6d0",
+        participantId=track["participantId"],
+        kind=track["kind"],
+    )
+
+
+def key_calls(simulator: Simulator) -> int:
+    """Return how often VideoSDK was asked for its key."""
+    return sum(call.endpoint == "key" for call in simulator.calls)
+
+
+class Door:
+    """An intake on a socket of its own, and all that came of it."""
+
+    def __init__(self, simulator: Simulator, videosdk: VideoSDK) -> None:
+        self.simulator = simulator
+        self.now = 0.0
+        self.heard: list[Hint] = []
+        self.counted: Counter[tuple[str, str]] = Counter()
+        self.deaf_for = 0
+        """How many more hints meet a Redis that does not answer."""
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.client = httpx.AsyncClient()
+        self.intake = Intake(Signatures(FetchedKeys(videosdk.public_key, lambda: self.now)), self._hear, self._count)
+
+    async def _hear(self, hint: Hint) -> None:
+        await self.hold.wait()
+        if self.deaf_for:
+            self.deaf_for -= 1
+            raise CoordinationUnavailable("not now")
+        self.heard.append(hint)
+
+    def _count(self, name: str, verdict: str) -> None:
+        self.counted[name, verdict] += 1
+
+    async def send(self, body: bytes, signature: str | None = None, **headers: str) -> httpx.Response:
+        """Send a body as VideoSDK does, with its own signature where none is given."""
+        signature = self.simulator.sign(body) if signature is None else signature
+        signed = {"videosdk-signature": signature, "content-type": "application/json"} | headers
+        return await self.client.post(INTAKE_PATH, content=body, headers=signed)
+
+
+@asynccontextmanager
+async def opened(simulator: Simulator) -> AsyncGenerator[Door]:
+    """Serve an intake."""
+    videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=5)
+    door = Door(simulator, videosdk)
+    app = Litestar(
+        route_handlers=[receive_videosdk_webhook],
+        dependencies={"intake": Provide(lambda: door.intake, sync_to_thread=False)},
+        exception_handlers={Exception: answer_problem},
+        logging_config=None,
+        openapi_config=None,
+    )
+    async with harness.serve_app(Entry(app)) as url, harness.client(url) as client:
+        await door.client.aclose()
+        door.client = client
+        try:
+            yield door
+        finally:
+            door.hold.set()
+            await door.intake.close(5)
+            await videosdk.aclose()
+
+
+@pytest.fixture
+async def door(simulator: Simulator) -> AsyncGenerator[Door]:
+    """An intake whose hints are kept."""
+    async with opened(simulator) as opened_door:
+        yield opened_door
+
+
+# --- what it means ------------------------------------------------------------------------------------------------
+
+
+async def test_the_documented_sample_is_understood(door: Door) -> None:
+    """204 without a body, and a hint with the track and its file."""
+    answer = await door.send(SAMPLE)
+    assert (answer.status_code, answer.content) == (204, b"")
+    await harness.eventually(lambda: door.heard)
+    path = "/encoded/videos/62d148951a1eb20029fc9b05.mp4"
+    file = RecordedFile(path, f"https://cdn.videosdk.live{path}")
+    assert door.heard == [Hint(ROOM, "abcd", Kind.AUDIO, Happened.STOPPED, (file,))]
+    assert door.counted == {("participant-track-recording-stopped", "accepted"): 1}
+
+
+STOPPED = "participant-track-recording-stopped"
+WHO = {"meetingId": ROOM, "sessionId": "s", "participantId": "ada"}
+
+
+HINTS = [
+    *(
+        (
+            event(f"participant-track-recording-{happened}", **WHO, kind="screen_video"),
+            Hint(ROOM, "ada", Kind.SCREEN_VIDEO, happened),
+        )
+        for happened in list(Happened)[:5]
+    ),
+    (event("participant-left", **WHO, participantName="A"), Hint(ROOM, "ada", None, Happened.LEFT)),
+    (event("session-ended", meetingId=ROOM, start="x", end="y"), Hint(ROOM, None, None, Happened.ENDED)),
+    (
+        event(STOPPED, **WHO, kind="video", fileDetails=[{"filePath": "a", "fileUrl": None}]),
+        Hint(ROOM, "ada", Kind.VIDEO, Happened.STOPPED, (RecordedFile("a"),)),
+    ),
+    # What is not as documented about the files does not make the rest less true.
+    (
+        event(STOPPED, **WHO, kind="video", fileDetails={"filePath": 7}),
+        Hint(ROOM, "ada", Kind.VIDEO, Happened.STOPPED),
+    ),
+    (
+        event(STOPPED, **WHO, kind="video", fileDetails=None, more=[1]),
+        Hint(ROOM, "ada", Kind.VIDEO, Happened.STOPPED),
+    ),
+]
+
+
+async def test_events_of_tracks_are_hints(door: Door) -> None:
+    """The five events of a track's recording, the participant who left, the session that ended."""
+    for number, (body, hint) in enumerate(HINTS, 1):
+        assert (await door.send(body)).status_code == 204
+        await harness.eventually(lambda number=number: len(door.heard) == number)
+        assert door.heard[-1] == hint
+
+
+OTHERS = [
+    (event("participant-joined", **WHO), "participant-joined"),
+    (event("session-started", **WHO), "session-started"),
+    (event("recording-stopped", **WHO, filePath="a"), "recording-stopped"),
+    (event("participant-recording-failed", **WHO), "participant-recording-failed"),
+    (event("something-new", **WHO), "other"),
+    (event("participant-track-recording-paused", **WHO, kind="video"), "other"),
+    (b"{}", "other"),
+    (b'{"webhookType":null}', "other"),
+    (b'{"webhookType":["participant-left"]}', "other"),
+    (b'{"webhookType":"participant-left"}', "participant-left"),
+    (b'{"webhookType":"participant-left","data":[]}', "participant-left"),
+    (event("participant-left", meetingId=ROOM), "participant-left"),
+    (event("participant-left", meetingId="../x", participantId="ada"), "participant-left"),
+    (event("participant-left", meetingId=ROOM, participantId="a:b"), "participant-left"),
+    (event("participant-left", meetingId=ROOM, participantId="a\n"), "participant-left"),
+    (event("participant-left", meetingId=ROOM, participantId="a" * 129), "participant-left"),
+    (event("participant-left", meetingId=7, participantId="ada"), "participant-left"),
+    (event("session-ended", meetingId=""), "session-ended"),
+    (event("participant-track-recording-started", **WHO), "participant-track-recording-started"),
+    (event("participant-track-recording-started", **WHO, kind="smell"), "participant-track-recording-started"),
+]
+
+
+async def test_other_events_are_accepted_and_counted(door: Door) -> None:
+    """What is of no track, not known, or names nothing that can be a track here: 204 and no hint."""
+    for body, counted in OTHERS:
+        assert (await door.send(body)).status_code == 204
+        assert door.counted == {(counted, "accepted"): 1}, body
+        door.counted.clear()
+    await door.intake.close(5)
+    assert door.heard == []
+
+
+def test_every_documented_event_is_known() -> None:
+    """The names are those of the vendor's documentation; five of them, a leaver and an end are about tracks."""
+    assert len(EVENTS) == 19
+    assert sum(happened is not None for happened in EVENTS.values()) == 7
+    assert EVENTS["participant-track-recording-failed"] is Happened.FAILED
+
+
+async def test_the_content_type_makes_no_difference(door: Door) -> None:
+    """The signature counts, and nothing else of the request does."""
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "x"):
+        assert (await door.send(SAMPLE, **{"content-type": content_type})).status_code == 204
+    assert (await door.send(SAMPLE, authorization="Bearer nonsense")).status_code == 204
+
+
+async def test_two_equal_events_are_both_heard(door: Door) -> None:
+    """Two starts of one track tell the same bytes: the second is no copy of the first."""
+    for _ in range(2):
+        assert (await door.send(told("started", {"roomId": ROOM, "participantId": "p", "kind": "video"}))).is_success
+    await harness.eventually(lambda: len(door.heard) == 2)
+    assert door.heard[0] == door.heard[1]
+
+
+# --- what is not let in -------------------------------------------------------------------------------------------
+
+
+async def test_what_is_no_event_is_malformed(door: Door, check_problem: Callable[..., dict[str, Any]]) -> None:
+    """Signed by VideoSDK, and all the same not an object in JSON."""
+    bodies = [b"", b"x", b"[]", b"7", b'"a"', b"null", b"{", b'{"a":"\xff"}', b"[" * 100_000, b"{}{}"]
+    for body in bodies:
+        check_problem(await door.send(body), "malformed-request")
+    assert door.counted == {("other", "malformed"): len(bodies)}
+
+
+async def test_unsigned_and_forged_are_told_the_same(door: Door, check_problem: Callable[..., dict[str, Any]]) -> None:
+    """401, how to say who one is, and not a word about what was wrong."""
+    answers = [
+        await door.client.post(INTAKE_PATH, content=SAMPLE),
+        await door.send(SAMPLE, ""),
+        await door.send(SAMPLE, "nonsense"),
+        await door.send(SAMPLE, door.simulator.sign(SAMPLE + b" ")),
+        await door.send(b"not json", door.simulator.sign(SAMPLE)),
+    ]
+    documents = [check_problem(answer, "unauthenticated") for answer in answers]
+    assert {document["detail"] for document in documents} == {"VideoSDK did not sign this body."}
+    assert {answer.headers["www-authenticate"] for answer in answers} == {
+        'VideoSDK-Signature realm="recording-gateway"'
+    }
+    assert door.counted == {("other", "unsigned"): 2, ("other", "forged"): 3}
+    assert door.heard == []
+
+
+async def test_a_body_may_be_so_long_and_no_longer(door: Door, check_problem: Callable[..., dict[str, Any]]) -> None:
+    """The longest is read to its end; one byte more is refused, whether or not its length was said before."""
+    longest = SAMPLE + b" " * (MOST_WEBHOOK - len(SAMPLE))
+    assert (await door.send(longest)).status_code == 204
+    detail = check_problem(await door.send(longest + b" "), "payload-too-large")["detail"]
+    assert str(MOST_WEBHOOK) in detail
+
+    async def parts() -> AsyncGenerator[bytes]:
+        for _ in range(5):
+            yield b" " * (MOST_WEBHOOK // 4)
+
+    check_problem(await door.client.post(INTAKE_PATH, content=parts()), "payload-too-large")
+    assert door.counted["other", "too_large"] == 2
+
+
+async def test_without_the_key_videosdk_is_asked_to_come_again(
+    door: Door, check_problem: Callable[..., dict[str, Any]]
+) -> None:
+    """503 with Retry-After, nothing heard; a minute later the same event is taken."""
+    door.simulator.inject(Fault(action="refuse", endpoint="key", status=500, times=1))
+    answer = await door.send(SAMPLE)
+    check_problem(answer, "identity-unavailable")
+    assert answer.headers["retry-after"] == "60"
+    assert door.counted == {("other", "postponed"): 1}
+    door.now += 60
+    assert (await door.send(SAMPLE)).status_code == 204
+    await harness.eventually(lambda: len(door.heard) == 1)
+
+
+async def test_a_new_key_of_videosdk_costs_one_call(door: Door) -> None:
+    """The simulator signs with another key; what it sends then is accepted after one fetch."""
+    assert (await door.send(SAMPLE)).status_code == 204
+    async with httpx.AsyncClient(base_url=door.simulator.url, trust_env=False) as control:
+        shown = (await control.post("/_control/rotate-key")).json()["publicKey"]
+        assert (await control.get("/v2/public/rsa-public-key")).json()["publicKey"] == shown
+    fetched = key_calls(door.simulator)
+    door.now += 61
+    answers = await asyncio.gather(*(door.send(SAMPLE) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {204}
+    assert key_calls(door.simulator) == fetched + 1
+
+
+async def test_a_storm_of_forgeries_costs_one_call_a_minute(door: Door, signer: Signer) -> None:
+    """Sixty of them in each of three minutes: three calls, and a genuine one passes in the middle."""
+    forged = Signer().sign(SAMPLE)
+    for minute in range(1, 4):
+        for _ in range(3):
+            answers = await asyncio.gather(*(door.send(SAMPLE, forged) for _ in range(20)))
+            assert {answer.status_code for answer in answers} == {401}
+        assert (await door.send(SAMPLE, signer.sign(SAMPLE))).status_code == 204
+        assert key_calls(door.simulator) == minute
+        door.now += 60
+    await harness.eventually(lambda: len(door.heard) == 3)
+
+
+async def test_whatever_videosdk_signs_is_answered_as_documented(door: Door) -> None:
+    """Any JSON and any bytes behind a good signature: 204 for objects, else 400, and never a mistake of ours."""
+    leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+    names = st.sampled_from([*EVENTS, "other", "", "data"]) | st.text()
+    values = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+    data = st.dictionaries(
+        st.sampled_from(["meetingId", "participantId", "kind", "fileDetails", "x"]),
+        values | st.sampled_from([ROOM, "video", [{"filePath": "a"}]]),
+    )
+    bodies = (
+        st.fixed_dictionaries({}, optional={"webhookType": names | values, "data": data | values}).map(
+            lambda made: json.dumps(made).encode()
+        )
+        | values.map(lambda made: json.dumps(made).encode())
+        | st.binary(max_size=200)
+    )
+    made: list[bytes] = []
+
+    @settings(max_examples=100, deadline=None, database=None)
+    @given(bodies)
+    def collect(body: bytes) -> None:
+        made.append(body)
+
+    collect()
+    for body in made:
+        answer = await door.send(body)
+        try:
+            good = isinstance(json.loads(body), dict)
+        except ValueError:
+            good = False
+        # Python's reader takes some things that are not JSON, such as halves of surrogate pairs.
+        assert answer.status_code == 204 if good and b"\\ud" not in body else answer.status_code in {204, 400}, body
+
+
+# --- afterwards ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_answer_does_not_wait_for_what_follows(door: Door) -> None:
+    """VideoSDK is answered while the hint is still being acted on, and so are the next hundred."""
+    door.hold.clear()
+    answers = await asyncio.gather(*(door.send(SAMPLE) for _ in range(100)))
+    assert {answer.status_code for answer in answers} == {204}
+    assert door.heard == []
+    door.hold.set()
+    await harness.eventually(lambda: len(door.heard) == 100)
+
+
+async def test_closing_waits_for_what_was_accepted(door: Door) -> None:
+    """Everything answered with 204 is heard before the intake is closed."""
+    door.hold.clear()
+    await asyncio.gather(*(door.send(SAMPLE) for _ in range(40)))
+    closing = asyncio.create_task(door.intake.close(20))
+    await asyncio.sleep(0)
+    assert not closing.done()
+    door.hold.set()
+    await closing
+    assert len(door.heard) == 40
+
+
+async def test_closing_does_not_wait_for_ever(door: Door) -> None:
+    """What hangs is given up after the grace."""
+    door.hold.clear()
+    await door.send(SAMPLE)
+    began = time.monotonic()
+    await door.intake.close(0.1)
+    assert time.monotonic() - began < 5
+    assert door.heard == []
+
+
+async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door) -> None:
+    """It is tried again, and at once when the process is told to stop."""
+    door.deaf_for = 1
+    await door.send(SAMPLE)
+    await harness.eventually(lambda: not door.deaf_for)
+    await door.intake.close(20)
+    assert len(door.heard) == 1
+
+
+# --- the whole gateway ---------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def hearing(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str):
+    """Serve a whole gateway that VideoSDK can reach; yields a client of it."""
+    environment = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, **more)
+    async with harness.serve(environment, public=True) as url, harness.client(url, demo.key) as client:
+        yield client
+
+
+def path_of(track: dict[str, str]) -> str:
+    """Return the address of a track's recording."""
+    return f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
+
+
+async def test_the_end_of_a_recording_is_heard_of(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Nobody gave a webhookUrl: the gateway gave its own, and knows of an end that nobody asked for."""
+    async with hearing(valkey, simulator, demo) as gateway:
+        track = new_track()
+        assert (await gateway.post(START, json=track)).status_code == 201
+        simulator.end_recording(track["roomId"], track["participantId"], track["kind"])
+        await harness.until(lambda: gateway.get(path_of(track)), lambda answer: answer.json()["status"] == "stopped")
+    (start,) = (call for call in simulator.calls if call.endpoint == "start")
+    assert isinstance(start.body, dict)
+    assert start.body["webhookUrl"] == f"{gateway.base_url}{INTAKE_PATH}"
+    delivered = [delivery for delivery in simulator.deliveries if delivery.room_id == track["roomId"]]
+    assert {delivery.status for delivery in delivered} == {204}
+    assert [delivery.webhook_type.rpartition("-")[2] for delivery in delivered] == ["starting", "started", "stopped"]
+
+
+async def test_a_callers_webhook_url_stays_the_callers(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """It reaches VideoSDK byte for byte, whether or not the gateway has an address of its own."""
+    url = "http://127.0.0.1:9/h%2Fook/?key=a%20b&c=%E2%82%AC&&=+~"
+    async with hearing(valkey, simulator, demo) as gateway:
+        assert (await gateway.post(START, json=new_track(webhookUrl=url))).status_code == 201
+    (start,) = (call for call in simulator.calls if call.endpoint == "start")
+    assert isinstance(start.body, dict)
+    assert start.body["webhookUrl"] == url
+
+
+async def test_starts_without_a_webhook_url_are_equal_whatever_the_gateways_own(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Gateways with one address, with another and with none, as during a roll-out: no 409, and one start.
+
+    Whoever writes the gateway's address into the request has asked for something else.
+    """
+    track = new_track()
+    environment = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    async with (
+        hearing(valkey, simulator, demo) as one,
+        hearing(valkey, simulator, demo) as other,
+        harness.serve(environment) as url,
+        harness.client(url, demo.key) as third,
+    ):
+        answers = await asyncio.gather(*(gateway.post(START, json=track) for gateway in (one, other, third)))
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 201]
+        own = {**track, "webhookUrl": f"{one.base_url}{INTAKE_PATH}"}
+        assert (await one.post(START, json=own)).status_code == 409
+    assert sum(call.endpoint == "start" for call in simulator.calls) == 1
+
+
+def standing(answer: httpx.Response) -> dict[str, Any]:
+    """Return what an answer says of a recording, without when it was last looked at."""
+    return {name: value for name, value in answer.json().items() if name not in {"confirmedAt", "confirmedBy"}}
+
+
+class Forger:
+    """Makes what is not genuine of what is."""
+
+    def __init__(self, signer: Signer, seed: int) -> None:
+        self._signer = signer
+        self._other = Signer()
+        self._random = random.Random(seed)
+        self._genuine: dict[bytes, str] = {}
+
+    def forge(self, body: bytes) -> tuple[bytes, list[str]]:
+        """Return a body and its signature headers."""
+        genuine = self._genuine[body] = self._genuine.get(body) or self._signer.sign(body)
+        choices = [self._other_body, self._other_signature, self._other_method]
+        return self._random.choice(choices)(body, genuine)
+
+    def _other_body(self, body: bytes, genuine: str) -> tuple[bytes, list[str]]:
+        at = self._random.randrange(len(body))
+        flipped = body[:at] + bytes([body[at] ^ (1 << self._random.randrange(8))]) + body[at + 1 :]
+        same = json.dumps(json.loads(body)).encode()
+        choices = [
+            flipped,
+            body[:at],
+            body[at:] + b" ",
+            body + b"\n",
+            b" " + body,
+            body + body,
+            b"",
+            same,
+            b"\xef\xbb\xbf" + body,
+        ]
+        return self._random.choice([choice for choice in choices if choice != body]), [genuine]
+
+    def _other_signature(self, body: bytes, genuine: str) -> tuple[bytes, list[str]]:
+        raw = bytearray(base64.b64decode(genuine))
+        raw[self._random.randrange(256)] ^= 1 << self._random.randrange(8)
+        at = self._random.randrange(344)
+        swapped = genuine[:at] + self._random.choice("ABCxyz019+/=-_ ") + genuine[at + 1 :]
+        choices = [
+            [base64.b64encode(raw).decode()],
+            [swapped if swapped != genuine else genuine[1:]],
+            [genuine[:at]],
+            [genuine, genuine],
+            [genuine, ""],
+            ["", genuine],
+            [f"{genuine}, {genuine}"],
+            [f'"{genuine}"'],
+            [f"sha256={genuine}"],
+            [base64.b64decode(genuine).hex()],
+            [genuine.swapcase()],
+            [base64.b64encode(bytes(256)).decode()],
+            [],
+            [""],
+        ]
+        return body, self._random.choice(choices)
+
+    def _other_method(self, body: bytes, _genuine: str) -> tuple[bytes, list[str]]:
+        key, sha256 = self._signer._key, hashes.SHA256()
+        made = self._random.choice(
+            [
+                lambda: key.sign(body, padding.PKCS1v15(), hashes.SHA1()),
+                lambda: key.sign(body, padding.PKCS1v15(), hashes.SHA512()),
+                lambda: key.sign(body, padding.PSS(padding.MGF1(sha256), 32), sha256),
+                lambda: key.sign(b"", padding.PKCS1v15(), sha256),
+                lambda: base64.b64decode(self._other.sign(body)),
+            ]
+        )
+        return body, [base64.b64encode(made()).decode()]
+
+
+async def test_a_thousand_forgeries_change_nothing(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, signer: Signer
+) -> None:
+    """Mutated bodies and signatures, of events that would end what records: 401 each, and everything stands."""
+    forger = Forger(signer, seed := random.randrange(2**32))
+    async with hearing(valkey, simulator, demo) as gateway:
+        track = new_track(webhookUrl="http://127.0.0.1:9/")
+        await gateway.post(START, json=track)
+        # VideoSDK has ended it, and the gateway was not told: a forgery that gets through makes it look.
+        simulator.end_recording(track["roomId"], track["participantId"], track["kind"], webhook=False)
+        before = standing(await gateway.get(path_of(track)))
+        assert before["status"] == "recording"
+        calls = len(simulator.calls)
+        bodies = [told(name, track) for name in ("stopped", "failed", "started")]
+        bodies.append(event("session-ended", meetingId=track["roomId"]))
+
+        async def send(number: int) -> tuple[int, str]:
+            body, signatures = forger.forge(bodies[number % len(bodies)])
+            headers = [("videosdk-signature", signature) for signature in signatures]
+            answer = await gateway.post(INTAKE_PATH, content=body, headers=[*headers, ("authorization", "")])
+            return answer.status_code, answer.json().get("detail", "") if answer.content else ""
+
+        answers: Counter[tuple[int, str]] = Counter()
+        for start in range(0, 1000, 8):
+            answers.update(await asyncio.gather(*(send(number) for number in range(start, start + 8))))
+        assert answers == {(401, "VideoSDK did not sign this body."): 1000}, seed
+        assert standing(await gateway.get(path_of(track))) == before, seed
+        # Of other rooms the settler may still have something to find out.
+        mine = [call for call in simulator.calls[calls:] if call.room_id in {None, track["roomId"]}]
+        assert Counter(call.endpoint for call in mine) == {"key": 1}
+
+        # The same body, genuine: so it was the signature that kept the others out.
+        await gateway.post(INTAKE_PATH, content=bodies[0], headers={"videosdk-signature": signer.sign(bodies[0])})
+        await harness.until(lambda: gateway.get(path_of(track)), lambda answer: answer.json()["status"] == "stopped")
+
+
+async def test_replays_of_genuine_events_change_nothing(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    signer: Signer,
+    tmp_path: Path,
+) -> None:
+    """Events of a track's first recording, again and in any order, during its second and after it.
+
+    The second stands, then stays ended; nothing is started or stopped because of them.
+    """
+    events = ("starting", "started", "stopping", "stopped", "failed")
+    pinned = tmp_path / "key.pem"
+    pinned.write_text(simulator.public_key)
+
+    async with hearing(valkey, simulator, demo, GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE=str(pinned)) as gateway:
+        track = new_track()
+
+        async def replay() -> None:
+            for name in random.sample(events, len(events)) * 4:
+                body = told(name, track)
+                sent = await gateway.post(INTAKE_PATH, content=body, headers={"videosdk-signature": signer.sign(body)})
+                assert sent.status_code == 204
+
+        await gateway.post(START, json=track)
+        await gateway.post(STOP, json=track)
+        started = await gateway.post(START, json=track)
+        assert started.json()["outcome"] == "started"
+        lists = sum(call.endpoint == "list" for call in simulator.calls)
+        await replay()
+        await harness.eventually(lambda: sum(call.endpoint == "list" for call in simulator.calls) > lists)
+        running = await harness.until(
+            lambda: gateway.get(path_of(track)), lambda answer: answer.json()["confirmedBy"] == "list"
+        )
+        assert (running.json()["status"], running.json()["id"]) == ("recording", started.json()["id"])
+        again = await gateway.post(START, json=track)
+        assert (again.json()["outcome"], again.json()["id"]) == ("already_recording", started.json()["id"])
+
+        assert (await gateway.post(STOP, json=track)).json()["outcome"] == "stopped"
+        await replay()
+    # Closed: whatever was accepted has been heard to its end.
+    async with hearing(valkey, simulator, demo) as gateway:
+        ended = (await gateway.get(path_of(track))).json()
+        assert (ended["status"], ended["id"]) == ("stopped", started.json()["id"])
+    assert Counter(call.endpoint for call in simulator.calls if call.endpoint in {"start", "stop"}) == {
+        "start": 2,
+        "stop": 2,
+    }
+    assert key_calls(simulator) == 0, "the key is pinned"
