@@ -5,7 +5,6 @@ other request; and what is kept or charged is what really came of it.
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any
 
 from litestar import Request, Response
@@ -15,16 +14,16 @@ from gateway.api.limiter import Admission, Limiter
 from gateway.api.policy import Scope, check
 from gateway.api.replays import Replay, Replays, read_key
 from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording
-from gateway.errors import GatewayError, NotFound
-from gateway.recordings import Answer, Outcome, Recording, Recordings, Status, Track, Watcher
+from gateway.errors import GatewayError
+from gateway.recordings import Answer, Outcome, Recordings, Track, Watcher
 
 __all__ = ["Desk"]
 
 _STATUS = {Outcome.STARTED: 201, Outcome.STOP_REQUESTED: 202}
-_ENDED = frozenset({Status.STOPPING, Status.STOPPED})
 
 _Request = Request[Any, Any, Any]
-_Work = Callable[[], Awaitable[Answer]]
+_Work = Callable[[int | None], Awaitable[Answer]]
+"""Does it; takes when it was first asked (ms by Redis's clock), where it was asked before and no answer was kept."""
 
 
 class Desk:
@@ -51,7 +50,9 @@ class Desk:
             request,
             Scope.START,
             asked,
-            lambda: self._recordings.start(asked.track, parameters, caller=caller.name, within=within),
+            lambda asked_at: self._recordings.start(
+                asked.track, parameters, caller=caller.name, within=within, asked_at=asked_at
+            ),
         )
 
     async def stop(self, request: _Request, asked: StopTrackRecording, within: float) -> Response[TrackRecording]:
@@ -62,7 +63,8 @@ class Desk:
             request,
             Scope.STOP,
             asked,
-            lambda: self._recordings.stop(asked.track, caller=caller.name, within=within),
+            # A second stop does no harm.
+            lambda _: self._recordings.stop(asked.track, caller=caller.name, within=within),
         )
 
     async def show(self, request: _Request, track: Track) -> TrackRecording:
@@ -83,17 +85,13 @@ class Desk:
             replay = await self._replays.begin(_caller(request), scope, key, asked) if key else None
             if replay is not None and replay.kept is not None:
                 return _replayed(request, replay)
-            if replay is not None and replay.begun is not None and scope is Scope.START:
-                ended = await self._ended_since(track, replay.begun)
-                if ended is not None:
-                    await self._replays.keep(replay, 200, TrackRecording.of(ended))
-                    return _answered(request, TrackRecording.of(ended), 200)
-            return await self._carry_out(request, admission, replay, work)
+            begun = replay.begun if replay is not None else None
+            return await self._carry_out(request, admission, replay, lambda: work(begun))
         finally:
             admission.leave()
 
     async def _carry_out(
-        self, request: _Request, admission: Admission, replay: Replay | None, work: _Work
+        self, request: _Request, admission: Admission, replay: Replay | None, work: Callable[[], Awaitable[Answer]]
     ) -> Response[TrackRecording]:
         state = request.scope["state"]
         try:
@@ -105,22 +103,10 @@ class Desk:
             raise
         await admission.charge(answer.outcome)
         state["headers"] |= admission.headers
-        status, body = _STATUS.get(answer.outcome, 200), TrackRecording.answering(answer)
+        status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
+        body = TrackRecording.answering(answer)
         await self._replays.keep(replay, status, body)
         return _answered(request, body, status)
-
-    async def _ended_since(self, track: Track, begun: int) -> Recording | None:
-        """Return the track's recording if it began when this was first asked, or later, and has ended since.
-
-        A retry that comes that late has had its recording. What it was answered got lost, with its process perhaps;
-        what it is told now is how that recording stands, and not to start another.
-        """
-        try:
-            recording = await self._watcher.get(track)
-        except NotFound:
-            return None
-        at = recording.requested_at
-        return recording if recording.status in _ENDED and at is not None and _ms(at) >= begun else None
 
 
 def _caller(request: _Request) -> Caller:
@@ -143,7 +129,3 @@ def _answered(request: _Request, body: TrackRecording, status: int) -> Response[
     state["outcome"], state["recording"] = body.outcome, body.id
     headers = {"location": state["track_path"]} if status in {201, 202} else {}
     return Response(body, status_code=status, headers=headers)
-
-
-def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)

@@ -117,10 +117,11 @@ class Admission:
                 retry_after=wait,
             )
 
-    async def charge(self, ended: Outcome | GatewayError) -> None:
-        """Take the rest if this was not free."""
+    async def charge(self, ended: Outcome | GatewayError | None) -> None:
+        """Take the rest if this was not free. None: nothing was done."""
         if ended not in _OWN:
-            if (isinstance(ended, Outcome) and ended is not Outcome.STOP_REQUESTED) or self._group.charged:
+            free = not isinstance(ended, GatewayError) and ended is not Outcome.STOP_REQUESTED
+            if free or self._group.charged:
                 return
             if isinstance(ended, GatewayError) and not isinstance(ended, _SHARED):
                 return

@@ -3,6 +3,11 @@
 The natural key of a recording already makes one start of many. What it cannot know is that a start which arrives after
 somebody else's stop is a late retry and not a new wish: that is what a caller's own key says
 (draft-ietf-httpapi-idempotency-key-header).
+
+Where an answer was kept, a retry gets it. Where none was (the first request is still under way, its process is gone,
+or it ended in something that may pass), a retry is carried out as if asked when it was first asked: `claim.lua`
+decides, in one step with the claim, whether a stop has been asked for since. On a Cluster the two moments may be of two servers'
+clocks. A stop's retry stops again: that does no harm, and one that is not carried out does.
 """
 
 import hashlib
@@ -26,6 +31,7 @@ from gateway.errors import (
     ParametersDiffer,
     UpstreamRefused,
 )
+from gateway.recordings import Status
 from gateway.recordings.model import Problem
 
 __all__ = ["KEY_HEADER", "Kept", "Replay", "Replays", "read_key"]
@@ -102,7 +108,8 @@ class Replays:
         if replay is None:
             return
         if isinstance(answer, TrackRecording):
-            if status == 202:
+            # Neither what is still to come, nor how a track that moves stood at the moment.
+            if status == 202 or (answer.outcome is None and answer.status is not Status.STOPPED):
                 return
             kept = Kept(status, recording=answer)
         elif isinstance(answer, _FINAL):

@@ -7,6 +7,7 @@
 -- a.fingerprint  of the start's parameters, '' for stop and check           a.recording  what callers may read of it
 -- a.seen         operation this caller waits for, ''; answered `done` with its result if it has finished
 -- a.target       a stop's generation, '': a newer recording is not the one this stop was about
+--                a start's first asking (ms), '': of a retry, which is not carried out after a stop that came later
 -- a.not_after    refuse to act later than this: a command that its client gave up on still runs when Redis resumes
 -- a.lease a.trust a.quiet a.memory a.grace a.ttl   a.verify_absent  auto | always | never
 --
@@ -16,7 +17,8 @@
 --   wait      another attempt holds it (`doing`), or Redis came up just now (`grace`)
 --   done      the awaited operation's `result`
 --   running   it records, and that is believed           idle    nothing records, and that is believed
---   gone      a newer recording than the stop's target   conflict   it records, or starts, with other parameters
+--   gone      a newer recording than the stop's target, or a stop that was asked for after the start's
+--   conflict  it records, or starts, with other parameters
 --   late      too late to act                 busy/noop  check only: somebody is at it / nothing to do
 
 local since = epoch()
@@ -67,6 +69,7 @@ local function lead(doing)
     before_recording = r.recording or '',
   }
   if superseding then changes.intent = '' end
+  if a.wish == 'stop' then changes.stop_asked = now end
   if doing == 'start' then
     changes.before_quiet, changes.start_quiet = start_quiet, now + a.quiet
     state, generation, r.fingerprint = 'starting', op, a.fingerprint
@@ -107,6 +110,10 @@ local must_stop = state == 'stopping' or (not ended and (r.intent or '') ~= '')
 local differs = (r.fingerprint or '') ~= '' and r.fingerprint ~= a.fingerprint
 
 if a.wish == 'start' then
+  -- A retry counts as asked when it was first asked: a stop that somebody has asked for since is the later wish. Decided
+  -- here, because it may be asked for between any look of ours and this claim. A start in flight may be our own.
+  local overruled = a.target ~= '' and num(r.stop_asked) > num(a.target)
+  if overruled and not (held(r) and r.doing == 'start') then return answer('gone') end
   if held(r) then
     if r.doing == 'start' and differs then return answer('conflict') end
     return wait()
@@ -148,6 +155,7 @@ if a.target ~= '' and num(generation) > num(a.target) and (r.intent or '') ~= op
 if held(r) then
   -- The wish outlives its caller: whoever finishes the operation in flight carries it out.
   if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end
+  redis.call('HSET', record, 'stop_asked', text(now))
   return wait()
 end
 if ended and state ~= '' and start_quiet == 0 and fresh then

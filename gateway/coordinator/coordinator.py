@@ -12,6 +12,7 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         start_quiet stop_quiet       until when (ms) a start / a stop already sent may still land; 0: none can
         started_at ended_at written  ms of the last send grant, of the last end, of the last finish
         waiting intent               another process waits; the operation during which a stop was asked for
+        stop_asked                   ms of the last time that somebody asked for a stop which was not idle
         granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
         hint hint_at                 what was heard of its end, and when (ms)
         evidence because             what VideoSDK's list says of the recording (JSON); why it ended

@@ -166,7 +166,8 @@ class Recording(Struct, frozen=True, kw_only=True):
 class Answer(Struct, frozen=True):
     """What a start or stop is answered."""
 
-    outcome: Outcome
+    outcome: Outcome | None
+    """None where nothing was done: how the track stands."""
     recording: Recording
 
 

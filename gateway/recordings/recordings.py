@@ -56,7 +56,9 @@ _log = structlog.get_logger("gateway.recordings")
 class _Party:
     """Callers of this process who want the same of one track, and are answered together."""
 
-    def __init__(self, key: str, track: Track, wish: Wish, parameters: StartParameters | None, caller: str) -> None:
+    def __init__(
+        self, key: str, track: Track, wish: Wish, parameters: StartParameters | None, caller: str, asked_at: int | None
+    ) -> None:
         self.key = key
         self.track = track
         self.wish = wish
@@ -72,7 +74,8 @@ class _Party:
         """Until when (`clock`) the most patient caller waits."""
         self.claim: Claim | None = None
         """What Redis said last."""
-        self.target = ""
+        self.target = "" if asked_at is None else str(asked_at)
+        """What the wish is bound to (see `claim.lua`): the recording of a stop, the first asking of a start's retry."""
         self.committed = False
         """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
         self.waited = False
@@ -97,6 +100,15 @@ class _Party:
         waiting = [caller for caller in self.callers if not caller.done()]
         for position, caller in enumerate(waiting):
             caller.set_result(Answer(others, answer.recording) if position else answer)
+
+
+_Place = tuple[str, str, Wish, str, str]
+
+
+def _place(party: _Party, claim: Claim) -> _Place:
+    """Return what parties that may wait as one have in common. A retry may be told what others are not."""
+    retry = party.target if party.wish is Wish.START else ""
+    return (party.key, claim.operation, party.wish, party.fingerprint, retry)
 
 
 class Recordings:
@@ -124,9 +136,9 @@ class Recordings:
         self._subscription = subscription
         self._uncoordinated = uncoordinated
         self._degrade = degrade
-        self._arriving: dict[str, dict[tuple[Wish, str], _Party]] = {}
+        self._arriving: dict[str, dict[tuple[Wish, str, int | None], _Party]] = {}
         self._doors: set[str] = set()
-        self._waiting: dict[tuple[str, str, Wish, str], _Party] = {}
+        self._waiting: dict[_Place, _Party] = {}
         self._wakeups: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
         self._heard: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
         """Results of a moment ago: one may overtake the claim's answer that says what to wait for. Only of operations
@@ -151,7 +163,9 @@ class Recordings:
         await self._uncoordinated.close()
         await self._coordinator.stop()
 
-    async def start(self, track: Track, parameters: StartParameters, *, caller: str, within: float) -> Answer:
+    async def start(
+        self, track: Track, parameters: StartParameters, *, caller: str, within: float, asked_at: int | None = None
+    ) -> Answer:
         """Have the track recorded.
 
         Args:
@@ -159,12 +173,14 @@ class Recordings:
             parameters: Passed on as they are; part of what makes two starts the same.
             caller: Name of who asks.
             within: Seconds this caller is willing to wait. The operation does not depend on it.
+            asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where somebody has asked for a
+                stop since, nothing is done, and the answer tells without an outcome how the track stands.
 
         Raises:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
                 VideoSDK's refusal means.
         """
-        return await self._ask(track, Wish.START, parameters, caller, within)
+        return await self._ask(track, Wish.START, parameters, caller, within, asked_at)
 
     async def stop(self, track: Track, *, caller: str, within: float) -> Answer:
         """Have the track not recorded.
@@ -193,13 +209,19 @@ class Recordings:
     # --- callers -------------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, track: Track, wish: Wish, parameters: StartParameters | None, name: str, within: float
+        self,
+        track: Track,
+        wish: Wish,
+        parameters: StartParameters | None,
+        name: str,
+        within: float,
+        asked_at: int | None = None,
     ) -> Answer:
         key = self._key(track)
         if self._callers.get(key, 0) >= _MOST_WAITING_PER_TRACK or self._waiting_callers >= _MOST_WAITING:
             raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
         caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
-        party = self._join_party(key, track, wish, parameters, name)
+        party = self._join_party(key, track, wish, parameters, name, asked_at)
         party.callers.append(caller)
         party.patience = max(party.patience, clock() + within)
         self._callers[key] = self._callers.get(key, 0) + 1
@@ -228,13 +250,13 @@ class Recordings:
         raise DeadlineExceeded("The operation goes on; ask again to learn its result.", retry_after=1)
 
     def _join_party(
-        self, key: str, track: Track, wish: Wish, parameters: StartParameters | None, caller: str
+        self, key: str, track: Track, wish: Wish, parameters: StartParameters | None, caller: str, asked_at: int | None
     ) -> _Party:
         arriving = self._arriving.setdefault(key, {})
         fingerprint = parameters.fingerprint if parameters else ""
-        party = arriving.get((wish, fingerprint))
+        party = arriving.get((wish, fingerprint, asked_at))
         if party is None:
-            party = arriving[wish, fingerprint] = _Party(key, track, wish, parameters, caller)
+            party = arriving[wish, fingerprint, asked_at] = _Party(key, track, wish, parameters, caller, asked_at)
         if key not in self._doors:
             self._doors.add(key)
             self._spawn(self._admit(key), "door")
@@ -324,7 +346,7 @@ class Recordings:
 
     def _merge(self, party: _Party, claim: Claim) -> bool:
         """Go over to a party that already waits for the same: one poll then serves both."""
-        waiting = self._waiting.get((party.key, claim.operation, party.wish, party.fingerprint))
+        waiting = self._waiting.get(_place(party, claim))
         if waiting is None:
             return False
         waiting.callers += party.callers
@@ -335,7 +357,7 @@ class Recordings:
 
     async def _wait(self, party: _Party, claim: Claim, asked_at: float) -> Result | None:
         """Wait until the operation finishes, or until it is time to look: None."""
-        place = (party.key, claim.operation, party.wish, party.fingerprint)
+        place = _place(party, claim)
         heard_at, heard = self._heard.get(place[:2], (0.0, None))
         if heard is not None and heard_at >= asked_at and claim.doing != "grace":
             return heard
@@ -425,6 +447,8 @@ class Recordings:
         match claim.verdict:
             case Verdict.RUNNING:
                 return Answer(Outcome.ALREADY_RECORDING, recording)
+            case Verdict.GONE if party.wish is Wish.START:
+                return Answer(None, recording)
             case _:
                 # Somebody else stopped it for us: whoever finished the operation that this stop waited for.
                 ours = claim.verdict is Verdict.GONE or (party.waited and claim.state == Status.STOPPED)

@@ -254,3 +254,91 @@ async def test_what_is_kept_goes_in_time(
             kept = repr((key, await redis.hgetall(key)))  # pyright: ignore[reportGeneralTypeIssues]
             assert name not in kept
             assert "hunter2" not in kept
+
+
+async def test_a_retry_of_a_start_that_was_never_sent_starts(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """An older recording has ended, and the first try brought nothing about: the retry hears nothing of the old one."""
+    track, key = new_track(), under()
+    await gateway.post(START, json=track)
+    await gateway.post(STOP, json=track)
+    simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
+    check_problem(await gateway.post(START, json=track, headers=key), "upstream-limited")
+    simulator.clear_faults()
+
+    won = await gateway.post(START, json=track, headers=key)
+
+    assert (won.status_code, won.json().get("outcome")) == (201, "started")
+
+
+async def test_a_retry_of_a_start_that_never_landed_starts(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """Nobody answered, and it was found out that nothing records: the retry is not a late one."""
+    track, key = new_track(), under()
+    simulator.inject(Fault(action="reset_before", endpoint="start"))
+    check_problem(await gateway.post(START, json=track, headers=key), "outcome-unknown")
+    address = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/video"
+    await harness.until(lambda: gateway.get(address), lambda seen: seen.json()["status"] in {"stopped", "failed"})
+
+    won = await gateway.post(START, json=track, headers=key)
+
+    assert (won.status_code, won.json().get("outcome")) == (201, "started")
+
+
+async def test_a_retry_is_overruled_by_a_stop_at_whatever_moment(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """A stop slips in between the moment a retry is taken in and its claim: the retry still does not start again."""
+    track, key = new_track(), under()
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
+        first = await client.post(START, json=track, headers=key)
+        await _forget_answers(valkey)
+        for number in range(20):
+            # Whichever comes first: where the stop does, nothing is left to join.
+            retry, stop = await asyncio.gather(
+                client.post(START, json=track, headers=key), client.post(STOP, json=track)
+            )
+            assert (retry.status_code, stop.status_code) == (200, 200), (number, retry.text, stop.text)
+            assert retry.json()["id"] == first.json()["id"]
+            await _forget_answers(valkey)
+    assert starts(simulator) == 1
+
+
+async def test_a_retry_does_not_hold_back_who_asks_anew(
+    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """An overruled retry and a new start, at the same moment and for the same: the new one starts."""
+    track, key = new_track(), under()
+    await gateway.post(START, json=track, headers=key)
+    await _forget_answers(valkey)
+    simulator.inject(harness.delay("stop", 0.3))
+    stop = asyncio.create_task(gateway.post(STOP, json=track))
+    await harness.eventually(lambda: any(call.endpoint == "stop" for call in simulator.calls))
+
+    retry, new = await asyncio.gather(
+        gateway.post(START, json=track, headers=key), gateway.post(START, json=track, headers=under())
+    )
+
+    assert (await stop).json()["outcome"] == "stopped"
+    assert (new.status_code, new.json()["outcome"]) == (201, "started")
+    assert (retry.status_code, retry.json()["outcome"]) == (200, None)
+    assert starts(simulator) == 2
+
+
+async def test_a_retry_of_what_was_recording_already_does_not_start_again(
+    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """The recording is older than the key: a stop that came after the first asking is the later wish all the same."""
+    track, key = new_track(), under()
+    await gateway.post(START, json=track)
+    assert (await gateway.post(START, json=track, headers=key)).json()["outcome"] == "already_recording"
+    await _forget_answers(valkey)
+    await gateway.post(STOP, json=track)
+
+    again = await gateway.post(START, json=track, headers=key)
+
+    assert (again.status_code, again.json()["outcome"], again.json()["status"]) == (200, None, "stopped")
+    assert starts(simulator) == 1

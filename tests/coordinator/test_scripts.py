@@ -173,6 +173,28 @@ def test_start_within_the_horizon_of_a_stop_waits_it_out(track: Track) -> None:
     track.redis.delete(track.keys[0])
 
 
+def test_a_retry_yields_to_a_stop_asked_for_since(track: Track) -> None:
+    """Asked first, then a stop, then the retry: nothing is led for it, whatever became of the track; a new start is."""
+    asked = str(track.ms)
+    track.wait(1)
+    track.started()
+    assert track.claim("start", target=asked)["verdict"] == "running"
+    stop = track.claim("stop")
+    assert track.claim("start", target=asked)["verdict"] == "gone"
+    track.finish(stop, "stopped", answered=True)
+    assert track.claim("start", target=asked)["verdict"] == "gone"
+    later = str(track.ms)
+    track.wait(1)
+    lead = track.claim("start", target=later)
+    assert say(lead) == ("lead", "start")
+    # What is in flight may be the retry's own: it waits for that, and hears what came of it.
+    assert track.claim("stop")["verdict"] == "wait"
+    assert say(track.claim("start", target=later)) == ("wait", "start")
+    track.finish(lead, "unknown")
+    assert track.claim("start", target=later)["verdict"] == "gone"
+    assert track.claim("start")["verdict"] == "lead"
+
+
 def test_stop_of_what_rests_is_answered_while_that_is_trusted(track: Track) -> None:
     """Nothing to do, and then, when it was long ago, better once too often."""
     fresh_stop(track)
