@@ -193,7 +193,10 @@ class Forbidden(GatewayError):
     """The gateway knows who asks, and that caller may not do this."""
 
     slug, status, title = "forbidden", 403, "You may not do this"
-    advice = "The member `rule` names the rule that refused. Ask the operator of the gateway to allow it."
+    advice = (
+        "The member `rule` names the rule that refused, and `detail` what it asks for. Ask for something else, or ask "
+        "the operator of the gateway to allow this."
+    )
 
 
 class NotFound(GatewayError):

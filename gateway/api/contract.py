@@ -12,7 +12,7 @@ import msgspec
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.spec import Components, License, Reference, SecurityScheme, Tag
+from litestar.openapi.spec import Components, Contact, License, Reference, SecurityScheme, Tag
 
 from gateway import __version__
 from gateway.api import examples
@@ -22,7 +22,6 @@ from gateway.api.recordings import DEADLINE_HEADER, routes
 from gateway.api.replays import KEY_HEADER
 from gateway.api.webhooks import receive_videosdk_webhook
 from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
-from gateway.recordings import Outcome
 from gateway.videosdk.signatures import SIGNATURE_HEADER
 
 __all__ = ["contract"]
@@ -118,6 +117,7 @@ def _drawn() -> dict[str, Any]:
         version=__version__,
         summary="Starts and stops VideoSDK recordings, exactly once.",
         description=examples.DESCRIPTION,
+        contact=Contact(name="Whoever operates this gateway"),
         license=License(name="MIT", identifier="MIT"),
         tags=[Tag(name, description) for name, description in examples.TAGS.items()],
         components=Components(security_schemes=schemes),
@@ -156,6 +156,8 @@ def _finish(operation: dict[str, Any], path: str) -> None:
     operation.setdefault("security", [])
     if operation["operationId"] in examples.SCOPES:
         scope = examples.SCOPES[operation["operationId"]]
+        # Beside the security requirements: these may name scopes of OAuth2 alone, as linters read it.
+        operation["x-required-scopes"] = [scope.value]
         operation["description"] = f"{operation['description'].rstrip()}\n\nNeeds the scope `{scope}`.\n"
     for parameter in operation.get("parameters", ()):
         parameter.pop("deprecated", None)
@@ -187,9 +189,9 @@ def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool
             example.pop("id", None)
             if "instance" in example["value"]:
                 example["value"]["instance"] = path.format_map(examples.TRACK)
-            if "outcome" in example["value"]:
+            if "coordinated" in example["value"]:
                 # Litestar drops what is null.
-                example["value"] = msgspec.to_builtins(examples.recording(Outcome(name)))
+                example["value"] = msgspec.to_builtins(examples.recording(name))
     names = ["X-Request-Id", *_HEADERS_OF.get(status, ())]
     if limited and status not in {401, 403, 413, 415, 400}:
         names += ["RateLimit-Policy", "RateLimit"]

@@ -31,7 +31,8 @@ def _read(name: str) -> bytes:
 @get("/docs", include_in_schema=False, sync_to_thread=False)
 def docs() -> Response[bytes]:
     """Show the API to a person, with everything tried out from the page."""
-    return Response(_read("docs.html"), media_type=MediaType.HTML, headers={"content-security-policy": _POLICY})
+    headers = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
+    return Response(_read("docs.html"), media_type=MediaType.HTML, headers=headers)
 
 
 @get("/docs/{name:str}", include_in_schema=False, sync_to_thread=True)

@@ -46,6 +46,9 @@ class Entry:
                 status = message["status"]
                 more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
                 more.append((b"x-content-type-options", b"nosniff"))
+                if not any(name == b"cache-control" for name, _ in message["headers"]):
+                    # How a recording stands is true for the moment, and nobody else's to keep.
+                    more.append((b"cache-control", b"no-store"))
                 told = cast("dict[str, str]", state.get("headers") or {})
                 more += [(name.encode(), value.encode()) for name, value in told.items()]
                 message["headers"] = [*message["headers"], *more]

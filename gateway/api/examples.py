@@ -5,11 +5,11 @@ from typing import Any
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
-from gateway.api.policy import Scope
-from gateway.api.problems import PROBLEM_JSON
+from gateway.api.policy import RULES, Scope
+from gateway.api.problems import MOST_BODY, PROBLEM_JSON
 from gateway.api.wire import ProblemDocument, TrackRecording
 from gateway.errors import PROBLEMS
-from gateway.recordings import Outcome
+from gateway.recordings import Outcome, Status
 
 __all__ = [
     "DESCRIPTION",
@@ -159,14 +159,39 @@ WEBHOOK_BODY: dict[str, Any] = {
 }
 """What the route takes, which Litestar does not know: it reads the bytes itself."""
 
+_IS = "is_"
 _STATUS = {
-    Outcome.STARTED: "recording",
-    Outcome.JOINED: "recording",
-    Outcome.ALREADY_RECORDING: "recording",
-    Outcome.STOPPED: "stopped",
-    Outcome.NOT_RECORDING: "stopped",
-    Outcome.STOP_REQUESTED: "stopping",
+    Outcome.STARTED: Status.RECORDING,
+    Outcome.JOINED: Status.RECORDING,
+    Outcome.ALREADY_RECORDING: Status.RECORDING,
+    Outcome.STOPPED: Status.STOPPED,
+    Outcome.NOT_RECORDING: Status.STOPPED,
+    Outcome.STOP_REQUESTED: Status.STOPPING,
 }
+_DETAILS = {
+    "malformed-request": "The body is not valid JSON.",
+    "invalid-request": "Not valid: kind.",
+    "unauthenticated": "The key is not known.",
+    "forbidden": RULES["room"],
+    "not-found": "The gateway knows of no recording of this track.",
+    "payload-too-large": f"The body may have at most {MOST_BODY} bytes.",
+    "unsupported-media-type": "The body must be `application/json`.",
+    "parameters-differ": "The track is recorded with another webhookUrl.",
+    "still-stopping": "VideoSDK still works on the recording that was stopped just now.",
+    "idempotency-key-reused": "This key was sent with another body before.",
+    "too-many-requests": "More requests than are allowed for you in a minute.",
+    "upstream-refused": "VideoSDK refused with status 404.",
+    "upstream-credentials-refused": "VideoSDK did not accept the gateway's token; nothing was done.",
+    "upstream-limited": "VideoSDK accepts no more requests at the moment; nothing was done.",
+    "upstream-unavailable": "VideoSDK could not be reached; nothing was sent.",
+    "coordination-unavailable": "Redis does not answer, so exactly one start cannot be promised.",
+    "too-many-waiting": "Too many callers wait for this gateway at the moment.",
+    "identity-unavailable": "The identity provider's keys cannot be had.",
+    "outcome-unknown": "VideoSDK was asked, and did not say what happened.",
+    "deadline-exceeded": "The operation goes on; ask again to learn its result.",
+    "internal": "Nothing more can be said here; the log holds the rest under this requestId.",
+}
+"""What a problem's `detail` says, for example."""
 _EXTENSIONS: dict[str, dict[str, Any]] = {
     "invalid-request": {
         "errors": [{"field": "kind", "message": "must be one of audio, video, screen_audio, screen_video"}]
@@ -174,25 +199,28 @@ _EXTENSIONS: dict[str, dict[str, Any]] = {
     "parameters-differ": {"fields": ["webhookUrl"]},
     "forbidden": {"rule": "room"},
     "upstream-refused": {"upstreamStatus": 404, "upstreamMessage": "no live session"},
+    "upstream-limited": {"upstreamStatus": 429},
 }
 
 
-def recording(outcome: Outcome) -> dict[str, Any]:
-    """Return an example of the answer with this outcome."""
-    sure = outcome is not Outcome.STOP_REQUESTED
+def recording(example: str) -> dict[str, Any]:
+    """Return the example of an answer, by its outcome, or as `is_<status>` where nothing was done."""
+    outcome = None if example.startswith(_IS) else Outcome(example)
+    status = _STATUS[outcome] if outcome else Status(example.removeprefix(_IS))
+    sure = status in {Status.RECORDING, Status.STOPPED, Status.FAILED}
     return {
         "id": "rec_c4xq5n2vjm7kd3hz6ty5wa2b",
         **TRACK,
         "fileFormat": "webm",
-        "status": _STATUS[outcome],
+        "status": status,
         "outcome": outcome,
         "origin": "gateway",
         "requestedBy": "lesson-service",
         "requestedAt": "2026-01-01T12:00:00Z",
         "confirmedAt": "2026-01-01T12:00:01Z" if sure else None,
-        "confirmedBy": "reply" if sure else None,
-        "endedAt": "2026-01-01T12:30:00Z" if _STATUS[outcome] == "stopped" else None,
-        "endedBecause": "stopped" if _STATUS[outcome] == "stopped" else None,
+        "confirmedBy": ("list" if status is Status.FAILED else "reply") if sure else None,
+        "endedAt": "2026-01-01T12:30:00Z" if status is Status.STOPPED else None,
+        "endedBecause": "stopped" if status is Status.STOPPED else None,
         "videosdkRecordingId": None,
         "files": [],
         "webhookDeliveries": None,
@@ -207,7 +235,7 @@ def problem(slug: str) -> dict[str, Any]:
         "type": f"/problems/{slug}",
         "title": known.title,
         "status": known.status,
-        "detail": "What happened this time, in a sentence.",
+        "detail": _DETAILS[slug],
         "instance": "",
         "requestId": "7f3c2a9b1d4e5f60",
         **_EXTENSIONS.get(slug, {}),
@@ -231,11 +259,14 @@ def problems(*slugs: str) -> dict[int, ResponseSpec]:
     }
 
 
-def answers(description: str, *outcomes: Outcome) -> ResponseSpec:
-    """Describe a response that carries a recording, with an example for each outcome."""
+def answers(description: str, *shown: Outcome | Status) -> ResponseSpec:
+    """Describe a response that carries a recording, with an example for each outcome, or status without one."""
     return ResponseSpec(
         TrackRecording,
         generate_examples=False,
         description=description,
-        examples=[Example(id=outcome, value=recording(outcome)) for outcome in outcomes],
+        examples=[
+            Example(id=name, value=recording(name))
+            for name in (_IS + example if isinstance(example, Status) else example.value for example in shown)
+        ],
     )

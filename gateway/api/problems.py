@@ -2,7 +2,8 @@
 
 import html
 import math
-from typing import Any
+import re
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -15,8 +16,10 @@ from litestar.exceptions import (
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 
+from gateway.api.policy import RULES
 from gateway.errors import (
     PROBLEMS,
+    Forbidden,
     GatewayError,
     InternalError,
     MalformedRequest,
@@ -32,6 +35,9 @@ __all__ = ["MOST_BODY", "PROBLEM_JSON", "answer_problem", "problem_page"]
 PROBLEM_JSON = "application/problem+json"
 MOST_BODY = 64 * 1024
 """Bytes. No honest request comes near."""
+_PAGE_POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""A page of words: it loads nothing and runs nothing."""
+_CODE: Final = re.compile(r"`([^`]+)`")
 
 _log = structlog.get_logger("gateway.api")
 
@@ -71,7 +77,7 @@ def _problem(error: Exception) -> GatewayError:
         case GatewayError():
             return error
         case NotFoundException():
-            return NotFound("There is no such route.")
+            return NotFound("There is no such route. `/docs` shows those there are.")
         case MethodNotAllowedException():
             return MethodNotAllowed("The route does not take this method.")
         case HTTPException(status_code=status) if status == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
@@ -88,10 +94,20 @@ def problem_page(slug: FromPath[str]) -> Response[str]:
     problem = PROBLEMS.get(slug)
     if problem is None:
         raise NotFound("There is no such problem.")
-    title, advice = html.escape(problem.title), html.escape(problem.advice)
+    title, advice = html.escape(problem.title), _marked_up(problem.advice)
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<h1>{title}</h1><p>Type <code>/problems/{slug}</code>, status {problem.status}.</p>"
-        f"<h2>What to do</h2><p>{advice}</p></html>"
+        f"<h2>What to do</h2><p>{advice}</p>{_rules() if problem is Forbidden else ''}</html>"
     )
-    return Response(page, media_type=MediaType.HTML)
+    headers = {"content-security-policy": _PAGE_POLICY, "referrer-policy": "no-referrer"}
+    return Response(page, media_type=MediaType.HTML, headers=headers)
+
+
+def _rules() -> str:
+    rows = (f"<dt><code>{rule}</code></dt><dd>{_marked_up(meaning)}</dd>" for rule, meaning in RULES.items())
+    return f"<h2>The rules</h2><dl>{''.join(rows)}</dl>"
+
+
+def _marked_up(text: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", html.escape(text))

@@ -18,14 +18,14 @@ from gateway.api.identities import Identities
 from gateway.api.policy import RULES, Scope
 from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording, read_body, read_track
 from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
-from gateway.recordings import Outcome
+from gateway.recordings import Outcome, Status
 
 __all__ = ["DEADLINE_HEADER", "routes"]
 
 DEADLINE_HEADER = "x-request-timeout-ms"
 """A caller's own limit on its waiting, in milliseconds."""
 
-_BEARER: list[dict[str, list[str]]] = [{"apiKey": []}, {"joinToken": []}, {"companyToken": []}]
+_BEARER: list[dict[str, list[str]]] = [{name: []} for name in examples.IDENTITIES]
 _IDENTITY = ("unauthenticated", "forbidden", "identity-unavailable")
 _ALWAYS = (
     *_IDENTITY,
@@ -103,7 +103,12 @@ def routes(identities: Identities | None, deadline: float) -> Router:
         status_code=201,
         responses={
             201: answers("This request started it.", Outcome.STARTED),
-            200: answers("It records, and this request did not start it.", Outcome.JOINED, Outcome.ALREADY_RECORDING),
+            200: answers(
+                "It records, and this request did not start it.",
+                Outcome.JOINED,
+                Outcome.ALREADY_RECORDING,
+                Status.STOPPED,
+            ),
             **problems(*_BODY, *_ALWAYS, *_UPSTREAM, "parameters-differ", "still-stopping", "outcome-unknown"),
         },
     )
@@ -146,7 +151,7 @@ def routes(identities: Identities | None, deadline: float) -> Router:
         security=_BEARER,
         opt={"scope": Scope.READ},
         responses={
-            200: answers("What is known.", Outcome.STARTED),
+            200: answers("What is known.", *Status),
             **problems(*_IDENTITY, "not-found", "invalid-request", "coordination-unavailable", "internal"),
         },
     )

@@ -6,8 +6,8 @@ somebody else's stop is a late retry and not a new wish: that is what a caller's
 
 Where an answer was kept, a retry gets it. Where none was (the first request is still under way, its process is gone,
 or it ended in something that may pass), a retry is carried out as if asked when it was first asked: `claim.lua`
-decides, in one step with the claim, whether a stop has been asked for since. On a Cluster the two moments may be of two servers'
-clocks. A stop's retry stops again: that does no harm, and one that is not carried out does.
+decides, in one step with the claim, whether a stop has been asked for since. On a Cluster the two moments may be of
+two servers' clocks. A stop's retry stops again: that does no harm, and one that is not carried out does.
 """
 
 import hashlib

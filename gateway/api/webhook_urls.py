@@ -33,6 +33,7 @@ _PRIVATE: Final = (
     *("svc", "default", "kube-system", "consul"),
     *("metadata.packet.net", "metadata.platformequinix.com", "metadata.tencentyun.com", "metadata.cloud.ibm.com"),
     *("localtest.me", "lvh.me", "lacolhost.com", "vcap.me", "nip.io", "sslip.io", "xip.io"),
+    *("traefik.me", "backname.io", "rbndr.us", "fritz.box"),
 )
 """Names that, with all below them, are somebody's inside: reserved or customary for private networks, Kubernetes'
 short forms, metadata services outside of `.internal`, and public names that lead to private addresses on purpose."""

@@ -38,6 +38,9 @@ ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}$"
 """What VideoSDK can carry into a storage path, and the gateway into a key."""
 _MOST_URL: Final = 2048
 _MOST_PATH: Final = 512
+_URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u0020\u007f/?#\\][^\u0000-\u0020\u007f\\]*$"
+_PATH_PATTERN: Final = r"^[^\u0000-\u001f\u007f/\\]+(?:/[^\u0000-\u001f\u007f/\\]+)*$"
+"""What holds for every good one, in words that all readers of patterns know. Not all that match are good."""
 _MOST_NAME: Final = 64
 _MOST_UNKNOWN: Final = 100
 """How many unknown fields are named: a body of nothing else would be answered with ten times its size."""
@@ -55,6 +58,7 @@ WebhookUrl = Annotated[
     str,
     Meta(
         max_length=_MOST_URL,
+        pattern=_URL_PATTERN,
         description="Where VideoSDK sends this recording's events. Passed on exactly as sent.",
         examples=["https://app.example.com/hooks/videosdk?key=1"],
     ),
@@ -64,6 +68,7 @@ BucketDirPath = Annotated[
     Meta(
         min_length=1,
         max_length=_MOST_PATH,
+        pattern=_PATH_PATTERN,
         description="Folder in your own bucket. Passed on exactly as sent. No leading slash, no empty or `..` segment.",
         examples=["recordings/2026/lesson 1"],
     ),
@@ -128,6 +133,12 @@ class WebhookDeliveries(Struct, frozen=True, kw_only=True, rename="camel"):
     succeeded: int
 
 
+_OUTCOME: Final = (
+    "What this request did. Null where it did nothing: in the answer to a mere question, and to the retry of a start "
+    "under its `Idempotency-Key` where somebody has asked for a stop since."
+)
+
+
 class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     """A recording of a track, as far as the gateway knows."""
 
@@ -137,7 +148,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     kind: Kind
     file_format: str
     status: Status
-    outcome: Annotated[Outcome, Meta(description="What this request did; null in an answer to a mere question.")] | None
+    outcome: Annotated[Outcome, Meta(description=_OUTCOME)] | None
     origin: Annotated[Origin, Meta(description="`videosdk` where somebody began it beside the gateway.")]
     requested_by: str | None
     requested_at: datetime | None

@@ -31,6 +31,8 @@ async def test_the_page_is_served_with_a_policy(gateway: httpx.AsyncClient) -> N
     words = {"'none'", "'self'", "'unsafe-inline'", "data:"}
     assert {word for sources in policy.values() for word in sources.split()} <= words
     assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["referrer-policy"] == "no-referrer"
+    assert page.headers["cache-control"] == "no-store"
 
 
 async def test_everything_the_page_names_is_served_here(gateway: httpx.AsyncClient) -> None:

@@ -1,6 +1,7 @@
 """The contract: committed, true to the code, and kept by the running gateway."""
 
 import difflib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from gateway import __version__
 from gateway.api.contract import contract
 from gateway.errors import PROBLEMS
+from gateway.recordings import Outcome, Status
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from tests import harness
+from tests.api.honest_inputs import HONEST, Honest
 
 COMMITTED = Path(__file__).parents[2] / "openapi" / "gateway.yaml"
 START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
@@ -162,7 +165,31 @@ def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
                 assert "{" not in example["value"]["instance"]
         if path.startswith("/v1/"):
             assert {401, 500, 503} <= set(statuses)
-            assert 422 in statuses or operation["operationId"] == "receiveVideosdkWebhook"
+            if operation["operationId"] != "receiveVideosdkWebhook":
+                assert 422 in statuses
+                (scope,) = operation["x-required-scopes"]
+                assert f"`{scope}`" in operation["description"]
+
+
+def test_every_problem_and_outcome_has_an_example(document: dict[str, Any]) -> None:
+    """No outcome, no status and no problem is left out, but those that no documented route can answer with."""
+    named = {
+        name
+        for _, operation in operations(document)
+        for response in operation["responses"].values()
+        for content in response["content"].values()
+        for name in content["examples"]
+    }
+    assert {outcome.value for outcome in Outcome} <= named
+    assert {f"is_{status}" for status in Status} <= named
+    assert set(PROBLEMS) - named == {"method-not-allowed"}
+
+
+@pytest.mark.parametrize("row", HONEST, ids=lambda row: ascii(row.value)[1:60])
+def test_patterns_of_the_contract_hold_for_what_is_honest(document: dict[str, Any], row: Honest) -> None:
+    """A client that checks its bodies against the contract is never kept from sending what would pass."""
+    schema = document["components"]["schemas"]["StartTrackRecording"]["properties"][row.field]
+    assert re.search(schema["pattern"], row.value)
 
 
 @pytest.mark.parametrize(

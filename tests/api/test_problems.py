@@ -14,6 +14,7 @@ from litestar import Litestar, get
 
 from gateway import errors
 from gateway.api.entry import Entry
+from gateway.api.policy import RULES
 from gateway.api.problems import answer_problem, problem_page
 from gateway.api.wire import ProblemDocument
 from gateway.errors import PROBLEMS, GatewayError, OutcomeUnknown
@@ -79,13 +80,23 @@ async def test_every_problem_is_one_form_and_has_a_page(slug: str, check_problem
     assert msgspec.convert(document, ProblemDocument).request_id == "caller-chose.this_1"
     assert answer.headers["retry-after"] == "2"
     assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
     assert ("www-authenticate" in answer.headers) == (slug == "unauthenticated")
 
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"].startswith("default-src 'none';")
+    assert page.headers["referrer-policy"] == "no-referrer"
     assert f"/problems/{slug}" in page.text
     assert str(problem.status) in page.text
     assert len(problem.advice) > 20
+
+
+async def test_the_page_of_forbidden_explains_every_rule(gateway: httpx.AsyncClient) -> None:
+    """Whoever was refused by a rule can look up what it asks for."""
+    page = await gateway.get("/problems/forbidden")
+    assert all(f"<code>{rule}</code>" in page.text for rule in RULES)
+    assert "`" not in page.text
 
 
 async def test_a_problem_without_a_page_is_not_found(gateway: httpx.AsyncClient, check_problem: CheckProblem) -> None:

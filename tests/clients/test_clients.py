@@ -39,10 +39,13 @@ def tool(project: Path, name: str) -> Path:
     return project / "node_modules" / ".bin" / name
 
 
-async def test_a_typescript_client(project: Path, gateway: httpx.AsyncClient, demo: harness.Demo) -> None:
+async def test_a_typescript_client(
+    project: Path, tmp_path: Path, gateway: httpx.AsyncClient, demo: harness.Demo
+) -> None:
     """openapi-typescript generates without a warning; what is written against it compiles in strict mode and works."""
-    generate = [tool(project, "openapi-typescript"), "gateway.yaml", "-o", "api.ts", "--redocly", "redocly.yaml"]
-    code, out, err = await node_project.run(*generate, cwd=project)
+    generate = [tool(project, "openapi-typescript"), project / "gateway.yaml", "-o", project / "api.ts"]
+    # Elsewhere, since beside the linter's rules it would lint as well, without the linter's list of exceptions.
+    code, out, err = await node_project.run(*generate, cwd=tmp_path)
     assert (code, "⚠" in out + err, "✘" in out + err) == (0, False, False), out + err
 
     code, out, err = await node_project.run(tool(project, "tsc"), cwd=project)
