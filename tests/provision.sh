@@ -9,6 +9,7 @@ need() { # command, Debian package
 }
 
 need chromium chromium
+need curl curl
 need npm npm
 need redis-server redis-server
 

@@ -1,0 +1,155 @@
+"""The code that callers are shown in `docs/callers.md` and in the README is run as it stands there."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.api.callers import Callers
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.identities import demo_join_token
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+from tests.browser import node_project
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+SHOWN = (ROOT / "docs" / "callers.md").read_text("utf-8")
+TRACK = {"roomId": "abcd-efgh-ijkl", "participantId": "ada", "kind": "video"}
+
+
+def block(language: str, text: str = SHOWN) -> str:
+    """Return the one block of code in a language."""
+    (found,) = re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return found
+
+
+@dataclass
+class House:
+    """A gateway, and what its callers hold."""
+
+    url: str
+    key: str
+    join_token: str
+    simulator: Simulator
+
+    @property
+    def upstream(self) -> list[str]:
+        """What reached VideoSDK, but for looks."""
+        return [call.endpoint for call in self.simulator.calls if call.method == "POST"]
+
+
+@pytest.fixture
+async def house(simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[House]:
+    """A gateway that lets in services and participants, with a Redis of its own: the examples name one track."""
+    join_token = demo_join_token(harness.API_KEY, harness.SECRET, room=TRACK["roomId"], participant="ada")
+    with EmbeddedValkey() as valkey:
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, GATEWAY_JOIN_TOKENS="on")
+        async with harness.serve(settings) as url:
+            yield House(url, demo.key, join_token, simulator)
+
+
+async def test_the_shell_lines(house: House, tmp_path: Path) -> None:
+    """Started, recording, stopped, as the three lines are pasted one after the other."""
+    if shutil.which("curl") is None:
+        harness.skip_unless_ci("curl is not installed")
+    script = tmp_path / "lines.sh"
+    # One answer a line.
+    script.write_text(re.sub(r"^curl", "echo; curl", block("sh"), flags=re.MULTILINE))
+    use = ["env", f"GATEWAY={house.url}", f"KEY={house.key}", "sh", "-eu", script]
+    code, out, err = await node_project.run(*use, cwd=tmp_path)
+    assert code == 0, err
+    started, seen, stopped = (json.loads(line) for line in out.splitlines() if line)
+    assert (started["outcome"], seen["status"], stopped["outcome"]) == ("started", "recording", "stopped")
+    assert house.upstream == ["start", "stop"]
+
+
+async def test_the_service_in_python(house: House, tmp_path: Path) -> None:
+    """It starts although VideoSDK is busy at first, hears the same of a second start, and raises what is refused."""
+    house.simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
+    (tmp_path / "service.py").write_text(block("python"))
+    (tmp_path / "use.py").write_text(
+        "import json, sys, httpx\nfrom service import start_recording\n"
+        "gateway, key, track = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])\n"
+        "recordings = [start_recording(gateway, key, track) for _ in range(2)]\n"
+        "try:\n    start_recording(gateway, key, track | {'kind': 'smell'})\n"
+        "except httpx.HTTPStatusError as error:\n    recordings.append(error.response.json())\n"
+        "print(json.dumps(recordings))\n"
+    )
+    use = [sys.executable, "-W", "error", "use.py", house.url, house.key, json.dumps(TRACK)]
+    code, out, err = await node_project.run(*use, cwd=tmp_path)
+    assert code == 0, err
+    first, second, refused = json.loads(out)
+    assert (first["outcome"], second["outcome"]) == ("started", "already_recording")
+    assert first["id"] == second["id"]
+    assert refused["type"] == "/problems/invalid-request"
+    assert house.upstream == ["start", "start"]
+
+
+async def test_the_page(house: House, tmp_path: Path) -> None:
+    """A participant starts and stops with its join token, and is told in words why another's track is not for it."""
+    if shutil.which("node") is None:
+        harness.skip_unless_ci("node is not installed")
+    (tmp_path / "record.mjs").write_text(block("js"))
+    (tmp_path / "use.mjs").write_text(
+        'import {record} from "./record.mjs";\nconst [, , gateway, token, text] = process.argv;\n'
+        "const track = JSON.parse(text);\n"
+        'const answers = [await record("start", gateway, token, track), await record("stop", gateway, token, track)];\n'
+        'const bobs = {...track, participantId: "bob"};\n'
+        'const refusal = await record("start", gateway, token, bobs).catch((error) => error.message);\n'
+        "console.log(JSON.stringify([...answers, refusal]));\n"
+    )
+    use = ["node", "use.mjs", house.url, house.join_token, json.dumps(TRACK)]
+    code, out, err = await node_project.run(*use, cwd=tmp_path)
+    assert code == 0, err
+    started, stopped, refusal = json.loads(out)
+    assert (started["outcome"], stopped["outcome"]) == ("started", "stopped")
+    assert started["requestedBy"] == "participant:ada"
+    assert refusal.startswith("You may not do this: You may not act on this participant. (")
+    assert house.upstream == ["start", "stop"]
+
+
+async def test_the_flutter_app_as_far_as_it_can_be_read(house: House) -> None:
+    """Without a Dart SDK: what the block sends, sent the way Dart's http package does, which adds the charset."""
+    code = block("dart")
+    known = {"gateway": house.url, "joinToken": house.join_token, **TRACK}
+
+    def filled(text: str) -> str:
+        return re.sub(r"\$(\w+)", lambda name: known[name[1]], text)
+
+    (address,) = re.findall(r'http\.post\(\s*Uri\.parse\("([^"]+)"\)', code)
+    headers = {name: filled(value) for name, value in re.findall(r'^    "([\w-]+)": "([^"]+)",', code, re.MULTILINE)}
+    headers["Content-Type"] += "; charset=utf-8"
+    body = {name: known[value] for name, value in re.findall(r'"(\w+)": (\w+)[,}]', code)}
+    assert headers.keys() == {"Authorization", "Content-Type"}
+    async with harness.client("") as client:
+        answer = await client.post(filled(address), headers=headers, content=json.dumps(body))
+    assert (answer.status_code, answer.json()["outcome"]) == (201, "started"), answer.text
+    # What changes against the vendor's own is marked, and is two lines.
+    assert re.findall(r"// (\d): was", code) == ["1", "2"]
+
+
+def test_the_callers_file_of_the_readme_can_be_used(tmp_path: Path) -> None:
+    """The table that people copy holds no key that is unknown, and no value of another sort."""
+    text = block("toml", (ROOT / "README.md").read_text("utf-8"))
+    file = tmp_path / "callers.toml"
+    file.write_text(text.replace('"…"', f'"{"ab" * 32}"'))
+    assert Callers.load(file)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/callers.md"])
+async def test_nothing_that_is_named_is_missing(page: str, gateway: httpx.AsyncClient) -> None:
+    """Files that are linked exist, and problems that are named have a page."""
+    text = (ROOT / page).read_text("utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert ((ROOT / page).parent / link).exists(), link
+    for slug in re.findall(r"(?:409|422|502|503|504) `([a-z-]+)`", text):
+        assert (await gateway.get(f"/problems/{slug}")).status_code == 200, slug
