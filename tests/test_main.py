@@ -283,6 +283,20 @@ def test_every_demo_caller_of_the_sandbox_gets_in(sandbox: Sandbox) -> None:
     assert ask("stop", printed["Company"]).json()["outcome"] == "stopped"
 
 
+def test_a_page_that_is_being_written_may_ask_the_sandbox(sandbox: Sandbox) -> None:
+    """The printed fetch is what a page's console takes, and the browser lets the usual origins send it."""
+    (line,) = (line.strip() for line in sandbox.printed.splitlines() if line.strip().startswith("fetch("))
+    if shutil.which("node"):
+        done = subprocess.run(["node", "-e", line], capture_output=True, text=True, timeout=30)
+        assert "outcome: 'started'" in done.stdout, done.stderr
+        assert [call["endpoint"] for call in sandbox.upstream_log if call["endpoint"] == "start"] == ["start"]
+    asked = {"Origin": "http://localhost:5173", "Access-Control-Request-Method": "POST"}
+    preflight = httpx.options(
+        f"http://127.0.0.1:{sandbox.port}/v1/recordings/track/start", headers=asked, trust_env=False
+    )
+    assert preflight.headers["access-control-allow-origin"] == "http://localhost:5173"
+
+
 def test_a_sandbox_on_a_taken_port_says_so(sandbox: Sandbox) -> None:
     """A second one on the same port ends at once with 1 and a sentence."""
     second = subprocess.run(

@@ -29,12 +29,14 @@ __all__ = ["run"]
 
 _API_KEY: Final = "sandbox-api-key"
 _READY_SECONDS: Final = 20.0
+_ORIGINS: Final = ("http://localhost:3000", "http://localhost:5173", "http://localhost:8000")
+"""Where the usual tools serve a page that is being written: React and Next, Vite, and Python's `http.server`."""
 _NOT_PASSED_ON: Final = (
     *("GATEWAY_REDIS_", "GATEWAY_VIDEOSDK_", "GATEWAY_AUTH", "GATEWAY_CALLERS_", "GATEWAY_JWT_", "GATEWAY_JOIN_TOKENS"),
     "GATEWAY_PUBLIC_URL",
 )
-_EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - a name of it, not a use
 """What a developer may have set for a real gateway, and the sandbox sets itself: it must not reach a real account."""
+_EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - a name of it, not a use
 
 
 def run() -> int:
@@ -61,6 +63,7 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
     ):
         environment = {
             "GATEWAY_LOG_FORMAT": "console",
+            "GATEWAY_CORS_ORIGINS": ",".join(_ORIGINS),
             **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)},
             "GATEWAY_HOST": host,
             "GATEWAY_PORT": port,
@@ -86,7 +89,9 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
         base = f"http://{host}:{port}"
         if await _is_ready(gateway, base):
             join_token = demo_join_token(_API_KEY, secret, room="abcd-efgh-ijkl", participant="ada")
-            print(_welcome(base, simulator.url, key, join_token, provider.token("demo-person")), flush=True)
+            origins = environment["GATEWAY_CORS_ORIGINS"].replace(",", ", ")
+            company_token = provider.token("demo-person")
+            print(_welcome(base, simulator.url, key, join_token, company_token, origins), flush=True)
         code = await gateway.wait()
         return 0 if asked_to_end.is_set() else code
 
@@ -125,13 +130,18 @@ async def _is_ready(gateway: asyncio.subprocess.Process, base: str) -> bool:
     return False
 
 
-def _welcome(base: str, upstream: str, key: str, join_token: str, company_token: str) -> str:
+def _welcome(base: str, upstream: str, key: str, join_token: str, company_token: str, origins: str) -> str:
     def curl(route: str, body: str) -> str:
         return (
             f"curl -i {base}/v1/recordings/track/{route} -H 'Authorization: Bearer {key}' "
             f"-H 'Content-Type: application/json' -d '{body}'"
         )
 
+    fetch = (
+        f"fetch('{base}/v1/recordings/track/start', {{method: 'POST', headers: {{Authorization: 'Bearer {join_token}', "
+        "'Content-Type': 'application/json'}, body: JSON.stringify({roomId: 'abcd-efgh-ijkl', participantId: 'ada', "
+        "kind: 'audio'})}).then((answer) => answer.json()).then(console.log)"
+    )
     track = '"roomId":"abcd-efgh-ijkl","participantId":"ada","kind":"video"'
     start = curl("start", f'{{{track},"bucketDirPath":"lessons/1"}}')
     return f"""
@@ -156,6 +166,10 @@ The same again (200 already_recording):
 
 Stop it (200 stopped):
   {curl("stop", f"{{{track}}}")}
+
+From a page, as ada: in its console, or in that of {base}/docs. Pages of {origins} may ask
+(GATEWAY_CORS_ORIGINS lets in others):
+  {fetch}
 
 A wrong body (422, naming the fields):
   {curl("start", '{"roomId":"abcd-efgh-ijkl","kind":"smell"}')}
