@@ -184,6 +184,11 @@ def _document_url(text: str) -> str:
     return text
 
 
+def _show_document_url(text: str) -> str:
+    address, question, _ = text.partition("?")
+    return f"{address}?{Secret('')}" if question else address
+
+
 _ORIGIN: Final = re.compile(
     r"(https?)://(\*\.)?([a-z0-9][a-z0-9.-]{0,252}|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII
 )
@@ -282,7 +287,9 @@ PUBLIC_URL: Final = Kind(
     "an absolute https URL (http on this machine only) without credentials, query and fragment", _public_url
 )
 HTTP_URL: Final = Kind("an absolute http(s) URL without credentials, query and fragment", _http_url)
-DOCUMENT_URL: Final = Kind("an absolute http(s) URL without credentials and fragment", _document_url)
+DOCUMENT_URL: Final = Kind(
+    "an absolute http(s) URL without credentials and fragment", _document_url, _show_document_url
+)
 ORIGINS: Final = Kind(
     "origins with commas between, each like https://app.example.com or https://*.example.com", _origins, ",".join
 )
