@@ -219,7 +219,26 @@ def create_identities(settings: Settings) -> Identities:
 def _tokens(settings: Settings) -> Tokens:
     if settings.videosdk_token is not None:
         return FixedToken(_current(settings, "videosdk_token", settings.videosdk_token))
-    return MintedTokens(*_project(settings))
+    api_key, secret = _project(settings)
+    return MintedTokens(_watched(api_key), secret)
+
+
+def _watched(api_key: Callable[[], str]) -> Callable[[], str]:
+    """Say so where the API key becomes another: what the gateway remembers stays under the one it started with."""
+    known = {api_key()}
+
+    def current() -> str:
+        now = api_key()
+        if now not in known:
+            known.add(now)
+            _log.warning(
+                "project.changed",
+                meaning="the API key is another: what is remembered stays under the first one until all replicas are "
+                "restarted together, and an API key of another VideoSDK project needs that at once",
+            )
+        return now
+
+    return current
 
 
 def _project(settings: Settings) -> tuple[Callable[[], str], Callable[[], Secret]]:
@@ -237,7 +256,11 @@ def _current(settings: Settings, field: str, secret: Secret) -> Callable[[], Sec
 
 
 def _tenant(settings: Settings) -> str:
-    """Name the VideoSDK project in Redis's keys: rooms are per project, and a token may be renewed."""
+    """Name the VideoSDK project in Redis's keys: rooms are per project, and a token may be renewed.
+
+    By the API key at the start, for as long as the process lives: replicas that each took over a new one at another
+    moment would not know of each other's claims meanwhile.
+    """
     project = settings.videosdk_api_key
     if project is None and settings.videosdk_token is not None:
         with suppress(jwt.InvalidTokenError):

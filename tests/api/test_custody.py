@@ -38,6 +38,11 @@ def replace(file: Path, text: str) -> None:
     new.rename(file)
 
 
+def logged() -> list[str]:
+    """Return what gateways of this process have logged so far."""
+    return Path(EVIDENCE.log.name).read_text("utf-8").splitlines()
+
+
 @asynccontextmanager
 async def gateway_at(
     valkey: EmbeddedValkey, videosdk_url: str, demo: harness.Demo, **settings: str
@@ -84,6 +89,33 @@ async def test_a_mounted_secret_is_replaced_without_a_restart(
 
 def _join(secret: str, track: dict[str, str]) -> str:
     return demo_join_token(harness.API_KEY, secret, room=track["roomId"], participant=track["participantId"])
+
+
+async def test_another_api_key_changes_nothing_that_is_remembered(
+    valkey: EmbeddedValkey, demo: harness.Demo, signer: object, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """Calls go out under the new key, the running recording stays known, and the log warns once, without either key."""
+    key = tmp_path / "api-key"
+    key.write_text(harness.API_KEY)
+    simulator = harness.simulator(signer=signer)
+    async with simulator:
+        settings = {"GATEWAY_VIDEOSDK_API_KEY_FILE": str(key), "GATEWAY_VIDEOSDK_SECRET": harness.SECRET}
+        async with gateway_at(valkey, simulator.url, demo, **settings) as client:
+            track = new_track()
+            assert (await client.post(START, json=track)).status_code == 201
+            simulator._api_key = "rotated-api-key"
+            replace(key, "rotated-api-key")
+
+            async def started() -> int:
+                return (await client.post(START, json=new_track())).status_code
+
+            before = len(logged())
+            await harness.until(started, lambda status: status == 201)
+            again = await client.post(START, json=track)
+            assert (again.status_code, again.json()["outcome"]) == (200, "already_recording")
+    (warned,) = [line for line in logged()[before:] if '"project.changed"' in line]
+    assert '"level": "warning"' in warned
+    assert "api-key" not in warned
 
 
 async def test_a_mounted_token_is_replaced_without_a_restart(

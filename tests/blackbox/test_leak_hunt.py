@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
@@ -308,7 +309,7 @@ async def test_no_secret_is_found_anywhere(tmp_path: Path) -> None:
     assert all(places.values())
 
 
-PLANTED = {"plain": str, "in a URL": lambda secret: quote(secret, safe=""), "in JSON": json.dumps}
+PLANTED = {"plain": str, "in a URL": partial(quote, safe=""), "in JSON": json.dumps}
 
 
 @pytest.mark.parametrize("how", PLANTED)
