@@ -13,7 +13,7 @@ import jwt
 import uvicorn
 import yaml
 
-from gateway import __version__, logs
+from gateway import __version__, logs, telemetry
 from gateway.api.callers import Callers, CallersFileError, new_key
 from gateway.api.contract import contract
 from gateway.app import create_app, create_client, create_connection, create_webhook_keys, fetch_jwks
@@ -80,6 +80,18 @@ def _serve(settings: Settings) -> int:
     # Uvicorn raises the signal once more after its own orderly end: that is then an ordinary exit.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
+    if settings.workers == 1:
+        return _listen(settings)
+    try:
+        numbers = telemetry.shared()
+    except OSError as error:
+        print(f"The gateway cannot run: several workers need a place for temporary files: {error}", file=sys.stderr)
+        return _USAGE
+    with numbers:
+        return _listen(settings)
+
+
+def _listen(settings: Settings) -> int:
     uvicorn.run(
         "gateway.__main__:build",
         factory=True,

@@ -15,6 +15,7 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.types import ASGIApp
 
+from gateway import __version__, telemetry
 from gateway.api.callers import CallersFile
 from gateway.api.company_tokens import ClaimNames, CompanyTokens
 from gateway.api.cors import Cors
@@ -25,11 +26,12 @@ from gateway.api.health import livez, readyz
 from gateway.api.identities import Identities
 from gateway.api.join_tokens import JoinTokens
 from gateway.api.limiter import Limiter
+from gateway.api.metrics import LookAround, metrics
 from gateway.api.problems import MOST_BODY, answer_problem, problem_page
 from gateway.api.recordings import routes
 from gateway.api.replays import Replays
 from gateway.api.webhooks import INTAKE_PATH, Intake, receive_videosdk_webhook
-from gateway.coordinator import Answers, Connection, Coordinator, Limits, Timing, Wakeups
+from gateway.coordinator import Answers, Connection, Coordinator, Limits, Survey, Timing, Wakeups
 from gateway.errors import CoordinationUnavailable
 from gateway.mounted import MountedSecret
 from gateway.recordings import Leader, Lists, Recordings, Settler, Uncoordinated, Watcher
@@ -69,11 +71,11 @@ def create_connection(settings: Settings) -> Connection:
     return Connection(settings.redis_url.reveal())
 
 
-def create_client(settings: Settings) -> VideoSDK:
-    """Build the way to VideoSDK."""
+def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
+    """Build the way to VideoSDK, with the tokens that the settings say unless others are given."""
     return VideoSDK(
         settings.videosdk_url,
-        _tokens(settings),
+        tokens or _tokens(settings),
         timeout=settings.upstream_timeout.total_seconds(),
         max_connections=settings.upstream_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
@@ -116,7 +118,8 @@ def _litestar(settings: Settings) -> Litestar:
         _log.warning("settings.warning", meaning=warning)
     connection = create_connection(settings)
     coordinator = Coordinator(connection, _timing(settings), _tenant(settings))
-    videosdk = create_client(settings)
+    tokens = _tokens(settings)
+    videosdk = create_client(settings, tokens)
     lists = Lists(videosdk)
     recordings = Recordings(
         coordinator,
@@ -129,6 +132,8 @@ def _litestar(settings: Settings) -> Litestar:
     settler = Settler(coordinator, watcher)
     desk = _desk(settings, recordings, watcher, connection)
     intake = Intake(Signatures(create_webhook_keys(settings, videosdk)), watcher.hear)
+    look_around = _look_around(Survey(connection), tokens)
+    telemetry.BUILD_INFO.labels(__version__).set(1)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
@@ -152,6 +157,7 @@ def _litestar(settings: Settings) -> Litestar:
             receive_videosdk_webhook,
             livez,
             readyz,
+            metrics,
             problem_page,
             docs,
             docs_file,
@@ -162,6 +168,7 @@ def _litestar(settings: Settings) -> Litestar:
             "desk": Provide(lambda: desk, sync_to_thread=False),
             "identities": Provide(lambda: identities, sync_to_thread=False),
             "intake": Provide(lambda: intake, sync_to_thread=False),
+            "look_around": Provide(lambda: look_around, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_problem},
         lifespan=[lifespan],
@@ -169,6 +176,21 @@ def _litestar(settings: Settings) -> Litestar:
         logging_config=None,
         openapi_config=None,  # the contract is drawn and served by `gateway.api`, without pages of Litestar's
     )
+
+
+def _look_around(survey: Survey, tokens: Tokens) -> LookAround:
+    async def look_around() -> telemetry.Vitals:
+        seen, token = await survey.look(), tokens.lifetime
+        return telemetry.Vitals(
+            redis_up=seen is not None,
+            unknown_tracks=seen.tracks if seen else None,
+            unknown_oldest_seconds=seen.oldest if seen else None,
+            settler_lag_seconds=seen.lag if seen else None,
+            token_age_seconds=token.age,
+            token_expires_seconds=token.left,
+        )
+
+    return look_around
 
 
 def _desk(settings: Settings, recordings: Recordings, watcher: Watcher, connection: Connection) -> Desk:

@@ -8,11 +8,15 @@ from typing import Any, Final, cast
 import structlog
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import telemetry
+
 __all__ = ["Entry"]
 
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOGGED: Final = ("caller", "outcome", "problem", "rule", "recording", "replayed", "webhook")
-_QUIET_PATHS: Final = frozenset({"/livez", "/readyz"})
+_QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
+
+_DECISIONS: Final = {"startTrackRecording": telemetry.STARTS, "stopTrackRecording": telemetry.STOPS}
 
 _log = structlog.get_logger("gateway.access")
 
@@ -38,11 +42,12 @@ class Entry:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         begun = time.perf_counter()
-        status = 0
+        status, seconds = 0, 0.0
 
         async def tagged_send(message: Message) -> None:
-            nonlocal status
+            nonlocal status, seconds
             if message["type"] == "http.response.start":
+                seconds = time.perf_counter() - begun
                 status = message["status"]
                 more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
                 more.append((b"x-content-type-options", b"nosniff"))
@@ -57,6 +62,10 @@ class Entry:
         try:
             await self._app(scope, receive, tagged_send)
         finally:
+            route = _route(scope)
+            telemetry.answered(route, scope["method"], status, seconds or time.perf_counter() - begun)
+            if route in _DECISIONS and (said := state.get("outcome") or state.get("problem")):
+                _DECISIONS[route].labels(said).inc()
             known = {name: state[name] for name in _LOGGED if name in state}
             level = "debug" if scope["path"] in _QUIET_PATHS else "error" if status >= 500 else "info"
             getattr(_log, level)(
@@ -67,6 +76,12 @@ class Entry:
                 seconds=round(time.perf_counter() - begun, 4),
                 **known,
             )
+
+
+def _route(scope: Scope) -> str:
+    """Name the route that Litestar found, the same whatever its path held."""
+    named = getattr(scope.get("route_handler"), "operation_id", None)
+    return named if isinstance(named, str) else scope.get("path_template", "unmatched")
 
 
 def _request_id(scope: Scope) -> str:

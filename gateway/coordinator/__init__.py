@@ -8,6 +8,7 @@ from gateway.coordinator.claims import Claim, Event, Finished, Lease, Record, Ro
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.coordinator import BUCKETS, Coordinator
 from gateway.coordinator.limits import Limits, Quota
+from gateway.coordinator.survey import Survey, Uncertainty
 from gateway.coordinator.wakeups import Wakeup, Wakeups
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "Record",
     "Remembered",
     "Room",
+    "Survey",
     "Timing",
+    "Uncertainty",
     "Verdict",
     "Wakeup",
     "Wakeups",

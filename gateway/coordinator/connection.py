@@ -16,8 +16,11 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway import telemetry
 from gateway.errors import CoordinationUnavailable
 
 __all__ = ["LOST", "Connection", "uncancelled"]
@@ -85,7 +88,8 @@ class Connection:
             except NoScriptError:
                 return await client.eval(script, len(keys), *keys, argument)
 
-        return cast("bytes", await self._call(call))
+        with telemetry.REDIS_DURATION.time():
+            return cast("bytes", await self._call(call))
 
     async def read(self, key: str) -> dict[str, str]:
         """Return the hash at `key`, empty where there is none.
@@ -113,6 +117,21 @@ class Connection:
             )
 
         return [member.decode() for member in cast("list[bytes]", await self._call(call))]
+
+    async def scheduled(self, key: str, until_ms: int, most: int) -> dict[str, float]:
+        """Return up to `most` members of the sorted set at `key` with their scores, the lowest, at most `until_ms`.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            end = cast("Any", "-inf")
+            return await cast(
+                "Any", client.zrange(key, end, until_ms, byscore=True, offset=0, num=most, withscores=True)
+            )
+
+        return {member.decode(): at for member, at in cast("list[tuple[bytes, float]]", await self._call(call))}
 
     async def entries(self, key: str, since: str, most: int) -> list[tuple[str, dict[str, str]]]:
         """Return up to `most` entries of the stream at `key`, from the one of id `since` on.
@@ -196,12 +215,19 @@ class Connection:
                 result = await call(client)
         except LOST as error:
             uncancelled()
+            telemetry.redis_failed(_kind(error))
             self._failures += 1
             self._probe_at = time.monotonic() + _PROBE_EVERY_SECONDS
             raise _unavailable() from error
         uncancelled()
         self._failures = 0
         return result
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return "timeout"
+    return "connection" if isinstance(error, OSError | RedisConnectionError | RuntimeError) else "other"
 
 
 def _unavailable() -> CoordinationUnavailable:

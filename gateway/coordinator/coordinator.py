@@ -16,6 +16,7 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
         hint hint_at                 what was heard of its end, and when (ms)
         evidence because             what VideoSDK's list says of the recording (JSON); why it ended
+        unsure                       since when (ms) it is unknown, or stopping without an answer; 0: it is known
         before_*                     what a release puts back
         v                            version of this format
     rec:{07}:due     sorted set, record -> when (ms) somebody must look at it though no caller may come
@@ -43,6 +44,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from gateway import telemetry
 from gateway.coordinator.claims import Claim, Event, Finished, Lease, Record, Room, Timing, Verdict, Wish, clock
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.script import BUCKETS, Script, bucket_of
@@ -119,6 +121,7 @@ class Coordinator:
         """Return the record's key. The parts must match `[A-Za-z0-9_-]+`."""
         return f"{bucket_of(f'{self._tenant}/{room}')}:{self._tenant}:{room}:{participant}:{kind}"
 
+    @telemetry.phase("claim")
     async def claim(
         self, key: str, wish: Wish, *, fingerprint: str = "", recording: str = "", seen: str = "", target: str = ""
     ) -> tuple[Claim, Lease | None]:
@@ -184,6 +187,7 @@ class Coordinator:
         lease.fingerprint, lease.recording = lease.wanted_fingerprint, lease.wanted_recording
         return True
 
+    @telemetry.phase("finish")
     async def finish(
         self,
         lease: Lease,
@@ -403,6 +407,7 @@ class Coordinator:
     async def _finish_once(self, key: str, arguments: dict[str, Any]) -> Finished:
         finished = msgspec.json.decode(await self._run("finish", key, arguments), type=Finished)
         if finished.how not in {"ok", "repeated"}:
+            telemetry.fenced_write(finished.how)
             _log.warning("finish." + finished.how, key=key, operation=arguments["op"], state=arguments["state"])
         return finished
 
@@ -469,6 +474,7 @@ class Coordinator:
     def _lose(self, lease: Lease) -> None:
         lease.lost = True
         self._held.pop(lease.attempt, None)
+        telemetry.LEASES_LOST.inc()
         _log.warning("lease.lost", key=lease.key, operation=lease.operation)
 
     # --- Redis's clock -------------------------------------------------------------------------------------------

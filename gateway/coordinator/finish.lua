@@ -80,6 +80,10 @@ elseif how == 'restored' and not a.settled then
 end
 changes.start_quiet, changes.stop_quiet = start_quiet, stop_quiet
 
+-- Since when nobody knows: tried again and again, it is still the same uncertainty.
+local unsure = a.state == 'unknown' or a.state == 'stopping'
+changes.unsure = unsure and (num(r.unsure) > 0 and r.unsure or now) or '0'
+
 -- A stop that was wished for holds until nothing runs and nothing can land any more.
 local intent = r.intent or ''
 -- A restored start is later than whatever stop the record still tells of.

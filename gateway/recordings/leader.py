@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from gateway import telemetry
 from gateway.coordinator import Claim, Coordinator, Lease, Wish, clock
 from gateway.errors import (
     CoordinationUnavailable,
@@ -102,15 +103,16 @@ class Leader:
             What became of it, already written to the record, and whether a stop that was asked for meanwhile is left
             to do.
         """
-        match job.lease.doing:
-            case "start":
-                return await self._start(job)
-            case "stop":
-                return await self._stop(job)
-            case "verify":
-                return await self._verify(job)
-            case _:
-                return await self._recover(job)
+        with telemetry.OPERATIONS_IN_FLIGHT.track_inprogress():
+            match job.lease.doing:
+                case "start":
+                    return await self._start(job)
+                case "stop":
+                    return await self._stop(job)
+                case "verify":
+                    return await self._verify(job)
+                case _:
+                    return await self._recover(job)
 
     # --- start ---------------------------------------------------------------------------------------------------
 
@@ -367,6 +369,7 @@ class Leader:
         rows = listed.of(job.track)
         records = open_rows(rows, job.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
         if len(records) > 1:
+            telemetry.DUPLICATES_SUSPECTED.inc()
             _log.error("duplicate.suspected", key=job.key, rows=len(records))
         row = next(iter(records), None)
         known = Evidence.decode(lease.evidence, lease.generation)
@@ -430,6 +433,7 @@ class Leader:
         if finished.how == "stale" and not (lease.doing == "stop" and state is Status.STOPPED):
             # The track has moved on without us. A stop that VideoSDK confirmed is true all the same.
             if outcome is Outcome.STARTED:
+                telemetry.DUPLICATES_SUSPECTED.inc()
                 _log.error("duplicate.suspected", key=job.key, attempt=lease.attempt)
             return self._again(job), False
         return result, finished.stop

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from gateway import telemetry
 from gateway.coordinator import Claim, Coordinator, Lease, Verdict, Wakeup, Wakeups, Wish, clock
 from gateway.errors import (
     CoordinationUnavailable,
@@ -227,8 +228,9 @@ class Recordings:
         self._callers[key] = self._callers.get(key, 0) + 1
         self._waiting_callers += 1
         try:
-            async with asyncio.timeout(within):
-                answer = await asyncio.shield(caller)
+            with telemetry.waiting():
+                async with asyncio.timeout(within):
+                    answer = await asyncio.shield(caller)
         except TimeoutError:
             return self._deadline(party)
         finally:

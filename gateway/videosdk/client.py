@@ -10,7 +10,7 @@ the vendor documents no error bodies, so statuses are read by family and texts a
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from gateway import telemetry
 from gateway.errors import (
     CredentialsRefused,
     Limited,
@@ -149,6 +150,7 @@ class VideoSDK:
         """Close every connection."""
         await self._client.aclose()
 
+    @telemetry.phase("upstream")
     async def start_track(
         self,
         room: str,
@@ -182,8 +184,9 @@ class VideoSDK:
         parameters = {"fileFormat": file_format, "webhookUrl": webhook_url, "bucketDirPath": bucket_dir_path}
         body = {"roomId": room, "participantId": participant, "kind": kind}
         body |= {name: value for name, value in parameters.items() if value is not None}
-        await self._send("POST", f"{_TRACKS}/start", body=body, may_send=may_send, attempt=attempt)
+        await self._send("start", "POST", f"{_TRACKS}/start", body=body, may_send=may_send, attempt=attempt)
 
+    @telemetry.phase("upstream")
     async def stop_track(
         self,
         room: str,
@@ -199,7 +202,7 @@ class VideoSDK:
             UpstreamError: What the failure proves is said by its class.
         """
         body = {"roomId": room, "participantId": participant, "kind": kind}
-        await self._send("POST", f"{_TRACKS}/stop", body=body, may_send=may_send, attempt=attempt)
+        await self._send("stop", "POST", f"{_TRACKS}/stop", body=body, may_send=may_send, attempt=attempt)
 
     async def list_tracks(self, room: str, participant: str | None = None) -> list[TrackRow]:
         """Return the track recordings of the room, or of one participant in it: all pages, each row once.
@@ -215,7 +218,7 @@ class VideoSDK:
             query = {"roomId": room, "page": str(page), "perPage": str(_PER_PAGE)}
             if participant is not None:
                 query["participantId"] = participant
-            response = await self._send("GET", _TRACKS, query=query)
+            response = await self._send("list", "GET", _TRACKS, query=query)
             try:
                 listed = msgspec.json.decode(response.content, type=_Page)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -236,7 +239,7 @@ class VideoSDK:
         Raises:
             UpstreamError: It could not be had.
         """
-        response = await self._send("GET", _PUBLIC_KEY)
+        response = await self._send("key", "GET", _PUBLIC_KEY)
         try:
             return msgspec.json.decode(response.content, type=_PublicKey).public_key
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -248,10 +251,11 @@ class VideoSDK:
         Raises:
             UpstreamError: `CredentialsRefused` where it does not.
         """
-        await self._send("GET", _TRACKS, query={"roomId": "gateway-check", "page": "1", "perPage": "1"})
+        await self._send("check", "GET", _TRACKS, query={"roomId": "gateway-check", "page": "1", "perPage": "1"})
 
     async def _send(
         self,
+        operation: str,
         method: str,
         path: str,
         *,
@@ -260,10 +264,13 @@ class VideoSDK:
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
     ) -> httpx.Response:
-        response = await self._send_once(method, path, body, query, may_send, attempt)
+        def send() -> Awaitable[httpx.Response]:
+            return self._send_once(method, path, body, query, may_send, attempt)
+
+        response = await _observed(operation, send)
         if response.status_code in {401, 403} and self._tokens.renew():
             # Refused before it acted, so a repeat with a fresh token is no second start.
-            response = await self._send_once(method, path, body, query, may_send, attempt)
+            response = await _observed(operation, send)
         if response.is_success:
             return response
         raise _failure(response)
@@ -329,6 +336,18 @@ async def _translated(sent: Callable[[], bool]) -> AsyncGenerator[None]:
         # The class of the error alone would not do: a time-out of the whole call may strike in any phase.
         name = type(error).__name__
         raise (MayHaveHappened(name) if sent() else NeverSent(name)) from error
+
+
+async def _observed(operation: str, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    with telemetry.upstream_call(operation) as call:
+        try:
+            response = await send()
+        except UpstreamError as error:
+            timed_out = isinstance(error.__cause__, TimeoutError | httpx.TimeoutException)
+            call.failed("never_sent" if not error.may_have_happened else "timeout" if timed_out else "broken")
+            raise
+        call.answered(response.status_code)
+        return response
 
 
 def _failure(response: httpx.Response) -> UpstreamError:

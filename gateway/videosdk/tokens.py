@@ -1,11 +1,13 @@
 """The token VideoSDK asks for: given as it is, or minted from the project's key and secret; in memory only."""
 
+import math
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
 
 import jwt
+from msgspec import Struct
 
 from gateway.secret import Secret
 
@@ -23,8 +25,20 @@ def _giving(value: _T | Callable[[], _T]) -> Callable[[], _T]:
     return value if callable(value) else lambda: value
 
 
+class Lifetime(Struct, frozen=True):
+    """How old a token is, and how much longer somebody else has to replace it; in seconds, None where it is unknown."""
+
+    age: float | None
+    left: float | None
+
+
 class Tokens(Protocol):
     """Where the upstream client gets its token from."""
+
+    @property
+    def lifetime(self) -> Lifetime:
+        """Of the token in use."""
+        ...
 
     def current(self) -> str:
         """Return a token to send now."""
@@ -60,6 +74,17 @@ class FixedToken:
     def renew(self) -> bool:
         """Say whether another token than the last one is there by now."""
         return self._token() != self._sent
+
+    @property
+    def lifetime(self) -> Lifetime:
+        """As the token itself says; one that does not expire has for ever."""
+        try:
+            claims = jwt.decode(self._token().reveal(), options={"verify_signature": False})
+            made, ends = claims.get("iat"), claims.get("exp", math.inf)
+            age = None if made is None else max(time.time() - float(made), 0.0)
+            return Lifetime(age, float(ends) - time.time())
+        except (jwt.InvalidTokenError, TypeError, ValueError):
+            return Lifetime(None, None)
 
     def __repr__(self) -> str:
         return "FixedToken()"
@@ -120,6 +145,12 @@ class MintedTokens:
         """
         self._mint()
         return True
+
+    @property
+    def lifetime(self) -> Lifetime:
+        """Of the token minted last; nobody else has to replace it."""
+        made = self._expires - self._lifetime.total_seconds()
+        return Lifetime(None if self._token is None else max(self._clock() - made, 0.0), math.inf)
 
     def _mint(self) -> Secret:
         api_key, secret = self._api_key(), self._secret()
