@@ -13,7 +13,7 @@ import jwt
 import uvicorn
 import yaml
 
-from gateway import __version__, logs, telemetry
+from gateway import __version__, logs, telemetry, tracing
 from gateway.api.callers import Callers, CallersFileError, new_key
 from gateway.api.contract import contract
 from gateway.app import create_app, create_client, create_connection, create_webhook_keys, fetch_jwks
@@ -58,7 +58,7 @@ def _with_settings(run: Callable[[Settings], int]) -> int:
         print("The gateway cannot run with these settings:", file=sys.stderr)
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
-    except CallersFileError as error:
+    except (CallersFileError, tracing.NotInstalledError) as error:
         print(f"The gateway cannot run: {error}", file=sys.stderr)
     return _USAGE
 

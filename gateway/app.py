@@ -15,7 +15,7 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.types import ASGIApp
 
-from gateway import __version__, telemetry
+from gateway import __version__, telemetry, tracing
 from gateway.api.callers import CallersFile
 from gateway.api.company_tokens import ClaimNames, CompanyTokens
 from gateway.api.cors import Cors
@@ -61,7 +61,10 @@ def create_app(settings: Settings) -> ASGIApp:
 
     Raises:
         CallersFileError: The callers file cannot be used.
+        NotInstalledError: Traces are asked for, and the extra that makes them is not there.
     """
+    if settings.tracing != "off":
+        tracing.check_installed()
     app: ASGIApp = _litestar(settings)
     return Entry(Cors(app, settings.cors_origins) if settings.cors_origins else app)
 
@@ -137,6 +140,8 @@ def _litestar(settings: Settings) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
+        if settings.tracing != "off":
+            tracing.start(__version__)
         await recordings.open()
         with suppress(CoordinationUnavailable):
             await coordinator.mark()
@@ -150,6 +155,7 @@ def _litestar(settings: Settings) -> Litestar:
         await recordings.close(grace=max(ends - time.monotonic(), 0))
         await videosdk.aclose()
         await connection.aclose()
+        await tracing.stop()
 
     return Litestar(
         route_handlers=[

@@ -44,6 +44,7 @@ Auth = Literal["callers", "none"]
 JoinTokens = Literal["off", "on", "any-room"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
+Tracing = Literal["off", "otlp"]
 
 _PREFIX: Final = "GATEWAY_"
 # What Kubernetes injects into every pod beside a Service called `gateway`, unless told not to.
@@ -174,6 +175,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     log_format: LogFormat
     """Shape of a log line."""
+
+    tracing: Tracing
+    """Whether traces are made, and how they are exported."""
 
     mounted: dict[str, Path] = {}
     """The file of each field that was read from one."""
@@ -409,6 +413,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting("GATEWAY_LOG_LEVEL", choice(LogLevel), "Least severe level that is logged.", default="info"),
     Setting("GATEWAY_LOG_FORMAT", choice(LogFormat), "Log lines for machines or for a terminal.", default="json"),
+    Setting(
+        "GATEWAY_TRACING",
+        choice(Tracing),
+        "Traces over OTLP/HTTP, set up by OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, "
+        "`OTEL_TRACES_SAMPLER`, …); needs the extra `tracing`.",
+        default="off",
+    ),
 )
 """Every variable there is, in the order people are shown them."""
 

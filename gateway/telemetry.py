@@ -1,7 +1,8 @@
-"""What the gateway tells of itself in numbers (Prometheus). Imports nothing of ours; everybody may import it.
+"""What the gateway tells of itself: numbers here (Prometheus), traces in `gateway.tracing`, both at the same seams.
 
-Every metric stands here, with what it means; the rest of the house calls the few functions below at its seams. A label
-takes its values from a small set that is known beforehand: never a room, a participant, a caller or a path.
+Every metric stands here, with what it means; the rest of the house calls the few functions below at its seams, and
+everybody may, because nothing of ours but `gateway.tracing` is imported. A label takes its values from a small set that
+is known beforehand: never a room, a participant, a caller or a path.
 
 With one process the numbers lie in memory. With several workers they lie in files of one directory (see `shared`): each
 worker writes its own, and whichever worker is asked adds all of them up. What only Redis or the token knows is not
@@ -14,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,12 +27,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from gateway import tracing
+
 __all__ = [
     "BUILD_INFO",
     "DUPLICATES_SUSPECTED",
     "EVENT_READERS",
     "LEASES_LOST",
-    "OPERATIONS_IN_FLIGHT",
     "REDIS_DURATION",
     "STARTS",
     "STOPS",
@@ -40,6 +42,7 @@ __all__ = [
     "Vitals",
     "answered",
     "fenced_write",
+    "operation",
     "phase",
     "redis_failed",
     "render",
@@ -164,7 +167,7 @@ _REQUEST_DURATION: Final = _histogram(
 )
 STARTS: Final = _counter("starts", "Answers to starts: the outcome, or the problem's slug.", "outcome")
 STOPS: Final = _counter("stops", "Answers to stops: the outcome, or the problem's slug.", "outcome")
-OPERATIONS_IN_FLIGHT: Final = _gauge("operations_in_flight", "Operations that this instance leads.")
+_IN_FLIGHT: Final = _gauge("operations_in_flight", "Operations that this instance leads.")
 _PHASE_DURATION: Final = _histogram(
     "phase_duration_seconds",
     "Where the time goes: asking Redis for the claim, VideoSDK's answer to a start or stop, writing the result, and a "
@@ -234,7 +237,7 @@ def answered(route: str, method: str, status: int, seconds: float) -> None:
 
 
 def phase(name: str) -> Callable[[Callable[_P, Awaitable[_T]]], Callable[_P, Awaitable[_T]]]:
-    """Make the decorator that times a phase of an operation: claim, upstream, finish or wait."""
+    """Make the decorator that times a phase of an operation: claim, upstream or finish."""
     duration = _PHASE_DURATION.labels(name)
 
     def decorate(function: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
@@ -242,13 +245,22 @@ def phase(name: str) -> Callable[[Callable[_P, Awaitable[_T]]], Callable[_P, Awa
         async def timed(*arguments: _P.args, **named: _P.kwargs) -> _T:
             begun = time.perf_counter()
             try:
-                return await function(*arguments, **named)
+                # The upstream call has a span for each request that it takes.
+                with nullcontext() if name == "upstream" else tracing.span(name):
+                    return await function(*arguments, **named)
             finally:
                 duration.observe(time.perf_counter() - begun)
 
         return timed
 
     return decorate
+
+
+@contextmanager
+def operation(kind: str, doing: str, attempt: str) -> Generator[None]:
+    """Count and trace an operation that this process leads."""
+    with _IN_FLIGHT.track_inprogress(), tracing.span("operation", kind=kind, doing=doing, attempt=attempt):
+        yield
 
 
 @contextmanager
@@ -287,7 +299,11 @@ def upstream_call(operation: str) -> Generator[UpstreamCall]:
     """Count and time one request to VideoSDK: start, stop, list, check or key (its public key)."""
     call, begun = UpstreamCall(), time.perf_counter()
     try:
-        yield call
+        with tracing.span(f"upstream {operation}", client=True, operation=operation):
+            try:
+                yield call
+            finally:
+                tracing.note(status=call.status)
     finally:
         _UPSTREAM_DURATION.labels(operation).observe(time.perf_counter() - begun)
         _UPSTREAM.labels(operation, call.status).inc()

@@ -3,12 +3,13 @@
 import re
 import secrets
 import time
+from contextlib import nullcontext
 from typing import Any, Final, cast
 
 import structlog
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from gateway import telemetry
+from gateway import telemetry, tracing
 
 __all__ = ["Entry"]
 
@@ -59,15 +60,16 @@ class Entry:
                 message["headers"] = [*message["headers"], *more]
             await send(message)
 
+        quiet = scope["path"] in _QUIET_PATHS
         try:
-            await self._app(scope, receive, tagged_send)
+            with nullcontext() if quiet else tracing.serving(scope["headers"], "request"):
+                try:
+                    await self._app(scope, receive, tagged_send)
+                finally:
+                    _tell(scope, status, seconds or time.perf_counter() - begun)
         finally:
-            route = _route(scope)
-            telemetry.answered(route, scope["method"], status, seconds or time.perf_counter() - begun)
-            if route in _DECISIONS and (said := state.get("outcome") or state.get("problem")):
-                _DECISIONS[route].labels(said).inc()
             known = {name: state[name] for name in _LOGGED if name in state}
-            level = "debug" if scope["path"] in _QUIET_PATHS else "error" if status >= 500 else "info"
+            level = "debug" if quiet else "error" if status >= 500 else "info"
             getattr(_log, level)(
                 "request.answered",
                 method=scope["method"],
@@ -76,6 +78,16 @@ class Entry:
                 seconds=round(time.perf_counter() - begun, 4),
                 **known,
             )
+
+
+def _tell(scope: HTTPScope, status: int, seconds: float) -> None:
+    """Count and trace what became of the request, by the route and never by the path."""
+    route, state = _route(scope), cast("dict[str, str]", scope["state"])
+    telemetry.answered(route, scope["method"], status, seconds)
+    said = state.get("outcome") or state.get("problem") or ""
+    if said and route in _DECISIONS:
+        _DECISIONS[route].labels(said).inc()
+    tracing.note(name=route, http__route=route, http__response__status_code=status, outcome=said)
 
 
 def _route(scope: Scope) -> str:

@@ -44,7 +44,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from gateway import telemetry
+from gateway import telemetry, tracing
 from gateway.coordinator.claims import Claim, Event, Finished, Lease, Record, Room, Timing, Verdict, Wish, clock
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.script import BUCKETS, Script, bucket_of
@@ -160,6 +160,7 @@ class Coordinator:
                     raise CoordinationUnavailable("Redis answers too slowly.", retry_after=2)
                 continue
             break
+        tracing.note(verdict=claim.verdict, doing=claim.doing)
         if claim.verdict is not Verdict.LEAD:
             return claim, None
         # An earlier try may have won already, and lost its reply: Redis counts from that one.
@@ -406,6 +407,7 @@ class Coordinator:
 
     async def _finish_once(self, key: str, arguments: dict[str, Any]) -> Finished:
         finished = msgspec.json.decode(await self._run("finish", key, arguments), type=Finished)
+        tracing.note(how=finished.how, state=arguments["state"])
         if finished.how not in {"ok", "repeated"}:
             telemetry.fenced_write(finished.how)
             _log.warning("finish." + finished.how, key=key, operation=arguments["op"], state=arguments["state"])

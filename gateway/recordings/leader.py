@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from gateway import telemetry
+from gateway import telemetry, tracing
 from gateway.coordinator import Claim, Coordinator, Lease, Wish, clock
 from gateway.errors import (
     CoordinationUnavailable,
@@ -103,7 +103,7 @@ class Leader:
             What became of it, already written to the record, and whether a stop that was asked for meanwhile is left
             to do.
         """
-        with telemetry.OPERATIONS_IN_FLIGHT.track_inprogress():
+        with telemetry.operation(kind=job.track.kind, doing=job.lease.doing, attempt=job.lease.attempt):
             match job.lease.doing:
                 case "start":
                     return await self._start(job)
@@ -417,6 +417,7 @@ class Leader:
             started_at=lease.started_at,
             confirmed_at=self._coordinator.now_ms() if confirmed_by else 0,
             confirmed_by=confirmed_by,
+            trace=tracing.here(),
         )
         finished = await self._coordinator.finish(
             lease,
@@ -453,7 +454,8 @@ class Leader:
     async def _release(self, job: Job, error: UpstreamError) -> tuple[Result, bool]:
         late = isinstance(error, SendWindowClosed)
         result = self._again(job) if late else Result(
-            wish=_wish(job), problem=Problem.of(meaning(error)), fingerprint=job.lease.wanted_fingerprint
+            wish=_wish(job), problem=Problem.of(meaning(error)), fingerprint=job.lease.wanted_fingerprint,
+            trace=tracing.here(),
         )  # fmt: skip
         await self._coordinator.release(job.lease, result=result.encode())
         return result, False

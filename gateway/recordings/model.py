@@ -206,6 +206,8 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: int = 0
     confirmed_at: int = 0
     confirmed_by: str = ""
+    trace: str = ""
+    """Where the operation's trace is (`traceparent`), for those who join it; empty where none is made."""
 
     def encode(self) -> str:
         """Return the payload."""

@@ -11,12 +11,13 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Coroutine
+from contextvars import Context, copy_context
 from typing import Any
 
 import msgspec
 import structlog
 
-from gateway import telemetry
+from gateway import telemetry, tracing
 from gateway.coordinator import Claim, Coordinator, Lease, Verdict, Wakeup, Wakeups, Wish, clock
 from gateway.errors import (
     CoordinationUnavailable,
@@ -85,11 +86,26 @@ class _Party:
         """Set when Redis has answered for the first time."""
         self.into: _Party | None = None
         """The party that this one's callers went over to."""
+        self.context = copy_context()
+        """Of its first caller: what is done for the party is told in that caller's trace."""
+        self.trace = ""
+        """Where the operation's trace is that answered it."""
+        self.led = False
 
     @property
     def deserted(self) -> bool:
         """Nobody waits, and nothing was promised."""
         return self.wish is Wish.START and all(caller.done() for caller in self.callers)
+
+    @property
+    def final(self) -> "_Party":
+        """The party that its callers are answered in."""
+        return self if self.into is None else self.into.final
+
+    def link(self, caller: asyncio.Future[Answer | Problem]) -> None:
+        """Link the trace of a caller to the operation's, unless the operation is told in it anyway."""
+        if not (self.led and caller is self.callers[0]):
+            tracing.link(self.trace)
 
     def answer(self, answer: Answer | Problem) -> None:
         for caller in self.callers:
@@ -203,9 +219,10 @@ class Recordings:
     async def settle(self, key: str) -> None:
         """Look after a track that nobody asks for: carry out what is left to do, find out what is not known."""
         track = track_of(key)
-        claim, lease = await self._coordinator.claim(key, Wish.CHECK)
-        if lease is not None:
-            await self._lead(Job(key, track, Wish.CHECK, None, claim, lease, lambda: 0.0))
+        with tracing.span("settle", root=True, kind=track.kind):
+            claim, lease = await self._coordinator.claim(key, Wish.CHECK)
+            if lease is not None:
+                await self._lead(Job(key, track, Wish.CHECK, None, claim, lease, lambda: 0.0))
 
     # --- callers -------------------------------------------------------------------------------------------------
 
@@ -231,6 +248,7 @@ class Recordings:
             with telemetry.waiting():
                 async with asyncio.timeout(within):
                     answer = await asyncio.shield(caller)
+            party.final.link(caller)
         except TimeoutError:
             return self._deadline(party)
         finally:
@@ -244,8 +262,7 @@ class Recordings:
         return answer
 
     def _deadline(self, party: _Party) -> Answer:
-        while party.into is not None:
-            party = party.into
+        party = party.final
         if party.committed and party.claim is not None:
             recording = recording_of(party.key, party.track, party.claim)
             return Answer(Outcome.STOP_REQUESTED, msgspec.structs.replace(recording, status=Status.STOPPING))
@@ -268,7 +285,7 @@ class Recordings:
         """Let arrived parties ask Redis, one lot at a time: who arrives meanwhile waits for the next lot."""
         while parties := self._arriving.pop(key, None):
             for party in parties.values():
-                self._spawn(self._pursue(party), f"pursue-{party.wish}")
+                self._spawn(self._pursue(party), f"pursue-{party.wish}", party.context)
             await asyncio.gather(*(party.admitted.wait() for party in parties.values()))
         self._doors.discard(key)
 
@@ -418,6 +435,7 @@ class Recordings:
     def _answer(self, party: _Party, result: Result, *, leading: bool = False) -> bool:
         """Answer the party if the result is about what it wants; otherwise it has to ask again."""
         recording = result.recording(party.key, party.track)
+        party.trace, party.led = result.trace, leading
         if result.problem is not None:
             # A refusal is shared by those who asked for the very same, and by nobody else.
             if not leading and (result.wish is not party.wish or result.fingerprint != party.fingerprint):
@@ -460,8 +478,8 @@ class Recordings:
     def _key(self, track: Track) -> str:
         return self._coordinator.key(track.room_id, track.participant_id, track.kind)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str, context: Context | None = None) -> None:
         # A strong reference: asyncio itself keeps only a weak one.
-        task = asyncio.create_task(work, name=name)
+        task = asyncio.create_task(work, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from gateway import telemetry
+from gateway import telemetry, tracing
 from gateway.errors import (
     CredentialsRefused,
     Limited,
@@ -295,7 +295,7 @@ class VideoSDK:
                     raise SendWindowClosed("the send window had closed")
                 sent = True
 
-        headers: dict[str, str] = {}
+        headers = tracing.headers()
         if attempt:
             headers["x-rec-attempt"] = attempt
         content = None

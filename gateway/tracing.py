@@ -1,0 +1,197 @@
+"""Traces of what the gateway does (OpenTelemetry), where `GATEWAY_TRACING=otlp`. Imports nothing of ours.
+
+A trace tells one request's story: request, claim, operation, upstream call, finish; and `settle`, where nobody asked.
+An operation belongs to the request that began it. Who joined it, on whatever replica, has a link to the operation's
+span; its place travels with the operation's result. What OpenTelemetry itself can be told (endpoint, headers, sampler,
+service name) is read by its SDK from the `OTEL_*` variables that operators know.
+
+Off, which is the default, nothing of OpenTelemetry is imported, and every call here ends at its first line. An
+attribute never holds what a caller sent: no room, participant, address or path, and no text of an exception.
+"""
+
+import asyncio
+import importlib.util
+import os
+import uuid
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+__all__ = [
+    "NotInstalledError",
+    "check_installed",
+    "headers",
+    "here",
+    "link",
+    "note",
+    "serving",
+    "span",
+    "start",
+    "stop",
+]
+
+_SERVICE: Final = "recording-gateway"
+_PREFIX: Final = "gateway."
+_STANDARD: Final = ("http.", "url.", "error.")
+"""Beginnings of attributes that have a name all over the world."""
+_LAST_EXPORT_SECONDS: Final = 3.0
+
+
+class NotInstalledError(Exception):
+    """Traces are asked for, and the extra that makes them is not there."""
+
+
+def check_installed() -> None:
+    """See whether traces can be made.
+
+    Raises:
+        NotInstalledError: They cannot.
+    """
+    try:
+        found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise NotInstalledError("GATEWAY_TRACING=otlp needs the extra `tracing`: recording-gateway[tracing]")
+
+
+class _Tracing:
+    """OpenTelemetry at work: everything that imports it stands here."""
+
+    def __init__(self, version: str) -> None:
+        from opentelemetry import trace  # noqa: PLC0415 - an extra, and off costs nothing
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+
+        described = {"service.version": version, "service.instance.id": str(uuid.uuid4())}
+        if not os.environ.get("OTEL_SERVICE_NAME") and "service.name" not in os.environ.get(
+            "OTEL_RESOURCE_ATTRIBUTES", ""
+        ):
+            described["service.name"] = _SERVICE
+        self.api: Final = trace
+        self.provider: Final = TracerProvider(resource=Resource.create(described), shutdown_on_exit=False)
+        self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self.tracer: Final = self.provider.get_tracer(_SERVICE, version)
+        self.propagator: Final = TraceContextTextMapPropagator()
+
+    @contextmanager
+    def span(
+        self, name: str, kind: str, carrier: Mapping[str, str] | None, attributes: Mapping[str, str]
+    ) -> "Generator[Span]":
+        context = self.propagator.extract(carrier) if carrier else None
+        with self.tracer.start_as_current_span(
+            name,
+            context=context,
+            kind=self.api.SpanKind[kind],
+            attributes=_named(attributes),
+            # An exception's text may hold anything.
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield span
+            except BaseException as error:
+                span.set_attribute("error.type", type(error).__name__)
+                if not isinstance(error, asyncio.CancelledError):
+                    span.set_status(self.api.StatusCode.ERROR)
+                raise
+
+
+_tracing: _Tracing | None = None
+
+
+def start(version: str) -> None:
+    """Begin to trace in this process, and to export to where `OTEL_EXPORTER_OTLP_ENDPOINT` says."""
+    global _tracing  # noqa: PLW0603 - one per process, as OpenTelemetry's own
+    if _tracing is None:
+        _tracing = _Tracing(version)
+
+
+async def stop() -> None:
+    """End tracing; what is not exported yet is, if the collector answers soon."""
+    global _tracing
+    ended, _tracing = _tracing, None
+    if ended is not None:
+        await asyncio.to_thread(ended.provider.force_flush, round(_LAST_EXPORT_SECONDS * 1000))
+        await asyncio.to_thread(ended.provider.shutdown)
+
+
+def span(
+    name: str, *, client: bool = False, root: bool = False, **attributes: str
+) -> "AbstractContextManager[Span | None]":
+    """Make a span of what is done within the block.
+
+    Args:
+        name: What it is called.
+        client: Whether somebody else is asked and waited for.
+        root: Whether it may begin a trace; otherwise there is no span where there is no trace to tell it in.
+        attributes: What is known of it, from small sets of values.
+    """
+    if _tracing is None or not (root or _tracing.api.get_current_span().is_recording()):
+        return nullcontext()
+    return _tracing.span(name, "CLIENT" if client else "INTERNAL", None, attributes)
+
+
+def serving(given: Iterable[tuple[bytes, bytes]], name: str) -> "AbstractContextManager[Span | None]":
+    """Make the span of a request, within the trace that its headers (`traceparent`) name.
+
+    Args:
+        given: The request's headers.
+        name: What it is called until it is known better.
+    """
+    if _tracing is None:
+        return nullcontext()
+    carrier = {
+        name: value.decode("latin-1")
+        for name, value in ((name.decode("latin-1"), value) for name, value in given)
+        if name in {"traceparent", "tracestate"}
+    }
+    return _tracing.span(name, "SERVER", carrier, {})
+
+
+def note(*, name: str = "", **attributes: str | int) -> None:
+    """Add to the span of what is done now; with a name, call it so from now on."""
+    if _tracing is None:
+        return
+    current = _tracing.api.get_current_span()
+    current.set_attributes(_named(attributes))
+    if name:
+        current.update_name(name)
+
+
+def here() -> str:
+    """Return the place of the span of what is done now, as a `traceparent`; empty where there is none."""
+    return headers().get("traceparent", "")
+
+
+def headers() -> dict[str, str]:
+    """Return what tells others of this trace: W3C's `traceparent`, and nothing that a caller may have put beside it."""
+    if _tracing is None:
+        return {}
+    carrier: dict[str, str] = {}
+    _tracing.propagator.inject(carrier)
+    carrier.pop("tracestate", None)
+    return carrier
+
+
+def link(place: str) -> None:
+    """Link the span of what is done now to the one at this place."""
+    if _tracing is None or not place:
+        return
+    other = _tracing.api.get_current_span(_tracing.propagator.extract({"traceparent": place})).get_span_context()
+    if other.is_valid:
+        _tracing.api.get_current_span().add_link(other)
+
+
+def _named(attributes: Mapping[str, str | int]) -> dict[str, str | int]:
+    return {
+        dotted if (dotted := name.replace("__", ".")).startswith(_STANDARD) else f"{_PREFIX}{name}": value
+        for name, value in attributes.items()
+        if value != ""
+    }
