@@ -12,6 +12,7 @@ attribute never holds what a caller sent: no room, participant, address or path,
 import asyncio
 import importlib.util
 import os
+import threading
 import uuid
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -76,7 +77,8 @@ class _Tracing:
             described["service.name"] = _SERVICE
         self.api: Final = trace
         self.provider: Final = TracerProvider(resource=Resource.create(described), shutdown_on_exit=False)
-        self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self.exporter: Final = OTLPSpanExporter()
+        self.provider.add_span_processor(BatchSpanProcessor(self.exporter))
         self.tracer: Final = self.provider.get_tracer(_SERVICE, version)
         self.propagator: Final = TraceContextTextMapPropagator()
 
@@ -118,8 +120,11 @@ async def stop() -> None:
     global _tracing
     ended, _tracing = _tracing, None
     if ended is not None:
-        await asyncio.to_thread(ended.provider.force_flush, round(_LAST_EXPORT_SECONDS * 1000))
-        await asyncio.to_thread(ended.provider.shutdown)
+        # A thread that may be left behind: the SDK itself takes no limit, and tries again for as long as it is let.
+        last = threading.Thread(target=ended.provider.shutdown, name="last-export", daemon=True)
+        last.start()
+        await asyncio.to_thread(last.join, _LAST_EXPORT_SECONDS)
+        ended.exporter.shutdown()
 
 
 def span(

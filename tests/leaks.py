@@ -1,8 +1,8 @@
 """Everything the gateway let out during the tests, and the search for secrets in it.
 
-`tests.harness` hands over the log of every gateway process and every answer its clients got; `tests/conftest.py` sends
-the logs of gateways in this process to a file. After the last test all of it is searched, and so is the contract. A
-finding fails the session, whatever the tests said.
+`tests.harness` hands over the log of every gateway process and every answer its clients got, `/metrics` among them; the
+collector of traces hands over every span; `tests/conftest.py` sends the logs of gateways in this process to a file.
+After the last test all of it is searched, and so is the contract. A finding fails the session, whatever the tests said.
 """
 
 import atexit
@@ -67,6 +67,10 @@ class Evidence:
             return
         headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
         self._answers.write(f"{response.status_code} {response.request.url.path}\n{headers}\n\n{response.text}\n\n")
+
+    def tell(self, text: str) -> None:
+        """Keep something else that was let out."""
+        self._answers.write(f"{text}\n\n")
 
     def search(self, *more: Path) -> Iterator[str]:
         """Say which file holds which secret, in which line, without repeating it."""

@@ -1,7 +1,7 @@
 """A collector of traces: a real HTTP server that takes OTLP over protobuf and keeps what it was sent."""
 
 import gzip
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SentSpan
 
 from gateway.sandbox.wire import Exchange, Reply, Request, Server
+from tests.leaks import EVIDENCE
 
 
 class Span:
@@ -39,7 +40,7 @@ class Collector:
         self.spans: list[Span] = []
         self._server = Server(self._take, host="127.0.0.1", port=0)
 
-    async def __aenter__(self) -> "Collector":
+    async def __aenter__(self) -> Self:
         await self._server.start()
         return self
 
@@ -65,12 +66,11 @@ class Collector:
         packed = request.headers.get("content-encoding") == "gzip"
         sent = ExportTraceServiceRequest.FromString(gzip.decompress(request.body) if packed else request.body)
         self.texts.append(str(sent))
+        EVIDENCE.tell(str(sent))
         for of in sent.resource_spans:
             resource = _plain(of.resource.attributes)
             self.spans += [Span(span, resource) for scope in of.scope_spans for span in scope.spans]
-        exchange.reply(
-            Reply(200, ExportTraceServiceResponse().SerializeToString(), {"content-type": "application/x-protobuf"})
-        )
+        exchange.reply(Reply(200, ExportTraceServiceResponse().SerializeToString(), "application/x-protobuf"))
 
 
 def _plain(attributes: Any) -> dict[str, Any]:
