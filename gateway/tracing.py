@@ -5,7 +5,7 @@ An operation belongs to the request that began it. Who joined it, on whatever re
 span; its place travels with the operation's result. What OpenTelemetry itself can be told (endpoint, headers, sampler,
 service name) is read by its SDK from the `OTEL_*` variables that operators know.
 
-Off, which is the default, nothing of OpenTelemetry is imported, and every call here ends at its first line. An
+Off, which is the default, nothing of OpenTelemetry is imported here, and every call ends at its first line. An
 attribute never holds what a caller sent: no room, participant, address or path, and no text of an exception.
 """
 
