@@ -232,7 +232,14 @@ async def ask_badly(hunt: Hunt) -> None:
     await hunt.ask("POST", START, json=track | {"roomId": "hurry"}, headers={"x-request-timeout-ms": "1"})
     for method, path in (("GET", "/nowhere"), ("DELETE", START), ("GET", f"{TRACKS}/nobody/ada/video")):
         await hunt.ask(method, f"{path}?token={key}")
-    for path in ("/openapi.json", "/docs", "/livez", "/readyz", *(f"/problems/{slug}" for slug in PROBLEMS)):
+    for path in (
+        "/openapi.json",
+        "/docs",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        *(f"/problems/{slug}" for slug in PROBLEMS),
+    ):
         await hunt.ask("GET", path)
 
 
@@ -244,7 +251,7 @@ async def break_records(hunt: Hunt) -> None:
     )
     async with Redis.from_url(f"redis://:{REDIS_PASSWORD}@127.0.0.1:{hunt.valkey.port}") as redis:
         (record,) = [name async for name in redis.scan_iter(match="*:broken:*") if await redis.type(name) == b"hash"]
-        await redis.hset(record, mapping={"state": rubbish})  # pyright: ignore[reportGeneralTypeIssues]
+        await redis.hset(record, mapping={"confirmed": rubbish})  # pyright: ignore[reportGeneralTypeIssues]
         answer = await hunt.ask("GET", f"{TRACKS}/broken/ada/video")
         assert answer.status_code == 500
         await redis.delete(record)
@@ -303,6 +310,7 @@ async def test_no_secret_is_found_anywhere(tmp_path: Path) -> None:
         "too-many-requests",
         "too-many-waiting",
         "identity-unavailable",
+        "upstream-unavailable",
     }
     assert "request.failed" in places["logs"]
     assert "Traceback" in places["logs"] or '"exception"' in places["logs"]
