@@ -17,6 +17,7 @@ from litestar.openapi.spec import Components, Contact, License, Reference, Secur
 from gateway import __version__
 from gateway.api import examples
 from gateway.api.health import livez, readyz
+from gateway.api.listing import QUERY
 from gateway.api.problems import PROBLEM_JSON
 from gateway.api.recordings import DEADLINE_HEADER, routes
 from gateway.api.replays import KEY_HEADER
@@ -162,6 +163,11 @@ def _finish(operation: dict[str, Any], path: str) -> None:
     for parameter in operation.get("parameters", ()):
         parameter.pop("deprecated", None)
         parameter["schema"] = PATH_PARTS[parameter["name"]]
+    if operation["operationId"] == "listRecordings":
+        operation["parameters"] = [
+            {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
+            for name, (required, text, schema) in QUERY.items()
+        ]
     limited = "requestBody" in operation
     if operation["operationId"] == "receiveVideosdkWebhook":
         operation["requestBody"] = examples.WEBHOOK_BODY
@@ -192,6 +198,8 @@ def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool
             if "coordinated" in example["value"]:
                 # Litestar drops what is null.
                 example["value"] = msgspec.to_builtins(examples.recording(name))
+            if "recordings" in example["value"]:
+                example["value"] = msgspec.to_builtins(examples.page())
     names = ["X-Request-Id", *_HEADERS_OF.get(status, ())]
     if limited and status not in {401, 403, 413, 415, 400}:
         names += ["RateLimit-Policy", "RateLimit"]

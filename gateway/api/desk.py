@@ -11,7 +11,8 @@ from litestar import Request, Response
 
 from gateway.api.callers import Caller
 from gateway.api.limiter import Admission, Limiter
-from gateway.api.policy import Scope, check
+from gateway.api.listing import Listing, TrackRecordings
+from gateway.api.policy import Scope, check, check_room, covers
 from gateway.api.replays import Replay, Replays, read_key
 from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording
 from gateway.errors import GatewayError
@@ -71,6 +72,13 @@ class Desk:
         """Show what is known of a track."""
         check(_caller(request).policy, Scope.READ, track)
         return TrackRecording.of(await self._watcher.get(track))
+
+    async def list(self, request: _Request) -> TrackRecordings:
+        """Show what is known of a room's tracks, as far as the caller may see them."""
+        listing, policy = Listing.read(request.query_params.multi_items()), _caller(request).policy
+        check_room(policy, Scope.READ, listing.room_id)
+        recordings = await self._watcher.list(listing.room_id)
+        return listing.page(recording for recording in recordings if covers(policy, recording.track))
 
     async def _take_in(
         self, request: _Request, scope: Scope, asked: StartTrackRecording | StopTrackRecording, work: _Work

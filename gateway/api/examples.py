@@ -5,6 +5,7 @@ from typing import Any
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
+from gateway.api.listing import TrackRecordings
 from gateway.api.policy import RULES, Scope
 from gateway.api.problems import MOST_BODY, PROBLEM_JSON
 from gateway.api.wire import ProblemDocument, TrackRecording
@@ -15,6 +16,7 @@ __all__ = [
     "DESCRIPTION",
     "GET",
     "IDENTITIES",
+    "LIST",
     "REQUESTS",
     "SCOPES",
     "START",
@@ -25,6 +27,8 @@ __all__ = [
     "WEBHOOK_BODY",
     "WEBHOOK_SIGNATURE",
     "answers",
+    "listed",
+    "page",
     "problem",
     "problems",
     "recording",
@@ -69,6 +73,11 @@ WEBHOOK_SIGNATURE = (
     "with the public key that VideoSDK publishes, or with the one in the file that the operator named."
 )
 
+LIST = """\
+The latest recording of each track, by participant and kind; what somebody began beside the gateway too, with
+`origin: videosdk`. Compared with VideoSDK first, as for a single track, with one question for the whole room.
+"""
+
 IDENTITIES = {
     "apiKey": (
         "gw_…",
@@ -86,6 +95,7 @@ SCOPES = {
     "startTrackRecording": Scope.START,
     "stopTrackRecording": Scope.STOP,
     "getTrackRecording": Scope.READ,
+    "listRecordings": Scope.READ,
 }
 """What each operation needs."""
 
@@ -257,6 +267,21 @@ def problems(*slugs: str) -> dict[int, ResponseSpec]:
         )
         for status, found in sorted(by_status.items())
     }
+
+
+def listed(description: str) -> ResponseSpec:
+    """Describe a response that carries recordings, with an example."""
+    return ResponseSpec(
+        TrackRecordings,
+        generate_examples=False,
+        description=description,
+        examples=[Example(id="page", value=page())],
+    )
+
+
+def page() -> dict[str, Any]:
+    """Return an example of a page."""
+    return {"recordings": [recording(_IS + Status.RECORDING)], "nextCursor": None}
 
 
 def answers(description: str, *shown: Outcome | Status) -> ResponseSpec:

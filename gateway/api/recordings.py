@@ -15,6 +15,7 @@ from gateway.api import examples
 from gateway.api.desk import Desk
 from gateway.api.examples import answers, problems
 from gateway.api.identities import Identities
+from gateway.api.listing import TrackRecordings
 from gateway.api.policy import RULES, Scope
 from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording, read_body, read_track
 from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
@@ -164,8 +165,24 @@ def routes(identities: Identities | None, deadline: float) -> Router:
     ) -> TrackRecording:
         return await desk.show(request, read_track(roomId, participantId, kind))
 
+    @get(
+        "/recordings",
+        operation_id="listRecordings",
+        summary="List a room's recordings",
+        description=examples.LIST,
+        tags=["recordings"],
+        security=_BEARER,
+        opt={"scope": Scope.READ},
+        responses={
+            200: examples.listed("The latest recording of each track."),
+            **problems(*_IDENTITY, "invalid-request", "coordination-unavailable", "internal"),
+        },
+    )
+    async def list_recordings(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> TrackRecordings:
+        return await desk.list(request)
+
     return Router(
         "/v1",
-        route_handlers=[start_track_recording, stop_track_recording, get_track_recording],
+        route_handlers=[start_track_recording, stop_track_recording, get_track_recording, list_recordings],
         guards=[authenticate(identities)],
     )

@@ -29,6 +29,7 @@ __all__ = [
     "StartTrackRecording",
     "StopTrackRecording",
     "TrackRecording",
+    "check_part",
     "is_id",
     "read_body",
     "read_track",
@@ -257,6 +258,11 @@ def read_body(body: bytes, model: type[_T]) -> _T:
     if errors:
         raise InvalidRequest.of(errors)
     return model(**values)
+
+
+def check_part(name: str, value: object) -> str | None:
+    """Return what is wrong with a field, None where nothing is."""
+    return _CHECKS[name](value)
 
 
 def read_track(room_id: str, participant_id: str, kind: str) -> Track:

@@ -121,11 +121,14 @@ def test_every_operation_says_what_it_is(document: dict[str, Any]) -> None:
     """Ids are those of the design and unique; summaries, descriptions and parameters are there."""
     ids = [operation["operationId"] for _, operation in operations(document)]
     assert len(ids) == len(set(ids))
-    assert {"startTrackRecording", "stopTrackRecording", "getTrackRecording"} <= set(ids)
+    assert {"startTrackRecording", "stopTrackRecording", "getTrackRecording", "listRecordings"} <= set(ids)
     for path, operation in operations(document):
         assert operation["summary"]
         assert operation["description"]
-        named = {parameter["name"] for parameter in operation.get("parameters", ()) if "name" in parameter}
+        parameters = operation.get("parameters", ())
+        named = {parameter["name"] for parameter in parameters if parameter.get("in") == "path"}
+        assert named == set(re.findall(r"{(\w+)}", path))
+        assert all(parameter["description"] for parameter in parameters if parameter.get("in") == "query")
         assert all(f"{{{name}}}" in path for name in named)
 
 
@@ -177,7 +180,7 @@ def test_every_problem_and_outcome_has_an_example(document: dict[str, Any]) -> N
         name
         for _, operation in operations(document)
         for response in operation["responses"].values()
-        for content in response["content"].values()
+        for content in response.get("content", {}).values()
         for name in content["examples"]
     }
     assert {outcome.value for outcome in Outcome} <= named

@@ -1,0 +1,130 @@
+"""A room's recordings, a page at a time: what may be asked for, and how a page follows another."""
+
+import base64
+import binascii
+from collections.abc import Iterable
+from typing import Any, Final
+
+from msgspec import Struct
+
+from gateway.api.wire import PATH_PARTS, TrackRecording, check_part
+from gateway.errors import InvalidRequest
+from gateway.recordings import Kind, Recording, Status
+
+__all__ = ["QUERY", "Listing", "TrackRecordings"]
+
+_MOST: Final = 200
+_USUAL: Final = 50
+
+QUERY: Final[dict[str, tuple[bool, str, dict[str, Any]]]] = {
+    "roomId": (True, "The room.", PATH_PARTS["roomId"]),
+    "participantId": (False, "Only this participant's.", PATH_PARTS["participantId"]),
+    "kind": (False, "Only tracks of this kind.", PATH_PARTS["kind"]),
+    "status": (False, "Only those that stand so.", {"$ref": "#/components/schemas/Status"}),
+    "limit": (False, "Most of them.", {"type": "integer", "minimum": 1, "maximum": _MOST, "default": _USUAL}),
+    "cursor": (False, "`nextCursor` of the page before.", {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,300}$"}),
+}
+"""What the query may hold: whether it must be there, what it means, and its form."""
+
+
+class TrackRecordings(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Recordings of a room, by participant and kind: the latest of each track."""
+
+    recordings: list[TrackRecording]
+    next_cursor: str | None
+    """Null on the last page."""
+
+
+class Listing(Struct, frozen=True, kw_only=True):
+    """What is asked for."""
+
+    room_id: str
+    participant_id: str | None
+    kind: Kind | None
+    status: Status | None
+    limit: int
+    after: tuple[str, str]
+    """The participant and kind that the page before ended with."""
+
+    @classmethod
+    def read(cls, query: Iterable[tuple[str, str]]) -> "Listing":
+        """Read a query.
+
+        Raises:
+            InvalidRequest: Names everything that is wrong with it.
+        """
+        given: dict[str, str] = {}
+        errors: list[tuple[str, str]] = []
+        for name, value in query:
+            if name not in QUERY:
+                errors.append((name[:64], "is not a parameter of this request"))
+            elif name in given:
+                errors.append((name, "must be given once"))
+            elif wrong := _wrong(name, value):
+                errors.append((name, wrong))
+            given.setdefault(name, value)
+        errors += [(name, "is missing") for name, (required, _, _) in QUERY.items() if required and name not in given]
+        if errors:
+            raise InvalidRequest.of(errors)
+        return cls(
+            room_id=given["roomId"],
+            participant_id=given.get("participantId"),
+            kind=Kind(given["kind"]) if "kind" in given else None,
+            status=Status(given["status"]) if "status" in given else None,
+            limit=int(given.get("limit", _USUAL)),
+            after=_place(given["cursor"]) if "cursor" in given else ("", ""),
+        )
+
+    def page(self, recordings: Iterable[Recording]) -> TrackRecordings:
+        """Return the page of those recordings that are asked for."""
+        chosen = sorted(
+            (recording for recording in recordings if self._asks_for(recording)),
+            key=lambda recording: (recording.track.participant_id, recording.track.kind),
+        )
+        page = chosen[: self.limit]
+        return TrackRecordings(
+            recordings=[TrackRecording.of(recording) for recording in page],
+            next_cursor=_cursor(page[-1]) if len(chosen) > len(page) else None,
+        )
+
+    def _asks_for(self, recording: Recording) -> bool:
+        track = recording.track
+        return (
+            self.participant_id in {None, track.participant_id}
+            and self.kind in {None, track.kind}
+            and self.status in {None, recording.status}
+            and (track.participant_id, track.kind) > self.after
+        )
+
+
+def _wrong(name: str, value: str) -> str | None:
+    match name:
+        case "status":
+            return None if value in set(Status) else f"must be one of {', '.join(Status)}"
+        case "limit":
+            fits = value.isascii() and value.isdecimal() and len(value) < 5 and 0 < int(value) <= _MOST
+            return None if fits else f"must be a whole number from 1 to {_MOST}"
+        case "cursor":
+            try:
+                _place(value)
+            except ValueError:
+                return "must be the nextCursor of a page"
+            return None
+        case _:
+            return check_part(name, value)
+
+
+def _cursor(recording: Recording) -> str:
+    place = f"{recording.track.participant_id}:{recording.track.kind}"
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def _place(cursor: str) -> tuple[str, str]:
+    try:
+        place = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars="-_", validate=True).decode("ascii")
+    except (binascii.Error, UnicodeError):
+        raise ValueError from None
+    participant, _, kind = place.partition(":")
+    if check_part("participantId", participant) or kind not in set(Kind):
+        raise ValueError
+    return participant, kind
