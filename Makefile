@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+# Tests wait more than they compute: three at a time keep two cores busy.
+JOBS ?= 3
 export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: run test faults fuzz check format openapi readme clean provision
@@ -13,7 +15,7 @@ run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gatewa
 
 test: $(VENV)/.synced provision  ## every test; ARGS="-k name" to choose
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import httpx
 import pytest
@@ -104,12 +104,22 @@ _FINDINGS: Final = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Search, and fail the session where something is found."""
-    findings = session.config.stash[_FINDINGS] = list(EVIDENCE.search(*sorted(OPENAPI.glob("*.yaml"))))
+    """Search, and fail the session where something is found. Each worker searches what its own tests let out."""
+    findings = session.config.stash.setdefault(_FINDINGS, [])
+    findings += EVIDENCE.search(*sorted(OPENAPI.glob("*.yaml")))
+    if hasattr(session.config, "workeroutput"):
+        cast("Any", session.config).workeroutput["leaks"] = findings
     if findings:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         # Somebody will want to look.
         atexit.unregister(EVIDENCE.close)
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker has found."""
+    findings = node.config.stash.setdefault(_FINDINGS, [])
+    # A worker that crashed has nothing to say; that fails the session anyway.
+    findings += getattr(node, "workeroutput", {}).get("leaks", [])
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
