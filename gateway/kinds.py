@@ -5,9 +5,10 @@ No message repeats the text: an operator who swaps two variables would otherwise
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
@@ -33,6 +34,9 @@ class Kind(msgspec.Struct, frozen=True):
     show: Callable[[Any], str] = str
     """Turn a value back into text for people."""
 
+    schema: Mapping[str, Any] = MappingProxyType({"type": "string", "minLength": 1})
+    """JSON Schema of the value as people write it in YAML; the Helm chart's is made of these."""
+
 
 class WrongTextError(Exception):
     """A text is not what its variable expects; the message says why, without the text."""
@@ -48,7 +52,9 @@ def whole_number(low: int, high: int) -> Kind:
             raise WrongTextError("is out of bounds")
         return int(text)
 
-    return Kind(f"a whole number from {low} to {high}", parse)
+    return Kind(
+        f"a whole number from {low} to {high}", parse, schema={"type": "integer", "minimum": low, "maximum": high}
+    )
 
 
 def seconds(low: float, high: float) -> Kind:
@@ -64,7 +70,7 @@ def seconds(low: float, high: float) -> Kind:
     def show(value: timedelta) -> str:
         return f"{value.total_seconds():.9g}"
 
-    return Kind(f"seconds from {low:g} to {high:g}, decimals allowed", parse, show)
+    return Kind(f"seconds from {low:g} to {high:g}, decimals allowed", parse, show, _number(low, high))
 
 
 def hours(low: float, high: float) -> Kind:
@@ -77,7 +83,7 @@ def hours(low: float, high: float) -> Kind:
     def show(value: timedelta) -> str:
         return f"{value.total_seconds() / 3600:.9g}"
 
-    return Kind(f"hours from {low:g} to {high:g}, decimals allowed", parse, show)
+    return Kind(f"hours from {low:g} to {high:g}, decimals allowed", parse, show, _number(low, high))
 
 
 def rate(low: float, high: float) -> Kind:
@@ -90,7 +96,7 @@ def rate(low: float, high: float) -> Kind:
             raise WrongTextError("is out of bounds")
         return float(text)
 
-    return Kind(f"a number from {low:g} to {high:g}, decimals allowed", parse, "{:.9g}".format)
+    return Kind(f"a number from {low:g} to {high:g}, decimals allowed", parse, "{:.9g}".format, _number(low, high))
 
 
 def choice(literal: Any) -> Kind:
@@ -102,7 +108,11 @@ def choice(literal: Any) -> Kind:
             raise WrongTextError("is not one of its values")
         return text.lower()
 
-    return Kind("one of " + ", ".join(names), parse)
+    return Kind("one of " + ", ".join(names), parse, schema={"enum": list(names)})
+
+
+def _number(low: float, high: float) -> dict[str, Any]:
+    return {"type": "number", "minimum": low, "maximum": high}
 
 
 def _listening_address(text: str) -> str:
