@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 JOBS ?= 3
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: run test faults fuzz check format openapi readme clean provision
+.PHONY: run test faults fuzz check format openapi readme chart clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
@@ -44,6 +44,9 @@ provision:  # what tests need from the system: installs it as root on Debian, el
 
 readme: $(VENV)/.synced  ## write the README's table of settings anew
 	$(BIN)/python -m tests.readme
+
+chart: $(VENV)/.synced  ## write the chart's settings and their schema anew after a change of the settings
+	$(BIN)/python -m tests.chart.written
 
 clean:
 	rm -rf $(VENV) .coverage* .pytest_cache .ruff_cache .import_linter_cache

@@ -11,6 +11,7 @@ need() { # command, Debian package
 need chromium chromium
 need curl curl
 need npm npm
+need promtool prometheus
 need redis-server redis-server
 
 [ -n "$missing" ] || exit 0

@@ -60,8 +60,8 @@ def unreachable() -> list[str]:
     """Say of each setting that none of the three can hold what has to be done."""
     return [
         f"{row.variable} is {'secret' if row.secret else 'required'}, and must not stand in `settings`: give it "
-        "has_file=True in gateway/settings.py, or have templates/_container.tpl make it of a value of its own, and name "
-        "it in GIVEN_BY_THE_CHART in tests/chart/written.py"
+        "has_file=True in gateway/settings.py, or have templates/_container.tpl make it of a value of its own, and "
+        "name it in GIVEN_BY_THE_CHART in tests/chart/written.py"
         for row in plain()
         if row.secret or row.required
     ]
@@ -74,7 +74,9 @@ def values() -> str:
         default = DIFFERENT.get(row.variable, row.default)
         lines += [f"  # {line}" for line in textwrap.wrap(row.doc, 112)]
         shown = "" if default is None else _yaml(row, default)
-        lines.append(f"  {row.variable}: {shown}" if row.variable in NEEDED else f"  # {row.variable}: {shown}".rstrip())
+        lines.append(
+            f"  {row.variable}: {shown}" if row.variable in NEEDED else f"  # {row.variable}: {shown}".rstrip()
+        )
     return _BLOCK.sub(lambda _: "".join(f"{line}\n" for line in lines), VALUES.read_text())
 
 
@@ -98,7 +100,7 @@ def schema() -> str:
 
 def about() -> str:
     """Return Chart.yaml as it has to be."""
-    return re.sub(r'(?m)^appVersion: .*$', f'appVersion: "{__version__}"', ABOUT.read_text())
+    return re.sub(r"(?m)^appVersion: .*$", f'appVersion: "{__version__}"', ABOUT.read_text())
 
 
 def _schema(row: Setting) -> dict[str, Any]:

@@ -1,0 +1,235 @@
+"""What Helm makes of the chart: lint, Kubernetes's schemas, and that the parts fit each other."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart import kubernetes
+from tests.chart.helm import SETS, Helm, Manifest, Refused, container, kind, labels, one, pods, values_of
+from tests.chart.written import CHART
+
+every_set = pytest.mark.parametrize("name", SETS)
+
+
+@pytest.fixture(scope="module")
+def rendered(helm: Helm) -> dict[str, list[Manifest]]:
+    """What each set of values becomes."""
+    return {name: helm.render(values_of(name)) for name in SETS}
+
+
+@every_set
+def test_lint_has_nothing_to_say(helm: Helm, name: str) -> None:
+    """`helm lint --strict`, with values as operators give them."""
+    values = Path(__file__).parent / "values" / f"{name}.yaml"
+    written = helm.run("lint", "--strict", CHART, "--values", values)
+    assert "[WARNING]" not in written
+    assert "[ERROR]" not in written
+
+
+@pytest.mark.parametrize("version", ["1.30", kubernetes.NEWEST])
+@every_set
+def test_kubernetes_takes_every_manifest(helm: Helm, node_modules: Path, name: str, version: str) -> None:
+    """Against the schemas of the oldest version the chart allows and of the newest at hand, no unknown field."""
+    manifests = helm.render(values_of(name), version=f"{version}.0")
+    assert manifests
+    assert [problem for item in manifests for problem in kubernetes.problems(item, version, node_modules)] == []
+
+
+def test_the_schemas_do_object(rendered: dict[str, list[Manifest]], node_modules: Path) -> None:
+    """Of every kind of manifest: one with a field that is not there is refused."""
+    manifests = {item["kind"]: item for item in rendered["everything"] + rendered["valkey"]}
+    assert len(manifests) == 13, sorted(manifests)
+    for name, manifest in manifests.items():
+        wrong = copy.deepcopy(manifest)
+        inside = wrong.get("spec", wrong)
+        inside["replica"] = 1
+        assert kubernetes.problems(wrong, "1.30", node_modules), name
+
+
+def test_an_older_kubernetes_is_refused(helm: Helm) -> None:
+    """It would not know how to pause before the end without a shell."""
+    with pytest.raises(Refused, match=r"requires kubeVersion: >=1\.30"):
+        helm.render(values_of("default"), version="1.29.9")
+
+
+@every_set
+def test_the_parts_fit(rendered: dict[str, list[Manifest]], name: str) -> None:
+    """Selectors choose the gateway's pods and no others, ports have names, mounts have volumes, names do not clash."""
+    manifests = rendered[name]
+    names = [(item["kind"], item["metadata"]["name"]) for item in manifests]
+    assert len(set(names)) == len(names)
+    every = pods(manifests)
+    gateway = [pod for pod in every if pod["containers"][0]["name"] == "gateway"]
+    chosen = [one(manifests, "Service")["spec"]["selector"]]
+    chosen += [one(manifests, "Deployment")["spec"]["selector"]["matchLabels"]]
+    selecting = [item for item in manifests if item["kind"] in {"PodDisruptionBudget", "ServiceMonitor"}]
+    chosen += [item["spec"]["selector"]["matchLabels"] for item in selecting]
+    if kind(manifests, "NetworkPolicy"):
+        chosen.append(one(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"])
+    for selector in chosen:
+        assert [pod for pod in every if selector.items() <= pod["labels"].items()] == gateway
+    assert one(manifests, "Service")["spec"]["ports"][0]["targetPort"] == container(manifests)["ports"][0]["name"]
+    for pod in every:
+        volumes = [volume["name"] for volume in pod.get("volumes", [])]
+        mounted = {mount["name"] for part in pod["containers"] for mount in part.get("volumeMounts", [])}
+        assert sorted(mounted) == sorted(volumes)
+        assert not [mount for part in pod["containers"] for mount in part.get("volumeMounts", []) if "subPath" in mount]
+
+
+@every_set
+def test_every_secret_that_is_used_is_there(rendered: dict[str, list[Manifest]], name: str) -> None:
+    """Made by the chart, with that entry; or named in the values."""
+    manifests = rendered[name]
+    made = {item["metadata"]["name"]: set(item["stringData"]) for item in kind(manifests, "Secret")}
+    values = values_of(name)
+    given = [*re.findall(r"existing(?:Secret|ConfigMap)': '([^']+)'", str(values)), "collector"]
+    for pod in pods(manifests):
+        uses = [
+            (ref["name"], {ref["key"]})
+            for part in pod["containers"]
+            for variable in part.get("env", [])
+            if (ref := variable.get("valueFrom", {}).get("secretKeyRef"))
+        ]
+        uses += [
+            (source["secretName"], {item["key"] for item in source["items"]})
+            for volume in pod["volumes"]
+            if (source := volume.get("secret"))
+        ]
+        for secret, entries in uses:
+            assert secret in given or entries <= made[secret], (secret, entries)
+
+
+@every_set
+def test_every_pod_is_restricted(rendered: dict[str, list[Manifest]], name: str) -> None:
+    """As the Pod Security Standard `restricted` asks, and more: no token, a root that cannot be written to."""
+    for pod in pods(rendered[name]):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["runAsUser"] > 0
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        for part in pod["containers"]:
+            assert part["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+        assert not [volume for volume in pod["volumes"] if volume.keys() - {"name", "secret", "configMap", "emptyDir"}]
+
+
+def test_a_rollout_takes_nobody_away(rendered: dict[str, list[Manifest]]) -> None:
+    """A new pod serves before an old one goes."""
+    deployment = one(rendered["default"], "Deployment")["spec"]
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert deployment["strategy"]["rollingUpdate"]["maxSurge"] == 1
+    assert "replicas" in deployment
+    assert "replicas" not in one(rendered["everything"], "Deployment")["spec"], "the autoscaler's to say"
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("default", 5 + 30 + 1 + 17 + 5), ("everything", 10 + 21 + 1 + 10 + 5), ("minimal", 53)]
+)
+def test_the_grace_period_is_as_long_as_the_longest_end(
+    rendered: dict[str, list[Manifest]], name: str, seconds: int
+) -> None:
+    """The pause, the longest request, what was sent and may still land, and a little."""
+    pod = one(rendered[name], "Deployment")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == seconds
+    pause = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    assert pause == {"default": 5, "everything": 10, "minimal": 0}[name]
+
+
+@pytest.mark.parametrize("name", ["ingress", "gateway-api", "everything"])
+def test_the_inside_is_not_shown_outside(rendered: dict[str, list[Manifest]], name: str) -> None:
+    """Of /metrics, /livez and /readyz nothing is reached through an Ingress or a route; all of the API is."""
+    paths: list[str] = []
+    for item in kind(rendered[name], "Ingress"):
+        paths += [path["path"] for rule in item["spec"]["rules"] for path in rule["http"]["paths"]]
+    for item in kind(rendered[name], "HTTPRoute"):
+        paths += [match["path"]["value"] for rule in item["spec"]["rules"] for match in rule["matches"]]
+    assert "/v1" in paths
+    for hidden in ("/metrics", "/livez", "/readyz", "/"):
+        assert not [path for path in paths if hidden == path or hidden.startswith(path.rstrip("/") + "/")]
+
+
+def test_only_what_needs_a_restart_restarts(helm: Helm) -> None:
+    """Another secret, another caller: the same pods. Another setting, another Redis: new ones."""
+
+    def pod(**more: Any) -> Any:
+        values = {
+            "redis": {"url": "redis://redis"},
+            "credentials": {"values": {"GATEWAY_VIDEOSDK_TOKEN": "one"}},
+            "files": {"GATEWAY_CALLERS_FILE": {"text": "# one"}},
+            **more,
+        }
+        return one(helm.render(values), "Deployment")["spec"]["template"]
+
+    before = pod()
+    assert pod(credentials={"values": {"GATEWAY_VIDEOSDK_TOKEN": "other"}}) == before
+    assert pod(files={"GATEWAY_CALLERS_FILE": {"text": "# other"}}) == before
+    assert pod(redis={"url": "redis://other"}) != before
+    assert pod(settings={"GATEWAY_TRUST_SECONDS": 11}) != before
+
+
+@every_set
+def test_no_secret_stands_in_a_pod(rendered: dict[str, list[Manifest]], name: str) -> None:
+    """Nor in anything else that is not a Secret."""
+    for item in rendered[name]:
+        if item["kind"] != "Secret":
+            assert not re.search(r"a-secret|a-key|password", str(item)), item["kind"]
+
+
+def test_the_policy_lets_through_what_is_needed(rendered: dict[str, list[Manifest]]) -> None:
+    """In: the pod's port. Out: names, Redis's ports wherever the URL says they are, VideoSDK; nothing private."""
+    for name, ports in {
+        "default": [6379],
+        "ingress": [6379, 6380],
+        "gateway-api": [6379, 7000, 7001],
+        "everything": [6379, 16379, 26379, 26380],
+    }.items():
+        spec = one(rendered[name], "NetworkPolicy")["spec"]
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        assert [port for rule in spec["ingress"] for port in rule["ports"]] == [{"port": "http"}]
+        names, redis, videosdk, *_ = spec["egress"]
+        assert {(port["port"], port["protocol"]) for port in names["ports"]} == {(53, "UDP"), (53, "TCP")}
+        assert [port["port"] for port in redis["ports"]] == ports, name
+        assert [port["port"] for port in videosdk["ports"]] == [443]
+        assert "169.254.0.0/16" in videosdk["to"][0]["ipBlock"]["except"]
+    spec = one(rendered["valkey"], "NetworkPolicy")["spec"]
+    valkey = spec["egress"][1]["to"][0]["podSelector"]["matchLabels"]
+    assert [pod for pod in pods(rendered["valkey"]) if valkey.items() <= pod["labels"].items()]
+    theirs = [item for item in kind(rendered["valkey"], "NetworkPolicy") if item["metadata"]["name"].endswith("valkey")]
+    assert theirs[0]["spec"]["podSelector"]["matchLabels"] == valkey
+
+
+def test_rules_and_dashboard_arrive_whole(rendered: dict[str, list[Manifest]]) -> None:
+    """The files are put into their manifests, and only the runbook's address is completed."""
+    rules = yaml.safe_load((CHART / "rules" / "alerts.yaml").read_text())
+    sent = one(rendered["everything"], "PrometheusRule")["spec"]
+    base = values_of("everything")["prometheusRule"]["runbookBase"]
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                rule["annotations"]["runbook_url"] = base + rule["annotations"]["runbook_url"]
+    assert sent == rules
+    dashboard = (CHART / "dashboards" / "recording-gateway.json").read_text()
+    assert one(rendered["everything"], "ConfigMap")["data"] == {"recording-gateway.json": dashboard.strip()}
+
+
+def test_another_name_for_everything(rendered: dict[str, list[Manifest]]) -> None:
+    """`fullnameOverride` and `commonLabels` reach every manifest."""
+    for item in rendered["everything"]:
+        assert item["metadata"]["name"].startswith("school-recorder") or item["kind"] == "ServiceAccount"
+        assert labels(item)["team"] == "lessons"
+    assert one(rendered["everything"], "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "recorder"
+    assert container(rendered["everything"])["image"].startswith("registry.example.com/platform/recording-gateway@sha")
+
+
+def test_as_a_part_of_another_chart(helm: Helm) -> None:
+    """Helm then hands in `global`, whatever is in it."""
+    assert helm.render({**values_of("default"), "global": {"imageRegistry": "x"}})
