@@ -12,13 +12,15 @@ import httpx
 import pytest
 import yaml
 
+from gateway.settings import SETTINGS
 from tests.chart.written import CHART
 from tests.harness import skip_unless_ci
 
 RULES = CHART / "rules" / "alerts.yaml"
 CASES = Path(__file__).parent / "alerts.test.yaml"
 DASHBOARD = CHART / "dashboards" / "recording-gateway.json"
-RUNBOOK = CHART.parents[1] / "docs" / "runbook.md"
+DOCS = CHART.parents[1] / "docs"
+RUNBOOK = DOCS / "runbook.md"
 
 TARGET = {"namespace", "job", "pod", "le"}
 """Labels that Prometheus adds, or histograms have."""
@@ -106,6 +108,25 @@ def test_every_alert_stands_in_the_runbook() -> None:
         assert alert["labels"]["severity"] in {"page", "ticket"}
 
 
+@pytest.mark.parametrize("page", ["runbook.md", "operating.md"])
+def test_the_pages_name_what_there_is(page: str) -> None:
+    """Settings, log events that the code writes, values of the chart, and sections that are linked to."""
+    text = (DOCS / page).read_text()
+    code = "".join(file.read_text() for file in (DOCS.parent / "gateway").rglob("*.py"))
+    known = {row.variable for row in SETTINGS} | {row.file_variable for row in SETTINGS if row.has_file}
+    for name in re.findall(r"GATEWAY_[A-Z_]*[A-Z]", text):
+        assert name in known, name
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    for name in re.findall(r"`([a-z_A-Z]+\.[a-zA-Z_]+)`", text):
+        first, second = name.split(".")
+        if second in {"yaml", "json", "py"}:
+            continue
+        written = f'"{name}"' in code or (first == "finish" and f'"{second}"' in code)
+        assert written or second in values.get(first, {}), name
+    headings = {heading.lower() for heading in re.findall(r"^## (.+)$", text, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+
+
 def metrics(exposition: str) -> dict[str, set[str]]:
     """Return the metrics of an exposition, as rules would name them, each with its labels."""
     found: dict[str, set[str]] = {}
@@ -129,7 +150,6 @@ async def test_every_metric_they_name_is_there(
     assert (await gateway.post("/v1/recordings/track/start", json=track)).status_code == 201
     assert (await gateway.post("/v1/recordings/track/stop", json=track)).status_code == 200
     there = metrics((await gateway.get("/metrics")).text)
-    # What a token made elsewhere has, and one that the gateway mints may lack.
     expressions = [*shown(), *recorded().values(), *(alert["expr"] for alert in alerts().values())]
     own = set(recorded())
     for expression in expressions:
