@@ -4,7 +4,8 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.test_main import gateway_command
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
 NewTrack = Callable[..., dict[str, str]]
+Started = Callable[[dict[str, str], Path], harness.GatewayProcess]
 START = "/v1/recordings/track/start"
 ROUTE = "startTrackRecording"
 ATTRIBUTES = {
@@ -37,8 +39,26 @@ class Parent:
         self.headers = {"traceparent": f"00-{self.trace}-{self.id}-01", "tracestate": "vendor=private"}
 
 
+@pytest.fixture
+def started() -> Generator[Started]:
+    """Start gateways that end with the test, whatever becomes of it."""
+    with ExitStack() as stack:
+
+        def start(settings: dict[str, str], log: Path) -> harness.GatewayProcess:
+            process = harness.GatewayProcess(settings, log)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
 async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
-    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    started: Started,
+    tmp_path: Path,
 ) -> None:
     """The leader's request, claim, operation, upstream call and finish; and two who joined, linked to the operation."""
     simulator.inject(harness.delay("start", 1.5))
@@ -46,8 +66,8 @@ async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
     settings |= {"GATEWAY_VERIFY_ABSENT": "never", "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6"}
     parent, track = Parent(), new_track()
     async with Collector() as collector:
-        first = harness.GatewayProcess(settings | collector.settings, tmp_path / "first")
-        second = harness.GatewayProcess(settings | collector.settings, tmp_path / "second")
+        first = started(settings | collector.settings, tmp_path / "first")
+        second = started(settings | collector.settings, tmp_path / "second")
         await first.ready()
         await second.ready()
         async with harness.client(first.url, demo.key) as one, harness.client(second.url, demo.key) as other:
@@ -120,7 +140,12 @@ async def test_videosdk_is_told_of_the_trace_and_of_nothing_else(
 
 
 async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_none(
-    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    started: Started,
+    tmp_path: Path,
 ) -> None:
     """An unknown start is settled in the background, within `settle`; no span holds what callers or settings said."""
     secret = f"hunter2{uuid.uuid4().hex}"
@@ -128,7 +153,7 @@ async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_no
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
     track = new_track(webhookUrl=f"http://127.0.0.1:9/{secret}?key={secret}", bucketDirPath=secret)
     async with Collector() as collector:
-        process = harness.GatewayProcess(settings | collector.settings, tmp_path / "log")
+        process = started(settings | collector.settings, tmp_path / "log")
         await process.ready()
         async with harness.client(process.url, demo.key) as gateway:
             assert (await gateway.post(START, json=track)).status_code == 504
@@ -136,11 +161,11 @@ async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_no
             await gateway.get(f"/{secret}", headers={"authorization": f"Bearer {secret}", "tracestate": f"a={secret}"})
             await gateway.get("/livez")
             address = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
-            await harness.until(lambda: gateway.get(address), lambda seen: seen.json()["status"] == "stopped")
+            await harness.until(lambda: gateway.get(address), lambda seen: seen.json()["status"] == "failed")
         assert await ended(process) == 0
 
         told = {span.id: span for span in collector.spans}
-        settled = [span for span in collector.named("finish") if span.attributes["gateway.state"] == "stopped"]
+        settled = [span for span in collector.named("finish") if span.attributes["gateway.state"] == "failed"]
         roots = {story(span, told)[-1].name for span in settled}
         assert roots == {"settle"}
         (failed,) = collector.named("upstream start")
@@ -153,14 +178,19 @@ async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_no
 
 
 async def test_off_imports_nothing(
-    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    started: Started,
+    tmp_path: Path,
 ) -> None:
     """Where OpenTelemetry is not installed the gateway serves; asked for traces, it names the extra that is missing."""
     absent = tmp_path / "opentelemetry"
     absent.mkdir()
     (absent / "__init__.py").write_text('raise ModuleNotFoundError("as if it were not installed", name=__name__)\n')
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST) | {"PYTHONPATH": str(tmp_path)}
-    process = harness.GatewayProcess(settings, tmp_path / "log")
+    process = started(settings, tmp_path / "log")
     await process.ready()
     async with harness.client(process.url, demo.key) as gateway:
         assert (await gateway.post(START, json=new_track(), headers=Parent().headers)).status_code == 201
@@ -172,12 +202,17 @@ async def test_off_imports_nothing(
 
 
 async def test_a_collector_that_is_away_harms_nobody(
-    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    started: Started,
+    tmp_path: Path,
 ) -> None:
     """Callers are served, and the process ends soon although its last spans cannot be delivered."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
     settings |= {"GATEWAY_TRACING": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-    process = harness.GatewayProcess(settings, tmp_path / "log")
+    process = started(settings, tmp_path / "log")
     await process.ready()
     async with harness.client(process.url, demo.key) as gateway:
         assert (await gateway.post(START, json=new_track())).status_code == 201
