@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -178,10 +179,10 @@ def delay(endpoint: str, seconds: float, **match: str) -> Fault:
 
 
 @contextmanager
-def sentinel(configuration: Path) -> Generator[None]:
-    """Run a Sentinel from its configuration file."""
+def sentinel(configuration: Path, binary: str | None = None) -> Generator[None]:
+    """Run a Sentinel from its configuration file; the one of the package unless told which binary."""
     process = subprocess.Popen(
-        [sys.executable, tether.__file__, str(packaged_binary()), str(configuration), "--sentinel"],
+        [sys.executable, tether.__file__, binary or str(packaged_binary()), str(configuration), "--sentinel"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -194,10 +195,30 @@ def sentinel(configuration: Path) -> Generator[None]:
                 process.stdin.close()
 
 
+@dataclass(frozen=True)
+class Variant:
+    """How a gateway is run, where not as it stands here.
+
+    Attributes:
+        module: What Python runs.
+        folder: From where; another package of the same name that lies there comes first.
+        environ: More variables, which are not the gateway's settings.
+    """
+
+    module: str = "gateway"
+    folder: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+_AS_IT_STANDS = Variant()
+
+
 class GatewayProcess:
     """A real gateway process, tied to the life of the test."""
 
-    def __init__(self, settings: Mapping[str, str], log: Path, *, public: bool = False) -> None:
+    def __init__(
+        self, settings: Mapping[str, str], log: Path, variant: Variant = _AS_IT_STANDS, *, public: bool = False
+    ) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         own = {"GATEWAY_PUBLIC_URL": self.url} if public else {}
@@ -206,8 +227,9 @@ class GatewayProcess:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
         with log.open("ab") as output:
             self._tether = subprocess.Popen(
-                [sys.executable, tether.__file__, sys.executable, "-m", "gateway", "serve"],
-                env={**kept, **settings, **own, "GATEWAY_PORT": str(self.port)},
+                [sys.executable, tether.__file__, sys.executable, "-m", variant.module, "serve"],
+                env={**kept, **settings, **own, **variant.environ, "GATEWAY_PORT": str(self.port)},
+                cwd=variant.folder,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,

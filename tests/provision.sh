@@ -13,6 +13,7 @@ need curl curl
 need npm npm
 need promtool prometheus
 need redis-server redis-server
+need faketime faketime
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

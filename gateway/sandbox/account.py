@@ -45,6 +45,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     strict_live: bool = False
     processing_seconds: float = 0.0
     list_lag_seconds: float = 0.0
+    most_per_page: int = invented.MOST_PER_PAGE
 
 
 class Account:
@@ -205,7 +206,8 @@ class Account:
         (seen by third parties on the live service; not documented).
         """
         now = time.monotonic() - self._behaviour.list_lag_seconds
-        return page([describe(row, now) for row in self._matching(mode, query, now)], query)
+        rows = [describe(row, now) for row in self._matching(mode, query, now)]
+        return page(rows, query, self._behaviour.most_per_page)
 
     def count_delivery(self, recording_id: str, event: str, *, success: bool) -> None:
         """Note one attempt to deliver a recording's webhook."""

@@ -26,6 +26,7 @@ CallAction = Literal[
     "half_response",
     "apply_late",
     "empty_once",
+    "unfiltered",
 ]
 WebhookAction = Literal["webhook_lost", "webhook_late", "webhook_doubled", "webhook_unsigned", "webhook_reordered"]
 Endpoint = Literal[
@@ -72,6 +73,7 @@ _EFFECTS: Final[dict[str, tuple[Applies | None, Ending | None]]] = {
     "half_response": (None, "half"),
     "apply_late": ("late", None),
     "empty_once": ("never", "empty"),
+    "unfiltered": ("now", "reply"),
 }
 
 
@@ -180,6 +182,11 @@ class Plan:
     def ending(self) -> Ending:
         """How the exchange ends."""
         return self.fault.ending if self.fault else "reply"
+
+    @property
+    def unfiltered(self) -> bool:
+        """Whether a list answers with the whole account."""
+        return self.fault is not None and self.fault.action == "unfiltered"
 
 
 @dataclass(slots=True)

@@ -25,8 +25,9 @@ STILL_OPEN: Final = (409, "Recording is still running.")
 # A room or participant counts as live as soon as a start names it, unless the simulator runs with strict_live.
 AUTO_LIVE_NAME: Final = "sandbox"
 
-# Lists: newest first; a page number or size below one is refused; sizes have no upper bound.
+# Lists: newest first; a page number or size below one is refused; sizes have an upper bound that nobody meets.
 DEFAULT_PER_PAGE: Final = 20
+MOST_PER_PAGE: Final = 10_000
 
 REGION: Final = "sandbox001"
 CDN: Final = "https://cdn.videosdk.live/"

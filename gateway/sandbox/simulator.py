@@ -28,6 +28,8 @@ from gateway.sandbox.wire import Exchange, Reply, Request, Server
 
 Answers = Literal["json", "text", "empty"]
 
+# A token from a clock that is fast is accepted: the usual library of Node, the vendor's language, looks at `exp` alone.
+_TOKEN_CHECKS: Final[Any] = {"require": ["exp", "apikey"], "verify_iat": False}
 _GARBAGE: Final = b"\x16\x03\x01 this is not HTTP\r\n\r\n"
 _BLANK: Final = Reply(200)
 _SILENT: Final = frozenset({"reset", "garbage", "hang"})
@@ -46,6 +48,7 @@ class Simulator:
         strict_live: Whether only a participant who joined can be recorded, instead of everyone who is named.
         processing_seconds: For how long after a recording ended a new start of the same track is refused.
         list_lag_seconds: By how much lists are behind the truth.
+        most_per_page: The most entries of a list of recordings on one page, however many were asked for.
         answers: Whether start, stop and delete answer a JSON string, plain text or an empty body.
         webhook_timeout_seconds: How long a listener may take to answer a webhook.
         seed: Makes the draws of faults with a probability repeatable.
@@ -65,6 +68,7 @@ class Simulator:
         strict_live: bool = False,
         processing_seconds: float = 0.0,
         list_lag_seconds: float = 0.0,
+        most_per_page: int = invented.MOST_PER_PAGE,
         answers: Answers = "json",
         webhook_timeout_seconds: float = invented.WEBHOOK_TIMEOUT_SECONDS,
         seed: int | None = None,
@@ -90,6 +94,7 @@ class Simulator:
             strict_live=strict_live,
             processing_seconds=processing_seconds,
             list_lag_seconds=list_lag_seconds,
+            most_per_page=most_per_page,
         )
         self.account = Account(behaviour, self._send)
 
@@ -240,7 +245,7 @@ class Simulator:
             await asyncio.sleep(plan.before)
         reply: Reply | None = None
         if plan.applies == "now":
-            reply = self._apply(asked, call, exchange.request)
+            reply = self._apply(asked, call, exchange.request, filtered=not plan.unfiltered)
         elif plan.applies == "late" and plan.fault is not None:
             self._spawn(self._apply_late(asked, call, exchange.request, plan.fault.seconds))
         if plan.after:
@@ -288,7 +293,7 @@ class Simulator:
         if asked.verb == "key":
             return
         try:
-            claims = jwt.decode(token, self._secret, algorithms=["HS256"], options={"require": ["exp", "apikey"]})
+            claims = jwt.decode(token, self._secret, algorithms=["HS256"], options=_TOKEN_CHECKS)
         except jwt.InvalidTokenError:
             raise RefusedError(invented.TOKEN_REFUSED) from None
         if claims["apikey"] != self._api_key or claims.get("version") != 2:
@@ -297,10 +302,13 @@ class Simulator:
         if (roles and "crawler" not in roles) or not claims.get("permissions"):
             raise RefusedError(invented.ROLE_REFUSED)
 
-    def _apply(self, asked: Route, call: Call, request: Request) -> Reply:
+    def _apply(self, asked: Route, call: Call, request: Request, *, filtered: bool = True) -> Reply:
         """Carry a call out, in one step, and return the proper answer."""
+        query = request.query
+        if not filtered:
+            query = {name: value for name, value in query.items() if name in {"page", "perPage"}}
         try:
-            reply = self._perform(asked, call, request.query)
+            reply = self._perform(asked, call, query)
         except RefusedError as refusal:
             return error_reply(refusal.status, refusal.text)
         self._journal.note(call.seq, applied=time.monotonic(), took_effect=True)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import functools
+import os
 import random
 import sys
 import time
@@ -31,9 +32,13 @@ def main() -> int:
         parser.error(f"no such rows: {', '.join(sorted(unknown))}")
     rows = [row for row in ROWS if not wanted or row.number in wanted]
     show = functools.partial(print, flush=True)
+    lacking = [f"row {row.number} cannot be played: {lack}" for row in rows if (lack := row.needs())]
+    for lack in lacking:
+        show(lack)
+    rows = [row for row in rows if not row.needs()]
     show(f"seed {arguments.seed}")
     begun = time.monotonic()
-    reports, healed = asyncio.run(_play(arguments, rows, show))
+    reports, healed = asyncio.run(_play(arguments, rows, show, everything=not wanted))
     for report in reports:
         if not report.good:
             show(report.explain())
@@ -46,7 +51,9 @@ def main() -> int:
     thin = _thin(reports) if healed else []
     for lack in thin:
         show(f"too little happened to prove anything: {lack}")
-    return 0 if all(one.good for one in [*reports, *healed]) and not thin else 1
+    # Where nobody looks at what is shown, a row that was not played must not pass for one that was.
+    skipped = lacking and os.environ.get("CI") == "true"
+    return 0 if all(one.good for one in [*reports, *healed]) and not thin and not skipped else 1
 
 
 def _thin(reports: Sequence[Report]) -> list[str]:
@@ -59,12 +66,14 @@ def _thin(reports: Sequence[Report]) -> list[str]:
     return [f"{got} {name}, at least {wanted} wanted" for name, (got, wanted) in sums.items() if got < wanted]
 
 
-async def _play(arguments: argparse.Namespace, rows: Sequence[Row], show: Any) -> tuple[list[Report], list[Healed]]:
+async def _play(
+    arguments: argparse.Namespace, rows: Sequence[Row], show: Any, *, everything: bool
+) -> tuple[list[Report], list[Healed]]:
     reports = await play_rows(
         rows, seconds=arguments.seconds, seed=arguments.seed, at_once=arguments.at_once, show=show
     )
     # Alone, because this one is about time; and only where everything is wanted.
-    healed = await heal_with_defaults(arguments.seed) if len(rows) == len(ROWS) else []
+    healed = await heal_with_defaults(arguments.seed) if everything else []
     return reports, healed
 
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from tests.blackbox.faults.history import LOST, ClientCall, History, Interval
 
-__all__ = ["Violation", "check", "count_duplicates"]
+__all__ = ["Violation", "check", "count_duplicates", "peak_open"]
 
 _SLACK = 0.25
 """Seconds between an event and its traces: wake-ups, a busy machine."""
@@ -32,6 +32,8 @@ _LATE_EFFECT = 1.5
 """Seconds within which a request whose client has gone may still be taken up."""
 _REDIS_PATIENCE = 3.0 + _SLACK
 """Seconds within which a caller is told that Redis does not answer."""
+_MOST_WAITING = 1_000
+"""How many callers may wait for one track in one process."""
 _RECOVERY = 12.0
 """How long after the quiet time a gateway goes on asking a list that fails."""
 
@@ -64,6 +66,12 @@ def check(history: History) -> list[Violation]:
 def count_duplicates(history: History, *, lasting: float = 0.0) -> int:
     """Return how many starts took effect while an earlier recording of the track was open, and stayed so for a time."""
     return len(_duplicates(history, lasting))
+
+
+def peak_open(history: History, track: str) -> int:
+    """Return how many recordings of a track were open at the same time, at most."""
+    one_track = [one for one in history.intervals if one.track == track]
+    return max((sum(other.opened <= one.opened < other.closed for other in one_track) for one in one_track), default=0)
 
 
 def _duplicates(history: History, lasting: float = 0.0) -> list[Violation]:
@@ -166,7 +174,8 @@ def _unexplained(view: _View, call: ClientCall) -> str:
         case "outcome-unknown":
             back = view.limits.quiet + _RECOVERY
             # Whoever finds a track that nobody finished does not know whether a call was sent for it.
-            explained = view.troubled(call, "kill", "pause", "redis", after=back) or any(
+            # Nor does whoever cannot ask the list.
+            explained = view.troubled(call, "kill", "pause", "redis", "upstream", after=back) or any(
                 doubt.ambiguous(longest) and call.begun - back <= doubt.received <= call.ended
                 for doubt in [*view.posts, *view.lists]
             )
@@ -181,6 +190,8 @@ def _unexplained(view: _View, call: ClientCall) -> str:
             waited = call.ended - _redis_gone(view, call)
             if explained and not view.troubled(call, "pause") and waited > _REDIS_PATIENCE:
                 return f"{call.status} {call.problem} only after {waited:.1f} s"
+        case "too-many-waiting":
+            explained = sum(one.begun <= call.ended and one.ended >= call.begun for one in view.calls) > _MOST_WAITING
         case "deadline-exceeded":
             explained = call.ended - call.begun >= call.deadline - _SLACK
         case _:

@@ -70,7 +70,7 @@ class UpstreamCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether the gateway may be in doubt about it: it was cut off, answered with a 5xx, or took too long."""
         if self.answered is None or self.ended - self.received > longest - 0.2:
             return True
-        if self.fault in {None, "delay", "empty_once"}:
+        if self.fault in {None, "delay", "empty_once", "unfiltered"}:
             return False
         return self.status is None or self.status >= 500 or self.status == 408 or self.fault == "half_response"
 
@@ -89,9 +89,9 @@ class Interval(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Trouble(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something a nemesis did: `what` is kill, pause, term, redis or upstream; `process` where it concerns one."""
+    """Something a nemesis did, in `process` where it concerns one."""
 
-    what: Literal["kill", "pause", "term", "redis", "upstream"]
+    what: Literal["kill", "pause", "term", "redis", "upstream", "clock"]
     begun: float
     ended: float
     process: str = ""

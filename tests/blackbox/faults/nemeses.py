@@ -3,20 +3,35 @@
 import asyncio
 import signal
 import time
+from collections.abc import Callable, Sequence
+from operator import methodcaller
 from typing import Any, cast
 
 from gateway.sandbox.faults import Fault
+from tests.blackbox.faults.clients import Track
 from tests.blackbox.faults.proxy import Gate, Step
 from tests.blackbox.faults.scene import Scene
 from tests.blackbox.faults.stage import Replica
+from tests.blackbox.faults.variants import server_clock
 
 STEPS = ("claimed", "sent", "applied", "finishing", "finished")
 """Where a leader can be met: after its claim, while its call is on the way (not applied, applied), before it writes
 the result, and after that but before anybody has an answer."""
 
 
+def _stop(replica: Replica) -> None:
+    replica.signal(signal.SIGSTOP)
+
+
 _EVICT = "if (redis.call('HGET', KEYS[1], 'holder') or '') == '' then redis.call('DEL', KEYS[1]) end"
 """A record that somebody holds is not evicted: that would be a claim lost without a trace, which nothing can detect."""
+
+
+CROWD = 1_020
+"""A few more than may wait for one track in one process."""
+
+_GRACE = 3.0
+"""Seconds after a server came up without its memory in which nobody leads anything new."""
 
 
 async def kill_at_random(scene: Scene) -> None:
@@ -49,6 +64,19 @@ async def kill_leaders(scene: Scene) -> None:
                 number += 1
 
 
+async def block_leaders(scene: Scene) -> None:
+    """Block the leader's event loop at every step, for longer than its lease or longer than the quiet time."""
+    number = 0
+    while scene.running:
+        await scene.pause(0.3)
+        if len(scene.stage.serving) > 1:
+            step, seconds = STEPS[number % len(STEPS)], (5.0, 1.5)[number % 2]
+            replica = await meet_leader(scene, step, halt=methodcaller("block", seconds))
+            if replica is not None:
+                await scene.stage.blocked(replica, seconds)
+                number += 1
+
+
 async def pause_leaders(scene: Scene) -> None:
     """Stop the leader in its tracks at every step, for times that are shorter and longer than its lease."""
     number = 0
@@ -57,23 +85,29 @@ async def pause_leaders(scene: Scene) -> None:
         if len(scene.stage.serving) > 1:
             step = STEPS[number % len(STEPS)]
             seconds = (0.3, 1.5, 2.5, 2.2, 3.0, 6.3, 1.2)[number % 7]
-            replica = await meet_leader(scene, step, fatal=False)
+            replica = await meet_leader(scene, step)
             if replica is not None:
                 await scene.stage.pause(replica, seconds)
                 number += 1
 
 
-async def meet_leader(scene: Scene, step: str, *, fatal: bool, within: float = 3.0) -> Replica | None:
-    """Wait until some gateway is at a step, and stop it right there; return it stopped, None where none came.
+async def meet_leader(
+    scene: Scene, step: str, *, halt: Callable[[Replica], None] = _stop, fatal: bool = False, within: float = 3.0
+) -> Replica | None:
+    """Wait until some gateway is at a step, and halt it right there; return it, None where none came.
 
     Args:
         scene: Where.
         step: One of `STEPS`.
+        halt: How it is halted; by SIGSTOP unless told.
         fatal: It is going to be killed: what it was about to write gets lost.
         within: Seconds to wait.
     """
     if step in {"sent", "applied"}:
-        return await _meet_call(scene, "hang_before" if step == "sent" else "hang_after", within)
+        replica = await _meet_call(scene, "hang_before" if step == "sent" else "hang_after", within)
+        if replica is not None:
+            halt(replica)
+        return replica
     met: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
     by_gate = {replica.gate: replica for replica in scene.stage.serving}
 
@@ -81,7 +115,7 @@ async def meet_leader(scene: Scene, step: str, *, fatal: bool, within: float = 3
         if now != step or met.done():
             return True
         # At once: a moment later it would be one step further.
-        by_gate[gate].signal(signal.SIGSTOP)
+        halt(by_gate[gate])
         met.set_result(by_gate[gate])
         return not fatal
 
@@ -123,6 +157,17 @@ async def pause_server(scene: Scene) -> None:
         number += 1
 
 
+async def pause_server_long(scene: Scene) -> None:
+    """Stop the server in its tracks for longer than any caller waits; what was asked of it then comes all at once."""
+    await scene.pause(1.5)
+    begun = time.monotonic()
+    scene.stage.valkey.pause()
+    await asyncio.sleep(12.0)
+    scene.stage.valkey.resume()
+    scene.stage.note("redis", begun, time.monotonic(), detail="paused")
+    await scene.over.wait()
+
+
 async def spoil_network(scene: Scene) -> None:
     """Make replies of the server slow, lose them after the command was carried out, and reset connections."""
     number = 0
@@ -148,7 +193,7 @@ async def empty_server(scene: Scene) -> None:
     """Take the server's memory away: a restart without its data, or FLUSHALL, or one record alone."""
     number = 0
     while scene.running:
-        await scene.pause(1.8)
+        await scene.pause(_GRACE + 1.5)
         begun = time.monotonic()
         match number % 3:
             case 0:
@@ -165,7 +210,7 @@ async def empty_server(scene: Scene) -> None:
 async def restart_server(scene: Scene) -> None:
     """Restart the server with its append-only file."""
     while scene.running:
-        await scene.pause(2.0)
+        await scene.pause(_GRACE + 1.5)
         begun = time.monotonic()
         await asyncio.to_thread(scene.stage.valkey.restart)
         scene.stage.note("redis", begun, time.monotonic(), detail="restarted with its file")
@@ -186,6 +231,19 @@ async def fail_over(scene: Scene) -> None:
         stage.note("redis", begun, time.monotonic(), detail="failed over")
         await asyncio.to_thread(master.restart)
         master, replica = replica, master
+
+
+async def lose_masters(scene: Scene) -> None:
+    """Kill the master of a group and have the others make another one, as they do by themselves; again and again."""
+    stage = scene.stage
+    assert stage.group is not None
+    able = True
+    while scene.running and able:
+        await scene.pause(1.5)
+        begun = time.monotonic()
+        able = await asyncio.to_thread(stage.group.lose_master)
+        stage.note("redis", begun, time.monotonic(), detail="failed over")
+    await scene.over.wait()
 
 
 async def split_brain(scene: Scene) -> None:
@@ -233,6 +291,74 @@ async def cut_subscribers(scene: Scene) -> None:
                 gate.deaf = False
 
 
+async def forbid_subscribing(scene: Scene) -> None:
+    """Forbid SUBSCRIBE and kill who does it already; then forbid the channel, which fails whoever publishes too."""
+    stage = scene.stage
+    while scene.running:
+        await scene.pause(0.5)
+        await stage.command("ACL", "SETUSER", "default", "-subscribe")
+        await stage.command("CLIENT", "KILL", "TYPE", "pubsub")
+        await asyncio.sleep(3.0)
+        begun = time.monotonic()
+        await stage.command("ACL", "SETUSER", "default", "+subscribe", "resetchannels")
+        await asyncio.sleep(1.0)
+        await stage.command("ACL", "SETUSER", "default", "allchannels")
+        stage.note("redis", begun, time.monotonic(), detail="channel forbidden")
+
+
+async def step_near(scene: Scene) -> None:
+    """Step the server's clock by less than half of the settle time, forward and back."""
+    await _step_clock(scene, (0.28, 0.0, -0.28, 0.0))
+
+
+async def step_far(scene: Scene) -> None:
+    """Step the server's clock by a minute, forward and back."""
+    await _step_clock(scene, (60.0, 0.0, -60.0, 0.0))
+
+
+async def _step_clock(scene: Scene, offsets: Sequence[float]) -> None:
+    number, before = 0, 0.0
+    while scene.running:
+        await scene.pause(1.0)
+        offset = offsets[number % len(offsets)]
+        server_clock(scene.stage.folder).write_text(f"{offset:+g}")
+        scene.stage.note("clock", time.monotonic(), time.monotonic(), detail=f"{offset - before:+g} s")
+        number, before = number + 1, offset
+    server_clock(scene.stage.folder).write_text("+0")
+
+
+async def refuse_connections(scene: Scene) -> None:
+    """Have VideoSDK refuse connections for a while, again and again, breaking off what is under way."""
+    door = scene.stage.door
+    assert door is not None
+    while scene.running:
+        await scene.pause(1.2)
+        begun = time.monotonic()
+        door.shut()
+        await asyncio.sleep(0.8)
+        await door.reopen()
+        scene.stage.note("upstream", begun, time.monotonic(), detail="refused connections")
+
+
+async def crowd(scene: Scene) -> None:
+    """Have more callers want one slow start than may wait for it in one process; VideoSDK has few places, too."""
+    stage = scene.stage
+    begun = time.monotonic()
+    callers = [scene.load.caller() for _ in range(CROWD)]
+    number = 0
+    while scene.running:
+        track = Track(f"{scene.tracks[0].room}-crowd", f"p{number}")
+        scene.tracks.append(track)
+        number += 1
+        place = scene.random.choice(stage.serving)
+        await asyncio.gather(*(caller.connect(place) for caller in callers))
+        stage.simulator.inject(Fault(action="delay", endpoint="start", participant_id=track.participant, seconds=1.2))
+        await asyncio.gather(*(caller.call(place, "start", track) for caller in callers))
+        await scene.pause(1.0)
+    # Calls that found no place at VideoSDK within their send window were never sent.
+    stage.note("upstream", begun, time.monotonic(), detail="few places")
+
+
 async def server_away(scene: Scene) -> None:
     """Take the server away for as long as the scene lasts, nearly."""
     await scene.pause(1.5)
@@ -245,6 +371,17 @@ async def server_away(scene: Scene) -> None:
         gate.closed = False
     await scene.stage.until_ready()
     scene.stage.note("redis", begun, time.monotonic(), detail="away")
+
+
+async def roll_and_forget(scene: Scene) -> None:
+    """Replace one gateway after the other by one whose scripts are others; the server forgets scripts, too."""
+    versions: set[bytes] = set()
+    while scene.running:
+        await scene.pause(0.3)
+        versions |= {gate.version for gate in scene.stage.gates}
+        await scene.stage.roll(scene.stage.serving[0])
+        await scene.stage.command("SCRIPT", "FLUSH")
+    assert len(versions - {b""}) == 2, f"{len(versions)} versions ran, not two"
 
 
 async def end_recordings(scene: Scene) -> None:

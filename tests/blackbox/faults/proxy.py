@@ -26,6 +26,7 @@ _RENEW: Final = b'"restore":true'
 _LEAD: Final = b'"verdict":"lead"'
 _FINISHED: Final = b'"how":"'
 _SUBSCRIBE: Final = b"SUBSCRIBE"
+_EVALSHA: Final = b"$7\r\nEVALSHA\r\n$40\r\n"
 
 
 class Gate:
@@ -48,6 +49,8 @@ class Gate:
         """How many of them renewed a claim."""
         self.claims = 0
         """How many of them claimed a track."""
+        self.version = b""
+        """Under which name its gateway's claim script is known to the server."""
         self.closed = False
         """New connections are reset."""
         self.deaf = False
@@ -60,6 +63,7 @@ class Gate:
         self.random = random.Random(seed)
         self.pipes: set[_Client] = set()
         self._listener: asyncio.Server | None = None
+        self._shut = 0
 
     @property
     def port(self) -> int:
@@ -71,6 +75,18 @@ class Gate:
         """Listen."""
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(lambda: _Client(self), "127.0.0.1", 0, backlog=256)
+
+    def shut(self) -> None:
+        """Have connections refused, and break off those there are; `reopen` ends it."""
+        assert self._listener is not None
+        self._shut = self.port
+        self._listener.close()
+        self.reset()
+
+    async def reopen(self) -> None:
+        """Listen again, at the same port."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: _Client(self), "127.0.0.1", self._shut, backlog=256)
 
     async def close(self) -> None:
         """Stop listening and break off what is under way."""
@@ -137,6 +153,8 @@ class _Client(asyncio.Protocol):
         gate.scripts += data.count(b"$7\r\nEVALSHA\r\n") + data.count(b"$4\r\nEVAL\r\n")
         gate.renewals += data.count(_RENEW)
         gate.claims += data.count(_CLAIM)
+        if step == "claiming" and _EVALSHA in data:
+            gate.version = data.partition(_EVALSHA)[2][:40]
         if step:
             if not gate.boot:
                 gate.boot = data.partition(b'"attempt":"')[2].partition(b".")[0].decode()

@@ -1,14 +1,18 @@
 """The table of scenarios: what goes wrong, and what is allowed to come of it."""
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from gateway.sandbox.faults import Fault
 from tests.blackbox.faults import nemeses
-from tests.blackbox.faults.checker import count_duplicates
+from tests.blackbox.faults.checker import count_duplicates, peak_open
 from tests.blackbox.faults.clients import Pace
+from tests.blackbox.faults.groups import Cluster, Group, Sentinels, server_binary
 from tests.blackbox.faults.history import History, Limits
 from tests.blackbox.faults.scene import Row
+from tests.blackbox.faults.variants import blockable, lacks_faketime, other_clocks, server_with_clock, two_versions
 
 __all__ = ["ROWS", "SHORT"]
 
@@ -80,9 +84,41 @@ def _one_for_each_late_start(history: History, log: str) -> list[str]:
     return _at_most(history, log, sum(call.fault == "apply_late" for call in history.upstream))
 
 
+def _one_for_each_replica(history: History, log: str) -> list[str]:
+    """Without Redis each gateway starts once; then there is one recording for each of them at most."""
+    most = max((peak_open(history, track) for track in history.tracks), default=0)
+    found = [] if most <= 3 else [f"{most} recordings of one track at once, and three gateways"]
+    return found + _detected(history, log)
+
+
+def _one_for_each_empty_list(history: History, log: str) -> list[str]:
+    return _at_most(history, log, sum(call.fault == "empty_once" for call in history.upstream))
+
+
+def _one_for_each_step(history: History, log: str) -> list[str]:
+    forward = sum(one.what == "clock" and one.detail.startswith("+60") for one in history.troubles)
+    return _at_most(history, log, forward * len(history.tracks))
+
+
+def _some_were_turned_away(history: History, _: str) -> list[str]:
+    """The bound was met, and whoever was within it was answered."""
+    problems = Counter(call.problem for call in history.calls)
+    return [] if problems["too-many-waiting"] else [f"nobody was turned away: {dict(problems)}"]
+
+
+def _sentinels(folder: Path) -> Group:
+    return Sentinels(folder, server_binary())
+
+
+def _cluster(_: Path) -> Group:
+    return Cluster(server_binary())
+
+
 _DISTRUSTFUL: Final = Limits(trust=0.8)
 """Where something goes around the protocol, nobody may believe in what was for long."""
 _FORGETFUL: Final = Limits(trust=0.8, loses_data=True)
+_DOUBTFUL: Final = Limits(trust=0.8)
+"""Where the list is to be asked often."""
 _UNPROMISED: Final = Limits(trust=0.8, loses_data=True, duplicates=None)
 
 _SLOW: Final = (_sometimes("delay", 1.0, endpoint="start", seconds=0.05, when="after"),)
@@ -97,31 +133,63 @@ ROWS: Final[Sequence[Row]] = (
     Row("1 steps", "kill -9 the leader at each step", nemeses.kill_leaders, faults=_SLOW, replicas=5, longer=1.7),
     Row("2", "kill -9 all gateways at once", nemeses.kill_all, faults=_SLOW, longer=1.3),
     Row("3", "stop leaders in their tracks", nemeses.pause_leaders, faults=_SLOW, replicas=4),
+    Row("4", "block leaders' event loops", nemeses.block_leaders, faults=_SLOW, replicas=4, longer=2.2,
+        stage={"variants": blockable}),
     Row("5", "stop Redis in its tracks", nemeses.pause_server, faults=_SLOW, limits=_DISTRUSTFUL),
+    Row("5 long", "stop Redis for longer than anybody waits", nemeses.pause_server_long, faults=_SLOW,
+        limits=_DISTRUSTFUL, longer=2.4),
     Row("6", "Redis slow, replies lost, resets", nemeses.spoil_network, faults=_SLOW, limits=_DISTRUSTFUL),
-    Row("7", "Redis emptied", nemeses.empty_server, faults=_SLOW, limits=_FORGETFUL),
+    Row("7", "Redis emptied", nemeses.empty_server, faults=_SLOW, limits=_FORGETFUL, longer=2.2),
     Row("7 file", "Redis restarted with its file", nemeses.restart_server, faults=_SLOW,
-        valkey=("--appendonly", "yes", "--appendfsync", "everysec"), limits=_FORGETFUL),
+        valkey=("--appendonly", "yes", "--appendfsync", "everysec"), limits=_FORGETFUL,
+        longer=1.5),
     Row("8", "failover that loses the last 0.6 s", nemeses.fail_over, faults=_SLOW, limits=_FORGETFUL),
     Row("8 cold", "the same, 60 tracks seldom touched", nemeses.fail_over, faults=_SLOW, tracks=60,
         pace=Pace(think=0.2), limits=_FORGETFUL),
+    Row("8 sentinel", "Sentinels lose a master, and its last 0.5 s", nemeses.lose_masters, faults=_SLOW, longer=2.0,
+        stage={"group": _sentinels}, limits=_FORGETFUL),
+    Row("8 cluster", "a Cluster loses a master, and its last 0.5 s", nemeses.lose_masters, faults=_SLOW, longer=2.0,
+        tracks=18, stage={"group": _cluster}, limits=_FORGETFUL),
     Row("9", "old master keeps half the gateways", nemeses.split_brain, faults=_SLOW, pace=Pace(stops=0.05),
         limits=_UNPROMISED, judge=_one_for_each_track),
     Row("10", "Redis emptied and its leader killed", nemeses.lose_leader_and_data, faults=_SLOW, replicas=4,
         limits=_UNPROMISED, judge=_one_for_each_kill),
     Row("11", "Redis away", nemeses.server_away, faults=_SLOW, limits=_DISTRUSTFUL),
+    Row("11 degrade", "Redis away, starts are done all the same", nemeses.server_away, faults=_SLOW,
+        settings={"GATEWAY_WITHOUT_REDIS": "degrade"}, limits=_UNPROMISED, judge=_one_for_each_replica),
     Row("12", "subscribers cut off", nemeses.cut_subscribers, faults=_SLOW),
+    Row("12 acl", "subscribing forbidden, then the channel", nemeses.forbid_subscribing, faults=_SLOW,
+        limits=_DISTRUSTFUL),
     Row("13", "VideoSDK misbehaves", faults=[*_STARTS, *_STOPS, *_LISTS], tracks=18),
     Row("13+1", "VideoSDK misbehaves, and kill -9", nemeses.kill_at_random, faults=[*_STARTS, *_STOPS], replicas=5,
         tracks=18),
     Row("14", "VideoSDK's list lags", faults=[*_STARTS, *_SLOW], tracks=18, simulator={"list_lag_seconds": 0.5}),
+    Row("14 wrong", "VideoSDK's list fails, ignores filters, has pages", tracks=18,
+        faults=[_sometimes("unfiltered", 0.3, endpoint="list"), _sometimes("error", 0.2, endpoint="list", status=500),
+                *_STARTS, *_SLOW],
+        simulator={"most_per_page": 5}, limits=_DOUBTFUL),
+    Row("14 empty", "VideoSDK's list is empty now and then", tracks=18,
+        faults=[_sometimes("empty_once", 0.1, endpoint="list"), *_STARTS, *_SLOW],
+        limits=_UNPROMISED, judge=_one_for_each_empty_list),
     Row("15", "VideoSDK applies after the quiet time", tracks=18, pace=Pace(stops=0.04),
         faults=[*_SLOW, _sometimes("apply_late", 0.15, endpoint="start", seconds=4.5)],
         limits=_UNPROMISED, judge=_one_for_each_late_start),
     Row("16", "recordings end by themselves", nemeses.end_recordings, faults=_SLOW, limits=_DISTRUSTFUL),
+    Row("17 near", "Redis's clock steps by 2/5 of the settle time", nemeses.step_near, faults=_SLOW,
+        stage={"binary": server_with_clock}, limits=_FORGETFUL, needs=lacks_faketime),
+    Row("17 far", "Redis's clock steps by a minute", nemeses.step_far, faults=_SLOW,
+        stage={"binary": server_with_clock}, limits=_UNPROMISED, judge=_one_for_each_step, needs=lacks_faketime),
+    Row("17 wall", "gateways an hour fast, slow and right", nemeses.kill_leaders, faults=_SLOW, replicas=4,
+        stage={"variants": other_clocks}, needs=lacks_faketime),
     Row("18", "clients that leave or hurry", faults=[*_SLOW, _sometimes("delay", 0.3, endpoint="start", seconds=0.4)],
         pace=Pace(hurried=0.25, leaving=0.25)),
+    Row("19", "more callers than may wait, few places at VideoSDK", nemeses.crowd,
+        faults=[_sometimes("delay", 1.0, endpoint="start", seconds=0.3)], pace=Pace(think=0.4),
+        settings={"GATEWAY_UPSTREAM_CONCURRENCY": "2"}, judge=_some_were_turned_away),
     Row("20", "rolling restarts", nemeses.roll, faults=_SLOW),
+    Row("20 two", "two versions of the scripts, and forgotten ones", nemeses.roll_and_forget, faults=_SLOW,
+        stage={"variants": two_versions}),
+    Row("refused", "VideoSDK refuses connections", nemeses.refuse_connections, faults=_SLOW, stage={"door": True}),
     Row("start after stop", "VideoSDK refuses a start right after a stop", faults=_SLOW,
         simulator={"processing_seconds": 0.8}),
 )  # fmt: skip

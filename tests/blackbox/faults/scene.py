@@ -33,12 +33,15 @@ class Row:
         faults: What VideoSDK does wrong all the time.
         simulator: Options of the simulated VideoSDK.
         valkey: More arguments of the server.
+        stage: More of what `Stage` takes.
         limits: What the checker has to know or to allow.
         pace: How the clients behave.
         replicas: How many gateways.
         tracks: How many tracks: a third each for bursts, for starts and stops at will, and for conflicting starts.
         longer: How much longer it is disturbed than other rows.
+        settings: More `GATEWAY_*` variables.
         judge: What a row that allows duplicates still has to show; returns what is wrong.
+        needs: What has to be installed; returns what is missing.
     """
 
     number: str
@@ -47,12 +50,15 @@ class Row:
     faults: Sequence[Fault] = ()
     simulator: Mapping[str, Any] = field(default_factory=dict[str, Any])
     valkey: tuple[str, ...] = ()
+    stage: Mapping[str, Any] = field(default_factory=dict[str, Any])
     limits: Limits = _BASE
     pace: Pace = _PACE
     replicas: int = 3
     tracks: int = 6
     longer: float = 1.0
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
     judge: "Callable[[History, str], list[str]] | None" = None
+    needs: Callable[[], str] = lambda: ""
 
 
 class Scene:
@@ -131,8 +137,10 @@ class Scene:
 
 async def play(row: Row, *, seconds: float, seed: int) -> tuple[History, str]:
     """Play one row; return what was seen, and what the gateways logged."""
-    settings = {"GATEWAY_TRUST_SECONDS": f"{row.limits.trust:g}"}
-    stage = Stage(replicas=row.replicas, settings=settings, simulator=row.simulator, valkey=row.valkey, seed=seed)
+    settings = {"GATEWAY_TRUST_SECONDS": f"{row.limits.trust:g}", **row.settings}
+    stage = Stage(
+        replicas=row.replicas, settings=settings, simulator=row.simulator, valkey=row.valkey, seed=seed, **row.stage
+    )
     async with stage:
         scene = Scene(row, stage, seed)
         try:

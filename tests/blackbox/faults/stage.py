@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -21,23 +21,26 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from tests import harness
+from tests.blackbox.faults import stalling
+from tests.blackbox.faults.groups import Group
 from tests.blackbox.faults.history import Interval, Trouble, UpstreamCall
 from tests.blackbox.faults.proxy import Gate
+from tests.harness import Variant
 from tests.leaks import EVIDENCE
 
-__all__ = ["Replica", "Stage"]
+__all__ = ["Replica", "Stage", "Variants"]
 
 _SIGNER: list[Signer] = []
 """One key for all simulators: making one takes a while."""
 
-TroubleName = Literal["kill", "pause", "term", "redis", "upstream"]
+TroubleName = Literal["kill", "pause", "term", "redis", "upstream", "clock"]
 
 
 class Replica(harness.GatewayProcess):
     """One gateway, with its own way to the server."""
 
-    def __init__(self, name: str, settings: Mapping[str, str], log: Path, gate: Gate) -> None:
-        super().__init__(settings, log)
+    def __init__(self, name: str, settings: Mapping[str, str], log: Path, gate: Gate, variant: Variant) -> None:
+        super().__init__(settings, log, variant)
         self.name = name
         self.gate = gate
         self.serving = False
@@ -45,7 +48,7 @@ class Replica(harness.GatewayProcess):
 
     async def up(self) -> Self:
         """Wait until it serves."""
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 60
         while not await _answers(self.port, "/livez"):
             assert self._tether.poll() is None, self.log.read_text()
             assert time.monotonic() < give_up, self.log.read_text()
@@ -63,6 +66,10 @@ class Replica(harness.GatewayProcess):
         os.kill(self.pid, signal.SIGKILL)
         return time.monotonic()
 
+    def block(self, seconds: float) -> None:
+        """Block its event loop for one of the times that `stalling` knows; it must be run as that."""
+        self.signal(stalling.SIGNALS[seconds])
+
     async def reap(self) -> int:
         """Wait until it has ended, and let go of it."""
         code = await asyncio.to_thread(self._tether.wait, 40)
@@ -70,6 +77,10 @@ class Replica(harness.GatewayProcess):
         EVIDENCE.keep(self.log)
         await self.gate.close()
         return code
+
+
+Variants = Callable[[Path], Sequence[Variant]]
+"""Given the stage's folder, makes the ways in which its gateways are run."""
 
 
 class Stage:
@@ -80,6 +91,10 @@ class Stage:
         settings: More `GATEWAY_*` variables, on top of the scaled times.
         simulator: Options of the simulated VideoSDK.
         valkey: More arguments of the server.
+        binary: The server, instead of the one in the package; it may be made in the stage's folder.
+        group: Several servers in place of the one; the gateways reach them without a proxy.
+        variants: The ways in which gateways are run, taken in turn.
+        door: Whether there is a proxy in front of VideoSDK too, so that it can refuse connections.
         seed: Makes what is random repeatable.
     """
 
@@ -90,6 +105,10 @@ class Stage:
         settings: Mapping[str, str] | None = None,
         simulator: Mapping[str, Any] | None = None,
         valkey: tuple[str, ...] = (),
+        binary: Callable[[Path], str] | None = None,
+        group: Callable[[Path], Group] | None = None,
+        variants: Variants = lambda _: [Variant()],
+        door: bool = False,
         seed: int = 0,
     ) -> None:
         self.seed = seed
@@ -100,7 +119,11 @@ class Stage:
         self._count = 0
         self._folder = tempfile.TemporaryDirectory(prefix="gateway-faults-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
-        self.valkey = EmbeddedValkey(port=0, extra=[*valkey, *self._data(valkey)])
+        self.group = group(self.folder) if group else None
+        self.variants = variants(self.folder)
+        self.valkey = EmbeddedValkey(
+            port=0, extra=[*valkey, *self._data(valkey)], binary=binary(self.folder) if binary else None
+        )
         self._servers = [self.valkey]
         self.target = 0
         """Port of the server that the gateways reach now."""
@@ -108,6 +131,7 @@ class Stage:
             _SIGNER.append(Signer())
         options: dict[str, Any] = {"duplicates": "accept", **(simulator or {})}
         self.simulator: Simulator = harness.simulator(signer=_SIGNER[0], seed=seed, **options)
+        self.door = Gate(0) if door else None
         self.demo = harness.Demo(self.folder)
         self._repairs: set[asyncio.Task[Any]] = set()
 
@@ -121,7 +145,12 @@ class Stage:
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self.valkey.start)
         self.target = self.valkey.port
+        if self.group is not None:
+            await asyncio.to_thread(self.group.__enter__)
         await self.simulator.start()
+        if self.door is not None:
+            self.door.target = int(self.simulator.url.rpartition(":")[2])
+            await self.door.open()
         self.replicas = list(await asyncio.gather(*(self.launch() for _ in range(self._wanted))))
         await self.until_ready()
         return self
@@ -135,7 +164,11 @@ class Stage:
         for replica in self.replicas:
             replica.crash()
         await asyncio.gather(*(replica.reap() for replica in self.replicas))
+        if self.door is not None:
+            await self.door.close()
         await self.simulator.stop()
+        if self.group is not None:
+            await asyncio.to_thread(self.group.__exit__)
         for server in self._servers:
             await asyncio.to_thread(server.stop)
         self._folder.cleanup()
@@ -155,9 +188,13 @@ class Stage:
         gate.process = name
         await gate.open()
         settings = harness.environment(
-            f"redis://127.0.0.1:{gate.port}", self.simulator.url, self.demo.file, **self._settings
+            self.group.url if self.group else f"redis://127.0.0.1:{gate.port}",
+            f"http://127.0.0.1:{self.door.port}" if self.door else self.simulator.url,
+            self.demo.file,
+            **self._settings,
         )
-        replica = await asyncio.to_thread(Replica, name, settings, self.folder / f"{name}.log", gate)
+        variant = self.variants[self._count % len(self.variants)]
+        replica = await asyncio.to_thread(Replica, name, settings, self.folder / f"{name}.log", gate, variant)
         return await replica.up()
 
     def kill(self, replica: Replica) -> None:
@@ -180,6 +217,16 @@ class Stage:
         """Wait until every gateway that was killed has a successor."""
         while self._repairs:
             await asyncio.gather(*self._repairs)
+
+    async def blocked(self, replica: Replica, seconds: float) -> None:
+        """Wait while a gateway's event loop, just blocked, stands still."""
+        begun = time.monotonic()
+        replica.serving = False
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            replica.serving = True
+            self.note("pause", begun, time.monotonic(), replica.name, "loop blocked")
 
     async def pause(self, replica: Replica, seconds: float) -> None:
         """Stop a gateway in its tracks for a while."""
@@ -257,11 +304,14 @@ class Stage:
 
     async def keys_without_ttl(self) -> list[str]:
         """Return every key that would stay for ever."""
-        client = self.server()
-        try:
-            return [key async for key in client.scan_iter(count=500) if await client.pttl(key) < 0]
-        finally:
-            await client.aclose()
+        found: list[str] = []
+        for port in await asyncio.to_thread(self.group.masters) if self.group else [self.target]:
+            client = self.server(port)
+            try:
+                found += [key async for key in client.scan_iter(count=500) if await client.pttl(key) < 0]
+            finally:
+                await client.aclose()
+        return found
 
     def note(self, what: TroubleName, begun: float, ended: float, process: str = "", detail: str = "") -> None:
         """Write down what a nemesis did."""
