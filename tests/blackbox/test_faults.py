@@ -8,6 +8,7 @@ import pytest
 
 from tests.blackbox.faults.checker import check, count_duplicates
 from tests.blackbox.faults.history import AtRest, ClientCall, History, Interval, Limits, Trouble, UpstreamCall
+from tests.blackbox.faults.linearize import linearize
 from tests.blackbox.faults.rows import ROWS, SHORT
 from tests.blackbox.faults.run import heal_times, play_rows, table
 from tests.blackbox.faults.timeline import timeline
@@ -143,6 +144,106 @@ def test_a_bad_history_is_found_out(rule: str, history: History) -> None:
     assert rule in rules(history)
     first = next(violation for violation in check(history) if violation.rule == rule)
     assert timeline(history, first.track, first.at)
+
+
+def only(*calls: ClientCall, recorded: tuple[float, float], **more: Any) -> History:
+    """Return a history of these calls and one recording, begun and ended by calls that VideoSDK saw."""
+    begun, ended = recorded
+    return History(
+        calls=list(calls),
+        upstream=[post("start", begun, begun), post("stop", ended, ended, attempt="boot.2")],
+        intervals=[Interval(track=TRACK, opened=begun, closed=ended)],
+        **more,
+    )
+
+
+UNORDERED: dict[str, History] = {
+    "two who both ended the one recording": only(
+        call("start", 1.0, 1.3, "started"),
+        call("stop", 2.0, 2.5, "stopped"),
+        call("stop", 2.1, 2.6, "stopped", process="g2"),
+        recorded=(1.1, 2.2),
+    ),
+    "a start that began what others had seen before": only(
+        call("start", 1.0, 1.3, "joined"),
+        call("start", 1.5, 1.8, "started"),
+        recorded=(1.1, 2.2),
+    ),
+    "a recording that was there before anybody began it": only(
+        call("start", 1.0, 1.2, "already_recording"),
+        call("start", 1.1, 1.3, "started", id="rec_2"),
+        recorded=(1.15, 2.2),
+    ),
+    "seen again after its end was told": only(
+        call("start", 1.0, 1.3, "started"),
+        call("stop", 2.0, 2.1, "not_recording"),
+        call("start", 2.15, 2.3, "already_recording"),
+        recorded=(1.1, 2.05),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNORDERED)
+def test_answers_that_contradict_each_other_are_found_out(name: str) -> None:
+    """Each answer for itself could be right; there is no order in which they all are."""
+    assert "WG" in rules(UNORDERED[name])
+
+
+def test_the_search_for_an_order_finds_what_the_other_rules_miss() -> None:
+    """Two were told that they ended the one recording there was; all other rules find nothing wrong."""
+    assert rules(UNORDERED["two who both ended the one recording"]) == {"WG"}
+
+
+ORDERED: dict[str, History] = {
+    "an end by itself, believed in for a while": only(
+        call("start", 1.0, 1.3, "started"),
+        call("start", 2.5, 2.6, "already_recording"),
+        call("start", 2.9, 3.2, "started", id="rec_2"),
+        recorded=(1.1, 2.2),
+        limits=Limits(trust=1.0),
+    ),
+    "a stop that was promised, and a start after it": only(
+        call("start", 1.0, 1.3, "started"),
+        call("stop", 1.4, 1.5, "stop_requested"),
+        call("start", 3.0, 3.3, "started", id="rec_2"),
+        recorded=(1.1, 2.2),
+    ),
+    "a start whose caller hung up": only(
+        call("start", 1.0, 1.05, left=True, id=""),
+        call("start", 1.2, 1.3, "already_recording"),
+        call("stop", 2.0, 2.4, "stopped"),
+        recorded=(1.1, 2.2),
+    ),
+    "a start without an answer, found by itself": only(
+        call("start", 1.0, 2.0, "already_recording"),
+        call("start", 1.0, 2.0, "already_recording", process="g2"),
+        call("stop", 2.0, 2.4, "stopped"),
+        recorded=(1.1, 2.2),
+    ),
+    "two crowds at once": only(
+        *[call("start", 1.0, 1.5, "joined", process=f"g{number}") for number in range(50)],
+        call("start", 1.0, 1.5, "started"),
+        *[call("stop", 2.0, 2.5, "joined", process=f"g{number}") for number in range(50)],
+        call("stop", 2.0, 2.5, "stopped"),
+        recorded=(1.1, 2.2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_answers_that_fit_together_are_let_pass(name: str) -> None:
+    """Whatever may have happened unseen is tried out before anything is called wrong."""
+    unseen = [msgspec.structs.replace(one, unseen="by itself" in name) for one in ORDERED[name].intervals]
+    history = msgspec.structs.replace(ORDERED[name], intervals=unseen)
+    assert linearize(history.calls, unseen, history.upstream, history.limits).good
+
+
+def test_a_search_that_grows_too_big_is_given_up() -> None:
+    """A dozen different starts and as many stops, all at once, have too many orders; that is said, not passed over."""
+    stops = [call("stop", 1.0, 3.0, "stopped") for _ in range(12)]
+    starts = [call("start", 1.0, 3.0, "started", id=f"rec_{number}") for number in range(12)]
+    found = linearize([*starts, *stops], [], [], Limits())
+    assert found.too_big
 
 
 def test_what_went_around_the_protocol_may_be_believed_in_for_the_trust_time() -> None:

@@ -12,6 +12,7 @@ The rules, for each track by itself:
                 or one of them is a stop that went around Redis
     R7          those who are told one id were told of one recording, and one recording has one id
     R8          "other parameters" only where there were other parameters
+    WG          there is one order of all calls in which one register gives the same answers (`linearize`)
     R9          at rest everything is known, nothing is open twice, and the last wish is what is true
 """
 
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from tests.blackbox.faults.history import LOST, ClientCall, History, Interval
+from tests.blackbox.faults.linearize import linearize
 
 __all__ = ["Violation", "check", "count_duplicates", "peak_open"]
 
@@ -299,4 +301,10 @@ def _last_wish(view: _View) -> ClientCall | None:
     return last
 
 
-_RULES = (_started, _errors, _stopped, _upstream_overlaps, _ids, _conflicts, _rest)
+def _order(view: _View) -> Iterator[Violation]:
+    verdict = linearize(view.calls, view.intervals, view.posts, view.limits)
+    if not verdict.good:
+        yield view.violation("WG", verdict.at, f"no order of the calls allows {verdict.text}")
+
+
+_RULES = (_started, _errors, _stopped, _upstream_overlaps, _ids, _conflicts, _order, _rest)

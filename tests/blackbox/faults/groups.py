@@ -40,8 +40,12 @@ class Group(Protocol):
         """Return the ports of the servers that take writes now."""
         ...
 
-    def lose_master(self) -> bool:
-        """Kill a master whose replica has not heard of its last moment, until another has taken over; False: none."""
+    def lose_master(self) -> float | None:
+        """Kill a master whose replica has not heard of its last moment, and wait until another has taken over.
+
+        Returns:
+            When it died, by the monotonic clock; None where there is nobody left to take over.
+        """
         ...
 
 
@@ -112,7 +116,7 @@ class Sentinels:
             try:
                 with _speak(port) as client:
                     known = cast("dict[str, Any]", client.sentinel_master("tracks"))
-                    replicas = cast("list[dict[str, Any]]", client.sentinel_slaves("tracks"))
+                    replicas = client.sentinel_slaves("tracks")
             except (RedisError, OSError):
                 return False
             able = [one for one in replicas if not (one["is_sdown"] or one["is_disconnected"])]
@@ -126,17 +130,17 @@ class Sentinels:
             _, port = cast("tuple[str, int]", client.sentinel_get_master_addr_by_name("tracks"))
         return [int(port)]
 
-    def lose_master(self) -> bool:
+    def lose_master(self) -> float | None:
         """Kill the master; then have it come back, empty, as the replica of its successor."""
         harness.wait_until(self._watched, within=30)
         (port,) = self.masters()
         lost, successor = sorted(self._servers, key=lambda server: server.port != port)
-        _die_unheard(lost, successor)
+        died = _die_unheard(lost, successor)
         harness.wait_until(lambda: self.masters() == [successor.port], within=30)
         harness.wait_until(lambda: _role(successor.port) == "master")
         lost.restart()
         _ask(lost.port, "REPLICAOF", "127.0.0.1", successor.port)
-        return True
+        return died
 
 
 class Cluster:
@@ -191,34 +195,36 @@ class Cluster:
         """Return the ports of the masters that live."""
         return [node.port for node in self._alive if _role(node.port) == "master"]
 
-    def lose_master(self) -> bool:
+    def lose_master(self) -> float | None:
         """Kill the fullest of the masters that have somebody to take over. It does not come back."""
         led = {
             replica: next(node for node in self._alive if node.port == int(_ask(replica.port, "ROLE")[2]))
             for replica in self._alive if _role(replica.port) == "slave"
         }  # fmt: skip
         if not led:
-            return False
+            return None
         successor, lost = max(led.items(), key=lambda pair: int(_ask(pair[1].port, "DBSIZE")))
         harness.wait_until(lambda: _ask(successor.port, "ROLE")[3] == "connected")
-        _die_unheard(lost, successor)
+        died = _die_unheard(lost, successor)
         harness.wait_until(lambda: _role(successor.port) == "master", within=30)
         harness.wait_until(lambda: all(_is_whole(node.port) for node in self._alive), within=30)
-        return True
+        return died
 
 
 def _is_whole(port: int) -> bool:
     return "cluster_state:ok" in _ask(port, "CLUSTER", "INFO")
 
 
-def _die_unheard(master: EmbeddedValkey, replica: EmbeddedValkey) -> None:
-    """Kill a master after a moment in which its replica heard nothing."""
+def _die_unheard(master: EmbeddedValkey, replica: EmbeddedValkey) -> float:
+    """Kill a master after a moment in which its replica heard nothing; return when."""
     replica.pause()
     try:
         time.sleep(_UNHEARD_SECONDS)
+        moment = time.monotonic()
         master.kill()
     finally:
         replica.resume()
+    return moment
 
 
 def _free_port() -> int:

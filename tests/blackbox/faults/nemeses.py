@@ -3,12 +3,13 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import methodcaller
 from typing import Any, cast
 
 from gateway.sandbox.faults import Fault
-from tests.blackbox.faults.clients import Track
+from tests.blackbox.faults.clients import Caller, Track
+from tests.blackbox.faults.history import ClientCall
 from tests.blackbox.faults.proxy import Gate, Step
 from tests.blackbox.faults.scene import Scene
 from tests.blackbox.faults.stage import Replica
@@ -29,6 +30,9 @@ _EVICT = "if (redis.call('HGET', KEYS[1], 'holder') or '') == '' then redis.call
 
 CROWD = 1_020
 """A few more than may wait for one track in one process."""
+
+_CROWDED = 4.0
+"""Seconds for which a crowd waits for one start."""
 
 _GRACE = 3.0
 """Seconds after a server came up without its memory in which nobody leads anything new."""
@@ -237,13 +241,13 @@ async def lose_masters(scene: Scene) -> None:
     """Kill the master of a group and have the others make another one, as they do by themselves; again and again."""
     stage = scene.stage
     assert stage.group is not None
-    able = True
-    while scene.running and able:
-        await scene.pause(1.5)
-        begun = time.monotonic()
-        able = await asyncio.to_thread(stage.group.lose_master)
-        stage.note("redis", begun, time.monotonic(), detail="failed over")
-    await scene.over.wait()
+    while scene.running:
+        await scene.pause(_GRACE + 1.5)
+        died = await asyncio.to_thread(stage.group.lose_master)
+        if died is None:
+            await scene.over.wait()
+        else:
+            stage.note("redis", died, time.monotonic(), detail="failed over")
 
 
 async def split_brain(scene: Scene) -> None:
@@ -266,7 +270,7 @@ async def lose_leader_and_data(scene: Scene) -> None:
     """Empty the server and kill a leader in the same moment, while its start is on the way to VideoSDK."""
     stage = scene.stage
     while scene.running:
-        await scene.pause(1.0)
+        await scene.pause(_GRACE + 0.5)
         replica = await _meet_call(scene, "delay", 3.0, seconds=1.0)
         if replica is not None and len(stage.serving) > 1:
             begun = time.monotonic()
@@ -345,18 +349,28 @@ async def crowd(scene: Scene) -> None:
     stage = scene.stage
     begun = time.monotonic()
     callers = [scene.load.caller() for _ in range(CROWD)]
-    number = 0
     while scene.running:
-        track = Track(f"{scene.tracks[0].room}-crowd", f"p{number}")
+        track = Track(f"{scene.tracks[0].room}-crowd", f"p{len(scene.tracks)}")
         scene.tracks.append(track)
-        number += 1
         place = scene.random.choice(stage.serving)
-        await asyncio.gather(*(caller.connect(place) for caller in callers))
-        stage.simulator.inject(Fault(action="delay", endpoint="start", participant_id=track.participant, seconds=1.2))
-        await asyncio.gather(*(caller.call(place, "start", track) for caller in callers))
+        stage.simulator.inject(
+            Fault(action="delay", endpoint="start", participant_id=track.participant, seconds=_CROWDED)
+        )
+        calls: list[asyncio.Task[ClientCall]] = []
+        for some in batched(callers, 60):
+            # Not all at once: a process that is busy with so many cannot tell Redis's slowness from its own.
+            await asyncio.gather(*(caller.connect(place) for caller in some))
+            calls += [asyncio.create_task(caller.call(place, "start", track)) for caller in some]
+            await asyncio.sleep(0.12)
+        await asyncio.gather(*calls)
         await scene.pause(1.0)
     # Calls that found no place at VideoSDK within their send window were never sent.
     stage.note("upstream", begun, time.monotonic(), detail="few places")
+
+
+def batched(callers: Sequence[Caller], size: int) -> Iterator[Sequence[Caller]]:
+    """Cut a crowd into groups."""
+    return (callers[first : first + size] for first in range(0, len(callers), size))
 
 
 async def server_away(scene: Scene) -> None:

@@ -2,8 +2,11 @@
 
 import asyncio
 import math
+import multiprocessing
 import time
+import traceback
 from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +132,17 @@ def table(reports: Sequence[Report]) -> str:
     )  # fmt: skip
 
 
-async def play_row(row: Row, *, seconds: float, seed: int) -> Report:
-    """Play one row and judge it."""
+async def play_row(row: Row, *, seconds: float, seed: int, judge: Executor) -> Report:
+    """Play one row and judge it, in a process of its own: other rows are being played in this one."""
     begun = time.monotonic()
-    history, log = await play(row, seconds=seconds, seed=seed)
-    violations = await asyncio.to_thread(check, history)
+    try:
+        history, log = await play(row, seconds=seconds, seed=seed)
+    except Exception:  # noqa: BLE001 - the other rows are played all the same
+        shortfall = f"it could not be played to its end\n{traceback.format_exc()}"
+        return Report(
+            row=row, history=History(), log="", violations=[], shortfalls=[shortfall], seconds=time.monotonic() - begun
+        )
+    violations = await asyncio.get_running_loop().run_in_executor(judge, check, history)
     shortfalls = row.judge(history, log) if row.judge else []
     slow = [heal for heal in heal_times(history) if heal > 30]
     shortfalls += [f"not healed within 30 s: {heal:.1f}" for heal in slow]
@@ -150,9 +159,11 @@ async def play_rows(
     stalls: list[float] = [0.0]
     watch = asyncio.create_task(_watch(stalls))
 
+    judge = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
     async def one(row: Row, number: int) -> Report:
         async with places:
-            report = await play_row(row, seconds=seconds, seed=seed * 100 + number)
+            report = await play_row(row, seconds=seconds, seed=seed * 100 + number, judge=judge)
         show("  ".join(report.cells()) + f"  ({report.seconds:.0f} s)")
         return report
 
@@ -160,6 +171,7 @@ async def play_rows(
         return list(await asyncio.gather(*(one(row, number) for number, row in enumerate(rows))))
     finally:
         watch.cancel()
+        await asyncio.to_thread(judge.shutdown)
         show(f"longest stall of clients, proxies and simulator: {max(stalls):.2f} s")
 
 

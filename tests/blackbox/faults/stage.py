@@ -48,7 +48,7 @@ class Replica(harness.GatewayProcess):
 
     async def up(self) -> Self:
         """Wait until it serves."""
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + 90
         while not await _answers(self.port, "/livez"):
             assert self._tether.poll() is None, self.log.read_text()
             assert time.monotonic() < give_up, self.log.read_text()
