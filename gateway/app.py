@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> ASGIApp:
 
 def create_connection(settings: Settings) -> Connection:
     """Build the way to Redis."""
-    return Connection(settings.redis_url.reveal())
+    return Connection(settings.redis_url.reveal(), str(settings.redis_ca_file or ""))
 
 
 def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:

@@ -5,6 +5,7 @@ No message repeats the text: an operator who swaps two variables would otherwise
 
 import ipaddress
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -263,6 +264,17 @@ def _readable_file(text: str) -> Path:
     return Path(text)
 
 
+def _certificates(text: str) -> Path:
+    _read_file(text, 1)
+    try:
+        ssl.create_default_context(cafile=text)
+    except (ssl.SSLError, OSError):
+        problem = WrongTextError("holds no certificate that can be read")
+    else:
+        return Path(text)
+    raise problem
+
+
 def _read_file(path: str, size: int) -> bytes:
     try:
         with Path(path).open("rb") as file:
@@ -291,6 +303,7 @@ def read_value(path: str) -> str:
 
 
 ADDRESS: Final = Kind("an IP address or a host name", _listening_address)
+CERTIFICATES: Final = Kind("the path of a readable file with certificates in PEM", _certificates)
 READABLE_FILE: Final = Kind("the path of a readable file", _readable_file)
 PUBLIC_KEY_FILE: Final = Kind("the path of a file with an RSA public key in PEM", _public_key_file)
 PUBLIC_URL: Final = Kind(

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-__all__ = ["credential_problems", "identity_problems", "time_problems"]
+__all__ = ["credential_problems", "identity_problems", "redis_problems", "time_problems"]
+
+
+def redis_problems(given: Mapping[str, str], values: Mapping[str, Any]) -> Iterator[str]:
+    """Check that there is a certificate to be trusted, where it is said whom to trust."""
+    if values.get("redis_ca_file") and not given.get("GATEWAY_REDIS_URL", "rediss").startswith("rediss"):
+        yield "GATEWAY_REDIS_CA_FILE: useless without TLS; expected a GATEWAY_REDIS_URL that begins with rediss"
 
 
 def credential_problems(given: Mapping[str, str]) -> Iterator[str]:

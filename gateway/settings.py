@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.kinds import (
     ADDRESS,
+    CERTIFICATES,
     CLAIM,
     DOCUMENT_URL,
     HTTP_URL,
@@ -35,7 +36,7 @@ from gateway.kinds import (
     seconds,
     whole_number,
 )
-from gateway.relations import credential_problems, identity_problems, time_problems
+from gateway.relations import credential_problems, identity_problems, redis_problems, time_problems
 from gateway.secret import Secret
 
 WithoutRedis = Literal["refuse", "degrade"]
@@ -73,6 +74,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     redis_url: Secret
     """Where claims and records live; secret, because it may carry a password."""
+
+    redis_ca_file: Path | None
+    """Certificates that Redis's must go back to; absent where the system's own will do."""
 
     videosdk_url: str
     """Base address of VideoSDK's API, without a slash at its end."""
@@ -236,6 +240,11 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         REDIS_URL,
         "Redis or Valkey between the replicas: one server, a Unix socket, Sentinels or a Cluster.",
         required=True,
+    ),
+    Setting(
+        "GATEWAY_REDIS_CA_FILE",
+        CERTIFICATES,
+        "PEM file with the authority behind Redis's certificate (`rediss://…`), where the system does not know it.",
     ),
     Setting("GATEWAY_VIDEOSDK_URL", HTTP_URL, "Base address of VideoSDK's API.", default="https://api.videosdk.live"),
     Setting(
@@ -440,6 +449,7 @@ def load(environ: Mapping[str, str]) -> Settings:
             values[setting.field] = _value(setting, given)
         except WrongTextError as wrong:
             problems.append(str(wrong))
+    problems += redis_problems(given, values)
     problems += credential_problems(given)
     problems += identity_problems(given, values)
     problems += time_problems(values)

@@ -31,6 +31,16 @@ KEY_AND_SECRET = {
     "GATEWAY_AUTH": "none",
 }
 
+_AUTHORITY = """\
+-----BEGIN CERTIFICATE-----
+MIHrMIGeoAMCAQICAQEwBQYDK2VwMBQxEjAQBgNVBAMMCWF1dGhvcml0eTAgFw0y
+NjAxMDEwMDAwMDBaGA8yMTI2MDEwMTAwMDAwMFowFDESMBAGA1UEAwwJYXV0aG9y
+aXR5MCowBQYDK2VwAyEANF0Ykkfp8pskXR3oObtNjWD97Aoog0aj95yBmExJt5ij
+EzARMA8GA1UdEwEB/wQFMAMBAf8wBQYDK2VwA0EAMEGW1C50/VSjvj7l+kBG1Rkb
+m7cWmBExh0r+EI1kezvuvdkyTRV7f3R7LnIb8QajfMDDpo2jU8k0mT/JcoYLCw==
+-----END CERTIFICATE-----
+"""
+
 
 def problems(environ: dict[str, str]) -> tuple[str, ...]:
     """Load what must fail, and return what is said about it."""
@@ -203,6 +213,8 @@ def test_names_that_kubernetes_injects_are_explained():
         ("GATEWAY_TRACK_STARTS_PER_MINUTE", "1.5"),
         ("GATEWAY_UPSTREAM_CONCURRENCY", "0"),
         ("GATEWAY_UPSTREAM_CALLS_PER_SECOND", "1e3"),
+        ("GATEWAY_REDIS_CA_FILE", "/nowhere"),
+        ("GATEWAY_REDIS_CA_FILE", __file__),
         ("GATEWAY_REDIS_URL", "http://redis"),
         ("GATEWAY_REDIS_URL", "redis://"),
         ("GATEWAY_REDIS_URL", "redis:///0"),
@@ -500,3 +512,14 @@ def test_secrets_compare_and_copy_like_values():
     assert bool(secret)
     assert not Secret("")
     assert copy.copy(secret) is copy.deepcopy(secret) is secret
+
+
+def test_an_authority_is_only_named_where_there_is_tls(tmp_path: Path):
+    """A CA file beside an address without TLS would make somebody believe in encryption that is not there."""
+    file = tmp_path / "authority.pem"
+    file.write_text(_AUTHORITY)
+    environ = {**ENOUGH, "GATEWAY_REDIS_CA_FILE": str(file)}
+    (said,) = problems(environ)
+    assert said.startswith("GATEWAY_REDIS_CA_FILE: useless without TLS")
+    for url in ("rediss://a", "rediss+sentinel://a:1/main", "rediss+cluster://a:1"):
+        assert load({**environ, "GATEWAY_REDIS_URL": url}).redis_ca_file == file

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.client import PubSub
@@ -17,7 +17,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway import telemetry
@@ -25,8 +25,9 @@ from gateway.errors import CoordinationUnavailable
 
 __all__ = ["LOST", "Connection", "uncancelled"]
 
-LOST: Final = (RedisError, OSError, TimeoutError, RuntimeError)
-"""How a lost connection shows. Among them what uvloop raises when one is written to that was just reset."""
+LOST: Final = (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError)
+"""How a lost connection shows. What redis-py raises where no node of a Cluster answers is none of its `RedisError`s;
+the last is what uvloop raises when a connection is written to that was just reset."""
 
 _COMMAND_SECONDS = 1.0
 _CONNECT_SECONDS = 0.5
@@ -51,13 +52,15 @@ class Connection:
     Args:
         url: `redis://`, `rediss://` or `unix://` as redis-py reads them; `redis+sentinel://host:port,…/service/db`;
             `redis+cluster://host:port,…`; the last two with `rediss+` for TLS.
+        ca_file: Certificates (PEM) that a server's must go back to, instead of the system's own; for TLS only.
 
     After three failures in a row the connection answers at once for half a second at a time, so that an outage costs
     callers no time-outs; one call in each half second tries whether Redis is back.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ca_file: str = "") -> None:
         self._url = url
+        self._ca_file = ca_file
         self._opened: _Opened | None = None
         self._failures = 0
         self._probe_at = 0.0
@@ -173,7 +176,7 @@ class Connection:
         Raises:
             CoordinationUnavailable: The Cluster's nodes could not be asked.
         """
-        opened = _connect(await self._subscribable_url(), connections=2)
+        opened = _connect(await self._subscribable_url(), self._ca_file, connections=2)
         pubsub = cast("Any", cast("Redis", opened.client).pubsub())
         try:
             yield pubsub
@@ -205,7 +208,7 @@ class Connection:
                 raise _unavailable()
             self._probe_at = moment + _PROBE_EVERY_SECONDS
         if self._opened is None:
-            self._opened = _connect(self._url, connections=_MAX_CONNECTIONS)
+            self._opened = _connect(self._url, self._ca_file, connections=_MAX_CONNECTIONS)
         client = self._opened.client
         try:
             # redis-py bounds each read; a Cluster client may add rounds of its own (redirects, slot refresh).
@@ -259,31 +262,33 @@ class _Opened:
             await client.aclose()
 
 
-def _connect(url: str, *, connections: int) -> _Opened:
+def _connect(url: str, ca_file: str, *, connections: int) -> _Opened:
     scheme, _, rest = url.partition("://")
     transport, _, topology = scheme.partition("+")
+    # Said of every connection: the Sentinels' own and the subscriber's too.
+    trust = {"ssl_ca_certs": ca_file} if transport == "rediss" and ca_file else {}
     if not topology:
-        pool = BlockingConnectionPool.from_url(url, max_connections=connections, timeout=_COMMAND_SECONDS, **_SOCKET)
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=connections, timeout=_COMMAND_SECONDS, **_SOCKET, **trust
+        )
         return _Opened(Redis.from_pool(pool))
     parts = urlsplit(f"//{rest}")
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     addresses = [(host, int(port or 0)) for host, _, port in (address.rpartition(":") for address in hosts.split(","))]
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     options: dict[str, Any] = {
         **_SOCKET,
+        **trust,
         "username": unquote(username) or None,
         "password": unquote(password) or None,
         "ssl": transport == "rediss",
     }
-    if transport == "rediss" and "ssl_ca_certs" in query:
-        options["ssl_ca_certs"] = query["ssl_ca_certs"]
     if topology == "cluster":
         # One retry, because a node that moved is only found again by asking. Every script may run twice.
         options["retry"] = Retry(NoBackoff(), 1)
         nodes = [ClusterNode(host, port) for host, port in addresses]
         return _Opened(RedisCluster(startup_nodes=nodes, max_connections=connections, **options))
     service, _, database = parts.path.strip("/").partition("/")
-    sentinel = Sentinel(addresses, **{**_SOCKET, "ssl": options["ssl"]})
+    sentinel = Sentinel(addresses, **{**_SOCKET, **trust, "ssl": options["ssl"]})
     master = sentinel.master_for(service, db=int(database or 0), max_connections=connections, **options)
     return _Opened(master, *sentinel.sentinels)

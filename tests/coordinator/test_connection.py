@@ -38,9 +38,18 @@ async def test_a_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: Embedded
     await connection.aclose()
 
 
-async def test_a_server_that_is_not_there_is_unavailable_at_once(valkey: EmbeddedValkey) -> None:
-    """Three failures, and the next answer costs no attempt."""
-    connection = Connection("unix:///nowhere/valkey.sock")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix:///nowhere/valkey.sock",
+        "redis://127.0.0.1:1",
+        "redis+sentinel://127.0.0.1:1/x",
+        "redis+cluster://127.0.0.1:1",
+    ],
+)
+async def test_a_server_that_is_not_there_is_unavailable_at_once(url: str) -> None:
+    """Three failures, whatever kind of Redis it is, and the next answer costs no attempt."""
+    connection = Connection(url)
     for _ in range(4):
         with pytest.raises(CoordinationUnavailable):
             await connection.now()

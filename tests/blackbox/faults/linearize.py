@@ -130,9 +130,10 @@ def _operations(
     around = [post for post in posts if post.endpoint == "stop" and not post.attempt]
     number = 0
     for call in calls:
-        if call.op == "stop" and any(p.received <= call.ended and p.ended >= call.begun for p in around):
-            continue  # what it did went around the protocol, and counts as an end by itself
-        operation = _start(number, call, intervals, limits) if call.op == "start" else _stop(number, call)
+        # Of a stop that went around the protocol nobody is told at once: what it did counts as an end by itself. But it
+        # may have been carried out within the protocol before.
+        unsure = any(post.received <= call.ended and post.ended >= call.begun for post in around)
+        operation = _start(number, call, intervals, limits) if call.op == "start" else _stop(number, call, unsure)
         if operation is not None:
             yield operation
             number += 1
@@ -161,11 +162,11 @@ def _start(number: int, call: ClientCall, intervals: list[Interval], limits: Lim
     )
 
 
-def _stop(number: int, call: ClientCall) -> _Operation | None:
+def _stop(number: int, call: ClientCall, unsure: bool) -> _Operation | None:
     if call.op != "stop":
         return None
     text = f"stop: {call.outcome or call.problem}"
-    if call.status == 200:
+    if call.status == 200 and not unsure:
         does = _OUTCOMES_OF_STOPS.get(call.outcome, "end-or-miss")
         return _Operation(number=number, does=does, begun=call.begun, ended=call.ended, text=text)
     # Whoever was promised a stop, or does not know, may have it at any time.

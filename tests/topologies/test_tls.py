@@ -1,0 +1,157 @@
+"""TLS to Redis with an authority of one's own: one server, Sentinels and a Cluster, commands and subscriptions."""
+
+import asyncio
+import ipaddress
+import shutil
+import socket
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+NewTrack = Callable[..., dict[str, str]]
+
+
+class Papers(NamedTuple):
+    """A server's certificate and key, and the authority that signed it."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """What makes a server present them, and ask clients for none."""
+        return [
+            *("--tls-ca-cert-file", str(self.authority), "--tls-cert-file", str(self.certificate)),
+            *("--tls-key-file", str(self.key), "--tls-auth-clients", "no"),
+        ]
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
+    """An authority nobody knows, and a certificate of its making for 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("papers")
+    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority, server = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "redis"))
+    now = datetime.now(UTC)
+
+    def certificate(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(authority).public_key(public)
+        builder = builder.serial_number(x509.random_serial_number())
+        return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+
+    loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    own = certificate(authority, authority_key.public_key()).add_extension(x509.BasicConstraints(True, None), True)
+    signed = certificate(server, key.public_key()).add_extension(loopback, False)
+    papers = Papers(folder / "authority.pem", folder / "redis.pem", folder / "redis.key")
+    papers.authority.write_bytes(own.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    papers.certificate.write_bytes(signed.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    papers.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return papers
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _binary() -> str:
+    """Find Debian's Redis: the server of the package knows no TLS."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        harness.skip_unless_ci("redis-server is not installed")
+    assert binary
+    return binary
+
+
+def _server(papers: Papers, *more: str) -> tuple[EmbeddedValkey, int]:
+    """Return a server, not started, and its port for TLS; the other port is for the test itself."""
+    port = _port()
+    return EmbeddedValkey(port=0, binary=_binary(), extra=["--tls-port", str(port), *papers.arguments, *more]), port
+
+
+@pytest.fixture(params=["one server", "sentinel", "cluster"])
+def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> Generator[str]:
+    """Where the gateway finds Redis: each time nothing but TLS is offered to it."""
+    with ExitStack() as servers:
+        if request.param == "one server":
+            server, port = _server(papers)
+            servers.enter_context(server)
+            yield f"rediss://127.0.0.1:{port}"
+        elif request.param == "cluster":
+            server, port = _server(papers, "--cluster-enabled", "yes", "--tls-cluster", "yes")
+            servers.enter_context(server)
+            client = servers.enter_context(redis.Redis(port=server.port))
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            harness.wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+            yield f"rediss+cluster://127.0.0.1:{port}"
+        else:
+            server, port = _server(papers)
+            servers.enter_context(server)
+            sentinel, own = _port(), tmp_path / "sentinel.conf"
+            names = [words.removeprefix("--") for words in papers.arguments]
+            lines = [f"{name} {value}" for name, value in zip(names[::2], names[1::2], strict=True)]
+            own.write_text(
+                f"port 0\ntls-port {sentinel}\nbind 127.0.0.1\ndir {tmp_path}\ntls-replication yes\n"
+                + "\n".join(lines)
+                + f"\nsentinel monitor tracks 127.0.0.1 {port} 1\n"
+            )
+            servers.enter_context(harness.sentinel(own, _binary()))
+            trust = str(papers.authority)
+            watcher = redis.Redis("127.0.0.1", sentinel, ssl=True, ssl_ca_certs=trust, decode_responses=True)
+            servers.enter_context(watcher)
+
+            def watched() -> bool:
+                try:
+                    return watcher.sentinel_master("tracks")["flags"] == "master"
+                except redis.RedisError:
+                    return False
+
+            harness.wait_until(watched)
+            yield f"rediss+sentinel://127.0.0.1:{sentinel}/tracks"
+
+
+async def test_a_private_authority_is_trusted_where_it_is_named(
+    address: str, papers: Papers, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Start on one replica, joined on another while it is in flight: commands and wake-ups both come through."""
+    settings = harness.environment(
+        address, simulator.url, demo.file, **harness.FAST, GATEWAY_REDIS_CA_FILE=str(papers.authority)
+    )
+    async with (
+        harness.serve(settings) as one,
+        harness.serve(settings) as other,
+        harness.client(one, demo.key) as first,
+        harness.client(other, demo.key) as second,
+    ):
+        track = new_track()
+        simulator.inject(harness.delay("start", 0.5))
+        answers = await asyncio.gather(
+            *(replica.post("/v1/recordings/track/start", json=track) for replica in (first, second))
+        )
+        assert sorted(answer.json().get("outcome", answer.text) for answer in answers) == ["joined", "started"]
+        assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start"]
+
+
+async def test_an_unknown_authority_is_not_trusted(address: str, simulator: Simulator, demo: harness.Demo) -> None:
+    """Without the authority's name no command reaches Redis, and the gateway says that it is not ready."""
+    settings = harness.environment(address, simulator.url, demo.file, **harness.FAST)
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
+        assert (await client.get("/readyz")).status_code == 503
