@@ -289,6 +289,8 @@ def _connect(url: str, ca_file: str, *, connections: int) -> _Opened:
         nodes = [ClusterNode(host, port) for host, port in addresses]
         return _Opened(RedisCluster(startup_nodes=nodes, max_connections=connections, **options))
     service, _, database = parts.path.strip("/").partition("/")
-    sentinel = Sentinel(addresses, **{**_SOCKET, **trust, "ssl": options["ssl"]})
+    # Said by this name: of the other options redis-py gives its connections to Sentinels only those called `socket_…`,
+    # and tries each Sentinel eleven times, longer than anybody waits, before it asks the next.
+    sentinel = Sentinel(addresses, sentinel_kwargs={**_SOCKET, **trust, "ssl": options["ssl"]})
     master = sentinel.master_for(service, db=int(database or 0), max_connections=connections, **options)
     return _Opened(master, *sentinel.sentinels)

@@ -157,6 +157,15 @@ def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
         yield "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/tracks", master, ports[0]
 
 
+async def test_a_sentinel_that_is_gone_delays_nobody(
+    sentinel: tuple[str, EmbeddedValkey, int], simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """The first Sentinel named is not there: the next one is asked, within a caller's time."""
+    url, _, _ = sentinel
+    gone = url.replace("redis+sentinel://", f"redis+sentinel://127.0.0.1:{_port()},")
+    await start_join_stop(gone, simulator, demo, new_track)
+
+
 async def test_on_sentinels_through_a_failover(
     sentinel: tuple[str, EmbeddedValkey, int], simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
