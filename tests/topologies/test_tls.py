@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 import redis
@@ -67,9 +67,12 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
 
 
 def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Take a free port that leaves a node of a Cluster its other one, 10,000 above."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            if (port := probe.getsockname()[1]) <= 55_535:
+                return port
 
 
 def _binary() -> str:
@@ -100,7 +103,7 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
             servers.enter_context(server)
             client = servers.enter_context(redis.Redis(port=server.port))
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            harness.wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+            harness.wait_until(lambda: b"cluster_state:ok" in cast("bytes", client.execute_command("CLUSTER", "INFO")))
             yield f"rediss+cluster://127.0.0.1:{port}"
         else:
             server, port = _server(papers)
@@ -120,7 +123,7 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
 
             def watched() -> bool:
                 try:
-                    return watcher.sentinel_master("tracks")["flags"] == "master"
+                    return cast("dict[str, str]", watcher.sentinel_master("tracks"))["flags"] == "master"
                 except redis.RedisError:
                     return False
 
