@@ -3,21 +3,19 @@
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import Final
 
 import jwt
-import uvicorn
 import yaml
 
-from gateway import __version__, logs, telemetry, tracing
+from gateway import __version__, tracing
 from gateway.api.callers import Callers, CallersFileError, new_key
 from gateway.api.contract import contract
-from gateway.app import create_app, create_client, create_connection, create_webhook_keys, fetch_jwks
+from gateway.app import create_client, create_connection, create_webhook_keys, fetch_jwks
 from gateway.errors import CoordinationUnavailable, CredentialsRefused, UpstreamError
+from gateway.serving import NoPlaceError, serve
 from gateway.settings import Settings, SettingsError, describe, load, warnings
 
 __all__ = ["main"]
@@ -58,57 +56,13 @@ def _with_settings(run: Callable[[Settings], int]) -> int:
         print("The gateway cannot run with these settings:", file=sys.stderr)
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
-    except (CallersFileError, tracing.NotInstalledError) as error:
+    except (CallersFileError, tracing.NotInstalledError, NoPlaceError) as error:
         print(f"The gateway cannot run: {error}", file=sys.stderr)
     return _USAGE
 
 
-def build() -> object:
-    """Build the application from the environment, in a worker process."""
-    settings = load(os.environ)
-    logs.configure(settings.log_level, settings.log_format)
-    return create_app(settings)
-
-
-def _exit(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(0)
-
-
 def _serve(settings: Settings) -> int:
-    logs.configure(settings.log_level, settings.log_format)
-    create_app(settings)  # what is wrong shows now, once, and not in every worker
-    # Uvicorn raises the signal once more after its own orderly end: that is then an ordinary exit.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
-    if settings.workers == 1:
-        return _listen(settings)
-    try:
-        numbers = telemetry.shared()
-    except OSError as error:
-        print(f"The gateway cannot run: several workers need a place for temporary files: {error}", file=sys.stderr)
-        return _USAGE
-    with numbers:
-        return _listen(settings)
-
-
-def _listen(settings: Settings) -> int:
-    uvicorn.run(
-        "gateway.__main__:build",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=True,
-        # A request's own deadline is the longest wait; what is left then is for the lifespan and the other replicas.
-        timeout_graceful_shutdown=round(settings.request_deadline.total_seconds()) + 1,
-        # The parser whose bound on headers this is, whatever else is installed.
-        http="h11",
-        h11_max_incomplete_event_size=32 * 1024,
-        lifespan="on",
-    )
+    serve(settings)
     return 0
 
 

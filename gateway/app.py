@@ -32,6 +32,7 @@ from gateway.api.recordings import routes
 from gateway.api.replays import Replays
 from gateway.api.webhooks import INTAKE_PATH, Intake, receive_videosdk_webhook
 from gateway.coordinator import Answers, Connection, Coordinator, Limits, Survey, Timing, Wakeups
+from gateway.drain import Drain
 from gateway.errors import CoordinationUnavailable
 from gateway.mounted import MountedSecret
 from gateway.recordings import Leader, Lists, Recordings, Settler, Uncoordinated, Watcher
@@ -56,8 +57,12 @@ _MOST_JWKS: Final = 256 * 1024
 _log = structlog.get_logger("gateway")
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
     """Build the gateway.
+
+    Args:
+        settings: What the operator decided.
+        drain: What SIGTERM begins; unless given, nothing.
 
     Raises:
         CallersFileError: The callers file cannot be used.
@@ -65,8 +70,9 @@ def create_app(settings: Settings) -> ASGIApp:
     """
     if settings.tracing != "off":
         tracing.check_installed()
-    app: ASGIApp = _litestar(settings)
-    return Entry(Cors(app, settings.cors_origins) if settings.cors_origins else app)
+    drain = drain or Drain()
+    app: ASGIApp = _litestar(settings, drain)
+    return Entry(Cors(app, settings.cors_origins) if settings.cors_origins else app, drain)
 
 
 def create_connection(settings: Settings) -> Connection:
@@ -115,7 +121,7 @@ async def fetch_jwks(url: str) -> bytes:
         raise OSError(type(error).__name__) from None
 
 
-def _litestar(settings: Settings) -> Litestar:
+def _litestar(settings: Settings, drain: Drain) -> Litestar:
     identities = create_identities(settings)
     for warning in warnings(settings):
         _log.warning("settings.warning", meaning=warning)
@@ -146,6 +152,7 @@ def _litestar(settings: Settings) -> Litestar:
         with suppress(CoordinationUnavailable):
             await coordinator.mark()
         await settler.start()
+        drain.watch()
         yield
         await settler.stop()
         ends = time.monotonic() + settings.quiet.total_seconds()
@@ -175,6 +182,7 @@ def _litestar(settings: Settings) -> Litestar:
             "identities": Provide(lambda: identities, sync_to_thread=False),
             "intake": Provide(lambda: intake, sync_to_thread=False),
             "look_around": Provide(lambda: look_around, sync_to_thread=False),
+            "drain": Provide(lambda: drain, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_problem},
         lifespan=[lifespan],

@@ -18,14 +18,14 @@ What it means to the caller (`GatewayError`; each an RFC 9457 problem with a sta
     ├── the caller's to mend
     │   ├── MalformedRequest 400        InvalidRequest 422          Unauthenticated 401     Forbidden 403
     │   ├── NotFound 404                MethodNotAllowed 405        PayloadTooLarge 413     UnsupportedMediaType 415
-    │   ├── ParametersDiffer 409        StillStopping 409           UpstreamRefused 422
-    │   └── IdempotencyKeyReused 422    TooManyRequests 429
+    │   ├── HeadersTooLarge 431         ParametersDiffer 409        StillStopping 409
+    │   └── UpstreamRefused 422         IdempotencyKeyReused 422    TooManyRequests 429
     ├── the operator's to mend
     │   └── UpstreamCredentialsRefused 502
     ├── gone by itself after a while
     │   ├── UpstreamLimited 503         UpstreamUnavailable 503     CoordinationUnavailable 503
     │   ├── OutcomeUnknown 504          DeadlineExceeded 504        TooManyWaiting 503
-    │   └── IdentityUnavailable 503
+    │   └── IdentityUnavailable 503     ShuttingDown 503
     └── ours to mend
         └── InternalError 500
 """
@@ -40,6 +40,7 @@ __all__ = [
     "DeadlineExceeded",
     "Forbidden",
     "GatewayError",
+    "HeadersTooLarge",
     "IdempotencyKeyReused",
     "IdentityUnavailable",
     "InternalError",
@@ -55,6 +56,7 @@ __all__ = [
     "PayloadTooLarge",
     "Refused",
     "SendWindowClosed",
+    "ShuttingDown",
     "StillStopping",
     "TooManyRequests",
     "TooManyWaiting",
@@ -242,6 +244,13 @@ class PayloadTooLarge(GatewayError):
     advice = "Keep the body under the limit that `detail` names."
 
 
+class HeadersTooLarge(GatewayError):
+    """The request's first line and headers are longer than any honest request's."""
+
+    slug, status, title = "headers-too-large", 431, "The headers are too large"
+    advice = "Keep the address and all headers together under the limit that `detail` names."
+
+
 class UnsupportedMediaType(GatewayError):
     """The body is not JSON."""
 
@@ -316,6 +325,13 @@ class IdentityUnavailable(GatewayError):
 
     slug, status, title = "identity-unavailable", 503, "Who you are cannot be checked at the moment"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
+
+
+class ShuttingDown(GatewayError):
+    """This process was asked to end, and takes leave of those who send it requests."""
+
+    slug, status, title = "shutting-down", 503, "This gateway process is about to end"
+    advice = "Send new requests to another replica. What this one has begun it brings to an end."
 
 
 class OutcomeUnknown(GatewayError):

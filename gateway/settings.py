@@ -120,6 +120,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     request_deadline: timedelta
     """Longest wait of one caller."""
 
+    drain: timedelta
+    """How long SIGTERM is only announced."""
+
     verify_absent: VerifyAbsent
     """When "nothing is recorded" must be checked with VideoSDK before a start is sent."""
 
@@ -328,6 +331,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         seconds(0.1, 600),
         "Longest wait of one caller; more than the quiet time.",
         default="30",
+    ),
+    Setting(
+        "GATEWAY_DRAIN_SECONDS",
+        seconds(0, 300),
+        "How long the gateway goes on serving after SIGTERM, not ready any more, until load balancers have noticed.",
+        default="0",
     ),
     Setting(
         "GATEWAY_VERIFY_ABSENT",

@@ -24,6 +24,7 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import packaged_binary
 from gateway.secret import Secret
+from gateway.serving import SERVER
 from gateway.settings import load
 from gateway.videosdk.tokens import MintedTokens
 from tests.leaks import EVIDENCE
@@ -107,14 +108,8 @@ async def serve_app(app: ASGIApp, listener: socket.socket | None = None) -> Asyn
     """Serve an application of one's own the way the gateway is served."""
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType]
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        http="h11",
-        h11_max_incomplete_event_size=32 * 1024,
-        lifespan="on",
-        ws="none",
         timeout_graceful_shutdown=5,
+        **SERVER,
     )
     server = uvicorn.Server(config)
     listener = listener or _listening()
@@ -217,9 +212,16 @@ class GatewayProcess:
     """A real gateway process, tied to the life of the test."""
 
     def __init__(
-        self, settings: Mapping[str, str], log: Path, variant: Variant = _AS_IT_STANDS, *, public: bool = False
+        self,
+        settings: Mapping[str, str],
+        log: Path,
+        variant: Variant = _AS_IT_STANDS,
+        *,
+        port: int | None = None,
+        public: bool = False,
+        command: tuple[str, ...] = (),
     ) -> None:
-        self.port = _free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         own = {"GATEWAY_PUBLIC_URL": self.url} if public else {}
         self.log = log
@@ -227,7 +229,7 @@ class GatewayProcess:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
         with log.open("ab") as output:
             self._tether = subprocess.Popen(
-                [sys.executable, tether.__file__, sys.executable, "-m", variant.module, "serve"],
+                [sys.executable, tether.__file__, *(command or (sys.executable, "-m", variant.module)), "serve"],
                 env={**kept, **settings, **own, **variant.environ, "GATEWAY_PORT": str(self.port)},
                 cwd=variant.folder,
                 stdin=subprocess.PIPE,
@@ -267,6 +269,13 @@ class GatewayProcess:
         EVIDENCE.keep(self.log)
         return status
 
+    def wait(self) -> int:
+        """Wait until it ends by itself; its exit code."""
+        status = self._tether.wait(30)
+        self._let_go()
+        EVIDENCE.keep(self.log)
+        return status
+
     def kill(self) -> None:
         """End it as a crash would."""
         self._let_go()
@@ -279,7 +288,8 @@ class GatewayProcess:
                 pipe.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -61,6 +61,7 @@ def test_defaults_are_those_of_the_design():
     assert settings.lease == timedelta(seconds=4)
     assert settings.trust == timedelta(seconds=10)
     assert settings.request_deadline == timedelta(seconds=30)
+    assert settings.drain == timedelta(0)
     assert settings.quiet == timedelta(seconds=17)
     assert (settings.verify_absent, settings.auth, settings.callers_file) == ("auto", "none", None)
     assert (settings.log_level, settings.log_format) == ("info", "json")

@@ -129,7 +129,8 @@ def _drawn() -> dict[str, Any]:
     app = Litestar(
         route_handlers=[routes(None, 0), receive_videosdk_webhook, livez, readyz],
         dependencies={
-            name: Provide(lambda: None, sync_to_thread=False) for name in ("recordings", "desk", "identities", "intake")
+            name: Provide(lambda: None, sync_to_thread=False)
+            for name in ("recordings", "desk", "identities", "intake", "drain")
         },
         logging_config=None,
         openapi_config=config,

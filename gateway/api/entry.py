@@ -10,6 +10,7 @@ import structlog
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from gateway import telemetry, tracing
+from gateway.drain import Drain
 
 __all__ = ["Entry"]
 
@@ -27,10 +28,12 @@ class Entry:
 
     Args:
         app: What it wraps.
+        drain: Says when connections are to be closed after their answer.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app = app
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI)."""
@@ -57,6 +60,9 @@ class Entry:
                     more.append((b"cache-control", b"no-store"))
                 told = cast("dict[str, str]", state.get("headers") or {})
                 more += [(name.encode(), value.encode()) for name, value in told.items()]
+                if self._drain.begun:
+                    # So that whoever keeps the connection opens the next one elsewhere.
+                    more.append((b"connection", b"close"))
                 message["headers"] = [*message["headers"], *more]
             await send(message)
 

@@ -10,7 +10,8 @@ from msgspec import Meta, Struct
 
 from gateway.api.examples import problems
 from gateway.api.identities import Identities
-from gateway.errors import CoordinationUnavailable
+from gateway.drain import Drain
+from gateway.errors import CoordinationUnavailable, ShuttingDown
 from gateway.recordings import Recordings
 
 __all__ = ["livez", "readyz"]
@@ -49,10 +50,14 @@ def livez() -> Health:
     operation_id="getReadiness",
     summary="Can it serve?",
     tags=["health"],
-    responses={200: _OK, **problems("coordination-unavailable", "internal")},
+    responses={200: _OK, **problems("coordination-unavailable", "shutting-down", "internal")},
 )
-async def readyz(recordings: NamedDependency[Recordings], identities: NamedDependency[Identities]) -> Health:
-    """Answer whether Redis does: without it nobody can promise exactly one start."""
+async def readyz(
+    recordings: NamedDependency[Recordings], identities: NamedDependency[Identities], drain: NamedDependency[Drain]
+) -> Health:
+    """Answer whether Redis does: without it nobody can promise exactly one start. A process about to end says so."""
+    if drain.begun:
+        raise ShuttingDown("This process was asked to end.", retry_after=1)
     if not await recordings.ready():
         raise CoordinationUnavailable("Redis does not answer.", retry_after=1)
     return Health("ok", identities.warnings)

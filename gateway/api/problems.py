@@ -30,7 +30,7 @@ from gateway.errors import (
     Unauthenticated,
 )
 
-__all__ = ["MOST_BODY", "PROBLEM_JSON", "answer_problem", "problem_page"]
+__all__ = ["MOST_BODY", "PROBLEM_JSON", "answer_problem", "problem_document", "problem_page"]
 
 PROBLEM_JSON = "application/problem+json"
 MOST_BODY = 64 * 1024
@@ -60,16 +60,23 @@ def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Respons
     request.scope["state"]["problem"] = problem.slug
     if "rule" in problem.extensions:
         request.scope["state"]["rule"] = problem.extensions["rule"]
-    body = {
-        "type": f"/problems/{problem.slug}",
-        "title": problem.title,
-        "status": problem.status,
-        "detail": problem.detail,
-        "instance": request.scope["path"],
-        "requestId": request.scope["state"].get("request_id", ""),
-        **problem.extensions,
-    }
-    return Response(msgspec.json.encode(body), status_code=problem.status, headers=headers, media_type=PROBLEM_JSON)
+    body = problem_document(problem, request.scope["path"], request.scope["state"].get("request_id", ""))
+    return Response(body, status_code=problem.status, headers=headers, media_type=PROBLEM_JSON)
+
+
+def problem_document(problem: GatewayError, instance: str, request_id: str) -> bytes:
+    """Return a problem the way it is sent."""
+    return msgspec.json.encode(
+        {
+            "type": f"/problems/{problem.slug}",
+            "title": problem.title,
+            "status": problem.status,
+            "detail": problem.detail,
+            "instance": instance,
+            "requestId": request_id,
+            **problem.extensions,
+        }
+    )
 
 
 def _problem(error: Exception) -> GatewayError:

@@ -27,7 +27,7 @@ DEADLINE_HEADER = "x-request-timeout-ms"
 """A caller's own limit on its waiting, in milliseconds."""
 
 _BEARER: list[dict[str, list[str]]] = [{name: []} for name in examples.IDENTITIES]
-_IDENTITY = ("unauthenticated", "forbidden", "identity-unavailable")
+_IDENTITY = ("unauthenticated", "forbidden", "identity-unavailable", "headers-too-large")
 _ALWAYS = (
     *_IDENTITY,
     "invalid-request",

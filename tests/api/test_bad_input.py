@@ -401,6 +401,51 @@ async def test_a_caller_that_hangs_up_within_its_body_harms_nobody(
         assert (await gateway.get("/livez")).is_success
 
 
+async def unreadable(gateway: httpx.AsyncClient, sent: bytes) -> httpx.Response:
+    """Send what no client library would, and return what comes back before the connection is closed."""
+    url = urlsplit(str(gateway.base_url))
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(sent)
+    await writer.drain()
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    return httpx.Response(
+        int(first.split()[1]), headers=headers, content=body, request=httpx.Request("GET", url.geturl())
+    )
+
+
+@pytest.mark.parametrize(
+    ("slug", "sent"),
+    [
+        ("headers-too-large", b"GET /livez HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * 33 * 1024),
+        ("headers-too-large", b"GET /" + b"x" * 33 * 1024),
+        ("malformed-request", b"this is no HTTP\r\n\r\n"),
+        ("malformed-request", b"GET /livez HTTP/1.1\r\n\r\n"),
+        ("malformed-request", b"GET /livez HTTP/1.1\r\nhost: x\r\ncontent-length: seven\r\n\r\n"),
+        ("malformed-request", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
+    ],
+    ids=["long header", "long address", "no HTTP", "no host", "length is a word", "TLS"],
+)
+async def test_what_is_no_request_is_answered_with_a_problem_too(
+    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, slug: str, sent: bytes
+) -> None:
+    """What the parser refuses gets the same kind of document as everything else, and the connection is closed."""
+    async with nothing_reaches():
+        answer = await unreadable(gateway, sent)
+        document = answer.json()
+        assert answer.headers["connection"] == "close"
+        assert document.pop("instance") == ""
+        assert (answer.status_code, document["type"]) == (document["status"], f"/problems/{slug}")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert document["requestId"] == answer.headers["x-request-id"] != ""
+        assert "xxx" not in answer.text
+        assert (await gateway.get("/livez")).is_success
+
+
 @pytest.mark.parametrize(
     "value",
     [

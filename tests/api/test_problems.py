@@ -17,6 +17,7 @@ from gateway.api.entry import Entry
 from gateway.api.policy import RULES
 from gateway.api.problems import answer_problem, problem_page
 from gateway.api.wire import ProblemDocument
+from gateway.drain import Drain
 from gateway.errors import PROBLEMS, GatewayError, OutcomeUnknown
 from gateway.sandbox.faults import BodyShape, Fault
 from gateway.sandbox.simulator import Simulator
@@ -62,7 +63,7 @@ async def raising(error: Exception) -> AsyncGenerator[httpx.AsyncClient]:
         logging_config=None,
         openapi_config=None,
     )
-    async with harness.serve_app(Entry(app)) as url, harness.client(url) as client:
+    async with harness.serve_app(Entry(app, Drain())) as url, harness.client(url) as client:
         yield client
 
 

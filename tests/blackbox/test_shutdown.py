@@ -98,3 +98,37 @@ async def test_sigterm_loses_no_webhook_that_was_accepted(
         (key,) = [key async for key in redis.scan_iter(f"rec:*:{track['roomId']}:{track['participantId']}:*")]
         state = await redis.hget(key, "state")
     assert state == b"stopped"
+
+
+async def test_a_drained_process_says_so_and_serves_until_it_ends(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+) -> None:
+    """After SIGTERM it is not ready, yet serves newcomers, and closes connections; a second SIGTERM ends it."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, GATEWAY_DRAIN_SECONDS="120")
+    process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
+    async with harness.client(process.url, demo.key) as gateway:
+        before = await gateway.get("/readyz")
+        assert (before.status_code, before.headers.get("connection")) == (200, None)
+        process.signal(signal.SIGTERM)
+        answer = await harness.until(lambda: gateway.get("/readyz"), lambda answer: answer.status_code == 503)
+        assert answer.json()["type"] == "/problems/shutting-down"
+        assert answer.headers["retry-after"] == "1"
+        assert (await gateway.get("/livez")).status_code == 200
+        async with harness.client(process.url, demo.key) as newcomer:
+            started = await newcomer.post(START, json=new_track())
+        assert (started.status_code, started.headers["connection"]) == (201, "close")
+    assert process.stop() == 0
+
+
+async def test_draining_ends_by_itself(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
+) -> None:
+    """With several workers all drain at once, and when the time is over the process ends without another signal."""
+    more = {"GATEWAY_DRAIN_SECONDS": "0.5", "GATEWAY_WORKERS": "2"}
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, **more)
+    process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
+    process.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait) == 0
+    log = (tmp_path / "log").read_text()
+    assert log.count('"drain.begun"') == 2
+    assert "Traceback" not in log
