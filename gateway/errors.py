@@ -25,7 +25,7 @@ What it means to the caller (`GatewayError`; each an RFC 9457 problem with a sta
     ├── gone by itself after a while
     │   ├── UpstreamLimited 503         UpstreamUnavailable 503     CoordinationUnavailable 503
     │   ├── OutcomeUnknown 504          DeadlineExceeded 504        TooManyWaiting 503
-    │   └── IdentityUnavailable 503     ShuttingDown 503
+    │   └── IdentityUnavailable 503     ShuttingDown 503            NewerRecord 503
     └── ours to mend
         └── InternalError 500
 """
@@ -50,6 +50,7 @@ __all__ = [
     "MayHaveHappened",
     "MethodNotAllowed",
     "NeverSent",
+    "NewerRecord",
     "NotFound",
     "OutcomeUnknown",
     "ParametersDiffer",
@@ -311,6 +312,16 @@ class CoordinationUnavailable(GatewayError):
 
     slug, status, title = "coordination-unavailable", 503, "The gateway cannot coordinate at the moment"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
+
+
+class NewerRecord(GatewayError):
+    """A later version of the gateway keeps this track's record, in a form that this one does not know."""
+
+    slug, status, title = "newer-record", 503, "A later version of the gateway looks after this track"
+    advice = (
+        "This replica did nothing. While the gateway is being replaced, two versions serve side by side: send the same "
+        "request again after the seconds in `Retry-After`, until the later one gets it."
+    )
 
 
 class TooManyWaiting(GatewayError):

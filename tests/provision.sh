@@ -14,6 +14,11 @@ need npm npm
 need promtool prometheus
 need redis-server redis-server
 need faketime faketime
+need haproxy haproxy
+if [ "${1:-}" = image ]; then # what `make image-check` builds and runs it with
+    need buildah buildah
+    need mmdebstrap mmdebstrap
+fi
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -28,12 +28,13 @@ DEADLINE_HEADER = "x-request-timeout-ms"
 
 _BEARER: list[dict[str, list[str]]] = [{name: []} for name in examples.IDENTITIES]
 _IDENTITY = ("unauthenticated", "forbidden", "identity-unavailable", "headers-too-large")
+_COORDINATION = ("coordination-unavailable", "newer-record")
 _ALWAYS = (
     *_IDENTITY,
     "invalid-request",
     "idempotency-key-reused",
     "too-many-requests",
-    "coordination-unavailable",
+    *_COORDINATION,
     "too-many-waiting",
     "deadline-exceeded",
     "internal",
@@ -153,7 +154,7 @@ def routes(identities: Identities | None, deadline: float) -> Router:
         opt={"scope": Scope.READ},
         responses={
             200: answers("What is known.", *Status),
-            **problems(*_IDENTITY, "not-found", "invalid-request", "coordination-unavailable", "internal"),
+            **problems(*_IDENTITY, "not-found", "invalid-request", *_COORDINATION, "internal"),
         },
     )
     async def get_track_recording(

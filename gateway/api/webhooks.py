@@ -25,6 +25,7 @@ from gateway.errors import (
     CoordinationUnavailable,
     IdentityUnavailable,
     MalformedRequest,
+    NewerRecord,
     PayloadTooLarge,
     TooManyWaiting,
     Unauthenticated,
@@ -147,7 +148,7 @@ class Intake:
             try:
                 async with self._places:
                     await self._hear(hint)
-            except CoordinationUnavailable:
+            except (CoordinationUnavailable, NewerRecord):
                 if not pause or self._closing.is_set():
                     break
                 with suppress(TimeoutError):

@@ -20,6 +20,7 @@
 --   gone      a newer recording than the stop's target, or a stop that was asked for after the start's
 --   conflict  it records, or starts, with other parameters
 --   late      too late to act                 busy/noop  check only: somebody is at it / nothing to do
+--   newer     a later version of the gateway has written the record: not for this one to touch
 
 local since = epoch()
 local r = load()
@@ -63,7 +64,7 @@ local function lead(doing)
   if new then op = text(math.max(now_us, num(op) + 1)) end
   r.lease = text(now + a.lease)
   local changes = {
-    v = '1', op = op, holder = a.attempt, owner = a.owner, lease = r.lease, doing = doing, waiting = '0',
+    v = VERSION, op = op, holder = a.attempt, owner = a.owner, lease = r.lease, doing = doing, waiting = '0',
     granted = now, epoch = since,
     before_state = state, before_generation = generation, before_fingerprint = r.fingerprint or '',
     before_recording = r.recording or '',
@@ -95,6 +96,7 @@ end
 -- forgot claim it again first (renew.lua, a.restore).
 local grace_left = since + a.grace - now
 
+if newer(r) then return answer('newer') end
 if a.not_after > 0 and now > a.not_after then return answer('late') end
 if (r.holder or '') == a.attempt then return answer('lead', r.doing) end
 if a.seen ~= '' and a.seen == r.done then return answer('done') end

@@ -5,12 +5,16 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
-__all__ = ["Claim", "Event", "Finished", "Lease", "Record", "Room", "Timing", "Verdict", "Wish", "clock"]
+__all__ = ["VERSION", "Claim", "Event", "Finished", "Lease", "Record", "Room", "Timing", "Verdict", "Wish", "clock"]
 
 
 def clock() -> float:
     """Return seconds of a clock that never steps and also counts while the machine sleeps, where there is one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+VERSION = 1
+"""The newest format of records that is understood here, as in `prelude.lua`."""
 
 
 class Wish(StrEnum):
@@ -32,6 +36,7 @@ class Verdict(StrEnum):
     GONE = "gone"
     CONFLICT = "conflict"
     LATE = "late"
+    NEWER = "newer"
     BUSY = "busy"
     NOOP = "noop"
 

@@ -45,11 +45,23 @@ import structlog
 from msgspec import Struct
 
 from gateway import telemetry, tracing
-from gateway.coordinator.claims import Claim, Event, Finished, Lease, Record, Room, Timing, Verdict, Wish, clock
+from gateway.coordinator.claims import (
+    VERSION,
+    Claim,
+    Event,
+    Finished,
+    Lease,
+    Record,
+    Room,
+    Timing,
+    Verdict,
+    Wish,
+    clock,
+)
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.script import BUCKETS, Script, bucket_of
 from gateway.coordinator.wakeups import CHANNEL
-from gateway.errors import CoordinationUnavailable
+from gateway.errors import CoordinationUnavailable, NewerRecord
 
 __all__ = ["BUCKETS", "Coordinator"]
 
@@ -132,6 +144,7 @@ class Coordinator:
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
+            NewerRecord: A later version of the gateway looks after the track.
         """
         self._attempts += 1
         attempt = f"{self.boot}.{self._attempts}"
@@ -152,6 +165,8 @@ class Coordinator:
                     ) from None
                 await asyncio.sleep(_HOLD_SECONDS / 40)
                 continue
+            if claim.verdict is Verdict.NEWER:
+                raise _newer()
             if claim.verdict is Verdict.LATE:
                 # Either this command waited in a stopped server, or our idea of its clock is off: learn it anew.
                 self._offset_ms = None
@@ -291,7 +306,7 @@ class Coordinator:
             CoordinationUnavailable: Redis did not answer.
         """
         fields = await self._connection.read(key)
-        return msgspec.convert(fields, Record, strict=False) if fields.get("state") else None
+        return _understood(fields) if fields.get("state") else None
 
     async def room(self, room: str) -> Room:
         """Return what is known of a room's tracks, the latest changed 1,000 of them.
@@ -500,7 +515,17 @@ def _prefix(key: str) -> str:
 
 
 def _record(fields: str) -> Record:
-    return msgspec.json.decode(fields, type=Record, strict=False)
+    return _understood(msgspec.json.decode(fields, type=dict[str, str]))
+
+
+def _understood(fields: dict[str, str]) -> Record:
+    if int(fields.get("v", VERSION)) > VERSION:
+        raise _newer()
+    return msgspec.convert(fields, Record, strict=False)
+
+
+def _newer() -> NewerRecord:
+    return NewerRecord("A later version of the gateway has written what is known of this track.", retry_after=2)
 
 
 def _ms(seconds: float) -> int:

@@ -20,6 +20,7 @@
 -- and `stop` says whether a stop was asked for meanwhile.
 
 local r = load()
+if newer(r) then return cjson.encode({ how = 'stale', stop = false, now = now }) end
 local how
 if r.holder == a.attempt then
   -- Where a failover forgot that we began to send, it forgot the horizon too.
@@ -36,7 +37,7 @@ end
 
 local over = a.state == 'stopped' or a.state == 'failed'
 local changes = {
-  v = '1', state = a.state, op = a.op, done = a.op, result = a.result,
+  v = VERSION, state = a.state, op = a.op, done = a.op, result = a.result,
   holder = '', owner = '', doing = '', lease = '0', waiting = '0',
   written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording,
 }

@@ -14,7 +14,7 @@ local asked = now - a.seen_ago
 local over = a.state == 'stopped' or a.state == 'failed'
 local forgotten = num(r.written) <= epoch()
 local open_end = (r.holder or '') ~= '' or (r.intent or '') ~= '' or num(r.start_quiet) > 0 or num(r.doubt) > 0
-if r.state ~= a.state or r.generation ~= a.generation or forgotten or open_end or num(r.written) >= asked then
+if newer(r) or r.state ~= a.state or r.generation ~= a.generation or forgotten or open_end or num(r.written) >= asked then
   return cjson.encode({ how = 'stale', now = now })
 end
 

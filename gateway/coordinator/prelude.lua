@@ -21,6 +21,12 @@ if not now_us then
 end
 local now = math.floor(now_us / 1000)
 
+-- The format of records that these scripts know. What a later format means only its own scripts know: to these, whoever
+-- holds such a record, it is as if another had taken the track over. Nothing is read out of it and nothing written.
+local VERSION = 1
+
+local function newer(r) return num(r.v) > VERSION end
+
 local loaded = {}
 
 local function load()
@@ -30,7 +36,7 @@ local function load()
 end
 
 local SHOWN = {
-  'state', 'op', 'generation', 'fingerprint', 'recording', 'evidence', 'because', 'confirmed', 'confirmed_by',
+  'v', 'state', 'op', 'generation', 'fingerprint', 'recording', 'evidence', 'because', 'confirmed', 'confirmed_by',
   'started_at', 'ended_at', 'holder', 'doing', 'intent',
 }
 

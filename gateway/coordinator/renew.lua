@@ -11,6 +11,7 @@
 -- `generation` is the recording's.
 
 local r = load()
+if newer(r) then return cjson.encode({ how = 'lost', stop = false, now = now }) end
 local how = 'ok'
 local changes = { lease = now + a.lease }
 
@@ -27,7 +28,7 @@ if r.holder ~= a.attempt or reverted then
     return cjson.encode({ how = 'lost', stop = false, now = now })
   end
   how = 'restored'
-  changes.v, changes.holder, changes.owner, changes.op, changes.doing = '1', a.attempt, a.owner, a.op, a.doing
+  changes.v, changes.holder, changes.owner, changes.op, changes.doing = VERSION, a.attempt, a.owner, a.op, a.doing
   changes.generation, changes.fingerprint, changes.waiting = a.generation, a.fingerprint, '1'
   changes.before_quiet, changes.recording = '0', a.recording
   changes.granted, changes.epoch = now, since

@@ -24,6 +24,7 @@ from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
     InternalError,
+    NewerRecord,
     ParametersDiffer,
     TooManyWaiting,
 )
@@ -406,7 +407,7 @@ class Recordings:
     async def _settle_quietly(self, key: str) -> None:
         try:
             await self.settle(key)
-        except CoordinationUnavailable:
+        except (CoordinationUnavailable, NewerRecord):
             _log.warning("settle.postponed", track=key)
 
     def _wake(self, key: str, operation: str, result: Result | None) -> None:

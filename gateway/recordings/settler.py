@@ -10,7 +10,7 @@ import random
 import structlog
 
 from gateway.coordinator import BUCKETS, Coordinator
-from gateway.errors import CoordinationUnavailable
+from gateway.errors import CoordinationUnavailable, NewerRecord
 from gateway.recordings.model import track_of
 from gateway.recordings.watcher import Watcher
 
@@ -72,7 +72,7 @@ class Settler:
         async with self._places:
             try:
                 await self._watcher.check(keys)
-            except CoordinationUnavailable:
+            except (CoordinationUnavailable, NewerRecord):
                 pass
             except Exception:  # noqa: BLE001 - one room's trouble must not end the settling of the others
                 _log.exception("check.failed")

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from gateway.coordinator import Coordinator, Record, clock
-from gateway.errors import CoordinationUnavailable, NotFound, UpstreamError
+from gateway.errors import CoordinationUnavailable, NewerRecord, NotFound, UpstreamError
 from gateway.recordings.evidence import Evidence, open_rows, own_row
 from gateway.recordings.hints import Happened, Hint
 from gateway.recordings.lists import Listed, Lists
@@ -120,7 +120,7 @@ class Watcher:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with suppress(TimeoutError, CoordinationUnavailable):
+        with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await asyncio.shield(task)
 
@@ -251,7 +251,7 @@ class Watcher:
     async def _settle_quietly(self, key: str) -> None:
         try:
             await self._settle(key)
-        except CoordinationUnavailable:
+        except (CoordinationUnavailable, NewerRecord):
             pass
         except Exception:  # noqa: BLE001 - one track's trouble must not end the settling of the others
             _log.exception("settle.failed", track=key)

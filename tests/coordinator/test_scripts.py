@@ -823,6 +823,28 @@ def test_doubt_during_an_operation_outlives_it(track: Track) -> None:
     assert (track.record["doubt"], say(track.claim("start"))[0]) == ("0", "running")
 
 
+@pytest.mark.parametrize("held", [True, False], ids=["under way", "at rest"])
+def test_what_a_later_version_wrote_is_not_touched(track: Track, held: bool) -> None:
+    """No script of this one answers from such a record, writes to it or plans anything for it, even for its holder."""
+    lead = starting(track)
+    if not held:
+        track.finish(lead, "recording")
+    track.redis.hset(track.keys[0], "v", "2")
+    before, due = track.record, track.redis.zscore(track.keys[1], track.keys[0])
+    for wish in ("start", "stop", "check"):
+        assert track.claim(wish)["verdict"] == "newer"
+    assert track.claim("start", attempt=lead["attempt"])["verdict"] == "newer"
+    track.wait(LEASE + QUIET + MEMORY // 4)
+    assert track.claim("start")["verdict"] == "newer"
+    assert track.renew(lead)["how"] == "lost"
+    assert track.arm(dict(lead))["how"] == "lost"
+    assert track.finish(lead, "recording")["how"] == "stale"
+    assert track.release(lead)["how"] == "lost"
+    assert track.doubt()["how"] == "moot"
+    assert track.observe("recording")["how"] == "stale"
+    assert (track.record, track.redis.zscore(track.keys[1], track.keys[0])) == (before, due)
+
+
 def test_these_tables_give_what_the_coordinator_gives(track: Track, world: World) -> None:
     """Otherwise they would tell of scripts that nobody calls like that."""
     process = world.process()
