@@ -7,8 +7,12 @@ UV := $(BIN)/uv
 # Tests wait more than they compute: three at a time keep two cores busy.
 JOBS ?= 3
 export UV_PYTHON_DOWNLOADS := never
+ENGINE ?= docker
+VERSION = $(shell $(BIN)/gateway --version)
+BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
-.PHONY: run test faults fuzz check format openapi readme chart clean provision
+.PHONY: run test faults fuzz bench image image-check sbom licences check format openapi readme chart lock clean \
+	provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
@@ -25,8 +29,28 @@ faults: $(VENV)/.synced provision  ## break everything that can break under real
 fuzz: $(VENV)/.synced  ## send 10,000 made-up requests (FUZZ_CASES) to a live gateway: every answer as documented
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
+bench: $(VENV)/.synced  ## what a request costs the gateway, beside what other servers would cost
+	UV_PROJECT_ENVIRONMENT=build/bench $(UV) sync --quiet --frozen --no-dev --group bench --python $(BIN)/python
+	$(BIN)/python -m tests.bench build/bench
+
+image: $(VENV)/.synced  ## build the image (ENGINE=docker, podman or buildah; BASE=another base)
+	$(ENGINE) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) \
+		$(if $(BASE),--build-arg BASE=$(BASE)) --tag recording-gateway:$(VERSION) .
+
+image-check: $(VENV)/.synced  ## build the image on a base of Debian's packages, look at it, run it on a read-only root
+	@sh tests/provision.sh image
+	$(BIN)/python -m tests.image.check
+
+sbom: $(VENV)/.synced  ## write the bill of materials (CycloneDX) to dist/
+	$(BIN)/python -m tests.image.inventory sbom
+
+licences: $(VENV)/.synced  ## list the licences of what production needs anew
+	$(BIN)/python -m tests.image.inventory licences
+
 check: $(VENV)/.synced  ## every static check
 	$(UV) lock --check
+	$(UV) export --quiet $(BUILD_REQUIREMENTS) | diff requirements-build.txt -
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
@@ -35,6 +59,10 @@ check: $(VENV)/.synced  ## every static check
 format: $(VENV)/.synced
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(VENV)/.synced  ## lock anew after a change of the dependencies
+	$(UV) lock --quiet
+	$(UV) export --quiet $(BUILD_REQUIREMENTS) --output-file requirements-build.txt
 
 openapi: $(VENV)/.synced  ## write the contract anew after a change of the API
 	$(BIN)/gateway openapi > openapi/gateway.yaml
@@ -49,11 +77,11 @@ chart: $(VENV)/.synced  ## write the chart's settings and their schema anew afte
 	$(BIN)/python -m tests.chart.written
 
 clean:
-	rm -rf $(VENV) .coverage* .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist .coverage* .pytest_cache .ruff_cache .import_linter_cache
 
 $(VENV)/bin/uv:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-build.txt
 
 $(VENV)/.synced: pyproject.toml uv.lock $(VENV)/bin/uv
 	$(UV) sync --quiet --frozen --all-extras --python $(BIN)/python

@@ -139,6 +139,38 @@ async def test_200_equal_starts_are_one(replicas: Replicas, simulator: Simulator
     assert len(simulator.rows) == 1
 
 
+async def test_200_equal_starts_are_one_with_two_workers(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
+) -> None:
+    """200 at once at one address behind which two processes serve: one start upstream, and both have had callers."""
+    simulator.inject(harness.delay("start", 1.0))
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **TIMES, GATEWAY_WORKERS="2")
+    process = await harness.GatewayProcess(settings, tmp_path / "gateway.log").ready()
+    await harness.eventually(lambda: process.log.read_text().count("Application startup complete") == 2)
+    before = {worker: _sockets(worker) for worker in _children(process.pid)}
+    callers = [Caller(*await asyncio.open_connection("127.0.0.1", process.port), demo.key) for _ in range(200)]
+    # Both have taken callers on before any of these asks for anything.
+    await harness.eventually(lambda: sum(_sockets(worker) - had for worker, had in before.items()) >= 200)
+    assert sum(_sockets(worker) > had + 1 for worker, had in before.items()) == 2
+    body = track()
+    await asyncio.gather(*(caller.send(body) for caller in callers))
+    answers = await asyncio.gather(*(caller.answer() for caller in callers))
+    assert results(answers) == {(201, "started"): 1, (200, "joined"): 199}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert starts(simulator) == 1
+    for caller in callers:
+        await caller.hang_up()
+    assert await asyncio.to_thread(process.stop) == 0
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _sockets(pid: int) -> int:
+    return sum(str(file.readlink()).startswith("socket:") for file in Path(f"/proc/{pid}/fd").iterdir())
+
+
 async def test_different_tracks_are_as_many_starts(replicas: Replicas, simulator: Simulator) -> None:
     """40 tracks with five callers each, mixed: 40 starts upstream, one 201 and one id for each track."""
     tracks = [track() for _ in range(40)]

@@ -10,16 +10,10 @@ from gateway import __version__
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
-from tests.image.production import bin_of, install
+from tests.image.production import bin_of
 from tests.image.scenario import try_out
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel and what production needs."""
-    return install(tmp_path_factory.mktemp("production"))
 
 
 def run(environment: Path, *arguments: str) -> tuple[int, str]:
