@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.sandbox.simulator import Simulator
 from tests import harness
 from tests.browser import node_project
 
@@ -39,6 +40,13 @@ def tool(project: Path, name: str) -> Path:
     return project / "node_modules" / ".bin" / name
 
 
+@pytest.fixture
+def slow_start(simulator: Simulator) -> None:
+    """Have a start take long enough for another to meet it."""
+    simulator.inject(harness.delay("start", 0.5))
+
+
+@pytest.mark.usefixtures("slow_start")
 async def test_a_typescript_client(
     project: Path, tmp_path: Path, gateway: httpx.AsyncClient, demo: harness.Demo
 ) -> None:
@@ -57,6 +65,7 @@ async def test_a_typescript_client(
     assert json.loads(out) == WORKS
 
 
+@pytest.mark.usefixtures("slow_start")
 async def test_a_python_client(tmp_path: Path, gateway: httpx.AsyncClient, demo: harness.Demo) -> None:
     """openapi-python-client generates without a warning, and what it generates works, warnings being errors."""
     generate = ["generate", "--path", CONTRACT, "--meta", "none", "--output-path", "recording_gateway_client"]
