@@ -61,8 +61,8 @@ class KeySource(Protocol):
         """Return the keys; none where none could be had."""
         ...
 
-    async def renewed(self, doubted: Keys) -> Keys:
-        """Return the keys after these did not fit: the same ones where there are no others."""
+    async def renewed(self) -> Keys:
+        """Return the keys after the current ones did not fit: the same where there are no others."""
         ...
 
 
@@ -91,7 +91,7 @@ class Signatures:
         keys = await self._keys.current()
         if _signed(keys, body, signature):
             return Verdict.GENUINE
-        renewed = await self._keys.renewed(keys)
+        renewed = await self._keys.renewed()
         if renewed is not keys and _signed(renewed, body, signature):
             return Verdict.GENUINE
         return Verdict.FORGED if self._keys.certain else Verdict.UNDECIDED
@@ -126,8 +126,8 @@ class PinnedKeys:
                 _log.info("webhook_key.replaced", file=self._watched.path.name)
         return self._keys
 
-    async def renewed(self, doubted: Keys) -> Keys:  # noqa: ARG002 - a file is looked at again by itself
-        """Return the keys."""
+    async def renewed(self) -> Keys:
+        """Return the keys; the file is looked at again by itself."""
         return await self.current()
 
 
@@ -155,18 +155,18 @@ class FetchedKeys:
     async def current(self) -> Keys:
         """Return the keys; none where none could be had."""
         if self._clock() - self._fetched >= _STALE_SECONDS:
-            await self._refresh(self._keys)
+            await self._refresh()
         return self._keys
 
-    async def renewed(self, doubted: Keys) -> Keys:
-        """Return the keys after these did not fit, fetched anew where that may be done."""
-        await self._refresh(doubted)
+    async def renewed(self) -> Keys:
+        """Return the keys after the current ones did not fit, fetched anew where that may be done."""
+        await self._refresh()
         return self._keys
 
-    async def _refresh(self, doubted: Keys) -> None:
-        """Fetch once for all who find these keys wanting at the same time, and once a minute at most."""
+    async def _refresh(self) -> None:
+        """Fetch once for all who find the keys wanting at the same time, and once a minute at most."""
         async with self._fetching:
-            if self._keys is not doubted or self._clock() - self._tried < REFETCH_SECONDS:
+            if self._clock() - self._tried < REFETCH_SECONDS:
                 return
             self._tried = self._clock()
             # Not before it is known: a fetch that is cancelled has brought nothing.
