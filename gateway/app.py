@@ -140,7 +140,8 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     watcher = Watcher(coordinator, lists, recordings.settle, checks_per_second=settings.checks_per_second)
     settler = Settler(coordinator, watcher)
     desk = _desk(settings, recordings, watcher, connection)
-    intake = Intake(Signatures(create_webhook_keys(settings, videosdk)), watcher.hear)
+    signatures = Signatures(create_webhook_keys(settings, videosdk))
+    intake = Intake(signatures, watcher.hear, telemetry.webhook_event)
     look_around = _look_around(Survey(connection), tokens)
     telemetry.BUILD_INFO.labels(__version__).set(1)
 

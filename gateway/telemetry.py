@@ -324,7 +324,7 @@ def webhook_event(type: str, verdict: str) -> None:  # noqa: A002 - VideoSDK's w
 
     Args:
         type: The event's name as it came; a name that VideoSDK does not document is counted as `other`.
-        verdict: accepted, unsigned, forged, too_large or malformed.
+        verdict: accepted, unsigned, forged, too_large or malformed; postponed for what VideoSDK is asked to send again.
     """
     _WEBHOOK_EVENTS.labels(type if type in _EVENTS else "other", verdict).inc()
 

@@ -7,7 +7,6 @@ is answered at once; what it says is heard in the background, and to its end whe
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
@@ -91,7 +90,6 @@ class Intake:
         self.count = count
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = asyncio.Event()
 
     async def take(self, body: bytes, signatures: Sequence[bytes]) -> str:
         """Take in one event and return its type, `other` where VideoSDK does not document it.
@@ -125,7 +123,6 @@ class Intake:
 
     async def close(self, grace: float) -> None:
         """Let what was accepted be heard to its end, for at most `grace` seconds."""
-        self._closing.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         if left := list(self._tasks):
@@ -144,16 +141,13 @@ class Intake:
         task.add_done_callback(self._tasks.discard)
 
     async def _hear_out(self, name: str, hint: Hint) -> None:
-        for pause in (*_PAUSES, 0.0):
+        for pause in (0.0, *_PAUSES):
+            await asyncio.sleep(pause)
             try:
                 async with self._places:
                     await self._hear(hint)
             except (CoordinationUnavailable, NewerRecord):
-                if not pause or self._closing.is_set():
-                    break
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._closing.wait()
+                continue
             except Exception:  # noqa: BLE001 - one event's trouble must not end the process's hearing
                 _log.exception("webhook.failed", type=name)
                 return

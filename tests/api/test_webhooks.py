@@ -392,7 +392,7 @@ async def test_closing_does_not_wait_for_ever(door: Door) -> None:
 
 
 async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door) -> None:
-    """It is tried again, and at once when the process is told to stop."""
+    """It is tried again, also when the process is told to stop meanwhile."""
     door.deaf_for = 1
     await door.send(SAMPLE)
     await harness.eventually(lambda: not door.deaf_for)
