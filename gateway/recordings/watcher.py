@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from gateway import telemetry
 from gateway.coordinator import Coordinator, Record, clock
 from gateway.errors import CoordinationUnavailable, NewerRecord, NotFound, UpstreamError
 from gateway.recordings.evidence import Evidence, open_rows, own_row
@@ -218,6 +219,7 @@ class Watcher:
         row = own_row(rows, known, record.started_at) if over else records[0]
         evidence = Evidence.of(record.generation, row) if row is not None else None
         if evidence is not None and _failed(evidence) and not (known and _failed(known)):
+            telemetry.WEBHOOK_DELIVERIES_FAILED.inc()
             _log.warning("webhook.deliveries_failed", kind=track_of(key).kind)
         return await self._coordinator.observe(
             key,

@@ -23,6 +23,7 @@ from litestar.di import Provide
 from gateway.api.entry import Entry
 from gateway.api.problems import answer_problem
 from gateway.api.webhooks import EVENTS, INTAKE_PATH, MOST_WEBHOOK, Intake, receive_videosdk_webhook
+from gateway.drain import Drain
 from gateway.errors import CoordinationUnavailable
 from gateway.recordings import Happened, Hint, Kind
 from gateway.sandbox.faults import Fault
@@ -114,7 +115,7 @@ async def opened(simulator: Simulator) -> AsyncGenerator[Door]:
         logging_config=None,
         openapi_config=None,
     )
-    async with harness.serve_app(Entry(app)) as url, harness.client(url) as client:
+    async with harness.serve_app(Entry(app, Drain())) as url, harness.client(url) as client:
         await door.client.aclose()
         door.client = client
         try:

@@ -107,7 +107,7 @@ class Fleet:
         # Away from the sources, so that a package that lies elsewhere is found first.
         command = ("env", "-C", "/", sys.executable, "-m", "gateway")
         log = self._folder / f"gateway-{self._made}.log"
-        self._processes[port] = harness.GatewayProcess(settings, log, port, command)
+        self._processes[port] = harness.GatewayProcess(settings, log, port=port, command=command)
         await self._processes[port].ready()
 
     async def end(self, port: int) -> None:

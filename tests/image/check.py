@@ -147,7 +147,7 @@ class _Contained(harness.GatewayProcess):
         self._given = [*config["Env"], *(f"{name}={value}" for name, value in settings.items()), f"GATEWAY_PORT={port}"]
         self._folder = folder
         command = (*self._inside, str(folder), *self._given, *config["Entrypoint"])
-        super().__init__({}, folder.parent / "log", port, command)
+        super().__init__({}, folder.parent / "log", port=port, command=command)
 
     def end(self) -> int:
         """Send SIGTERM to process 1 and wait; its exit code."""
