@@ -16,6 +16,7 @@ from litestar.di import Provide
 from litestar.types import ASGIApp
 
 from gateway import __version__, telemetry, tracing
+from gateway.api.admin import admin
 from gateway.api.callers import CallersFile
 from gateway.api.company_tokens import ClaimNames, CompanyTokens
 from gateway.api.cors import Cors
@@ -31,11 +32,11 @@ from gateway.api.problems import MOST_BODY, answer_problem, problem_page
 from gateway.api.recordings import routes
 from gateway.api.replays import Replays
 from gateway.api.webhooks import INTAKE_PATH, Intake, receive_videosdk_webhook
-from gateway.coordinator import Answers, Connection, Coordinator, Limits, Survey, Timing, Wakeups
+from gateway.coordinator import Answers, Connection, Coordinator, Limits, Overview, Survey, Timing, Wakeups
 from gateway.drain import Drain
 from gateway.errors import CoordinationUnavailable
 from gateway.mounted import MountedSecret
-from gateway.recordings import Leader, Lists, Recordings, Settler, Uncoordinated, Watcher
+from gateway.recordings import Leader, Lists, Operator, Recordings, Settler, Uncoordinated, Watcher
 from gateway.secret import Secret
 from gateway.settings import Settings, warnings
 from gateway.videosdk.client import VideoSDK
@@ -139,6 +140,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     )
     watcher = Watcher(coordinator, lists, recordings.settle, checks_per_second=settings.checks_per_second)
     settler = Settler(coordinator, watcher)
+    operator = Operator(coordinator, Overview(connection), lists, watcher)
     desk = _desk(settings, recordings, watcher, connection)
     signatures = Signatures(create_webhook_keys(settings, videosdk))
     intake = Intake(signatures, watcher.hear, telemetry.webhook_event)
@@ -168,6 +170,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     return Litestar(
         route_handlers=[
             routes(identities, settings.request_deadline.total_seconds()),
+            admin(identities),
             receive_videosdk_webhook,
             livez,
             readyz,
@@ -181,6 +184,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
             "recordings": Provide(lambda: recordings, sync_to_thread=False),
             "desk": Provide(lambda: desk, sync_to_thread=False),
             "identities": Provide(lambda: identities, sync_to_thread=False),
+            "operator": Provide(lambda: operator, sync_to_thread=False),
             "intake": Provide(lambda: intake, sync_to_thread=False),
             "look_around": Provide(lambda: look_around, sync_to_thread=False),
             "drain": Provide(lambda: drain, sync_to_thread=False),

@@ -52,6 +52,7 @@ class Demo:
     def __init__(self, folder: Path, name: str = "demo") -> None:
         self.name = name
         self.key, entry = new_key(name)
+        folder.mkdir(exist_ok=True)
         self.file = folder / "callers.toml"
         # Tests send webhooks to servers of their own; limits have tests of their own, and others count scripts.
         self.file.write_text(f"{entry}webhook_http = true\nwebhook_private = true\nstarts_per_minute = 0\n")

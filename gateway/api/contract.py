@@ -16,6 +16,7 @@ from litestar.openapi.spec import Components, Contact, License, Reference, Secur
 
 from gateway import __version__
 from gateway.api import examples
+from gateway.api.admin import MOST, USUAL, ReleaseClaim, admin
 from gateway.api.health import livez, readyz
 from gateway.api.listing import QUERY
 from gateway.api.problems import PROBLEM_JSON
@@ -27,7 +28,7 @@ from gateway.videosdk.signatures import SIGNATURE_HEADER
 
 __all__ = ["contract"]
 
-_REQUESTS: Final = (StartTrackRecording.__name__, StopTrackRecording.__name__)
+_REQUESTS: Final = (StartTrackRecording.__name__, StopTrackRecording.__name__, ReleaseClaim.__name__)
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
 
 _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -85,6 +86,14 @@ _IDEMPOTENCY_KEY: Final = {
 }
 
 
+_WHOLE: Final = {
+    "recordings": examples.page,
+    "tracks": examples.attended_tracks,
+    "released": examples.released_claim,
+}
+"""Examples by a member that only they have: Litestar drops what is null in them."""
+
+
 @cache
 def contract() -> dict[str, Any]:
     """Return the document, made of plain values."""
@@ -127,10 +136,10 @@ def _drawn() -> dict[str, Any]:
     # An application of its own, which nobody serves: one that is served with such a configuration also serves pages
     # of Litestar's, and those load their scripts from elsewhere.
     app = Litestar(
-        route_handlers=[routes(None, 0), receive_videosdk_webhook, livez, readyz],
+        route_handlers=[routes(None, 0), admin(None), receive_videosdk_webhook, livez, readyz],
         dependencies={
             name: Provide(lambda: None, sync_to_thread=False)
-            for name in ("recordings", "desk", "identities", "intake", "drain")
+            for name in ("recordings", "desk", "identities", "intake", "drain", "operator")
         },
         logging_config=None,
         openapi_config=config,
@@ -169,16 +178,20 @@ def _finish(operation: dict[str, Any], path: str) -> None:
             {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
             for name, (required, text, schema) in QUERY.items()
         ]
-    limited = "requestBody" in operation
+    if operation["operationId"] == "listAttendedTracks":
+        schema = {"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL}
+        operation["parameters"] = [{"name": "limit", "in": "query", "description": "Most of them.", "schema": schema}]
+    limited = operation["operationId"] in {"startTrackRecording", "stopTrackRecording"}
+    if "requestBody" in operation:
+        operation["requestBody"]["content"]["application/json"]["examples"] = examples.REQUESTS[
+            operation["operationId"]
+        ]
     if operation["operationId"] == "receiveVideosdkWebhook":
         operation["requestBody"] = examples.WEBHOOK_BODY
     if limited:
         operation["parameters"] = [
             {"$ref": "#/components/parameters/IdempotencyKey"},
             {"$ref": "#/components/parameters/Deadline"},
-        ]
-        operation["requestBody"]["content"]["application/json"]["examples"] = examples.REQUESTS[
-            operation["operationId"]
         ]
     operation["responses"] = {
         status: _finished(response, int(status), path, limited=limited)
@@ -199,8 +212,9 @@ def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool
             if "coordinated" in example["value"]:
                 # Litestar drops what is null.
                 example["value"] = msgspec.to_builtins(examples.recording(name))
-            if "recordings" in example["value"]:
-                example["value"] = msgspec.to_builtins(examples.page())
+            for member, whole in _WHOLE.items():
+                if member in example["value"]:
+                    example["value"] = msgspec.to_builtins(whole())
     names = ["X-Request-Id", *_HEADERS_OF.get(status, ())]
     if limited and status not in {401, 403, 413, 415, 400}:
         names += ["RateLimit-Policy", "RateLimit"]

@@ -13,12 +13,15 @@ from gateway.errors import PROBLEMS
 from gateway.recordings import Outcome, Status
 
 __all__ = [
+    "ATTENDED",
     "DESCRIPTION",
     "GET",
     "IDENTITIES",
     "LIST",
+    "RELEASE",
     "REQUESTS",
     "SCOPES",
+    "SETTLE",
     "START",
     "STOP",
     "TAGS",
@@ -27,11 +30,15 @@ __all__ = [
     "WEBHOOK_BODY",
     "WEBHOOK_SIGNATURE",
     "answers",
+    "attended",
+    "attended_tracks",
     "listed",
     "page",
     "problem",
     "problems",
     "recording",
+    "released",
+    "released_claim",
 ]
 
 DESCRIPTION = """\
@@ -78,6 +85,22 @@ The latest recording of each track, by participant and kind; what somebody began
 `origin: videosdk`. Compared with VideoSDK first, as for a single track, with one question for the whole room.
 """
 
+ATTENDED = """\
+Whose claim it is, how old, how often it was tried and what VideoSDK said last: what somebody holds, what is uncertain,
+what runs and is looked at again and again. The soonest due comes first; below 0 it is overdue.
+"""
+
+SETTLE = """\
+Marks what is known as doubtful and asks VideoSDK, whatever is believed. Where that takes longer than a moment, the
+answer tells what is known so far, and the finding out goes on.
+"""
+
+RELEASE = """\
+For a claim whose holder hangs. Asks VideoSDK first, and takes nothing away where it does not answer. The track is then
+as if the claim had lapsed: whoever comes finds out what became of the operation, and nothing is sent again while what
+was sent can still land. The reason goes to the audit log with your name.
+"""
+
 IDENTITIES = {
     "apiKey": (
         "gw_…",
@@ -96,12 +119,16 @@ SCOPES = {
     "stopTrackRecording": Scope.STOP,
     "getTrackRecording": Scope.READ,
     "listRecordings": Scope.READ,
+    "listAttendedTracks": Scope.ADMIN,
+    "settleTrack": Scope.ADMIN,
+    "releaseClaim": Scope.ADMIN,
 }
 """What each operation needs."""
 
 TAGS = {
     "recordings": "Start, stop and look at the recording of one participant's track.",
     "webhooks": "What VideoSDK tells. Nobody else can call these.",
+    "operations": "For those who look after the gateway.",
     "health": "For probes: no key is needed.",
 }
 
@@ -119,6 +146,7 @@ REQUESTS = {
             },
         },
     },
+    "releaseClaim": {"reason": {"summary": "Why", "value": {"reason": "its process hangs, incident 4711"}}},
     "stopTrackRecording": {"track": {"summary": "Whatever records this track", "value": TRACK}},
 }
 """Example bodies, by the operation they are for."""
@@ -270,6 +298,51 @@ def problems(*slugs: str) -> dict[int, ResponseSpec]:
         )
         for status, found in sorted(by_status.items())
     }
+
+
+def attended(model: type) -> ResponseSpec:
+    """Describe the response that lists what is attended to."""
+    return ResponseSpec(
+        model,
+        generate_examples=False,
+        description="What is held or due.",
+        examples=[Example(id="unknown", value=attended_tracks())],
+    )
+
+
+def attended_tracks() -> dict[str, Any]:
+    """Return an example of it."""
+    claim = {"doing": "recover", "attempt": "8c1f03ab.17", "owner": "8c1f03ab", "ageSeconds": 2.5, "leaseSeconds": 3.2}
+    return {
+        "tracks": [
+            {
+                **TRACK,
+                "status": "unknown",
+                "claim": claim,
+                "dueInSeconds": 3.2,
+                "tries": 3,
+                "lastUpstreamAnswer": "list 503",
+                "uncertainForSeconds": 12.8,
+                "stopWanted": False,
+                "doubted": False,
+            }
+        ]
+    }
+
+
+def released(model: type) -> ResponseSpec:
+    """Describe the response to taking a claim away."""
+    return ResponseSpec(
+        model,
+        generate_examples=False,
+        description="What became of it.",
+        examples=[Example(id="taken", value=released_claim())],
+    )
+
+
+def released_claim() -> dict[str, Any]:
+    """Return an example of it."""
+    return {"released": True, "recording": recording(_IS + Status.UNKNOWN)}
 
 
 def listed(description: str) -> ResponseSpec:

@@ -21,12 +21,12 @@ from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecor
 from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
 from gateway.recordings import Outcome, Status
 
-__all__ = ["DEADLINE_HEADER", "routes"]
+__all__ = ["BEARER", "DEADLINE_HEADER", "authenticate", "checked", "routes"]
 
 DEADLINE_HEADER = "x-request-timeout-ms"
 """A caller's own limit on its waiting, in milliseconds."""
 
-_BEARER: list[dict[str, list[str]]] = [{name: []} for name in examples.IDENTITIES]
+BEARER: list[dict[str, list[str]]] = [{name: []} for name in examples.IDENTITIES]
 _IDENTITY = ("unauthenticated", "forbidden", "identity-unavailable", "headers-too-large")
 _COORDINATION = ("coordination-unavailable", "newer-record")
 _ALWAYS = (
@@ -60,7 +60,7 @@ def authenticate(
     return guard
 
 
-def _checked(model: type[Struct]) -> Callable[[Request[Any, Any, Any]], Awaitable[None]]:
+def checked(model: type[Struct]) -> Callable[[Request[Any, Any, Any]], Awaitable[None]]:
     """Make the hook that reads the body before Litestar does, since Litestar would name one wrong field at most."""
 
     async def check(request: Request[Any, Any, Any]) -> None:
@@ -99,9 +99,9 @@ def routes(identities: Identities | None, deadline: float) -> Router:
         summary="Start recording a track",
         description=examples.START,
         tags=["recordings"],
-        security=_BEARER,
+        security=BEARER,
         opt={"scope": Scope.START},
-        before_request=_checked(StartTrackRecording),
+        before_request=checked(StartTrackRecording),
         status_code=201,
         responses={
             201: answers("This request started it.", Outcome.STARTED),
@@ -127,9 +127,9 @@ def routes(identities: Identities | None, deadline: float) -> Router:
         summary="Stop recording a track",
         description=examples.STOP,
         tags=["recordings"],
-        security=_BEARER,
+        security=BEARER,
         opt={"scope": Scope.STOP},
-        before_request=_checked(StopTrackRecording),
+        before_request=checked(StopTrackRecording),
         status_code=200,
         responses={
             200: answers("Nothing records.", Outcome.STOPPED, Outcome.JOINED, Outcome.NOT_RECORDING),
@@ -150,7 +150,7 @@ def routes(identities: Identities | None, deadline: float) -> Router:
         summary="Show what is known of a track",
         description=examples.GET,
         tags=["recordings"],
-        security=_BEARER,
+        security=BEARER,
         opt={"scope": Scope.READ},
         responses={
             200: answers("What is known.", *Status),
@@ -172,7 +172,7 @@ def routes(identities: Identities | None, deadline: float) -> Router:
         summary="List a room's recordings",
         description=examples.LIST,
         tags=["recordings"],
-        security=_BEARER,
+        security=BEARER,
         opt={"scope": Scope.READ},
         responses={
             200: examples.listed("The latest recording of each track."),

@@ -358,4 +358,5 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "fileFormat": _check_format,
     "webhookUrl": _check_webhook_url,
     "bucketDirPath": _check_bucket_dir_path,
+    "reason": lambda value: _text(value, 500),
 }

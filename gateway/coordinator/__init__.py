@@ -8,12 +8,14 @@ from gateway.coordinator.claims import Claim, Event, Finished, Lease, Record, Ro
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.coordinator import BUCKETS, Coordinator
 from gateway.coordinator.limits import Limits, Quota
+from gateway.coordinator.overview import Attended, Overview
 from gateway.coordinator.survey import Survey, Uncertainty
 from gateway.coordinator.wakeups import Wakeup, Wakeups
 
 __all__ = [
     "BUCKETS",
     "Answers",
+    "Attended",
     "Claim",
     "Connection",
     "Coordinator",
@@ -21,6 +23,7 @@ __all__ = [
     "Finished",
     "Lease",
     "Limits",
+    "Overview",
     "Quota",
     "Record",
     "Remembered",

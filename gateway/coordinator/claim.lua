@@ -69,6 +69,9 @@ local function lead(doing)
     before_state = state, before_generation = generation, before_fingerprint = r.fingerprint or '',
     before_recording = r.recording or '',
   }
+  -- Tried again while it is not known how it went; what is settled begins anew.
+  local settled = new and (ended or state == 'recording')
+  changes.tries = settled and 1 or num(r.tries) + 1
   if superseding then changes.intent = '' end
   if a.wish == 'stop' then changes.stop_asked = now end
   if doing == 'start' then
@@ -77,6 +80,8 @@ local function lead(doing)
     changes.started_at, r.started_at = now, now
     changes.recording, r.recording = a.recording, a.recording
   elseif doing == 'stop' then
+    -- The intent is this stop's now: who else waits for it must not take the recording for a newer one than it meant.
+    if (r.intent or '') ~= '' then changes.intent = op end
     changes.before_quiet, changes.stop_quiet = stop_quiet, now + a.quiet
     state = 'stopping'
   end

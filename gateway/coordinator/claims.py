@@ -196,3 +196,5 @@ class Lease:
         """When the list was asked last: what it says is no younger."""
         self.evidence = claim.evidence
         """What is known of the recording from lists."""
+        self.upstream = ""
+        """What VideoSDK answered last, in a word."""

@@ -16,6 +16,7 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
         hint hint_at                 what was heard of its end, and when (ms)
         evidence because             what VideoSDK's list says of the recording (JSON); why it ended
+        tries upstream               how often it was taken up since it was settled; what VideoSDK answered last
         unsure                       since when (ms) it is unknown, or stopping without an answer; 0: it is known
         before_*                     what a release puts back
         v                            version of this format
@@ -35,7 +36,6 @@ The scripts lie beside this module; each says what it decides and why that must 
 
 import asyncio
 import secrets
-import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
@@ -59,6 +59,7 @@ from gateway.coordinator.claims import (
     clock,
 )
 from gateway.coordinator.connection import Connection
+from gateway.coordinator.redis_clock import RedisClock
 from gateway.coordinator.script import BUCKETS, Script, bucket_of
 from gateway.coordinator.wakeups import CHANNEL
 from gateway.errors import CoordinationUnavailable, NewerRecord
@@ -68,12 +69,11 @@ __all__ = ["BUCKETS", "Coordinator"]
 _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.3
 _NOT_AFTER_SLACK_MS: Final = 1250
-_SLOW_REPLY_SECONDS: Final = 0.1
 _MOST_EVENTS: Final = 1_000
 _MOST_TRACKS: Final = 1_000
 _BEFORE_ALL: Final = "0-0"
 """What stands for the last event of a room that has none."""
-SCRIPTS: Final = ("claim", "finish", "renew", "release", "doubt", "observe", "room")
+SCRIPTS: Final = ("claim", "finish", "renew", "release", "doubt", "observe", "room", "take_away")
 _MAY_LAND: Final = frozenset({"unknown", "stopping"})
 
 _log = structlog.get_logger("gateway.coordinator")
@@ -100,7 +100,7 @@ class Coordinator:
         self._connection = connection
         self._tenant = tenant
         self._attempts = 0
-        self._offset_ms: float | None = None
+        self._clock = RedisClock(connection.now)
         self._held: dict[str, Lease] = {}
         self._unsettled: dict[str, tuple[Lease, dict[str, Any], float]] = {}
         """Results after which something may still land, and until when: told again to a Redis that forgot them."""
@@ -169,7 +169,7 @@ class Coordinator:
                 raise _newer()
             if claim.verdict is Verdict.LATE:
                 # Either this command waited in a stopped server, or our idea of its clock is off: learn it anew.
-                self._offset_ms = None
+                self._clock.forget()
                 late += 1
                 if clock() > give_up and late > 1:
                     raise CoordinationUnavailable("Redis answers too slowly.", retry_after=2)
@@ -217,6 +217,7 @@ class Coordinator:
         due_in: float = 0,
         evidence: str = "",
         because: str = "",
+        upstream: str = "",
     ) -> Finished:
         """Write what became of the operation and wake those who wait.
 
@@ -240,6 +241,7 @@ class Coordinator:
             "due_in": _ms(due_in),
             "evidence": evidence,
             "because": because,
+            "upstream": upstream,
             "quiet": _ms(self.timing.quiet),
             "settle": _ms(self.timing.settle),
         }
@@ -272,6 +274,18 @@ class Coordinator:
             CoordinationUnavailable: Redis did not answer.
         """
         reply = await self._run("doubt", key, {"hint": hint})
+        return msgspec.json.decode(reply, type=Finished).how == "ok"
+
+    async def take_away(self, key: str, attempt: str) -> bool:
+        """Take the claim of an attempt away, as if it had lapsed.
+
+        Returns:
+            Whether that attempt held it.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        reply = await self._run("take_away", key, {"attempt": attempt})
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
     async def observe(self, key: str, record: Record, *, seen_at: float, evidence: str = "", due_in: float = 0) -> bool:
@@ -355,7 +369,7 @@ class Coordinator:
 
     def now_ms(self) -> int:
         """Return Redis's clock in ms, as far as its last reply tells; our own before the first."""
-        return int(time.time() * 1000 if self._offset_ms is None else clock() * 1000 + self._offset_ms)
+        return self._clock.now_ms()
 
     async def due(self, bucket: int, most: int) -> list[str]:
         """Return the keys of up to `most` records of a bucket that somebody should look at now.
@@ -363,14 +377,14 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        return await self._connection.due(f"rec:{{{bucket:02d}}}:due", await self._learned_now_ms(), most)
+        return await self._connection.due(f"rec:{{{bucket:02d}}}:due", await self._clock.learned_now_ms(), most)
 
     # --- scripts -------------------------------------------------------------------------------------------------
 
     async def _claim_once(
         self, key: str, wish: Wish, attempt: str, fingerprint: str, recording: str, seen: str, target: str
     ) -> Claim:
-        not_after = await self._learned_now_ms() + _NOT_AFTER_SLACK_MS
+        not_after = await self._clock.learned_now_ms() + _NOT_AFTER_SLACK_MS
         sent = clock()
         reply = await self._run(
             "claim",
@@ -392,7 +406,7 @@ class Coordinator:
             },
         )
         claim = msgspec.json.decode(reply, type=Claim)
-        self._learn(claim.now, sent)
+        self._clock.learn(claim.now, sent)
         return claim
 
     async def _renew(self, lease: Lease, *, arm: bool = False) -> Finished:
@@ -493,20 +507,6 @@ class Coordinator:
         self._held.pop(lease.attempt, None)
         telemetry.LEASES_LOST.inc()
         _log.warning("lease.lost", key=lease.key, operation=lease.operation)
-
-    # --- Redis's clock -------------------------------------------------------------------------------------------
-
-    async def _learned_now_ms(self) -> int:
-        if self._offset_ms is None:
-            sent = clock()
-            self._learn(await self._connection.now(), sent)
-        return self.now_ms()
-
-    def _learn(self, redis_ms: int, sent: float) -> None:
-        # A slow reply says little about the clock: nobody knows which half of the way took the time.
-        if self._offset_ms is not None and clock() - sent > _SLOW_REPLY_SECONDS:
-            return
-        self._offset_ms = redis_ms - (sent + clock()) / 2 * 1000
 
 
 def _prefix(key: str) -> str:

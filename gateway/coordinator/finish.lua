@@ -10,6 +10,7 @@
 -- a.answered      what this operation itself sent cannot land any more
 -- a.evidence      what VideoSDK's list says of the recording, JSON; '' leaves what is known
 -- a.because       why it ended, '' where only a hint may tell
+-- a.upstream      what VideoSDK answered last, in a word
 -- a.quiet a.settle
 --
 -- Returns a JSON object: `how` is
@@ -52,6 +53,7 @@ end
 local was_over = loaded.state == 'stopped' or loaded.state == 'failed'
 if a.state == 'stopped' and loaded.state ~= 'stopped' then changes.ended_at = now end
 if a.evidence ~= '' then changes.evidence = a.evidence end
+if a.upstream ~= '' then changes.upstream = a.upstream end
 -- Found, not started: all that is known of its beginning is that it was before now.
 if a.doing ~= 'start' and a.generation ~= (loaded.generation or '0') then changes.started_at = now end
 

@@ -21,6 +21,7 @@ from gateway.recordings.model import (
     recording_of,
     track_of,
 )
+from gateway.recordings.operator import Operator
 from gateway.recordings.recordings import Recordings
 from gateway.recordings.settler import Settler
 from gateway.recordings.uncoordinated import Uncoordinated
@@ -35,6 +36,7 @@ __all__ = [
     "Kind",
     "Leader",
     "Lists",
+    "Operator",
     "Origin",
     "Outcome",
     "Recording",

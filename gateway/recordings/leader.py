@@ -9,7 +9,8 @@ Every path ends in exactly one write to the record, and which one depends on wha
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import msgspec
 import structlog
@@ -120,16 +121,17 @@ class Leader:
         parameters = job.parameters or StartParameters()
         job.lease.evidence = ""
         try:
-            await self._videosdk.start_track(
-                job.track.room_id,
-                job.track.participant_id,
-                job.track.kind,
-                file_format=parameters.file_format,
-                webhook_url=parameters.webhook_url,
-                bucket_dir_path=parameters.bucket_dir_path,
-                may_send=self._gate(job.lease),
-                attempt=job.lease.attempt,
-            )
+            with _noted(job.lease, "start"):
+                await self._videosdk.start_track(
+                    job.track.room_id,
+                    job.track.participant_id,
+                    job.track.kind,
+                    file_format=parameters.file_format,
+                    webhook_url=parameters.webhook_url,
+                    bucket_dir_path=parameters.bucket_dir_path,
+                    may_send=self._gate(job.lease),
+                    attempt=job.lease.attempt,
+                )
         except UpstreamError as error:
             return await self._start_failed(job, error)
         return await self._finish(job, Status.RECORDING, Outcome.STARTED, confirmed_by="reply")
@@ -197,13 +199,14 @@ class Leader:
 
     async def _stop(self, job: Job) -> tuple[Result, bool]:
         try:
-            await self._videosdk.stop_track(
-                job.track.room_id,
-                job.track.participant_id,
-                job.track.kind,
-                may_send=self._gate(job.lease),
-                attempt=job.lease.attempt,
-            )
+            with _noted(job.lease, "stop"):
+                await self._videosdk.stop_track(
+                    job.track.room_id,
+                    job.track.participant_id,
+                    job.track.kind,
+                    may_send=self._gate(job.lease),
+                    attempt=job.lease.attempt,
+                )
         except Refused as error:
             return await self._stop_refused(job, error)
         except UpstreamError as error:
@@ -364,7 +367,8 @@ class Leader:
             UpstreamError: The list could not be had: nobody knows.
         """
         lease = job.lease
-        listed = await self._lists.ask(job.track.room_id, job.track.participant_id)
+        with _noted(lease, "list"):
+            listed = await self._lists.ask(job.track.room_id, job.track.participant_id)
         lease.looked_at = listed.asked_at
         rows = listed.of(job.track)
         records = open_rows(rows, job.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
@@ -430,6 +434,7 @@ class Leader:
             seen_at=lease.looked_at if confirmed_by == "list" else None,
             evidence=lease.evidence,
             because=_because(job, state, outcome, problem),
+            upstream=lease.upstream,
         )
         if finished.how == "stale" and not (lease.doing == "stop" and state is Status.STOPPED):
             # The track has moved on without us. A stop that VideoSDK confirmed is true all the same.
@@ -467,6 +472,17 @@ class Leader:
 def _wish(job: Job) -> Wish:
     """Return what the operation's result is about: a verification or a look serves whoever wished for it."""
     return Wish(job.lease.doing) if job.lease.doing in {"start", "stop"} else job.wish
+
+
+@contextmanager
+def _noted(lease: Lease, operation: str) -> Generator[None]:
+    """Keep for operators what VideoSDK answered."""
+    try:
+        yield
+    except UpstreamError as error:
+        lease.upstream = f"{operation} {error.status or type(error).__name__}"
+        raise
+    lease.upstream = f"{operation} 200"
 
 
 def _because(job: Job, state: Status, outcome: Outcome | None, problem: Problem | None) -> str:

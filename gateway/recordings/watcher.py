@@ -125,6 +125,10 @@ class Watcher:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await asyncio.shield(task)
 
+    async def settle(self, key: str) -> None:
+        """Have what is uncertain of a record found out, and wait a moment for it."""
+        await self._patiently(self._settle_all([key]))
+
     # --- hearing -------------------------------------------------------------------------------------------------
 
     async def hear(self, hint: Hint) -> None:

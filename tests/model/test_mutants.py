@@ -111,7 +111,7 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
         rows.test_renewal_steals_nothing,
     ),
     "release without a fence": (
-        changed("release", ("if r.holder ~= a.attempt then", "if false then")),
+        changed("release", ("if newer(r) or r.holder ~= a.attempt then", "if false then")),
         rows.test_release_twice_and_by_a_stranger_does_nothing,
     ),
     "no seen": (

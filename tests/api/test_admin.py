@@ -1,0 +1,172 @@
+"""For operators: what is held, asking VideoSDK now, and taking a claim away from whoever hangs."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+NewTrack = Callable[..., dict[str, str]]
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+
+
+def path(track: dict[str, str], action: str) -> str:
+    """Return where something is done to a track."""
+    return f"/v1/admin/tracks/{track['roomId']}/{track['participantId']}/{track['kind']}/{action}"
+
+
+@pytest.fixture
+def settings(valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path) -> dict[str, str]:
+    """Settings with an operator and somebody who is none."""
+    operator, other = harness.Demo(tmp_path / "o", "operator"), harness.Demo(tmp_path / "u", "user")
+    scopes = 'scopes = ["recordings:start", "recordings:stop", "recordings:read", "recordings:admin"]\n'
+    both = tmp_path / "both.toml"
+    both.write_text(operator.file.read_text() + scopes + other.file.read_text())
+    return {
+        **harness.environment(valkey.url, simulator.url, both, **harness.FAST),
+        "operator": operator.key,
+        "user": other.key,
+    }
+
+
+@pytest.fixture
+async def operator(settings: dict[str, str]) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client that speaks as the operator."""
+    given = {name: value for name, value in settings.items() if name.startswith("GATEWAY_")}
+    async with harness.serve(given) as url, harness.client(url, settings["operator"]) as client:
+        yield client
+
+
+async def attended(operator: httpx.AsyncClient, track: dict[str, str]) -> dict[str, Any]:
+    """Return what an operator sees of a track, nothing where it is not listed."""
+    listed = (await operator.get("/v1/admin/tracks", params={"limit": "1000"})).json()["tracks"]
+    return next((one for one in listed if track.items() <= one.items()), {})
+
+
+async def test_what_is_in_flight_is_listed_with_its_holder(
+    operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Who holds it, since when, for how long; and when it is over, nobody."""
+    simulator.inject(harness.delay("start", 1))
+    track = new_track()
+    start = asyncio.create_task(operator.post(START, json=track))
+    seen = await harness.until(lambda: attended(operator, track), lambda one: one.get("claim"))
+    assert seen["status"] == "starting"
+    assert seen["claim"]["doing"] in {"start", "recover"}
+    assert 0 <= seen["claim"]["ageSeconds"] < 60
+    assert 0 < seen["claim"]["leaseSeconds"] <= 2
+    assert (await start).status_code == 201
+    assert not (await attended(operator, track)).get("claim")
+
+
+async def test_what_is_unknown_is_listed_with_what_videosdk_said(
+    operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """How long it has been uncertain, how often it was tried, and the last answer."""
+    simulator.inject(Fault(action="error", endpoint="start", status=504))
+    simulator.inject(Fault(action="error", endpoint="list", status=503, times=None))
+    track = new_track()
+    started = asyncio.create_task(operator.post(START, json=track))
+    seen = await harness.until(lambda: attended(operator, track), lambda one: one.get("uncertainForSeconds"))
+    assert seen["status"] == "unknown"
+    assert seen["lastUpstreamAnswer"] == "list 503"
+    assert seen["tries"] >= 1
+    simulator.clear_faults()
+    assert (await started).status_code == 504
+    await harness.until(lambda: attended(operator, track), lambda one: not one.get("uncertainForSeconds"))
+
+
+async def test_settling_asks_now(operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack) -> None:
+    """A record that is believed is asked about all the same; the end is found."""
+    track = new_track()
+    await operator.post(START, json=track)
+    simulator.end_recording(track["roomId"], track["participantId"], track["kind"], webhook=False)
+    settled = await operator.post(path(track, "settle"))
+    assert settled.status_code == 200
+    where = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
+    await harness.until(lambda: operator.get(where), lambda answer: answer.json()["status"] in {"stopped", "failed"})
+    assert (await operator.post(path(new_track(), "settle"))).status_code == 404
+
+
+async def test_a_claim_is_taken_from_a_process_that_hangs(
+    settings: dict[str, str], simulator: Simulator, new_track: NewTrack, tmp_path: Path
+) -> None:
+    """Its leader is stopped in the middle, with a long lease: after the release others find out; nothing doubles."""
+    given = {name: value for name, value in settings.items() if name.startswith("GATEWAY_")}
+    given["GATEWAY_LEASE_SECONDS"] = "10"
+    logs = [tmp_path / "hangs", tmp_path / "helps"]
+    hangs, helps = [await harness.GatewayProcess(given, log).ready() for log in logs]
+    track = new_track()
+    try:
+        simulator.inject(harness.delay("start", 1))
+        async with (
+            harness.client(hangs.url, settings["operator"]) as first,
+            harness.client(helps.url, settings["operator"]) as second,
+        ):
+            start = asyncio.create_task(first.post(START, json=track))
+            await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
+            hangs.signal(signal.SIGSTOP)
+            refused = await second.post(path(track, "release"), json={})
+            assert refused.status_code == 422
+            released = await second.post(path(track, "release"), json={"reason": "its process hangs"})
+            assert released.status_code == 200, released.text
+            assert released.json()["released"] is True
+            answer = await second.post(START, json=track)
+            assert answer.json()["outcome"] == "already_recording"
+            hangs.signal(signal.SIGCONT)
+            assert (await start).status_code in {200, 201}
+            again = await second.post(path(track, "release"), json={"reason": "once more"})
+            assert again.json()["released"] is False
+    finally:
+        hangs.kill()
+        helps.stop()
+    assert sum(call.endpoint == "start" for call in simulator.calls) == 1
+    audits = [json.loads(line) for line in logs[1].read_text().splitlines() if '"audit.claim_released"' in line]
+    assert [(one["by"], one["reason"], one["taken"]) for one in audits] == [
+        ("operator", "its process hangs", True),
+        ("operator", "once more", False),
+    ]
+
+
+async def test_nothing_is_taken_away_blindly(
+    operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """VideoSDK cannot be asked: the claim stays."""
+    track = new_track()
+    await operator.post(START, json=track)
+    simulator.inject(Fault(action="refuse", endpoint="list", status=429, times=None))
+    refused = await operator.post(path(track, "release"), json={"reason": "to see"})
+    assert refused.status_code == 503
+    assert refused.json()["type"] == "/problems/upstream-limited"
+    simulator.clear_faults()
+
+
+async def test_only_operators_may(operator: httpx.AsyncClient, settings: dict[str, str], new_track: NewTrack) -> None:
+    """Another caller is refused by the rule, a query or a body that is wrong by name."""
+    track = new_track()
+    headers = {"authorization": f"Bearer {settings['user']}"}
+    for request in (
+        operator.get("/v1/admin/tracks", headers=headers),
+        operator.post(path(track, "settle"), headers=headers),
+        operator.post(path(track, "release"), headers=headers, json={"reason": "x"}),
+    ):
+        refused = await request
+        assert refused.status_code == 403
+        assert refused.json()["rule"] == "scope"
+    for query in ("limit=0", "limit=1001", "limit=a", "limit=1&limit=2", "colour=red"):
+        assert (await operator.get(f"/v1/admin/tracks?{query}")).status_code == 422, query
+    for body in ({"reason": ""}, {"reason": "a\nb"}, {"reason": 7}, {"reason": "x", "force": True}):
+        refused = await operator.post(path(track, "release"), json=body)
+        assert refused.status_code == 422, body
+    assert (await operator.post(path(track, "release"), json={"reason": "x"})).status_code == 404
