@@ -14,7 +14,7 @@ RUN python3 -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: --requirement=requirements-build.txt
 # What it depends on changes more seldom than it does: a layer of its own. Each file's hash is checked.
 COPY pyproject.toml uv.lock ./
-RUN /opt/build/bin/uv sync --frozen --no-dev --no-install-project --no-build --compile-bytecode --python=python3
+RUN /opt/build/bin/uv sync --frozen --no-dev --extra tracing --no-install-project --no-build --compile-bytecode --python=python3
 COPY README.md LICENSE ./
 COPY gateway gateway
 # The simulator has no place in production, nor has what it would need.

@@ -17,7 +17,7 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.blackbox.balancer import Balancer, balancer
-from tests.blackbox.versions import earlier_version
+from tests.blackbox.versions import earlier_version, known_to
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
@@ -93,7 +93,6 @@ class Fleet:
     def __init__(self, settings: dict[str, str], folder: Path) -> None:
         self.ports = [harness.free_port() for _ in range(REPLICAS)]
         self._settings = {**settings, "GATEWAY_DRAIN_SECONDS": DRAIN}
-        self._earlier_settings = settings
         self._folder = folder
         self._processes: dict[int, harness.GatewayProcess] = {}
         self._made = 0
@@ -103,11 +102,11 @@ class Fleet:
         self._made += 1
         settings = self._settings
         if pythonpath is not None:
-            settings = {**self._earlier_settings, "PYTHONPATH": str(pythonpath)}
+            settings = {**known_to(pythonpath, self._settings), "PYTHONPATH": str(pythonpath)}
         # Away from the sources, so that a package that lies elsewhere is found first.
         command = ("env", "-C", "/", sys.executable, "-m", "gateway")
         log = self._folder / f"gateway-{self._made}.log"
-        self._processes[port] = harness.GatewayProcess(settings, log, port=port, command=command)
+        self._processes[port] = harness.GatewayProcess(settings, log, port, command=command)
         await self._processes[port].ready()
 
     async def end(self, port: int) -> None:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-__all__ = ["EARLIER", "earlier_version"]
+__all__ = ["EARLIER", "earlier_version", "known_to"]
 
 EARLIER: Final = "e322360"
 """The oldest commit whose replicas may serve beside today's. To be moved only when records get a later format."""
@@ -27,3 +27,9 @@ def earlier_version(folder: Path) -> Path:
         for script in folder.glob("gateway/coordinator/*.lua"):
             script.write_text(f"-- An earlier version's.\n{script.read_text()}")
     return folder
+
+
+def known_to(version: Path, settings: dict[str, str]) -> dict[str, str]:
+    """Return those of the settings that a version has: it would refuse to run with others."""
+    table = (version / "gateway" / "settings.py").read_text()
+    return {name: value for name, value in settings.items() if f'"{name}"' in table}

@@ -17,7 +17,15 @@ def install(folder: Path) -> Path:
     settings = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(environment), "UV_PYTHON_DOWNLOADS": "never"}
     settings.pop("VIRTUAL_ENV", None)
     for arguments in (
-        ("sync", "--frozen", "--no-dev", "--no-install-project", "--no-build", f"--python={sys.executable}"),
+        (
+            "sync",
+            "--frozen",
+            "--no-dev",
+            "--extra=tracing",
+            "--no-install-project",
+            "--no-build",
+            f"--python={sys.executable}",
+        ),
         ("build", "--wheel", "--no-build-isolation", f"--python={sys.executable}", f"--out-dir={wheels}"),
     ):
         _run(settings, *arguments)
