@@ -3,7 +3,6 @@
 import asyncio
 import random
 import signal
-import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -97,16 +96,12 @@ class Fleet:
         self._processes: dict[int, harness.GatewayProcess] = {}
         self._made = 0
 
-    async def begin(self, port: int, pythonpath: Path | None = None) -> None:
+    async def begin(self, port: int, version: Path | None = None) -> None:
         """Start a replica: today's, or the one that lies there."""
         self._made += 1
-        settings = self._settings
-        if pythonpath is not None:
-            settings = {**known_to(pythonpath, self._settings), "PYTHONPATH": str(pythonpath)}
-        # Away from the sources, so that a package that lies elsewhere is found first.
-        command = ("env", "-C", "/", sys.executable, "-m", "gateway")
+        settings = self._settings if version is None else known_to(version, self._settings)
         log = self._folder / f"gateway-{self._made}.log"
-        self._processes[port] = harness.GatewayProcess(settings, log, port, command=command)
+        self._processes[port] = harness.GatewayProcess(settings, log, harness.Variant(folder=version), port=port)
         await self._processes[port].ready()
 
     async def end(self, port: int) -> None:

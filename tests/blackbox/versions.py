@@ -14,7 +14,7 @@ _PROJECT: Final = Path(__file__).parents[2]
 
 
 def earlier_version(folder: Path) -> Path:
-    """Put an earlier version's package into a folder, and return what PYTHONPATH has to be.
+    """Put an earlier version's package into a folder, and return from where it is to be run.
 
     Where history is not at hand (a shallow clone), it is today's with other texts of its scripts: to Redis these are
     other scripts, which is what two versions side by side come down to.

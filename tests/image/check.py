@@ -158,7 +158,7 @@ class _Contained(harness.GatewayProcess):
         port = harness.free_port()
         self._given = [*config["Env"], *(f"{name}={value}" for name, value in settings.items()), f"GATEWAY_PORT={port}"]
         command = (*self._inside, *self._given, *config["Entrypoint"])
-        super().__init__({}, folder.parent / "log", port, command=command)
+        super().__init__({}, folder.parent / "log", port=port, command=command)
 
     def end(self) -> int:
         """Send SIGTERM to process 1 and wait; its exit code."""
