@@ -132,6 +132,7 @@ async def test_draining_ends_by_itself(
     more = {"GATEWAY_DRAIN_SECONDS": "0.5", "GATEWAY_WORKERS": "2"}
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, **more)
     process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
+    await harness.eventually(lambda: process.log.read_text().count("Application startup complete") == 2)
     process.signal(signal.SIGTERM)
     assert await asyncio.to_thread(process.wait) == 0
     log = (tmp_path / "log").read_text()

@@ -143,18 +143,8 @@ class _Contained(harness.GatewayProcess):
 
     def __init__(self, root: Path, config: dict[str, Any], folder: Path, settings: dict[str, str]) -> None:
         tmp = "none" if settings["GATEWAY_WORKERS"] == "1" else "tmpfs"
-        self._inside = (
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "sh",
-            str(_INSIDE),
-            str(root),
-            str(folder),
-            tmp,
-        )
+        unshare = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+        self._inside = (*unshare, "sh", str(_INSIDE), str(root), str(folder), tmp)
         port = harness.free_port()
         self._given = [*config["Env"], *(f"{name}={value}" for name, value in settings.items()), f"GATEWAY_PORT={port}"]
         command = (*self._inside, *self._given, *config["Entrypoint"])

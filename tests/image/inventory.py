@@ -24,7 +24,12 @@ ALLOWED: Final = frozenset({
 """What may be used and passed on without conditions for the rest of the program."""
 
 _TOOL: Final = Path(sys.executable).with_name("cyclonedx-py")
-_FIRST_LINES: Final = {"MIT License": "MIT", "The MIT License (MIT)": "MIT"}
+_IN_WORDS: Final = {
+    "License: 3-Clause BSD License": "BSD-3-Clause",
+    "MIT License": "MIT",
+    "The MIT License (MIT)": "MIT",
+}
+"""What a line says that begins a licence, or stands in the metadata, where no expression does."""
 _OURS: Final = "recording-gateway"
 
 
@@ -63,13 +68,12 @@ def _licence(part: dict[str, Any], environment: Path) -> str:
     for told in part.get("licenses", ()):
         if name := told.get("expression") or told["license"].get("id"):
             return name
-    # Some say it in a file only.
-    for file in environment.glob(
-        f"lib/python3.*/site-packages/{part['name'].replace('-', '_')}-*.dist-info/**/LICENSE*"
-    ):
-        first = file.read_text().splitlines()[0].strip()
-        if first in _FIRST_LINES:
-            return _FIRST_LINES[first]
+    # Some say it in words only.
+    folder = f"lib/python3.*/site-packages/{part['name'].replace('-', '_')}-*.dist-info"
+    for file in (*environment.glob(f"{folder}/METADATA"), *environment.glob(f"{folder}/**/LICENSE*")):
+        for line in file.read_text().splitlines():
+            if line.strip() in _IN_WORDS:
+                return _IN_WORDS[line.strip()]
     return "unknown"
 
 

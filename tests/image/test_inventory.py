@@ -2,32 +2,25 @@
 
 import re
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from gateway import __version__
 from tests.image.inventory import ALLOWED, LICENCES, licences, licences_page, sbom
 from tests.image.production import PROJECT
 
 
-@pytest.fixture(scope="module")
-def bill(environment: Path) -> dict[str, Any]:
-    """The bill of materials, checked against its schema; that takes a while."""
-    return sbom(environment)
+def test_the_inventory_is_whole_and_every_licence_may_be_used(environment: Path) -> None:
+    """It names each installed package once, with the version of the lock file, and the gateway with its own.
 
-
-def test_every_licence_is_one_that_may_be_used(environment: Path, bill: dict[str, Any]) -> None:
-    """No package without a known licence, none that asks something of the rest of the program; the page is current."""
+    No package is without a known licence, none asks something of the rest of the program, and the page is current.
+    """
+    # Both in one test: making the bill, and checking it against its schema, takes a while.
+    bill = sbom(environment)
     known = licences(bill, environment)
     for name, (_, licence) in known.items():
         # With OR one of them must do, with AND all.
         assert any(set(re.split(r" AND ", choice)) <= ALLOWED for choice in licence.split(" OR ")), (name, licence)
     assert LICENCES.read_text() == licences_page(known), "run `make licences` and commit it"
 
-
-def test_the_bill_of_materials_is_whole(environment: Path, bill: dict[str, Any]) -> None:
-    """It names each installed package once, with the version of the lock file, and the gateway with its own."""
     assert bill["bomFormat"] == "CycloneDX"
     assert bill["metadata"]["component"]["version"] == __version__
     listed = {part["name"].lower().replace("_", "-"): part["version"] for part in bill["components"]}
