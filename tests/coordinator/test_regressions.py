@@ -767,3 +767,20 @@ def test_doubt_in_the_moment_of_the_grant_is_not_lost(track: Track) -> None:
     track.doubt()
     track.finish(lead, "recording", confirmed_by="list")
     assert track.claim("start")["verdict"] == "lead"
+
+
+def test_all_who_wait_with_a_stop_wait_for_the_stop(track: Track) -> None:
+    """Two stops wait for a start that had to look first; one then stops, and the other must not be told that it did."""
+    track.doubt()
+    start = track.claim("start")
+    assert (start["verdict"], start["doing"]) == ("lead", "recover")
+    stops = [track.claim("stop") for _ in range(2)]
+    assert {stop["verdict"] for stop in stops} == {"wait"}
+    target = start["op"]
+    assert track.arm(start)["how"] == "ok"
+    assert track.finish(start, "recording")["stop"]
+    first, second = (track.claim("stop", target=target) for _ in range(2))
+    assert (first["verdict"], first["doing"]) == ("lead", "stop")
+    assert (second["verdict"], second["doing"]) == ("wait", "stop")
+    track.finish(first, "stopped", answered=True)
+    assert track.claim("stop", target=target)["verdict"] in {"idle", "gone"}
