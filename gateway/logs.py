@@ -15,6 +15,8 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from gateway.secret import known_secrets
+
 _REDACTED: Final = "[redacted]"
 
 # `_` and `-` are dropped and letters are small before a key is looked at.
@@ -139,6 +141,10 @@ def _masked(text: str) -> str:
 
 
 def _masked_line(line: str) -> str:
+    for secret in known_secrets():
+        # Without a telling word around it no pattern finds one.
+        if secret in line:
+            line = line.replace(secret, _REDACTED)
     if len(line) > _LONGEST_LINE:
         line = line[:_LONGEST_LINE] + "…"
     if not _SUSPICIOUS.search(line):

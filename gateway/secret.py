@@ -4,6 +4,19 @@ import hmac
 from typing import Any, Final, NoReturn
 
 _SHOWN: Final = "[secret]"
+_SHORTEST_KNOWN: Final = 8
+"""Shorter ones would be found in the middle of words."""
+_MOST_KNOWN: Final = 256
+
+_known: dict[str, None] = {}
+
+
+def known_secrets() -> tuple[str, ...]:
+    """Return the texts of the secrets there are in this process, so that they can be masked wherever they turn up.
+
+    Of those that were replaced the latest are among them: a library's message may still hold one.
+    """
+    return tuple(_known)
 
 
 class Secret:
@@ -17,6 +30,11 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         self._text: Final = text
+        if len(text) >= _SHORTEST_KNOWN:
+            _known.pop(text, None)
+            _known[text] = None
+            while len(_known) > _MOST_KNOWN:
+                del _known[next(iter(_known))]
 
     def reveal(self) -> str:
         """Return the text itself."""

@@ -200,6 +200,18 @@ def test_telling_text_is_masked_anywhere(text: str, expected: str):
     assert list(masked({text: None})) == [expected]
 
 
+def test_a_secret_that_is_held_is_masked_without_a_telling_word():
+    """An opaque key in the middle of somebody's message: nothing about it looks like a secret, but it is one."""
+    opaque = "Zr4-opaque-9vQ"
+    message = f"could not use {opaque} here"
+    assert redact(None, "", {"event": message})["event"] == message
+    Secret(opaque)
+    long = "x" * 4090 + opaque
+    masked = redact(None, "", {"event": message, "cut": long})
+    assert masked["event"] == "could not use [redacted] here"
+    assert "Zr4" not in str(masked["cut"])
+
+
 def test_objects_are_masked_by_what_they_would_show():
     """Values that are not plain are turned into text before they are looked at; bytes too."""
     shown = masked({"error": ValueError("Bearer hunter"), "raw": b"Bearer hunter", "held": Secret("hunter")})
