@@ -1,6 +1,6 @@
 """For operators: what is held or uncertain, asking VideoSDK now, and taking a claim away. Each needs its own scope."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
@@ -11,17 +11,19 @@ from gateway.api import examples
 from gateway.api.callers import Caller
 from gateway.api.examples import problems
 from gateway.api.identities import Identities
+from gateway.api.listing import Parameter, read_query
 from gateway.api.policy import Scope, check, covers
 from gateway.api.recordings import BEARER, authenticate, checked
 from gateway.api.wire import TrackRecording, read_track
 from gateway.coordinator import Attended
-from gateway.errors import InvalidRequest
 from gateway.recordings import Kind, Operator, Status, track_of
 
-__all__ = ["MOST", "USUAL", "AttendedTracks", "ReleaseClaim", "ReleasedClaim", "admin"]
+__all__ = ["ATTENDED_QUERY", "AttendedTracks", "ReleaseClaim", "ReleasedClaim", "admin"]
 
-MOST = 1_000
-USUAL = 100
+_USUAL: Final = 100
+ATTENDED_QUERY: Final[dict[str, Parameter]] = {
+    "limit": (False, "Most of them.", {"type": "integer", "minimum": 1, "maximum": 1_000, "default": _USUAL}),
+}
 _ALWAYS = (
     "unauthenticated",
     "forbidden",
@@ -123,8 +125,8 @@ def admin(identities: Identities | None) -> Router:
     async def list_attended_tracks(
         request: Request[Any, Any, Any], operator: NamedDependency[Operator]
     ) -> AttendedTracks:
-        limit = _limit(request)
-        now, attended = await operator.attended(limit)
+        query = read_query(request.query_params.multi_items(), ATTENDED_QUERY)
+        now, attended = await operator.attended(int(query.get("limit", _USUAL)))
         policy = _caller(request).policy
         return AttendedTracks(
             tracks=[AttendedTrack.of(one, now) for one in attended if covers(policy, track_of(one.key))]
@@ -195,17 +197,3 @@ def admin(identities: Identities | None) -> Router:
 
 def _caller(request: Request[Any, Any, Any]) -> Caller:
     return request.scope["state"]["identity"]
-
-
-def _limit(request: Request[Any, Any, Any]) -> int:
-    query = list(request.query_params.multi_items())
-    errors = [(name[:64], "is not a parameter of this request") for name, _ in query if name != "limit"]
-    given = [value for name, value in query if name == "limit"]
-    text = given[0] if given else str(USUAL)
-    if len(given) > 1:
-        errors.append(("limit", "must be given once"))
-    elif not (text.isascii() and text.isdecimal() and len(text) < 5 and 0 < int(text) <= MOST):
-        errors.append(("limit", f"must be a whole number from 1 to {MOST}"))
-    if errors:
-        raise InvalidRequest.of(errors)
-    return int(text)

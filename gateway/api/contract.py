@@ -16,7 +16,7 @@ from litestar.openapi.spec import Components, Contact, License, Reference, Secur
 
 from gateway import __version__
 from gateway.api import examples
-from gateway.api.admin import MOST, USUAL, ReleaseClaim, admin
+from gateway.api.admin import ATTENDED_QUERY, ReleaseClaim, admin
 from gateway.api.health import livez, readyz
 from gateway.api.listing import QUERY
 from gateway.api.problems import PROBLEM_JSON
@@ -92,6 +92,9 @@ _WHOLE: Final = {
     "released": examples.released_claim,
 }
 """Examples by a member that only they have: Litestar drops what is null in them."""
+
+
+_QUERIES: Final = {"listRecordings": QUERY, "listAttendedTracks": ATTENDED_QUERY}
 
 
 @cache
@@ -173,14 +176,11 @@ def _finish(operation: dict[str, Any], path: str) -> None:
     for parameter in operation.get("parameters", ()):
         parameter.pop("deprecated", None)
         parameter["schema"] = PATH_PARTS[parameter["name"]]
-    if operation["operationId"] == "listRecordings":
+    if query := _QUERIES.get(operation["operationId"]):
         operation["parameters"] = [
             {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
-            for name, (required, text, schema) in QUERY.items()
+            for name, (required, text, schema) in query.items()
         ]
-    if operation["operationId"] == "listAttendedTracks":
-        schema = {"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL}
-        operation["parameters"] = [{"name": "limit", "in": "query", "description": "Most of them.", "schema": schema}]
     limited = operation["operationId"] in {"startTrackRecording", "stopTrackRecording"}
     if "requestBody" in operation:
         operation["requestBody"]["content"]["application/json"]["examples"] = examples.REQUESTS[

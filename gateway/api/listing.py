@@ -1,7 +1,7 @@
 """A room's recordings, a page at a time: what may be asked for, and how a page follows another."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
@@ -10,14 +10,17 @@ from gateway.api.wire import PATH_PARTS, TrackRecording, check_part
 from gateway.errors import InvalidRequest
 from gateway.recordings import Kind, Recording, Status
 
-__all__ = ["QUERY", "Listing", "TrackRecordings"]
+__all__ = ["QUERY", "Listing", "Parameter", "TrackRecordings", "read_query"]
 
 _MOST: Final = 200
 _USUAL: Final = 50
 _CURSOR: Final = re.compile(rf"^([A-Za-z0-9_-]{{1,128}})\.({'|'.join(Kind)})$")
 """Where a page ended. In plain words, so that the contract can tell a cursor from what is none."""
 
-QUERY: Final[dict[str, tuple[bool, str, dict[str, Any]]]] = {
+Parameter = tuple[bool, str, dict[str, Any]]
+"""Of a query: whether it must be there, what it means, and its form."""
+
+QUERY: Final[dict[str, Parameter]] = {
     "roomId": (True, "The room.", PATH_PARTS["roomId"]),
     "participantId": (False, "Only this participant's.", PATH_PARTS["participantId"]),
     "kind": (False, "Only tracks of this kind.", PATH_PARTS["kind"]),
@@ -25,7 +28,6 @@ QUERY: Final[dict[str, tuple[bool, str, dict[str, Any]]]] = {
     "limit": (False, "Most of them.", {"type": "integer", "minimum": 1, "maximum": _MOST, "default": _USUAL}),
     "cursor": (False, "`nextCursor` of the page before.", {"type": "string", "pattern": _CURSOR.pattern}),
 }
-"""What the query may hold: whether it must be there, what it means, and its form."""
 
 
 class TrackRecordings(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -54,19 +56,7 @@ class Listing(Struct, frozen=True, kw_only=True):
         Raises:
             InvalidRequest: Names everything that is wrong with it.
         """
-        given: dict[str, str] = {}
-        errors: list[tuple[str, str]] = []
-        for name, value in query:
-            if name not in QUERY:
-                errors.append((name[:64], "is not a parameter of this request"))
-            elif name in given:
-                errors.append((name, "must be given once"))
-            elif wrong := _wrong(name, value):
-                errors.append((name, wrong))
-            given.setdefault(name, value)
-        errors += [(name, "is missing") for name, (required, _, _) in QUERY.items() if required and name not in given]
-        if errors:
-            raise InvalidRequest.of(errors)
+        given = read_query(query, QUERY)
         return cls(
             room_id=given["roomId"],
             participant_id=given.get("participantId"),
@@ -98,13 +88,36 @@ class Listing(Struct, frozen=True, kw_only=True):
         )
 
 
-def _wrong(name: str, value: str) -> str | None:
+def read_query(query: Iterable[tuple[str, str]], known: Mapping[str, Parameter]) -> dict[str, str]:
+    """Read a query whose parameters are known by name.
+
+    Raises:
+        InvalidRequest: Names everything that is wrong with it.
+    """
+    given: dict[str, str] = {}
+    errors: list[tuple[str, str]] = []
+    for name, value in query:
+        if name not in known:
+            errors.append((name[:64], "is not a parameter of this request"))
+        elif name in given:
+            errors.append((name, "must be given once"))
+        elif wrong := _wrong(name, value, known[name][2]):
+            errors.append((name, wrong))
+        given.setdefault(name, value)
+    errors += [(name, "is missing") for name, (required, _, _) in known.items() if required and name not in given]
+    if errors:
+        raise InvalidRequest.of(errors)
+    return given
+
+
+def _wrong(name: str, value: str, schema: Mapping[str, Any]) -> str | None:
     match name:
         case "status":
             return None if value in set(Status) else f"must be one of {', '.join(Status)}"
         case "limit":
-            fits = value.isascii() and value.isdecimal() and len(value) < 5 and 0 < int(value) <= _MOST
-            return None if fits else f"must be a whole number from 1 to {_MOST}"
+            most = schema["maximum"]
+            fits = value.isascii() and value.isdecimal() and len(value) < 5 and 0 < int(value) <= most
+            return None if fits else f"must be a whole number from 1 to {most}"
         case "cursor":
             return None if _CURSOR.fullmatch(value) else "must be the nextCursor of a page"
         case _:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,6 +37,13 @@ def key_of(track: dict[str, str]) -> tuple[str, str, str]:
 def lists(simulator: Simulator) -> int:
     """Count how often the list was asked for."""
     return sum(call.endpoint == "list" for call in simulator.calls)
+
+
+@pytest.fixture
+def valkey() -> Generator[EmbeddedValkey]:
+    """A server of the test's own: what another left there would be looked after here."""
+    with EmbeddedValkey() as server:
+        yield server
 
 
 @asynccontextmanager
