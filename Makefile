@@ -11,13 +11,16 @@ ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
-.PHONY: run test faults fuzz bench image image-check sbom licences check format openapi readme chart lock clean \
+.PHONY: run test coverage faults fuzz bench image image-check sbom licences check format openapi readme chart lock clean \
 	provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
 
 test: $(VENV)/.synced provision  ## every test; ARGS="-k name" to choose
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+
+coverage: $(VENV)/.synced provision  ## every test, and which lines of the gateway they reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q

@@ -179,13 +179,14 @@ class Watcher:
             if record is not None and not record.holder and not record.intent
             and (record.state in ENDED or (record.state == Status.RECORDING and record.confirmed))
         }  # fmt: skip
-        uncertain = self._settle_all(key for key in keys if key not in certain)
-        if certain and clock() >= self._resting.get(room, 0.0):
+        await asyncio.gather(
+            self._settle_all(key for key in keys if key not in certain), self._compare_in_turn(room, certain)
+        )
+
+    async def _compare_in_turn(self, room: str, records: dict[str, Record]) -> None:
+        if records and clock() >= self._resting.get(room, 0.0):
             await self._pace.turn()
-            one = track_of(next(iter(certain))) if len(certain) == 1 else None
-            await asyncio.gather(uncertain, self._refresh(room, certain, one))
-        else:
-            await uncertain
+            await self._refresh(room, records, track_of(next(iter(records))) if len(records) == 1 else None)
 
     async def _refresh(
         self, room: str, records: dict[str, Record], track: Track | None = None, *, max_age: float = 0
