@@ -32,9 +32,10 @@ faults: $(VENV)/.synced provision  ## break everything that can break under real
 fuzz: $(VENV)/.synced  ## send 10,000 made-up requests (FUZZ_CASES) to a live gateway: every answer as documented
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
-bench: $(VENV)/.synced  ## what a request costs the gateway, beside what other servers would cost
+bench: $(VENV)/.synced  ## what a request costs the gateway beside other servers, and what 2,000 readers of events cost
 	UV_PROJECT_ENVIRONMENT=build/bench $(UV) sync --quiet --frozen --no-dev --group bench --python $(BIN)/python
 	$(BIN)/python -m tests.bench build/bench
+	$(BIN)/python -m tests.bench.readers
 
 image: $(VENV)/.synced  ## build the image (ENGINE=docker, podman or buildah; BASE=another base)
 	$(ENGINE) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) \

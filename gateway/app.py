@@ -5,11 +5,13 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
 import httpx
 import jwt
+import msgspec
 import structlog
 from litestar import Litestar
 from litestar.di import Provide
@@ -23,6 +25,7 @@ from gateway.api.cors import Cors
 from gateway.api.desk import Desk
 from gateway.api.docs import docs, docs_file, openapi_json
 from gateway.api.entry import Entry
+from gateway.api.events import Usher, event_routes
 from gateway.api.health import livez, readyz
 from gateway.api.identities import Identities
 from gateway.api.join_tokens import JoinTokens
@@ -32,11 +35,12 @@ from gateway.api.problems import MOST_BODY, answer_problem, problem_page
 from gateway.api.recordings import routes
 from gateway.api.replays import Replays
 from gateway.api.webhooks import INTAKE_PATH, Intake, receive_videosdk_webhook
-from gateway.coordinator import Answers, Connection, Coordinator, Limits, Overview, Survey, Timing, Wakeups
+from gateway.api.wire import TrackRecording
+from gateway.coordinator import Answers, Connection, Coordinator, Limits, Overview, Survey, Tickets, Timing, Wakeups
 from gateway.drain import Drain
 from gateway.errors import CoordinationUnavailable
 from gateway.mounted import MountedSecret
-from gateway.recordings import Leader, Lists, Operator, Recordings, Settler, Uncoordinated, Watcher
+from gateway.recordings import Feeds, Leader, Lists, Operator, Recording, Recordings, Settler, Uncoordinated, Watcher
 from gateway.secret import Secret
 from gateway.settings import Settings, warnings
 from gateway.videosdk.client import VideoSDK
@@ -53,6 +57,7 @@ __all__ = [
 ]
 
 _JWKS_SECONDS: Final = 5.0
+_TICKET_LIFETIME: Final = timedelta(seconds=30)
 _MOST_JWKS: Final = 256 * 1024
 
 _log = structlog.get_logger("gateway")
@@ -131,10 +136,11 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     tokens = _tokens(settings)
     videosdk = create_client(settings, tokens)
     lists = Lists(videosdk)
+    subscription = Wakeups(connection)
     recordings = Recordings(
         coordinator,
         Leader(coordinator, videosdk, lists),
-        Wakeups(connection),
+        subscription,
         Uncoordinated(coordinator, videosdk),
         degrade=settings.without_redis == "degrade",
     )
@@ -142,6 +148,8 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     settler = Settler(coordinator, watcher)
     operator = Operator(coordinator, Overview(connection), lists, watcher)
     desk = _desk(settings, recordings, watcher, connection)
+    feeds = Feeds(coordinator, subscription, _text, most_readers=settings.most_event_readers)
+    usher = Usher(feeds, Tickets(connection, _TICKET_LIFETIME), _tenant(settings))
     signatures = Signatures(create_webhook_keys(settings, videosdk))
     intake = Intake(signatures, watcher.hear, telemetry.webhook_event)
     look_around = _look_around(Survey(connection), tokens)
@@ -157,6 +165,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         await settler.start()
         drain.watch()
         yield
+        await feeds.close()
         await settler.stop()
         ends = time.monotonic() + settings.quiet.total_seconds()
         # First, since what it has accepted may begin operations.
@@ -170,6 +179,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     return Litestar(
         route_handlers=[
             routes(identities, settings.request_deadline.total_seconds()),
+            event_routes(identities, usher),
             admin(identities),
             receive_videosdk_webhook,
             livez,
@@ -188,6 +198,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
             "intake": Provide(lambda: intake, sync_to_thread=False),
             "look_around": Provide(lambda: look_around, sync_to_thread=False),
             "drain": Provide(lambda: drain, sync_to_thread=False),
+            "usher": Provide(lambda: usher, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_problem},
         lifespan=[lifespan],
@@ -195,6 +206,10 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         logging_config=None,
         openapi_config=None,  # the contract is drawn and served by `gateway.api`, without pages of Litestar's
     )
+
+
+def _text(recording: Recording) -> bytes:
+    return msgspec.json.encode(TrackRecording.of(recording))
 
 
 def _look_around(survey: Survey, tokens: Tokens) -> LookAround:

@@ -15,13 +15,13 @@ from typing import Any, Final
 import h11
 import structlog
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway import logs, telemetry
 from gateway.api.problems import PROBLEM_JSON, problem_document
 from gateway.app import create_app
 from gateway.drain import Drain
 from gateway.errors import GatewayError, HeadersTooLarge, MalformedRequest
+from gateway.lines import LineProtocol
 from gateway.settings import Settings, load
 
 __all__ = ["SERVER", "NoPlaceError", "build", "serve"]
@@ -76,7 +76,7 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-class _Protocol(H11Protocol):
+class _Protocol(LineProtocol):
     """Uvicorn's, with a problem document in place of a line of text for what cannot be read."""
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the same for everything

@@ -168,6 +168,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     track_starts_per_minute: int
     """How often one track may be started; 0 is no limit."""
 
+    most_event_readers: int
+    """Readers of live events at the same time, per process."""
+
     upstream_concurrency: int
     """Calls to VideoSDK at the same time."""
 
@@ -410,6 +413,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         whole_number(0, 1_000_000),
         "How often one track may really be started, by whomever; 0 is no limit.",
         default="30",
+    ),
+    Setting(
+        "GATEWAY_MOST_EVENT_READERS",
+        whole_number(1, 1_000_000),
+        "Readers of live events at the same time, per process; each needs a file descriptor.",
+        default="5000",
     ),
     Setting(
         "GATEWAY_UPSTREAM_CONCURRENCY",

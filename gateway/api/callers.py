@@ -16,12 +16,13 @@ from typing import Any, Final, cast
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.api.policy import Policy, PolicyError
 from gateway.errors import Unauthenticated
 from gateway.mounted import Watched
 
-__all__ = ["ANYONE", "KEY_PREFIX", "Caller", "Callers", "CallersFile", "CallersFileError", "Key", "new_key"]
+__all__ = ["ANYONE", "KEY_PREFIX", "Caller", "Callers", "CallersFile", "CallersFileError", "Key", "expiry", "new_key"]
 
 KEY_PREFIX: Final = "gw_"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -49,6 +50,9 @@ class Caller(Struct, frozen=True):
     starts_per_minute: int | None = None
     """Its own limit, None for the one of all; 0 is no limit."""
 
+    expires: float | None = None
+    """When what it showed ceases to be valid, in seconds since 1970; None is never."""
+
 
 ANYONE: Final = Caller("anyone", account="anyone")
 """Who everybody is where `GATEWAY_AUTH=none`."""
@@ -62,6 +66,12 @@ class Key(Struct, frozen=True):
 
     expires: datetime | None = None
     """When it ceases to be valid."""
+
+
+def expiry(claims: Mapping[str, Any]) -> float:
+    """Return when a JWT that was found valid expires, in seconds since 1970."""
+    # Whoever made it may have written any number; what floats cannot hold is as good as never.
+    return float(min(int(claims["exp"]), 2**53))
 
 
 class CallersFileError(Exception):
@@ -119,7 +129,7 @@ class Callers:
         expires = found[0].expires
         if expires is not None and expires <= datetime.now(UTC):
             raise Unauthenticated("The key has expired.")
-        return found[1]
+        return found[1] if expires is None else replace(found[1], expires=expires.timestamp())
 
 
 class CallersFile:

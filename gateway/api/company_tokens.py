@@ -13,7 +13,7 @@ import jwt
 import structlog
 from msgspec import Struct
 
-from gateway.api.callers import Caller
+from gateway.api.callers import Caller, expiry
 from gateway.api.policy import Policy, Scope
 from gateway.errors import IdentityUnavailable, Unauthenticated
 
@@ -103,7 +103,7 @@ class CompanyTokens:
         known = {scope.value for scope in Scope}
         scopes = frozenset(Scope(scope) for scope in _words(_find(claims, self._claims.scopes)) if scope in known)
         rooms = tuple(_words(_find(claims, self._claims.rooms))) if self._claims.rooms else None
-        return Caller(name[:128], Policy(scopes=scopes, rooms=rooms), f"company:{name}")
+        return Caller(name[:128], Policy(scopes=scopes, rooms=rooms), f"company:{name}", expires=expiry(claims))
 
     async def _key(self, kid: str) -> jwt.PyJWK:
         if not self._knows(kid):

@@ -17,6 +17,7 @@ from litestar.openapi.spec import Components, Contact, License, Reference, Secur
 from gateway import __version__
 from gateway.api import examples
 from gateway.api.admin import ATTENDED_QUERY, ReleaseClaim, admin
+from gateway.api.events import LAST_EVENT_HEADER, event_routes
 from gateway.api.health import livez, readyz
 from gateway.api.listing import QUERY
 from gateway.api.problems import PROBLEM_JSON
@@ -92,6 +93,21 @@ _WHOLE: Final = {
     "released": examples.released_claim,
 }
 """Examples by a member that only they have: Litestar drops what is null in them."""
+_STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
+    {
+        "name": LAST_EVENT_HEADER,
+        "in": "header",
+        "description": "The `id` of the event you saw last. What is no id that the room knows begins anew.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "lastEventId",
+        "in": "query",
+        "description": "The same, for a new `EventSource`, which cannot send the header. The header counts more.",
+        "schema": {"type": "string"},
+    },
+    {**_DEADLINE, "description": "After how many milliseconds the stream is to end; it may end earlier."},
+]
 
 
 _QUERIES: Final = {"listRecordings": QUERY, "listAttendedTracks": ATTENDED_QUERY}
@@ -125,6 +141,9 @@ def _drawn() -> dict[str, Any]:
     schemes["videosdkSignature"] = SecurityScheme(
         type="apiKey", name=SIGNATURE_HEADER, security_scheme_in="header", description=examples.WEBHOOK_SIGNATURE
     )
+    schemes["eventsTicket"] = SecurityScheme(
+        type="apiKey", name="ticket", security_scheme_in="query", description=examples.BY_TICKET
+    )
     config = OpenAPIConfig(
         title="Recording gateway",
         version=__version__,
@@ -139,10 +158,17 @@ def _drawn() -> dict[str, Any]:
     # An application of its own, which nobody serves: one that is served with such a configuration also serves pages
     # of Litestar's, and those load their scripts from elsewhere.
     app = Litestar(
-        route_handlers=[routes(None, 0), admin(None), receive_videosdk_webhook, livez, readyz],
+        route_handlers=[
+            routes(None, 0),
+            event_routes(None, None),
+            admin(None),
+            receive_videosdk_webhook,
+            livez,
+            readyz,
+        ],
         dependencies={
             name: Provide(lambda: None, sync_to_thread=False)
-            for name in ("recordings", "desk", "identities", "intake", "drain", "operator")
+            for name in ("recordings", "desk", "identities", "intake", "drain", "operator", "usher")
         },
         logging_config=None,
         openapi_config=config,
@@ -176,6 +202,8 @@ def _finish(operation: dict[str, Any], path: str) -> None:
     for parameter in operation.get("parameters", ()):
         parameter.pop("deprecated", None)
         parameter["schema"] = PATH_PARTS[parameter["name"]]
+    if operation["operationId"] == "streamRoomEvents":
+        operation["parameters"] += _STREAM_PARAMETERS
     if query := _QUERIES.get(operation["operationId"]):
         operation["parameters"] = [
             {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
@@ -207,6 +235,8 @@ def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool
         for name, example in content.get("examples", {}).items():
             # Litestar's own name for it, which the specification does not know.
             example.pop("id", None)
+            if not isinstance(example["value"], dict):
+                continue
             if "instance" in example["value"]:
                 example["value"]["instance"] = path.format_map(examples.TRACK)
             if "coordinated" in example["value"]:

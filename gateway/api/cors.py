@@ -13,7 +13,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["Cors"]
 
 _METHODS: Final = b"GET, POST"
-_ALLOWED: Final = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, X-Request-Timeout-Ms"
+_ALLOWED: Final = b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, X-Request-Timeout-Ms"
 _EXPOSED: Final = (
     b"Location, Retry-After, Link, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy, WWW-Authenticate"
 )

@@ -1,5 +1,6 @@
 """What the contract says in words and examples, apart from the code that keeps it."""
 
+import json
 from typing import Any
 
 from litestar.openapi.datastructures import ResponseSpec
@@ -14,7 +15,10 @@ from gateway.recordings import Outcome, Status
 
 __all__ = [
     "ATTENDED",
+    "A_TICKET",
+    "BY_TICKET",
     "DESCRIPTION",
+    "EVENTS",
     "GET",
     "IDENTITIES",
     "LIST",
@@ -24,7 +28,9 @@ __all__ = [
     "SETTLE",
     "START",
     "STOP",
+    "STREAM",
     "TAGS",
+    "TICKET",
     "TRACK",
     "WEBHOOK",
     "WEBHOOK_BODY",
@@ -101,6 +107,22 @@ as if the claim had lapsed: whoever comes finds out what became of the operation
 was sent can still land. The reason goes to the audit log with your name.
 """
 
+EVENTS = """\
+Server-Sent Events. The first is `snapshot`: `{"recordings": […]}`, all that is known of the room. Then each change is a
+`recording`, whole. An `id` stands with each; show the last one, as `Last-Event-ID` or `lastEventId`, to go on after it.
+What you missed is told then, each change once. After ten minutes, or several hundred changes, it is a `snapshot` again.
+
+A comment comes every 15 s. After `reconnect` the stream ends, and you should come again: you read too slowly (`slow`),
+the gateway restarts (`restart`), what you showed expires (`expired`), or an hour is over (`age`).
+
+An `EventSource` cannot send an `Authorization` header: make a ticket first, and a new one for each new connection.
+"""
+
+TICKET = """\
+For `EventSource`: the ticket opens the room's events once, within 30 s, on any replica, and shows what you may see. The
+stream ends when what you show now expires.
+"""
+
 IDENTITIES = {
     "apiKey": (
         "gw_…",
@@ -114,6 +136,8 @@ IDENTITIES = {
 }
 """What each identity is: its form, and who has it."""
 
+BY_TICKET = "For `EventSource`: a ticket of `createRoomEventsTicket`, which opens the room's events once."
+
 SCOPES = {
     "startTrackRecording": Scope.START,
     "stopTrackRecording": Scope.STOP,
@@ -122,6 +146,8 @@ SCOPES = {
     "listAttendedTracks": Scope.ADMIN,
     "settleTrack": Scope.ADMIN,
     "releaseClaim": Scope.ADMIN,
+    "streamRoomEvents": Scope.READ,
+    "createRoomEventsTicket": Scope.READ,
 }
 """What each operation needs."""
 
@@ -129,6 +155,7 @@ TAGS = {
     "recordings": "Start, stop and look at the recording of one participant's track.",
     "webhooks": "What VideoSDK tells. Nobody else can call these.",
     "operations": "For those who look after the gateway.",
+    "events": "Follow what changes in a room, as it happens.",
     "health": "For probes: no key is needed.",
 }
 
@@ -267,6 +294,24 @@ def recording(example: str) -> dict[str, Any]:
         "webhookDeliveries": None,
         "coordinated": True,
     }
+
+
+A_TICKET = {"ticket": "5vX0cNwPq3mJb1ZkT8rY2hGfLd7sUaEo9iCxKtWnMzQ", "expiresAt": "2026-01-01T12:00:30Z"}
+STREAM = f"""\
+retry: 1500
+
+id: 1767268800000-0
+event: snapshot
+data: {{"recordings":[]}}
+
+id: 1767268801000-0
+event: recording
+data: {json.dumps({**recording(Outcome.STARTED), "outcome": None})}
+
+event: reconnect
+data: {{"reason":"restart"}}
+
+"""
 
 
 def problem(slug: str) -> dict[str, Any]:

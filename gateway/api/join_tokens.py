@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, cast
 
 import jwt
 
-from gateway.api.callers import Caller
+from gateway.api.callers import Caller, expiry
 from gateway.api.policy import Policy, Scope
 from gateway.api.wire import ID_PATTERN
 from gateway.errors import Unauthenticated
@@ -78,7 +78,7 @@ class JoinTokens:
         )
         name = f"participant:{participant}" if participant else "participant"
         # The same name in another room is somebody else.
-        return Caller(name, policy, f"join:{room or ''}:{participant or ''}")
+        return Caller(name, policy, f"join:{room or ''}:{participant or ''}", expires=expiry(claims))
 
 
 def _id(claims: Mapping[str, Any], name: str) -> str | None:

@@ -21,7 +21,7 @@ from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecor
 from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
 from gateway.recordings import Outcome, Status
 
-__all__ = ["BEARER", "DEADLINE_HEADER", "authenticate", "checked", "routes"]
+__all__ = ["BEARER", "DEADLINE_HEADER", "asked_seconds", "authenticate", "checked", "routes"]
 
 DEADLINE_HEADER = "x-request-timeout-ms"
 """A caller's own limit on its waiting, in milliseconds."""
@@ -77,6 +77,20 @@ def checked(model: type[Struct]) -> Callable[[Request[Any, Any, Any]], Awaitable
     return check
 
 
+def asked_seconds(request: Request[Any, Any, Any]) -> float | None:
+    """Return how long the caller wants to wait, None where it does not say.
+
+    Raises:
+        InvalidRequest: It says something else.
+    """
+    given = request.headers.get(DEADLINE_HEADER)
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdecimal() or not int(given[:9]) > 0 or len(given) > 9:
+        raise InvalidRequest.of([(DEADLINE_HEADER, "must be a whole number of milliseconds, above 0")])
+    return int(given) / 1000
+
+
 def routes(identities: Identities | None, deadline: float) -> Router:
     """Build the routes.
 
@@ -86,12 +100,7 @@ def routes(identities: Identities | None, deadline: float) -> Router:
     """
 
     def within(request: Request[Any, Any, Any]) -> float:
-        given = request.headers.get(DEADLINE_HEADER)
-        if given is None:
-            return deadline
-        if not given.isascii() or not given.isdecimal() or not int(given[:9]) > 0 or len(given) > 9:
-            raise InvalidRequest.of([(DEADLINE_HEADER, "must be a whole number of milliseconds, above 0")])
-        return min(int(given) / 1000, deadline)
+        return min(asked_seconds(request) or deadline, deadline)
 
     @post(
         "/recordings/track/start",

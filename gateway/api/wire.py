@@ -24,7 +24,9 @@ from gateway.recordings import (
 )
 
 __all__ = [
+    "ID_PATTERN",
     "PATH_PARTS",
+    "EventsTicket",
     "ProblemDocument",
     "StartTrackRecording",
     "StopTrackRecording",
@@ -32,6 +34,7 @@ __all__ = [
     "check_part",
     "is_id",
     "read_body",
+    "read_room",
     "read_track",
 ]
 
@@ -202,6 +205,13 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
         return cls.of(answer.recording, answer.outcome)
 
 
+class EventsTicket(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What opens a room's events where no header can be set."""
+
+    ticket: Annotated[str, Meta(description="A secret, good for one request: `GET …/events?ticket=…`.")]
+    expires_at: Annotated[datetime, Meta(description="Until when the request must begin.")]
+
+
 class FieldError(Struct, frozen=True):
     """What is wrong with one field."""
 
@@ -281,6 +291,17 @@ def read_track(room_id: str, participant_id: str, kind: str) -> Track:
 def is_id(text: str) -> bool:
     """Tell whether a text can be an id of VideoSDK's."""
     return _ID.fullmatch(text) is not None
+
+
+def read_room(room_id: str) -> str:
+    """Read a room's id from a path.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    if message := _check_id(room_id):
+        raise InvalidRequest.of([("roomId", message)])
+    return room_id
 
 
 _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})

@@ -10,6 +10,7 @@ from gateway.coordinator.coordinator import BUCKETS, Coordinator
 from gateway.coordinator.limits import Limits, Quota
 from gateway.coordinator.overview import Attended, Overview
 from gateway.coordinator.survey import Survey, Uncertainty
+from gateway.coordinator.tickets import Tickets
 from gateway.coordinator.wakeups import Wakeup, Wakeups
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Remembered",
     "Room",
     "Survey",
+    "Tickets",
     "Timing",
     "Uncertainty",
     "Verdict",

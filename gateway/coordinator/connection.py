@@ -107,6 +107,30 @@ class Connection:
         raw = cast("dict[bytes, bytes]", await self._call(call))
         return {name.decode(): value.decode() for name, value in raw.items()}
 
+    async def keep(self, key: str, value: bytes, ttl_ms: int) -> None:
+        """Keep a value for a while.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer. It may be kept all the same.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast("Any", client.set(key, value, px=ttl_ms))
+
+        await self._call(call)
+
+    async def take(self, key: str) -> bytes | None:
+        """Return the value at `key` and remove it, in one step.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer. The value may be gone all the same.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast("Any", client.getdel(key))
+
+        return cast("bytes | None", await self._call(call))
+
     async def due(self, key: str, until_ms: int, most: int) -> list[str]:
         """Return up to `most` members of the sorted set at `key` with a score of at most `until_ms`.
 

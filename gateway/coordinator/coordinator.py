@@ -25,6 +25,7 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
     rec:{07}:<tenant>:<room>:tracks   sorted set, record -> when (ms) it changed last. TTL: twice a record's
     rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
                                       TTL: 10 min. Also the channel on which each event's id is published
+    rec:{07}:ticket:<hash>   string, what whoever shows the ticket may read (JSON). TTL: 30 s
     rec:wake         channel: "<record>\n<operation>\n<payload>" for every finished operation somebody waits for
 
 `07` is one of 16 buckets, chosen by room: all keys of a room share a slot, so that a record, its due time and the
@@ -322,13 +323,17 @@ class Coordinator:
         fields = await self._connection.read(key)
         return _understood(fields) if fields.get("state") else None
 
-    async def room(self, room: str) -> Room:
+    async def room(self, room: str, *, watch: bool = False) -> Room:
         """Return what is known of a room's tracks, the latest changed 1,000 of them.
+
+        Args:
+            room: Its id.
+            watch: Keep the room's events for another while, for whoever goes on from the last of them.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._run("room", self.key(room, "", ""), {"most": _MOST_TRACKS})
+        reply = await self._run("room", self.key(room, "", ""), {"most": _MOST_TRACKS, "watch": watch})
         read = msgspec.json.decode(reply, type=_RoomReply)
         return Room(read.last, {key: _record(fields) for key, fields in read.records})
 
@@ -344,7 +349,8 @@ class Coordinator:
             if not entries or entries[0][0] != after:
                 return None
             del entries[0]
-        return [Event(entry, fields["key"], _record(fields["record"])) for entry, fields in entries]
+        # Without a key it is a mark, which begins the events of a room in which nothing has happened.
+        return [Event(entry, fields["key"], _record(fields["record"])) for entry, fields in entries if "key" in fields]
 
     def channel(self, room: str) -> str:
         """Return where a room's changes are told: the name of its events, and of the channel of their ids."""

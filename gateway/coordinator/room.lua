@@ -3,7 +3,9 @@
 -- other. The records' names are members of the room's tracks and lie in their slot by construction, so they are not
 -- given as keys.
 --
--- a.most  records at most, the latest changed
+-- a.most   records at most, the latest changed
+-- a.watch  somebody goes on from here: the events then live on, and where there are none a mark begins them. An id that
+--          is not there any more tells that events may have been forgotten, so there must be one to hold on to.
 --
 -- Returns a JSON object: `last` event's id, `records` as pairs of key and fields in JSON.
 
@@ -17,4 +19,8 @@ for _, key in ipairs(redis.call('ZREVRANGE', tracks, 0, a.most - 1)) do
   end
 end
 local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+if a.watch then
+  last = last or { redis.call('XADD', events, '*', 'mark', '1') }
+  redis.call('PEXPIRE', events, a.replay)
+end
 return cjson.encode({ last = last and last[1] or '0-0', records = #records > 0 and records or nil })

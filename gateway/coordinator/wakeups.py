@@ -1,4 +1,7 @@
-"""Wakes those who wait when an operation finishes on another replica: one subscription per process.
+"""Hears what is told on Redis's channels: one subscriber per process, whoever wants to know.
+
+Two things are told: that an operation has finished, on one channel that every process listens to; and that something
+changed in a room, on a channel of the room's own, which is listened to while somebody watches the room.
 
 Pub/Sub loses messages (a reconnect, a black hole), and nothing here pretends otherwise: whoever waits also polls now
 and then, and every gap wakes everybody once so that they look for themselves.
@@ -55,6 +58,9 @@ class Wakeups:
         self._on_gap: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
+        self._watched: dict[str, Callable[[], None]] = {}
+        self._changed = asyncio.Event()
+        """Other channels are watched than are subscribed to."""
 
     @property
     def listening(self) -> bool:
@@ -77,6 +83,21 @@ class Wakeups:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def watch(self, channel: str, on_news: Callable[[], None]) -> None:
+        """Listen to another channel. It has one watcher at a time; a new one replaces it.
+
+        Args:
+            channel: Its name.
+            on_news: Called for each message, and after every moment in which one may have been lost; must not block.
+        """
+        self._watched[channel] = on_news
+        self._changed.set()
+
+    def unwatch(self, channel: str) -> None:
+        """Listen to a channel no more."""
+        del self._watched[channel]
+        self._changed.set()
+
     async def _listen_for_ever(self) -> None:
         failures = 0
         while True:
@@ -93,13 +114,38 @@ class Wakeups:
 
     async def _listen(self) -> None:
         async with self._connection.subscriber() as pubsub:
-            await cast("Any", pubsub.subscribe(CHANNEL))
-            await self._read(pubsub)
+            channels = set(self._watched)
+            await cast("Any", pubsub.subscribe(CHANNEL, *channels))
+            following = asyncio.create_task(self._follow(pubsub, channels), name="wakeups-follow")
+            try:
+                await self._read(pubsub, following)
+            finally:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
 
-    async def _read(self, pubsub: PubSub) -> None:
+    async def _follow(self, pubsub: PubSub, subscribed: set[str]) -> None:
+        """Subscribe to what is watched, and to nothing else.
+
+        In a task of its own beside the one that reads: commands may be written while an answer is awaited, and only
+        the reader reads. Nobody else writes to this connection, so the order of the commands is ours.
+        """
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            watched = set(self._watched)
+            if new := watched - subscribed:
+                await cast("Any", pubsub.subscribe(*new))
+            if old := subscribed - watched:
+                await cast("Any", pubsub.unsubscribe(*old))
+            subscribed = watched
+
+    async def _read(self, pubsub: PubSub, following: asyncio.Task[None]) -> None:
         heard = time.monotonic()
         pinged = False
         while True:
+            if following.done():
+                # Its failure is ours: the connection is given up, and all channels are subscribed to on the next.
+                following.result()
             message = cast("dict[str, Any] | None", await pubsub.get_message(timeout=_READ_SECONDS))
             uncancelled()
             silence = time.monotonic() - heard
@@ -112,10 +158,20 @@ class Wakeups:
                     await cast("Any", pubsub.ping())
                 continue
             heard, pinged = time.monotonic(), False
-            if message["type"] == "subscribe":
-                # Also after redis-py's silent re-subscription: what was said in between is lost.
-                self._subscribed.set()
-                self._on_gap()
-            elif message["type"] == "message":
-                key, operation, payload = cast("bytes", message["data"]).split(b"\n", 2)
-                self._on_wakeup(Wakeup(key.decode(), operation.decode(), payload))
+            self._take(message)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind, channel = message["type"], cast("bytes | None", message["channel"])
+        if kind not in {"subscribe", "message"} or channel is None:
+            return
+        if channel.decode() != CHANNEL:
+            # A message says that there is news, and so may what was said before a subscription was in force.
+            if on_news := self._watched.get(channel.decode()):
+                on_news()
+        elif kind == "subscribe":
+            # Also after redis-py's silent re-subscription: what was said in between is lost.
+            self._subscribed.set()
+            self._on_gap()
+        else:
+            key, operation, payload = cast("bytes", message["data"]).split(b"\n", 2)
+            self._on_wakeup(Wakeup(key.decode(), operation.decode(), payload))

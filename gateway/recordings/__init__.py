@@ -4,6 +4,7 @@ Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and 
 `gateway.coordinator`.
 """
 
+from gateway.recordings.feeds import Feeds, News, Reader
 from gateway.recordings.hints import Happened, Hint
 from gateway.recordings.leader import Leader
 from gateway.recordings.lists import Lists
@@ -31,14 +32,17 @@ __all__ = [
     "ENDED",
     "Answer",
     "Because",
+    "Feeds",
     "Happened",
     "Hint",
     "Kind",
     "Leader",
     "Lists",
+    "News",
     "Operator",
     "Origin",
     "Outcome",
+    "Reader",
     "Recording",
     "Recordings",
     "Settler",

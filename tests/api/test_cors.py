@@ -58,7 +58,7 @@ async def test_a_listed_page_may_ask(page: httpx.AsyncClient, new_track: NewTrac
     assert preflight.headers["access-control-allow-origin"] == origin
     assert words(preflight.headers["access-control-allow-methods"]) == {"get", "post"}
     assert words(preflight.headers["access-control-allow-headers"]) == {
-        *("authorization", "content-type", "idempotency-key", "x-request-id", "x-request-timeout-ms")
+        *("authorization", "content-type", "idempotency-key", "last-event-id", "x-request-id", "x-request-timeout-ms")
     }
     assert int(preflight.headers["access-control-max-age"]) >= 600
     assert "origin" in words(preflight.headers["vary"])

@@ -158,7 +158,8 @@ def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
                 assert "content" not in response
                 continue
             if int(status) < 400:
-                assert list(response["content"]) == ["application/json"]
+                streams = operation["operationId"] == "streamRoomEvents"
+                assert list(response["content"]) == ["text/event-stream" if streams else "application/json"]
                 continue
             ((media_type, content),) = response["content"].items()
             assert media_type == "application/problem+json"
@@ -268,6 +269,12 @@ async def test_real_answers_keep_the_contract(
     nothing = {"videosdk-signature": simulator.sign(b"")}
     check(document, await gateway.post(HOOK, headers=nothing), "post", HOOK)
     check(document, await gateway.post(HOOK, content=bytes(300_000)), "post", HOOK)
+    room = f"/v1/rooms/{bare['roomId']}/events"
+    described = "/v1/rooms/{roomId}/events"
+    for path in (room, "/v1/rooms/a b/events"):
+        check(document, await gateway.post(f"{path}/tickets"), "post", f"{described}/tickets")
+        check(document, await gateway.get(path, params={"ticket": "no"}), "get", described)
+    check(document, await gateway.get("/v1/rooms/a b/events"), "get", described)
 
     check(document, await gateway.get("/livez"), "get", "/livez")
     check(document, await gateway.get("/readyz"), "get", "/readyz")

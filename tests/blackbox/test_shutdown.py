@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from redis.asyncio import Redis
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.listener import listening
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
@@ -32,6 +34,26 @@ async def test_sigterm_lets_an_operation_come_to_its_end(
         assert (await start).status_code == 201
     assert process.stop() == 0
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
+
+
+async def test_sigterm_ends_live_events_at_once(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+) -> None:
+    """Readers are told to come again, on whichever worker they are, and nobody waits for them."""
+    more = {"GATEWAY_REQUEST_DEADLINE_SECONDS": "60", "GATEWAY_WORKERS": "2"}
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **more)
+    room = new_track()["roomId"]
+    process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
+    async with harness.client(process.url, demo.key) as gateway:
+        async with listening(gateway, room) as reader, listening(gateway, room) as other:
+            asked = time.monotonic()
+            process.signal(signal.SIGTERM)
+            for one in (reader, other):
+                await one.until(lambda one: one.ended)
+                assert one.heard[-1].data == {"reason": "restart"}
+        assert await asyncio.to_thread(process.stop) == 0
+        assert time.monotonic() - asked < 15
+    assert "returned without completing" not in process.log.read_text()
 
 
 async def test_sigkill_of_the_leader_is_healed_by_whoever_waits(

@@ -1,5 +1,6 @@
 """A real browser: a frontend with the join token it already holds, and a person in the docs."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -23,11 +24,11 @@ Drive = Callable[..., Awaitable[dict[str, Any]]]
 NewTrack = Callable[..., dict[str, str]]
 
 
-def token(track: dict[str, str], *, secret: str = harness.SECRET, lasts: int = 600) -> str:
+def token(track: dict[str, str], *, secret: str = harness.SECRET, lasts: int = 600, moderates: bool = False) -> str:
     """Make the join token of a track's participant, as a project's backend makes them."""
     claims = {
         "apikey": harness.API_KEY,
-        "permissions": ["allow_join"],
+        "permissions": ["allow_join", *(["allow_mod"] if moderates else [])],
         "roomId": track["roomId"],
         "participantId": track["participantId"],
         "exp": int(time.time()) + lasts,
@@ -86,6 +87,57 @@ async def test_a_page_records_with_its_join_token(
     assert len(starts) == 2
     assert {urlsplit(request).netloc for request in seen["requests"]} == {urlsplit(url).netloc, urlsplit(page).netloc}
     assert outside.asked == []
+
+
+async def test_a_page_follows_a_room_over_the_death_of_a_gateway(
+    drive: Drive, page: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+) -> None:
+    """It sees each change within a second; from the next gateway, what happened meanwhile, and nothing twice."""
+    first, second = new_track(), new_track()
+    with EmbeddedValkey() as valkey:
+        settings = harness.environment(
+            valkey.url,
+            simulator.url,
+            demo.file,
+            **harness.FAST,
+            GATEWAY_JOIN_TOKENS="on",
+            GATEWAY_CORS_ORIGINS=page,
+        )
+        dying, other = (harness.GatewayProcess(settings, tmp_path / name) for name in ("dying", "other"))
+        await asyncio.gather(dying.ready(), other.ready())
+        shown = token(first, moderates=True)
+        # While the second start takes its time, the gateway that the page follows the room on is killed.
+        late = second["participantId"]
+        simulator.inject(harness.delay("start", 0.4, participant_id=late))
+        driving = asyncio.ensure_future(
+            drive("live", address=page, gateways=[dying.url, other.url], token=shown, first=first, second=second)
+        )
+
+        def second_is_under_way() -> bool:
+            return any(call.participant_id == late for call in simulator.calls)
+
+        await harness.eventually(lambda: driving.done() or second_is_under_way(), 60)
+        dying.kill()
+        seen = await driving
+        assert other.stop() == 0
+    heard = seen["heard"]
+    changes = [event for event in heard if event["type"] == "recording"]
+    for track in (first, second):
+        mine = [event for event in changes if event["data"]["participantId"] == track["participantId"]]
+        assert [event["data"]["status"] for event in mine] == ["starting", "recording", "stopping", "stopped"]
+    assert len({event["id"] for event in heard}) == len(heard) == 9, heard
+    # An event's id begins with the moment of the change. What changed while the page was between two gateways is not
+    # among these.
+    delays = {
+        event["data"]["status"]: event["at"] - int(event["id"].partition("-")[0])
+        for event in changes
+        if event["data"]["participantId"] == first["participantId"]
+    }
+    assert all(delay < 1000 for delay in delays.values()), delays
+    tickets = [request for request in seen["requests"] if "ticket=" in request]
+    assert {urlsplit(request).netloc for request in tickets} == {urlsplit(url).netloc for url in (dying.url, other.url)}
+    for log in (dying.log, other.log):
+        assert "ticket=" not in log.read_text()
 
 
 async def test_a_page_is_told_why_it_is_refused(

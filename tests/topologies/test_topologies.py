@@ -15,6 +15,7 @@ import redis
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.listener import listening
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +58,7 @@ async def two_gateways(
 
 
 async def start_join_stop(redis_url: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
-    """Start on one replica, join on the other while it is in flight, stop: one start and one stop upstream."""
+    """Start on one replica, join on the other, stop, and follow that: one start and one stop upstream."""
     async with two_gateways(redis_url, simulator, demo) as (first, second):
         track = new_track()
         simulator.inject(harness.delay("start", 0.5))
@@ -67,8 +68,11 @@ async def start_join_stop(redis_url: str, simulator: Simulator, demo: harness.De
         outcomes = [answer.json().get("outcome", answer.text) for answer in answers]
         assert sorted(outcomes) == ["joined", "started"]
         assert len({answer.json()["id"] for answer in answers}) == 1
-        stopped = await second.post("/v1/recordings/track/stop", json=track)
-        assert stopped.json()["outcome"] == "stopped"
+        ticket = (await first.post(f"/v1/rooms/{track['roomId']}/events/tickets")).json()["ticket"]
+        async with listening(second, track["roomId"], ticket=ticket) as reader:
+            stopped = await first.post("/v1/recordings/track/stop", json=track)
+            assert stopped.json()["outcome"] == "stopped"
+            await reader.until_statuses("stopping", "stopped")
         assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
 
 

@@ -31,6 +31,36 @@ async function frontend(page, {address, gateway, steps}) {
   return {answers};
 }
 
+// A page follows a room on one gateway while recordings are started and stopped through another; what it hears is kept
+// with its time. The one it follows on is killed on the way: whoever runs this sees the second start, and does it.
+async function live(page, {address, gateways, token, first, second}) {
+  await page.goto(address);
+  return page.evaluate(
+    async ([gateways, token, first, second]) => {
+      const heard = [];
+      follow(gateways, token, first.roomId, (event) => heard.push({...event, at: Date.now()}));
+      const hears = async (type, track, status) => {
+        const is = (event) =>
+          event.type === type &&
+          (!track || (event.data.participantId === track.participantId && event.data.status === status));
+        while (!heard.some(is)) await new Promise((resolve) => setTimeout(resolve, 5));
+      };
+      const act = (action, track) => ask(gateways.at(-1), token, action, track);
+      await hears("snapshot");
+      await act("start", first);
+      await hears("recording", first, "recording");
+      await act("start", second);
+      await hears("recording", second, "recording");
+      await act("stop", first);
+      await act("stop", second);
+      await hears("recording", first, "stopped");
+      await hears("recording", second, "stopped");
+      return {heard};
+    },
+    [gateways, token, first, second],
+  );
+}
+
 // A person opens the docs, shows a key and sends the start that is there already.
 async function docs(page, {gateway, key, screenshot}) {
   await page.goto(`${gateway}/docs`);
@@ -73,7 +103,7 @@ try {
   page.context().on("request", (request) => requests.push(request.url()));
   page.on("console", (message) => messages.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => messages.push(`pageerror: ${error.message}`));
-  const seen = await {frontend, docs, stray}[scenario](page, rest);
+  const seen = await {frontend, live, docs, stray}[scenario](page, rest);
   process.stdout.write(JSON.stringify({...seen, requests, messages}));
 } finally {
   await browser.close();

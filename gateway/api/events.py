@@ -1,0 +1,188 @@
+"""The routes of live events: a room's changes as they happen, and tickets for those who cannot send a header."""
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response, Router, get, post
+from litestar.connection import ASGIConnection
+from litestar.di import NamedDependency
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import FromPath
+from litestar.response.base import ASGIResponse
+
+from gateway.api import examples
+from gateway.api.callers import Caller
+from gateway.api.examples import problems
+from gateway.api.identities import Identities
+from gateway.api.policy import Policy, Scope, check_room, covers
+from gateway.api.recordings import BEARER, asked_seconds, authenticate
+from gateway.api.streams import EVENT_STREAM, LINE, EventStream
+from gateway.api.wire import EventsTicket, read_room
+from gateway.coordinator import Tickets
+from gateway.errors import Unauthenticated
+from gateway.recordings import Feeds
+
+__all__ = ["LAST_EVENT_HEADER", "Usher", "event_routes"]
+
+LAST_EVENT_HEADER: Final = "last-event-id"
+_EVENT_ID: Final = re.compile(r"[1-9][0-9]{0,17}-[0-9]{1,18}", re.ASCII)
+_TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+_SHARED: Final = ("unauthenticated", "forbidden", "identity-unavailable", "headers-too-large", "invalid-request")
+
+_Request = Request[Any, Any, Any]
+
+
+class Usher:
+    """Lets callers in to the events of the rooms they may see.
+
+    Args:
+        feeds: The events.
+        tickets: Tickets of callers who were let in before.
+        tenant: Separates the projects that share a Redis.
+    """
+
+    def __init__(self, feeds: Feeds, tickets: Tickets, tenant: str) -> None:
+        self._feeds = feeds
+        self._tickets = tickets
+        self._tenant = tenant
+
+    async def issue(self, request: _Request, room: str) -> EventsTicket:
+        """Make a ticket for whatever the caller may see in a room."""
+        caller: Caller = request.scope["state"]["identity"]
+        check_room(caller.policy, Scope.READ, room)
+        seen = Policy(
+            scopes=frozenset({Scope.READ}),
+            rooms=(room,),
+            participants=caller.policy.participants,
+            kinds=caller.policy.kinds,
+        )
+        value = msgspec.json.encode(Caller(caller.name, seen, caller.account, expires=caller.expires))
+        until = datetime.now(UTC) + self._tickets.lifetime
+        return EventsTicket(ticket=await self._tickets.issue(self._scope(room), value), expires_at=until)
+
+    async def admit(self, room: str, ticket: str) -> Caller:
+        """Return whose ticket this is. It is used up.
+
+        Raises:
+            Unauthenticated: It is none for this room, or not any more.
+        """
+        value = await self._tickets.redeem(self._scope(room), ticket) if _TICKET.fullmatch(ticket) else None
+        if value is None:
+            raise Unauthenticated("The ticket is not known. Each is good for one request, for half a minute.")
+        caller = msgspec.json.decode(value, type=Caller)
+        if caller.expires is not None and caller.expires <= time.time():
+            raise Unauthenticated("What the ticket was made with has expired.")
+        return caller
+
+    async def open(self, request: _Request, room: str) -> EventStream:
+        """Begin to tell a room's events."""
+        state = request.scope["state"]
+        caller: Caller = state["identity"]
+        check_room(caller.policy, Scope.READ, room)
+        within = asked_seconds(request)
+        # A browser that reconnects by itself says it in the header, and repeats the query it began with.
+        last = request.headers.get(LAST_EVENT_HEADER) or request.query_params.get("lastEventId", "")
+        reader = await self._feeds.open(room, last if _EVENT_ID.fullmatch(last) else "")
+        return EventStream(
+            reader,
+            partial(covers, caller.policy),
+            expires_in=None if caller.expires is None else caller.expires - time.time(),
+            within=within,
+            line=state.get(LINE),
+        )
+
+    def _scope(self, room: str) -> tuple[str, ...]:
+        return (self._tenant, "events", room)
+
+
+def event_routes(identities: Identities | None, usher: Usher | None) -> Router:
+    """Build the routes.
+
+    Args:
+        identities: Who asks.
+        usher: Knows tickets. Neither is needed to draw the contract.
+    """
+    by_header = authenticate(identities)
+
+    @get(
+        "/{roomId:str}/events",
+        operation_id="streamRoomEvents",
+        summary="Follow a room's recordings",
+        description=examples.EVENTS,
+        tags=["events"],
+        security=[*BEARER, {"eventsTicket": []}],
+        opt={"scope": Scope.READ},
+        guards=[_by_ticket_or(by_header, usher)],
+        media_type=EVENT_STREAM,
+        responses={
+            200: ResponseSpec(
+                str,
+                generate_examples=False,
+                description="Events, for as long as both sides like.",
+                media_type=EVENT_STREAM,
+                examples=[Example(id="events", summary="Began, and ended", value=examples.STREAM)],
+            ),
+            **problems(*_SHARED, "coordination-unavailable", "newer-record", "too-many-waiting", "internal"),
+        },
+    )
+    async def stream_room_events(
+        request: _Request,
+        roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
+        usher: NamedDependency[Usher],
+    ) -> ASGIResponse:
+        return await usher.open(request, read_room(roomId))
+
+    @post(
+        "/{roomId:str}/events/tickets",
+        operation_id="createRoomEventsTicket",
+        summary="Make a ticket for a room's events",
+        description=examples.TICKET,
+        tags=["events"],
+        security=BEARER,
+        opt={"scope": Scope.READ},
+        guards=[by_header],
+        status_code=201,
+        responses={
+            201: ResponseSpec(
+                EventsTicket,
+                generate_examples=False,
+                description="A ticket.",
+                examples=[Example(id="ticket", value=examples.A_TICKET)],
+            ),
+            **problems(*_SHARED, "coordination-unavailable", "internal"),
+        },
+    )
+    async def create_room_events_ticket(
+        request: _Request,
+        roomId: FromPath[str],  # noqa: N803
+        usher: NamedDependency[Usher],
+    ) -> Response[EventsTicket]:
+        ticket = await usher.issue(request, read_room(roomId))
+        return Response(ticket, status_code=201, headers={"cache-control": "no-store"})
+
+    return Router("/v1/rooms", route_handlers=[stream_room_events, create_room_events_ticket])
+
+
+def _by_ticket_or(
+    by_header: Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]], usher: Usher | None
+) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]:
+    """Make the guard that takes a ticket where one is shown, and otherwise asks for the header."""
+
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        ticket = connection.query_params.get("ticket")
+        if ticket is None:
+            await by_header(connection, handler)
+            return
+        assert usher is not None  # noqa: S101 - only the contract is drawn without
+        caller = await usher.admit(str(connection.path_params["roomId"]), ticket)
+        state = connection.scope["state"]
+        state["identity"], state["caller"] = caller, caller.name
+
+    return guard

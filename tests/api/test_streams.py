@@ -1,0 +1,174 @@
+"""One reader's answer, with this test in the place of the server: when it speaks, and when it ends."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gateway.api.streams import EventStream
+from gateway.recordings import Kind, News, Reader, Track
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+TRACK = Track("room", "ada", Kind.VIDEO)
+MANY = 2_000
+
+
+def news(number: int, *, whole: bool = False) -> News:
+    """Make a change."""
+    return News(f"{number}-0", ((TRACK, b"{}"),), whole=whole)
+
+
+class Server:
+    """Takes what is sent as soon as it may, and hangs up when told to."""
+
+    ending = False
+    on_ending: Callable[[], None] | None = None
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, Any]] = []
+        self.taking = asyncio.Event()
+        self.taking.set()
+        self.gone = asyncio.Event()
+        self.aborted = False
+
+    def abort(self) -> None:
+        """Cut the connection off (`Line`)."""
+        self.aborted = True
+        self.gone.set()
+
+    async def send(self, message: Any) -> None:
+        """Take a message (ASGI)."""
+        await self.taking.wait()
+        self.taken.append(message)
+
+    async def receive(self) -> Any:
+        """Say that the client is gone, once it is (ASGI)."""
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def text(self) -> str:
+        """All that was sent."""
+        return b"".join(message.get("body", b"") for message in self.taken).decode()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer came to an orderly end."""
+        return self.taken[-1].get("more_body") is False
+
+
+@asynccontextmanager
+async def answering(server: Server, reader: Reader, **more: Any) -> AsyncGenerator[asyncio.Task[None]]:
+    """Answer a reader."""
+    given: dict[str, Any] = {"expires_in": None, "within": None, "line": server, **more}
+    stream = EventStream(reader, lambda _: True, **given)
+    task = asyncio.create_task(stream({}, server.receive, server.send))  # pyright: ignore[reportArgumentType]
+    try:
+        yield task
+    finally:
+        server.gone.set()
+        server.taking.set()
+        await task
+
+
+@pytest.fixture
+def left() -> list[Reader]:
+    """Readers who left."""
+    return []
+
+
+@pytest.fixture
+def reader(left: list[Reader]) -> Reader:
+    """A reader who was told a room."""
+    reader = Reader(left.append)
+    reader.begin(news(1, whole=True))
+    return reader
+
+
+async def test_silence_is_broken_by_comments(reader: Reader, left: list[Reader]) -> None:
+    """A comment, again and again, keeps proxies from thinking that nobody is there; no client hears it."""
+    server = Server()
+    async with answering(server, reader, heartbeat=0.02):
+        await harness.eventually(lambda: server.text.count("\n\n:\n\n:\n\n"))
+        assert server.text.count("event:") == 1
+        server.gone.set()
+        await harness.eventually(lambda: left)
+
+
+async def test_a_slow_reader_is_told_to_come_again(reader: Reader) -> None:
+    """While it takes nothing, news wait up to a bound; past it they are dropped, and it hears that it was too slow."""
+    server = Server()
+    async with answering(server, reader) as answer:
+        await harness.eventually(lambda: "snapshot" in server.text)
+        server.taking.clear()
+        reader.offer(news(2))
+        await asyncio.sleep(0)  # it now sends that one, and cannot
+        await harness.eventually(lambda: not reader.closed)
+        for number in range(3, 3 + MANY + 1):
+            assert not reader.closed
+            reader.offer(news(number))
+        assert reader.closed == "slow"
+        server.taking.set()
+        await answer
+        assert server.text.endswith('event: reconnect\ndata: {"reason":"slow"}\n\n')
+        assert server.text.count("event: recording") <= 1
+        assert server.complete
+
+
+async def test_a_process_that_ends_ends_its_answers(reader: Reader) -> None:
+    """The server says that it is to end: the answer is over at once, in order, with a word to the client."""
+    server = Server()
+    async with answering(server, reader) as answer:
+        await harness.eventually(lambda: server.on_ending is not None)
+        assert server.on_ending
+        server.on_ending()
+        await answer
+    assert server.text.endswith('data: {"reason":"restart"}\n\n')
+    assert server.complete
+    assert server.on_ending is None
+
+
+async def test_an_answer_that_begins_while_the_process_ends_is_short(reader: Reader) -> None:
+    """Whoever comes in the last moment is sent on as well."""
+    server = Server()
+    server.ending = True
+    async with answering(server, reader) as answer:
+        await answer
+    assert server.text.endswith('data: {"reason":"restart"}\n\n')
+    assert server.complete
+
+
+async def test_news_are_read_once(left: list[Reader]) -> None:
+    """What was missed and what came meanwhile overlap; each is told once, in order."""
+    reader = Reader(left.append)
+    for number in (5, 6):
+        reader.offer(news(number))
+    reader.resume("2-0", [news(number) for number in (3, 4, 5)])
+    assert [one.id for one in await reader.read(0)] == ["3-0", "4-0", "5-0", "6-0"]
+    reader.offer(news(6))
+    assert await reader.read(0) == []
+    reader.offer(news(7))
+    assert [one.id for one in await reader.read(0)] == ["7-0"]
+
+
+async def test_what_waits_is_part_of_the_room_as_a_whole(left: list[Reader]) -> None:
+    """A reader who begins with the room is told only what changed after it."""
+    reader = Reader(left.append)
+    reader.offer(news(5))
+    reader.begin(news(6, whole=True))
+    for number in (6, 7):
+        reader.offer(news(number))
+    assert [one.id for one in await reader.read(0)] == ["6-0", "7-0"]
+
+
+async def test_a_room_told_anew_counts_anew(reader: Reader) -> None:
+    """After a Redis that has forgotten, ids may be smaller: the whole room is told all the same, and what follows."""
+    reader.offer(news(9))
+    assert [one.id for one in await reader.read(0)] == ["1-0", "9-0"]
+    reader.offer(news(3, whole=True))
+    reader.offer(news(4))
+    assert [one.id for one in await reader.read(0)] == ["3-0", "4-0"]
