@@ -4,10 +4,13 @@ Uvicorn with h11, because h11 is the parser that bounds how much of a header it 
 others cost, is measured by `make bench` and told in CONTRIBUTING.md.
 """
 
+import multiprocessing
+import multiprocessing.process
 import os
 import secrets
 import signal
 import sys
+import threading
 from contextlib import nullcontext
 from types import FrameType
 from typing import Any, Final
@@ -69,7 +72,15 @@ def build() -> object:
     """Build the application from the environment, in a worker process."""
     settings = load(os.environ)
     logs.configure(settings.log_level, settings.log_format)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_after, args=(parent,), name="parent", daemon=True).start()
     return create_app(settings, Drain(settings.drain.total_seconds()))
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    """End this worker when its parent is gone: nobody would ever ask it to, and it would hold the port for ever."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:

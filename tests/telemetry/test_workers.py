@@ -165,3 +165,23 @@ async def test_one_process_makes_no_files(
         assert (await scrape(gateway)).total("http_requests_total") == seen.total("http_requests_total") + 1
         assert folders(place) == []
         assert folders(theirs, "*") == []
+
+
+def lives(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended may still be listed until somebody takes note."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_workers_end_with_their_parent(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
+) -> None:
+    """The process that would ask them to end is killed: they end by themselves, and leave the port."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **TIMES, GATEWAY_WORKERS="2")
+    process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
+    await harness.eventually(lambda: len(children(process.pid)) == 2)
+    workers = children(process.pid)
+    process.kill()
+    await harness.eventually(lambda: not any(lives(worker) for worker in workers))
