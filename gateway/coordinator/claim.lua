@@ -98,15 +98,17 @@ local function wait()
 end
 
 -- For a moment after this server may have forgotten something nobody new may lead: those who hold an operation that it
--- forgot claim it again first (renew.lua, a.restore).
+-- forgot claim it again first (renew.lua, a.restore). Nor is a claim believed that was granted before: it may be of an
+-- operation long over, and what has come since, and was forgotten, is what a caller's wish is about.
 local grace_left = since + a.grace - now
+local believed = held(r) and num(r.epoch) >= since
 
 if newer(r) then return answer('newer') end
 if a.not_after > 0 and now > a.not_after then return answer('late') end
 if (r.holder or '') == a.attempt then return answer('lead', r.doing) end
 if a.seen ~= '' and a.seen == r.done then return answer('done') end
 
-if forgotten and grace_left > 0 and not held(r) then
+if forgotten and grace_left > 0 and not believed then
   r.lease = text(now + grace_left)
   return answer('wait', 'grace')
 end

@@ -272,6 +272,49 @@ def test_ghost_without_a_live_one_is_looked_at(world: World) -> None:
     assert len(sent(world, "start")) == 2
 
 
+def test_stop_that_meets_a_ghost_is_about_what_runs(world: World) -> None:
+    """A failover brings back a start that was stopped long ago; a stop that finds it ends the recording of today."""
+    first, second, third = replicas(world, 3)
+    plan(world, "start", Fate(reply=0.5, lands=0.2), Fate(reply=1.5, lands=0.2))
+    first.start()
+    sends(world, "start", 1)
+    ghost = world.snapshots[-1]
+    world.advance(0.6)
+    first.stop()
+    world.advance(0.2)
+    second.start()
+    sends(world, "start", 2)
+    # Between two renewals, and just before its leader knows that it records.
+    world.advance(1.4)
+    world.snapshots.append(ghost)
+    world.lose(0)
+    stop = third.stop()
+    world.advance(10)
+    assert stop.outcome == "stopped"
+    rest(world, recording=False)
+
+
+def test_start_that_meets_a_ghost_is_compared_with_what_runs(world: World) -> None:
+    """A failover brings back a start with other parameters, stopped long ago: that is no reason to refuse."""
+    first, second, third = replicas(world, 3)
+    plan(world, "start", Fate(reply=0.5, lands=0.2), Fate(reply=1.5, lands=0.2))
+    first.start("A")
+    sends(world, "start", 1)
+    ghost = world.snapshots[-1]
+    world.advance(0.6)
+    first.stop()
+    world.advance(0.2)
+    second.start("B")
+    sends(world, "start", 2)
+    world.advance(1.4)
+    world.snapshots.append(ghost)
+    world.lose(0)
+    start = third.start("B")
+    world.advance(10)
+    assert start.outcome == "already_recording"
+    rest(world, recording=True)
+
+
 def test_released_operation_goes_on_under_its_number_after_a_failover(world: World) -> None:
     """A start was released and taken up again under the same number; the failover knows only of the release.
 
