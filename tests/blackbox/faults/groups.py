@@ -4,7 +4,6 @@ Both can lose their master, and with it what it was told last. Everything here b
 """
 
 import shutil
-import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -91,7 +90,7 @@ class Sentinels:
             self.master, replica = (running.enter_context(server) for server in self._servers)
             _ask(replica.port, "REPLICAOF", "127.0.0.1", self.master.port)
             for number in range(3):
-                self.sentinels.append(_free_port())
+                self.sentinels.append(harness.free_port())
                 running.enter_context(harness.sentinel(self._configuration(number), self._binary))
             harness.wait_until(self._watched)
             self._running = running.pop_all()
@@ -225,9 +224,3 @@ def _die_unheard(master: EmbeddedValkey, replica: EmbeddedValkey) -> float:
     finally:
         replica.resume()
     return moment
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return cast("int", probe.getsockname()[1])

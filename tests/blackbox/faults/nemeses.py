@@ -205,7 +205,7 @@ async def empty_server(scene: Scene) -> None:
             case 1:
                 await scene.stage.command("FLUSHALL")
             case _:
-                for key in await scene.stage.command("KEYS", "rec:*-*"):
+                for key in await scene.stage.command("KEYS", "rec:*-*:video"):
                     await scene.stage.command("EVAL", _EVICT, 1, key)
         scene.stage.note("redis", begun, time.monotonic(), detail=("restarted empty", "flushed", "evicted")[number % 3])
         number += 1
