@@ -217,6 +217,7 @@ class Coordinator:
         answered: bool = False,
         due_in: float = 0,
         evidence: str = "",
+        ended_at: int = 0,
         because: str = "",
         upstream: str = "",
     ) -> Finished:
@@ -241,6 +242,7 @@ class Coordinator:
             "answered": answered,
             "due_in": _ms(due_in),
             "evidence": evidence,
+            "ended_at": ended_at,
             "because": because,
             "upstream": upstream,
             "quiet": _ms(self.timing.quiet),

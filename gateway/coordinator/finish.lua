@@ -9,6 +9,7 @@
 -- a.settled       nothing sent earlier can still land    a.due_in     look again after this long, 0 never
 -- a.answered      what this operation itself sent cannot land any more
 -- a.evidence      what VideoSDK's list says of the recording, JSON; '' leaves what is known
+-- a.ended_at      when (ms) it ended, as those who wait are told
 -- a.because       why it ended, '' where only a hint may tell
 -- a.upstream      what VideoSDK answered last, in a word
 -- a.quiet a.settle
@@ -51,7 +52,7 @@ else
   changes.confirmed = '0'
 end
 local was_over = loaded.state == 'stopped' or loaded.state == 'failed'
-if a.state == 'stopped' and loaded.state ~= 'stopped' then changes.ended_at = now end
+if a.state == 'stopped' and loaded.state ~= 'stopped' then changes.ended_at = math.min(a.ended_at, now) end
 if a.evidence ~= '' then changes.evidence = a.evidence end
 if a.upstream ~= '' then changes.upstream = a.upstream end
 -- Found, not started: all that is known of its beginning is that it was before now.

@@ -410,6 +410,8 @@ class Leader:
             lease.generation = lease.operation
             lease.fingerprint = ""
             lease.recording = _FOUND
+        because = _because(job, state, outcome, problem)
+        ended_at = self._coordinator.now_ms() if state is Status.STOPPED else 0
         result = Result(
             wish=_wish(job),
             state=state,
@@ -421,6 +423,8 @@ class Leader:
             started_at=lease.started_at,
             confirmed_at=self._coordinator.now_ms() if confirmed_by else 0,
             confirmed_by=confirmed_by,
+            ended_at=ended_at,
+            because=because,
             trace=tracing.here(),
         )
         finished = await self._coordinator.finish(
@@ -433,7 +437,8 @@ class Leader:
             due_in=due_in or self._look_again(lease, state, outcome),
             seen_at=lease.looked_at if confirmed_by == "list" else None,
             evidence=lease.evidence,
-            because=_because(job, state, outcome, problem),
+            ended_at=ended_at,
+            because=because,
             upstream=lease.upstream,
         )
         if finished.how == "stale" and not (lease.doing == "stop" and state is Status.STOPPED):

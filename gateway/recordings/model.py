@@ -206,6 +206,8 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: int = 0
     confirmed_at: int = 0
     confirmed_by: str = ""
+    ended_at: int = 0
+    because: str = ""
     trace: str = ""
     """Where the operation's trace is (`traceparent`), for those who join it; empty where none is made."""
 
@@ -220,10 +222,11 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def recording(self, key: str, track: Track) -> Recording:
         """Return the recording it tells of."""
-        return _recording(
+        recording = _recording(
             key, track, self.generation, self.state or Status.UNKNOWN, self.descriptor, self.started_at,
             self.confirmed_at, self.confirmed_by,
         )  # fmt: skip
+        return _ended(recording, self.ended_at, self.because)
 
 
 def track_of(key: str) -> Track:
@@ -239,16 +242,21 @@ def recording_of(key: str, track: Track, known: Record | Claim) -> Recording:
         key, track, known.generation, status, decode_descriptor(known.recording), known.started_at, known.confirmed,
         known.confirmed_by,
     )  # fmt: skip
-    over = status in ENDED
     evidence = Evidence.decode(known.evidence, known.generation)
     return msgspec.structs.replace(
-        recording,
-        ended_at=_moment(known.ended_at) if over and known.ended_at >= known.started_at else None,
-        ended_because=Because(known.because) if over and known.because in set(Because) else None,
+        _ended(recording, known.ended_at if known.ended_at >= known.started_at else 0, known.because),
         videosdk_id=evidence.videosdk_id if evidence else None,
         files=evidence.files if evidence else (),
         deliveries=evidence.deliveries if evidence else None,
     )
+
+
+def _ended(recording: Recording, at: int, because: str) -> Recording:
+    """Return the recording with when and why it ended, if it did and that is known."""
+    if recording.status not in ENDED:
+        return recording
+    reason = Because(because) if because in set(Because) else None
+    return msgspec.structs.replace(recording, ended_at=_moment(at), ended_because=reason)
 
 
 def decode_descriptor(text: str) -> Descriptor | None:

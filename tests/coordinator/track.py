@@ -89,7 +89,7 @@ class Track:
             "generation": lead["generation"], "fingerprint": lead["fingerprint"], "confirmed_by": "reply",
             "result": f"{lead['doing']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
             "seen_ago": 0, "due_in": 0, "quiet": QUIET, "settle": SETTLE, "evidence": "", "because": "",
-            "upstream": "",
+            "upstream": "", "ended_at": self.ms,
         }  # fmt: skip
         return self.run("finish", **arguments | more)
 
