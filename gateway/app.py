@@ -39,6 +39,7 @@ from gateway.api.wire import TrackRecording
 from gateway.coordinator import Answers, Connection, Coordinator, Limits, Overview, Survey, Tickets, Timing, Wakeups
 from gateway.drain import Drain
 from gateway.errors import CoordinationUnavailable
+from gateway.kinds import REDIS_URL, SECRET, Kind
 from gateway.mounted import MountedSecret
 from gateway.recordings import Feeds, Leader, Lists, Operator, Recording, Recordings, Settler, Uncoordinated, Watcher
 from gateway.secret import Secret
@@ -83,7 +84,8 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
 
 def create_connection(settings: Settings) -> Connection:
     """Build the way to Redis."""
-    return Connection(settings.redis_url.reveal(), str(settings.redis_ca_file or ""))
+    url = _current(settings, "redis_url", settings.redis_url, REDIS_URL)
+    return Connection(lambda: url().reveal(), str(settings.redis_ca_file or ""))
 
 
 def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
@@ -305,10 +307,10 @@ def _project(settings: Settings) -> tuple[Callable[[], str], Callable[[], Secret
     return lambda: api_key().reveal(), _current(settings, "videosdk_secret", settings.videosdk_secret)
 
 
-def _current(settings: Settings, field: str, secret: Secret) -> Callable[[], Secret]:
+def _current(settings: Settings, field: str, secret: Secret, kind: Kind = SECRET) -> Callable[[], Secret]:
     """Return what gives a secret as it is now: from its file, where it was read from one."""
     path = settings.mounted.get(field)
-    return (lambda: secret) if path is None else MountedSecret(path, secret)
+    return (lambda: secret) if path is None else MountedSecret(path, secret, kind=kind)
 
 
 def _tenant(settings: Settings) -> str:

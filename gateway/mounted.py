@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import structlog
 
-from gateway.kinds import SECRET, WrongTextError, read_value
+from gateway.kinds import SECRET, Kind, WrongTextError, read_value
 from gateway.secret import Secret
 
 __all__ = ["MountedSecret", "Watched"]
@@ -58,11 +58,15 @@ class MountedSecret:
         path: The file.
         first: What it held when the gateway started.
         clock: Seconds that never step.
+        kind: What it has to be.
     """
 
-    def __init__(self, path: Path, first: Secret, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path, first: Secret, clock: Callable[[], float] = time.monotonic, *, kind: Kind = SECRET
+    ) -> None:
         self._watched = Watched(path, clock)
         self._secret = first
+        self._kind = kind
         # It may have been replaced since `first` was read.
         self._read()
 
@@ -74,7 +78,7 @@ class MountedSecret:
 
     def _read(self) -> None:
         try:
-            secret = cast("Secret", SECRET.parse(read_value(str(self._watched.path))))
+            secret = cast("Secret", self._kind.parse(read_value(str(self._watched.path))))
         except WrongTextError as wrong:
             _log.warning("mounted.unusable", file=self._watched.path.name, reason=str(wrong))
             return

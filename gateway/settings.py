@@ -246,6 +246,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         REDIS_URL,
         "Redis or Valkey between the replicas: one server, a Unix socket, Sentinels or a Cluster.",
         required=True,
+        has_file=True,
     ),
     Setting(
         "GATEWAY_REDIS_CA_FILE",

@@ -6,11 +6,12 @@ server into a minute of waiting and run a script again that had only lost its re
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
+import structlog
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode
@@ -28,6 +29,8 @@ __all__ = ["LOST", "Connection", "uncancelled"]
 LOST: Final = (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError)
 """How a lost connection shows. What redis-py raises where no node of a Cluster answers is none of its `RedisError`s;
 the last is what uvloop raises when a connection is written to that was just reset."""
+
+_log = structlog.get_logger("gateway.coordinator")
 
 _COMMAND_SECONDS = 1.0
 _CONNECT_SECONDS = 0.5
@@ -51,17 +54,21 @@ class Connection:
 
     Args:
         url: `redis://`, `rediss://` or `unix://` as redis-py reads them; `redis+sentinel://host:port,…/service/db`;
-            `redis+cluster://host:port,…`; the last two with `rediss+` for TLS.
+            `redis+cluster://host:port,…`; the last two with `rediss+` for TLS. Or what gives it as it is now: where its
+            password is replaced, connections are made anew. Another server is not moved to: replicas that move at
+            different moments would not see each other's claims.
         ca_file: Certificates (PEM) that a server's must go back to, instead of the system's own; for TLS only.
 
     After three failures in a row the connection answers at once for half a second at a time, so that an outage costs
     callers no time-outs; one call in each half second tries whether Redis is back.
     """
 
-    def __init__(self, url: str, ca_file: str = "") -> None:
-        self._url = url
+    def __init__(self, url: str | Callable[[], str], ca_file: str = "") -> None:
+        self._url = (lambda: url) if isinstance(url, str) else url
         self._ca_file = ca_file
         self._opened: _Opened | None = None
+        self._opened_url = self._refused_url = ""
+        self._retiring: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._probe_at = 0.0
 
@@ -209,21 +216,40 @@ class Connection:
             await opened.aclose()
 
     async def _subscribable_url(self) -> str:
-        if not self._url.partition("://")[0].endswith("+cluster"):
-            return self._url
+        url = self._url()
+        if not url.partition("://")[0].endswith("+cluster"):
+            return url
 
         async def node(client: Redis | RedisCluster) -> object:
             return cast("RedisCluster", client).get_random_node()
 
         chosen = cast("ClusterNode", await self._call(node))
-        scheme, _, rest = self._url.partition("://")
+        scheme, _, rest = url.partition("://")
         credentials, at, _ = urlsplit(f"//{rest}").netloc.rpartition("@")
         return f"{scheme.partition('+')[0]}://{credentials}{at}{chosen.host}:{chosen.port}"
 
     async def aclose(self) -> None:
         """Close every connection."""
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         if self._opened is not None:
             await self._opened.aclose()
+
+    def _current(self) -> "_Opened":
+        url = self._url()
+        if self._opened is not None and url != self._opened_url and _place(url) != _place(self._opened_url):
+            if url != self._refused_url:
+                self._refused_url = url
+                _log.error("redis.moved", meaning="restart all replicas together to move to another server")
+            return self._opened
+        if self._opened is None or url != self._opened_url:
+            if self._opened is not None:
+                task = asyncio.create_task(_retire(self._opened), name="redis-retire")
+                self._retiring.add(task)
+                task.add_done_callback(self._retiring.discard)
+            self._opened, self._opened_url = _connect(url, self._ca_file, connections=_MAX_CONNECTIONS), url
+        return self._opened
 
     async def _call(self, call: Any) -> object:
         moment = time.monotonic()
@@ -231,9 +257,7 @@ class Connection:
             if moment < self._probe_at:
                 raise _unavailable()
             self._probe_at = moment + _PROBE_EVERY_SECONDS
-        if self._opened is None:
-            self._opened = _connect(self._url, self._ca_file, connections=_MAX_CONNECTIONS)
-        client = self._opened.client
+        client = self._current().client
         try:
             # redis-py bounds each read; a Cluster client may add rounds of its own (redirects, slot refresh).
             async with asyncio.timeout(_CONNECT_SECONDS + _COMMAND_SECONDS):
@@ -255,6 +279,20 @@ def _kind(error: BaseException) -> str:
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return "timeout"
     return "connection" if isinstance(error, OSError | RedisConnectionError | RuntimeError) else "other"
+
+
+def _place(url: str) -> str:
+    """Return where a URL leads, without who asks there."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+async def _retire(opened: "_Opened") -> None:
+    """Close connections that nobody begins to use any more, when who uses them is done."""
+    try:
+        await asyncio.sleep(2 * _COMMAND_SECONDS)
+    finally:
+        await opened.aclose()
 
 
 def _unavailable() -> CoordinationUnavailable:

@@ -158,7 +158,7 @@ def test_the_inside_is_not_shown_outside(rendered: dict[str, list[Manifest]], na
 
 
 def test_only_what_needs_a_restart_restarts(helm: Helm) -> None:
-    """Another secret, another caller: the same pods. Another setting, another Redis: new ones."""
+    """Another secret, caller or password: the same pods. Another setting, another Redis: new ones."""
 
     def pod(**more: Any) -> Any:
         values = {
@@ -172,6 +172,7 @@ def test_only_what_needs_a_restart_restarts(helm: Helm) -> None:
     before = pod()
     assert pod(credentials={"values": {"GATEWAY_VIDEOSDK_TOKEN": "other"}}) == before
     assert pod(files={"GATEWAY_CALLERS_FILE": {"text": "# other"}}) == before
+    assert pod(redis={"url": "redis://user:another-password@redis"}) == before
     assert pod(redis={"url": "redis://other"}) != before
     assert pod(settings={"GATEWAY_TRUST_SECONDS": 11}) != before
 

@@ -78,7 +78,7 @@ def test_every_value_arrives_as_it_was_given(helm: Helm) -> None:
     }
     names = [item["name"] for item in container(helm.render(values))["env"]]
     assert sorted(names) == sorted(
-        {*given, *(row.variable for row in written.files()), "GATEWAY_REDIS_URL", "GATEWAY_VIDEOSDK_TOKEN_FILE"}
+        {*given, *(row.variable for row in written.files()), "GATEWAY_REDIS_URL_FILE", "GATEWAY_VIDEOSDK_TOKEN_FILE"}
     )
     env = {item["name"]: item.get("value") for item in container(helm.render(values))["env"]}
     for variable, value in given.items():
@@ -136,4 +136,4 @@ def test_the_gateway_takes_what_the_pod_gets(helm: Helm, name: str, tmp_path: Pa
         assert settings.redis_url.reveal().startswith("rediss+sentinel://gateway:a%2Fpassword@redis-0:26379")
     if name == "existing-secret":
         assert settings.redis_url.reveal() == "redis://gateway:password@redis:6379/1"
-        assert settings.mounted.keys() == {"videosdk_token"}
+        assert settings.mounted.keys() == {"videosdk_token", "redis_url"}

@@ -48,7 +48,7 @@ def plain() -> list[Setting]:
 
 def credentials() -> list[Setting]:
     """Return the settings that are mounted as files and may be rotated."""
-    return [row for row in SETTINGS if row.has_file]
+    return [row for row in SETTINGS if row.has_file and row.variable not in GIVEN_BY_THE_CHART]
 
 
 def files() -> list[Setting]:

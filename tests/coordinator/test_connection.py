@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.coordinator import Connection
 from gateway.errors import CoordinationUnavailable
@@ -54,4 +55,19 @@ async def test_a_server_that_is_not_there_is_unavailable_at_once(url: str) -> No
         with pytest.raises(CoordinationUnavailable):
             await connection.now()
     assert connection.open
+    await connection.aclose()
+
+
+async def test_another_server_is_not_moved_to(valkey: EmbeddedValkey) -> None:
+    """Replicas that read of it at different moments would not see each other's claims: it takes a restart of all."""
+    place = [valkey.url]
+    connection = Connection(lambda: place[0])
+    await connection.now()
+    with EmbeddedValkey() as other:
+        place[0] = other.url
+        key = "rec:{00}::::somewhere"
+        await connection.keep(key, b"1", 1000)
+        async with Redis.from_url(other.url) as there, Redis.from_url(valkey.url) as here:
+            assert await here.exists(key)
+            assert not await there.exists(key)
     await connection.aclose()

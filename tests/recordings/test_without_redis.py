@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -146,3 +148,22 @@ async def test_a_live_leader_claims_again_what_redis_forgot(
         assert second.json()["outcome"] in {"joined", "already_recording"}
         assert second.json()["id"] == (await first).json()["id"]
         assert sum(call.endpoint == "start" for call in simulator.calls) == 2
+
+
+async def test_a_new_password_needs_no_restart(
+    simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
+) -> None:
+    """The URL's file is replaced while the old connections are thrown out: the next ones use what stands there."""
+    with EmbeddedValkey(port=0) as server, redis.Redis.from_url(server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "gateway", "on", ">first", "~*", "&*", "+@all")
+        urls = {word: server.url.replace("redis://", f"redis://gateway:{word}@") for word in ("first", "second")}
+        file = tmp_path / "redis-url"
+        file.write_text(urls["first"])
+        settings = harness.environment("", simulator.url, demo.file, **harness.FAST, GATEWAY_REDIS_URL_FILE=str(file))
+        del settings["GATEWAY_REDIS_URL"]
+        async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+            assert (await gateway.post(START, json=new_track())).status_code == 201
+            admin.execute_command("ACL", "SETUSER", "gateway", "resetpass", ">second")
+            file.write_text(urls["second"])
+            admin.execute_command("CLIENT", "KILL", "USER", "gateway")
+            await harness.until(lambda: gateway.post(START, json=new_track()), lambda answer: answer.is_success)
