@@ -157,7 +157,15 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     requested_by: str | None
     requested_at: datetime | None
     confirmed_at: Annotated[datetime, Meta(description="When the status was last seen to be true.")] | None
-    confirmed_by: Annotated[str, Meta(description="`reply`, `webhook` or `list`.")] | None
+    confirmed_by: (
+        Annotated[
+            str,
+            Meta(
+                description="`reply` to the start or stop, or `list`. A webhook makes the gateway look, and confirms nothing."
+            ),
+        ]
+        | None
+    )
     ended_at: Annotated[datetime, Meta(description="When the gateway learned that it ended.")] | None
     ended_because: Annotated[Because, Meta(description="Why it ended, where that is known.")] | None
     videosdk_recording_id: (

@@ -89,7 +89,9 @@ class Watcher:
         record = await self._coordinator.read(key)
         if self._is_stale(record):
             records = {} if record is None else {key: record}
-            await self._patiently(self._refresh(track.room_id, records, track, max_age=self._timing.trust))
+            # Of what is not known the whole room is asked: one answer then does for whoever tries others in it.
+            whole = record is None
+            await self._patiently(self._refresh(track.room_id, records, track, whole=whole, max_age=self._timing.trust))
             record = await self._coordinator.read(key)
         if record is None or record.generation == "0":
             raise NotFound("The gateway knows of no recording of this track.")
@@ -189,11 +191,18 @@ class Watcher:
             await self._refresh(room, records, track_of(next(iter(records))) if len(records) == 1 else None)
 
     async def _refresh(
-        self, room: str, records: dict[str, Record], track: Track | None = None, *, max_age: float = 0
+        self,
+        room: str,
+        records: dict[str, Record],
+        track: Track | None = None,
+        *,
+        whole: bool = False,
+        max_age: float = 0,
     ) -> None:
         """Compare records with the list of their room, or of one track."""
+        participant = None if track is None or whole else track.participant_id
         try:
-            listed = await self._lists.ask(room, track.participant_id if track else None, max_age=max_age)
+            listed = await self._lists.ask(room, participant, max_age=max_age)
         except UpstreamError:
             self._resting[room] = clock() + _REST_SECONDS
             return
