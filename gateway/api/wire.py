@@ -161,7 +161,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
         Annotated[
             str,
             Meta(
-                description="`reply` to the start or stop, or `list`. A webhook makes the gateway look, and confirms nothing."
+                description="`reply` to a start or stop, or `list`. Webhooks make the gateway look, and prove nothing."
             ),
         ]
         | None
