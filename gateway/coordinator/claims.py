@@ -1,4 +1,37 @@
-"""What the coordinator is asked and what it answers: wishes, verdicts, claims, leases, and the protocol's times."""
+r"""What the coordinator is asked and what it answers: wishes, verdicts, claims, leases, and the protocol's times.
+
+What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
+
+    rec:{07}:<tenant>:<room>:<participant>:<kind>   hash, one per track. TTL: 24 h
+        state                        starting, recording, stopping, stopped, failed, unknown
+        op done result               number of the current operation; last finished one and its payload for joiners
+        holder owner doing lease     attempt that leads, its process, start/stop/verify/recover, until when (ms)
+        generation fingerprint       operation that began the recording; what its parameters hash to
+        recording                    what callers may read of it (JSON)
+        confirmed confirmed_by       when (ms) and by what the state was last seen to be true; 0: doubtful
+        start_quiet stop_quiet       until when (ms) a start / a stop already sent may still land; 0: none can
+        started_at ended_at written  ms of the last send grant, of the last end, of the last finish
+        waiting intent               another process waits; the operation during which a stop was asked for
+        stop_asked                   ms of the last time that somebody asked for a stop which was not idle
+        granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
+        hint hint_at                 what was heard of its end, and when (ms)
+        evidence because             what VideoSDK's list says of the recording (JSON); why it ended
+        tries upstream               how often it was taken up since it was settled; what VideoSDK answered last
+        unsure                       since when (ms) it is unknown, or stopping without an answer; 0: it is known
+        before_*                     what a release puts back
+        v                            version of this format
+    rec:{07}:due     sorted set, record -> when (ms) somebody must look at it though no caller may come
+    rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
+    rec:{07}:<tenant>:<room>:tracks   sorted set, record -> when (ms) it changed last. TTL: twice a record's
+    rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
+                                      TTL: 10 min. Also the channel on which each event's id is published
+    rec:{07}:ticket:<hash>   string, what whoever shows the ticket may read (JSON). TTL: 30 s
+    rec:wake         channel: "<record>\n<operation>\n<payload>" for every finished operation somebody waits for
+
+`07` is one of 16 buckets, chosen by room: all keys of a room share a slot, so that a record, its due time and the
+epoch change in one script on a Cluster too. An operation number is Redis's clock in microseconds, or one more than
+the last: it grows for ever, also across a Redis that forgot the last one.
+"""
 
 import time
 from enum import StrEnum

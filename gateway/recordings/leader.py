@@ -44,7 +44,7 @@ from gateway.recordings.model import (
     Track,
     decode_descriptor,
 )
-from gateway.recordings.translation import meaning
+from gateway.recordings.translation import meaning, not_told
 from gateway.videosdk.client import TrackRow, VideoSDK
 
 __all__ = ["Job", "Leader"]
@@ -267,7 +267,7 @@ class Leader:
             try:
                 row = await self._open_row(job)
             except UpstreamError as error:
-                return await self._finish(job, Status.RECORDING, None, problem=Problem.of(_unseen(error)))
+                return await self._finish(job, Status.RECORDING, None, problem=Problem.of(not_told(error)))
             if row is not None:
                 return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
             misses += 1
@@ -312,7 +312,7 @@ class Leader:
         if job.lease.lost or job.lease.stop_wanted:
             return self._again(job), False
         return await self._finish(
-            job, Status.UNKNOWN, None, problem=Problem.of(_unseen(last)), due_in=_UNKNOWN_DUE_SECONDS
+            job, Status.UNKNOWN, None, problem=Problem.of(not_told(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
 
     def _idle(self, job: Job, tries: int) -> bool:
@@ -496,10 +496,3 @@ def _because(job: Job, state: Status, outcome: Outcome | None, problem: Problem 
         return Because.REFUSED
     asked = outcome is Outcome.STOPPED or (outcome is Outcome.NOT_RECORDING and job.claim.before == Status.STOPPING)
     return Because.STOPPED if state is Status.STOPPED and asked else ""
-
-
-def _unseen(error: UpstreamError | None) -> OutcomeUnknown:
-    return OutcomeUnknown(
-        "VideoSDK could not be asked whether the track is being recorded.",
-        retry_after=meaning(error).retry_after if error else _UNKNOWN_DUE_SECONDS,
-    )

@@ -14,11 +14,12 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 
-__all__ = ["meaning"]
+__all__ = ["meaning", "not_told"]
 
 _LIMITED_SECONDS = 5.0
 _UNAVAILABLE_SECONDS = 2.0
 _UNKNOWN_SECONDS = 5.0
+_UNSEEN_SECONDS = 1.0
 
 
 def meaning(error: UpstreamError) -> GatewayError:
@@ -48,3 +49,11 @@ def meaning(error: UpstreamError) -> GatewayError:
                 retry_after=_UNKNOWN_SECONDS,
                 extensions={"upstreamStatus": error.status} if error.status else {},
             )
+
+
+def not_told(error: UpstreamError | None) -> OutcomeUnknown:
+    """Return the problem where VideoSDK's list was asked, and did not tell."""
+    return OutcomeUnknown(
+        "VideoSDK could not be asked whether the track is being recorded.",
+        retry_after=meaning(error).retry_after if error else _UNSEEN_SECONDS,
+    )
