@@ -228,7 +228,7 @@ class Leader:
         """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
         try:
             row = await self._open_row(job)
-            while row is None and not job.lease.lost and self._unseen_for(job) < self._timing.settle:
+            while row is None and not job.lease.lost and not self._seen_to_end(job) and self._is_behind(job):
                 await asyncio.sleep(_LOOK_PAUSES[1])
                 row = await self._open_row(job)
         except UpstreamError:
@@ -251,12 +251,15 @@ class Leader:
         """Return how many seconds ago the last start was sent, 0 where the record knows of none."""
         return (self._coordinator.now_ms() - job.lease.started_at) / 1000 if job.lease.started_at else 0.0
 
-    def _unseen_for(self, job: Job) -> float:
-        """Return for how many seconds at least the list has had time to show what the record tells of.
+    def _is_behind(self, job: Job) -> bool:
+        """Tell whether the list may not yet show what the record tells of.
 
-        A start lands at the latest when its result is written, which may be long after it was sent.
+        A start lands at the latest when its result is written, which may be long after it was sent; and never later
+        than it may be sent and be waited for, whatever was written since.
         """
-        return (self._coordinator.now_ms() - job.claim.written) / 1000
+        now, started_at = self._coordinator.now_ms(), job.lease.started_at
+        latest = started_at + (self._timing.quiet - self._timing.settle) * 1000 if started_at else now
+        return now - min(job.claim.written, latest) < self._timing.settle * 1000
 
     # --- evidence ------------------------------------------------------------------------------------------------
 
@@ -273,7 +276,7 @@ class Leader:
             misses += 1
             # One miss may be the list's, and a list may be behind a start: only two some time apart end a recording,
             # unless the very row that was seen open is now seen closed.
-            if self._seen_to_end(job) or (misses > 1 and self._unseen_for(job) >= self._timing.settle):
+            if self._seen_to_end(job) or (misses > 1 and not self._is_behind(job)):
                 return await self._absent(job)
             await asyncio.sleep(_MISSES_APART_SECONDS)
         return self._again(job), False

@@ -473,6 +473,18 @@ def test_refused_stop_after_a_slow_start_is_not_believed_for_the_lists_lag(world
     rest(world, recording=False)
 
 
+def test_stop_without_an_answer_is_known_as_soon_as_the_list_can_tell(world: World) -> None:
+    """A stop's answer is lost; repeated, it is refused, since nothing records: what ran for long the list must show."""
+    first, second = replicas(world, 2)
+    first.start()
+    world.advance(20)
+    plan(world, "stop", Fate(hears="reset", lands=0.01), Fate(hears="refused", lands=None))
+    second.stop()
+    world.advance(3)
+    assert world.record()["state"] == "stopped"
+    rest(world, recording=False)
+
+
 def test_stop_and_start_both_on_their_way(world: World) -> None:
     """Two horizons: a stop without an answer over a start without one. Neither may meet what is started afterwards."""
     first, second = replicas(world, 2)
