@@ -209,13 +209,24 @@ class Watcher:
         self._resting.pop(room, None)
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
         differing = [key for key, agrees in zip(records, agreed, strict=True) if not agrees]
+        await self._settle_all({*differing, *await self._strangers(room, records, track, listed)})
+
+    async def _strangers(self, room: str, records: dict[str, Record], track: Track | None, listed: Listed) -> set[str]:
+        """Return what records although nobody here knows of it, of what was not compared."""
         begun = {(row.participant_id, row.kind) for row in listed.rows if row.end is None and row.kind in set(Kind)}
-        for participant, kind in begun:
-            found = Track(room, participant or "", Kind(kind or ""))
-            if track in {None, found} and self._key(found) not in records:
-                await self._coordinator.doubt(self._key(found))
-                differing.append(self._key(found))
-        await self._settle_all(differing)
+        tracks = [Track(room, participant or "", Kind(kind or "")) for participant, kind in begun]
+        found = {self._key(one) for one in tracks if track in {None, one}} - records.keys()
+        # Those of the room that are not due are known all the same.
+        known = (await self._coordinator.room(room)).records if found and track is None else {}
+        strangers: set[str] = set()
+        for key in found:
+            record = known.get(key)
+            if record is None:
+                await self._coordinator.doubt(key)
+                strangers.add(key)
+            elif record.state in ENDED and not await self._compare(key, record, listed):
+                strangers.add(key)
+        return strangers
 
     async def _compare(self, key: str, record: Record, listed: Listed) -> bool:
         """Return whether nothing is left to find out; where list and record agree, that is written down."""

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from redis.asyncio import Redis
 
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
@@ -203,6 +204,24 @@ async def test_a_room_is_compared_by_one_list(
         assert told == {track["participantId"] for track in tracks}
         # Two pages of ours, each refreshed by one walk over the three pages of VideoSDK's.
         assert lists(simulator) - before <= 3 * pages
+
+
+async def test_who_is_not_due_is_left_alone(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Two tracks are compared by the list of their room; a third, which the list shows too, is known to record."""
+    async with serving(valkey, simulator, demo, SELDOM) as gateway:
+        bystander, *others = (new_track() for _ in range(3))
+        await gateway.post(START, json=bystander)
+        # The first comparison comes soon after a start, the next in an hour.
+        await seen(gateway, bystander, status="recording", confirmedBy="list")
+        async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+            (key,) = [key async for key in redis.scan_iter(match=f"rec:*:{bystander['roomId']}:*:video")]
+            before = await redis.hgetall(key)
+            await asyncio.gather(*(gateway.post(START, json=track) for track in others))
+            for track in others:
+                await seen(gateway, track, status="recording", confirmedBy="list")
+            assert await redis.hgetall(key) == before
 
 
 async def test_three_hundred_endings_are_settled_by_few_lists(
