@@ -5,13 +5,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
 
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
 from tests.blackbox.faults.checker import check, count_duplicates
 from tests.blackbox.faults.history import AtRest, ClientCall, History, Interval, Limits, Trouble, UpstreamCall
 from tests.blackbox.faults.linearize import linearize
 from tests.blackbox.faults.rows import ROWS, SHORT
 from tests.blackbox.faults.run import heal_times, play_rows, table
 from tests.blackbox.faults.timeline import timeline
+from tests.blackbox.faults.truth import FATES, HAPPENINGS, Cell, Server, Times, find_truth, truth_table
 
 TRACK = "room/p1/video"
 
@@ -275,6 +280,36 @@ def test_the_time_to_heal_counts_from_the_kill_to_the_first_answer() -> None:
     assert healed == pytest.approx(0.75)
     (never,) = heal_times(but(calls=GOOD.calls[:5]))
     assert never == math.inf
+
+
+def test_a_record_that_is_wrong_is_found_out() -> None:
+    """A cell is good only where every record was right in time and stayed so; the table says where it was not."""
+    cells = [
+        Cell(fate=fate, happening=happening, seconds=[0.1] * 19 + [4.9], wrong=[], bound=5)
+        for fate in FATES
+        for happening in HAPPENINGS
+    ]
+    assert all(cell.good for cell in cells)
+    assert "0.1 4.9" in truth_table(cells)
+    good = cells[0]
+    for change in ({"seconds": [0.1] * 19 + [5.1]}, {"seconds": [math.inf]}, {"wrong": ["room/p1/video: stopped"]}):
+        cells[0] = msgspec.structs.replace(good, **change)
+        assert not cells[0].good
+    assert "room/p1/video: stopped" in truth_table(cells)
+
+
+@pytest.mark.anyio
+async def test_records_are_right_whatever_becomes_of_the_webhooks(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
+) -> None:
+    """The table of the full run with times scaled down, two tracks in each cell."""
+    often = {**harness.FAST, "GATEWAY_CHECK_SECONDS": "0.5", "GATEWAY_TRUST_SECONDS": "0.5"}
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **often)
+    times = Times(starts=0.3, runs=(0.5, 1.0), listed=0.7, swapped=0.4, told=5, untold=20)
+    async with harness.serve(settings, public=True) as url, Redis.from_url(valkey.url, decode_responses=True) as redis:
+        gateway = Server("g1", int(url.rpartition(":")[2]))
+        cells = await find_truth(simulator, redis, [gateway], demo.key, times, tracks=2, seed=1)
+    assert all(cell.good for cell in cells), truth_table(cells)
 
 
 @pytest.mark.anyio

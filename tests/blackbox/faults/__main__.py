@@ -15,6 +15,7 @@ from tests.blackbox.faults.heal import Healed, heal_with_defaults
 from tests.blackbox.faults.rows import ROWS, SHORT
 from tests.blackbox.faults.run import Report, play_rows, table
 from tests.blackbox.faults.scene import Row
+from tests.blackbox.faults.truth import Cell, truth_table, truth_with_defaults
 
 
 def main() -> int:
@@ -24,13 +25,14 @@ def main() -> int:
     parser.add_argument("--rows", nargs="*", help="numbers of rows; all where absent")
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
     parser.add_argument("--short", action="store_true", help="a few rows, in less than a minute")
+    parser.add_argument("--truth", action="store_true", help="only how long it takes until records are right")
     parser.add_argument("--at-once", type=int, default=3, help="rows that are played at the same time")
     parser.add_argument("--keep", type=Path, help="a folder for the histories and logs of rows that failed")
     arguments = parser.parse_args()
     wanted = SHORT if arguments.short else arguments.rows
     if unknown := set(wanted or ()) - {row.number for row in ROWS}:
         parser.error(f"no such rows: {', '.join(sorted(unknown))}")
-    rows = [row for row in ROWS if not wanted or row.number in wanted]
+    rows = [row for row in ROWS if (not wanted or row.number in wanted) and not arguments.truth]
     show = functools.partial(print, flush=True)
     lacking = [f"row {row.number} cannot be played: {lack}" for row in rows if (lack := row.needs())]
     for lack in lacking:
@@ -38,22 +40,25 @@ def main() -> int:
     rows = [row for row in rows if not row.needs()]
     show(f"seed {arguments.seed}")
     begun = time.monotonic()
-    reports, healed = asyncio.run(_play(arguments, rows, show, everything=not wanted))
+    reports, healed, cells = asyncio.run(_play(arguments, rows, show, everything=not wanted))
     for report in reports:
         if not report.good:
             show(report.explain())
             if arguments.keep:
                 report.keep(arguments.keep)
-    show(table(reports))
+    if reports:
+        show(table(reports))
     for one in healed:
         show(f"default settings, {one}")
+    if cells:
+        show(f"default settings, webhooks and what is read\n{truth_table(cells)}")
     show(f"{time.monotonic() - begun:.0f} s, seed {arguments.seed}")
-    thin = _thin(reports) if healed else []
+    thin = _thin(reports) if reports and not wanted else []
     for lack in thin:
         show(f"too little happened to prove anything: {lack}")
     # Where nobody looks at what is shown, a row that was not played must not pass for one that was.
     skipped = lacking and os.environ.get("CI") == "true"
-    return 0 if all(one.good for one in [*reports, *healed]) and not thin and not skipped else 1
+    return 0 if all(one.good for one in [*reports, *healed, *cells]) and not thin and not skipped else 1
 
 
 def _thin(reports: Sequence[Report]) -> list[str]:
@@ -68,13 +73,17 @@ def _thin(reports: Sequence[Report]) -> list[str]:
 
 async def _play(
     arguments: argparse.Namespace, rows: Sequence[Row], show: Any, *, everything: bool
-) -> tuple[list[Report], list[Healed]]:
+) -> tuple[list[Report], list[Healed], list[Cell]]:
+    if arguments.truth:
+        return [], [], await truth_with_defaults(arguments.seed)
     reports = await play_rows(
         rows, seconds=arguments.seconds, seed=arguments.seed, at_once=arguments.at_once, show=show
     )
-    # Alone, because this one is about time; and only where everything is wanted.
-    healed = await heal_with_defaults(arguments.seed) if everything else []
-    return reports, healed
+    if not everything:
+        return reports, [], []
+    # Without the rows beside them, because these two are about time.
+    healed, cells = await asyncio.gather(heal_with_defaults(arguments.seed), truth_with_defaults(arguments.seed))
+    return reports, healed, cells
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ both told that they ended the one recording there was contradict each other, tho
             joined, already_recording  a recording with this id
             without a definite answer  perhaps: nothing -> a recording
     stop    stopped                    a recording -> nothing
-            not_recording              nothing
+            not_recording              nothing; where Redis forgets, also a recording -> nothing: its own doing, which
+                                       nobody remembers
             joined                     nothing, or a recording -> nothing: whoever led the start before it did it
             without a definite answer  perhaps: a recording -> nothing
     selfend                            a recording -> nothing; callers may believe in it for the trust time
@@ -133,7 +134,10 @@ def _operations(
         # Of a stop that went around the protocol nobody is told at once: what it did counts as an end by itself. But it
         # may have been carried out within the protocol before.
         unsure = any(post.received <= call.ended and post.ended >= call.begun for post in around)
-        operation = _start(number, call, intervals, limits) if call.op == "start" else _stop(number, call, unsure)
+        if call.op == "start":
+            operation = _start(number, call, intervals, limits)
+        else:
+            operation = _stop(number, call, limits, unsure=unsure)
         if operation is not None:
             yield operation
             number += 1
@@ -162,12 +166,14 @@ def _start(number: int, call: ClientCall, intervals: list[Interval], limits: Lim
     )
 
 
-def _stop(number: int, call: ClientCall, unsure: bool) -> _Operation | None:
+def _stop(number: int, call: ClientCall, limits: Limits, *, unsure: bool) -> _Operation | None:
     if call.op != "stop":
         return None
     text = f"stop: {call.outcome or call.problem}"
     if call.status == 200 and not unsure:
         does = _OUTCOMES_OF_STOPS.get(call.outcome, "end-or-miss")
+        if does == "miss" and limits.loses_data:
+            does = "end-or-miss"
         return _Operation(number=number, does=does, begun=call.begun, ended=call.ended, text=text)
     # Whoever was promised a stop, or does not know, may have it at any time.
     return _Operation(number=number, does="end", begun=call.begun, ended=math.inf, perhaps=True, text=text)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tests.blackbox.faults.checker import Violation, check, count_duplicates
+from tests.blackbox.faults.checker import Judgement, Violation, count_duplicates, judge
 from tests.blackbox.faults.history import History
 from tests.blackbox.faults.scene import Row, play
 from tests.blackbox.faults.timeline import timeline
@@ -27,9 +27,14 @@ class Report(Struct, frozen=True, kw_only=True):
     row: Row
     history: History
     log: str
-    violations: list[Violation]
+    judgement: Judgement
     shortfalls: list[str]
     seconds: float
+
+    @property
+    def violations(self) -> list[Violation]:
+        """Promises that were broken."""
+        return self.judgement.violations
 
     @property
     def duplicates(self) -> int:
@@ -116,7 +121,7 @@ HEAD = ["row", "scenario", "calls", "starts", "dup", "viol", "p50 ms", "p99 ms",
 
 
 def table(reports: Sequence[Report]) -> str:
-    """Return the table, with a line of sums."""
+    """Return the table, with a line of sums, and how many searches for an order came to nothing."""
     total = [
         "", "all", str(sum(len(one.history.calls) for one in reports)), str(sum(one.starts for one in reports)),
         str(sum(one.duplicates for one in reports)),
@@ -125,14 +130,17 @@ def table(reports: Sequence[Report]) -> str:
     ]  # fmt: skip
     rows = [HEAD, *[one.cells() for one in reports], total]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    return "\n".join(
+    lines = [
         "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in
                   enumerate(zip(row, widths, strict=True)))
         for row in rows
-    )  # fmt: skip
+    ]  # fmt: skip
+    searches = sum(one.judgement.searches for one in reports)
+    given_up = sum(one.judgement.given_up for one in reports)
+    return "\n".join([*lines, f"an order of all calls was searched for {searches} tracks, and given up for {given_up}"])
 
 
-async def play_row(row: Row, *, seconds: float, seed: int, judge: Executor) -> Report:
+async def play_row(row: Row, *, seconds: float, seed: int, court: Executor) -> Report:
     """Play one row and judge it, in a process of its own: other rows are being played in this one."""
     begun = time.monotonic()
     try:
@@ -140,15 +148,16 @@ async def play_row(row: Row, *, seconds: float, seed: int, judge: Executor) -> R
     except Exception:  # noqa: BLE001 - the other rows are played all the same
         shortfall = f"it could not be played to its end\n{traceback.format_exc()}"
         return Report(
-            row=row, history=History(), log="", violations=[], shortfalls=[shortfall], seconds=time.monotonic() - begun
-        )
-    violations = await asyncio.get_running_loop().run_in_executor(judge, check, history)
+            row=row, history=History(), log="", judgement=Judgement([]), shortfalls=[shortfall],
+            seconds=time.monotonic() - begun,
+        )  # fmt: skip
+    judgement = await asyncio.get_running_loop().run_in_executor(court, judge, history)
     shortfalls = row.judge(history, log) if row.judge else []
     slow = [heal for heal in heal_times(history) if heal > 30]
     shortfalls += [f"not healed within 30 s: {heal:.1f}" for heal in slow]
     shortfalls += [f"the log says {word}" for word in ("party.failed", "settle.failed") if word in log]
     took = time.monotonic() - begun
-    return Report(row=row, history=history, log=log, violations=violations, shortfalls=shortfalls, seconds=took)
+    return Report(row=row, history=history, log=log, judgement=judgement, shortfalls=shortfalls, seconds=took)
 
 
 async def play_rows(
@@ -159,11 +168,11 @@ async def play_rows(
     stalls: list[float] = [0.0]
     watch = asyncio.create_task(_watch(stalls))
 
-    judge = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    court = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
     async def one(row: Row, number: int) -> Report:
         async with places:
-            report = await play_row(row, seconds=seconds, seed=seed * 100 + number, judge=judge)
+            report = await play_row(row, seconds=seconds, seed=seed * 100 + number, court=court)
         show("  ".join(report.cells()) + f"  ({report.seconds:.0f} s)")
         return report
 
@@ -171,7 +180,7 @@ async def play_rows(
         return list(await asyncio.gather(*(one(row, number) for number, row in enumerate(rows))))
     finally:
         watch.cancel()
-        await asyncio.to_thread(judge.shutdown)
+        await asyncio.to_thread(court.shutdown)
         show(f"longest stall of clients, proxies and simulator: {max(stalls):.2f} s")
 
 
