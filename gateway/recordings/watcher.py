@@ -7,6 +7,7 @@ no id and no time, so it may be an echo of an earlier recording.
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final
@@ -27,6 +28,7 @@ __all__ = ["Watcher"]
 _PATIENCE_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before what is known is told."""
 _MOST_AT_ONCE: Final = 200
+_NAMEABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FILES_EVERY_SECONDS: Final = 2.0
 _FILES_FOR_SECONDS: Final = 600.0
 _REST_SECONDS: Final = 5.0
@@ -213,8 +215,10 @@ class Watcher:
 
     async def _strangers(self, room: str, records: dict[str, Record], track: Track | None, listed: Listed) -> set[str]:
         """Return what records although nobody here knows of it, of what was not compared."""
-        begun = {(row.participant_id, row.kind) for row in listed.rows if row.end is None and row.kind in set(Kind)}
-        tracks = [Track(room, participant or "", Kind(kind or "")) for participant, kind in begun]
+        begun = {(row.participant_id or "", row.kind or "") for row in listed.rows if row.end is None}
+        # VideoSDK may know participants and kinds that no caller here could name.
+        nameable = [(who, kind) for who, kind in begun if _NAMEABLE.fullmatch(who) and kind in set(Kind)]
+        tracks = [Track(room, participant, Kind(kind)) for participant, kind in nameable]
         found = {self._key(one) for one in tracks if track in {None, one}} - records.keys()
         # Those of the room that are not due are known all the same.
         known = (await self._coordinator.room(room)).records if found and track is None else {}

@@ -389,3 +389,17 @@ async def test_a_query_that_is_wrong_is_refused(watchful: httpx.AsyncClient, que
     refused = await watchful.get(f"/v1/recordings?{query}")
     assert refused.status_code == 422
     assert sorted(error["field"] for error in refused.json()["errors"]) == sorted(fields)
+
+
+async def test_what_cannot_be_named_is_left_alone(
+    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """A participant whose id is no part of any key here records beside the gateway: the room is listed without it."""
+    track = new_track()
+    await outside(simulator, "start", {**track, "participantId": "a:b/c d"})
+    assert (await watchful.post(START, json=track)).status_code == 201
+    page = await harness.until(
+        lambda: watchful.get("/v1/recordings", params={"roomId": track["roomId"]}),
+        lambda answer: answer.json()["recordings"],
+    )
+    assert [recording["participantId"] for recording in page.json()["recordings"]] == [track["participantId"]]

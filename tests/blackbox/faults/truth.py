@@ -86,8 +86,8 @@ class Times(Struct, frozen=True, kw_only=True):
     Attributes:
         starts: In which the recordings begin.
         runs: For how long each of them runs, at least and at most.
-        listed: For how long those run at least whose stop's answer is lost: until the list was seen to show them. That it
-            shows nothing proves nothing before, as it may be behind the start.
+        listed: For how long those run at least whose stop's answer is lost: until the list was seen to show them. That
+            it shows nothing proves nothing before, as it may be behind the start.
         swapped: How long a webhook waits for the next one to overtake it.
         told: Until a record has to be right, of which a webhook tells.
         untold: Until any other has to be.
