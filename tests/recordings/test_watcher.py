@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio import Redis
 
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
@@ -392,7 +393,7 @@ async def test_a_query_that_is_wrong_is_refused(watchful: httpx.AsyncClient, que
 
 
 async def test_what_cannot_be_named_is_left_alone(
-    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, valkey: EmbeddedValkey
 ) -> None:
     """A participant whose id is no part of any key here records beside the gateway: the room is listed without it."""
     track = new_track()
@@ -403,3 +404,5 @@ async def test_what_cannot_be_named_is_left_alone(
         lambda answer: answer.json()["recordings"],
     )
     assert [recording["participantId"] for recording in page.json()["recordings"]] == [track["participantId"]]
+    async with Redis.from_url(valkey.url) as redis:
+        assert not [key async for key in redis.scan_iter("*b/c*")]
