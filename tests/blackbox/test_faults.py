@@ -243,6 +243,20 @@ def test_answers_that_fit_together_are_let_pass(name: str) -> None:
     assert linearize(history.calls, unseen, history.upstream, history.limits).good
 
 
+def test_a_start_that_was_taken_over_is_nobody_s() -> None:
+    """Its leader was stopped before it had an answer; somebody stopped what it began, and its caller got the next."""
+    calls = [
+        call("start", 1.0, 5.0, "joined", id="rec_2"),
+        call("stop", 1.5, 3.0, "stopped", process="g2"),
+        call("start", 3.5, 5.0, "started", id="rec_2", process="g2"),
+    ]
+    intervals = [Interval(track=TRACK, opened=1.1, closed=2.9), Interval(track=TRACK, opened=4.5, closed=9.0)]
+    unanswered = UpstreamCall(endpoint="start", track=TRACK, received=1.1, applied=1.1, gone=3.4)
+    assert linearize(calls, intervals, [unanswered], Limits()).good
+    answered = msgspec.structs.replace(unanswered, answered=1.2, gone=None, status=200)
+    assert not linearize(calls, intervals, [answered], Limits()).good
+
+
 def test_a_search_that_grows_too_big_is_given_up() -> None:
     """A dozen different starts and as many stops, all at once, have too many orders; that is said, not passed over."""
     stops = [call("stop", 1.0, 3.0, "stopped") for _ in range(12)]

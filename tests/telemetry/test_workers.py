@@ -5,7 +5,7 @@ import os
 import signal
 import stat
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,6 +58,13 @@ def folders(place: Path, named: str = "gateway-metrics-*") -> list[Path]:
 def counters(folder: Path) -> int:
     """Count the workers that have a file for their counters."""
     return len(list(folder.glob("counter_*.db")))
+
+
+@pytest.fixture
+def valkey() -> Generator[EmbeddedValkey]:
+    """A server of the test's own: what another left there would be looked after here, and counted."""
+    with EmbeddedValkey() as server:
+        yield server
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ both told that they ended the one recording there was contradict each other, tho
             joined                     nothing, or a recording -> nothing: whoever led the start before it did it
             without a definite answer  perhaps: a recording -> nothing
     selfend                            a recording -> nothing; callers may believe in it for the trust time
+    a start that VideoSDK carried out and could not answer: perhaps nothing -> a recording. Whoever led it may have lost
+    its claim before it knew, and its callers then be told of the next one, begun after somebody stopped this one
 
 Calls that change nothing are put in as soon as they fit, which loses no order, and of those that do the same the one
 that ends first; so only different changes are tried out, and the search also ends for crowds. Where there is too much
@@ -91,7 +93,7 @@ def linearize(
     Args:
         calls: What its clients asked and were told.
         intervals: What was recorded: of these, only which ended by themselves, and when anything began.
-        posts: What VideoSDK saw: of these, only the stops that went around Redis.
+        posts: What VideoSDK saw: of these, only the stops that went around Redis and the starts that got no answer.
         limits: Trust and quiet time; where Redis forgets, ids mean nothing.
     """
     operations = list(_operations(list(calls), list(intervals), list(posts), limits))
@@ -140,6 +142,13 @@ def _operations(
             operation = _stop(number, call, limits, unsure=unsure)
         if operation is not None:
             yield operation
+            number += 1
+    for post in posts:
+        if post.endpoint == "start" and post.answered is None and post.gone is not None and post.applied is not None:
+            yield _Operation(
+                number=number, does="begin", begun=post.received, ended=post.received + limits.quiet + _LATE,
+                perhaps=True, text="a start without an answer",
+            )  # fmt: skip
             number += 1
     for one in intervals:
         if one.unseen and one.closed != math.inf:
