@@ -143,7 +143,8 @@ class Claim(Struct, frozen=True):
 class Record(Struct, frozen=True, kw_only=True):
     """A track's record, for those who only read: what `prelude.lua` shows of it. Times in ms."""
 
-    state: str
+    state: str = ""
+    """Empty where the track was only doubted so far."""
     operation: str = field(name="op", default="0")
     generation: str = "0"
     fingerprint: str = ""

@@ -276,9 +276,23 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
+        return await self._observe(key, record, seen_at, evidence, due_in, agrees=True)
+
+    async def postpone(self, key: str, record: Record, *, due_in: float) -> None:
+        """Have a record that could not be compared with the list compared in so many seconds, unless it has changed.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        await self._observe(key, record, clock(), "", due_in, agrees=False)
+
+    async def _observe(
+        self, key: str, record: Record, seen_at: float, evidence: str, due_in: float, *, agrees: bool
+    ) -> bool:
         arguments = {
             "state": record.state,
             "generation": record.generation,
+            "agrees": agrees,
             "seen_ago": max(_ms(clock() - seen_at), 0),
             "evidence": evidence,
             "due_in": _ms(due_in),

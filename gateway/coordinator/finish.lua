@@ -64,9 +64,10 @@ if over then
   local hinted = hint_age and num(r.hint_at) >= num(r.started_at) and r.hint or ''
   changes.because = a.because ~= '' and a.because or (was_over and r.because) or hinted
 end
--- The list may be behind what was heard: look again until it has had time. What it still denies then was a replay.
+-- The list may be behind what was heard: look again until it has had time. What it still denies then was a replay; what
+-- nobody could look up is remembered.
 local behind = a.state == 'recording' and hint_age ~= nil and hint_age < a.settle
-if over or (a.state == 'recording' and not behind) then changes.hint, changes.hint_at = '', '0' end
+if over or (a.state == 'recording' and a.confirmed_by ~= '' and not behind) then changes.hint, changes.hint_at = '', '0' end
 if behind then a.due_in = math.min(a.due_in > 0 and a.due_in or a.settle, 1500) end
 
 -- Horizons: until when something already sent may still land.

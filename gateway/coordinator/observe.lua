@@ -3,6 +3,7 @@
 -- the record may have changed since the list was asked.
 --
 -- a.state a.generation   what the record said when the list was asked
+-- a.agrees               false where the list could not be had: only the next look is planned
 -- a.seen_ago             how long ago (ms) that was
 -- a.evidence             what the list says of the recording, JSON; '' leaves what is known
 -- a.due_in               look again after this long, 0 never
@@ -13,13 +14,15 @@ local r = load()
 local asked = now - a.seen_ago
 local over = a.state == 'stopped' or a.state == 'failed'
 local forgotten = num(r.written) <= epoch()
-local open_end = (r.holder or '') ~= '' or (r.intent or '') ~= '' or num(r.start_quiet) > 0 or num(r.doubt) > 0
-if newer(r) or r.state ~= a.state or r.generation ~= a.generation or forgotten or open_end or num(r.written) >= asked then
+local open_end = (r.holder or '') ~= '' or (r.intent or '') ~= '' or (r.hint or '') ~= ''
+  or num(r.start_quiet) > 0 or num(r.doubt) > 0
+local moved_on = newer(r) or r.state ~= a.state or r.generation ~= a.generation or open_end
+if moved_on or (a.agrees and (forgotten or num(r.written) >= asked)) then
   return cjson.encode({ how = 'stale', now = now })
 end
 
 local changes = {}
-if asked > num(r.confirmed) then changes.confirmed, changes.confirmed_by = asked, 'list' end
+if a.agrees and asked > num(r.confirmed) then changes.confirmed, changes.confirmed_by = asked, 'list' end
 if a.evidence ~= '' then changes.evidence = a.evidence end
 if next(changes) then save(changes, over and 0 or a.ttl) end
 schedule(a.due_in > 0 and now + a.due_in or 0, a.ttl)

@@ -54,6 +54,8 @@ _LOOK_SECONDS = 3.0
 _LOOK_PAUSES = (0.25, 0.5, 1.0, 2.0)
 _MISSES_APART_SECONDS = 1.0
 _UNKNOWN_DUE_SECONDS = 1.0
+_UNSEEN_DUE_SECONDS = 5.0
+"""How soon what was doubted is looked at again after the list could not be had."""
 _STOP_AGAIN_SECONDS = 1.0
 _STOP_SELDOM_SECONDS = 30.0
 _START_AGAIN_SECONDS = 1.0
@@ -270,7 +272,9 @@ class Leader:
             try:
                 row = await self._open_row(job)
             except UpstreamError as error:
-                return await self._finish(job, Status.RECORDING, None, problem=Problem.of(not_told(error)))
+                return await self._finish(
+                    job, Status.RECORDING, None, problem=Problem.of(not_told(error)), due_in=_UNSEEN_DUE_SECONDS
+                )
             if row is not None:
                 return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
             misses += 1
@@ -415,6 +419,10 @@ class Leader:
             lease.recording = _FOUND
         because = _because(job, state, outcome, problem)
         ended_at = self._coordinator.now_ms() if state is Status.STOPPED else 0
+        if outcome is Outcome.NOT_RECORDING and job.claim.before in ENDED:
+            # It had ended before this stop, and for another reason.
+            because = job.claim.because
+            ended_at = job.claim.ended_at if job.claim.before == Status.STOPPED else ended_at
         result = Result(
             wish=_wish(job),
             state=state,

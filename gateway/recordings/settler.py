@@ -18,7 +18,6 @@ __all__ = ["Settler"]
 
 _ROUND_SECONDS = 1.0
 _MOST_PER_BUCKET = 500
-_AT_ONCE = 64
 
 _log = structlog.get_logger("gateway.settler")
 
@@ -34,7 +33,6 @@ class Settler:
     def __init__(self, coordinator: Coordinator, watcher: Watcher) -> None:
         self._coordinator = coordinator
         self._watcher = watcher
-        self._places = asyncio.Semaphore(_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -69,10 +67,9 @@ class Settler:
                     task.add_done_callback(lambda _, room=room: self._busy.pop(room, None))
 
     async def _check(self, keys: list[str]) -> None:
-        async with self._places:
-            try:
-                await self._watcher.check(keys)
-            except (CoordinationUnavailable, NewerRecord):
-                pass
-            except Exception:  # noqa: BLE001 - one room's trouble must not end the settling of the others
-                _log.exception("check.failed")
+        try:
+            await self._watcher.check(keys)
+        except (CoordinationUnavailable, NewerRecord):
+            pass
+        except Exception:  # noqa: BLE001 - one room's trouble must not end the settling of the others
+            _log.exception("check.failed")

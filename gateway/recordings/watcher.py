@@ -8,14 +8,14 @@ no id and no time, so it may be an echo of an earlier recording.
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
 from gateway import telemetry
-from gateway.coordinator import Coordinator, Record, clock
+from gateway.coordinator import Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, NotFound, UpstreamError
 from gateway.recordings.evidence import Evidence, open_rows, own_row
 from gateway.recordings.hints import Happened, Hint
@@ -32,7 +32,9 @@ _NAMEABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FILES_EVERY_SECONDS: Final = 2.0
 _FILES_FOR_SECONDS: Final = 600.0
 _REST_SECONDS: Final = 5.0
-"""How long a room is left alone after VideoSDK did not answer."""
+"""How long what is due in a room is left alone after its list could not be had."""
+_AT_ONCE: Final = 64
+"""Rooms in which something uncertain is settled; and just as many, which do not keep those waiting, are compared."""
 _HINTS: Final = {
     Happened.STOPPED: "ended",
     Happened.FAILED: "failed",
@@ -68,8 +70,9 @@ class Watcher:
         self._settle = settle
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._pace = Pace(checks_per_second)
-        self._resting: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._comparing = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: set[asyncio.Future[object]] = set()
 
     async def close(self) -> None:
         """Leave what is under way to other replicas."""
@@ -121,7 +124,7 @@ class Watcher:
             return True
         return self._coordinator.now_ms() - record.confirmed > self._timing.trust * 1000
 
-    async def _patiently(self, work: Awaitable[None]) -> None:
+    async def _patiently(self, work: Awaitable[object]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -175,7 +178,8 @@ class Watcher:
         """
         keys = list(keys)
         room = track_of(keys[0]).room_id
-        read = await asyncio.gather(*(self._coordinator.read(key) for key in keys))
+        async with self._places:
+            read = await asyncio.gather(*(self._coordinator.read(key) for key in keys))
         # What was compared with the list and then doubted, or left unfinished, needs somebody who claims it.
         certain = {
             key: record
@@ -184,13 +188,25 @@ class Watcher:
             and (record.state in ENDED or (record.state == Status.RECORDING and record.confirmed))
         }  # fmt: skip
         await asyncio.gather(
-            self._settle_all(key for key in keys if key not in certain), self._compare_in_turn(room, certain)
+            self._settle_in_place([key for key in keys if key not in certain]), self._compare_in_turn(room, certain)
         )
 
+    async def _settle_in_place(self, keys: Sequence[str]) -> None:
+        if keys:
+            async with self._places:
+                await self._settle_all(keys)
+
     async def _compare_in_turn(self, room: str, records: dict[str, Record]) -> None:
-        if records and clock() >= self._resting.get(room, 0.0):
+        if not records:
+            return
+        async with self._comparing:
             await self._pace.turn()
-            await self._refresh(room, records, track_of(next(iter(records))) if len(records) == 1 else None)
+            track = track_of(next(iter(records))) if len(records) == 1 else None
+            if not await self._refresh(room, records, track):
+                rest = _REST_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311
+                await asyncio.gather(
+                    *(self._coordinator.postpone(key, record, due_in=rest) for key, record in records.items())
+                )
 
     async def _refresh(
         self,
@@ -200,18 +216,17 @@ class Watcher:
         *,
         whole: bool = False,
         max_age: float = 0,
-    ) -> None:
-        """Compare records with the list of their room, or of one track."""
+    ) -> bool:
+        """Compare records with the list of their room, or of one track. Return whether the list could be had."""
         participant = None if track is None or whole else track.participant_id
         try:
             listed = await self._lists.ask(room, participant, max_age=max_age)
         except UpstreamError:
-            self._resting[room] = clock() + _REST_SECONDS
-            return
-        self._resting.pop(room, None)
+            return False
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
         differing = [key for key, agrees in zip(records, agreed, strict=True) if not agrees]
         await self._settle_all({*differing, *await self._strangers(room, records, track, listed)})
+        return True
 
     async def _strangers(self, room: str, records: dict[str, Record], track: Track | None, listed: Listed) -> set[str]:
         """Return what records although nobody here knows of it, of what was not compared."""

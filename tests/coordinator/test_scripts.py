@@ -4,10 +4,13 @@ Time is the test's own (`Track.ms`), so nothing waits. A story in several acts i
 """
 
 import json
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
+from gateway.coordinator import Record
+from gateway.coordinator.coordinator import SCRIPTS
 from tests.coordinator.track import GRACE, LEASE, MEMORY, QUIET, TRUST, Reply, Track
 from tests.model.world import Fate, World
 
@@ -823,6 +826,293 @@ def test_doubt_during_an_operation_outlives_it(track: Track) -> None:
     assert (track.record["doubt"], say(track.claim("start"))[0]) == ("0", "running")
 
 
+# --- observe ---------------------------------------------------------------------------------------------------------
+
+
+def test_agreement_confirms_from_when_the_list_was_asked(track: Track) -> None:
+    """The list says no more than was so when it was asked; what it tells is kept, and the next look is planned."""
+    track.started()
+    track.wait(5000)
+    before = track.record
+    assert track.observe("recording", seen_ago=300, evidence="{}", due_in=9000) == {"how": "ok", "now": track.ms}
+    record = track.record
+    assert (track.left("confirmed"), record["confirmed_by"], record["evidence"]) == (-300, "list", "{}")
+    assert track.due == 9000
+    unchanged(track, before, "confirmed", "confirmed_by", "evidence")
+    assert track.claim("start")["verdict"] == "running"
+
+
+def test_agreement_twice_changes_only_when_it_is_looked_at_next(track: Track) -> None:
+    """Its reply was lost; or another replica compared the same with an older list."""
+    track.started()
+    track.wait(5000)
+    track.observe("recording", seen_ago=300, evidence="{}", due_in=9000)
+    before = track.record
+    for ago in (300, 800):
+        assert track.observe("recording", seen_ago=ago, evidence="", due_in=9000)["how"] == "ok"
+        unchanged(track, before)
+    assert track.due == 9000
+    assert track.observe("recording", due_in=0)["how"] == "ok"
+    assert track.due is None
+
+
+def test_agreement_keeps_what_runs_and_not_what_has_ended(track: Track) -> None:
+    """A recording that goes on is not forgotten; one that is over is kept no longer because somebody reads it."""
+    track.started()
+    track.wait(5000)
+    track.redis.pexpire(track.keys[0], 50_000)
+    track.observe("recording")
+    assert track.redis.pttl(track.keys[0]) > 50_000
+    track.stopped()
+    track.wait(5000)
+    track.redis.pexpire(track.keys[0], 50_000)
+    assert track.observe("stopped", evidence="{}")["how"] == "ok"
+    assert 0 < track.redis.pttl(track.keys[0]) <= 50_000
+
+
+def written_after_the_look(track: Track) -> dict[str, Any]:
+    """The list was asked before the record said so."""
+    track.started()
+    return {"seen_ago": 0}
+
+
+def asked_before_the_start(track: Track) -> dict[str, Any]:
+    """The list is of before."""
+    track.started()
+    track.wait(1000)
+    return {"seen_ago": 1001}
+
+
+def another_state(track: Track) -> dict[str, Any]:
+    """It was stopped meanwhile."""
+    track.started()
+    track.stopped()
+    track.wait(1000)
+    return {}
+
+
+def another_generation(track: Track) -> dict[str, Any]:
+    """It is another recording by now."""
+    old = track.started()
+    track.stopped()
+    track.started()
+    track.wait(1000)
+    return {"generation": old["generation"]}
+
+
+def somebody_holds_it(track: Track) -> dict[str, Any]:
+    """Whoever verifies it finds out."""
+    track.started()
+    track.wait(TRUST + 1)
+    assert track.claim("start")["doing"] == "verify"
+    return {}
+
+
+def a_holder_is_gone(track: Track) -> dict[str, Any]:
+    """Its claim has lapsed, and what became of it nobody knows."""
+    somebody_holds_it(track)
+    track.wait(LEASE + 1)
+    return {}
+
+
+def a_stop_is_owed(track: Track) -> dict[str, Any]:
+    """It records, and is to be stopped."""
+    lead = starting(track)
+    track.claim("stop")
+    track.finish(lead, "recording")
+    track.wait(1000)
+    return {}
+
+
+def something_may_land(track: Track) -> dict[str, Any]:
+    """A stop was answered, and the start before it was not."""
+    unknown(track)
+    track.finish(track.claim("stop"), "stopped", answered=True)
+    track.redis.hset(track.keys[0], "intent", "")
+    track.wait(1000)
+    return {"state": "stopped"}
+
+
+def in_doubt(track: Track) -> dict[str, Any]:
+    """Something happened of which the list may not tell yet."""
+    track.started()
+    track.wait(1000)
+    track.doubt()
+    track.wait(1000)
+    return {}
+
+
+def unanswered_hint(track: Track) -> dict[str, Any]:
+    """Its end was heard of, and the list could not be had."""
+    track.started()
+    track.wait(1000)
+    track.doubt("ended")
+    track.wait(10)
+    track.finish(track.claim("check"), "recording", confirmed_by="")
+    track.wait(1000)
+    return {}
+
+
+def forgotten(track: Track) -> dict[str, Any]:
+    """The server knows it from before its epoch: it may have forgotten what came after."""
+    track.started()
+    track.lose(track.snapshot())
+    track.claim("check")
+    track.wait(GRACE)
+    return {}
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        written_after_the_look, asked_before_the_start, another_state, another_generation, somebody_holds_it,
+        a_holder_is_gone, a_stop_is_owed, something_may_land, in_doubt, unanswered_hint, forgotten, nothing,
+    ],
+)  # fmt: skip
+def test_what_cannot_be_said_to_be_what_was_compared_is_left_alone(track: Track, begin: Any, agrees: bool) -> None:
+    """Nothing is written and nothing planned: somebody who claims it has to look."""
+    arguments = {"state": "recording", **(begin(track) or {})}
+    before, due = track.record, track.redis.zscore(track.keys[1], track.keys[0])
+    reply = track.observe(**arguments, agrees=agrees, evidence="{}" if agrees else "", due_in=9000)
+    # Where the list could not be had nothing is said of the recording, so it need not be younger than anything.
+    only_planned = not agrees and begin in {written_after_the_look, asked_before_the_start, forgotten}
+    assert reply["how"] == ("ok" if only_planned else "stale")
+    unchanged(track, before)
+    assert track.redis.zscore(track.keys[1], track.keys[0]) == (track.ms + 9000 if only_planned else due)
+
+
+def test_a_list_that_could_not_be_had_confirms_nothing(track: Track) -> None:
+    """Only the next look is planned."""
+    track.started()
+    track.wait(5000)
+    before = track.record
+    assert track.observe("recording", agrees=False, due_in=7000)["how"] == "ok"
+    assert track.due == 7000
+    unchanged(track, before)
+
+
+# --- take away -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("begin", "wish", "next_one"),
+    [
+        (fresh_stop, "start", ("lead", "recover")),
+        (Track.started, "stop", ("lead", "stop")),
+        (unknown, "check", ("lead", "recover")),
+        (stopping, "check", ("lead", "stop")),
+    ],
+)
+def test_what_was_held_is_found_out_by_whoever_comes(
+    track: Track, begin: Any, wish: str, next_one: tuple[str, str]
+) -> None:
+    """As if the claim had lapsed: due now, under the same number, and what was sent keeps its quiet time."""
+    begin(track)
+    lead = track.claim(wish)
+    track.wait(300)
+    before = track.record
+    assert track.take_away(lead["attempt"]) == {"how": "ok", "now": track.ms}
+    unchanged(track, before, "holder", "owner", "lease", "doubt", "confirmed")
+    assert track.due == 0
+    reply = track.claim("start")
+    assert (say(reply), reply["op"]) == (next_one, lead["op"])
+    assert reply["start_quiet_left"] == max(int(before["start_quiet"] or 0) - track.ms, 0)
+
+
+def test_who_lost_a_claim_writes_nothing(track: Track) -> None:
+    """Neither its result nor a renewal, and it sends nothing; taken away twice it is as taken away once."""
+    lead = starting(track)
+    assert track.take_away(lead["attempt"])["how"] == "ok"
+    before = track.record
+    assert track.take_away(lead["attempt"])["how"] == "lost"
+    assert track.renew(lead)["how"] == "lost"
+    assert track.arm(dict(lead))["how"] == "lost"
+    assert track.finish(lead, "recording")["how"] == "stale"
+    assert track.release(lead)["how"] == "lost"
+    unchanged(track, before)
+
+
+@pytest.mark.parametrize("begin", [nothing, fresh_stop, starting])
+def test_another_claim_than_the_one_looked_at_is_left_alone(track: Track, begin: Any) -> None:
+    """It may have been finished, or taken over, since the operator looked."""
+    begin(track)
+    before, due = track.record, track.due
+    for attempt in ("stranger", ""):
+        assert track.take_away(attempt)["how"] == "lost"
+    assert (track.record, track.due) == (before, due)
+
+
+def test_who_waits_for_what_is_taken_away_is_woken(track: Track) -> None:
+    """They contend at once; a payload there is none."""
+    lead = starting(track)
+    track.claim("start")
+    with track.listening() as heard:
+        track.take_away(lead["attempt"])
+        assert heard() == [f"{track.keys[0]}\n{lead['op']}\n"]
+
+
+def test_a_doubt_of_the_operator_ends_with_the_next_look(track: Track) -> None:
+    """Looked at, the track is an ordinary one."""
+    track.started()
+    track.take_away(track.claim("stop")["attempt"])
+    track.wait(10)
+    track.finish(track.claim("check"), "stopped", answered=True)
+    assert (track.record["doubt"], say(track.claim("stop"))[0]) == ("0", "idle")
+
+
+# --- room ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_room_tells_what_may_be_shown(track: Track) -> None:
+    """Its records, and the last event that is part of them; nothing of claims."""
+    assert track.room() == {"last": "0-0"}
+    fresh_stop(track)
+    room = track.room()
+    ((key, fields),) = room["records"]
+    shown = json.loads(fields)
+    assert (key, shown["state"], shown["generation"]) == (track.keys[0], "stopped", track.record["generation"])
+    assert not shown.keys() & {"result", "owner", "lease", "before_state", "stop_asked"}
+    ((last, event),) = cast("Any", track.redis.xrevrange(track.keys[4], count=1))
+    assert (room["last"], event["record"]) == (last, fields)
+
+
+def test_a_room_strikes_what_is_gone(track: Track) -> None:
+    """A record that ended long ago is not there any more, and then not in its room."""
+    fresh_stop(track)
+    track.redis.delete(track.keys[0])
+    assert "records" not in track.room()
+    assert track.redis.zcard(track.keys[3]) == 0
+
+
+def test_a_room_shows_the_latest_changed(track: Track) -> None:
+    """As many as are asked for."""
+    fresh_stop(track)
+    track.redis.zadd(track.keys[3], {f"{track.keys[0]}-older": track.ms - 1})
+    assert [key for key, _ in track.room(most=1)["records"]] == [track.keys[0]]
+    assert track.redis.zcard(track.keys[3]) == 2
+
+
+def test_who_watches_a_silent_room_has_an_event_to_hold_on_to(track: Track) -> None:
+    """A mark, made once; who only looks makes none."""
+    track.room()
+    assert not track.redis.exists(track.keys[4])
+    first = track.room(watch=True)["last"]
+    assert first != "0-0"
+    assert track.room(watch=True)["last"] == track.room()["last"] == first
+    assert track.redis.pttl(track.keys[4]) > 0
+
+
+def test_a_room_shows_of_what_was_only_doubted_no_state(track: Track) -> None:
+    """The record was gone, its place in the room was not, and somebody saw the track record: no reader may stumble."""
+    fresh_stop(track)
+    track.redis.delete(track.keys[0])
+    track.doubt()
+    ((_, fields),) = track.room()["records"]
+    record = msgspec.convert(json.loads(fields), Record, strict=False)
+    assert (record.state, record.generation) == ("", "0")
+
+
 @pytest.mark.parametrize("held", [True, False], ids=["under way", "at rest"])
 def test_what_a_later_version_wrote_is_not_touched(track: Track, held: bool) -> None:
     """No script of this one answers from such a record, writes to it or plans anything for it, even for its holder."""
@@ -842,6 +1132,8 @@ def test_what_a_later_version_wrote_is_not_touched(track: Track, held: bool) -> 
     assert track.release(lead)["how"] == "lost"
     assert track.doubt()["how"] == "moot"
     assert track.observe("recording")["how"] == "stale"
+    assert track.observe("recording", agrees=False)["how"] == "stale"
+    assert track.take_away(lead["attempt"])["how"] == "lost"
     assert (track.record, track.redis.zscore(track.keys[1], track.keys[0])) == (before, due)
 
 
@@ -858,7 +1150,13 @@ def test_these_tables_give_what_the_coordinator_gives(track: Track, world: World
     track.started()
     track.doubt()
     track.release(track.claim("stop"))
+    process.do(process.use_the_rest())
+    world.advance(1)
+    track.observe("recording")
+    track.take_away("nobody")
+    track.room()
     assert track.arguments == world.arguments
+    assert track.arguments.keys() == set(SCRIPTS)
 
 
 def test_arguments_are_json_and_answers_too(track: Track) -> None:

@@ -121,10 +121,18 @@ class Track:
     def observe(self, state: str, **more: Any) -> Reply:
         """Say that the list, asked just now, agrees with a record of this state."""
         arguments = {
-            "state": state, "generation": self.record.get("generation", "0"), "seen_ago": 0, "evidence": "",
-            "due_in": 0,
+            "state": state, "generation": self.record.get("generation", "0"), "agrees": True, "seen_ago": 0,
+            "evidence": "", "due_in": 0,
         }  # fmt: skip
         return self.run("observe", **arguments | more)
+
+    def take_away(self, attempt: str) -> Reply:
+        """Take the claim of an attempt away."""
+        return self.run("take_away", attempt=attempt)
+
+    def room(self, *, most: int = 1000, watch: bool = False) -> Reply:
+        """Read the track's room."""
+        return self.run("room", most=most, watch=watch)
 
     # --- what lies there -----------------------------------------------------------------------------------------
 

@@ -257,6 +257,14 @@ class Process:
         with contextlib.suppress(CoordinationUnavailable):
             await self.coordinator.doubt(self.world.key)
 
+    async def use_the_rest(self) -> None:
+        """Call what callers, settlers and hints do not: the scripts of comparing, of operators and of readers."""
+        record = await self.coordinator.read(self.world.key)
+        if record is not None:
+            await self.coordinator.observe(self.world.key, record, seen_at=self.world.now)
+        await self.coordinator.take_away(self.world.key, "nobody")
+        await self.coordinator.room(TRACK.room_id)
+
     async def _settle_for_ever(self) -> None:
         while True:
             await asyncio.sleep(1.0)
