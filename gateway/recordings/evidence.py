@@ -4,7 +4,8 @@ VideoSDK's start answers no id, so which row is which recording has to be conclu
 gateway knew that it records, its id is known; before that, a row counts as ours if it began no earlier than our start.
 """
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -15,7 +16,7 @@ from gateway.videosdk.client import Deliveries, TrackFile, TrackRow
 __all__ = ["Evidence", "milliseconds", "open_rows", "own_row"]
 
 _SKEW_MS: Final = 2_000
-"""How far VideoSDK's clock may be behind Redis's."""
+"""How far VideoSDK's clock may be off Redis's."""
 _MOST_FILES: Final = 100
 
 
@@ -71,23 +72,33 @@ def open_rows(rows: list[TrackRow], ended_at: int, now: int, settle: float) -> l
     return sorted(rows, key=lambda row: milliseconds(row.start), reverse=True)
 
 
-def own_row(rows: list[TrackRow], known: Evidence | None, started_at: int) -> TrackRow | None:
+def own_row(rows: Sequence[TrackRow], known: Evidence | None, started_at: int, ended_at: int) -> TrackRow | None:
     """Return the row of a recording, None where the list does not show it.
+
+    Where the clocks differ by more than is allowed for, none is found: better no files than those of another.
 
     Args:
         rows: The track's.
         known: What was known of the recording.
         started_at: When (ms) its start was sent; 0 where it was not ours, and only its id can tell.
+        ended_at: When (ms) it ended; or, where it has not, the one before it.
     """
-    if known is not None:
+    if known is not None and known.videosdk_id:
         return next((row for row in rows if row.id == known.videosdk_id), None)
-    ours = [row for row in rows if started_at and milliseconds(row.start) >= started_at - _SKEW_MS]
+    if not started_at:
+        return None
+    if ended_at < started_at:
+        first, last = max(started_at - _SKEW_MS, ended_at), float("inf")
+    else:
+        first, last = started_at - _SKEW_MS, ended_at + _SKEW_MS
+    ours = [row for row in rows if first <= milliseconds(row.start) <= last]
     return max(ours, key=lambda row: milliseconds(row.start), default=None)
 
 
 def milliseconds(moment: str | None) -> float:
-    """Return a moment in ms since the epoch, 0 where it cannot be read."""
+    """Return a moment in ms since the epoch, in UTC where it does not say otherwise; 0 where it cannot be read."""
     try:
-        return datetime.fromisoformat(moment or "").timestamp() * 1000
+        read = datetime.fromisoformat(moment or "")
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1000
     except ValueError:
         return 0.0

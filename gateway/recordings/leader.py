@@ -384,7 +384,7 @@ class Leader:
             _log.error("duplicate.suspected", key=job.key, rows=len(records))
         row = next(iter(records), None)
         known = Evidence.decode(lease.evidence, lease.generation)
-        if shown := row or own_row(rows, known, lease.started_at):
+        if shown := row or own_row(rows, known, lease.started_at, job.claim.ended_at):
             lease.evidence = Evidence.of(lease.generation, shown).encode()
         return row
 

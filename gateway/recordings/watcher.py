@@ -20,8 +20,8 @@ from gateway.errors import CoordinationUnavailable, NewerRecord, NotFound, Upstr
 from gateway.recordings.evidence import Evidence, open_rows, own_row
 from gateway.recordings.hints import Happened, Hint
 from gateway.recordings.lists import Listed, Lists
-from gateway.recordings.model import ENDED, Kind, Recording, Status, Track, recording_of, track_of
-from gateway.videosdk.client import Pace
+from gateway.recordings.model import ENDED, Because, Kind, Recording, Status, Track, recording_of, track_of
+from gateway.videosdk.client import Pace, TrackRow
 
 __all__ = ["Watcher"]
 
@@ -260,7 +260,7 @@ class Watcher:
             await self._coordinator.doubt(key)
             return False
         known = Evidence.decode(record.evidence, record.generation)
-        row = own_row(rows, known, record.started_at) if over else records[0]
+        row = self._row_of_ended(record, rows, known) if over else records[0]
         evidence = Evidence.of(record.generation, row) if row is not None else None
         if evidence is not None and _failed(evidence) and not (known and _failed(known)):
             telemetry.WEBHOOK_DELIVERIES_FAILED.inc()
@@ -272,6 +272,13 @@ class Watcher:
             evidence=evidence.encode() if evidence is not None else "",
             due_in=self._files_due(record, evidence) if over else self._timing.check * random.uniform(0.9, 1.1),  # noqa: S311
         )
+
+    def _row_of_ended(self, record: Record, rows: Sequence[TrackRow], known: Evidence | None) -> TrackRow | None:
+        settled = self._coordinator.now_ms() - record.ended_at >= self._timing.settle * 1000
+        if record.because == Because.REFUSED or (known is None and not settled):
+            # It never was; or the list may not show it yet, and show the one before it.
+            return None
+        return own_row(rows, known, record.started_at, record.ended_at)
 
     def _files_due(self, record: Record, evidence: Evidence | None) -> float:
         """Return when to look for the files of what has ended: ever more seldom, and not for ever."""

@@ -225,8 +225,8 @@ class VideoSDK:
                 raise UpstreamError("VideoSDK's list cannot be read.") from error
             # A row may move to the next page while they are read.
             rows |= {
-                row.id or str(len(rows)): row
-                for row in listed.data
+                row.id or f"{page}.{position}": row
+                for position, row in enumerate(listed.data)
                 if row.room_id == room and participant in {None, row.participant_id}
             }
             if page >= listed.page_info.last_page:

@@ -362,6 +362,23 @@ async def test_a_stop_of_what_has_ended_leaves_when_and_why(
     assert ends == [(ended["endedAt"], "stopped")] * 2
 
 
+async def test_a_start_that_was_refused_has_no_files(
+    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Not even those of the recording a moment before it."""
+    track = new_track()
+    await watchful.post(START, json=track)
+    await watchful.post(STOP, json=track)
+    simulator.inject(Fault(action="error", endpoint="start", status=404, room_id=track["roomId"]))
+    assert (await watchful.post(START, json=track)).status_code == 422
+    refused = await seen(watchful, track, status="failed", endedBecause="refused")
+    confirmed = refused["confirmedAt"]
+    told = await harness.until(
+        lambda: watchful.get(address(track)), lambda answer: answer.json()["confirmedAt"] > confirmed
+    )
+    assert (told.json()["videosdkRecordingId"], told.json()["files"]) == (None, [])
+
+
 async def test_a_comparison_doubts_nothing_that_is_known_to_record(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:

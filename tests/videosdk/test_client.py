@@ -187,6 +187,22 @@ async def test_a_list_that_ignores_its_filters_is_filtered_here() -> None:
     await server.stop()
 
 
+async def test_rows_without_an_id_are_all_there() -> None:
+    """None hides another: one of them may be what records."""
+    row = '{"roomId":"room-1","participantId":"ada","kind":"video","start":"2027-01-15T08:00:0%d.000Z","end":null}'
+    rows = f'{{"data":[{row % 1},{row % 2},{row % 3}]}}'.encode()
+
+    async def answer(exchange: Exchange) -> None:
+        exchange.reply(Reply(200, rows))
+
+    server = Server(answer, host="127.0.0.1", port=0)
+    await server.start()
+    videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=2)
+    assert len(await videosdk.list_tracks("room-1", "ada")) == 3
+    await videosdk.aclose()
+    await server.stop()
+
+
 async def test_the_token_follows_no_redirect(simulator: Simulator) -> None:
     """It is sent to the configured host alone; where that points elsewhere, nobody knows what became of the call."""
 

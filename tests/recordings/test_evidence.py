@@ -1,0 +1,74 @@
+"""Which of VideoSDK's rows tells of which recording: concluded from times alone, until an id is known."""
+
+import pytest
+
+from gateway.recordings.evidence import Evidence, milliseconds, own_row
+from gateway.videosdk.client import TrackRow
+
+SECOND = 1000
+BEGIN = 1_800_000_000_000
+
+
+def row(name: str, start: float, end: float | None = None) -> TrackRow:
+    """Return a row that began and ended so many seconds after the beginning."""
+    return TrackRow(id=name, start=moment(start), end=None if end is None else moment(end))
+
+
+def moment(seconds: float) -> str:
+    """Return it as VideoSDK tells it."""
+    ms = BEGIN % 60_000 + round(seconds * 1000)
+    assert 0 <= ms < 60_000
+    return f"2027-01-15T08:00:{ms // 1000:02d}.{ms % 1000:03d}Z"
+
+
+@pytest.mark.parametrize(
+    ("rows", "started", "ended", "found"),
+    [
+        ([row("own", 10.1, 12)], 10, 12, "own"),
+        ([row("earlier", 9, 9.5), row("own", 10.1, 12)], 10, 12, "own"),
+        ([row("own", 10.1, 12), row("later", 15, 16)], 10, 12, "own"),
+        ([row("earlier", 9, 9.5)], 10, 9.6, None),
+        ([row("earlier", 9, 9.5), row("own", 10.1)], 10, 9.6, "own"),
+        ([row("own", 8.5, 12)], 10, 12, "own"),
+        ([row("own", 8.5)], 10, 0, "own"),
+        ([row("behind by ten", 0.1, 2)], 10, 12, None),
+        ([row("ahead by ten", 20.1, 22)], 10, 12, None),
+        ([row("own", 10.1, 12)], 0, 12, None),
+    ],
+    ids=[
+        "alone", "after one that was short", "before one of somebody else", "not listed yet", "while it records",
+        "a clock that is a little behind", "the same, while it records", "a clock that is far behind",
+        "a clock that is far ahead", "not started here",
+    ],
+)  # fmt: skip
+def test_a_row_is_concluded_from_its_times(
+    rows: list[TrackRow], started: float, ended: float, found: str | None
+) -> None:
+    """Rather none than that of another recording."""
+    at = [BEGIN + round(seconds * SECOND) if seconds else 0 for seconds in (started, ended)]
+    own = own_row(rows, None, *at)
+    assert (own.id if own else None) == found
+
+
+def test_an_id_that_is_known_decides_alone() -> None:
+    """Whatever the times say; and an id that is none decides nothing."""
+    rows = [row("earlier", 1, 2), row("own", 10, 12)]
+    known = Evidence(generation="7", videosdk_id="earlier")
+    assert own_row(rows, known, BEGIN + 10_000, BEGIN + 12_000) is rows[0]
+    gone = Evidence(generation="7", videosdk_id="deleted")
+    assert own_row(rows, gone, BEGIN + 10_000, BEGIN + 12_000) is None
+    without = Evidence(generation="7", videosdk_id="")
+    rows = [row("", 1, 2), row("", 10, 12)]
+    assert own_row(rows, without, BEGIN + 10_000, BEGIN + 12_000) is rows[1]
+
+
+@pytest.mark.parametrize("text", ["2027-01-15T08:00:00Z", "2027-01-15T08:00:00", "2027-01-15T09:00:00+01:00"])
+def test_a_moment_is_in_utc_where_it_does_not_say(text: str) -> None:
+    """Wherever this machine stands."""
+    assert milliseconds(text) == BEGIN
+
+
+@pytest.mark.parametrize("text", [None, "", "yesterday", "0001-01-01", "1800000000000"])
+def test_what_is_no_moment_is_before_all(text: str | None) -> None:
+    """It hides no row."""
+    assert milliseconds(text) <= 0
