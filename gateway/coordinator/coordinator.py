@@ -232,6 +232,10 @@ class Coordinator:
         with suppress(CoordinationUnavailable):
             await self._release_once(lease.key, lease.attempt, result)
 
+    def let_lapse(self, lease: Lease) -> None:
+        """Renew a lease no more: what became of its operation is for whoever claims the track next to find out."""
+        self._held.pop(lease.attempt, None)
+
     async def doubt(self, key: str, *, hint: str = "") -> bool:
         """Have what is known of the track checked before it is believed again.
 

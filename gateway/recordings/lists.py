@@ -104,6 +104,11 @@ class Lists:
             batch.answer.set_exception(error)
             batch.answer.exception()  # whoever asked may be gone
             return
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, and those after them be asked for
+            _log.exception("list.failed")
+            batch.answer.set_exception(error)
+            batch.answer.exception()
+            return
         except BaseException:
             batch.answer.cancel()
             raise

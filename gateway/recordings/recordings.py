@@ -398,7 +398,12 @@ class Recordings:
                 self._wakeups.pop(place[:2], None)
 
     async def _lead(self, job: Job) -> Result:
-        result, stop = await self._leader.lead(job)
+        try:
+            result, stop = await self._leader.lead(job)
+        except BaseException:
+            # Renewed for ever it would keep everybody out; lapsed, whoever comes finds out what became of it.
+            self._coordinator.let_lapse(job.lease)
+            raise
         self._wake(job.key, job.lease.operation, result)
         if stop:
             self._spawn(self._settle_quietly(job.key), "stop-intent")

@@ -8,6 +8,8 @@ The stories with a `track` call the scripts alone, on each kind of server.
 from collections.abc import Callable
 
 from gateway.coordinator import Timing
+from gateway.recordings.leader import Job, Leader
+from gateway.recordings.model import Result
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
 from tests.model.world import Fate, Process, World
 
@@ -839,3 +841,26 @@ def test_all_who_wait_with_a_stop_wait_for_the_stop(track: Track) -> None:
     assert (second["verdict"], second["doing"]) == ("wait", "stop")
     track.finish(first, "stopped", answered=True)
     assert track.claim("stop", target=target)["verdict"] in {"idle", "gone"}
+
+
+def test_a_leader_that_makes_a_mistake_lets_go(new_world: Callable[..., World]) -> None:
+    """Its lease is renewed no more: whoever comes next finds out what became of it, and nobody waits for ever."""
+
+    class Mistaken(Leader):
+        mistakes = 1
+
+        async def lead(self, job: Job) -> tuple[Result, bool]:
+            if job.wish == "start" and Mistaken.mistakes:
+                Mistaken.mistakes -= 1
+                raise RuntimeError("a mistake")
+            return await super().lead(job)
+
+    world = new_world(code={"Leader": Mistaken}, settling=False)
+    process = world.process()
+    world.look(process)
+    process.start()
+    world.advance(1)
+    assert not process.leases
+    again = process.start(within=60)
+    world.until(lambda: again.returned is not None)
+    assert again.outcome == "started"
