@@ -69,6 +69,11 @@ local function save(fields, ttl)
   if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
   if news then
     redis.call('ZADD', tracks, text(now), record)
+    -- A room that is used for years by ever new participants must not remember them all: for each that comes, up to two
+    -- go whose records have gone.
+    for _, key in ipairs(redis.call('ZRANGE', tracks, 0, 1)) do
+      if redis.call('PTTL', key) == -2 then redis.call('ZREM', tracks, key) end
+    end
     announce()
   end
   local lasts = math.max(a.memory, a.keep) * 2

@@ -1085,6 +1085,15 @@ def test_a_room_strikes_what_is_gone(track: Track) -> None:
     assert track.redis.zcard(track.keys[3]) == 0
 
 
+def test_a_room_that_nobody_reads_does_not_grow_for_ever(track: Track) -> None:
+    """Every change strikes some of what is long gone."""
+    gone = {f"{track.keys[0]}-{number}": track.ms - 1000 + number for number in range(4)}
+    track.redis.zadd(track.keys[3], gone)
+    track.redis.pexpire(track.keys[3], MEMORY)
+    fresh_stop(track)
+    assert track.redis.zrange(track.keys[3], 0, -1) == [track.keys[0]]
+
+
 def test_a_room_shows_the_latest_changed(track: Track) -> None:
     """As many as are asked for."""
     fresh_stop(track)

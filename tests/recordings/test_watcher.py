@@ -379,51 +379,6 @@ async def test_a_start_that_was_refused_has_no_files(
     assert (told.json()["videosdkRecordingId"], told.json()["files"]) == (None, [])
 
 
-async def test_a_comparison_doubts_nothing_that_is_known_to_record(
-    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
-) -> None:
-    """Of a room's tracks some are due and others are not: the others stay as confirmed as they were."""
-    times = {**harness.FAST, "GATEWAY_CHECK_SECONDS": "3600", "GATEWAY_VERIFY_ABSENT": "never"}
-    room = new_track()["roomId"]
-    tracks = [{"roomId": room, "participantId": f"p{number}", "kind": "video"} for number in range(6)]
-    redis: Any = Redis.from_url(valkey.url, decode_responses=True)
-    async with serving(valkey, simulator, demo, times) as gateway, redis:
-        for track in tracks:
-            await gateway.post(START, json=track)
-        for track in tracks:
-            # As soon as the list must show them they are compared; after that, hardly ever.
-            await seen(gateway, track, confirmedBy="list")
-        (due,) = [key async for key in redis.scan_iter("rec:{*}:due") if await redis.zcard(key)]
-        keys = sorted(await redis.zrange(due, 0, -1))
-        before = {key: await redis.hget(key, "op") for key in keys}
-        asked = lists(simulator)
-        await redis.zadd(due, dict.fromkeys(keys[:2], 1))
-        await harness.eventually(lambda: lists(simulator) > asked)
-
-        async def overdue() -> int:
-            return await redis.zcount(due, 0, 1)
-
-        await harness.until(overdue, lambda left: not left)
-        assert [await redis.hget(key, "doubt") for key in keys] == ["0"] * 6
-        assert {key: await redis.hget(key, "op") for key in keys} == before
-        assert lists(simulator) == asked + 1
-
-
-@pytest.mark.parametrize("participant", ["somebody@example.com", "a:b", "{x}"])
-async def test_what_no_caller_can_name_is_left_alone(
-    hearing: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, participant: str
-) -> None:
-    """Begun beside the gateway for a participant whose id is none to it: nothing in its answers breaks its contract."""
-    track = new_track()
-    await outside(simulator, "start", {**track, "participantId": participant})
-    await outside(simulator, "start", track)
-    page = await harness.until(
-        lambda: hearing.get("/v1/recordings", params={"roomId": track["roomId"]}),
-        lambda answer: answer.json()["recordings"],
-    )
-    assert [recording["participantId"] for recording in page.json()["recordings"]] == [track["participantId"]]
-
-
 async def test_what_was_heard_is_not_forgotten_while_the_list_fails(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
