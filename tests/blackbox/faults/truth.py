@@ -30,6 +30,7 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.settings import SETTINGS
 from tests import harness
 from tests.blackbox.faults.clients import Caller, Recorder, Track
+from tests.blackbox.faults.history import ClientCall
 
 __all__ = ["FATES", "HAPPENINGS", "Cell", "Server", "Times", "find_truth", "truth_table", "truth_with_defaults"]
 
@@ -86,8 +87,8 @@ class Times(Struct, frozen=True, kw_only=True):
     Attributes:
         starts: In which the recordings begin.
         runs: For how long each of them runs, at least and at most.
-        listed: For how long those run at least whose stop's answer is lost: until the list was seen to show them. That
-            it shows nothing proves nothing before, as it may be behind the start.
+        listed: For how long those run at least whose stop's answer is lost: until the list was seen to show them, it
+            may be behind their start, and what it does not show proves nothing.
         swapped: How long a webhook waits for the next one to overtake it.
         told: Until a record has to be right, of which a webhook tells.
         untold: Until any other has to be.
@@ -361,10 +362,8 @@ class _Play:
         """Start; where it is about starts, every other one's answer is lost."""
         if case.happening == "started" and case.number % 2:
             self._lose_answer("start", case)
-        call = await caller.call(self._gateway(), "start", case.track, patience=_PATIENCE)
-        if not call.ok:
-            case.wrong.append(f"the start was answered {call.status} {call.problem}")
-        elif case.happening == "started":
+        call = await self._call(case, caller, "start")
+        if call.ok and case.happening == "started":
             case.truths.append(_Truth(_RUNS, self._row(case).opened))
         return call.ok
 
@@ -382,9 +381,7 @@ class _Play:
             case _:
                 if case.number % 2:
                     self._lose_answer("stop", case)
-                call = await caller.call(self._gateway(), "stop", case.track, patience=_PATIENCE)
-                if not call.ok:
-                    case.wrong.append(f"the stop was answered {call.status} {call.problem}")
+                await self._call(case, caller, "stop")
         case.truths.append(_Truth(_OVER, self._row(case).closed or time.monotonic()))
 
     async def _until_right(self, case: _Case) -> None:
@@ -400,11 +397,8 @@ class _Play:
         """Do what comes after, and only then have the webhooks arrive: in any order, once or twice."""
         # Nothing has to be read while it changes.
         case.truths.append(_Truth(frozenset(), time.monotonic()))
-        # A start waits until a stop whose answer was lost cannot land any more.
-        wanted = "stop" if case.happening == "started" else "start"
-        call = await caller.call(self._gateway(), wanted, case.track, patience=_PATIENCE)
+        call = await self._call(case, caller, "stop" if case.happening == "started" else "start")
         if not call.ok:
-            case.wrong.append(f"what came after was answered {call.status} {call.problem}")
             return
         case.truths.append(_Truth(_OVER if case.happening == "started" else _RUNS, call.ended))
         await self._until_right(case)
@@ -427,6 +421,19 @@ class _Play:
         )
         if answer.status_code != 204:
             case.wrong.append(f"a webhook was answered {answer.status_code}")
+
+    async def _call(self, case: _Case, caller: Caller, op: Literal["start", "stop"]) -> ClientCall:
+        """Ask for something, and again where it was not even sent: the machine may be busy."""
+        give_up = time.monotonic() + _PATIENCE
+        while True:
+            # A start waits until a stop whose answer was lost cannot land any more.
+            call = await caller.call(self._gateway(), op, case.track, patience=_PATIENCE)
+            if call.status != 503 or time.monotonic() > give_up:
+                break
+            await asyncio.sleep(0.5)
+        if not call.ok:
+            case.wrong.append(f"a {op} was answered {call.status} {call.problem}")
+        return call
 
     def _lose_answer(self, endpoint: Literal["start", "stop"], case: _Case) -> None:
         self._simulator.inject(
