@@ -69,6 +69,7 @@ class Connection:
         self._opened: _Opened | None = None
         self._opened_url = self._refused_url = ""
         self._retiring: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._failures = 0
         self._probe_at = 0.0
 
@@ -252,6 +253,11 @@ class Connection:
         return self._opened
 
     async def _call(self, call: Any) -> object:
+        # Waiting for a connection says nothing about Redis: it is done here, where it counts as no failure.
+        async with self._places:
+            return await self._call_now(call)
+
+    async def _call_now(self, call: Any) -> object:
         moment = time.monotonic()
         if self._failures >= _FAILURES_TO_OPEN:
             if moment < self._probe_at:

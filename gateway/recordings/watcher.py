@@ -239,7 +239,7 @@ class Watcher:
         known = (await self._coordinator.room(room)).records if found and track is None else {}
         strangers: set[str] = set()
         for key in found:
-            record = known.get(key)
+            record = known.get(key) or await self._coordinator.read(key)
             if record is None:
                 await self._coordinator.doubt(key)
                 strangers.add(key)

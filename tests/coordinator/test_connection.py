@@ -71,3 +71,16 @@ async def test_another_server_is_not_moved_to(valkey: EmbeddedValkey) -> None:
             assert await here.exists(key)
             assert not await there.exists(key)
     await connection.aclose()
+
+
+async def test_waiting_for_a_connection_is_no_failure(valkey: EmbeddedValkey) -> None:
+    """Far more calls at once than there are connections, each of them slow: all are answered, and Redis is well."""
+    connection = Connection(valkey.url)
+    async with Redis.from_url(valkey.url) as admin:
+        # Each lot of calls waits for the end of a pause; together they wait for longer than for a connection.
+        calls = [asyncio.create_task(connection.now()) for _ in range(64 * 40)]
+        for _ in range(3):
+            await admin.execute_command("CLIENT", "PAUSE", 500, "ALL")
+        await asyncio.gather(*calls)
+    assert connection.healthy
+    await connection.aclose()
