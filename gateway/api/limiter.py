@@ -37,6 +37,9 @@ __all__ = ["Admission", "Limiter"]
 _ARRIVAL: Final = 0.1
 _REST: Final = 0.9
 _WINDOW_SECONDS: Final = 60
+_PATIENCE_SECONDS: Final = 0.5
+"""How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
+be told that Redis does not answer is for what cannot be done without it."""
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
 """Answers that only one request of an operation gets."""
 _SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
@@ -77,10 +80,12 @@ class Limiter:
     async def take(self, bucket: "_Bucket", cost: float, *, force: bool) -> None:
         """Take from a bucket. Without Redis there is no limit: it refuses starts by itself, and stops must go on."""
         try:
-            bucket.quota = await self._limits.take(
-                bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute, cost=cost, force=force
-            )
-        except CoordinationUnavailable:
+            # What was asked for is taken all the same, if Redis gets to it.
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                bucket.quota = await self._limits.take(
+                    bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute, cost=cost, force=force
+                )
+        except (CoordinationUnavailable, TimeoutError):
             bucket.quota = None
 
     def close_group(self, key: tuple[Track, bool], group: "_Group") -> None:

@@ -13,13 +13,16 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.api.callers import new_key
+from gateway.api.callers import Caller, new_key
+from gateway.api.limiter import Limiter
 from gateway.coordinator import Connection, Limits
+from gateway.recordings import Kind, Track
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.blackbox.faults.proxy import Gate
 
 pytestmark = pytest.mark.anyio
 
@@ -228,6 +231,25 @@ async def test_without_redis_a_stop_goes_through(
         assert stopped.status_code == 200
         assert stopped.json()["coordinated"] is False
         assert "ratelimit" not in stopped.headers
+
+
+async def test_a_redis_that_is_slow_to_count_keeps_nobody_waiting() -> None:
+    """Within the three seconds after which a start is refused, a claim has to be tried: counting must not use them."""
+    caller, track = Caller("somebody", account="somebody"), Track("room", "ada", Kind.VIDEO)
+    with EmbeddedValkey(port=0) as server:
+        gate = Gate(server.port)
+        await gate.open()
+        connection = Connection(f"redis://127.0.0.1:{gate.port}")
+        limiter = Limiter(Limits(connection), "tenant", caller_per_minute=10, track_per_minute=0)
+        assert "ratelimit" in (await limiter.admit(caller, track, starts=True)).headers
+        # Longer than counting may take, shorter than what Redis may take for anything.
+        gate.slow = (0.8, 0.8)
+        admission = await limiter.admit(caller, track, starts=True)
+        admission.check()
+        assert "ratelimit" not in admission.headers
+        assert connection.healthy
+        await connection.aclose()
+        await gate.close()
 
 
 class EmbeddedValkeyAt:
