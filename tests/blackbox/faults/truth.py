@@ -87,8 +87,6 @@ class Times(Struct, frozen=True, kw_only=True):
     Attributes:
         starts: In which the recordings begin.
         runs: For how long each of them runs, at least and at most.
-        listed: For how long those run at least whose stop's answer is lost: until the list was seen to show them, it
-            may be behind their start, and what it does not show proves nothing.
         swapped: How long a webhook waits for the next one to overtake it.
         told: Until a record has to be right, of which a webhook tells.
         untold: Until any other has to be.
@@ -96,13 +94,12 @@ class Times(Struct, frozen=True, kw_only=True):
 
     starts: float
     runs: tuple[float, float]
-    listed: float
     swapped: float
     told: float
     untold: float
 
 
-DEFAULT_TIMES: Final = Times(starts=30, runs=(1, 31), listed=10, swapped=2, told=5, untold=60)
+DEFAULT_TIMES: Final = Times(starts=30, runs=(1, 31), swapped=2, told=5, untold=60)
 """Recordings end at any moment between two comparisons with the list."""
 
 
@@ -290,11 +287,11 @@ class _Play:
         }
 
     def cell(self, fate: Fate, happening: Happening, tracks: int) -> list[_Case]:
-        """Make the tracks of one cell: in one room, unless it is the room that ends."""
+        """Make the tracks of one cell: in one room, unless it is the room that tells, one event after the other."""
         room = ""
         cases: list[_Case] = []
         for number in range(tracks):
-            if not room or happening == "session ended":
+            if not room or happening in _OF_ROOMS:
                 room = self._room(fate, happening)
             track = Track(room, f"p{number}")
             cases.append(_Case(fate=fate, happening=happening, number=number, track=track))
@@ -348,9 +345,7 @@ class _Play:
             if not await self._begin(case, caller):
                 return
             if case.happening != "started":
-                least, most = self._times.runs
-                lost = case.happening == "stopped" and case.number % 2
-                await asyncio.sleep(self._random.uniform(self._times.listed if lost else least, most))
+                await asyncio.sleep(self._random.uniform(*self._times.runs))
                 await self._happen(case, caller)
             await self._until_right(case)
             if case.fate == "late":
@@ -380,6 +375,8 @@ class _Play:
                 self._simulator.end_session(room)
             case _:
                 if case.number % 2:
+                    # Before somebody has seen it in the list, that the list does not show it proves nothing.
+                    await harness.until(lambda: self._read(case, "evidence"), bool, within=self._times.untold)
                     self._lose_answer("stop", case)
                 await self._call(case, caller, "stop")
         case.truths.append(_Truth(_OVER, self._row(case).closed or time.monotonic()))
@@ -483,6 +480,12 @@ class _Play:
                     truth.broken = f"{state} {moment - truth.right:.1f} s after it was right"
             elif not truth.done:
                 truth.right, truth.because = moment, because or ""
+
+    async def _read(self, case: _Case, name: str) -> str | None:
+        """Return a field of a track's record."""
+        if case.track.name not in self._keys:
+            await self._find()
+        return await cast("Awaitable[str | None]", self._redis.hget(self._keys[case.track.name], name))
 
     async def _find(self) -> None:
         """Learn the records' keys, whose beginnings are the gateway's business."""
