@@ -33,8 +33,8 @@ local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
 local doubt = num(r.doubt)
 local ended = state == '' or state == 'stopped' or state == 'failed'
 
-local forgotten = num(r.written) <= since and now <= since + a.memory
-local doubted = forgotten or doubt > 0
+local ghost = forgotten(r, since) and now <= since + a.memory
+local doubted = ghost or doubt > 0
 local fresh = not doubted and num(r.confirmed) > 0 and now - num(r.confirmed) <= a.trust
 
 if a.verify_absent == 'always' then doubted = doubted or ended end
@@ -108,7 +108,7 @@ if a.not_after > 0 and now > a.not_after then return answer('late') end
 if (r.holder or '') == a.attempt then return answer('lead', r.doing) end
 if a.seen ~= '' and a.seen == r.done then return answer('done') end
 
-if forgotten and grace_left > 0 and not believed then
+if ghost and grace_left > 0 and not believed then
   r.lease = text(now + grace_left)
   return answer('wait', 'grace')
 end

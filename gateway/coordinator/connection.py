@@ -71,6 +71,9 @@ class Connection:
         self._retiring: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._failures = 0
+        """How many calls in a row have failed."""
+        self.failures = 0
+        """How many calls have failed so far."""
         self._probe_at = 0.0
 
     def __repr__(self) -> str:
@@ -274,6 +277,7 @@ class Connection:
             uncancelled()
             telemetry.redis_failed(_kind(error))
             self._failures += 1
+            self.failures += 1
             self._probe_at = time.monotonic() + _PROBE_EVERY_SECONDS
             raise _unavailable() from error
         uncancelled()

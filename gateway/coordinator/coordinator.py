@@ -29,8 +29,10 @@ from gateway.coordinator.claims import (
     clock,
 )
 from gateway.coordinator.connection import Connection
+from gateway.coordinator.leases import Leases
 from gateway.coordinator.redis_clock import RedisClock
-from gateway.coordinator.script import BUCKETS, Script, bucket_of
+from gateway.coordinator.script import BUCKETS, Scripts, bucket_of, events_of
+from gateway.coordinator.told import Told
 from gateway.coordinator.wakeups import CHANNEL
 from gateway.errors import CoordinationUnavailable, NewerRecord
 
@@ -43,7 +45,6 @@ _MOST_EVENTS: Final = 1_000
 _MOST_TRACKS: Final = 1_000
 _BEFORE_ALL: Final = "0-0"
 """What stands for the last event of a room that has none."""
-SCRIPTS: Final = ("claim", "finish", "renew", "release", "doubt", "observe", "room", "take_away")
 _MAY_LAND: Final = frozenset({"unknown", "stopping"})
 
 _log = structlog.get_logger("gateway.coordinator")
@@ -71,13 +72,7 @@ class Coordinator:
         self._tenant = tenant
         self._attempts = 0
         self._clock = RedisClock(connection.now)
-        self._held: dict[str, Lease] = {}
-        self._unsettled: dict[str, tuple[Lease, dict[str, Any], float]] = {}
-        """Results after which something may still land, and until when: told again to a Redis that forgot them."""
-        self._keeper: asyncio.Task[None] | None = None
-        self._pending: set[asyncio.Task[None]] = set()
-        self._scripts = {name: Script(name) for name in SCRIPTS}
-        self._lasting = {
+        lasting = {
             "channel": CHANNEL,
             "ttl": _ms(timing.memory),
             "memory": _ms(timing.memory),
@@ -85,16 +80,25 @@ class Coordinator:
             "replay": _ms(timing.replay),
             "most_events": _MOST_EVENTS,
         }
+        self.scripts = Scripts(connection, lasting)
+        self.leases = Leases(self.scripts, timing, self.boot)
+        """What this process holds."""
+        self._told = Told(self.scripts, connection, timing.renewal)
+        self._background: list[asyncio.Task[None]] = []
+        self._pending: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Begin to renew in the background what this process holds."""
-        self._keeper = asyncio.create_task(self._keep(), name="lease-keeper")
+        """Begin to renew in the background what this process holds, and to tell a Redis what it has forgotten."""
+        self._background = [
+            asyncio.create_task(self.leases.renew_for_ever(), name="lease-keeper"),
+            asyncio.create_task(self._told.tell_for_ever(), name="told-again"),
+        ]
 
     async def stop(self) -> None:
         """Stop renewing, after a last try to write what is still unwritten."""
         if self._pending:
             await asyncio.wait(self._pending, timeout=_HOLD_SECONDS)
-        for task in [*self._pending, *([self._keeper] if self._keeper else [])]:
+        for task in [*self._pending, *self._background]:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
@@ -151,7 +155,7 @@ class Coordinator:
         # An earlier try may have won already, and lost its reply: Redis counts from that one.
         granted_at -= max(self.timing.lease - claim.lease_left / 1000, 0)
         lease = Lease(key, attempt, claim, fingerprint, recording, granted_at)
-        self._held[attempt] = lease
+        self.leases.hold(lease)
         return claim, lease
 
     async def arm(self, lease: Lease) -> bool:
@@ -164,9 +168,9 @@ class Coordinator:
             CoordinationUnavailable: Redis did not answer: nothing may be sent.
         """
         granted_at = clock()
-        renewed = await self._renew(lease, arm=True)
+        renewed = await self.leases.renew(lease, arm=True)
         if renewed.how != "ok":
-            self._lose(lease)
+            self.leases.lose(lease)
             return False
         lease.doing, lease.generation, lease.granted_at = Wish.START, renewed.generation, granted_at
         lease.started_at = renewed.now
@@ -195,13 +199,15 @@ class Coordinator:
         Where Redis does not answer, the write is repeated in the background until it succeeds or the lease's quiet
         time is over, and the result is `pending`: what we know is true all the same.
         """
-        self._held.pop(lease.attempt, None)
+        self.leases.drop(lease)
         arguments = {
             "attempt": lease.attempt,
             "op": lease.operation,
             "doing": lease.doing,
             "state": state,
             "generation": lease.generation,
+            "epoch": lease.epoch,
+            "started_at": lease.started_at,
             "fingerprint": lease.fingerprint,
             "confirmed_by": confirmed_by,
             "result": result,
@@ -217,24 +223,26 @@ class Coordinator:
             "quiet": _ms(self.timing.quiet),
             "settle": _ms(self.timing.settle),
         }
-        if state in _MAY_LAND and not answered and not settled:
-            self._unsettled[lease.attempt] = lease, arguments, clock() + self.timing.quiet
         try:
             return await self._finish_once(lease.key, arguments)
         except CoordinationUnavailable:
-            self._held[lease.attempt] = lease
+            self.leases.hold(lease)
             self._later(self._finish_later(lease, arguments), "finish-later")
             return Finished("pending", stop=lease.stop_wanted)
 
     async def release(self, lease: Lease, *, result: str) -> None:
         """Give the track back as it was, because nothing was sent. Where Redis does not answer, the lease lapses."""
-        self._held.pop(lease.attempt, None)
+        self.leases.drop(lease)
         with suppress(CoordinationUnavailable):
             await self._release_once(lease.key, lease.attempt, result)
 
     def let_lapse(self, lease: Lease) -> None:
         """Renew a lease no more: what became of its operation is for whoever claims the track next to find out."""
-        self._held.pop(lease.attempt, None)
+        self.leases.drop(lease)
+
+    def tell_again(self) -> None:
+        """Write once more, soon, what this process wrote of late: Redis may have forgotten it."""
+        self._told.suspect()
 
     async def doubt(self, key: str, *, hint: str = "") -> bool:
         """Have what is known of the track checked before it is believed again.
@@ -249,7 +257,7 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._run("doubt", key, {"hint": hint})
+        reply = await self.scripts.run("doubt", key, {"hint": hint})
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
     async def take_away(self, key: str, attempt: str) -> bool:
@@ -261,7 +269,7 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._run("take_away", key, {"attempt": attempt})
+        reply = await self.scripts.run("take_away", key, {"attempt": attempt})
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
     async def observe(self, key: str, record: Record, *, seen_at: float, evidence: str = "", due_in: float = 0) -> bool:
@@ -301,7 +309,7 @@ class Coordinator:
             "evidence": evidence,
             "due_in": _ms(due_in),
         }
-        return msgspec.json.decode(await self._run("observe", key, arguments), type=Finished).how == "ok"
+        return msgspec.json.decode(await self.scripts.run("observe", key, arguments), type=Finished).how == "ok"
 
     async def read(self, key: str) -> Record | None:
         """Return the track's record, or None where nothing is known of it.
@@ -322,7 +330,7 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._run("room", self.key(room, "", ""), {"most": _MOST_TRACKS, "watch": watch})
+        reply = await self.scripts.run("room", self.key(room, "", ""), {"most": _MOST_TRACKS, "watch": watch})
         read = msgspec.json.decode(reply, type=_RoomReply)
         return Room(read.last, {key: _record(fields) for key, fields in read.records})
 
@@ -343,7 +351,7 @@ class Coordinator:
 
     def channel(self, room: str) -> str:
         """Return where a room's changes are told: the name of its events, and of the channel of their ids."""
-        return f"{_prefix(self.key(room, '', ''))}:events"
+        return events_of(self.key(room, "", ""))
 
     async def mark(self) -> None:
         """Mark every bucket's epoch, so that the time in which nobody may lead is over before the first caller comes.
@@ -381,7 +389,7 @@ class Coordinator:
     ) -> Claim:
         not_after = await self._clock.learned_now_ms() + _NOT_AFTER_SLACK_MS
         sent = clock()
-        reply = await self._run(
+        reply = await self.scripts.run(
             "claim",
             key,
             {
@@ -404,42 +412,20 @@ class Coordinator:
         self._clock.learn(claim.now, sent)
         return claim
 
-    async def _renew(self, lease: Lease, *, arm: bool = False) -> Finished:
-        reply = await self._run(
-            "renew",
-            lease.key,
-            {
-                "attempt": lease.attempt,
-                "op": lease.operation,
-                "doing": lease.doing,
-                "generation": lease.generation,
-                "fingerprint": lease.wanted_fingerprint if arm else lease.fingerprint,
-                "recording": lease.wanted_recording if arm else lease.recording,
-                "owner": self.boot,
-                "lease": _ms(self.timing.lease),
-                "quiet": _ms(self.timing.quiet),
-                "arm": arm,
-                "restore": not arm,
-                "epoch": lease.epoch,
-            },
-        )
-        renewed = msgspec.json.decode(reply, type=Finished)
-        lease.stop_wanted = renewed.stop
-        if renewed.how == "restored":
-            _log.warning("lease.restored", key=lease.key, operation=lease.operation)
-        return renewed
-
     async def _finish_once(self, key: str, arguments: dict[str, Any]) -> Finished:
-        finished = msgspec.json.decode(await self._run("finish", key, arguments), type=Finished)
+        finished = msgspec.json.decode(await self.scripts.run("finish", key, arguments), type=Finished)
         tracing.note(how=finished.how, state=arguments["state"])
         if finished.how not in {"ok", "repeated"}:
             telemetry.fenced_write(finished.how)
             _log.warning("finish." + finished.how, key=key, operation=arguments["op"], state=arguments["state"])
+        if finished.how != "stale":
+            may_land = arguments["state"] in _MAY_LAND and not arguments["answered"] and not arguments["settled"]
+            open_until = clock() + self.timing.quiet if may_land else 0
+            self._told.keep("finish", key, arguments["attempt"], _as_history(arguments), open_until=open_until)
         return finished
 
     async def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:
-        # By the time it is written it may be history: whoever waits has to look for themselves.
-        arguments = {**arguments, "confirmed_by": "", "result": ""}
+        arguments = _as_history(arguments)
         pause, give_up = 0.1, clock() + 2 * self.timing.quiet
         while clock() < give_up:
             await asyncio.sleep(pause)
@@ -447,7 +433,7 @@ class Coordinator:
             with suppress(CoordinationUnavailable):
                 await self._finish_once(lease.key, arguments)
                 break
-        self._held.pop(lease.attempt, None)
+        self.leases.drop(lease)
 
     async def _abandon(self, key: str, attempt: str) -> None:
         """Give back what a claim may have won although its reply was lost; otherwise it would have to lapse."""
@@ -459,54 +445,19 @@ class Coordinator:
                 return
 
     async def _release_once(self, key: str, attempt: str, result: str) -> None:
-        await self._run("release", key, {"attempt": attempt, "result": result})
+        arguments = {"attempt": attempt, "result": result}
+        if msgspec.json.decode(await self.scripts.run("release", key, arguments), type=Finished).how == "ok":
+            self._told.keep("release", key, attempt, {**arguments, "result": ""})
 
     def _later(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
-    async def _run(self, name: str, key: str, arguments: dict[str, Any]) -> bytes:
-        script = self._scripts[name]
-        bucket, room = key[: key.index("}") + 1], _prefix(key)
-        keys = (key, f"{bucket}:due", f"{bucket}:epoch", f"{room}:tracks", f"{room}:events")
-        argument = msgspec.json.encode({**self._lasting, **arguments})
-        return await self._connection.evaluate(script.text, script.sha, keys, argument)
 
-    # --- leases --------------------------------------------------------------------------------------------------
-
-    async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(self.timing.renewal)
-            work = [self._renew_quietly(lease) for lease in list(self._held.values())]
-            work += [self._tell_again(*unsettled) for unsettled in list(self._unsettled.values())]
-            await asyncio.gather(*work)
-
-    async def _renew_quietly(self, lease: Lease) -> None:
-        # A renewal that fails stops nothing: losing the lease costs a look by somebody else, not a second start.
-        with suppress(CoordinationUnavailable):
-            if (await self._renew(lease)).how == "lost" and lease.attempt in self._held:
-                self._lose(lease)
-
-    async def _tell_again(self, lease: Lease, arguments: dict[str, Any], until: float) -> None:
-        """Write a result that leaves something open once more: that changes nothing, unless Redis has forgotten it."""
-        with suppress(CoordinationUnavailable):
-            finished = msgspec.json.decode(await self._run("finish", lease.key, arguments), type=Finished)
-            if finished.how == "restored":
-                _log.warning("finish.restored", key=lease.key, operation=lease.operation)
-            if finished.how == "stale" or clock() > until:
-                self._unsettled.pop(lease.attempt, None)
-
-    def _lose(self, lease: Lease) -> None:
-        lease.lost = True
-        self._held.pop(lease.attempt, None)
-        telemetry.LEASES_LOST.inc()
-        _log.warning("lease.lost", key=lease.key, operation=lease.operation)
-
-
-def _prefix(key: str) -> str:
-    """Return what the names of all keys of a record's room begin with."""
-    return key.rsplit(":", 2)[0]
+def _as_history(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return what a finish writes late: true of then, so that whoever waits has to look for themselves."""
+    return {**arguments, "confirmed_by": "", "result": ""}
 
 
 def _record(fields: str) -> Record:

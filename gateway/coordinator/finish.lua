@@ -3,6 +3,8 @@
 -- Running it twice changes nothing the second time.
 --
 -- a.attempt a.op a.doing a.state a.generation a.fingerprint
+-- a.epoch         since when the server's memory could be believed when the operation was claimed
+-- a.started_at    when (ms) its start was granted, for a start
 -- a.seen_ago      how long ago (ms) that was seen which is written
 -- a.confirmed_by  reply | webhook | list, '' where the state is not confirmed
 -- a.result        the payload for those who wait         a.recording  what callers may read of it, JSON
@@ -23,13 +25,14 @@
 
 local r = load()
 if newer(r) then return cjson.encode({ how = 'stale', stop = false, now = now }) end
+local since = epoch()
 local how
 if r.holder == a.attempt then
   -- Where a failover forgot that we began to send, it forgot the horizon too.
   how = a.doing == 'start' and r.doing ~= 'start' and 'restored' or 'ok'
 elseif r.done == a.op and r.result == a.result then
   return cjson.encode({ how = 'repeated', stop = false, now = now })
-elseif not r.op or num(r.op) < num(a.op) or (r.op == a.op and r.done ~= a.op and num(r.epoch) < epoch()) then
+elseif not r.op or num(r.op) < num(a.op) or (r.op == a.op and r.done ~= a.op and num(r.epoch) < since) then
   how = 'restored'
 elseif r.op == a.op and r.done ~= a.op and r.doing == 'recover' and a.state == 'recording' then
   how = 'late'
@@ -38,14 +41,17 @@ else
 end
 
 local over = a.state == 'stopped' or a.state == 'failed'
+local unsure = a.state == 'unknown' or a.state == 'stopping'
 local changes = {
   v = VERSION, state = a.state, op = a.op, done = a.op, result = a.result,
   holder = '', owner = '', doing = '', lease = '0', waiting = '0',
-  written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording,
+  written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording, epoch = a.epoch,
 }
--- A doubt that came up during the operation outlives it; one that the operation was begun with is answered by it.
-local doubtful = num(r.doubt) > 0 and num(r.doubt) >= num(r.granted)
-if not doubtful then changes.doubt = '0' end
+-- A doubt that came up during the operation outlives it; one that the operation was begun with is answered by it. And
+-- what others did after an operation that was claimed before the epoch may be forgotten: somebody has to look.
+local past = a.epoch < since and not unsure
+local doubtful = past or (num(r.doubt) > 0 and num(r.doubt) >= num(r.granted))
+changes.doubt = past and now or (doubtful and r.doubt or '0')
 if a.confirmed_by ~= '' and not doubtful then
   changes.confirmed, changes.confirmed_by = now - (a.seen_ago or 0), a.confirmed_by
 else
@@ -57,6 +63,7 @@ if a.evidence ~= '' then changes.evidence = a.evidence end
 if a.upstream ~= '' then changes.upstream = a.upstream end
 -- Found, not started: all that is known of its beginning is that it was before now.
 if a.doing ~= 'start' and a.generation ~= (loaded.generation or '0') then changes.started_at = now end
+if a.doing == 'start' and how == 'restored' then changes.started_at = math.min(a.started_at, now) end
 
 -- Hints tell why, never that: the state above is proven without them.
 local hint_age = num(r.hint_at) > 0 and now - num(r.hint_at) or nil
@@ -86,7 +93,6 @@ end
 changes.start_quiet, changes.stop_quiet = start_quiet, stop_quiet
 
 -- Since when nobody knows: tried again and again, it is still the same uncertainty.
-local unsure = a.state == 'unknown' or a.state == 'stopping'
 changes.unsure = unsure and (num(r.unsure) > 0 and r.unsure or now) or '0'
 
 -- A stop that was wished for holds until nothing runs and nothing can land any more.

@@ -13,11 +13,11 @@
 local r = load()
 local asked = now - a.seen_ago
 local over = a.state == 'stopped' or a.state == 'failed'
-local forgotten = num(r.written) <= epoch()
+local ghost = forgotten(r, epoch())
 local open_end = (r.holder or '') ~= '' or (r.intent or '') ~= '' or (r.hint or '') ~= ''
   or num(r.start_quiet) > 0 or num(r.doubt) > 0
 local moved_on = newer(r) or r.state ~= a.state or r.generation ~= a.generation or open_end
-if moved_on or (a.agrees and (forgotten or num(r.written) >= asked)) then
+if moved_on or (a.agrees and (ghost or num(r.written) >= asked)) then
   return cjson.encode({ how = 'stale', now = now })
 end
 

@@ -108,6 +108,10 @@ local function epoch()
   return num(since)
 end
 
+-- Whether what came after the last finish, or claim, may have been forgotten: both count from before the epoch. A
+-- finish of an operation that was begun before the epoch counts from then, because others may have come between.
+local function forgotten(r, since) return num(r.written) <= since or num(r.epoch) < since end
+
 local function wake(r, op, payload)
   if (r.waiting or '1') == '1' then
     redis.call('PUBLISH', a.channel, record .. '\n' .. op .. '\n' .. payload)

@@ -9,15 +9,14 @@ Every path ends in exactly one write to the record, and which one depends on wha
 """
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import msgspec
 import structlog
-from msgspec import Struct
 
 from gateway import telemetry, tracing
-from gateway.coordinator import Claim, Coordinator, Lease, Wish, clock
+from gateway.coordinator import Coordinator, Lease, Wish, clock
 from gateway.errors import (
     CoordinationUnavailable,
     CredentialsRefused,
@@ -30,10 +29,10 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.recordings.evidence import Evidence, open_rows, own_row
+from gateway.recordings.job import Job
 from gateway.recordings.lists import Lists
 from gateway.recordings.model import (
     ENDED,
-    Because,
     Descriptor,
     Origin,
     Outcome,
@@ -41,13 +40,12 @@ from gateway.recordings.model import (
     Result,
     StartParameters,
     Status,
-    Track,
     decode_descriptor,
 )
 from gateway.recordings.translation import meaning, not_told
 from gateway.videosdk.client import TrackRow, VideoSDK
 
-__all__ = ["Job", "Leader"]
+__all__ = ["Leader"]
 
 _LOOK_SECONDS = 3.0
 """How long a start without an answer looks for itself in the list before it is called unknown."""
@@ -69,19 +67,6 @@ _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
 
 _log = structlog.get_logger("gateway.recordings")
-
-
-class Job(Struct, frozen=True):
-    """What a leader needs to know: whose track, which claim, and what its callers want."""
-
-    key: str
-    track: Track
-    wish: Wish
-    parameters: StartParameters | None
-    claim: Claim
-    lease: Lease
-    patience: Callable[[], float]
-    """Until when (`clock`) somebody waits for the result."""
 
 
 class Leader:
@@ -417,14 +402,14 @@ class Leader:
             lease.generation = lease.operation
             lease.fingerprint = ""
             lease.recording = _FOUND
-        because = _because(job, state, outcome, problem)
+        because = job.because(state, outcome, problem)
         ended_at = self._coordinator.now_ms() if state is Status.STOPPED else 0
         if outcome is Outcome.NOT_RECORDING and job.claim.before in ENDED:
             # It had ended before this stop, and for another reason.
             because = job.claim.because
             ended_at = job.claim.ended_at if job.claim.before == Status.STOPPED else ended_at
         result = Result(
-            wish=_wish(job),
+            wish=job.serves,
             state=state,
             outcome=outcome,
             problem=problem,
@@ -475,7 +460,7 @@ class Leader:
     async def _release(self, job: Job, error: UpstreamError) -> tuple[Result, bool]:
         late = isinstance(error, SendWindowClosed)
         result = self._again(job) if late else Result(
-            wish=_wish(job), problem=Problem.of(meaning(error)), fingerprint=job.lease.wanted_fingerprint,
+            wish=job.serves, problem=Problem.of(meaning(error)), fingerprint=job.lease.wanted_fingerprint,
             trace=tracing.here(),
         )  # fmt: skip
         await self._coordinator.release(job.lease, result=result.encode())
@@ -483,11 +468,6 @@ class Leader:
 
     def _again(self, job: Job) -> Result:
         return Result(wish=job.wish)
-
-
-def _wish(job: Job) -> Wish:
-    """Return what the operation's result is about: a verification or a look serves whoever wished for it."""
-    return Wish(job.lease.doing) if job.lease.doing in {"start", "stop"} else job.wish
 
 
 @contextmanager
@@ -499,11 +479,3 @@ def _noted(lease: Lease, operation: str) -> Generator[None]:
         lease.upstream = f"{operation} {error.status or type(error).__name__}"
         raise
     lease.upstream = f"{operation} 200"
-
-
-def _because(job: Job, state: Status, outcome: Outcome | None, problem: Problem | None) -> str:
-    """Return why a recording ended, as far as its leader can tell."""
-    if state is Status.FAILED and problem is not None:
-        return Because.REFUSED
-    asked = outcome is Outcome.STOPPED or (outcome is Outcome.NOT_RECORDING and job.claim.before == Status.STOPPING)
-    return Because.STOPPED if state is Status.STOPPED and asked else ""

@@ -28,7 +28,8 @@ from gateway.errors import (
     ParametersDiffer,
     TooManyWaiting,
 )
-from gateway.recordings.leader import Job, Leader
+from gateway.recordings.job import Job
+from gateway.recordings.leader import Leader
 from gateway.recordings.model import (
     Answer,
     Descriptor,
@@ -431,7 +432,9 @@ class Recordings:
         self._wake(wakeup.key, wakeup.operation, result)
 
     def _on_gap(self) -> None:
-        # Messages may have been lost: let everybody who waits look for themselves.
+        # Messages may have been lost: let everybody who waits look for themselves. And so may writes, where the server
+        # that we listen to now is another one than before.
+        self._coordinator.tell_again()
         for wakeup in self._wakeups.values():
             if not wakeup.done():
                 wakeup.set_result(None)

@@ -7,8 +7,11 @@ The stories with a `track` call the scripts alone, on each kind of server.
 
 from collections.abc import Callable
 
+import pytest
+
 from gateway.coordinator import Timing
-from gateway.recordings.leader import Job, Leader
+from gateway.recordings.job import Job
+from gateway.recordings.leader import Leader
 from gateway.recordings.model import Result
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
 from tests.model.world import Fate, Process, World
@@ -38,6 +41,13 @@ def rest(world: World, *, recording: bool) -> None:
     """Let everything come to rest and say how it must end."""
     world.come_to_rest()
     assert bool(world.upstream.open) is recording, world.told()
+
+
+def started(world: World, process: Process) -> None:
+    """Have a recording begun and answered."""
+    call = process.start()
+    world.until(lambda: call.returned)
+    assert call.outcome == "started"
 
 
 def plan(world: World, kind: str, *fates: Fate) -> None:
@@ -339,6 +349,79 @@ def test_released_operation_goes_on_under_its_number_after_a_failover(world: Wor
     third.start()
     world.advance(20)
     assert len(sent(world, "start")) == 2
+
+
+@pytest.mark.parametrize("noticed", ["subscription", "command"])
+def test_failover_that_forgets_an_answered_stop_does_not_repeat_it(world: World, noticed: str) -> None:
+    """The replica has not heard that the stop was carried out, nor of the start after it: the recording stays.
+
+    Whoever did either notices a failover by its subscription or by a command that fails.
+    """
+    first, second, third = replicas(world, 3)
+    first.deaf = second.deaf = noticed == "command"
+    started(world, first)
+    world.advance(5)
+    stop = first.stop()
+    sends(world, "stop", 1)
+    ghost = world.snapshots[-1]
+    assert ghost["record"]["state"] == "stopping"
+    world.advance(0.2)
+    start = second.start()
+    world.advance(0.2)
+    assert (stop.outcome, start.outcome) == ("stopped", "started")
+    if noticed == "command":
+        first.wire.faults.append("refused")
+        second.wire.faults.append("refused")
+    world.snapshots.append(ghost)
+    world.lose(0)
+    again = third.start()
+    world.advance(10)
+    assert again.outcome == "already_recording"
+    assert len(sent(world, "stop")) == 1
+    rest(world, recording=True)
+
+
+def test_failover_that_forgets_a_stop_that_was_never_sent_does_not_send_it(world: World) -> None:
+    """The stop was given back, and whoever asked was told that it failed: nobody takes it up after the failover."""
+    first, second = replicas(world, 2)
+    started(world, first)
+    world.advance(5)
+    plan(world, "stop", Fate(hears="limited", lands=None, reply=0.2))
+    stop = first.stop()
+    sends(world, "stop", 1)
+    ghost = world.snapshots[-1]
+    assert ghost["record"]["state"] == "stopping"
+    world.until(lambda: stop.returned)
+    assert stop.outcome == "upstream-limited"
+    world.snapshots.append(ghost)
+    world.lose(0)
+    start = second.start()
+    world.advance(10)
+    assert start.outcome == "already_recording"
+    assert len(sent(world, "stop")) == 1
+    rest(world, recording=True)
+
+
+def test_failover_that_forgets_a_start_of_somebody_who_died_is_looked_at(world: World) -> None:
+    """Who stopped it tells so again; but what was started after that only the dead knew, and VideoSDK.
+
+    Somebody looks although nobody asks, or else nobody could stop it.
+    """
+    first, second, _ = replicas(world, 3)
+    started(world, first)
+    world.advance(5)
+    first.stop()
+    sends(world, "stop", 1)
+    ghost = world.snapshots[-1]
+    world.advance(0.2)
+    second.start()
+    world.advance(0.2)
+    second.crash()
+    world.snapshots.append(ghost)
+    world.lose(0)
+    world.advance(15)
+    assert world.record()["state"] == "recording"
+    rest(world, recording=True)
 
 
 def test_stop_of_the_past_does_not_stop_a_restored_start(world: World) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gateway.coordinator import Record
-from gateway.coordinator.coordinator import SCRIPTS
+from gateway.coordinator.script import SCRIPTS
 from tests.coordinator.track import GRACE, LEASE, MEMORY, QUIET, TRUST, Reply, Track
 from tests.model.world import Fate, World
 
@@ -502,6 +502,28 @@ def test_restored_uncertainty_has_a_new_horizon(track: Track, state: str, field:
     track.finish(lead, state, confirmed_by="", due_in=1000)
     assert track.left(field) == QUIET
     assert track.due == 1000
+
+
+def test_restored_start_began_when_it_did(track: Track) -> None:
+    """A list may be behind a start: how far is counted from its sending, not from that of a recording before it."""
+    fresh_stop(track)
+    lead = track.claim("start")
+    track.wait(1000)
+    track.lose()
+    track.finish(lead, "recording")
+    assert int(track.record["started_at"]) == lead["started_at"]
+
+
+@pytest.mark.parametrize(("state", "look"), [("recording", "verify"), ("failed", "recover")])
+def test_what_was_claimed_before_the_epoch_is_doubted(track: Track, state: str, look: str) -> None:
+    """Others may have come after it, whom the server forgot: it is looked at, by the settler where nobody asks."""
+    lead = track.claim("start")
+    track.lose(track.snapshot())
+    track.claim("check")
+    track.wait(GRACE)
+    track.finish(lead, state, answered=True, due_in=60_000)
+    assert track.due == 0
+    assert track.claim("check")["doing"] == look
 
 
 def test_ambiguous_start_keeps_its_horizon_and_is_due(track: Track) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import redis
 
 from gateway.coordinator import Timing
-from gateway.coordinator.script import Script
+from gateway.coordinator.script import SCRIPTS, Script
 
 TIMING: Final = Timing()
 LEASE: Final = int(TIMING.lease * 1000)
@@ -19,7 +19,6 @@ TRUST: Final = int(TIMING.trust * 1000)
 GRACE: Final = int(TIMING.grace * 1000)
 MEMORY: Final = int(TIMING.memory * 1000)
 BEGIN: Final = 1_800_000_000_000
-SCRIPTS: Final = ("claim", "finish", "renew", "release", "doubt", "observe", "room", "take_away")
 LASTING: Final = {
     "channel": "rec:wake", "ttl": MEMORY, "memory": MEMORY, "keep": MEMORY // 2, "replay": 600_000, "most_events": 1000,
 }  # fmt: skip
@@ -89,7 +88,7 @@ class Track:
             "generation": lead["generation"], "fingerprint": lead["fingerprint"], "confirmed_by": "reply",
             "result": f"{lead['doing']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
             "seen_ago": 0, "due_in": 0, "quiet": QUIET, "settle": SETTLE, "evidence": "", "because": "",
-            "upstream": "", "ended_at": self.ms,
+            "upstream": "", "ended_at": self.ms, "epoch": lead["epoch"], "started_at": lead["started_at"],
         }  # fmt: skip
         return self.run("finish", **arguments | more)
 

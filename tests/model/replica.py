@@ -105,6 +105,7 @@ class Wire(Connection):
 
     def _fail(self) -> NoReturn:
         self._failures += 1
+        self.failures += 1
         raise CoordinationUnavailable("no answer", retry_after=2)
 
 
@@ -113,6 +114,8 @@ class Ears(Wakeups):
 
     def __init__(self) -> None:  # pyright: ignore[reportMissingSuperCall]
         self.hear: Callable[[Wakeup], None] = lambda _: None
+        self.reconnect: Callable[[], None] = lambda: None
+        """Called when the server that it listens to may be another one."""
 
     @property
     def listening(self) -> bool:
@@ -121,7 +124,7 @@ class Ears(Wakeups):
 
     async def start(self, on_wakeup: Callable[[Wakeup], None], on_gap: Callable[[], None]) -> None:
         """Begin to listen."""
-        self.hear = on_wakeup
+        self.hear, self.reconnect = on_wakeup, on_gap
 
     async def stop(self) -> None:
         """Stop listening."""
@@ -152,7 +155,7 @@ class Process:
         lists = Lists(videosdk)
         self.coordinator = Coordinator(self.wire, world.timing, "t")
         self.coordinator.boot = name
-        self.script_names = {script.sha: script_name for script_name, script in self.coordinator._scripts.items()}
+        self.script_names = self.coordinator.scripts.names
         leader: type[Leader] = world.code.get("Leader", Leader)
         self.recordings = Recordings(
             self.coordinator,
@@ -176,7 +179,7 @@ class Process:
     @property
     def leases(self) -> dict[str, Lease]:
         """What it holds."""
-        return self.coordinator._held
+        return self.coordinator.leases.held
 
     def do(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Run something as a part of this process."""

@@ -66,12 +66,16 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
         stories.test_recording_that_ended_by_itself_is_started_again,
     ),
     "epoch ignored": (
-        changed("claim", ("local forgotten = ", "local forgotten = false and ")),
+        changed("claim", ("local ghost = ", "local ghost = false and ")),
         stories.test_live_leader_comes_before_whoever_finds_redis_empty,
     ),
     "no grace": (
-        changed("claim", ("forgotten and grace_left > 0", "false")),
+        changed("claim", ("ghost and grace_left > 0", "false")),
         stories.test_live_leader_comes_before_whoever_finds_redis_empty,
+    ),
+    "what is told again is believed": (
+        changed("claim", (" or num(r.epoch) < since end", " end")),
+        stories.test_stop_of_the_past_does_not_stop_a_restored_start,
     ),
     "no claiming again": (
         changed("renew", ("a.arm or not a.restore or later", "true")),

@@ -28,6 +28,8 @@ _TOLD_LINES: Final = 150
 _UNSETTLED: Final = frozenset({"starting", "stopping", "unknown"})
 _AT_REST: Final = frozenset({"", "recording", "stopped", "failed"})
 _SNAPSHOTS: Final = 12
+_REMEMBERED_SECONDS: Final = 8.0
+"""For how long a process can tell again what it wrote, less what it may take to notice that it must."""
 _SELDOM_MS: Final = 32_000
 """How long an unsettled track may be left alone at most."""
 
@@ -76,6 +78,8 @@ class World:
         """When the track is due, as it lies in Redis."""
         self.forgot_at = 0.0
         """When Redis lost something last."""
+        self.irretrievable = False
+        """Redis lost what nobody alive could tell it again."""
         self._written_at = 0.0
         self.processes: list[Process] = []
         self.key = ""
@@ -245,7 +249,7 @@ class World:
         pipeline.hgetall(record).zscore(due, record).get(epoch)
         pipeline.pttl(record).pttl(due).pttl(epoch)
         fields, self.score, mark, *ttls = pipeline.execute()
-        self.snapshots.append({"record": fields, "score": self.score, "mark": mark})
+        self.snapshots.append({"record": fields, "score": self.score, "mark": mark, "at": self.now})
         if -1 in ttls:
             self.violate(f"after {name} a key has no TTL: {ttls}")
         # The highest that the clock ever showed: it may have stepped back since.
@@ -291,11 +295,20 @@ class World:
         if process.alive and not process.stalled and not process.deaf:
             process.ears.hear(wakeup)
 
+    def _reconnect(self, process: Process) -> None:
+        if process.alive and not process.stalled and not process.deaf:
+            process.ears.reconnect()
+
     def lose(self, back: int | None = None) -> None:
         """Lose data: everything, or what the last `back` scripts wrote, as a failover to a replica does."""
         self.note("Redis is empty" if back is None else f"Redis is as it was {back} scripts ago")
         self.forgot_at = self.now
+        for process in self.processes:
+            self.later(0.1, self._reconnect, process)
         chosen = self.snapshots[-1 - back] if back is not None and back < len(self.snapshots) else None
+        first_lost = self.now if back == 0 else self.snapshots[-back]["at"] if chosen and back else 0.0
+        deaths = not all(process.alive for process in self.processes)
+        self.irretrievable = self.irretrievable or deaths or self.now - first_lost > _REMEMBERED_SECONDS
         record, due, epoch = self.keys()
         self.redis.delete(record, due, epoch)
         self.score = chosen["score"] if chosen else None
@@ -387,8 +400,8 @@ class World:
             self.look(settler)
             if self.record().get("state") == "recording":
                 self.violate("a look does not show that it ended")
-        if self.forgot_at:
-            # What Redis forgot, nobody can be held to.
+        if self.irretrievable:
+            # Nobody can be held to it.
             return
         if running and state != "recording":
             self.violate(f"an orphan: it records, and the record says {state!r}")
