@@ -15,6 +15,7 @@ from gateway.api.listing import Listing, TrackRecordings
 from gateway.api.policy import Scope, check, check_room, covers
 from gateway.api.replays import Replay, Replays, read_key
 from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording
+from gateway.coordinator import clock
 from gateway.errors import GatewayError
 from gateway.recordings import Answer, Outcome, Recordings, Track, Watcher
 
@@ -45,27 +46,27 @@ class Desk:
 
     async def start(self, request: _Request, asked: StartTrackRecording, within: float) -> Response[TrackRecording]:
         """Have a track recorded, for at most `within` seconds of waiting."""
-        caller, parameters = _caller(request), asked.parameters
+        came_at, caller, parameters = clock(), _caller(request), asked.parameters
         check(caller.policy, Scope.START, asked.track, parameters.webhook_url, parameters.bucket_dir_path)
         return await self._take_in(
             request,
             Scope.START,
             asked,
             lambda asked_at: self._recordings.start(
-                asked.track, parameters, caller=caller.name, within=within, asked_at=asked_at
+                asked.track, parameters, caller=caller.name, within=within, came_at=came_at, asked_at=asked_at
             ),
         )
 
     async def stop(self, request: _Request, asked: StopTrackRecording, within: float) -> Response[TrackRecording]:
         """Have a track not recorded, for at most `within` seconds of waiting."""
-        caller = _caller(request)
+        came_at, caller = clock(), _caller(request)
         check(caller.policy, Scope.STOP, asked.track)
         return await self._take_in(
             request,
             Scope.STOP,
             asked,
             # A second stop does no harm.
-            lambda _: self._recordings.stop(asked.track, caller=caller.name, within=within),
+            lambda _: self._recordings.stop(asked.track, caller=caller.name, within=within, came_at=came_at),
         )
 
     async def show(self, request: _Request, track: Track) -> TrackRecording:

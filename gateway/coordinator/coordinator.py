@@ -39,7 +39,7 @@ from gateway.errors import CoordinationUnavailable, NewerRecord
 __all__ = ["BUCKETS", "Coordinator"]
 
 _HOLD_SECONDS: Final = 2.0
-_LAST_TRY_SECONDS: Final = 0.3
+_LAST_TRY_SECONDS: Final = 0.4
 _NOT_AFTER_SLACK_MS: Final = 1250
 _MOST_EVENTS: Final = 1_000
 _MOST_TRACKS: Final = 1_000
@@ -109,12 +109,20 @@ class Coordinator:
 
     @telemetry.phase("claim")
     async def claim(
-        self, key: str, wish: Wish, *, fingerprint: str = "", recording: str = "", seen: str = "", target: str = ""
+        self,
+        key: str,
+        wish: Wish,
+        *,
+        fingerprint: str = "",
+        recording: str = "",
+        seen: str = "",
+        target: str = "",
+        since: float | None = None,
     ) -> tuple[Claim, Lease | None]:
         """Claim the track, or learn why that is not needed or not possible; a lease comes with the verdict `lead`.
 
-        Asks for up to two seconds, always as the same attempt: an earlier try whose reply was lost is not repeated but
-        answered again.
+        Asks until two seconds after `since` (`clock`; now unless given), and twice in any case, always as the same
+        attempt: an earlier try whose reply was lost is not repeated but answered again.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -122,7 +130,7 @@ class Coordinator:
         """
         self._attempts += 1
         attempt = f"{self.boot}.{self._attempts}"
-        give_up = clock() + _HOLD_SECONDS
+        give_up = (clock() if since is None else since) + _HOLD_SECONDS
         late = failed = 0
         while True:
             granted_at = clock()

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Coroutine
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import Any
 
 import msgspec
@@ -32,7 +32,6 @@ from gateway.recordings.job import Job
 from gateway.recordings.leader import Leader
 from gateway.recordings.model import (
     Answer,
-    Descriptor,
     Outcome,
     Problem,
     Result,
@@ -43,6 +42,7 @@ from gateway.recordings.model import (
     recording_of,
     track_of,
 )
+from gateway.recordings.party import Party
 from gateway.recordings.uncoordinated import Uncoordinated
 
 __all__ = ["Recordings"]
@@ -57,74 +57,10 @@ _MOST_WAITING_PER_TRACK = 1_000
 _log = structlog.get_logger("gateway.recordings")
 
 
-class _Party:
-    """Callers of this process who want the same of one track, and are answered together."""
-
-    def __init__(
-        self, key: str, track: Track, wish: Wish, parameters: StartParameters | None, caller: str, asked_at: int | None
-    ) -> None:
-        self.key = key
-        self.track = track
-        self.wish = wish
-        self.caller = caller
-        self.parameters = parameters
-        self.fingerprint = parameters.fingerprint if parameters else ""
-        self.descriptor = ""
-        if parameters:
-            described = Descriptor(requested_by=caller, file_format=parameters.file_format or "webm")
-            self.descriptor = msgspec.json.encode(described).decode()
-        self.callers: list[asyncio.Future[Answer | Problem]] = []
-        self.patience = 0.0
-        """Until when (`clock`) the most patient caller waits."""
-        self.claim: Claim | None = None
-        """What Redis said last."""
-        self.target = "" if asked_at is None else str(asked_at)
-        """What the wish is bound to (see `claim.lua`): the recording of a stop, the first asking of a start's retry."""
-        self.committed = False
-        """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
-        self.waited = False
-        """Another operation was in flight when it came."""
-        self.admitted = asyncio.Event()
-        """Set when Redis has answered for the first time."""
-        self.into: _Party | None = None
-        """The party that this one's callers went over to."""
-        self.context = copy_context()
-        """Of its first caller: what is done for the party is told in that caller's trace."""
-        self.trace = ""
-        """Where the operation's trace is that answered it."""
-        self.led = False
-
-    @property
-    def deserted(self) -> bool:
-        """Nobody waits, and nothing was promised."""
-        return self.wish is Wish.START and all(caller.done() for caller in self.callers)
-
-    @property
-    def final(self) -> "_Party":
-        """The party that its callers are answered in."""
-        return self if self.into is None else self.into.final
-
-    def link(self, caller: asyncio.Future[Answer | Problem]) -> None:
-        """Link the trace of a caller to the operation's, unless the operation is told in it anyway."""
-        if not (self.led and caller is self.callers[0]):
-            tracing.link(self.trace)
-
-    def answer(self, answer: Answer | Problem) -> None:
-        for caller in self.callers:
-            if not caller.done():
-                caller.set_result(answer)
-
-    def answer_leading(self, answer: Answer, others: Outcome) -> None:
-        """Tell the first who still waits that the operation was theirs, and the others that they joined it."""
-        waiting = [caller for caller in self.callers if not caller.done()]
-        for position, caller in enumerate(waiting):
-            caller.set_result(Answer(others, answer.recording) if position else answer)
-
-
 _Place = tuple[str, str, Wish, str, str]
 
 
-def _place(party: _Party, claim: Claim) -> _Place:
+def _place(party: Party, claim: Claim) -> _Place:
     """Return what parties that may wait as one have in common. A retry may be told what others are not."""
     retry = party.target if party.wish is Wish.START else ""
     return (party.key, claim.operation, party.wish, party.fingerprint, retry)
@@ -155,9 +91,9 @@ class Recordings:
         self._subscription = subscription
         self._uncoordinated = uncoordinated
         self._degrade = degrade
-        self._arriving: dict[str, dict[tuple[Wish, str, int | None], _Party]] = {}
+        self._arriving: dict[str, dict[tuple[Wish, str, int | None], Party]] = {}
         self._doors: set[str] = set()
-        self._waiting: dict[_Place, _Party] = {}
+        self._waiting: dict[_Place, Party] = {}
         self._wakeups: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
         self._heard: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
         """Results of a moment ago: one may overtake the claim's answer that says what to wait for. Only of operations
@@ -183,7 +119,14 @@ class Recordings:
         await self._coordinator.stop()
 
     async def start(
-        self, track: Track, parameters: StartParameters, *, caller: str, within: float, asked_at: int | None = None
+        self,
+        track: Track,
+        parameters: StartParameters,
+        *,
+        caller: str,
+        within: float,
+        came_at: float | None = None,
+        asked_at: int | None = None,
     ) -> Answer:
         """Have the track recorded.
 
@@ -192,6 +135,7 @@ class Recordings:
             parameters: Passed on as they are; part of what makes two starts the same.
             caller: Name of who asks.
             within: Seconds this caller is willing to wait. The operation does not depend on it.
+            came_at: When (`clock`) the caller came, if that was not now: how long Redis is waited for counts from then.
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where somebody has asked for a
                 stop since, nothing is done, and the answer tells without an outcome how the track stands.
 
@@ -199,20 +143,21 @@ class Recordings:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
                 VideoSDK's refusal means.
         """
-        return await self._ask(track, Wish.START, parameters, caller, within, asked_at)
+        return await self._ask(track, Wish.START, parameters, caller, within, came_at, asked_at)
 
-    async def stop(self, track: Track, *, caller: str, within: float) -> Answer:
+    async def stop(self, track: Track, *, caller: str, within: float, came_at: float | None = None) -> Answer:
         """Have the track not recorded.
 
         Args:
             track: What to stop.
             caller: Name of who asks.
             within: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
+            came_at: As for `start`.
 
         Raises:
             GatewayError: As for `start`, but never `ParametersDiffer`.
         """
-        return await self._ask(track, Wish.STOP, None, caller, within)
+        return await self._ask(track, Wish.STOP, None, caller, within, came_at)
 
     async def ready(self) -> bool:
         """Return whether exactly one start can be promised now."""
@@ -235,13 +180,14 @@ class Recordings:
         parameters: StartParameters | None,
         name: str,
         within: float,
+        came_at: float | None,
         asked_at: int | None = None,
     ) -> Answer:
         key = self._key(track)
         if self._callers.get(key, 0) >= _MOST_WAITING_PER_TRACK or self._waiting_callers >= _MOST_WAITING:
             raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
         caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
-        party = self._join_party(key, track, wish, parameters, name, asked_at)
+        party = self._join_party(key, track, wish, parameters, name, clock() if came_at is None else came_at, asked_at)
         party.callers.append(caller)
         party.patience = max(party.patience, clock() + within)
         self._callers[key] = self._callers.get(key, 0) + 1
@@ -263,7 +209,7 @@ class Recordings:
             raise answer.error()
         return answer
 
-    def _deadline(self, party: _Party) -> Answer:
+    def _deadline(self, party: Party) -> Answer:
         party = party.final
         if party.committed and party.claim is not None:
             recording = recording_of(party.key, party.track, party.claim)
@@ -271,13 +217,21 @@ class Recordings:
         raise DeadlineExceeded("The operation goes on; ask again to learn its result.", retry_after=1)
 
     def _join_party(
-        self, key: str, track: Track, wish: Wish, parameters: StartParameters | None, caller: str, asked_at: int | None
-    ) -> _Party:
+        self,
+        key: str,
+        track: Track,
+        wish: Wish,
+        parameters: StartParameters | None,
+        caller: str,
+        came_at: float,
+        asked_at: int | None,
+    ) -> Party:
         arriving = self._arriving.setdefault(key, {})
         fingerprint = parameters.fingerprint if parameters else ""
         party = arriving.get((wish, fingerprint, asked_at))
         if party is None:
-            party = arriving[wish, fingerprint, asked_at] = _Party(key, track, wish, parameters, caller, asked_at)
+            party = Party(key, track, wish, parameters, caller, came_at, asked_at)
+            arriving[wish, fingerprint, asked_at] = party
         if key not in self._doors:
             self._doors.add(key)
             self._spawn(self._admit(key), "door")
@@ -293,7 +247,7 @@ class Recordings:
 
     # --- parties -------------------------------------------------------------------------------------------------
 
-    async def _claim(self, party: _Party, seen: str = "") -> tuple[Claim, Lease | None]:
+    async def _claim(self, party: Party, seen: str = "") -> tuple[Claim, Lease | None]:
         await self._uncoordinated.reconcile(party.key)
         claim, lease = await self._coordinator.claim(
             party.key,
@@ -302,8 +256,9 @@ class Recordings:
             recording=party.descriptor,
             seen=seen,
             target=party.target,
+            since=party.came_at,
         )
-        party.claim = claim
+        party.claim, party.came_at = claim, None
         if party.wish is Wish.STOP:
             party.committed = party.committed or claim.doing != "grace"
             if not party.target and claim.doing != "grace":
@@ -312,7 +267,7 @@ class Recordings:
                 party.target = str(max(int(claim.generation), inflight) or "")
         return claim, lease
 
-    async def _pursue(self, party: _Party) -> None:
+    async def _pursue(self, party: Party) -> None:
         """Bring a party to its answer, and see to it that there is one."""
         try:
             await self._ask_until_answered(party)
@@ -331,7 +286,7 @@ class Recordings:
         finally:
             party.admitted.set()
 
-    async def _ask_until_answered(self, party: _Party) -> None:
+    async def _ask_until_answered(self, party: Party) -> None:
         seen = ""
         while True:
             asked_at = clock()
@@ -358,14 +313,14 @@ class Recordings:
             if party.deserted:
                 return
 
-    async def _without_redis(self, party: _Party, error: CoordinationUnavailable) -> Answer | Problem:
+    async def _without_redis(self, party: Party, error: CoordinationUnavailable) -> Answer | Problem:
         if party.parameters is None:
             return await self._uncoordinated.stop(party.key, party.track)
         if self._degrade:
             return await self._uncoordinated.start(party.key, party.track, party.parameters, party.caller)
         return Problem.of(error)
 
-    def _merge(self, party: _Party, claim: Claim) -> bool:
+    def _merge(self, party: Party, claim: Claim) -> bool:
         """Go over to a party that already waits for the same: one poll then serves both."""
         waiting = self._waiting.get(_place(party, claim))
         if waiting is None:
@@ -376,7 +331,7 @@ class Recordings:
         party.into = waiting
         return True
 
-    async def _wait(self, party: _Party, claim: Claim, asked_at: float) -> Result | None:
+    async def _wait(self, party: Party, claim: Claim, asked_at: float) -> Result | None:
         """Wait until the operation finishes, or until it is time to look: None."""
         place = _place(party, claim)
         heard_at, heard = self._heard.get(place[:2], (0.0, None))
@@ -441,7 +396,7 @@ class Recordings:
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def _answer(self, party: _Party, result: Result, *, leading: bool = False) -> bool:
+    def _answer(self, party: Party, result: Result, *, leading: bool = False) -> bool:
         """Answer the party if the result is about what it wants; otherwise it has to ask again."""
         recording = result.recording(party.key, party.track)
         party.trace, party.led = result.trace, leading
@@ -467,7 +422,7 @@ class Recordings:
             party.answer(Answer(others, recording))
         return True
 
-    def _believed(self, party: _Party, claim: Claim) -> Answer | Problem:
+    def _believed(self, party: Party, claim: Claim) -> Answer | Problem:
         """Answer from the record, without an operation."""
         if claim.verdict is Verdict.CONFLICT:
             fields = differing_fields(claim.fingerprint, party.fingerprint)

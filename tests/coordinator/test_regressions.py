@@ -10,10 +10,13 @@ from collections.abc import Callable
 import pytest
 
 from gateway.coordinator import Timing
+from gateway.errors import CoordinationUnavailable
 from gateway.recordings.job import Job
 from gateway.recordings.leader import Leader
 from gateway.recordings.model import Result
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
+from tests.model.replica import PARAMETERS
+from tests.model.upstream import TRACK
 from tests.model.world import Fate, Process, World
 
 NEVER = 10_000
@@ -496,6 +499,19 @@ def test_grace_outlasts_a_renewal_that_hangs(new_world: Callable[..., World]) ->
     world.advance(10)
     assert call.returned is not None
     assert len(sent(world, "start")) == 1
+
+
+def test_what_went_before_the_claim_counts_as_waiting_for_redis(world: World) -> None:
+    """Limits and an idempotency key took 1.9 s of a slow Redis, which then hangs: 503 within three seconds in all."""
+    (process,) = replicas(world, 1)
+    process.wire.faults.extend(["hung"] * 4)
+    came_at = world.now
+    world.advance(1.9)
+    work = process.recordings.start(TRACK, PARAMETERS["A"], caller="somebody", within=30, came_at=came_at)
+    asked = process.do(work)
+    world.until(asked.done)
+    assert isinstance(asked.exception(), CoordinationUnavailable)
+    assert world.now - came_at < 3
 
 
 # --- stops -----------------------------------------------------------------------------------------------------------
