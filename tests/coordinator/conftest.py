@@ -1,7 +1,5 @@
 """Servers that the scripts run on."""
 
-import os
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from typing import Any
@@ -10,27 +8,16 @@ import pytest
 import redis
 
 from gateway.sandbox.valkey import EmbeddedValkey
+from tests import servers
 from tests.coordinator.track import Track
 from tests.model.world import World
 
-REDIS_SERVER = "redis-server"
 
-
-@pytest.fixture(scope="session", params=["valkey", REDIS_SERVER])
+@pytest.fixture(scope="session", params=servers.KINDS)
 def server(request: pytest.FixtureRequest) -> Generator[EmbeddedValkey]:
-    """Each kind of server there is: the embedded one always, the distribution's where it is installed."""
-    if request.param == "valkey":
-        with EmbeddedValkey() as valkey:
-            yield valkey
-        return
-    binary = shutil.which(REDIS_SERVER)
-    if binary is None:
-        absent = f"{REDIS_SERVER} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(absent)
-        pytest.skip(absent)
-    with EmbeddedValkey(binary=binary) as debian:
-        yield debian
+    """Each kind of server there is."""
+    with EmbeddedValkey(binary=servers.binary(request.param)) as server:
+        yield server
 
 
 @pytest.fixture

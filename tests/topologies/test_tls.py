@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import shutil
 import socket
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
-from tests import harness
+from tests import harness, servers
 
 pytestmark = pytest.mark.anyio
 
@@ -75,39 +74,33 @@ def _port() -> int:
                 return port
 
 
-def _binary() -> str:
-    """Find Debian's Redis: the server of the package knows no TLS."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        harness.skip_unless_ci("redis-server is not installed")
-    assert binary
-    return binary
-
-
 def _server(papers: Papers, *more: str) -> tuple[EmbeddedValkey, int]:
-    """Return a server, not started, and its port for TLS; the other port is for the test itself."""
-    port = _port()
-    return EmbeddedValkey(port=0, binary=_binary(), extra=["--tls-port", str(port), *papers.arguments, *more]), port
+    """Return a server, not started, and its port for TLS; the other port is for the test itself.
+
+    It is the distribution's: the server of the package knows no TLS.
+    """
+    port, binary = _port(), servers.binary("redis")
+    return EmbeddedValkey(port=0, binary=binary, extra=["--tls-port", str(port), *papers.arguments, *more]), port
 
 
 @pytest.fixture(params=["one server", "sentinel", "cluster"])
 def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> Generator[str]:
     """Where the gateway finds Redis: each time nothing but TLS is offered to it."""
-    with ExitStack() as servers:
+    with ExitStack() as stack:
         if request.param == "one server":
             server, port = _server(papers)
-            servers.enter_context(server)
+            stack.enter_context(server)
             yield f"rediss://127.0.0.1:{port}"
         elif request.param == "cluster":
             server, port = _server(papers, "--cluster-enabled", "yes", "--tls-cluster", "yes")
-            servers.enter_context(server)
-            client = servers.enter_context(redis.Redis(port=server.port))
+            stack.enter_context(server)
+            client = stack.enter_context(redis.Redis(port=server.port))
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             harness.wait_until(lambda: b"cluster_state:ok" in cast("bytes", client.execute_command("CLUSTER", "INFO")))
             yield f"rediss+cluster://127.0.0.1:{port}"
         else:
             server, port = _server(papers)
-            servers.enter_context(server)
+            stack.enter_context(server)
             sentinel, own = _port(), tmp_path / "sentinel.conf"
             names = [words.removeprefix("--") for words in papers.arguments]
             lines = [f"{name} {value}" for name, value in zip(names[::2], names[1::2], strict=True)]
@@ -116,10 +109,10 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
                 + "\n".join(lines)
                 + f"\nsentinel monitor tracks 127.0.0.1 {port} 1\n"
             )
-            servers.enter_context(harness.sentinel(own, _binary()))
+            stack.enter_context(harness.sentinel(own, servers.binary("redis")))
             trust = str(papers.authority)
             watcher = redis.Redis("127.0.0.1", sentinel, ssl=True, ssl_ca_certs=trust, decode_responses=True)
-            servers.enter_context(watcher)
+            stack.enter_context(watcher)
 
             def watched() -> bool:
                 try:

@@ -1,7 +1,6 @@
 """The gateway on every kind of Redis it supports: one flow, one answer, whatever lies beneath."""
 
 import asyncio
-import shutil
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager
@@ -14,7 +13,7 @@ import redis
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
-from tests import harness
+from tests import harness, servers
 from tests.listener import listening
 
 pytestmark = pytest.mark.anyio
@@ -22,8 +21,8 @@ pytestmark = pytest.mark.anyio
 NewTrack = Callable[..., dict[str, str]]
 
 ACL_RULES = (
-    "~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +pexpire +pttl +zadd +zrem +zrange +zrevrange +xadd "
-    "+xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
+    "resetchannels ~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +pexpire +pttl +zadd +zrem +zrange "
+    "+zrevrange +xadd +xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
 )
 """What the README tells operators to grant."""
 
@@ -32,14 +31,6 @@ def _port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _debian_redis() -> str:
-    binary = shutil.which("redis-server")
-    if binary is None:
-        harness.skip_unless_ci("redis-server is not installed")
-    assert binary
-    return binary
 
 
 @asynccontextmanager
@@ -83,17 +74,12 @@ async def test_on_the_embedded_valkey(
     await start_join_stop(valkey.url, simulator, demo, new_track)
 
 
-async def test_on_debians_redis(simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
-    """Redis 7.0 over TCP."""
-    with EmbeddedValkey(port=0, binary=_debian_redis()) as server:
-        await start_join_stop(server.url, simulator, demo, new_track)
-
-
-async def test_with_the_least_rights(simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
-    """A user who may do only what the README lists."""
+@pytest.mark.parametrize("kind", [servers.OLDEST, "redis", "valkey"])
+async def test_with_the_least_rights(kind: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
+    """Over TCP, on old servers and new, as a user who may do only what the README lists."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert ACL_RULES in " ".join(readme.split())
-    with EmbeddedValkey(port=0) as server:
+    with EmbeddedValkey(port=0, binary=servers.binary(kind)) as server:
         with redis.Redis.from_url(server.url) as admin:
             admin.execute_command("ACL", "SETUSER", "gateway", "on", ">a-password", *ACL_RULES.split())
         url = server.url.replace("redis://", "redis://gateway:a-password@")
@@ -102,21 +88,29 @@ async def test_with_the_least_rights(simulator: Simulator, demo: harness.Demo, n
             assert admin.acl_log() == []
 
 
-@pytest.fixture
-def cluster() -> Generator[str]:
+@pytest.mark.parametrize("kind", [kind for kind in servers.KINDS if "-" in kind])
+def test_an_old_server_is_as_old_as_it_is_called(kind: str) -> None:
+    """What runs under an old version's name is of that version."""
+    family, _, version = kind.partition("-")
+    with (
+        EmbeddedValkey(binary=servers.binary(kind)) as server,
+        redis.Redis.from_url(server.url, decode_responses=True) as client,
+    ):
+        about = cast("dict[str, str]", client.info("server"))
+        assert str(about[f"{family}_version"]).startswith(f"{version}.")
+
+
+@pytest.fixture(params=[servers.OLDEST, "valkey"])
+def cluster(request: pytest.FixtureRequest) -> Generator[str]:
     """Three masters on loopback; the address the gateway is given."""
-    with ExitStack() as servers:
-        nodes = [
-            servers.enter_context(
-                EmbeddedValkey(port=0, extra=["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"])
-            )
-            for _ in range(3)
-        ]
+    binary, options = servers.binary(request.param), ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(EmbeddedValkey(port=0, binary=binary, extra=options)) for _ in range(3)]
         ports = [int(node.url.rpartition(":")[2]) for node in nodes]
-        clients = [servers.enter_context(redis.Redis(port=port)) for port in ports]
+        clients = [stack.enter_context(redis.Redis(port=port)) for port in ports]
         for index, client in enumerate(clients):
             slots = range(index * 5461, 16384 if index == 2 else (index + 1) * 5461)
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", slots.start, slots.stop - 1)
+            client.execute_command("CLUSTER", "ADDSLOTS", *slots)
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
         for port in ports[1:]:
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port)
@@ -138,10 +132,10 @@ async def test_on_a_cluster(cluster: str, simulator: Simulator, demo: harness.De
 @pytest.fixture
 def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
     """A master, a replica and three sentinels; the gateway's address, the master, a sentinel's port."""
-    with ExitStack() as servers:
-        master = servers.enter_context(EmbeddedValkey(port=0))
+    with ExitStack() as stack:
+        master = stack.enter_context(EmbeddedValkey(port=0))
         port = int(master.url.rpartition(":")[2])
-        servers.enter_context(EmbeddedValkey(port=0, extra=["--replicaof", "127.0.0.1", str(port)]))
+        stack.enter_context(EmbeddedValkey(port=0, extra=["--replicaof", "127.0.0.1", str(port)]))
         ports: list[int] = []
         for number in range(3):
             ports.append(_port())
@@ -150,8 +144,8 @@ def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
                 f"port {ports[-1]}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor tracks 127.0.0.1 {port} 2\n"
                 "sentinel down-after-milliseconds tracks 500\nsentinel failover-timeout tracks 3000\n"
             )
-            servers.enter_context(harness.sentinel(configuration))
-        watcher = servers.enter_context(redis.Redis(port=ports[0], decode_responses=True))
+            stack.enter_context(harness.sentinel(configuration))
+        watcher = stack.enter_context(redis.Redis(port=ports[0], decode_responses=True))
 
         def watched() -> bool:
             known = cast("dict[str, str]", watcher.sentinel_master("tracks"))
