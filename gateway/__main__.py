@@ -15,9 +15,10 @@ from gateway import __version__, tracing
 from gateway.api.callers import Callers, CallersFileError, new_key
 from gateway.api.contract import contract
 from gateway.app import create_client, create_connection, create_webhook_keys, fetch_jwks
+from gateway.environment import SettingsError, load, warnings
 from gateway.errors import CoordinationUnavailable, CredentialsRefused, UpstreamError
 from gateway.serving import NoPlaceError, serve
-from gateway.settings import Settings, SettingsError, describe, load, warnings
+from gateway.settings import Settings, describe
 
 __all__ = ["main"]
 

@@ -38,12 +38,13 @@ from gateway.api.webhooks import INTAKE_PATH, Intake, receive_videosdk_webhook
 from gateway.api.wire import TrackRecording
 from gateway.coordinator import Answers, Connection, Coordinator, Limits, Overview, Survey, Tickets, Timing, Wakeups
 from gateway.drain import Drain
+from gateway.environment import warnings
 from gateway.errors import CoordinationUnavailable
 from gateway.kinds import REDIS_URL, SECRET, Kind
 from gateway.mounted import MountedSecret
 from gateway.recordings import Feeds, Leader, Lists, Operator, Recording, Recordings, Settler, Uncoordinated, Watcher
 from gateway.secret import Secret
-from gateway.settings import Settings, warnings
+from gateway.settings import Settings
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.signatures import FetchedKeys, KeySource, PinnedKeys, Signatures
 from gateway.videosdk.tokens import FixedToken, MintedTokens, Tokens

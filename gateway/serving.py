@@ -23,9 +23,10 @@ from gateway import logs, telemetry
 from gateway.api.problems import PROBLEM_JSON, problem_document
 from gateway.app import create_app
 from gateway.drain import Drain
+from gateway.environment import load
 from gateway.errors import GatewayError, HeadersTooLarge, MalformedRequest
 from gateway.lines import LineProtocol
-from gateway.settings import Settings, load
+from gateway.settings import Settings
 
 __all__ = ["SERVER", "NoPlaceError", "build", "serve"]
 

@@ -1,15 +1,12 @@
-"""What an operator may set, read once from the environment and then handed around, frozen.
+"""What an operator may set, and what it means; handed around frozen.
 
-`SETTINGS` is the one table: parsing, defaults, `gateway check`, and whatever documents the variables are driven by it.
-How each sort of value is read stands in `gateway.kinds`. A reading reports everything that is wrong at once.
+`SETTINGS` is the one table: reading, defaults, `gateway check`, and whatever documents the variables are driven by it.
+How each sort of value is read stands in `gateway.kinds`, how all of them are in `gateway.environment`.
 """
 
-import re
-from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -27,16 +24,12 @@ from gateway.kinds import (
     REDIS_URL,
     SECRET,
     Kind,
-    WrongTextError,
     choice,
     hours,
-    is_loopback,
     rate,
-    read_value,
     seconds,
     whole_number,
 )
-from gateway.relations import credential_problems, identity_problems, redis_problems, time_problems
 from gateway.secret import Secret
 
 WithoutRedis = Literal["refuse", "degrade"]
@@ -47,21 +40,12 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 Tracing = Literal["off", "otlp"]
 
-_PREFIX: Final = "GATEWAY_"
-# What Kubernetes injects into every pod beside a Service called `gateway`, unless told not to.
-_SERVICE_LINK: Final = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))")
-
-
-class SettingsError(Exception):
-    """The environment cannot be used; `problems` says everything that is wrong with it."""
-
-    def __init__(self, problems: tuple[str, ...]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems: Final = problems
+PREFIX: Final = "GATEWAY_"
+"""What the names of all variables begin with."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything an operator decides. Made by `load`; the defaults stand in `SETTINGS`."""
+    """Everything an operator decides. Made by `gateway.environment.load`; the defaults stand in `SETTINGS`."""
 
     host: str
     """Address `gateway serve` listens on."""
@@ -229,7 +213,7 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def field(self) -> str:
         """Name in `Settings`."""
-        return self.variable.removeprefix(_PREFIX).removesuffix("_SECONDS").removesuffix("_HOURS").lower()
+        return self.variable.removeprefix(PREFIX).removesuffix("_SECONDS").removesuffix("_HOURS").lower()
 
     @property
     def file_variable(self) -> str:
@@ -452,47 +436,6 @@ SETTINGS: Final[tuple[Setting, ...]] = (
 """Every variable there is, in the order people are shown them."""
 
 
-def load(environ: Mapping[str, str]) -> Settings:
-    """Read the settings from the environment.
-
-    Blanks around a value are dropped, and an empty value counts as absent.
-
-    Raises:
-        SettingsError: If anything is wrong, missing or unknown; it says all of it.
-    """
-    given = {name: text.strip() for name, text in environ.items() if name.startswith(_PREFIX) and text.strip()}
-    problems = list(_unknown(given))
-    values: dict[str, Any] = {}
-    for setting in SETTINGS:
-        try:
-            values[setting.field] = _value(setting, given)
-        except WrongTextError as wrong:
-            problems.append(str(wrong))
-    problems += redis_problems(given, values)
-    problems += credential_problems(given)
-    problems += identity_problems(given, values)
-    problems += time_problems(values)
-    if problems:
-        raise SettingsError(tuple(problems))
-    files = {
-        row.field: Path(given[row.file_variable]) for row in SETTINGS if row.has_file and row.file_variable in given
-    }
-    return Settings(**values, mounted=files)
-
-
-def warnings(settings: Settings) -> list[str]:
-    """Say what can be meant, but seldom is."""
-    found: list[str] = []
-    if settings.auth == "none":
-        found.append("GATEWAY_AUTH=none lets in everybody who reaches the gateway")
-    if settings.jwt_jwks_url is not None and settings.jwt_jwks_url.lower().startswith("http://"):
-        found.append("GATEWAY_JWT_JWKS_URL is not https: whoever can answer for it decides who gets in")
-    public = settings.public_url
-    if public is not None and is_loopback(public) and not is_loopback(settings.videosdk_url):
-        found.append("GATEWAY_PUBLIC_URL is an address of this machine alone: VideoSDK cannot send webhooks to it")
-    return found
-
-
 def describe(settings: Settings) -> list[tuple[str, str, str]]:
     """List every variable with the value it has and whether that is the "default" or was "set"; no secret is shown."""
     rows: list[tuple[str, str, str]] = []
@@ -507,42 +450,3 @@ def describe(settings: Settings) -> list[tuple[str, str, str]]:
             shown = setting.kind.show(value)
         rows.append((setting.variable, shown, "default" if value == default else "set"))
     return rows
-
-
-def _unknown(given: Mapping[str, str]) -> Iterator[str]:
-    known = {row.variable for row in SETTINGS} | {row.file_variable for row in SETTINGS if row.has_file}
-    for name in sorted(given.keys() - known):
-        if _SERVICE_LINK.match(name):
-            yield (
-                f"{name}: unknown; Kubernetes sets it for a Service called gateway, "
-                "expected enableServiceLinks: false in the pod"
-            )
-            continue
-        nearest = get_close_matches(name, sorted(known), n=1, cutoff=0)
-        yield f"{name}: unknown; expected {nearest[0]}, if that is meant"
-
-
-def _value(setting: Setting, given: Mapping[str, str]) -> object:
-    """Read one variable, or the file named instead of it; `WrongTextError` then holds the whole problem."""
-    text, path = given.get(setting.variable), None
-    if setting.has_file:
-        path = given.get(setting.file_variable)
-    if text is not None and path is not None:
-        raise WrongTextError(f"{setting.variable}: given also as {setting.file_variable}; expected one of the two")
-    if path is not None:
-        try:
-            text = read_value(path)
-        except WrongTextError as wrong:
-            raise WrongTextError(
-                f"{setting.file_variable}: {wrong}; expected the path of a readable file that holds the value"
-            ) from None
-    text = setting.default if text is None else text
-    if text is None:
-        if setting.required:
-            raise WrongTextError(f"{setting.variable}: missing; expected {setting.kind.expected}")
-        return None
-    try:
-        return setting.kind.parse(text)
-    except WrongTextError as wrong:
-        name = setting.variable if path is None else setting.file_variable
-        raise WrongTextError(f"{name}: {wrong}; expected {setting.kind.expected}") from None

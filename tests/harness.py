@@ -20,13 +20,13 @@ from litestar.types import ASGIApp
 
 from gateway.api.callers import new_key
 from gateway.app import create_app
+from gateway.environment import load
 from gateway.sandbox import tether
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import packaged_binary
 from gateway.secret import Secret
 from gateway.serving import SERVER
-from gateway.settings import load
 from gateway.videosdk.tokens import MintedTokens
 from tests.leaks import EVIDENCE
 

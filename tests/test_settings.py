@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway import settings as settings_module
+from gateway.environment import SettingsError, load, warnings
 from gateway.secret import Secret
-from gateway.settings import SETTINGS, Settings, SettingsError, describe, load, warnings
+from gateway.settings import SETTINGS, Settings, describe
 
 ENOUGH = {
     "GATEWAY_REDIS_URL": "redis://:hunter2@redis.internal:6379/0?password=hunter3",

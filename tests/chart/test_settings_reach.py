@@ -12,7 +12,8 @@ from jsonschema import Draft7Validator
 
 from gateway import __version__
 from gateway.api.callers import new_key
-from gateway.settings import SETTINGS, Setting, load
+from gateway.environment import load
+from gateway.settings import SETTINGS, Setting
 from tests.chart import written
 from tests.chart.helm import SETS, Helm, Manifest, container, kind, one, values_of
 
