@@ -134,27 +134,33 @@ def _listening() -> socket.socket:
 
 
 async def eventually(condition: Callable[[], object], within: float = 20.0) -> None:
-    """Wait until a condition holds."""
-    give_up = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < give_up, "the condition did not come true"
-        await asyncio.sleep(0.005)
+    """Wait until a condition holds that costs nothing to look at."""
+
+    async def look() -> object:
+        return condition()
+
+    await until(look, within=within, every=0.005)
 
 
 def wait_until(condition: Callable[[], object], within: float = 20.0) -> None:
     """Wait until a condition holds, outside of an event loop."""
     give_up = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < give_up, "the condition did not come true"
+        assert time.monotonic() < give_up, f"the condition did not come true in {within:g} s"
         time.sleep(0.01)
 
 
-async def until(ask: Callable[[], Awaitable[T]], accept: Callable[[T], object], within: float = 20.0) -> T:
-    """Ask again and again until an answer is acceptable, and return it."""
+async def until(
+    ask: Callable[[], Awaitable[T]],
+    accept: Callable[[T], object] = bool,
+    within: float = 20.0,
+    every: float = 0.05,
+) -> T:
+    """Ask again and again until an answer is acceptable, and return it: the one loop that tests wait in."""
     give_up = time.monotonic() + within
     while not accept(answer := await ask()):
-        assert time.monotonic() < give_up, f"no acceptable answer; the last: {answer}"
-        await asyncio.sleep(0.05)
+        assert time.monotonic() < give_up, f"no acceptable answer in {within:g} s; the last: {answer}"
+        await asyncio.sleep(every)
     return answer
 
 
@@ -246,16 +252,16 @@ class GatewayProcess:
         async with client(self.url) as probe:
 
             async def serves() -> bool:
+                assert self._tether.poll() is None, "it has ended"
                 try:
                     return (await probe.get("/livez")).is_success
                 except httpx.TransportError:
                     return False
 
-            give_up = time.monotonic() + 30
-            while not await serves():
-                assert self._tether.poll() is None, self.log.read_text()
-                assert time.monotonic() < give_up, self.log.read_text()
-                await asyncio.sleep(0.05)
+            try:
+                await until(serves, within=30)
+            except AssertionError as waited:
+                raise AssertionError(self.log.read_text()) from waited
         return self
 
     def signal(self, number: int) -> None:

@@ -374,12 +374,14 @@ async def test_closing_waits_for_what_was_accepted(door: Door) -> None:
     """Everything answered with 204 is heard before the intake is closed."""
     door.hold.clear()
     await asyncio.gather(*(door.send(SAMPLE) for _ in range(40)))
-    closing = asyncio.create_task(door.intake.close(20))
-    await asyncio.sleep(0)
-    assert not closing.done()
+
+    async def heard_when_closed() -> int:
+        await door.intake.close(20)
+        return len(door.heard)
+
+    closing = asyncio.create_task(heard_when_closed())
     door.hold.set()
-    await closing
-    assert len(door.heard) == 40
+    assert await closing == 40
 
 
 async def test_closing_does_not_wait_for_ever(door: Door) -> None:

@@ -31,6 +31,7 @@ async def test_a_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: Embedded
 
     for steps in range(300):
         task = asyncio.create_task(ask_for_ever())
+        # Not a wait: the loop is let go on by so many turns, so that each of the call's steps is met.
         for _ in range(steps % 40):
             await asyncio.sleep(0)
         task.cancel()

@@ -391,6 +391,7 @@ async def test_what_was_heard_is_not_forgotten_while_the_list_fails(
         settle = float(SELDOM["GATEWAY_SETTLE_SECONDS"])
         asked = lists(simulator)
         await harness.eventually(lambda: lists(simulator) > asked)
+        # The list is down for longer than SETTLE, for which alone what was heard outweighs a list that says otherwise.
         first = time.monotonic()
         await harness.eventually(lambda: lists(simulator) > asked + 1 and time.monotonic() > first + 2 * settle)
         failing = lists(simulator)

@@ -171,23 +171,6 @@ async def listener():
 
 
 @pytest.fixture
-def wait_until():
-    """Wait for a condition, plain or awaitable, instead of for a time."""
-
-    async def wait(condition, seconds=5):
-        async with asyncio.timeout(seconds):
-            while True:
-                met = condition()
-                if asyncio.iscoroutine(met):
-                    met = await met
-                if met:
-                    return
-                await asyncio.sleep(0.01)
-
-    return wait
-
-
-@pytest.fixture
 def document():
     """The description of the upstream, openapi/videosdk.yaml."""
     return DOCUMENT

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from gateway.sandbox.calls import route
+from tests import harness
 
 pytestmark = pytest.mark.anyio
 
@@ -130,7 +131,7 @@ async def test_a_stop_of_nothing_is_refused(client, simulator):
     assert not simulator.calls[-1].took_effect
 
 
-async def test_a_recording_is_processed_for_a_while(running, wait_until):
+async def test_a_recording_is_processed_for_a_while(running):
     """Right after a stop the same track cannot be started; later it can."""
     async with running(processing_seconds=0.2) as (_, client):
         await client.start()
@@ -140,10 +141,10 @@ async def test_a_recording_is_processed_for_a_while(running, wait_until):
         async def starts():
             return (await client.start()).status_code == 200
 
-        await wait_until(starts)
+        await harness.until(starts)
 
 
-async def test_lists_can_lag(running, wait_until):
+async def test_lists_can_lag(running):
     """A lagging list shows neither a start nor an end at once; a fetch by id does."""
     async with running(list_lag_seconds=0.3) as (simulator, client):
         await client.start()
@@ -152,7 +153,7 @@ async def test_lists_can_lag(running, wait_until):
         async def shown():
             return await client.list(roomId="abcd-efgh-ijkl")
 
-        await wait_until(shown)
+        await harness.until(shown)
         await client.stop()
         (row,) = await shown()
         assert (row["end"], row["files"]) == (None, [])
@@ -161,7 +162,7 @@ async def test_lists_can_lag(running, wait_until):
         async def ended():
             return (await shown())[0]["end"]
 
-        await wait_until(ended)
+        await harness.until(ended)
 
 
 @pytest.mark.parametrize(("answers", "body"), [("text", b"track recording started successfully."), ("empty", b"")])

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from gateway.sandbox.faults import Fault, Faults, Subject
+from tests import harness
 
 pytestmark = pytest.mark.anyio
 
@@ -46,14 +47,14 @@ def call_is_over(simulator):
         ({"action": "hang_after"}, httpx.ReadTimeout, True),
     ],
 )
-async def test_a_start_without_an_answer(pair, wait_until, rule, error, applied):
+async def test_a_start_without_an_answer(pair, rule, error, applied):
     """The client sees the connection fail in one way, whether or not the start took effect."""
     simulator, client = pair
     await client.inject({"endpoint": "start", **rule})
     client.timeout = httpx.Timeout(0.2)
     with pytest.raises(error):
         await client.start()
-    await wait_until(call_is_over(simulator))
+    await harness.eventually(call_is_over(simulator))
     assert simulator.calls[0].fault == rule["action"]
     assert simulator.calls[0].took_effect is applied
     assert len(simulator.rows) == applied
@@ -114,7 +115,7 @@ async def test_a_delay_and_another_fault_go_together(client, simulator):
 
 
 @pytest.mark.parametrize(("how", "error"), [("hang", httpx.ReadTimeout), ("reset", httpx.ReadError)])
-async def test_a_start_may_take_effect_after_the_client_gave_up(pair, wait_until, how, error):
+async def test_a_start_may_take_effect_after_the_client_gave_up(pair, how, error):
     """The zombie: nothing in the list when the client looks first, a recording later."""
     simulator, client = pair
     await client.inject({"action": "apply_late", "endpoint": "start", "seconds": 0.4, "how": how})
@@ -127,19 +128,19 @@ async def test_a_start_may_take_effect_after_the_client_gave_up(pair, wait_until
     async def listed():
         return await client.list(roomId="abcd-efgh-ijkl")
 
-    await wait_until(listed)
+    await harness.until(listed)
     call = simulator.calls[0]
     assert call.took_effect
     assert call.applied - call.received >= 0.4
 
 
-async def test_a_client_that_hangs_up_cancels_nothing(client, simulator, wait_until):
+async def test_a_client_that_hangs_up_cancels_nothing(client, simulator):
     """An upstream goes on with what it was asked, as it must be expected to."""
     await client.inject({"action": "delay", "endpoint": "start", "seconds": 0.3})
     client.timeout = httpx.Timeout(0.05)
     with pytest.raises(httpx.ReadTimeout):
         await client.start()
-    await wait_until(call_is_over(simulator))
+    await harness.eventually(call_is_over(simulator))
     assert simulator.calls[0].took_effect
     assert simulator.calls[0].answered is None
 
@@ -242,7 +243,7 @@ async def test_many_calls_wait_at_once(client, simulator, mint):
     assert len(simulator.rows) == 300
 
 
-async def test_stopping_ends_what_hangs_or_waits(running, wait_until):
+async def test_stopping_ends_what_hangs_or_waits(running):
     """Nothing is left over: no task, no warning, and late effects never come."""
     async with running() as (simulator, client):
         await client.inject(
@@ -252,7 +253,7 @@ async def test_stopping_ends_what_hangs_or_waits(running, wait_until):
         )
         kinds = ("audio", "video", "screen_video")
         calls = [asyncio.create_task(client.start(kind=kind)) for kind in kinds]
-        await wait_until(simulator_has(simulator, 3))
+        await harness.eventually(simulator_has(simulator, 3))
         await simulator.stop()
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(end, httpx.TransportError) for end in ends)

@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +15,7 @@ import pytest
 
 from gateway.sandbox import tether
 from gateway.sandbox.valkey import EmbeddedValkey, ValkeyError
+from tests import harness
 
 PARENT = """
 import sys
@@ -25,14 +24,6 @@ valkey = EmbeddedValkey(port=None).start()
 print(valkey.pid, valkey.url, flush=True)
 sys.stdin.read()
 """
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds, and fail where it does not within ten seconds."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.005)
 
 
 def runs(pid: int) -> bool:
@@ -107,6 +98,7 @@ def test_paused_server_keeps_still_until_resumed():
     with EmbeddedValkey() as valkey:
         command(valkey, "SET a 1")
         valkey.pause()
+        # Nothing comes after a silence that would show it: it is listened to for a while, and cannot end too early.
         with pytest.raises(TimeoutError):
             command(valkey, "GET a", patience=0.2)
         valkey.resume()
@@ -125,8 +117,8 @@ def test_killing_the_parent_ends_the_server():
         assert runs(int(pid))
         assert directory.is_dir()
         parent.kill()
-        wait_until(lambda: not runs(int(pid)), "the server ends")
-        wait_until(lambda: not directory.exists(), "its directory is removed")
+        harness.wait_until(lambda: not runs(int(pid)))
+        harness.wait_until(lambda: not directory.exists())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
@@ -136,7 +128,7 @@ def test_killing_the_tether_ends_the_server():
         pid = valkey.pid
         status = Path(f"/proc/{pid}/status").read_text()
         os.kill(int(status.partition("PPid:")[2].split()[0]), signal.SIGKILL)
-        wait_until(lambda: not runs(pid), "the server ends")
+        harness.wait_until(lambda: not runs(pid))
         valkey.restart()
         assert command(valkey, "PING") == "+PONG\r\n"
 
