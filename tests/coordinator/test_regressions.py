@@ -234,6 +234,25 @@ def test_start_after_a_stop_elsewhere_is_not_answered_from_before_it(world: Worl
     rest(world, recording=True)
 
 
+def test_start_is_not_answered_by_what_redis_said_before_it_came(world: World) -> None:
+    """Redis said that it records, the reply takes long, and meanwhile it is stopped: who comes now asks for themselves.
+
+    Whoever shares an answer must have come before it was asked for.
+    """
+    first, second, third = replicas(world, 3)
+    started(world, first)
+    second.wire.faults.append("slow")
+    early = second.start()
+    world.advance(0.1)
+    stop = third.stop()
+    world.until(lambda: stop.returned is not None)
+    assert early.returned is None
+    late = second.start()
+    world.until(lambda: late.returned is not None)
+    assert (early.outcome, stop.outcome, late.outcome) == ("already_recording", "stopped", "started")
+    rest(world, recording=True)
+
+
 # --- Redis that forgets ----------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PARAMETERS: Final = {"A": StartParameters(), "B": StartParameters(bucket_dir_path="elsewhere")}
 _TIMES_OUT_SECONDS = 1.5
 _RUNS_LATE_SECONDS = 1.2
+_SLOW_SECONDS = 1.0
 
 
 @dataclass
@@ -58,8 +59,8 @@ class Wire(Connection):
         self._process = process
         self._world = world
         self.faults: deque[str] = deque()
-        """What becomes of the next commands: ok, refused or hung (do not run), lost (runs, no reply), delayed (runs
-        when nobody waits for it any more)."""
+        """What becomes of the next commands: ok, refused or hung (do not run), lost (runs, no reply), slow (runs, and
+        the reply takes a second), delayed (runs when nobody waits for it any more)."""
 
     async def evaluate(self, script: str, sha: str, keys: Sequence[str], argument: bytes) -> bytes:
         """Run a script."""
@@ -95,6 +96,8 @@ class Wire(Connection):
             await asyncio.sleep(_TIMES_OUT_SECONDS)
             self._fail()
         result = call()
+        if fault == "slow":
+            await asyncio.sleep(_SLOW_SECONDS)
         if fault == "lost":
             await asyncio.sleep(_TIMES_OUT_SECONDS)
             self._fail()
