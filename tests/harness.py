@@ -235,17 +235,22 @@ class GatewayProcess:
         self.log = log
         EVIDENCE.add(log)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        with log.open("ab") as output:
-            self._tether = subprocess.Popen(
+        self._environ = {**kept, **settings, **own, **variant.environ, "GATEWAY_PORT": str(self.port)}
+        self._tether, self.pid = self._start(variant, command)
+
+    def _start(self, variant: Variant, command: tuple[str, ...]) -> tuple[Any, int]:
+        """Start the process; return what ends it when its input is closed, and its process id."""
+        with self.log.open("ab") as output:
+            process = subprocess.Popen(
                 [sys.executable, tether.__file__, *(command or (sys.executable, "-m", variant.module)), "serve"],
-                env={**kept, **settings, **own, **variant.environ, "GATEWAY_PORT": str(self.port)},
+                env=self._environ,
                 cwd=variant.folder,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
             )
-        assert self._tether.stdout
-        self.pid = int(self._tether.stdout.readline())
+        assert process.stdout
+        return process, int(process.stdout.readline())
 
     async def ready(self) -> Self:
         """Wait until it serves."""

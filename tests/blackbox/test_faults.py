@@ -1,8 +1,16 @@
 """The short form of the fault harness, and the checker's own tests: one good history, and a bad one for each rule."""
 
+import asyncio
 import math
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from redis.asyncio import Redis
@@ -10,13 +18,15 @@ from redis.asyncio import Redis
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
-from tests.blackbox.faults.checker import check, count_duplicates
+from tests.blackbox.faults.checker import Judgement, check, count_duplicates, judge
 from tests.blackbox.faults.history import AtRest, ClientCall, History, Interval, Limits, Trouble, UpstreamCall
 from tests.blackbox.faults.linearize import linearize
 from tests.blackbox.faults.rows import ROWS, SHORT
-from tests.blackbox.faults.run import heal_times, play_rows, table
+from tests.blackbox.faults.run import Report, heal_times, play_rows, table, too_busy
 from tests.blackbox.faults.timeline import timeline
 from tests.blackbox.faults.truth import FATES, HAPPENINGS, Cell, Server, Times, find_truth, truth_table
+from tests.blackbox.faults.waits import Waits, waited
+from tests.blackbox.faults.zygote import Child, Zygote
 
 TRACK = "room/p1/video"
 
@@ -151,6 +161,164 @@ def test_a_bad_history_is_found_out(rule: str, history: History) -> None:
     assert timeline(history, first.track, first.at)
 
 
+STALLED = [Trouble(what="stall", begun=0.0, ended=50.0, process=process) for process in ("", "g1", "g2", "g3")]
+"""The machine was busy all the time, and kept everything from its work."""
+
+
+def stalled(history: History, *stalls: Trouble) -> History:
+    """Return a history in which the machine kept processes from their work."""
+    return msgspec.structs.replace(history, troubles=[*history.troubles, *(stalls or STALLED)])
+
+
+TIMED_OUT = {"an unknown outcome of nothing", "Redis blamed without cause", "Redis blamed late"}
+
+
+@pytest.mark.parametrize(("rule", "history"), BAD.values(), ids=BAD)
+def test_a_busy_machine_excuses_nothing_but_time_outs(
+    rule: str, history: History, request: pytest.FixtureRequest
+) -> None:
+    """However long everything stood still: what is wrong is wrong, but for the answers that come of a time-out."""
+    if request.node.callspec.id in TIMED_OUT:
+        assert judge(stalled(history)).violations == []
+        assert judge(stalled(history)).excused == 1
+    else:
+        assert rule in rules(stalled(history))
+        assert judge(stalled(history)).excused == 0
+
+
+def stall(process: str, begun: float, ended: float) -> Trouble:
+    """Return a time in which the machine kept a process from its work."""
+    return Trouble(what="stall", begun=begun, ended=ended, process=process)
+
+
+UNAVAILABLE = plus(call("start", 28.0, 29.5, status=503, problem="coordination-unavailable"))
+NEVER_SENT = plus(call("start", 28.0, 29.5, status=503, problem="upstream-unavailable"))
+DOUBTED = plus(call("get", 28.0, 29.5, status=504, problem="outcome-unknown"))
+SILENT = plus(call("get", 20.0, 34.0, deadline=10.0))
+BROKEN_OFF = plus(call("get", 28.0, 28.5, deadline=10.0))
+
+EXCUSED: dict[str, tuple[History, Trouble]] = {
+    "the gateway that was asked could not hear Redis": (UNAVAILABLE, stall("g1", 28.2, 29.4)),
+    "a moment before, and the gateway tries again only now and then": (UNAVAILABLE, stall("g1", 26.0, 27.0)),
+    "Redis, or the way to it": (UNAVAILABLE, stall("", 28.2, 29.4)),
+    "the gateway that was to send it": (NEVER_SENT, stall("g2", 28.2, 29.4)),
+    "the gateway that had sent it": (DOUBTED, stall("g2", 25.0, 26.5)),
+    "the gateway that was to answer": (SILENT, stall("g1", 24.0, 33.0)),
+}
+
+NOT_EXCUSED: dict[str, tuple[History, Trouble]] = {
+    "another gateway that could not hear Redis": (UNAVAILABLE, stall("g2", 28.2, 29.4)),
+    "long before": (UNAVAILABLE, stall("g1", 20.0, 25.0)),
+    "after the answer": (UNAVAILABLE, stall("g1", 29.6, 31.0)),
+    "long before it was to be sent": (NEVER_SENT, stall("g2", 20.0, 25.0)),
+    "an unknown outcome that nobody has found out": (DOUBTED, stall("g2", 10.0, 15.0)),
+    "another gateway, when one did not answer": (SILENT, stall("g2", 24.0, 33.0)),
+    "a connection that was broken off": (BROKEN_OFF, stall("g1", 28.0, 28.4)),
+}
+
+
+@pytest.mark.parametrize(("history", "why"), EXCUSED.values(), ids=EXCUSED)
+def test_a_busy_machine_is_a_cause_of_time_outs(history: History, why: Trouble) -> None:
+    """Without the stall the answer has no cause; with it, it is counted and not blamed on the gateway."""
+    assert rules(history) == {"R3"}
+    judgement = judge(stalled(history, why))
+    assert (judgement.violations, judgement.excused) == ([], 1)
+
+
+@pytest.mark.parametrize(("history", "why"), NOT_EXCUSED.values(), ids=NOT_EXCUSED)
+def test_a_stall_of_another_time_or_process_is_no_cause(history: History, why: Trouble) -> None:
+    """A stall has to be where the answer came from, and then; and nothing breaks a connection off but a death."""
+    judgement = judge(stalled(history, why))
+    assert ([one.rule for one in judgement.violations], judgement.excused) == (["R3"], 0)
+
+
+def test_a_run_of_many_excuses_says_that_it_proves_nothing() -> None:
+    """Two in a hundred calls may be excused; of more than that is said that the machine was too busy."""
+    calls = [call("get", 1.0, 1.1, "recording") for _ in range(99)]
+
+    def report(excused: int) -> Report:
+        judgement = Judgement([], excused=excused)
+        history = but(calls=[*calls, call("get", 1.0, 1.1, "recording")])
+        return Report(row=ROWS[0], history=history, log="", judgement=judgement, shortfalls=[], seconds=1)
+
+    assert too_busy([report(2), report(2)]) == ""
+    assert "too busy to judge: 5 of 200 calls" in too_busy([report(3), report(2)])
+    assert "  3  " in table([report(3)])
+
+
+_SPIN = "import time\nuntil = time.monotonic() + 60\nwhile time.monotonic() < until: pass"
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(waited(os.getpid()) is None, reason="the kernel does not tell for how long processes wait")
+async def test_a_process_that_may_not_run_is_noticed() -> None:
+    """Three that share one processor wait most of the time; one that sleeps, or is stopped, is kept from nothing."""
+    one = min(os.sched_getaffinity(0))
+    with ExitStack() as running:
+
+        def start(code: str) -> subprocess.Popen[bytes]:
+            ready = f"print(flush=True)\n{code}"
+            process = running.enter_context(
+                subprocess.Popen([sys.executable, "-I", "-S", "-c", ready], stdout=subprocess.PIPE)
+            )
+            running.callback(process.kill)
+            assert process.stdout
+            process.stdout.readline()
+            return process
+
+        sleeping, stopped, *spinning = start("import time; time.sleep(60)"), *(start(_SPIN) for _ in range(4))
+        for process in spinning:
+            os.sched_setaffinity(process.pid, {one})
+        os.kill(stopped.pid, signal.SIGSTOP)
+        harness.wait_until(lambda: ") T " in Path(f"/proc/{stopped.pid}/stat").read_text())
+        watched = [("g1", "", spinning[0].pid), ("g2", "", sleeping.pid), ("g3", "", stopped.pid)]
+        async with Waits(lambda: watched) as waits:
+            await harness.eventually(lambda: any(stall.process == "g1" for stall in waits.stalls()))
+            found = waits.stalls()
+    assert {stall.process for stall in found} <= {"g1", ""}
+    kept = next(stall for stall in found if stall.process == "g1")
+    assert kept.what == "stall"
+    assert kept.ended - kept.begun >= 0.5
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+async def test_a_forked_gateway_is_a_process_like_any_other(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
+) -> None:
+    """It has its own settings and log, ends as asked with its own code, and does not outlive what forked it."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file)
+    log = tmp_path / "log"
+    with Zygote() as zygote:
+
+        async def gateway() -> Child:
+            port = harness.free_port()
+            child = zygote.fork(["serve"], {**os.environ, **settings, "GATEWAY_PORT": str(port)}, log)
+            async with harness.client(f"http://127.0.0.1:{port}", demo.key) as client:
+
+                async def listed() -> int:
+                    try:
+                        return (await client.get("/v1/recordings?roomId=room")).status_code
+                    except httpx.TransportError:
+                        return 0
+
+                assert await harness.until(listed, bool) == 200
+            return child
+
+        asked, killed, left = await asyncio.gather(gateway(), gateway(), gateway())
+        assert len({os.getpid(), asked.pid, killed.pid, left.pid}) == 4
+        asked.terminate()
+        assert await asyncio.to_thread(asked.wait, 20) == 0
+        os.kill(killed.pid, signal.SIGKILL)
+        assert await asyncio.to_thread(killed.wait, 20) == 128 + signal.SIGKILL
+        assert left.poll() is None
+        refused = zygote.fork(["serve"], dict(os.environ), log)
+        assert await asyncio.to_thread(refused.wait, 20) == 2
+    harness.wait_until(lambda: not Path(f"/proc/{left.pid}").exists())
+    assert log.read_text().count("Started server process") == 3
+    assert "GATEWAY_REDIS_URL" in log.read_text()
+
+
 def only(*calls: ClientCall, recorded: tuple[float, float], **more: Any) -> History:
     """Return a history of these calls and one recording, begun and ended by calls that VideoSDK saw."""
     begun, ended = recorded
@@ -190,8 +358,9 @@ UNORDERED: dict[str, History] = {
 
 @pytest.mark.parametrize("name", UNORDERED)
 def test_answers_that_contradict_each_other_are_found_out(name: str) -> None:
-    """Each answer for itself could be right; there is no order in which they all are."""
+    """Each answer for itself could be right; there is no order in which they all are, on a busy machine either."""
     assert "WG" in rules(UNORDERED[name])
+    assert "WG" in rules(stalled(UNORDERED[name]))
 
 
 def test_the_search_for_an_order_finds_what_the_other_rules_miss() -> None:

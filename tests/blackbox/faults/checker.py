@@ -14,6 +14,9 @@ The rules, for each track by itself:
     R8          "other parameters" only where there were other parameters
     WG          there is one order of all calls in which one register gives the same answers (`linearize`)
     R9          at rest everything is known, nothing is open twice, and the last wish is what is true
+
+Only from R3 is a call excused where the machine had kept a process from its work, and only where its answer is one that
+comes of a time-out. How many were is counted: a history of many such calls says little about the gateway.
 """
 
 import math
@@ -56,11 +59,13 @@ class Judgement(Struct, frozen=True):
         violations: Every broken promise, the earliest first.
         searches: For how many tracks an order of the calls was searched.
         given_up: How many of these searches grew too big, and say nothing.
+        excused: How many calls ended in a time-out for which the machine is to blame.
     """
 
     violations: list[Violation]
     searches: int = 0
     given_up: int = 0
+    excused: int = 0
 
 
 def check(history: History) -> list[Violation]:
@@ -71,13 +76,14 @@ def check(history: History) -> list[Violation]:
 def judge(history: History) -> Judgement:
     """Hold a history against every rule."""
     found: list[Violation] = []
-    searches = given_up = 0
+    searches = given_up = excused = 0
     for track in history.tracks:
         view = _View(history, track)
         # Where duplicates cannot be excluded, neither can answers that speak of the other recording.
         rules = (_errors,) if history.limits.duplicates is None else _RULES
         for rule in rules:
             found.extend(rule(view))
+        excused += view.excused
         if history.limits.duplicates is not None:
             verdict = linearize(view.calls, view.intervals, view.posts, view.limits)
             searches += 1
@@ -88,7 +94,7 @@ def judge(history: History) -> Judgement:
     if history.limits.duplicates is not None and len(duplicates) > history.limits.duplicates:
         found.extend(duplicates)
     found.extend(Violation("R9", key, 0.0, "a key without a TTL") for key in history.keys_without_ttl)
-    return Judgement(sorted(found, key=lambda violation: violation.at), searches, given_up)
+    return Judgement(sorted(found, key=lambda violation: violation.at), searches, given_up, excused)
 
 
 def count_duplicates(history: History, *, lasting: float = 0.0) -> int:
@@ -131,6 +137,7 @@ class _View:
         place = track.rpartition("/")[0]
         self.lists = [call for call in history.upstream if call.endpoint == "list" and call.track == place]
         self.finals = [final for final in history.finals if final.track == track]
+        self.excused = 0
 
     def violation(self, rule: str, at: float, text: str) -> Violation:
         return Violation(rule, self.track, at, text)
@@ -186,7 +193,31 @@ def _free_moment(intervals: list[Interval], begun: float, ended: float) -> bool:
 def _errors(view: _View) -> Iterator[Violation]:
     for call in view.calls:
         if not call.ok and (wrong := _unexplained(view, call)):
-            yield view.violation("R3", call.ended, f"{call.op}: {wrong}")
+            if _kept_from_its_work(view, call):
+                view.excused += 1
+            else:
+                yield view.violation("R3", call.ended, f"{call.op}: {wrong}")
+
+
+def _kept_from_its_work(view: _View, call: ClientCall) -> bool:
+    """Return whether an answer is such as comes of a time-out, and may come of a stall that the machine caused."""
+    stalls = [stall for stall in view.troubles if stall.what == "stall" and stall.begun <= call.ended]
+    # The process that was asked, or what it and all others depend on.
+    own = [stall for stall in stalls if stall.process in {call.process, ""}]
+    match call.problem:
+        case "coordination-unavailable":
+            return any(stall.ended + _AFTERMATH >= call.begun for stall in own)
+        case "upstream-unavailable":
+            # Whoever led the operation may be another process.
+            return any(stall.ended + _AFTERMATH >= call.begun for stall in stalls)
+        case "outcome-unknown":
+            # Nobody knows better until the quiet time is over, and somebody has claimed the track and asked.
+            unknown = view.limits.quiet + view.limits.lease + _AFTERMATH
+            return any(stall.ended + unknown >= call.begun for stall in stalls)
+        case "" if call.status == LOST and call.ended - call.begun >= call.deadline:
+            return any(stall.ended >= call.begun for stall in own)
+        case _:
+            return False
 
 
 def _unexplained(view: _View, call: ClientCall) -> str:

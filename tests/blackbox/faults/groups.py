@@ -30,6 +30,7 @@ class Group(Protocol):
     """Several servers, as the gateways see them."""
 
     url: str
+    servers: list[EmbeddedValkey]
 
     def __enter__(self) -> Self: ...
 
@@ -81,13 +82,13 @@ class Sentinels:
         self._folder = folder
         self._binary = binary
         self._running = ExitStack()
-        self._servers = [EmbeddedValkey(port=0, binary=binary, extra=_PROMPT) for _ in range(2)]
+        self.servers = [EmbeddedValkey(port=0, binary=binary, extra=_PROMPT) for _ in range(2)]
         self.sentinels: list[int] = []
         self.url = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as running:
-            self.master, replica = (running.enter_context(server) for server in self._servers)
+            self.master, replica = (running.enter_context(server) for server in self.servers)
             _ask(replica.port, "REPLICAOF", "127.0.0.1", self.master.port)
             for number in range(3):
                 self.sentinels.append(harness.free_port())
@@ -133,7 +134,7 @@ class Sentinels:
         """Kill the master; then have it come back, empty, as the replica of its successor."""
         harness.wait_until(self._watched, within=30)
         (port,) = self.masters()
-        lost, successor = sorted(self._servers, key=lambda server: server.port != port)
+        lost, successor = sorted(self.servers, key=lambda server: server.port != port)
         died = _die_unheard(lost, successor)
         harness.wait_until(lambda: self.masters() == [successor.port], within=30)
         harness.wait_until(lambda: _role(successor.port) == "master")
@@ -152,24 +153,24 @@ class Cluster:
 
     def __init__(self, binary: str | None = None, *, replicas: bool = True) -> None:
         arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *_PROMPT]
-        self._nodes = [EmbeddedValkey(port=0, binary=binary, extra=arguments) for _ in range(6 if replicas else 3)]
+        self.servers = [EmbeddedValkey(port=0, binary=binary, extra=arguments) for _ in range(6 if replicas else 3)]
         self._running = ExitStack()
         self.url = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as running:
-            for node in self._nodes:
+            for node in self.servers:
                 running.enter_context(node)
             self._join()
             self._running = running.pop_all()
-        self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self._nodes[:3])
+        self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.servers[:3])
         return self
 
     def __exit__(self, *_: object) -> None:
         self._running.close()
 
     def _join(self) -> None:
-        ports = [node.port for node in self._nodes]
+        ports = [node.port for node in self.servers]
         for index, port in enumerate(ports):
             if index < 3:
                 last = _SLOTS - 1 if index == 2 else (index + 1) * (_SLOTS // 3) - 1
@@ -183,12 +184,12 @@ class Cluster:
 
     def _knows_all(self, port: int) -> bool:
         slots = _ask(port, "CLUSTER", "SLOTS")
-        standing_in = len(self._nodes) > 3
+        standing_in = len(self.servers) > 3
         return _is_whole(port) and len(slots) == 3 and all(len(group) == (4 if standing_in else 3) for group in slots)
 
     @property
     def _alive(self) -> list[EmbeddedValkey]:
-        return [node for node in self._nodes if _role(node.port)]
+        return [node for node in self.servers if _role(node.port)]
 
     def masters(self) -> list[int]:
         """Return the ports of the masters that live."""

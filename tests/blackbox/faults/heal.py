@@ -75,7 +75,7 @@ async def heal_with_defaults(seed: int = 0) -> list[Healed]:
             caller.close()
         history = History(
             calls=recorder.calls, upstream=stage.upstream_calls(), intervals=stage.intervals(),
-            troubles=stage.troubles, limits=limits,
+            troubles=[*stage.troubles, *stage.waits.stalls()], limits=limits,
         )  # fmt: skip
     violations = check(history)
     return [

@@ -89,9 +89,9 @@ class Interval(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Trouble(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something a nemesis did, in `process` where it concerns one."""
+    """Something a nemesis did, in `process` where it concerns one; or a stall, which is the machine's own doing."""
 
-    what: Literal["kill", "pause", "term", "redis", "upstream", "clock"]
+    what: Literal["kill", "pause", "term", "redis", "upstream", "clock", "stall"]
     begun: float
     ended: float
     process: str = ""

@@ -11,7 +11,7 @@ from gateway.sandbox.faults import Fault
 from tests.blackbox.faults.clients import Caller, Track
 from tests.blackbox.faults.history import ClientCall
 from tests.blackbox.faults.proxy import Gate, Step
-from tests.blackbox.faults.scene import Scene
+from tests.blackbox.faults.scene import GRACE, Scene
 from tests.blackbox.faults.stage import Replica
 from tests.blackbox.faults.variants import server_clock
 
@@ -33,9 +33,6 @@ CROWD = 1_020
 
 _CROWDED = 4.0
 """Seconds for which a crowd waits for one start."""
-
-_GRACE = 3.0
-"""Seconds after a server came up without its memory in which nobody leads anything new."""
 
 
 async def kill_at_random(scene: Scene) -> None:
@@ -197,7 +194,7 @@ async def empty_server(scene: Scene) -> None:
     """Take the server's memory away: a restart without its data, or FLUSHALL, or one record alone."""
     number = 0
     while scene.running:
-        await scene.pause(_GRACE + 1.5)
+        await scene.pause(GRACE + 1.5)
         begun = time.monotonic()
         match number % 3:
             case 0:
@@ -214,7 +211,7 @@ async def empty_server(scene: Scene) -> None:
 async def restart_server(scene: Scene) -> None:
     """Restart the server with its append-only file."""
     while scene.running:
-        await scene.pause(_GRACE + 1.5)
+        await scene.pause(GRACE + 1.5)
         begun = time.monotonic()
         await asyncio.to_thread(scene.stage.valkey.restart)
         scene.stage.note("redis", begun, time.monotonic(), detail="restarted with its file")
@@ -242,7 +239,7 @@ async def lose_masters(scene: Scene) -> None:
     stage = scene.stage
     assert stage.group is not None
     while scene.running:
-        await scene.pause(_GRACE + 1.5)
+        await scene.pause(GRACE + 1.5)
         died = await asyncio.to_thread(stage.group.lose_master)
         if died is None:
             await scene.over.wait()
@@ -270,7 +267,7 @@ async def lose_leader_and_data(scene: Scene) -> None:
     """Empty the server and kill a leader in the same moment, while its start is on the way to VideoSDK."""
     stage = scene.stage
     while scene.running:
-        await scene.pause(_GRACE + 0.5)
+        await scene.pause(GRACE + 0.5)
         replica = await _meet_call(scene, "delay", 3.0, seconds=1.0)
         if replica is not None and len(stage.serving) > 1:
             begun = time.monotonic()

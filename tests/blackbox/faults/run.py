@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +18,7 @@ from tests.blackbox.faults.history import History
 from tests.blackbox.faults.scene import Row, play
 from tests.blackbox.faults.timeline import timeline
 
-__all__ = ["Report", "play_rows", "table"]
+__all__ = ["Report", "play_rows", "table", "too_busy"]
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -67,6 +67,7 @@ class Report(Struct, frozen=True, kw_only=True):
             str(self.starts),
             str(self.duplicates),
             str(len(self.violations) + len(self.shortfalls)),
+            str(self.judgement.excused),
             _ms(took, 0.5),
             _ms(took, 0.99),
             f"{max(heals):.1f}" if heals else "-",
@@ -117,7 +118,10 @@ def _ms(took: Sequence[float], share: float) -> str:
     return f"{took[min(int(len(took) * share), len(took) - 1)] * 1000:.0f}" if took else "-"
 
 
-HEAD = ["row", "scenario", "calls", "starts", "dup", "viol", "p50 ms", "p99 ms", "heal s", "kills"]
+_MOST_EXCUSED: Final = 0.02
+"""Share of all calls."""
+
+HEAD = ["row", "scenario", "calls", "starts", "dup", "viol", "excused", "p50 ms", "p99 ms", "heal s", "kills"]
 
 
 def table(reports: Sequence[Report]) -> str:
@@ -125,7 +129,8 @@ def table(reports: Sequence[Report]) -> str:
     total = [
         "", "all", str(sum(len(one.history.calls) for one in reports)), str(sum(one.starts for one in reports)),
         str(sum(one.duplicates for one in reports)),
-        str(sum(len(one.violations) + len(one.shortfalls) for one in reports)), "", "", "",
+        str(sum(len(one.violations) + len(one.shortfalls) for one in reports)),
+        str(sum(one.judgement.excused for one in reports)), "", "", "",
         str(sum(one.kills for one in reports)),
     ]  # fmt: skip
     rows = [HEAD, *[one.cells() for one in reports], total]
@@ -137,14 +142,31 @@ def table(reports: Sequence[Report]) -> str:
     ]  # fmt: skip
     searches = sum(one.judgement.searches for one in reports)
     given_up = sum(one.judgement.given_up for one in reports)
-    return "\n".join([*lines, f"an order of all calls was searched for {searches} tracks, and given up for {given_up}"])
+    stalls = [one for report in reports for one in report.history.troubles if one.what == "stall"]
+    longest = max((one.ended - one.begun for one in stalls), default=0.0)
+    return "\n".join(
+        [
+            *lines,
+            f"an order of all calls was searched for {searches} tracks, and given up for {given_up}",
+            f"the machine kept processes from their work {len(stalls)} times, for {longest:.1f} s at most",
+        ]
+    )
 
 
-async def play_row(row: Row, *, seconds: float, seed: int, court: Executor) -> Report:
+def too_busy(reports: Sequence[Report]) -> str:
+    """Say that too many calls were excused to tell what the gateway is worth, where that is so."""
+    calls = sum(len(one.history.calls) for one in reports)
+    excused = sum(one.judgement.excused for one in reports)
+    if excused <= _MOST_EXCUSED * calls:
+        return ""
+    return f"the machine was too busy to judge: {excused} of {calls} calls timed out while it kept processes from work"
+
+
+async def play_row(row: Row, *, seconds: float, seed: int, turn: asyncio.Semaphore, court: Executor) -> Report:
     """Play one row and judge it, in a process of its own: other rows are being played in this one."""
     begun = time.monotonic()
     try:
-        history, log = await play(row, seconds=seconds, seed=seed)
+        history, log = await play(row, seconds=seconds, seed=seed, turn=turn)
     except Exception:  # noqa: BLE001 - the other rows are played all the same
         shortfall = f"it could not be played to its end\n{traceback.format_exc()}"
         return Report(
@@ -161,10 +183,10 @@ async def play_row(row: Row, *, seconds: float, seed: int, court: Executor) -> R
 
 
 async def play_rows(
-    rows: Sequence[Row], *, seconds: float, seed: int, at_once: int = 3, show: Any = print
+    rows: Sequence[Row], *, seconds: float, seed: int, at_once: int = 2, show: Any = print
 ) -> list[Report]:
-    """Play rows, some at once, and show each as it ends."""
-    places = asyncio.Semaphore(at_once)
+    """Play rows, some disturbed at once while others begin or come to rest, and show each as it ends."""
+    turns, places = asyncio.Semaphore(at_once), asyncio.Semaphore(3 * at_once)
     stalls: list[float] = [0.0]
     watch = asyncio.create_task(_watch(stalls))
 
@@ -172,7 +194,7 @@ async def play_rows(
 
     async def one(row: Row, number: int) -> Report:
         async with places:
-            report = await play_row(row, seconds=seconds, seed=seed * 100 + number, court=court)
+            report = await play_row(row, seconds=seconds, seed=seed * 100 + number, turn=turns, court=court)
         show("  ".join(report.cells()) + f"  ({report.seconds:.0f} s)")
         return report
 

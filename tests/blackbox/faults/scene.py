@@ -5,6 +5,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,10 +14,12 @@ from tests.blackbox.faults.clients import Caller, Load, Pace, Recorder, Track
 from tests.blackbox.faults.history import AtRest, ClientCall, History, Limits
 from tests.blackbox.faults.stage import Stage
 
-__all__ = ["Row", "Scene", "play"]
+__all__ = ["GRACE", "Row", "Scene", "play"]
 
 DEADLINE: Final = 10.0
 """Seconds a gateway lets a caller wait in these runs."""
+GRACE: Final = 3.0
+"""Seconds after a server came up without its memory in which nobody leads anything new."""
 _TAIL: Final = 1.0
 _BASE: Final = Limits()
 _PACE: Final = Pace()
@@ -131,12 +134,25 @@ class Scene:
             await asyncio.sleep(0.5)
 
     async def _look(self, caller: Caller, track: Track) -> AtRest:
-        call = await caller.call(await self.load.place(), "get", track)
+        give_up = time.monotonic() + 5
+        while True:
+            call = await caller.call(await self.load.place(), "get", track)
+            # Whether it was right not to know is another question, which the checker asks of every call.
+            if call.status < 500 or time.monotonic() > give_up:
+                break
+            await asyncio.sleep(0.5)
         return AtRest(track=track.name, status=call.status, state=call.state, at=call.ended)
 
 
-async def play(row: Row, *, seconds: float, seed: int) -> tuple[History, str]:
-    """Play one row; return what was seen, and what the gateways logged."""
+async def play(row: Row, *, seconds: float, seed: int, turn: AbstractAsyncContextManager[Any]) -> tuple[History, str]:
+    """Play one row; return what was seen, and what the gateways logged.
+
+    Args:
+        row: Which.
+        seconds: How long it is disturbed, unless it says otherwise.
+        seed: Makes what is random repeatable.
+        turn: Held while it is disturbed. Before and after that little happens, and other rows can have theirs.
+    """
     settings = {"GATEWAY_TRUST_SECONDS": f"{row.limits.trust:g}", **row.settings}
     stage = Stage(
         replicas=row.replicas, settings=settings, simulator=row.simulator, valkey=row.valkey, seed=seed, **row.stage
@@ -144,13 +160,15 @@ async def play(row: Row, *, seconds: float, seed: int) -> tuple[History, str]:
     async with stage:
         scene = Scene(row, stage, seed)
         try:
-            await scene.disturb(seconds * row.longer)
+            await asyncio.sleep(GRACE)
+            async with turn:
+                await scene.disturb(seconds * row.longer)
             finals = await scene.rest()
             history = History(
                 calls=scene.recorder.calls,
                 upstream=stage.upstream_calls(),
                 intervals=stage.intervals(),
-                troubles=stage.troubles,
+                troubles=[*stage.troubles, *stage.waits.stalls()],
                 finals=finals,
                 keys_without_ttl=await stage.keys_without_ttl(),
                 limits=row.limits,

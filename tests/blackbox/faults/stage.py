@@ -5,11 +5,15 @@ without asking, and its clock is the clients'.
 """
 
 import asyncio
+import atexit
 import os
 import signal
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -18,13 +22,15 @@ from redis.asyncio import Redis
 
 from gateway.sandbox.calls import Call
 from gateway.sandbox.simulator import Simulator
-from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.sandbox.valkey import EmbeddedValkey, ValkeyError
 from gateway.sandbox.webhooks import Signer
 from tests import harness
 from tests.blackbox.faults import stalling
 from tests.blackbox.faults.groups import Group
 from tests.blackbox.faults.history import Interval, Trouble, UpstreamCall
 from tests.blackbox.faults.proxy import Gate
+from tests.blackbox.faults.waits import Waits
+from tests.blackbox.faults.zygote import Zygote
 from tests.harness import Variant
 from tests.leaks import EVIDENCE
 
@@ -36,6 +42,19 @@ _SIGNER: list[Signer] = []
 TroubleName = Literal["kill", "pause", "term", "redis", "upstream", "clock"]
 
 
+_ZYGOTES: list[Zygote] = []
+_ZYGOTES_LOCK = threading.Lock()
+
+
+def _zygote() -> Zygote:
+    """Return what forks the gateways of all stages, for as long as this process lives."""
+    with _ZYGOTES_LOCK:
+        if not _ZYGOTES:
+            _ZYGOTES.append(Zygote().__enter__())
+            atexit.register(_ZYGOTES[0].__exit__)
+    return _ZYGOTES[0]
+
+
 class Replica(harness.GatewayProcess):
     """One gateway, with its own way to the server."""
 
@@ -45,6 +64,12 @@ class Replica(harness.GatewayProcess):
         self.gate = gate
         self.serving = False
         """It takes calls: started, not paused, not on its way out."""
+
+    def _start(self, variant: Variant, command: tuple[str, ...]) -> tuple[Any, int]:
+        if variant != Variant() or sys.platform != "linux":
+            return super()._start(variant, command)
+        child = _zygote().fork(["serve"], self._environ, self.log)
+        return child, child.pid
 
     async def up(self) -> Self:
         """Wait until it serves."""
@@ -134,6 +159,7 @@ class Stage:
         self.door = Gate(0) if door else None
         self.demo = harness.Demo(self.folder)
         self._repairs: set[asyncio.Task[Any]] = set()
+        self.waits = Waits(self._processes)
 
     def _data(self, valkey: tuple[str, ...]) -> list[str]:
         """Keep the server's files where a restart finds them, if it writes any."""
@@ -153,11 +179,13 @@ class Stage:
             await self.door.open()
         self.replicas = list(await asyncio.gather(*(self.launch() for _ in range(self._wanted))))
         await self.until_ready()
+        await self.waits.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.waits.__aexit__(kind, error, trace)
         for task in self._repairs:
             task.cancel()
         await asyncio.gather(*self._repairs, return_exceptions=True)
@@ -312,6 +340,14 @@ class Stage:
             finally:
                 await client.aclose()
         return found
+
+    def _processes(self) -> Iterator[tuple[str, str, int]]:
+        """Return what must not be kept from its work for long, if answers are to come in time."""
+        for replica in self.replicas:
+            yield replica.name, "", replica.pid
+        for server in self.group.servers if self.group else self._servers:
+            with suppress(ValkeyError):  # between two lives
+                yield "", "a server", server.pid
 
     def note(self, what: TroubleName, begun: float, ended: float, process: str = "", detail: str = "") -> None:
         """Write down what a nemesis did."""
