@@ -347,16 +347,18 @@ async def crowd(scene: Scene) -> None:
     begun = time.monotonic()
     callers = [scene.load.caller() for _ in range(CROWD)]
     while scene.running:
+        place = scene.random.choice(stage.serving)
+        for some in batched(callers, 60):
+            # Before the start that they are to wait for, which is over all too soon where a machine is slow.
+            await asyncio.gather(*(caller.connect(place) for caller in some))
         track = Track(f"{scene.tracks[0].room}-crowd", f"p{len(scene.tracks)}")
         scene.tracks.append(track)
-        place = scene.random.choice(stage.serving)
         stage.simulator.inject(
             Fault(action="delay", endpoint="start", participant_id=track.participant, seconds=_CROWDED)
         )
         calls: list[asyncio.Task[ClientCall]] = []
         for some in batched(callers, 60):
             # Not all at once: a process that is busy with so many cannot tell Redis's slowness from its own.
-            await asyncio.gather(*(caller.connect(place) for caller in some))
             calls += [asyncio.create_task(caller.call(place, "start", track)) for caller in some]
             await asyncio.sleep(0.12)
         await asyncio.gather(*calls)
@@ -391,6 +393,7 @@ async def roll_and_forget(scene: Scene) -> None:
         await scene.pause(0.3)
         versions |= {gate.version for gate in scene.stage.gates}
         await scene.stage.roll(scene.stage.serving[0])
+        versions |= {gate.version for gate in scene.stage.gates}
         await scene.stage.command("SCRIPT", "FLUSH")
     assert len(versions - {b""}) == 2, f"{len(versions)} versions ran, not two"
 
