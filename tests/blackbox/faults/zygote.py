@@ -104,6 +104,7 @@ def _serve(asked: socket.socket, prctl: "Callable[..., int] | None") -> _Wanted 
         if not data:
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             return None
         wanted = msgspec.json.decode(data, type=_Wanted)
         parent, pid = os.getpid(), os.fork()
