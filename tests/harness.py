@@ -308,7 +308,7 @@ def free_port() -> int:
     somebody would have got it. And none that this process has returned before.
     """
     while True:
-        port = _chance.randrange(*_PORTS)
+        port = _chance.randrange(*PORTS)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -328,7 +328,7 @@ def _ports() -> tuple[int, int]:
     return (10_000, first) if first > 11_000 else (61_000, 65_536)
 
 
-_PORTS: Final = _ports()
+PORTS: Final = _ports()
 _given: set[int] = set()
 _chance: Final = random.SystemRandom()
 """Nobody else's: tests set the seed of the module's own, and workers would all draw the same ports."""

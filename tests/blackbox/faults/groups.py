@@ -4,8 +4,9 @@ Both can lose their master, and with it what it was told last. Everything here b
 """
 
 import shutil
+import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast
 
@@ -22,6 +23,7 @@ __all__ = ["Cluster", "Group", "Sentinels", "server_binary"]
 _UNHEARD_SECONDS: Final = 0.5
 """What the replica has not heard of when its master dies."""
 _SLOTS: Final = 16384
+_BUS: Final = 10_000
 _PROMPT: Final = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
 """A replica need not wait for others that might want to be filled too; one that has heard nothing is not shown."""
 
@@ -153,7 +155,8 @@ class Cluster:
 
     def __init__(self, binary: str | None = None, *, replicas: bool = True) -> None:
         arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *_PROMPT]
-        self.servers = [EmbeddedValkey(port=0, binary=binary, extra=arguments) for _ in range(6 if replicas else 3)]
+        ports = [_port_of_a_node() for _ in range(6 if replicas else 3)]
+        self.servers = [EmbeddedValkey(port=port, binary=binary, extra=arguments) for port in ports]
         self._running = ExitStack()
         self.url = ""
 
@@ -209,6 +212,19 @@ class Cluster:
         harness.wait_until(lambda: _role(successor.port) == "master", within=30)
         harness.wait_until(lambda: all(_is_whole(node.port) for node in self._alive), within=30)
         return died
+
+
+def _port_of_a_node() -> int:
+    """Return a free port where the other one that a node listens at, 10,000 above, is free and stays so, too.
+
+    0, which has the server look for one, where there is no such port.
+    """
+    while harness.PORTS[0] + _BUS < harness.PORTS[1]:
+        port = harness.free_port()
+        with suppress(OSError), socket.create_server(("127.0.0.1", port + _BUS)):
+            if port + _BUS < harness.PORTS[1]:
+                return port
+    return 0
 
 
 def _is_whole(port: int) -> bool:
