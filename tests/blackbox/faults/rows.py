@@ -129,9 +129,9 @@ _NOTICED: Final = 2.0
 
 ROWS: Final[Sequence[Row]] = (
     Row("0", "calm", faults=_SLOW),
-    Row("1", "kill -9 a gateway at random", nemeses.kill_at_random, faults=_SLOW, replicas=5, longer=1.7),
-    Row("1 steps", "kill -9 the leader at each step", nemeses.kill_leaders, faults=_SLOW, replicas=5, longer=1.7),
-    Row("2", "kill -9 all gateways at once", nemeses.kill_all, faults=_SLOW, longer=1.3),
+    Row("1", "kill -9 a gateway at random", nemeses.kill_at_random, faults=_SLOW, replicas=5, longer=1.2),
+    Row("1 steps", "kill -9 the leader at each step", nemeses.kill_leaders, faults=_SLOW, replicas=5, longer=1.4),
+    Row("2", "kill -9 all gateways at once", nemeses.kill_all, faults=_SLOW),
     Row("3", "stop leaders in their tracks", nemeses.pause_leaders, faults=_SLOW, replicas=4),
     Row("4", "block leaders' event loops", nemeses.block_leaders, faults=_SLOW, replicas=4, longer=2.2,
         stage={"variants": blockable}),

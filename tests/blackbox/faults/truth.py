@@ -30,7 +30,8 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.settings import SETTINGS
 from tests import harness
 from tests.blackbox.faults.clients import Caller, Recorder, Track
-from tests.blackbox.faults.history import ClientCall
+from tests.blackbox.faults.history import ClientCall, Trouble
+from tests.blackbox.faults.waits import Waits
 
 __all__ = ["FATES", "HAPPENINGS", "Cell", "Server", "Times", "find_truth", "truth_table", "truth_with_defaults"]
 
@@ -194,8 +195,8 @@ def truth_table(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
-async def truth_with_defaults(seed: int = 0, tracks: int = AT_LEAST) -> list[Cell]:
-    """Play every cell at once, with the settings that operators get."""
+async def truth_with_defaults(seed: int = 0, tracks: int = AT_LEAST) -> tuple[list[Cell], list[Trouble]]:
+    """Play every cell at once, with the settings that operators get; return also when the machine was too busy."""
     given = {*harness.FAST, "GATEWAY_CHECK_SECONDS", "GATEWAY_TRUST_SECONDS"}
     defaults = {row.variable: row.default or "" for row in SETTINGS if row.variable in given}
     async with AsyncExitStack() as running:
@@ -206,11 +207,15 @@ async def truth_with_defaults(seed: int = 0, tracks: int = AT_LEAST) -> list[Cel
         demo = harness.Demo(folder)
         settings = harness.environment(valkey.url, simulator.url, demo.file, **defaults)
         gateways: list[Server] = []
+        watched = [("", "a server", valkey.pid)]
         for name in ("g1", "g2"):
             gateway = harness.GatewayProcess(settings, folder / f"{name}.log", public=True)
             running.callback(gateway.kill)
             gateways.append(Server(name, (await gateway.ready()).port))
-        return await find_truth(simulator, redis, gateways, demo.key, DEFAULT_TIMES, tracks=tracks, seed=seed)
+            watched.append((name, "", gateway.pid))
+        async with Waits(lambda: watched) as waits:
+            cells = await find_truth(simulator, redis, gateways, demo.key, DEFAULT_TIMES, tracks=tracks, seed=seed)
+            return cells, waits.stalls()
 
 
 async def find_truth(
