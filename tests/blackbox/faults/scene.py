@@ -87,23 +87,26 @@ class Scene:
         """Pace a nemesis: nothing breaks all the time."""
         await asyncio.sleep(seconds * self.random.uniform(0.8, 1.2))
 
-    async def disturb(self, seconds: float) -> None:
-        """Let the crowd and the nemesis loose for a while, then wait until all calls are answered."""
+    async def disturb(self, seconds: float, turn: AbstractAsyncContextManager[Any]) -> None:
+        """Let the crowd and the nemesis loose for a while, in their turn, then wait until all calls are answered."""
         row, load = self.row, self.load
         if row.faults:
             self.stage.simulator.inject(*row.faults)
         third = len(self.tracks) // 3
         burst, mixed, conflicting = self.tracks[:third], self.tracks[third : 2 * third], self.tracks[2 * third :]
-        crowd = [load.burst(track, 24 // third, row.pace) for track in burst]
-        crowd += [load.mix(mixed, row.pace) for _ in range(8)]
-        crowd += [load.mix(conflicting, row.pace, ("", "a", "b")) for _ in range(8)]
-        tasks = [asyncio.create_task(client) for client in crowd]
-        nemesis = asyncio.create_task(row.nemesis(self)) if row.nemesis else None
+        tasks: list[asyncio.Task[None]] = []
+        nemesis: asyncio.Task[None] | None = None
         try:
-            await asyncio.sleep(seconds)
-            self.over.set()
-            if nemesis is not None:
-                await nemesis
+            async with turn:
+                crowd = [load.burst(track, 24 // third, row.pace) for track in burst]
+                crowd += [load.mix(mixed, row.pace) for _ in range(8)]
+                crowd += [load.mix(conflicting, row.pace, ("", "a", "b")) for _ in range(8)]
+                tasks += [asyncio.create_task(client) for client in crowd]
+                nemesis = asyncio.create_task(row.nemesis(self)) if row.nemesis else None
+                await asyncio.sleep(seconds)
+                self.over.set()
+                if nemesis is not None:
+                    await nemesis
             await self.stage.repaired()
             self.stage.simulator.clear_faults()
             await asyncio.sleep(_TAIL)
@@ -161,8 +164,7 @@ async def play(row: Row, *, seconds: float, seed: int, turn: AbstractAsyncContex
         scene = Scene(row, stage, seed)
         try:
             await asyncio.sleep(GRACE)
-            async with turn:
-                await scene.disturb(seconds * row.longer)
+            await scene.disturb(seconds * row.longer, turn)
             finals = await scene.rest()
             history = History(
                 calls=scene.recorder.calls,
