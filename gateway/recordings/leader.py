@@ -277,9 +277,10 @@ class Leader:
         stops_land_until = begun + job.claim.stop_quiet_left / 1000
         # Until then rows are hidden that may have been stopped, and may have begun just before the stop was written.
         trusted_from = begun + self._timing.settle - (job.claim.now - job.claim.ended_at) / 1000
+        certain_from = max(starts_land_until, stops_land_until, trusted_from)
         last: UpstreamError | None = None
         tries = 0
-        while not job.lease.lost and clock() < max(starts_land_until, stops_land_until, trusted_from) + 10:
+        while not job.lease.lost and clock() < certain_from + 10:
             asked = clock()
             try:
                 row = await self._open_row(job)
@@ -290,14 +291,14 @@ class Leader:
             else:
                 if row is not None and asked >= stops_land_until:
                     return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
-                if row is None and asked >= max(starts_land_until, stops_land_until, trusted_from):
+                if row is None and asked >= certain_from:
                     return await self._absent(job)
             if job.lease.stop_wanted:
                 # Somebody wants it stopped: that need not wait until we know.
                 break
             pause = _LOOK_PAUSES[min(tries, len(_LOOK_PAUSES) - 1)]
-            horizon = max(starts_land_until, stops_land_until, trusted_from) - clock()
-            await asyncio.sleep(min(pause, horizon) if horizon > 0 else pause)
+            # A look that was asked for a moment too early is repeated at once, however long its answer took.
+            await asyncio.sleep(min(pause, max(certain_from - clock(), 0)) if asked < certain_from else pause)
             tries += 1
         if job.lease.stop_wanted and not job.lease.lost:
             await self._coordinator.release(job.lease, result=self._again(job).encode())

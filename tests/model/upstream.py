@@ -92,6 +92,8 @@ class Upstream:
         """Of the next POSTs; where none is said, all goes well."""
         self.list_failures = 0
         """How many of the next lists cannot be had."""
+        self.list_seconds = 0.02
+        """How long the list takes."""
 
     @property
     def open(self) -> list[Row]:
@@ -175,11 +177,11 @@ class Upstream:
             UpstreamError: It cannot be had.
         """
         await process.awake()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(self.list_seconds / 2)
         failing = self.list_failures > 0
         self.list_failures -= failing
         rows = [self._shown(row) for row in self.rows if row.visible <= self._world.now]
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(self.list_seconds / 2)
         await process.awake()
         if failing:
             raise UpstreamError("the list could not be had")
