@@ -37,6 +37,7 @@ _TRACKS: Final = "/v2/recordings/participant/track"
 _PUBLIC_KEY: Final = "/v2/public/rsa-public-key"
 _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
+_MOST_READINGS: Final = 3
 _MAX_WORDS: Final = 300
 _AMBIGUOUS: Final = frozenset({408})
 _SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
@@ -94,6 +95,7 @@ def _lenient(raw: msgspec.Raw, wanted: Any) -> Any:
 
 class _PageInfo(Struct, rename="camel"):
     last_page: int = 1
+    total: int = 0
 
 
 class _Page(Struct, rename="camel"):
@@ -208,12 +210,21 @@ class VideoSDK:
         """Return the track recordings of the room, or of one participant in it: all pages, each row once.
 
         VideoSDK is known to answer a query it does not understand with the whole account, so what it returns is
-        filtered again here.
+        filtered again here. Pages that are not of one list do not make a whole: where their number or that of all rows
+        changes from page to page, rows may stand on a page that was read before, so all of them are read again.
 
         Raises:
-            UpstreamError: The list could not be had, or not to its end.
+            UpstreamError: The list could not be had, or not to its end, or not of a piece.
         """
+        for _ in range(_MOST_READINGS):
+            rows = await self._read_pages(room, participant)
+            if rows is not None:
+                return rows
+        raise UpstreamError("VideoSDK's list changes from page to page.")
+
+    async def _read_pages(self, room: str, participant: str | None) -> list[TrackRow] | None:
         rows: dict[str, TrackRow] = {}
+        first: _PageInfo | None = None
         for page in range(1, _MAX_PAGES + 1):
             query = {"roomId": room, "page": str(page), "perPage": str(_PER_PAGE)}
             if participant is not None:
@@ -223,13 +234,15 @@ class VideoSDK:
                 listed = msgspec.json.decode(response.content, type=_Page)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise UpstreamError("VideoSDK's list cannot be read.") from error
-            # A row may move to the next page while they are read.
+            first = first or listed.page_info
+            if listed.page_info != first:
+                return None
             rows |= {
                 row.id or f"{page}.{position}": row
                 for position, row in enumerate(listed.data)
                 if row.room_id == room and participant in {None, row.participant_id}
             }
-            if page >= listed.page_info.last_page:
+            if page >= first.last_page:
                 return list(rows.values())
         raise UpstreamError("VideoSDK's list has more pages than are read.")
 

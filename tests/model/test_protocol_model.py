@@ -189,7 +189,9 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.may_fail)
     @rule(
         number=REPLICAS,
-        faults=st.lists(st.sampled_from(["ok", "ok", "refused", "hung", "lost", "slow", "delayed"]), min_size=1, max_size=4),
+        faults=st.lists(
+            st.sampled_from(["ok", "ok", "refused", "hung", "lost", "slow", "delayed"]), min_size=1, max_size=4
+        ),
     )
     def fail_redis(self, number: int, faults: list[str]) -> None:
         """Something happens to a replica's next scripts."""

@@ -187,6 +187,39 @@ async def test_a_list_that_ignores_its_filters_is_filtered_here() -> None:
     await server.stop()
 
 
+@pytest.mark.parametrize(("wrong", "found"), [(1, ["b"]), (9, None)], ids=["once", "every time"])
+async def test_pages_of_different_lists_make_no_list(wrong: int, found: list[str] | None) -> None:
+    """The first page is of the whole account, the second of the room: the room's own first page was never read."""
+    pages = {
+        ("whole", "1"): (2, 101, []),
+        ("whole", "2"): (2, 101, []),
+        ("room", "1"): (2, 2, ["b"]),
+        ("room", "2"): (2, 2, []),
+    }
+    asked: list[str] = []
+
+    async def answer(exchange: Exchange) -> None:
+        page = exchange.request.query["page"]
+        whole = page == "1" and asked.count("1") < wrong
+        asked.append(page)
+        last, total, rows = pages["whole" if whole else "room", page]
+        row = '{"id":"%s","roomId":"room-1","participantId":"ada","kind":"video"}'
+        data = ",".join(row % name for name in rows)
+        text = f'{{"pageInfo":{{"lastPage":{last},"total":{total}}},"data":[{data}]}}'
+        exchange.reply(Reply(200, text.encode()))
+
+    server = Server(answer, host="127.0.0.1", port=0)
+    await server.start()
+    videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=2)
+    if found is None:
+        with pytest.raises(UpstreamError):
+            await videosdk.list_tracks("room-1", "ada")
+    else:
+        assert [row.id for row in await videosdk.list_tracks("room-1", "ada")] == found
+    await videosdk.aclose()
+    await server.stop()
+
+
 async def test_rows_without_an_id_are_all_there() -> None:
     """None hides another: one of them may be what records."""
     row = '{"roomId":"room-1","participantId":"ada","kind":"video","start":"2027-01-15T08:00:0%d.000Z","end":null}'
