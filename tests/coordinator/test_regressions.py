@@ -882,6 +882,20 @@ def test_claim_that_is_late_by_our_own_fault_is_asked_again(world: World) -> Non
 # --- evidence --------------------------------------------------------------------------------------------------------
 
 
+def test_list_that_is_empty_once_does_not_end_a_recording(world: World) -> None:
+    """It has recorded for long; one list without it is no proof that it ended, and no reason to start again."""
+    first, second = replicas(world, 2)
+    started(world, first)
+    world.advance(60)
+    world.upstream.list_blanks = 1
+    call = second.start()
+    world.until(lambda: call.returned is not None)
+    assert not world.upstream.list_blanks
+    assert call.outcome == "already_recording"
+    assert len(sent(world, "start")) == 1
+    rest(world, recording=True)
+
+
 def test_list_that_lags_does_not_end_a_recording(world: World) -> None:
     """A start is answered slowly, the list shows it late, and just then somebody doubts it: it still runs."""
     first, second = replicas(world, 2)

@@ -92,6 +92,8 @@ class Upstream:
         """Of the next POSTs; where none is said, all goes well."""
         self.list_failures = 0
         """How many of the next lists cannot be had."""
+        self.list_blanks = 0
+        """How many of the next lists show nothing."""
         self.list_seconds = 0.02
         """How long the list takes."""
 
@@ -180,7 +182,9 @@ class Upstream:
         await asyncio.sleep(self.list_seconds / 2)
         failing = self.list_failures > 0
         self.list_failures -= failing
-        rows = [self._shown(row) for row in self.rows if row.visible <= self._world.now]
+        blank = self.list_blanks > 0
+        self.list_blanks -= blank
+        rows = [] if blank else [self._shown(row) for row in self.rows if row.visible <= self._world.now]
         await asyncio.sleep(self.list_seconds / 2)
         await process.awake()
         if failing:
