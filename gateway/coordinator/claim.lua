@@ -8,6 +8,7 @@
 -- a.seen         operation this caller waits for, ''; answered `done` with its result if it has finished
 -- a.target       a stop's generation, '': a newer recording is not the one this stop was about
 --                a start's first asking (ms), '': of a retry, which is not carried out after a stop that came later
+-- a.asked        when (ms) a stop was first asked for, 0 unless an earlier try may have been heard
 -- a.not_after    refuse to act later than this: a command that its client gave up on still runs when Redis resumes
 -- a.lease a.trust a.quiet a.memory a.grace a.ttl   a.verify_absent  auto | always | never
 --
@@ -159,8 +160,11 @@ if a.wish == 'check' then
 end
 
 -- stop
--- A newer recording is not what this stop was about, unless a stop waits for the very operation that began it.
-if a.target ~= '' and num(generation) > num(a.target) and (r.intent or '') ~= op then return answer('gone') end
+-- A newer recording is not what this stop was about, unless a stop waits for the very operation that began it. An earlier
+-- try may have left its wish, and the wish been carried out: then a recording that was started after it is newer. One
+-- that was found after it (without a fingerprint) may have run all along.
+local newest = a.target ~= '' and num(a.target) or (r.fingerprint or '') ~= '' and a.asked * 1000 or 0
+if newest > 0 and num(generation) > newest and (r.intent or '') ~= op then return answer('gone') end
 if held(r) then
   -- The wish outlives its caller: whoever finishes the operation in flight carries it out.
   if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end

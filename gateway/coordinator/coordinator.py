@@ -41,6 +41,8 @@ __all__ = ["BUCKETS", "Coordinator"]
 _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.4
 _NOT_AFTER_SLACK_MS: Final = 1250
+_CLOCK_ERROR_MS: Final = 100
+"""By how much our idea of Redis's clock may be behind."""
 _MOST_EVENTS: Final = 1_000
 _MOST_TRACKS: Final = 1_000
 _BEFORE_ALL: Final = "0-0"
@@ -131,15 +133,17 @@ class Coordinator:
         self._attempts += 1
         attempt = f"{self.boot}.{self._attempts}"
         give_up = (clock() if since is None else since) + _HOLD_SECONDS
-        late = failed = 0
+        late = failed = asked = 0
         while True:
             granted_at = clock()
             try:
                 async with asyncio.timeout(max(give_up - granted_at, _LAST_TRY_SECONDS)):
-                    claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target)
+                    claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target, asked)
             except (CoordinationUnavailable, TimeoutError):
                 # A first try that took long may be this process's own fault: it slept, or was stopped.
                 failed += 1
+                # Rather too late than too early: what began after it is not stopped.
+                asked = asked or (self._clock.at_ms(granted_at) + _CLOCK_ERROR_MS if self._clock.known else 0)
                 if self._connection.open or (clock() > give_up and failed > 1):
                     self._later(self._abandon(key, attempt), "abandon-claim")
                     raise CoordinationUnavailable(
@@ -393,7 +397,7 @@ class Coordinator:
     # --- scripts -------------------------------------------------------------------------------------------------
 
     async def _claim_once(
-        self, key: str, wish: Wish, attempt: str, fingerprint: str, recording: str, seen: str, target: str
+        self, key: str, wish: Wish, attempt: str, fingerprint: str, recording: str, seen: str, target: str, asked: int
     ) -> Claim:
         not_after = await self._clock.learned_now_ms() + _NOT_AFTER_SLACK_MS
         sent = clock()
@@ -408,6 +412,7 @@ class Coordinator:
                 "recording": recording,
                 "seen": seen,
                 "target": target,
+                "asked": asked,
                 "not_after": not_after,
                 "lease": _ms(self.timing.lease),
                 "trust": _ms(self.timing.trust),

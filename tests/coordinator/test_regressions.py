@@ -16,7 +16,7 @@ from gateway.recordings.leader import Leader
 from gateway.recordings.model import Result
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
 from tests.model.replica import PARAMETERS
-from tests.model.upstream import TRACK
+from tests.model.upstream import TRACK, Row
 from tests.model.world import Fate, Process, World
 
 NEVER = 10_000
@@ -710,6 +710,48 @@ def test_stop_survives_a_start_that_was_released(world: World) -> None:
     assert stop.outcome == "stop_requested"
     world.advance(6)
     assert len(sent(world, "start")) == 1
+    rest(world, recording=False)
+
+
+def test_stop_whose_claim_was_heard_and_not_answered_is_carried_out_once(new_world: Callable[..., World]) -> None:
+    """A stop left its wish behind a start, and the reply was lost; it was carried out, and somebody started again.
+
+    When it asks again, what records is newer than what it was asked about.
+    """
+    world = new_world(settling=False)
+    first, second, third = replicas(world, 3)
+    # So that it need not ask Redis for the time.
+    world.look(second)
+    plan(world, "start", Fate(reply=0.3, lands=0.2))
+    first.start()
+    sends(world, "start", 1)
+    second.wire.faults.append("lost")
+    stop = second.stop()
+    sends(world, "stop", 1)
+    world.advance(0.3)
+    start = third.start()
+    world.until(lambda: start.returned is not None)
+    assert stop.returned is None
+    world.until(lambda: stop.returned is not None)
+    assert (stop.outcome, start.outcome) == ("joined", "started")
+    assert len(sent(world, "stop")) == 1
+    rest(world, recording=True)
+
+
+def test_stop_that_redis_never_heard_is_about_what_somebody_found_since(new_world: Callable[..., World]) -> None:
+    """What a look found bears the look's number, although it may have recorded for long: the stop is about it too."""
+    world = new_world(timing=Timing(verify_absent="always"), settling=False)
+    first, second = replicas(world, 2)
+    world.look(second)
+    world.upstream.rows.append(Row("somebody else", start=world.now, visible=world.now))
+    world.advance(5)
+    second.wire.faults.append("hung")
+    stop = second.stop()
+    world.advance(0.2)
+    found = first.start()
+    world.until(lambda: found.returned is not None)
+    world.until(lambda: stop.returned is not None)
+    assert (found.outcome, stop.outcome) == ("already_recording", "stopped")
     rest(world, recording=False)
 
 

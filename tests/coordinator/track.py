@@ -76,8 +76,9 @@ class Track:
         attempt = attempt or f"attempt-{next(self._attempts)}"
         arguments = {
             "wish": wish, "attempt": attempt, "owner": attempt, "fingerprint": "A" if wish == "start" else "",
-            "recording": '{"requestedBy":"a"}' if wish == "start" else "", "seen": "", "target": "", "not_after": 0,
-            "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE, "verify_absent": "auto",
+            "recording": '{"requestedBy":"a"}' if wish == "start" else "", "seen": "", "target": "", "asked": 0,
+            "not_after": 0, "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE,
+            "verify_absent": "auto",
         }  # fmt: skip
         return self.run("claim", **arguments | more) | {"attempt": attempt}
 
