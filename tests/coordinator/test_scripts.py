@@ -514,6 +514,15 @@ def test_restored_start_began_when_it_did(track: Track) -> None:
     assert int(track.record["started_at"]) == lead["started_at"]
 
 
+def test_what_is_told_again_waits_for_others_to_tell(track: Track) -> None:
+    """A later operation may be told within the grace, too: until then nobody acts on the earlier one."""
+    lead = track.claim("start")
+    track.lose(track.snapshot())
+    track.claim("check")
+    track.finish(lead, "recording", answered=True)
+    assert say(track.claim("stop")) == ("wait", "grace")
+
+
 @pytest.mark.parametrize(("state", "look"), [("recording", "verify"), ("failed", "recover")])
 def test_what_was_claimed_before_the_epoch_is_doubted(track: Track, state: str, look: str) -> None:
     """Others may have come after it, whom the server forgot: it is looked at, by the settler where nobody asks."""

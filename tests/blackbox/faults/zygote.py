@@ -30,7 +30,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.app import create_app
-from gateway.settings import load
+from gateway.environment import load
 
 __all__ = ["Child", "Zygote"]
 
