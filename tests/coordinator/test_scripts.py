@@ -519,6 +519,7 @@ def test_what_is_told_again_waits_for_others_to_tell(track: Track) -> None:
     lead = track.claim("start")
     track.lose(track.snapshot())
     track.claim("check")
+    track.wait(1)
     track.finish(lead, "recording", answered=True)
     assert say(track.claim("stop")) == ("wait", "grace")
 
