@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import httpx
 import pytest
@@ -23,6 +22,7 @@ from gateway.app import create_app
 from gateway.environment import load
 from gateway.sandbox import tether
 from gateway.sandbox.faults import Fault
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import packaged_binary
 from gateway.secret import Secret
@@ -301,36 +301,6 @@ class GatewayProcess:
                 pipe.close()
 
 
-def free_port() -> int:
-    """Return a port on which nobody listens, for a process that will in a while.
-
-    Not one of those that the kernel gives to whoever asks for any, or for a connection: until that process is up,
-    somebody would have got it. And none that this process has returned before.
-    """
-    while True:
-        port = _chance.randrange(*PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in _given:
-            _given.add(port)
-            return port
-
-
-def _ports() -> tuple[int, int]:
-    """Return the first and the last port below those that the kernel gives away."""
-    try:
-        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except OSError:
-        first = 32768
-    return (10_000, first) if first > 11_000 else (61_000, 65_536)
-
-
-PORTS: Final = _ports()
-_given: set[int] = set()
-_chance: Final = random.SystemRandom()
 """Nobody else's: tests set the seed of the module's own, and workers would all draw the same ports."""
 
 

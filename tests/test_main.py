@@ -18,6 +18,7 @@ import pytest
 
 from gateway import __version__
 from gateway.sandbox.faults import Fault
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
@@ -161,13 +162,6 @@ async def test_check_says_whether_webhooks_can_be_checked(
 
 
 # --- the sandbox -------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """Return a port at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Sandbox:

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
+from gateway.sandbox.ports import free_port
+
 _TETHER: Final = Path(__file__).with_name("tether.py")
 _LOOPBACK: Final = "127.0.0.1"
 
@@ -129,7 +131,7 @@ class EmbeddedValkey:
             binary = self._binary or str(packaged_binary())
             self._directory = _short_directory()
             if self._wanted_port is not None:
-                self._port = self._wanted_port or _free_port()
+                self._port = self._wanted_port or free_port(_HIGHEST_PORT)
             self._launch(binary)
         return self
 
@@ -296,13 +298,3 @@ def _refuse_taken(port: int) -> None:
             probe.bind((_LOOPBACK, port))
         except OSError as error:
             raise ValkeyError(f"port {port} cannot be used: {error.strerror}") from None
-
-
-def _free_port() -> int:
-    """Take a port nobody listens on, low enough for a node of a Cluster."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind((_LOOPBACK, 0))
-            port: int = probe.getsockname()[1]
-        if port <= _HIGHEST_PORT:
-            return port

@@ -19,6 +19,7 @@ from typing import Final
 import httpx
 from msgspec import Struct
 
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 
@@ -148,7 +149,7 @@ async def _send(port: int, made: _Requests, count: int) -> None:
 
 @asynccontextmanager
 async def _serve(server: Server, settings: Mapping[str, str]) -> AsyncGenerator[_Running]:
-    port = harness.free_port()
+    port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     last = () if server.port_option is None else (server.port_option, str(port))
     process = await asyncio.create_subprocess_exec(

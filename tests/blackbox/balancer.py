@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from gateway.sandbox.ports import free_port
 from tests import harness
 
 __all__ = ["Balancer", "balancer"]
@@ -87,7 +88,7 @@ async def balancer(ports: Sequence[int], folder: Path) -> AsyncGenerator[Balance
     binary = shutil.which("haproxy")
     if binary is None:
         harness.skip_unless_ci("haproxy is not installed")
-    port, told, admin = harness.free_port(), harness.free_port(), folder / "haproxy.sock"
+    port, told, admin = free_port(), free_port(), folder / "haproxy.sock"
     servers = "\n".join(f"    server gateway{number} 127.0.0.1:{one}" for number, one in enumerate(ports))
     configuration = folder / "haproxy.cfg"
     configuration.write_text(_CONFIGURATION.format(port=port, told=told, admin=admin, servers=servers))

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
@@ -292,7 +293,7 @@ async def test_a_forked_gateway_is_a_process_like_any_other(
     with Zygote() as zygote:
 
         async def gateway() -> Child:
-            port = harness.free_port()
+            port = free_port()
             child = zygote.fork(["serve"], {**os.environ, **settings, "GATEWAY_PORT": str(port)}, log)
             async with harness.client(f"http://127.0.0.1:{port}", demo.key) as client:
 

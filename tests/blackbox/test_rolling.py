@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
@@ -90,7 +91,7 @@ class Fleet:
     """The replicas, and how they are replaced."""
 
     def __init__(self, settings: dict[str, str], folder: Path) -> None:
-        self.ports = [harness.free_port() for _ in range(REPLICAS)]
+        self.ports = [free_port() for _ in range(REPLICAS)]
         self._settings = {**settings, "GATEWAY_DRAIN_SECONDS": DRAIN}
         self._folder = folder
         self._processes: dict[int, harness.GatewayProcess] = {}

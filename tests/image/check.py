@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway import __version__
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
@@ -145,7 +146,7 @@ class _Contained(harness.GatewayProcess):
         tmp = "none" if settings["GATEWAY_WORKERS"] == "1" else "tmpfs"
         unshare = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
         self._inside = (*unshare, "sh", str(_INSIDE), str(root), str(folder), tmp)
-        port = harness.free_port()
+        port = free_port()
         self._given = [*config["Env"], *(f"{name}={value}" for name, value in settings.items()), f"GATEWAY_PORT={port}"]
         command = (*self._inside, *self._given, *config["Entrypoint"])
         super().__init__({}, folder.parent / "log", port=port, command=command)

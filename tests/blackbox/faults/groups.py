@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from gateway.sandbox.ports import PORTS, free_port
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 
@@ -93,7 +94,7 @@ class Sentinels:
             self.master, replica = (running.enter_context(server) for server in self.servers)
             _ask(replica.port, "REPLICAOF", "127.0.0.1", self.master.port)
             for number in range(3):
-                self.sentinels.append(harness.free_port())
+                self.sentinels.append(free_port())
                 running.enter_context(harness.sentinel(self._configuration(number), self._binary))
             harness.wait_until(self._watched)
             self._running = running.pop_all()
@@ -219,10 +220,10 @@ def _port_of_a_node() -> int:
 
     0, which has the server look for one, where there is no such port.
     """
-    while harness.PORTS[0] + _BUS < harness.PORTS[1]:
-        port = harness.free_port()
+    while PORTS[0] + _BUS < PORTS[1]:
+        port = free_port()
         with suppress(OSError), socket.create_server(("127.0.0.1", port + _BUS)):
-            if port + _BUS < harness.PORTS[1]:
+            if port + _BUS < PORTS[1]:
                 return port
     return 0
 
