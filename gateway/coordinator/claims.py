@@ -82,7 +82,8 @@ class Timing(Struct, frozen=True, kw_only=True):
     send_window: float = 2.0
     """W: longest time from a claim to the first byte of its call."""
     settle: float = 5.0
-    """S: how long after we gave up on it a call may still land, and how late the list may show it."""
+    """S: how long after we gave up on it a call may still land and be listed, both together; and how late the list may
+    show what was answered."""
     lease: float = 4.0
     trust: float = 10.0
     """How long a confirmation is believed."""

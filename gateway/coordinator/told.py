@@ -100,5 +100,6 @@ class Told:
             return False
         if msgspec.json.decode(reply, type=Finished).how in {"ok", "restored", "late"}:
             telemetry.fenced_write("restored")
-            _log.warning(f"{telling.script}.restored", key=telling.key, attempt=attempt)
+            event = "finish.restored" if telling.script == "finish" else "release.restored"
+            _log.warning(event, key=telling.key, attempt=attempt)
         return True

@@ -94,8 +94,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     probability: float = 1.0
     """Chance of striking a call that matches; the simulator's seed makes the draws repeatable."""
     seconds: float = 0.0
-    """Length in seconds of a delay; for `apply_late` and `webhook_late` when it happens after all; for
-    `webhook_reordered` how long to wait for a later event (2 where absent)."""
+    """Length in seconds of a delay; for `apply_late` and `webhook_late` when, from its arrival, it happens after all;
+    for `webhook_reordered` how long to wait for a later event (2 where absent)."""
     when: Literal["before", "after"] = "before"
     """For `delay`: before the call takes effect, or after that and before the answer."""
     status: int = 500

@@ -247,7 +247,8 @@ class Simulator:
         if plan.applies == "now":
             reply = self._apply(asked, call, exchange.request, filtered=not plan.unfiltered)
         elif plan.applies == "late" and plan.fault is not None:
-            self._spawn(self._apply_late(asked, call, exchange.request, plan.fault.seconds))
+            left = max(plan.fault.seconds - plan.before, 0)
+            self._spawn(self._apply_late(asked, call, exchange.request, left))
         if plan.after:
             await asyncio.sleep(plan.after)
         if plan.fault is not None:
