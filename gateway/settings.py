@@ -287,8 +287,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_SETTLE_SECONDS",
         seconds(0, 300),
-        "How long after its time-out a request that was sent may still take effect and show in VideoSDK's list (S); quiet "
-        "time is W + D + S.",
+        "How long after its time-out a request that was sent may still take effect and show in VideoSDK's list (S); "
+        "quiet time is W + D + S.",
         default="5",
     ),
     Setting(
