@@ -30,6 +30,7 @@ _LOOPBACK: Final = "127.0.0.1"
 _LONGEST_SOCKET_PATH: Final = 100
 """Kernels take 107 bytes (Linux) or 103 (macOS)."""
 
+_INHERITED_SECONDS: Final = 0.5
 _HIGHEST_PORT: Final = 55535
 """A node of a Cluster also takes the port 10000 above its own."""
 
@@ -291,10 +292,20 @@ def _short_directory() -> Path:
 
 
 def _refuse_taken(port: int) -> None:
-    """Refuse a port on which a stranger would answer in the server's place."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_LOOPBACK, port))
-        except OSError as error:
-            raise ValkeyError(f"port {port} cannot be used: {error.strerror}") from None
+    """Refuse a port on which a stranger would answer in the server's place.
+
+    A process that is being started holds, for a moment, whatever this one had open when it was forked, such as a socket
+    with which a port was tried: who holds it for longer is a stranger.
+    """
+    until = time.monotonic() + _INHERITED_SECONDS
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_LOOPBACK, port))
+            except OSError as error:
+                if time.monotonic() > until:
+                    raise ValkeyError(f"port {port} cannot be used: {error.strerror}") from None
+            else:
+                return
+        time.sleep(_INHERITED_SECONDS / 10)

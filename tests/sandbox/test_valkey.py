@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,11 +15,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.sandbox import tether
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.valkey import EmbeddedValkey, ValkeyError
 from tests import harness
 
 PARENT = """
 import sys
+import threading
 from gateway.sandbox.valkey import EmbeddedValkey
 valkey = EmbeddedValkey(port=None).start()
 print(valkey.pid, valkey.url, flush=True)
@@ -174,6 +177,16 @@ def test_silent_server_is_given_up(tmp_path: Path):
     with pytest.raises(ValkeyError, match=r"did not answer in 1 s; it said: nothing"):
         EmbeddedValkey(binary=silent, start_timeout=timedelta(seconds=1)).start()
     assert not runs(int(said.read_text()))
+
+
+def test_a_port_that_is_given_back_in_a_moment_is_waited_for() -> None:
+    """Whoever is being started holds for a moment what was open here when it was forked."""
+    port = free_port()
+    with socket.socket() as inherited:
+        inherited.bind(("127.0.0.1", port))
+        threading.Timer(0.1, inherited.close).start()
+        with EmbeddedValkey(port=port) as server:
+            assert server.port == port
 
 
 def test_taken_port_is_refused():
