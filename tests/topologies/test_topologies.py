@@ -1,7 +1,6 @@
 """The gateway on every kind of Redis it supports: one flow, one answer, whatever lies beneath."""
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,9 +10,11 @@ import httpx
 import pytest
 import redis
 
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness, servers
+from tests.blackbox.faults.groups import Sentinels, deafen
 from tests.listener import listening
 
 pytestmark = pytest.mark.anyio
@@ -25,12 +26,6 @@ ACL_RULES = (
     "+zrevrange +xadd +xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
 )
 """What the README tells operators to grant."""
-
-
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @asynccontextmanager
@@ -138,7 +133,7 @@ def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
         stack.enter_context(EmbeddedValkey(port=0, extra=["--replicaof", "127.0.0.1", str(port)]))
         ports: list[int] = []
         for number in range(3):
-            ports.append(_port())
+            ports.append(free_port())
             configuration = tmp_path / f"sentinel-{number}.conf"
             configuration.write_text(
                 f"port {ports[-1]}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor tracks 127.0.0.1 {port} 2\n"
@@ -160,7 +155,7 @@ async def test_a_sentinel_that_is_gone_delays_nobody(
 ) -> None:
     """The first Sentinel named is not there: the next one is asked, within a caller's time."""
     url, _, _ = sentinel
-    gone = url.replace("redis+sentinel://", f"redis+sentinel://127.0.0.1:{_port()},")
+    gone = url.replace("redis+sentinel://", f"redis+sentinel://127.0.0.1:{free_port()},")
     await start_join_stop(gone, simulator, demo, new_track)
 
 
@@ -191,3 +186,41 @@ async def test_on_sentinels_through_a_failover(
         assert len(starts) == 1
         stopped = await first.post("/v1/recordings/track/stop", json=track)
         assert stopped.json()["outcome"] == "stopped"
+
+
+async def test_a_failover_that_forgets_an_answered_stop_does_not_repeat_it(
+    tmp_path: Path, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """The replica heard that a stop was begun, but neither that it was done nor of the start that came after it.
+
+    Whoever did them is alive and tells the promoted replica: what records now is not ended by a stop of before.
+    """
+    track = new_track()
+
+    def calls(endpoint: str) -> int:
+        return sum(call.endpoint == endpoint for call in simulator.calls)
+
+    with Sentinels(tmp_path) as group:
+        master, replica = group.servers
+        async with two_gateways(group.url, simulator, demo) as (first, second):
+            started = await first.post("/v1/recordings/track/start", json=track)
+            assert started.json()["outcome"] == "started"
+            simulator.inject(harness.delay("stop", 0.5))
+            stopping = asyncio.create_task(first.post("/v1/recordings/track/stop", json=track))
+            await harness.eventually(lambda: calls("stop"))
+            with redis.Redis(port=master.port) as writer:
+                assert writer.wait(1, 1000) == 1
+            deafen(master, replica)
+            assert (await stopping).json()["outcome"] == "stopped"
+            again = await first.post("/v1/recordings/track/start", json=track)
+            assert again.json()["outcome"] == "started"
+            master.kill()
+            replica.resume()
+            await asyncio.to_thread(harness.wait_until, lambda: group.masters() == [replica.port], within=30)
+
+            async def asked() -> httpx.Response:
+                return await second.post("/v1/recordings/track/start", json=track)
+
+            answer = await harness.until(asked, lambda answer: answer.status_code != 503, within=30)
+            assert answer.json().get("outcome") == "already_recording", answer.text
+            assert (calls("start"), calls("stop")) == (2, 1)

@@ -19,7 +19,7 @@ from gateway.sandbox.ports import PORTS, free_port
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 
-__all__ = ["Cluster", "Group", "Sentinels", "server_binary"]
+__all__ = ["Cluster", "Group", "Sentinels", "deafen", "server_binary"]
 
 _UNHEARD_SECONDS: Final = 0.5
 """What the replica has not heard of when its master dies."""
@@ -232,9 +232,18 @@ def _is_whole(port: int) -> bool:
     return "cluster_state:ok" in _ask(port, "CLUSTER", "INFO")
 
 
+def deafen(master: EmbeddedValkey, replica: EmbeddedValkey) -> None:
+    """Have a replica hear nothing more of its master: stop it in its tracks, and end what it is told through.
+
+    What is only sent to a stopped server waits for it, and is heard as soon as it goes on.
+    """
+    replica.pause()
+    _ask(master.port, "CLIENT", "KILL", "TYPE", "replica")
+
+
 def _die_unheard(master: EmbeddedValkey, replica: EmbeddedValkey) -> float:
     """Kill a master after a moment in which its replica heard nothing; return when."""
-    replica.pause()
+    deafen(master, replica)
     try:
         time.sleep(_UNHEARD_SECONDS)
         moment = time.monotonic()
