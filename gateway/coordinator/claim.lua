@@ -8,7 +8,7 @@
 -- a.seen         operation this caller waits for, ''; answered `done` with its result if it has finished
 -- a.target       a stop's generation, '': a newer recording is not the one this stop was about
 --                a start's first asking (ms), '': of a retry, which is not carried out after a stop that came later
--- a.asked        when (ms) a stop was first asked for, 0 unless an earlier try may have been heard
+-- a.asked_ago    how long ago (ms) a stop was asked for whose earlier try may have been heard, else 0
 -- a.not_after    refuse to act later than this: a command that its client gave up on still runs when Redis resumes
 -- a.lease a.trust a.quiet a.memory a.grace a.ttl   a.verify_absent  auto | always | never
 --
@@ -161,10 +161,12 @@ end
 
 -- stop
 -- A newer recording is not what this stop was about, unless a stop waits for the very operation that began it. An earlier
--- try may have left its wish, and the wish been carried out: then a recording that was started after it is newer. One
--- that was found after it (without a fingerprint) may have run all along.
-local newest = a.target ~= '' and num(a.target) or (r.fingerprint or '') ~= '' and a.asked * 1000 or 0
-if newest > 0 and num(generation) > newest and (r.intent or '') ~= op then return answer('gone') end
+-- try may have left its wish, and the wish been carried out: then a recording whose start was claimed after it is newer.
+-- One that was in flight when it came is not, nor one that was found since: that may have run all along.
+local newer_one = a.target ~= '' and num(generation) > num(a.target)
+local asked_us = now_us - a.asked_ago * 1000
+newer_one = newer_one or (a.target == '' and a.asked_ago > 0 and num(r.began) > asked_us)
+if newer_one and (r.intent or '') ~= op then return answer('gone') end
 if held(r) then
   -- The wish outlives its caller: whoever finishes the operation in flight carries it out.
   if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end

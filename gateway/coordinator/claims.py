@@ -13,6 +13,9 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         started_at ended_at written  ms of the last send grant, of the last end, of the last finish
         waiting intent               another process waits; the operation during which a stop was asked for
         stop_asked                   ms of the last time that somebody asked for a stop which was not idle
+        epoch                        the epoch (ms) in which the claim was granted that was made, or finished, last
+        began finished_by            number of the operation that began the recording, 0: it was found; attempt of the
+                                     last finish
         granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
         hint hint_at                 what was heard of its end, and when (ms)
         evidence because             what VideoSDK's list says of the recording (JSON); why it ended
@@ -196,12 +199,16 @@ class Finished(Struct, frozen=True):
         stop: A stop was asked for meanwhile.
         now: Redis's clock in ms; 0 where it did not answer.
         generation: Of the recording, in the answer to a renewal.
+        start_quiet_left: For how many ms more a start that was sent may land, in the answer to a finish.
+        stop_quiet_left: The same of a stop.
     """
 
     how: str
     stop: bool = False
     now: int = 0
     generation: str = ""
+    start_quiet_left: int = 0
+    stop_quiet_left: int = 0
 
 
 class Lease:

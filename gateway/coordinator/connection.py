@@ -26,9 +26,10 @@ from gateway.errors import CoordinationUnavailable
 
 __all__ = ["LOST", "Connection", "uncancelled"]
 
-LOST: Final = (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError)
+LOST: Final = (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError, AttributeError)
 """How a lost connection shows. What redis-py raises where no node of a Cluster answers is none of its `RedisError`s;
-the last is what uvloop raises when a connection is written to that was just reset."""
+the last but one is what uvloop raises when a connection is written to that was just reset, and the last what redis-py
+stumbles over when one command's failure ends a connection that another is about to write to."""
 
 _log = structlog.get_logger("gateway.coordinator")
 

@@ -41,8 +41,6 @@ __all__ = ["BUCKETS", "Coordinator"]
 _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.4
 _NOT_AFTER_SLACK_MS: Final = 1250
-_CLOCK_ERROR_MS: Final = 100
-"""By how much our idea of Redis's clock may be behind."""
 _MOST_EVENTS: Final = 1_000
 _MOST_TRACKS: Final = 1_000
 _BEFORE_ALL: Final = "0-0"
@@ -100,10 +98,10 @@ class Coordinator:
         """Stop renewing, after a last try to write what is still unwritten."""
         if self._pending:
             await asyncio.wait(self._pending, timeout=_HOLD_SECONDS)
-        for task in [*self._pending, *self._background]:
+        tasks = [*self._pending, *self._background]
+        for task in tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def key(self, room: str, participant: str, kind: str) -> str:
         """Return the record's key. The parts must match `[A-Za-z0-9_-]+`."""
@@ -133,17 +131,17 @@ class Coordinator:
         self._attempts += 1
         attempt = f"{self.boot}.{self._attempts}"
         give_up = (clock() if since is None else since) + _HOLD_SECONDS
-        late = failed = asked = 0
+        late = failed = 0
+        asked_at: float | None = None
         while True:
             granted_at = clock()
             try:
                 async with asyncio.timeout(max(give_up - granted_at, _LAST_TRY_SECONDS)):
-                    claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target, asked)
+                    claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target, asked_at)
             except (CoordinationUnavailable, TimeoutError):
                 # A first try that took long may be this process's own fault: it slept, or was stopped.
                 failed += 1
-                # Rather too late than too early: what began after it is not stopped.
-                asked = asked or (self._clock.at_ms(granted_at) + _CLOCK_ERROR_MS if self._clock.known else 0)
+                asked_at = asked_at or granted_at
                 if self._connection.open or (clock() > give_up and failed > 1):
                     self._later(self._abandon(key, attempt), "abandon-claim")
                     raise CoordinationUnavailable(
@@ -234,6 +232,8 @@ class Coordinator:
             "upstream": upstream,
             "quiet": _ms(self.timing.quiet),
             "settle": _ms(self.timing.settle),
+            "start_quiet_left": 0,
+            "stop_quiet_left": 0,
         }
         try:
             return await self._finish_once(lease.key, arguments)
@@ -397,7 +397,15 @@ class Coordinator:
     # --- scripts -------------------------------------------------------------------------------------------------
 
     async def _claim_once(
-        self, key: str, wish: Wish, attempt: str, fingerprint: str, recording: str, seen: str, target: str, asked: int
+        self,
+        key: str,
+        wish: Wish,
+        attempt: str,
+        fingerprint: str,
+        recording: str,
+        seen: str,
+        target: str,
+        asked_at: float | None,
     ) -> Claim:
         not_after = await self._clock.learned_now_ms() + _NOT_AFTER_SLACK_MS
         sent = clock()
@@ -412,7 +420,7 @@ class Coordinator:
                 "recording": recording,
                 "seen": seen,
                 "target": target,
-                "asked": asked,
+                "asked_ago": 0 if asked_at is None else _ms(sent - asked_at),
                 "not_after": not_after,
                 "lease": _ms(self.timing.lease),
                 "trust": _ms(self.timing.trust),
@@ -434,7 +442,9 @@ class Coordinator:
         if finished.how != "stale":
             may_land = arguments["state"] in _MAY_LAND and not arguments["answered"] and not arguments["settled"]
             open_until = clock() + self.timing.quiet if may_land else 0
-            self._told.keep("finish", key, arguments["attempt"], _as_history(arguments), open_until=open_until)
+            horizons = finished.start_quiet_left, finished.stop_quiet_left
+            told = _as_history(arguments)
+            self._told.keep("finish", key, arguments["attempt"], told, open_until=open_until, horizons=horizons)
         return finished
 
     async def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@
 -- a.attempt a.op a.doing a.state a.generation a.fingerprint
 -- a.epoch         since when the server's memory could be believed when the operation was claimed
 -- a.started_at    when (ms) its start was granted, for a start
+-- a.start_quiet_left a.stop_quiet_left   told again: for how long (ms) what was sent before may land
 -- a.seen_ago      how long ago (ms) that was seen which is written
 -- a.confirmed_by  reply | webhook | list, '' where the state is not confirmed
 -- a.result        the payload for those who wait         a.recording  what callers may read of it, JSON
@@ -21,29 +22,36 @@
 --   restored  Redis had forgotten the operation, and nobody has begun another: written
 --   late      the holder is only recovering this same operation, and we hold the truth it looks for: written
 --   stale     the track has moved on: nothing was written
--- and `stop` says whether a stop was asked for meanwhile.
+-- and `stop` says whether a stop was asked for meanwhile; `start_quiet_left` and `stop_quiet_left` for how long (ms)
+-- something sent may land.
 
 local r = load()
 if newer(r) then return cjson.encode({ how = 'stale', stop = false, now = now }) end
 local since = epoch()
+local function answer(how, stop, start_quiet, stop_quiet)
+  return cjson.encode({
+    how = how, stop = stop, now = now,
+    start_quiet_left = math.max(num(start_quiet) - now, 0), stop_quiet_left = math.max(num(stop_quiet) - now, 0),
+  })
+end
 local how
 if r.holder == a.attempt then
   -- Where a failover forgot that we began to send, it forgot the horizon too.
   how = a.doing == 'start' and r.doing ~= 'start' and 'restored' or 'ok'
-elseif r.done == a.op and r.result == a.result then
-  return cjson.encode({ how = 'repeated', stop = false, now = now })
+elseif r.done == a.op and r.finished_by == a.attempt then
+  return answer('repeated', false, r.start_quiet, r.stop_quiet)
 elseif not r.op or num(r.op) < num(a.op) or (r.op == a.op and r.done ~= a.op and num(r.epoch) < since) then
   how = 'restored'
 elseif r.op == a.op and r.done ~= a.op and r.doing == 'recover' and a.state == 'recording' then
   how = 'late'
 else
-  return cjson.encode({ how = 'stale', stop = false, now = now })
+  return answer('stale', false)
 end
 
 local over = a.state == 'stopped' or a.state == 'failed'
 local unsure = a.state == 'unknown' or a.state == 'stopping'
 local changes = {
-  v = VERSION, state = a.state, op = a.op, done = a.op, result = a.result,
+  v = VERSION, state = a.state, op = a.op, done = a.op, result = a.result, finished_by = a.attempt,
   holder = '', owner = '', doing = '', lease = '0', waiting = '0',
   written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording, epoch = a.epoch,
 }
@@ -58,11 +66,15 @@ else
   changes.confirmed = '0'
 end
 local was_over = loaded.state == 'stopped' or loaded.state == 'failed'
-if a.state == 'stopped' and loaded.state ~= 'stopped' then changes.ended_at = math.min(a.ended_at, now) end
+if a.state == 'stopped' and (loaded.state ~= 'stopped' or how == 'restored') then changes.ended_at = math.min(a.ended_at, now) end
 if a.evidence ~= '' then changes.evidence = a.evidence end
 if a.upstream ~= '' then changes.upstream = a.upstream end
 -- Found, not started: all that is known of its beginning is that it was before now.
-if a.doing ~= 'start' and a.generation ~= (loaded.generation or '0') then changes.started_at = now end
+if a.doing == 'start' then
+  changes.began = a.op
+elseif a.generation ~= (loaded.generation or '0') then
+  changes.began, changes.started_at = '0', now
+end
 if a.doing == 'start' and how == 'restored' then changes.started_at = math.min(a.started_at, now) end
 
 -- Hints tell why, never that: the state above is proven without them.
@@ -79,6 +91,12 @@ if behind then a.due_in = math.min(a.due_in > 0 and a.due_in or a.settle, 1500) 
 
 -- Horizons: until when something already sent may still land.
 local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
+if how == 'restored' then
+  -- What the record forgot of others, who may tell it no more: this is the later operation.
+  start_quiet = math.max(start_quiet, a.start_quiet_left > 0 and now + a.start_quiet_left or 0)
+  stop_quiet = math.max(stop_quiet, a.stop_quiet_left > 0 and now + a.stop_quiet_left or 0)
+  if a.doing == 'stop' then changes.stop_asked = math.max(num(r.stop_asked), math.floor(num(a.op) / 1000)) end
+end
 if a.state == 'recording' or a.settled then start_quiet = 0 end
 if a.settled then stop_quiet = 0 end
 if how == 'ok' and not a.settled then
@@ -109,4 +127,4 @@ local stop = intent ~= '' and a.state == 'recording'
 save(changes, over and a.keep or a.ttl)
 schedule((stop or doubtful) and now or (a.due_in > 0 and now + a.due_in or 0), a.ttl)
 wake(r, a.op, a.result)
-return cjson.encode({ how = how, stop = stop, now = now })
+return answer(how, stop, start_quiet, stop_quiet)

@@ -92,5 +92,8 @@ class Leases:
             renewed = await self.renew(lease)
         except CoordinationUnavailable:
             return
+        except Exception:  # noqa: BLE001 - one lease's trouble must not end the renewing of the others
+            _log.exception("renewal.failed", key=lease.key)
+            return
         if renewed.how == "lost" and lease.attempt in self.held:
             self.lose(lease)

@@ -21,20 +21,9 @@ class RedisClock:
         self._ask = ask
         self._offset_ms: float | None = None
 
-    @property
-    def known(self) -> bool:
-        """Whether Redis has told its time, so that ours plays no part."""
-        return self._offset_ms is not None
-
     def now_ms(self) -> int:
         """Return its time in ms, as far as its last reply tells; our own before the first."""
-        return self.at_ms(claims.clock())
-
-    def at_ms(self, moment: float) -> int:
-        """Return its time in ms at a moment (`clock`) of ours."""
-        if self._offset_ms is None:
-            return int((time.time() + moment - claims.clock()) * 1000)
-        return int(moment * 1000 + self._offset_ms)
+        return int(time.time() * 1000 if self._offset_ms is None else claims.clock() * 1000 + self._offset_ms)
 
     async def learned_now_ms(self) -> int:
         """Return its time in ms, after asking where it was never told.

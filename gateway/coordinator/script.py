@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.coordinator.connection import Connection
 
-__all__ = ["BUCKETS", "SCRIPTS", "Script", "Scripts", "bucket_of", "events_of"]
+__all__ = ["BUCKETS", "SCRIPTS", "Script", "Scripts", "bucket_in", "bucket_of", "events_of"]
 
 BUCKETS: Final = 16
 """Slots the keys are spread over. A part of the key format: changing it orphans every record."""
@@ -64,10 +64,15 @@ class Scripts:
             CoordinationUnavailable: Redis did not answer. The script may still run later.
         """
         script = self._all[name]
-        bucket = key[: key.index("}") + 1]
+        bucket = bucket_in(key)
         keys = (key, f"{bucket}:due", f"{bucket}:epoch", f"{_room_of(key)}:tracks", events_of(key))
         argument = msgspec.json.encode({**self._lasting, **arguments})
         return await self._connection.evaluate(script.text, script.sha, keys, argument)
+
+
+def bucket_in(key: str) -> str:
+    """Return the beginning of a key: what all keys of its bucket begin with."""
+    return key[: key.index("}") + 1]
 
 
 def events_of(key: str) -> str:

@@ -36,7 +36,7 @@ class Party:
             described = Descriptor(requested_by=caller, file_format=parameters.file_format or "webm")
             self.descriptor = msgspec.json.encode(described).decode()
         self.came_at = came_at
-        """When (`clock`) its first caller came, until Redis has answered for the first time."""
+        """When (`clock`) the earliest of its callers came, until Redis has answered for the first time."""
         self.callers: list[asyncio.Future[Answer | Problem]] = []
         self.patience = 0.0
         """Until when (`clock`) the most patient caller waits."""

@@ -229,6 +229,8 @@ class Recordings:
         arriving = self._arriving.setdefault(key, {})
         fingerprint = parameters.fingerprint if parameters else ""
         party = arriving.get((wish, fingerprint, asked_at))
+        if party is not None and party.came_at is not None:
+            party.came_at = min(party.came_at, came_at)
         if party is None:
             party = Party(key, track, wish, parameters, caller, came_at, asked_at)
             arriving[wish, fingerprint, asked_at] = party

@@ -55,6 +55,8 @@ class Settler:
                 await self._look()
             except CoordinationUnavailable:
                 continue
+            except Exception:  # noqa: BLE001 - whatever went wrong, the next round must come
+                _log.exception("look.failed")
 
     async def _look(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):

@@ -95,7 +95,7 @@ def _lenient(raw: msgspec.Raw, wanted: Any) -> Any:
 
 class _PageInfo(Struct, rename="camel"):
     last_page: int = 1
-    total: int = 0
+    total: int | None = None
 
 
 class _Page(Struct, rename="camel"):

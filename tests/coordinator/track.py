@@ -76,7 +76,7 @@ class Track:
         attempt = attempt or f"attempt-{next(self._attempts)}"
         arguments = {
             "wish": wish, "attempt": attempt, "owner": attempt, "fingerprint": "A" if wish == "start" else "",
-            "recording": '{"requestedBy":"a"}' if wish == "start" else "", "seen": "", "target": "", "asked": 0,
+            "recording": '{"requestedBy":"a"}' if wish == "start" else "", "seen": "", "target": "", "asked_ago": 0,
             "not_after": 0, "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE,
             "verify_absent": "auto",
         }  # fmt: skip
@@ -90,6 +90,7 @@ class Track:
             "result": f"{lead['doing']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
             "seen_ago": 0, "due_in": 0, "quiet": QUIET, "settle": SETTLE, "evidence": "", "because": "",
             "upstream": "", "ended_at": self.ms, "epoch": lead["epoch"], "started_at": lead["started_at"],
+            "start_quiet_left": 0, "stop_quiet_left": 0,
         }  # fmt: skip
         return self.run("finish", **arguments | more)
 

@@ -58,6 +58,8 @@ class Wire(Connection):
         super().__init__("")
         self._process = process
         self._world = world
+        self.loses = ""
+        """The script whose next reply is lost."""
         self.faults: deque[str] = deque()
         """What becomes of the next commands: ok, refused or hung (do not run), lost (runs, no reply), slow (runs, and
         the reply takes a second), delayed (runs when nobody waits for it any more)."""
@@ -66,7 +68,11 @@ class Wire(Connection):
         """Run a script."""
         name = self._process.script_names[sha]
         text = self._world.code.get(name, script)
-        return cast("bytes", await self._call(lambda: self._world.run(name, text, keys, json.loads(argument))))
+        reply = cast("bytes", await self._call(lambda: self._world.run(name, text, keys, json.loads(argument))))
+        if self.loses == name:
+            self.loses = ""
+            self._fail()
+        return reply
 
     async def read(self, key: str) -> dict[str, str]:
         """Return the record."""
