@@ -249,7 +249,7 @@ class Coordinator:
             await self._release_once(lease.key, lease.attempt, result)
 
     def let_lapse(self, lease: Lease) -> None:
-        """Renew a lease no more: what became of its operation is for whoever claims the track next to find out."""
+        """Renew a lease no more: whoever claims the track next finds out what became of its operation."""
         self.leases.drop(lease)
 
     def tell_again(self) -> None:
@@ -442,9 +442,8 @@ class Coordinator:
         if finished.how != "stale":
             may_land = arguments["state"] in _MAY_LAND and not arguments["answered"] and not arguments["settled"]
             open_until = clock() + self.timing.quiet if may_land else 0
-            horizons = finished.start_quiet_left, finished.stop_quiet_left
-            told = _as_history(arguments)
-            self._told.keep("finish", key, arguments["attempt"], told, open_until=open_until, horizons=horizons)
+            left, told = (finished.start_quiet_left, finished.stop_quiet_left), _as_history(arguments)
+            self._told.keep("finish", key, arguments["attempt"], told, open_until=open_until, horizons=left)
         return finished
 
     async def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:

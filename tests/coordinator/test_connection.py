@@ -86,3 +86,24 @@ async def test_waiting_for_a_connection_is_no_failure(valkey: EmbeddedValkey) ->
     await asyncio.gather(*(connection.evaluate(BUSY, sha, ("rec:{00}:any",), b"") for _ in range(2_500)))
     assert connection.healthy
     await connection.aclose()
+
+
+async def test_whatever_the_client_stumbles_over_when_a_connection_ends_is_unavailable(valkey: EmbeddedValkey) -> None:
+    """A Cluster's client writes to a connection that another command's failure has just ended, and finds none."""
+
+    class Stumbling(Connection):
+        """A connection on which that happens."""
+
+        async def stumble(self) -> None:
+            """Do it."""
+
+            async def call(_: object) -> object:
+                raise AttributeError("'NoneType' object has no attribute 'writelines'")
+
+            await self._call(call)
+
+    connection = Stumbling(valkey.url)
+    with pytest.raises(CoordinationUnavailable):
+        await connection.stumble()
+    assert connection.failures == 1
+    await connection.aclose()
