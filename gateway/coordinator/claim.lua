@@ -78,7 +78,7 @@ local function lead(doing)
   if doing == 'start' then
     changes.before_quiet, changes.start_quiet = start_quiet, now + a.quiet
     state, generation, r.fingerprint = 'starting', op, a.fingerprint
-    changes.started_at, r.started_at = now, now
+    changes.started_at, r.started_at, changes.began = now, now, op
     changes.recording, r.recording = a.recording, a.recording
   elseif doing == 'stop' then
     -- The intent is this stop's now: who else waits for it must not take the recording for a newer one than it meant.
@@ -163,7 +163,7 @@ end
 -- A newer recording is not what this stop was about, unless a stop waits for the very operation that began it. An earlier
 -- try may have left its wish, and the wish been carried out: then a recording whose start was claimed after it is newer.
 -- One that was in flight when it came is not, nor one that was found since: that may have run all along.
-local newer_one = a.target ~= '' and num(generation) > num(a.target)
+local newer_one = a.target ~= '' and (num(r.began) > 0 and num(r.began) or num(generation)) > num(a.target)
 local asked_us = now_us - a.asked_ago * 1000
 newer_one = newer_one or (a.target == '' and a.asked_ago > 0 and num(r.began) > asked_us)
 if newer_one and (r.intent or '') ~= op then return answer('gone') end

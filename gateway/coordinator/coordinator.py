@@ -41,6 +41,7 @@ __all__ = ["BUCKETS", "Coordinator"]
 _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.4
 _NOT_AFTER_SLACK_MS: Final = 1250
+_NOTHING_LEFT: Final = {"stop_wanted": False, "start_quiet_left": 0, "stop_quiet_left": 0}
 _MOST_EVENTS: Final = 1_000
 _MOST_TRACKS: Final = 1_000
 _BEFORE_ALL: Final = "0-0"
@@ -232,8 +233,7 @@ class Coordinator:
             "upstream": upstream,
             "quiet": _ms(self.timing.quiet),
             "settle": _ms(self.timing.settle),
-            "start_quiet_left": 0,
-            "stop_quiet_left": 0,
+            **_NOTHING_LEFT,
         }
         try:
             return await self._finish_once(lease.key, arguments)
@@ -376,11 +376,10 @@ class Coordinator:
 
     async def answers(self) -> bool:
         """Return whether Redis answers now."""
-        try:
+        with suppress(CoordinationUnavailable):
             await self._connection.now()
-        except CoordinationUnavailable:
-            return False
-        return True
+            return True
+        return False
 
     def now_ms(self) -> int:
         """Return Redis's clock in ms, as far as its last reply tells; our own before the first."""
@@ -442,7 +441,8 @@ class Coordinator:
         if finished.how != "stale":
             may_land = arguments["state"] in _MAY_LAND and not arguments["answered"] and not arguments["settled"]
             open_until = clock() + self.timing.quiet if may_land else 0
-            left, told = (finished.start_quiet_left, finished.stop_quiet_left), _as_history(arguments)
+            left = finished.start_quiet_left, finished.stop_quiet_left
+            told = {**_as_history(arguments), "stop_wanted": finished.stop}
             self._told.keep("finish", key, arguments["attempt"], told, open_until=open_until, horizons=left)
         return finished
 

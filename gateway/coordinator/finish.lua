@@ -5,6 +5,7 @@
 -- a.attempt a.op a.doing a.state a.generation a.fingerprint
 -- a.epoch         since when the server's memory could be believed when the operation was claimed
 -- a.started_at    when (ms) its start was granted, for a start
+-- a.stop_wanted   told again: a stop was asked for meanwhile
 -- a.start_quiet_left a.stop_quiet_left   told again: for how long (ms) what was sent before may land
 -- a.seen_ago      how long ago (ms) that was seen which is written
 -- a.confirmed_by  reply | webhook | list, '' where the state is not confirmed
@@ -117,6 +118,7 @@ changes.unsure = unsure and (num(r.unsure) > 0 and r.unsure or now) or '0'
 local intent = r.intent or ''
 -- A restored start is later than whatever stop the record still tells of.
 if how == 'restored' and a.doing == 'start' and intent ~= a.op then intent = '' end
+if how == 'restored' and a.stop_wanted then intent = a.op end
 if over then
   intent = start_quiet > 0 and a.doing == 'stop' and a.op or ''
   a.due_in = start_quiet > 0 and math.max(start_quiet - now, 0) + 1 or a.due_in

@@ -38,6 +38,7 @@ if r.holder ~= a.attempt or reverted then
     changes.state, changes.stop_quiet = 'stopping', now + a.quiet
   elseif a.doing == 'start' then
     changes.state, changes.start_quiet, changes.started_at = 'starting', now + a.quiet, now
+    changes.began = a.op
   else
     -- Looking sends nothing, but what a recoverer looks for may still be on its way.
     changes.state = a.doing == 'verify' and 'recording' or 'unknown'
@@ -46,7 +47,7 @@ if r.holder ~= a.attempt or reverted then
 end
 
 if a.arm then
-  changes.doing, changes.state = 'start', 'starting'
+  changes.doing, changes.state, changes.began = 'start', 'starting', a.op
   -- A generation of its own: what was recorded under the operation's number before may have been told to somebody.
   changes.generation = text(math.max(now_us, num(a.op) + 1))
   changes.fingerprint, changes.recording = a.fingerprint, a.recording

@@ -262,6 +262,40 @@ def test_stop_that_came_while_a_start_looked_is_carried_out(new_world: Callable[
     assert not world.upstream.open, (start.outcome, stop.outcome, world.told())
 
 
+def test_stop_behind_a_start_that_looked_first_is_not_forgotten(track: Track) -> None:
+    """A start looks first, a stop comes, the start is sent and answered, and in that moment Redis is emptied.
+
+    Whoever started it tells of the wish, too; and the stop, if somebody still waits for it, is about that recording,
+    whatever number it got when it was sent.
+    """
+    track.doubt()
+    start = track.claim("start")
+    assert start["doing"] == "recover"
+    track.claim("stop")
+    track.wait(10)
+    assert track.arm(start)["how"] == "ok"
+    finished = track.finish(start, "recording")
+    assert finished["stop"]
+    track.lose()
+    track.claim("check")
+    track.wait(1)
+    again = track.finish(start, "recording", confirmed_by="", result="", stop_wanted=finished["stop"])
+    assert (again["how"], again["stop"], track.due) == ("restored", True, 0)
+    track.wait(GRACE)
+    assert track.claim("check")["doing"] == "stop"
+
+
+def test_stop_is_about_the_start_it_waited_for_whatever_its_number(track: Track) -> None:
+    """The same, where nobody tells of the wish: who waits for the stop is not told that somebody else carried it out."""
+    track.doubt()
+    start = track.claim("start")
+    track.wait(10)
+    assert track.arm(start)["how"] == "ok"
+    assert int(start["generation"]) > int(start["op"])
+    track.finish(start, "recording")
+    assert track.claim("stop", target=start["op"])["doing"] == "stop"
+
+
 def test_503_within_three_seconds_also_for_who_joins(new_world: Callable[..., World]) -> None:
     """Somebody whose limits took 1.9 s joins a party that was made a moment ago: it counts from when they came."""
     world = new_world(settling=False)

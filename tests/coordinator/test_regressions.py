@@ -1011,6 +1011,7 @@ def test_doubt_in_the_moment_of_the_grant_is_not_lost(track: Track) -> None:
 def test_all_who_wait_with_a_stop_wait_for_the_stop(track: Track) -> None:
     """Two stops wait for a start that had to look first; one then stops, and the other must not be told that it did."""
     track.doubt()
+    track.wait(1)
     start = track.claim("start")
     assert (start["verdict"], start["doing"]) == ("lead", "recover")
     stops = [track.claim("stop") for _ in range(2)]

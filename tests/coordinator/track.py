@@ -90,7 +90,7 @@ class Track:
             "result": f"{lead['doing']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
             "seen_ago": 0, "due_in": 0, "quiet": QUIET, "settle": SETTLE, "evidence": "", "because": "",
             "upstream": "", "ended_at": self.ms, "epoch": lead["epoch"], "started_at": lead["started_at"],
-            "start_quiet_left": 0, "stop_quiet_left": 0,
+            "stop_wanted": False, "start_quiet_left": 0, "stop_quiet_left": 0,
         }  # fmt: skip
         return self.run("finish", **arguments | more)
 
