@@ -286,7 +286,7 @@ def test_stop_behind_a_start_that_looked_first_is_not_forgotten(track: Track) ->
 
 
 def test_stop_is_about_the_start_it_waited_for_whatever_its_number(track: Track) -> None:
-    """The same, where nobody tells of the wish: who waits for the stop is not told that somebody else carried it out."""
+    """The same where nobody tells of the wish: who waits is not told that somebody else carried it out."""
     track.doubt()
     start = track.claim("start")
     track.wait(10)
