@@ -136,11 +136,14 @@ async def test_what_goes_on_is_told_while_it_goes_on(
     def more(seen: Numbers, name: str) -> float:
         return seen.total(name) - before.total(name)
 
-    seen = await harness.until(lambda: scrape(gateway), lambda seen: more(seen, "waiting_callers") == 3)
-    await harness.until(lambda: scrape(gateway), lambda seen: more(seen, "operations_in_flight") == 1)
+    await harness.until(lambda: scrape(gateway), lambda seen: more(seen, "waiting_callers") == 3)
+    await harness.until(lambda: scrape(gateway), lambda seen: more(seen, "operations_in_flight") >= 1)
     await asyncio.gather(*callers)
-    seen = await scrape(gateway)
-    assert (more(seen, "waiting_callers"), more(seen, "operations_in_flight")) == (0, 0)
+    # Tracks of other tests may be settled in between: theirs come and go.
+    await harness.until(
+        lambda: scrape(gateway),
+        lambda seen: (more(seen, "waiting_callers"), more(seen, "operations_in_flight")) == (0, 0),
+    )
 
 
 async def test_refusals_are_told_by_their_slugs(
