@@ -28,7 +28,7 @@ from gateway.errors import (
     StillStopping,
     UpstreamError,
 )
-from gateway.recordings.evidence import Evidence, open_rows, own_row
+from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
 from gateway.recordings.job import Job
 from gateway.recordings.lists import Lists
 from gateway.recordings.model import (
@@ -365,13 +365,13 @@ class Leader:
         lease.looked_at = listed.asked_at
         rows = listed.of(job.track)
         records = open_rows(rows, job.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
-        if len(records) > 1:
-            telemetry.DUPLICATES_SUSPECTED.inc()
-            _log.error("duplicate.suspected", key=job.key, rows=len(records))
+        report_duplicates(job.key, records)
         row = next(iter(records), None)
         known = Evidence.decode(lease.evidence, lease.generation)
         if shown := row or own_row(rows, known, lease.started_at, job.claim.ended_at):
-            lease.evidence = Evidence.of(lease.generation, shown).encode()
+            now = Evidence.of(lease.generation, shown)
+            report_deliveries(known, now, job.track.kind)
+            lease.evidence = now.encode()
         return row
 
     # --- the one write -------------------------------------------------------------------------------------------

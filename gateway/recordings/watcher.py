@@ -14,10 +14,9 @@ from typing import Final
 
 import structlog
 
-from gateway import telemetry
 from gateway.coordinator import Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, NotFound, UpstreamError
-from gateway.recordings.evidence import Evidence, open_rows, own_row
+from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
 from gateway.recordings.hints import Happened, Hint
 from gateway.recordings.lists import Listed, Lists
 from gateway.recordings.model import ENDED, Because, Kind, Recording, Status, Track, recording_of, track_of
@@ -259,12 +258,12 @@ class Watcher:
         if over and records:
             await self._coordinator.doubt(key)
             return False
+        report_duplicates(key, records)
         known = Evidence.decode(record.evidence, record.generation)
         row = self._row_of_ended(record, rows, known) if over else records[0]
         evidence = Evidence.of(record.generation, row) if row is not None else None
-        if evidence is not None and _failed(evidence) and not (known and _failed(known)):
-            telemetry.WEBHOOK_DELIVERIES_FAILED.inc()
-            _log.warning("webhook.deliveries_failed", kind=track_of(key).kind)
+        if evidence is not None:
+            report_deliveries(known, evidence, track_of(key).kind)
         return await self._coordinator.observe(
             key,
             record,
@@ -311,7 +310,3 @@ class Watcher:
 
     def _key(self, track: Track) -> str:
         return self._coordinator.key(track.room_id, track.participant_id, track.kind)
-
-
-def _failed(evidence: Evidence) -> bool:
-    return evidence.deliveries is not None and evidence.deliveries.succeeded < evidence.deliveries.total
