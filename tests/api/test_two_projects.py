@@ -147,6 +147,51 @@ async def test_reader_of_one_project_hears_nothing_of_the_other(projects: TwoPro
             await again.until_statuses("starting", "recording")
 
 
+async def test_key_in_redis_of_one_project_is_never_the_others(
+    valkey: EmbeddedValkey, tmp_path: Path, signer: Signer, new_track: NewTrack
+) -> None:
+    """Whatever is kept in Redis for one project is kept once more for the other; only the epochs are the server's."""
+    track = new_track()
+    async with (
+        two_projects(valkey, tmp_path, signer, starts_per_minute=600) as projects,
+        projects.gateways(GATEWAY_TRACK_STARTS_PER_MINUTE="30", GATEWAY_CHECK_SECONDS="3600") as gateways,
+        Redis.from_url(valkey.url, decode_responses=True) as redis,
+    ):
+        known = await keys(redis)
+        kept: list[list[str]] = []
+        for gateway in gateways:
+            await use_everything(gateway, track)
+            found = await keys(redis)
+            kept.append(sorted(kind_of(key) for key in found - known))
+            known |= found
+    assert kept[0] == kept[1]
+    assert set(kept[0]) == {"record", "tracks", "events", "due", "limit", "answer", "ticket"}
+
+
+async def use_everything(gateway: httpx.AsyncClient, track: dict[str, str]) -> None:
+    """Do all that leaves something behind in Redis."""
+    room = track["roomId"]
+    async with listening(gateway, room) as reader:
+        assert (await gateway.post(START, json=track, headers={"idempotency-key": "one"})).status_code == 201
+        await reader.until_statuses("starting", "recording")
+    assert (await gateway.post(f"/v1/rooms/{room}/events/tickets")).status_code == 201
+    for path in (shown(track), f"/v1/recordings?roomId={room}", "/v1/admin/tracks", "/metrics", "/readyz"):
+        assert (await gateway.get(path)).status_code == 200
+
+
+async def keys(redis: "Redis") -> set[str]:
+    """Return the names of all keys but the epochs."""
+    return {key async for key in redis.scan_iter(match="rec:*", count=1_000) if not key.endswith(":epoch")}
+
+
+def kind_of(key: str) -> str:
+    """Name what a key is for."""
+    parts = key.split(":")
+    if parts[2] in {"limit", "answer", "ticket"}:
+        return parts[2]
+    return parts[-1] if parts[-1] in {"due", "tracks", "events"} else "record"
+
+
 async def test_settler_leaves_the_tracks_of_another_project_alone(
     valkey: EmbeddedValkey, projects: TwoProjects, new_track: NewTrack
 ) -> None:
