@@ -70,15 +70,3 @@ async def test_call_with_a_proxy_in_the_environment_goes_to_videosdk_alone(
     with pytest.raises(OSError, match="HTTPStatusError"):
         await fetch_jwks(f"{simulator.url}/no-such-document")
     assert (eavesdropper.connections, eavesdropper.heard) == (0, b"")
-
-
-async def test_call_with_a_netrc_in_the_environment_carries_the_token(
-    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Credentials that a file of the machine names for the host do not take the token's place."""
-    file = tmp_path / "netrc"
-    file.write_text("machine 127.0.0.1 login somebody password something\n")
-    monkeypatch.setenv("NETRC", str(file))
-    videosdk = client(simulator.url, tmp_path / "callers")
-    await videosdk.start_track(*TRACK)
-    await videosdk.aclose()
