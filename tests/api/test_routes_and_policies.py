@@ -174,7 +174,7 @@ async def asked(
         yield answer, text
 
 
-def test_every_route_has_a_row(served: Gateway) -> None:
+async def test_every_route_has_a_row(served: Gateway) -> None:
     """A new route must say who may use it, and each row one cell for each policy."""
     assert served.routes == TABLE.keys() | FOR_EVERYBODY.keys()
     assert not TABLE.keys() & FOR_EVERYBODY.keys()
