@@ -149,13 +149,13 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     )
     watcher = Watcher(coordinator, lists, recordings.settle, checks_per_second=settings.checks_per_second)
     settler = Settler(coordinator, watcher)
-    operator = Operator(coordinator, Overview(connection), lists, watcher)
+    operator = Operator(coordinator, Overview(connection, _tenant(settings)), lists, watcher)
     desk = _desk(settings, recordings, watcher, connection)
     feeds = Feeds(coordinator, subscription, _text, most_readers=settings.most_event_readers)
     usher = Usher(feeds, Tickets(connection, _TICKET_LIFETIME), _tenant(settings))
     signatures = Signatures(create_webhook_keys(settings, videosdk))
     intake = Intake(signatures, watcher.hear, telemetry.webhook_event)
-    look_around = _look_around(Survey(connection), tokens)
+    look_around = _look_around(Survey(connection, _tenant(settings)), tokens)
     telemetry.BUILD_INFO.labels(__version__).set(1)
 
     @asynccontextmanager

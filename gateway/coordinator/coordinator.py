@@ -31,7 +31,7 @@ from gateway.coordinator.claims import (
 from gateway.coordinator.connection import Connection
 from gateway.coordinator.leases import Leases
 from gateway.coordinator.redis_clock import RedisClock
-from gateway.coordinator.script import BUCKETS, Scripts, bucket_of, events_of
+from gateway.coordinator.script import BUCKETS, Scripts, bucket_of, due_times, events_of
 from gateway.coordinator.told import Told
 from gateway.coordinator.wakeups import CHANNEL
 from gateway.errors import CoordinationUnavailable, NewerRecord
@@ -386,12 +386,12 @@ class Coordinator:
         return self._clock.now_ms()
 
     async def due(self, bucket: int, most: int) -> list[str]:
-        """Return the keys of up to `most` records of a bucket that somebody should look at now.
+        """Return the keys of up to `most` records of this project in a bucket that have to be looked at now.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        return await self._connection.due(f"rec:{{{bucket:02d}}}:due", await self._clock.learned_now_ms(), most)
+        return await self._connection.due(due_times(bucket, self._tenant), await self._clock.learned_now_ms(), most)
 
     # --- scripts -------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.coordinator.connection import Connection
-from gateway.coordinator.script import BUCKETS, Script
+from gateway.coordinator.script import BUCKETS, Script, due_times
 from gateway.errors import CoordinationUnavailable
 
 __all__ = ["Survey", "Uncertainty"]
@@ -43,10 +43,12 @@ class Survey:
 
     Args:
         connection: How Redis is reached.
+        tenant: Whose tracks; separates the projects that share a Redis.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, tenant: str) -> None:
         self._connection = connection
+        self._tenant = tenant
         self._script = Script("survey", prelude=False)
         self._looking = asyncio.Lock()
         self._seen: Uncertainty | None = None
@@ -66,7 +68,7 @@ class Survey:
     async def _look(self) -> Uncertainty:
         # Asked first, and alone: where Redis is away that is found out once and not sixteen times.
         now = await self._connection.now()
-        buckets = [f"rec:{{{bucket:02d}}}:due" for bucket in range(BUCKETS)]
+        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
         due = await asyncio.gather(
             *(self._connection.scheduled(bucket, now + _HORIZON_MS, _MOST_PER_BUCKET) for bucket in buckets)
         )

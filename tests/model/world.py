@@ -199,7 +199,7 @@ class World:
     def keys(self) -> tuple[str, str, str]:
         """Return the record's key and those of its bucket."""
         slot = self.key[: self.key.index("}") + 1]
-        return self.key, f"{slot}:due", f"{slot}:epoch"
+        return self.key, f"{slot}:{self.key.split(':')[2]}:due", f"{slot}:epoch"
 
     def record(self) -> dict[str, str]:
         """Return the track's record."""
