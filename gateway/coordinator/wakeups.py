@@ -106,8 +106,11 @@ class Wakeups:
             except (*LOST, CoordinationUnavailable) as error:
                 uncancelled()
                 if self._subscribed.is_set():
-                    failures = 0
                     _log.warning("wakeups.lost", reason=type(error).__name__)
+            except Exception:  # noqa: BLE001 - for example a message that cannot be read: the next ones must be heard
+                _log.exception("wakeups.failed")
+            if self._subscribed.is_set():
+                failures = 0
             self._subscribed.clear()
             await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
             failures += 1
