@@ -13,7 +13,7 @@ from gateway.errors import CoordinationUnavailable
 __all__ = ["Survey", "Uncertainty"]
 
 _FRESH_SECONDS = 2.0
-_MOST_PER_BUCKET = 1_000
+_MAX_PER_BUCKET = 1_000
 _HORIZON_MS = 120_000
 """Whatever is uncertain is looked at again within this time: it is the longest lease there can be."""
 
@@ -43,10 +43,12 @@ class Survey:
 
     Args:
         connection: How Redis is reached.
+        max_per_bucket: Tracks of a bucket that are looked at, the most urgent.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
         self._connection = connection
+        self._max_per_bucket = max_per_bucket
         self._script = Script("survey", prelude=False)
         self._looking = asyncio.Lock()
         self._seen: Uncertainty | None = None
@@ -68,7 +70,7 @@ class Survey:
         now = await self._connection.now()
         buckets = [f"rec:{{{bucket:02d}}}:due" for bucket in range(BUCKETS)]
         due = await asyncio.gather(
-            *(self._connection.scheduled(bucket, now + _HORIZON_MS, _MOST_PER_BUCKET) for bucket in buckets)
+            *(self._connection.scheduled(bucket, now + _HORIZON_MS, self._max_per_bucket) for bucket in buckets)
         )
         found = await asyncio.gather(*(self._inspect(list(times)) for times in due if times))
         since = min((lot.since for lot in found if lot.unsure), default=now)

@@ -17,7 +17,7 @@ from gateway.recordings.watcher import Watcher
 __all__ = ["Settler"]
 
 _ROUND_SECONDS = 1.0
-_MOST_PER_BUCKET = 500
+_MAX_PER_BUCKET = 500
 
 _log = structlog.get_logger("gateway.settler")
 
@@ -28,11 +28,13 @@ class Settler:
     Args:
         coordinator: Where due times are read.
         watcher: Who looks after what is due.
+        max_per_bucket: Tracks of a bucket that are taken up in one round, the longest due first.
     """
 
-    def __init__(self, coordinator: Coordinator, watcher: Watcher) -> None:
+    def __init__(self, coordinator: Coordinator, watcher: Watcher, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
         self._coordinator = coordinator
         self._watcher = watcher
+        self._max_per_bucket = max_per_bucket
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -61,7 +63,7 @@ class Settler:
     async def _look(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):
             rooms: dict[str, list[str]] = {}
-            for key in await self._coordinator.due(bucket, _MOST_PER_BUCKET):
+            for key in await self._coordinator.due(bucket, self._max_per_bucket):
                 rooms.setdefault(track_of(key).room_id, []).append(key)
             for room, keys in rooms.items():
                 if room not in self._busy:
