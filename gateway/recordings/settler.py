@@ -28,12 +28,21 @@ class Settler:
     Args:
         coordinator: Where due times are read.
         watcher: Who looks after what is due.
+        every: Seconds between two rounds, about.
         max_per_bucket: Tracks of a bucket that are taken up in one round, the longest due first.
     """
 
-    def __init__(self, coordinator: Coordinator, watcher: Watcher, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        watcher: Watcher,
+        *,
+        every: float = _ROUND_SECONDS,
+        max_per_bucket: int = _MAX_PER_BUCKET,
+    ) -> None:
         self._coordinator = coordinator
         self._watcher = watcher
+        self._every = every
         self._max_per_bucket = max_per_bucket
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -52,7 +61,7 @@ class Settler:
     async def _look_for_ever(self) -> None:
         while True:
             # Jittered, so that replicas seldom reach for the same track in the same moment.
-            await asyncio.sleep(_ROUND_SECONDS * random.uniform(0.7, 1.3))  # noqa: S311
+            await asyncio.sleep(self._every * random.uniform(0.7, 1.3))  # noqa: S311
             try:
                 await self._look()
             except CoordinationUnavailable:

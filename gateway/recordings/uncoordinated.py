@@ -28,7 +28,7 @@ from gateway.videosdk.client import VideoSDK
 
 __all__ = ["Uncoordinated"]
 
-_DOUBT_EVERY_SECONDS = 0.5
+_REPORT_EVERY_SECONDS = 0.5
 
 _log = structlog.get_logger("gateway.recordings")
 
@@ -39,9 +39,13 @@ class Uncoordinated:
     Args:
         coordinator: Who is told of it when Redis is back.
         videosdk: Whom to call.
+        report_every: Seconds between two tries to tell Redis.
     """
 
-    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK) -> None:
+    def __init__(
+        self, coordinator: Coordinator, videosdk: VideoSDK, *, report_every: float = _REPORT_EVERY_SECONDS
+    ) -> None:
+        self._report_every = report_every
         self._coordinator = coordinator
         self._videosdk = videosdk
         self._turns: dict[str, _Turn] = {}
@@ -154,7 +158,7 @@ class Uncoordinated:
 
     async def _cast_doubt(self) -> None:
         while self._touched:
-            await asyncio.sleep(_DOUBT_EVERY_SECONDS)
+            await asyncio.sleep(self._report_every)
             for key in list(self._touched):
                 try:
                     await self.reconcile(key)
