@@ -74,7 +74,7 @@ def key_calls(simulator: Simulator) -> int:
 class Door:
     """An intake on a socket of its own, and all that came of it."""
 
-    def __init__(self, simulator: Simulator, videosdk: VideoSDK) -> None:
+    def __init__(self, simulator: Simulator, videosdk: VideoSDK, **bounds: int) -> None:
         self.simulator = simulator
         self.now = 0.0
         self.heard: list[Hint] = []
@@ -84,10 +84,15 @@ class Door:
         self.hold = asyncio.Event()
         self.hold.set()
         self.client = httpx.AsyncClient()
-        self.intake = Intake(Signatures(FetchedKeys(videosdk.public_key, lambda: self.now)), self._hear, self._count)
+        self.hearing = 0
+        """How many hints are being acted on."""
+        signatures = Signatures(FetchedKeys(videosdk.public_key, lambda: self.now))
+        self.intake = Intake(signatures, self._hear, self._count, **bounds)
 
     async def _hear(self, hint: Hint) -> None:
+        self.hearing += 1
         await self.hold.wait()
+        self.hearing -= 1
         if self.deaf_for:
             self.deaf_for -= 1
             raise CoordinationUnavailable("not now")
@@ -104,10 +109,10 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(simulator: Simulator) -> AsyncGenerator[Door]:
+async def opened(simulator: Simulator, **bounds: int) -> AsyncGenerator[Door]:
     """Serve an intake."""
     videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=5)
-    door = Door(simulator, videosdk)
+    door = Door(simulator, videosdk, **bounds)
     app = Litestar(
         route_handlers=[receive_videosdk_webhook],
         dependencies={"intake": Provide(lambda: door.intake, sync_to_thread=False)},
@@ -392,6 +397,26 @@ async def test_closing_does_not_wait_for_ever(door: Door) -> None:
     await door.intake.close(0.1)
     assert time.monotonic() - began < 5
     assert door.heard == []
+
+
+async def test_events_beyond_the_bound_are_to_be_sent_again(
+    simulator: Simulator, check_problem: Callable[..., dict[str, Any]]
+) -> None:
+    """Two wait, of which one is acted on; a third is refused with Retry-After, and accepted when there is room."""
+    async with opened(simulator, max_unheard=2, max_concurrent=1) as door:
+        door.hold.clear()
+        for _ in range(2):
+            assert (await door.send(SAMPLE)).status_code == 204
+        refused = await door.send(SAMPLE)
+        check_problem(refused, "too-many-waiting")
+        assert int(refused.headers["retry-after"]) > 0
+        assert door.counted[STOPPED, "postponed"] == 1
+        await harness.eventually(lambda: door.hearing)
+        assert door.hearing == 1
+        door.hold.set()
+        await harness.eventually(lambda: len(door.heard) == 2)
+        assert (await door.send(SAMPLE)).status_code == 204
+        await harness.eventually(lambda: len(door.heard) == 3)
 
 
 async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door) -> None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gateway.api.callers import Caller
 from gateway.api.limiter import Limiter
-from gateway.coordinator import Coordinator, Limits, Wish
+from gateway.coordinator import Coordinator, Limits, Survey, Wish
 from gateway.coordinator.told import Told
 from gateway.errors import DeadlineExceeded, TooManyWaiting
 from gateway.recordings import Happened, Hint, Kind, Outcome, Settler, StartParameters, Track, Watcher
@@ -360,3 +360,13 @@ async def test_events_of_a_room_beyond_the_bound_are_dropped(valkey: EmbeddedVal
         kept = await parts.connection.entries(coordinator.channel(ROOM), "-", 1000)
         assert 10 <= len(kept) < 120
         assert await coordinator.events(ROOM, "1-0") is None
+
+
+async def test_of_a_bucket_only_the_most_urgent_tracks_are_counted(parts: Parts) -> None:
+    """Three tracks of a room are unknown; where two are looked at, two are told."""
+    for name in ("ada", "bob", "eve"):
+        _, lease = await parts.coordinator.claim(key_of(parts, track(name)), Wish.START)
+        assert lease is not None
+        await parts.coordinator.finish(lease, "unknown", result="", due_in=5)
+    counted = [await Survey(parts.connection, max_per_bucket=most).look() for most in (2, 3)]
+    assert [seen.tracks for seen in counted if seen] == [2, 3]

@@ -226,12 +226,14 @@ def test_keys_are_read_in_both_forms_and_nothing_else_is() -> None:
     unencrypted = serialization.NoEncryption()
     whole = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unencrypted).decode()
     short = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()
+    long = rsa.RSAPublicNumbers(65537, (1 << 8200) + 1).public_key()
     cut = pem(public).replace(pem(public).splitlines()[2] + "\n", "")
     wrong = [
         "",
         "x",
         whole,
         pem(short),
+        pem(long),
         pem(ec.generate_private_key(ec.SECP256R1()).public_key()),
         cut,
         pem(public) * 5,
