@@ -79,6 +79,7 @@ class Intake:
             `too_large`, or `postponed` for those that VideoSDK is asked to send again.
         max_concurrent: Events that are acted on at the same time; more wait.
         max_unheard: Events that wait; more are refused, and VideoSDK may send them again.
+        pauses: Seconds between tries while Redis does not answer; after the last the event is given up.
     """
 
     def __init__(
@@ -89,12 +90,14 @@ class Intake:
         *,
         max_concurrent: int = _MAX_CONCURRENT,
         max_unheard: int = _MAX_UNHEARD,
+        pauses: Sequence[float] = _PAUSES,
     ) -> None:
         self._signatures = signatures
         self._hear = hear
         self.count = count
         self._places = asyncio.Semaphore(max_concurrent)
         self._max_unheard = max_unheard
+        self._pauses = pauses
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def take(self, body: bytes, signatures: Sequence[bytes]) -> str:
@@ -147,7 +150,7 @@ class Intake:
         task.add_done_callback(self._tasks.discard)
 
     async def _hear_out(self, name: str, hint: Hint) -> None:
-        for pause in (0.0, *_PAUSES):
+        for pause in (0.0, *self._pauses):
             await asyncio.sleep(pause)
             try:
                 async with self._places:

@@ -25,7 +25,7 @@ from gateway.videosdk.client import Pace, TrackRow
 
 __all__ = ["Watcher"]
 
-_PATIENCE_SECONDS: Final = 1.5
+_ANSWER_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before what is known is told."""
 _MAX_SETTLING: Final = 200
 """Tracks that are settled at the same time because of what was heard; the others are due, and come to their turn."""
@@ -58,6 +58,7 @@ class Watcher:
         max_concurrent_rooms: Rooms in which something uncertain is settled at the same time, and as many that are
             compared.
         max_settling: Tracks that are settled at the same time because of what was heard.
+        answer_within: Seconds after which a question is answered with what is known.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Watcher:
         checks_per_second: float = 0,
         max_concurrent_rooms: int = _MAX_CONCURRENT_ROOMS,
         max_settling: int = _MAX_SETTLING,
+        answer_within: float = _ANSWER_SECONDS,
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
@@ -79,6 +81,7 @@ class Watcher:
         self._places = asyncio.Semaphore(max_concurrent_rooms)
         self._comparing = asyncio.Semaphore(max_concurrent_rooms)
         self._max_settling = max_settling
+        self._answer_within = answer_within
         self._tasks: set[asyncio.Future[object]] = set()
 
     async def close(self) -> None:
@@ -136,7 +139,7 @@ class Watcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(self._answer_within):
                 await asyncio.shield(task)
 
     async def settle(self, key: str) -> None:

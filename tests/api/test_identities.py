@@ -462,15 +462,42 @@ async def test_a_jwks_document_beyond_the_bound_is_not_read(*, declared: bool) -
         size = sizes.pop(0)
         length = f"content-length: {size}\r\n" if declared else ""
         writer.write(f"HTTP/1.1 200 OK\r\n{length}connection: close\r\n\r\n".encode() + b" " * size)
+        # Until the other side has read it, or has given up.
         with suppress(ConnectionError):
             await writer.drain()
-        writer.close()
+            writer.close()
+            await writer.wait_closed()
+        writer.transport.abort()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
     assert len(await fetch_jwks(url)) == most
     with pytest.raises(OSError, match="too long"):
         await fetch_jwks(url)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_jwks_document_that_never_ends_is_given_up() -> None:
+    """Each part arrives in time, and the whole does not."""
+    ended = asyncio.Event()
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.transport.abort()
+        ended.set()
+
+    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
+    async with asyncio.timeout(20):
+        with pytest.raises(TimeoutError):
+            await fetch_jwks(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks", timeout=0.3)
+        await ended.wait()
     server.close()
     await server.wait_closed()
 

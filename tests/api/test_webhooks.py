@@ -74,7 +74,7 @@ def key_calls(simulator: Simulator) -> int:
 class Door:
     """An intake on a socket of its own, and all that came of it."""
 
-    def __init__(self, simulator: Simulator, videosdk: VideoSDK, **bounds: int) -> None:
+    def __init__(self, simulator: Simulator, videosdk: VideoSDK, **bounds: Any) -> None:
         self.simulator = simulator
         self.now = 0.0
         self.heard: list[Hint] = []
@@ -109,7 +109,7 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(simulator: Simulator, **bounds: int) -> AsyncGenerator[Door]:
+async def opened(simulator: Simulator, **bounds: Any) -> AsyncGenerator[Door]:
     """Serve an intake."""
     videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=5)
     door = Door(simulator, videosdk, **bounds)
@@ -426,6 +426,18 @@ async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door) -> No
     await harness.eventually(lambda: not door.deaf_for)
     await door.intake.close(20)
     assert len(door.heard) == 1
+
+
+async def test_an_event_is_given_up_after_the_last_try(simulator: Simulator) -> None:
+    """Redis does not answer three times: nothing is tried a fourth time, and the next event is heard."""
+    async with opened(simulator, pauses=(0, 0)) as door:
+        door.deaf_for = 4
+        await door.send(SAMPLE)
+        await harness.eventually(lambda: door.deaf_for == 1)
+        await door.intake.close(20)
+        assert (door.deaf_for, door.heard) == (1, [])
+        await door.send(SAMPLE)
+        await harness.eventually(lambda: door.heard)
 
 
 # --- the whole gateway ---------------------------------------------------------------------------------------------

@@ -297,6 +297,35 @@ async def test_a_round_of_the_settler_takes_up_so_many_tracks_of_a_bucket(parts:
     await watcher.close()
 
 
+async def test_a_question_is_answered_although_the_list_hangs(parts: Parts, simulator: Simulator) -> None:
+    """What is known is told after a moment, long before VideoSDK's own time-out."""
+    one = track("ada")
+    await parts.recordings.start(one, NOTHING, caller="demo", within=20)
+    await parts.coordinator.doubt(key_of(parts, one))
+    simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
+    watcher = Watcher(parts.coordinator, parts.lists, Held().settle, answer_within=0.05)
+    answered = asyncio.create_task(watcher.get(one))
+    another = asyncio.create_task(parts.lists.ask(ROOM))
+    await asyncio.wait([answered, another], return_when=asyncio.FIRST_COMPLETED)
+    assert answered.done()
+    another.cancel()
+    assert answered.result().status == "recording"
+    await watcher.close()
+
+
+async def test_closing_waits_for_operations_no_longer_than_its_grace(parts: Parts, simulator: Simulator) -> None:
+    """A start that VideoSDK does not answer is left to other replicas."""
+    simulator.inject(Fault(action="hang_before", endpoint="start", times=None))
+    start = asyncio.create_task(parts.recordings.start(track("ada"), NOTHING, caller="demo", within=60))
+    await harness.eventually(lambda: asked(simulator, "start") == 1)
+    closing = asyncio.create_task(parts.recordings.close(grace=0.01))
+    await asyncio.wait([closing, start], return_when=asyncio.FIRST_COMPLETED)
+    # VideoSDK's own time-out would have answered the caller first.
+    assert closing.done()
+    start.cancel()
+    await asyncio.gather(start, return_exceptions=True)
+
+
 # --- a list that fails -------------------------------------------------------------------------------------------
 
 
