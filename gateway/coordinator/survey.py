@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from gateway.coordinator.connection import Connection
@@ -16,6 +17,8 @@ _FRESH_SECONDS = 2.0
 _MAX_PER_BUCKET = 1_000
 _HORIZON_MS = 120_000
 """Whatever is uncertain is looked at again within this time: it is the longest lease there can be."""
+
+_log = structlog.get_logger("gateway.coordinator")
 
 
 class Uncertainty(Struct, frozen=True):
@@ -55,12 +58,15 @@ class Survey:
         self._seen_at = float("-inf")
 
     async def look(self) -> Uncertainty | None:
-        """Return how things stand, or None where Redis does not answer."""
+        """Return how things stand, or None where Redis does not answer, or not as expected."""
         async with self._looking:
             if time.monotonic() - self._seen_at > _FRESH_SECONDS:
                 try:
                     self._seen = await self._look()
                 except CoordinationUnavailable:
+                    self._seen = None
+                except Exception:  # noqa: BLE001 - all other metrics are to be told
+                    _log.exception("survey.failed")
                     self._seen = None
                 self._seen_at = time.monotonic()
             return self._seen

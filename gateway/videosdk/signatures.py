@@ -186,6 +186,9 @@ class FetchedKeys:
                 reason = str(error) if isinstance(error, WrongKeyError) else type(error).__name__
                 _log.warning("webhook_key.unavailable", reason=reason)
                 return
+            except Exception:  # noqa: BLE001 - the keys there are stay in use, and are fetched again in a minute
+                _log.exception("webhook_key.failed")
+                return
             self._certain, self._fetched = True, self._clock()
             if keys != self._keys:
                 self._keys = keys
