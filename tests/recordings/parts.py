@@ -25,7 +25,7 @@ from tests.leaks import EVIDENCE
 
 NAMES: Final = {
     **{Script(name).sha: name for name in SCRIPTS},
-    Script("limit", prelude=False).sha: "limit",
+    **{Script(name, prelude=False).sha: name for name in ("limit", "survey")},
 }
 LONG_AGO_MS: Final = 90_000
 TIMING: Final = Timing(

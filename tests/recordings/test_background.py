@@ -3,18 +3,27 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Generator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 from redis.asyncio import Redis
 
+from gateway.api.callers import CallersFile, new_key
+from gateway.api.company_tokens import ClaimNames, CompanyTokens
 from gateway.api.webhooks import Intake
-from gateway.coordinator import Limits, Wish, clock
+from gateway.coordinator import Limits, Survey, Wish, clock
 from gateway.coordinator.wakeups import CHANNEL
-from gateway.errors import CoordinationUnavailable, InternalError
+from gateway.errors import CoordinationUnavailable, IdentityUnavailable, InternalError
+from gateway.mounted import MountedSecret
 from gateway.recordings import Hint, Kind, StartParameters, Track
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
-from gateway.videosdk.signatures import FetchedKeys, Signatures
+from gateway.secret import Secret
+from gateway.videosdk.signatures import FetchedKeys, PinnedKeys, Signatures
 from tests import harness
 from tests.recordings.parts import Log, Parts, UnexpectedError, settled_valkey
 
@@ -216,6 +225,104 @@ async def feeds(parts: Parts, simulator: Simulator) -> Steps:
     again.leave()
 
 
+async def metrics(parts: Parts, simulator: Simulator) -> Steps:
+    """A look at what is uncertain that goes wrong: metrics tell nothing of it."""
+    survey = Survey(parts.connection)
+    await parts.coordinator.claim(key_of(parts), Wish.START)
+    parts.connection.err("survey")
+    assert await survey.look() is None
+    yield
+    assert await Survey(parts.connection).look() is not None
+
+
+class Hours:
+    """A clock that is an hour later whenever it is asked."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        self._now += 3600
+        return self._now
+
+
+async def callers_file(parts: Parts, simulator: Simulator) -> Steps:
+    """A file of callers in whose place something else lies for a while, and one of endless brackets."""
+    (first, entry), (second, other) = new_key("first"), new_key("second")
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "callers.toml"
+        file.write_text(entry)
+        callers = CallersFile(file, Hours())
+        for broken in (b"\xff", b"a = " + b"[" * 100_000):
+            file.write_bytes(broken)
+            assert callers.identify(first).name == "first"
+        file.unlink()
+        file.mkdir()
+        assert callers.identify(first).name == "first"
+        yield
+        file.rmdir()
+        file.write_text(other)
+        assert callers.identify(second).name == "second"
+
+
+async def mounted_secret(parts: Parts, simulator: Simulator) -> Steps:
+    """A secret's file in whose place a folder lies for a while."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "secret"
+        file.write_text("the first")
+        secret = MountedSecret(file, Secret("the first"), Hours())
+        file.unlink()
+        file.mkdir()
+        assert secret().reveal() == "the first"
+        yield
+        file.rmdir()
+        file.write_text("another-one")
+        assert secret().reveal() == "another-one"
+
+
+async def pinned_webhook_key(parts: Parts, simulator: Simulator) -> Steps:
+    """The same of the file with the key of webhooks."""
+    pem = await parts.videosdk.public_key()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "key.pem"
+        file.write_text(pem)
+        keys = PinnedKeys(file, Hours())
+        file.unlink()
+        file.mkdir()
+        assert await keys.current()
+        yield
+        file.rmdir()
+        file.write_text(pem * 2)
+        assert len(await keys.current()) == 2
+
+
+async def fetched_webhook_key(parts: Parts, simulator: Simulator) -> Steps:
+    """A fetch of VideoSDK's key for which no token can be made."""
+    parts.tokens.errors.append(UnexpectedError())
+    keys = FetchedKeys(parts.videosdk.public_key, Hours())
+    assert not await keys.current()
+    yield
+    assert await keys.renewed()
+
+
+async def identity_providers_keys(parts: Parts, simulator: Simulator) -> Steps:
+    """A document that is JSON and no set of keys."""
+    private = rsa.generate_private_key(65537, 2048)
+    token = jwt.encode({"sub": "ada", "iss": "i", "aud": "a", "exp": 2**40}, private, "RS256", headers={"kid": "k"})
+    key = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    documents: list[object] = [[], {"keys": [{**key, "kid": "k"}]}]
+
+    async def fetch() -> bytes:
+        return json.dumps(documents.pop(0)).encode()
+
+    tokens = CompanyTokens(fetch, "i", "a", ClaimNames(), Hours())
+    with pytest.raises(IdentityUnavailable):
+        await tokens.identify(token)
+    yield
+    assert (await tokens.identify(token)).name == "ada"
+
+
 TASKS: list[tuple[Callable[[Parts, Simulator], Steps], str]] = [
     (settler_round, "look.failed"),
     (settler_check, "check.failed"),
@@ -232,6 +339,12 @@ TASKS: list[tuple[Callable[[Parts, Simulator], Steps], str]] = [
     (webhooks, "webhook.failed"),
     (subscriber, "wakeups.failed"),
     (feeds, "events.failed"),
+    (metrics, "survey.failed"),
+    (callers_file, "callers.broken"),
+    (mounted_secret, "mounted.unusable"),
+    (pinned_webhook_key, "webhook_key.unusable"),
+    (fetched_webhook_key, "webhook_key.failed"),
+    (identity_providers_keys, "jwks.failed"),
 ]
 
 
