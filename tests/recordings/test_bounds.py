@@ -170,6 +170,8 @@ async def use(here: Parts, there: Parts, limiter: Limiter, simulator: Simulator,
         other = track(f"other-{name}", room)
         await parts.uncoordinated.start(key_of(parts, other), other, NOTHING, name)
         await parts.uncoordinated.stop(key_of(parts, other), other)
+        left = track(f"left-{name}", room)
+        await parts.uncoordinated.start(key_of(parts, left), left, NOTHING, name)
     await harness.until(lambda: there.recordings.stop(one, caller=name, within=20), lambda answer: answer.outcome)
     await admission.charge(Outcome.STARTED)
     admission.leave()
