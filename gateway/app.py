@@ -107,16 +107,16 @@ def create_webhook_keys(settings: Settings, videosdk: VideoSDK) -> KeySource:
     return FetchedKeys(videosdk.public_key) if pinned is None else PinnedKeys(pinned)
 
 
-async def fetch_jwks(url: str) -> bytes:
-    """Get the identity provider's keys from the configured address and no other.
+async def fetch_jwks(url: str, *, timeout: float = _JWKS_SECONDS) -> bytes:
+    """Get the identity provider's keys from the configured address and no other, in so many seconds.
 
     Raises:
         OSError: It does not answer with a document of a size that keys have.
     """
     try:
         async with (
-            httpx.AsyncClient(timeout=_JWKS_SECONDS, follow_redirects=False, trust_env=False) as client,
-            asyncio.timeout(_JWKS_SECONDS),
+            httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client,
+            asyncio.timeout(timeout),
             client.stream("GET", url, headers={"accept": "application/json"}) as response,
         ):
             response.raise_for_status()

@@ -59,18 +59,29 @@ class Connection:
             password is replaced, connections are made anew. Another server is not moved to: replicas that move at
             different moments would not see each other's claims.
         ca_file: Certificates (PEM) that a server's must go back to, instead of the system's own; for TLS only.
+        max_connections: Calls at the same time; more wait for their turn.
+        probe_every: Seconds between two calls that try whether Redis is back.
 
-    After three failures in a row the connection answers at once for half a second at a time, so that an outage costs
-    callers no time-outs; one call in each half second tries whether Redis is back.
+    After three failures in a row the connection answers at once for half a second (`probe_every`) at a time, so that an
+    outage costs callers no time-outs; one call in each half second tries whether Redis is back.
     """
 
-    def __init__(self, url: str | Callable[[], str], ca_file: str = "") -> None:
+    def __init__(
+        self,
+        url: str | Callable[[], str],
+        ca_file: str = "",
+        *,
+        max_connections: int = _MAX_CONNECTIONS,
+        probe_every: float = _PROBE_EVERY_SECONDS,
+    ) -> None:
         self._url = (lambda: url) if isinstance(url, str) else url
         self._ca_file = ca_file
         self._opened: _Opened | None = None
         self._opened_url = self._refused_url = ""
         self._retiring: set[asyncio.Task[None]] = set()
-        self._places = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._max_connections = max_connections
+        self._probe_every = probe_every
+        self._places = asyncio.Semaphore(max_connections)
         self._failures = 0
         """How many calls in a row have failed."""
         self.failures = 0
@@ -253,7 +264,7 @@ class Connection:
                 task = asyncio.create_task(_retire(self._opened), name="redis-retire")
                 self._retiring.add(task)
                 task.add_done_callback(self._retiring.discard)
-            self._opened, self._opened_url = _connect(url, self._ca_file, connections=_MAX_CONNECTIONS), url
+            self._opened, self._opened_url = _connect(url, self._ca_file, connections=self._max_connections), url
         return self._opened
 
     async def _call(self, call: Any) -> object:
@@ -266,7 +277,7 @@ class Connection:
         if self._failures >= _FAILURES_TO_OPEN:
             if moment < self._probe_at:
                 raise _unavailable()
-            self._probe_at = moment + _PROBE_EVERY_SECONDS
+            self._probe_at = moment + self._probe_every
         client = self._current().client
         try:
             # redis-py bounds each read; a Cluster client may add rounds of its own (redirects, slot refresh).
@@ -279,7 +290,7 @@ class Connection:
             telemetry.redis_failed(_kind(error))
             self._failures += 1
             self.failures += 1
-            self._probe_at = time.monotonic() + _PROBE_EVERY_SECONDS
+            self._probe_at = time.monotonic() + self._probe_every
             raise _unavailable() from error
         uncancelled()
         self._failures = 0

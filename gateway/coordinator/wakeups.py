@@ -50,10 +50,20 @@ class Wakeups:
 
     Args:
         connection: How Redis is reached.
+        ping_after: Seconds of silence after which the server is asked for a sign of life.
+        reconnect_after: Seconds of silence after which the connection is given up.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        ping_after: float = _QUIET_BEFORE_PING_SECONDS,
+        reconnect_after: float = _QUIET_BEFORE_RECONNECT_SECONDS,
+    ) -> None:
         self._connection = connection
+        self._ping_after = ping_after
+        self._reconnect_after = reconnect_after
         self._on_wakeup: Callable[[Wakeup], None] = lambda _: None
         self._on_gap: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
@@ -106,8 +116,11 @@ class Wakeups:
             except (*LOST, CoordinationUnavailable) as error:
                 uncancelled()
                 if self._subscribed.is_set():
-                    failures = 0
                     _log.warning("wakeups.lost", reason=type(error).__name__)
+            except Exception:  # noqa: BLE001 - for example a message that cannot be read: the next ones must be heard
+                _log.exception("wakeups.failed")
+            if self._subscribed.is_set():
+                failures = 0
             self._subscribed.clear()
             await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
             failures += 1
@@ -151,9 +164,9 @@ class Wakeups:
             silence = time.monotonic() - heard
             if message is None:
                 # redis-py never notices a connection that went silent without a reset: ask it for a sign of life.
-                if silence > _QUIET_BEFORE_RECONNECT_SECONDS:
+                if silence > self._reconnect_after:
                     raise TimeoutError
-                if silence > _QUIET_BEFORE_PING_SECONDS and not pinged:
+                if silence > self._ping_after and not pinged:
                     pinged = True
                     await cast("Any", pubsub.ping())
                 continue

@@ -27,12 +27,11 @@ __all__ = ["Feeds", "News", "Reader"]
 _LOOK_SECONDS: Final = 2.0
 _REFRESH_SECONDS: Final = 120.0
 """How often the whole room is read again: records end, and its events are to be kept while somebody may need them."""
-_MOST_WAITING: Final = 2_000
+_MAX_WAITING: Final = 2_000
 """News a reader may leave lying: more than a feed finds at once."""
-_MOST_MISSED: Final = 500
+_MAX_MISSED: Final = 500
 """Events a reader is told one by one when it comes back; after more it is better served with the room as it is. As many
 are remembered here, since all the readers of a process that ended come at once, and miss the same."""
-_MOST_AT_ONCE: Final = 1_000
 _NOTHING_YET: Final = (0, 0)
 
 _log = structlog.get_logger("gateway.events")
@@ -89,7 +88,7 @@ class Reader:
         """Have news read, unless too much waits already."""
         if self.closed:
             return
-        if len(self._waiting) >= _MOST_WAITING:
+        if len(self._waiting) >= _MAX_WAITING:
             _log.info("events.reader_too_slow")
             self.close("slow")
             return
@@ -127,6 +126,7 @@ class Feeds:
         subscription: Says when there are new ones.
         render: Makes the text of a recording.
         most_readers: How many may read at the same time.
+        max_missed: Events that are remembered here, and told one by one to a reader who comes back.
     """
 
     def __init__(
@@ -136,11 +136,13 @@ class Feeds:
         render: Callable[[Recording], bytes],
         *,
         most_readers: int,
+        max_missed: int = _MAX_MISSED,
     ) -> None:
         self._coordinator = coordinator
         self._subscription = subscription
         self._render = render
         self._most_readers = most_readers
+        self._max_missed = max_missed
         self._feeds: dict[str, _Feed] = {}
         self._readers: dict[Reader, _Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,7 +169,7 @@ class Feeds:
             raise TooManyWaiting("Too many read events from this gateway at the moment.", retry_after=2)
         feed = self._feeds.get(room)
         if feed is None:
-            feed = self._feeds[room] = _Feed(self._coordinator, room, self._render)
+            feed = self._feeds[room] = _Feed(self._coordinator, room, self._render, self._max_missed)
             self._subscription.watch(self._coordinator.channel(room), feed.look)
             # A strong reference: asyncio itself keeps only a weak one.
             task = asyncio.create_task(self._run(feed), name="feed")
@@ -216,8 +218,11 @@ class Feeds:
 class _Feed:
     """A room, as far as its readers have been told of it."""
 
-    def __init__(self, coordinator: Coordinator, room: str, render: Callable[[Recording], bytes]) -> None:
+    def __init__(
+        self, coordinator: Coordinator, room: str, render: Callable[[Recording], bytes], max_missed: int
+    ) -> None:
         self.room = room
+        self._max_missed = max_missed
         self.readers: set[Reader] = set()
         self._coordinator = coordinator
         self._render = render
@@ -282,7 +287,7 @@ class _Feed:
             missed = self._remembered_since(after)
             if missed is None:
                 events = await self._coordinator.events(self.room, after)
-                if events is None or len(events) > _MOST_MISSED:
+                if events is None or len(events) > self._max_missed:
                     return None
                 missed = [news for event in events if (news := self._of(event)) is not None]
                 self._recent, self._recent_after = deque(missed), after
@@ -297,7 +302,7 @@ class _Feed:
     def _remember(self, news: News) -> None:
         if _position(news.id) > _position(self._recent[-1].id if self._recent else self._recent_after):
             self._recent.append(news)
-        if len(self._recent) > _MOST_MISSED:
+        if len(self._recent) > self._max_missed:
             self._recent_after = self._recent.popleft().id
 
     async def _advance(self) -> None:
@@ -311,7 +316,7 @@ class _Feed:
                 return
             for event in events:
                 self._tell(event)
-            if len(events) < _MOST_AT_ONCE:
+            if len(events) < self._coordinator.max_events:
                 break
         if clock() - self._read_at > _REFRESH_SECONDS:
             await self._read_room()

@@ -49,9 +49,9 @@ __all__ = ["Recordings"]
 
 _POLL_SECONDS = 1.0
 _POLL_WHILE_DEAF_SECONDS = 0.25
-_MOST_HEARD = 1_000
-_MOST_WAITING = 20_000
-_MOST_WAITING_PER_TRACK = 1_000
+_MAX_RESULTS = 1_000
+_MAX_WAITING = 20_000
+_MAX_WAITING_PER_TRACK = 1_000
 
 
 _log = structlog.get_logger("gateway.recordings")
@@ -75,6 +75,9 @@ class Recordings:
         subscription: How replicas tell each other that one is finished.
         uncoordinated: Who stops, and perhaps starts, while Redis does not answer.
         degrade: Whether a start is done without Redis rather than refused.
+        max_results: Results of a moment ago that are kept.
+        max_waiting: Callers that may wait at the same time.
+        max_waiting_per_track: The same for one track.
     """
 
     def __init__(
@@ -85,12 +88,18 @@ class Recordings:
         uncoordinated: Uncoordinated,
         *,
         degrade: bool = False,
+        max_results: int = _MAX_RESULTS,
+        max_waiting: int = _MAX_WAITING,
+        max_waiting_per_track: int = _MAX_WAITING_PER_TRACK,
     ) -> None:
         self._coordinator = coordinator
         self._leader = leader
         self._subscription = subscription
         self._uncoordinated = uncoordinated
         self._degrade = degrade
+        self._max_results = max_results
+        self._max_waiting = max_waiting
+        self._max_waiting_per_track = max_waiting_per_track
         self._arriving: dict[str, dict[tuple[Wish, str, int | None], Party]] = {}
         self._doors: set[str] = set()
         self._waiting: dict[_Place, Party] = {}
@@ -184,7 +193,8 @@ class Recordings:
         asked_at: int | None = None,
     ) -> Answer:
         key = self._key(track)
-        if self._callers.get(key, 0) >= _MOST_WAITING_PER_TRACK or self._waiting_callers >= _MOST_WAITING:
+        full = self._callers.get(key, 0) >= self._max_waiting_per_track
+        if full or self._waiting_callers >= self._max_waiting:
             raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
         caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
         party = self._join_party(key, track, wish, parameters, name, clock() if came_at is None else came_at, asked_at)
@@ -372,11 +382,13 @@ class Recordings:
             await self.settle(key)
         except (CoordinationUnavailable, NewerRecord):
             _log.warning("settle.postponed", track=key)
+        except Exception:  # noqa: BLE001 - the reconciliation of what is due takes it up again
+            _log.exception("settle.failed", track=key)
 
     def _wake(self, key: str, operation: str, result: Result | None) -> None:
         if result is not None and result.state is not None:
             self._heard[key, operation] = (clock(), result)
-            if len(self._heard) > _MOST_HEARD:
+            if len(self._heard) > self._max_results:
                 del self._heard[next(iter(self._heard))]
         wakeup = self._wakeups.get((key, operation))
         if wakeup is not None and not wakeup.done():

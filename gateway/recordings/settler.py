@@ -17,7 +17,7 @@ from gateway.recordings.watcher import Watcher
 __all__ = ["Settler"]
 
 _ROUND_SECONDS = 1.0
-_MOST_PER_BUCKET = 500
+_MAX_PER_BUCKET = 500
 
 _log = structlog.get_logger("gateway.settler")
 
@@ -28,11 +28,22 @@ class Settler:
     Args:
         coordinator: Where due times are read.
         watcher: Who looks after what is due.
+        every: Seconds between two rounds, about.
+        max_per_bucket: Tracks of a bucket that are taken up in one round, the longest due first.
     """
 
-    def __init__(self, coordinator: Coordinator, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        watcher: Watcher,
+        *,
+        every: float = _ROUND_SECONDS,
+        max_per_bucket: int = _MAX_PER_BUCKET,
+    ) -> None:
         self._coordinator = coordinator
         self._watcher = watcher
+        self._every = every
+        self._max_per_bucket = max_per_bucket
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -50,7 +61,7 @@ class Settler:
     async def _look_for_ever(self) -> None:
         while True:
             # Jittered, so that replicas seldom reach for the same track in the same moment.
-            await asyncio.sleep(_ROUND_SECONDS * random.uniform(0.7, 1.3))  # noqa: S311
+            await asyncio.sleep(self._every * random.uniform(0.7, 1.3))  # noqa: S311
             try:
                 await self._look()
             except CoordinationUnavailable:
@@ -61,7 +72,7 @@ class Settler:
     async def _look(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):
             rooms: dict[str, list[str]] = {}
-            for key in await self._coordinator.due(bucket, _MOST_PER_BUCKET):
+            for key in await self._coordinator.due(bucket, self._max_per_bucket):
                 rooms.setdefault(track_of(key).room_id, []).append(key)
             for room, keys in rooms.items():
                 if room not in self._busy:

@@ -24,15 +24,16 @@ from gateway.videosdk.client import Pace, TrackRow
 
 __all__ = ["Watcher"]
 
-_PATIENCE_SECONDS: Final = 1.5
+_ANSWER_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before what is known is told."""
-_MOST_AT_ONCE: Final = 200
+_MAX_SETTLING: Final = 200
+"""Tracks that are settled at the same time because of what was heard; the others are due, and come to their turn."""
 _NAMEABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FILES_EVERY_SECONDS: Final = 2.0
 _FILES_FOR_SECONDS: Final = 600.0
 _REST_SECONDS: Final = 5.0
 """How long what is due in a room is left alone after its list could not be had."""
-_AT_ONCE: Final = 64
+_MAX_CONCURRENT_ROOMS: Final = 64
 """Rooms in which something uncertain is settled; and just as many, which do not keep those waiting, are compared."""
 _HINTS: Final = {
     Happened.STOPPED: "ended",
@@ -53,6 +54,10 @@ class Watcher:
         lists: Whom to ask what records.
         settle: Who finds out what is uncertain of a record, by its key.
         checks_per_second: Most rooms that are compared in a second because it is time.
+        max_concurrent_rooms: Rooms in which something uncertain is settled at the same time, and as many that are
+            compared.
+        max_settling: Tracks that are settled at the same time because of what was heard.
+        answer_within: Seconds after which a question is answered with what is known.
     """
 
     def __init__(
@@ -62,6 +67,9 @@ class Watcher:
         settle: Callable[[str], Awaitable[None]],
         *,
         checks_per_second: float = 0,
+        max_concurrent_rooms: int = _MAX_CONCURRENT_ROOMS,
+        max_settling: int = _MAX_SETTLING,
+        answer_within: float = _ANSWER_SECONDS,
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
@@ -69,8 +77,10 @@ class Watcher:
         self._settle = settle
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._pace = Pace(checks_per_second)
-        self._places = asyncio.Semaphore(_AT_ONCE)
-        self._comparing = asyncio.Semaphore(_AT_ONCE)
+        self._places = asyncio.Semaphore(max_concurrent_rooms)
+        self._comparing = asyncio.Semaphore(max_concurrent_rooms)
+        self._max_settling = max_settling
+        self._answer_within = answer_within
         self._tasks: set[asyncio.Future[object]] = set()
 
     async def close(self) -> None:
@@ -128,7 +138,7 @@ class Watcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(self._answer_within):
                 await asyncio.shield(task)
 
     async def settle(self, key: str) -> None:
@@ -154,7 +164,7 @@ class Watcher:
             doubted = [key for key in running if await self._coordinator.doubt(key, hint=reason)]
         else:
             doubted = [key for key, record in concerned.items() if record.state == Status.UNKNOWN]
-        for key in doubted[: max(_MOST_AT_ONCE - len(self._settling), 0)]:
+        for key in doubted[: max(self._max_settling - len(self._settling), 0)]:
             self._settle_once(key)
         # An end that is known may have files now; a beginning may be one that nobody here knows of.
         if track is not None and all(record.state in ENDED for record in concerned.values()):

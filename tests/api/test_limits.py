@@ -148,6 +148,36 @@ async def test_a_storm_that_is_refused_is_paid_for_once(
         assert told(after)["caller"][1] >= 20 - 5 - calls - 2
 
 
+async def test_a_stop_that_was_sent_without_an_answer_costs_a_whole_token(
+    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """202: VideoSDK may have carried it out. The only token of a caller is gone, and comes back in a minute."""
+    track, folder = new_track(), tmp_path / "another"
+    folder.mkdir()
+    assert (await gateway.post(START, json=track)).status_code == 201
+    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    async with limited(valkey, simulator, folder, name="unanswered", own=1) as client:
+        stopped = await client.post(STOP, json=track)
+        assert stopped.status_code == 202
+        # Of the last tenth, or of nothing, less than seven seconds would be missing.
+        assert told(stopped)["caller"][2] > 30
+
+
+async def test_callers_of_one_stop_without_an_answer_pay_for_it_once(
+    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """Ten who stop together are told 202; it costs a tenth of a token each, and the rest of one."""
+    track, folder = new_track(), tmp_path / "another"
+    folder.mkdir()
+    assert (await gateway.post(START, json=track)).status_code == 201
+    simulator.inject(harness.delay("stop", 0.3))
+    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    async with limited(valkey, simulator, folder, name="together", own=20) as client:
+        answers = await asyncio.gather(*(client.post(STOP, json=track) for _ in range(10)))
+        assert {answer.status_code for answer in answers} == {202}
+        assert min(told(answer)["caller"][1] for answer in answers) >= 17
+
+
 async def test_who_asks_together_is_counted_together(valkey: EmbeddedValkey) -> None:
     """A thousand takes at once are a few scripts, and exactly as many are granted as there are tokens for."""
     connection = Connection(valkey.url)

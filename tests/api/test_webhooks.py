@@ -74,7 +74,7 @@ def key_calls(simulator: Simulator) -> int:
 class Door:
     """An intake on a socket of its own, and all that came of it."""
 
-    def __init__(self, simulator: Simulator, videosdk: VideoSDK) -> None:
+    def __init__(self, simulator: Simulator, videosdk: VideoSDK, **bounds: Any) -> None:
         self.simulator = simulator
         self.now = 0.0
         self.heard: list[Hint] = []
@@ -84,10 +84,15 @@ class Door:
         self.hold = asyncio.Event()
         self.hold.set()
         self.client = httpx.AsyncClient()
-        self.intake = Intake(Signatures(FetchedKeys(videosdk.public_key, lambda: self.now)), self._hear, self._count)
+        self.hearing = 0
+        """How many hints are being acted on."""
+        signatures = Signatures(FetchedKeys(videosdk.public_key, lambda: self.now))
+        self.intake = Intake(signatures, self._hear, self._count, **bounds)
 
     async def _hear(self, hint: Hint) -> None:
+        self.hearing += 1
         await self.hold.wait()
+        self.hearing -= 1
         if self.deaf_for:
             self.deaf_for -= 1
             raise CoordinationUnavailable("not now")
@@ -104,10 +109,10 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(simulator: Simulator) -> AsyncGenerator[Door]:
+async def opened(simulator: Simulator, **bounds: Any) -> AsyncGenerator[Door]:
     """Serve an intake."""
     videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=5)
-    door = Door(simulator, videosdk)
+    door = Door(simulator, videosdk, **bounds)
     app = Litestar(
         route_handlers=[receive_videosdk_webhook],
         dependencies={"intake": Provide(lambda: door.intake, sync_to_thread=False)},
@@ -394,6 +399,26 @@ async def test_closing_does_not_wait_for_ever(door: Door) -> None:
     assert door.heard == []
 
 
+async def test_events_beyond_the_bound_are_to_be_sent_again(
+    simulator: Simulator, check_problem: Callable[..., dict[str, Any]]
+) -> None:
+    """Two wait, of which one is acted on; a third is refused with Retry-After, and accepted when there is room."""
+    async with opened(simulator, max_unheard=2, max_concurrent=1) as door:
+        door.hold.clear()
+        for _ in range(2):
+            assert (await door.send(SAMPLE)).status_code == 204
+        refused = await door.send(SAMPLE)
+        check_problem(refused, "too-many-waiting")
+        assert int(refused.headers["retry-after"]) > 0
+        assert door.counted[STOPPED, "postponed"] == 1
+        await harness.eventually(lambda: door.hearing)
+        assert door.hearing == 1
+        door.hold.set()
+        await harness.eventually(lambda: len(door.heard) == 2)
+        assert (await door.send(SAMPLE)).status_code == 204
+        await harness.eventually(lambda: len(door.heard) == 3)
+
+
 async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door) -> None:
     """It is tried again, also when the process is told to stop meanwhile."""
     door.deaf_for = 1
@@ -401,6 +426,18 @@ async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door) -> No
     await harness.eventually(lambda: not door.deaf_for)
     await door.intake.close(20)
     assert len(door.heard) == 1
+
+
+async def test_an_event_is_given_up_after_the_last_try(simulator: Simulator) -> None:
+    """Redis does not answer three times: nothing is tried a fourth time, and the next event is heard."""
+    async with opened(simulator, pauses=(0, 0)) as door:
+        door.deaf_for = 4
+        await door.send(SAMPLE)
+        await harness.eventually(lambda: door.deaf_for == 1)
+        await door.intake.close(20)
+        assert (door.deaf_for, door.heard) == (1, [])
+        await door.send(SAMPLE)
+        await harness.eventually(lambda: door.heard)
 
 
 # --- the whole gateway ---------------------------------------------------------------------------------------------

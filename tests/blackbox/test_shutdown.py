@@ -1,6 +1,7 @@
 """How a process ends, and what the others do about it."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -54,6 +55,36 @@ async def test_sigterm_ends_live_events_at_once(
         assert await asyncio.to_thread(process.stop) == 0
         assert time.monotonic() - asked < 15
     assert "returned without completing" not in process.log.read_text()
+
+
+async def test_sigterm_waits_no_longer_than_the_grace_period_for_half_a_request(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
+) -> None:
+    """One client has sent half of its headers, another half of its body; the process ends cleanly without the rest."""
+    short = {
+        "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "0.3",
+        "GATEWAY_SEND_WINDOW_SECONDS": "0.3",
+        "GATEWAY_SETTLE_SECONDS": "0.2",
+        "GATEWAY_LEASE_SECONDS": "1.5",
+        "GATEWAY_REQUEST_DEADLINE_SECONDS": "1",
+    }
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **short)
+    process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
+    head = f"POST {START} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {demo.key}\r\n"
+    body = "content-type: application/json\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n"
+    async with contextlib.AsyncExitStack() as stack:
+        for half in (head, head + body):
+            reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+            stack.callback(writer.close)
+            writer.write(half.encode())
+            await writer.drain()
+        # The body is being waited for: the gateway says so when it begins to read.
+        assert (await reader.readline()).startswith(b"HTTP/1.1 100")
+        writer.write(b'{"roomId":')
+        await writer.drain()
+        process.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait) == 0
+    assert "Traceback" not in process.log.read_text()
 
 
 async def test_sigkill_of_the_leader_is_healed_by_whoever_waits(

@@ -60,6 +60,54 @@ async def test_a_server_that_is_not_there_is_unavailable_at_once(url: str) -> No
     await connection.aclose()
 
 
+async def test_a_server_that_fails_is_not_asked_until_it_is_time() -> None:
+    """After three failures fifty calls are answered without a word to the server."""
+    asked: list[asyncio.StreamWriter] = []
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connection = Connection(f"redis://127.0.0.1:{port}", probe_every=3600)
+    for _ in range(53):
+        with pytest.raises(CoordinationUnavailable):
+            await connection.now()
+    assert len(asked) == 3
+    assert connection.failures == 3
+    await connection.aclose()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_server_that_is_back_is_found_by_the_next_try() -> None:
+    """One call tries, and where it succeeds all others are made again."""
+    with EmbeddedValkey() as server:
+        connection = Connection(server.url, probe_every=0)
+        server.kill()
+        for _ in range(3):
+            with pytest.raises(CoordinationUnavailable):
+                await connection.now()
+        assert connection.open
+        server.restart()
+        await connection.now()
+        assert not connection.open
+        assert connection.healthy
+        await connection.aclose()
+
+
+async def test_calls_share_so_many_connections() -> None:
+    """Thirty calls at once open two connections where no more are allowed."""
+    with EmbeddedValkey() as server:
+        connection = Connection(server.url, max_connections=2)
+        await asyncio.gather(*(connection.now() for _ in range(30)))
+        async with Redis.from_url(server.url) as admin:
+            clients = [client for client in await admin.client_list() if client["cmd"] == "time"]
+        assert len(clients) == 2
+        await connection.aclose()
+
+
 async def test_another_server_is_not_moved_to(valkey: EmbeddedValkey) -> None:
     """Replicas that read of it at different moments would not see each other's claims: it takes a restart of all."""
     place = [valkey.url]

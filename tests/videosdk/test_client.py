@@ -221,6 +221,26 @@ async def test_pages_of_different_lists_make_no_list(wrong: int, found: list[str
     await server.stop()
 
 
+async def test_a_list_of_more_pages_than_are_read_is_no_list() -> None:
+    """Fifty pages are read; with one more what is not known could be what records."""
+    last = 50
+
+    async def answer(exchange: Exchange) -> None:
+        page = int(exchange.request.query["page"])
+        row = f'{{"id":"{page}","roomId":"room-1","participantId":"ada","kind":"video"}}'
+        exchange.reply(Reply(200, f'{{"pageInfo":{{"lastPage":{last}}},"data":[{row}]}}'.encode()))
+
+    server = Server(answer, host="127.0.0.1", port=0)
+    await server.start()
+    videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
+    assert len(await videosdk.list_tracks("room-1", "ada")) == 50
+    last = 51
+    with pytest.raises(UpstreamError, match="more pages"):
+        await videosdk.list_tracks("room-1", "ada")
+    await videosdk.aclose()
+    await server.stop()
+
+
 async def test_rows_without_an_id_are_all_there() -> None:
     """None hides another: one of them may be what records."""
     row = '{"roomId":"room-1","participantId":"ada","kind":"video","start":"2027-01-15T08:00:0%d.000Z","end":null}'
