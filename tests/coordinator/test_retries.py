@@ -271,7 +271,7 @@ def test_close_with_an_unwritten_result_tries_for_two_seconds(new_world: NewWorl
 
 
 def test_release_without_an_answer_leaves_the_lease_to_lapse(new_world: NewWorld) -> None:
-    """VideoSDK limits a start and the release fails: the caller hears of the limit, and the lease is renewed no more."""
+    """VideoSDK limits a start and the release fails: the caller hears of the limit, and nothing renews the lease."""
     world = new_world(settling=False)
     first, second = replicas(world, 2)
     stopped(world, first)
