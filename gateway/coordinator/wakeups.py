@@ -50,10 +50,12 @@ class Wakeups:
 
     Args:
         connection: How Redis is reached.
+        now: A clock in seconds that does not step: tells for how long nothing was heard.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, now: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
+        self._now = now
         self._on_wakeup: Callable[[Wakeup], None] = lambda _: None
         self._on_gap: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
@@ -140,7 +142,7 @@ class Wakeups:
             subscribed = watched
 
     async def _read(self, pubsub: PubSub, following: asyncio.Task[None]) -> None:
-        heard = time.monotonic()
+        heard = self._now()
         pinged = False
         while True:
             if following.done():
@@ -148,7 +150,7 @@ class Wakeups:
                 following.result()
             message = cast("dict[str, Any] | None", await pubsub.get_message(timeout=_READ_SECONDS))
             uncancelled()
-            silence = time.monotonic() - heard
+            silence = self._now() - heard
             if message is None:
                 # redis-py never notices a connection that went silent without a reset: ask it for a sign of life.
                 if silence > _QUIET_BEFORE_RECONNECT_SECONDS:
@@ -157,7 +159,7 @@ class Wakeups:
                     pinged = True
                     await cast("Any", pubsub.ping())
                 continue
-            heard, pinged = time.monotonic(), False
+            heard, pinged = self._now(), False
             self._take(message)
 
     def _take(self, message: dict[str, Any]) -> None:
