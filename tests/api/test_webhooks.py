@@ -24,7 +24,7 @@ from gateway.api.entry import Entry
 from gateway.api.problems import answer_problem
 from gateway.api.webhooks import EVENTS, INTAKE_PATH, MOST_WEBHOOK, Intake, receive_videosdk_webhook
 from gateway.drain import Drain
-from gateway.errors import CoordinationUnavailable
+from gateway.errors import CoordinationUnavailable, GatewayError, NewerRecord
 from gateway.recordings import Happened, Hint, Kind
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
@@ -81,6 +81,7 @@ class Door:
         self.counted: Counter[tuple[str, str]] = Counter()
         self.deaf_for = 0
         """How many more hints meet a Redis that does not answer."""
+        self.deaf_because: type[GatewayError] = CoordinationUnavailable
         self.hold = asyncio.Event()
         self.hold.set()
         self.client = httpx.AsyncClient()
@@ -90,7 +91,7 @@ class Door:
         await self.hold.wait()
         if self.deaf_for:
             self.deaf_for -= 1
-            raise CoordinationUnavailable("not now")
+            raise self.deaf_because("not now")
         self.heard.append(hint)
 
     def _count(self, name: str, verdict: str) -> None:
@@ -394,9 +395,13 @@ async def test_closing_does_not_wait_for_ever(door: Door) -> None:
     assert door.heard == []
 
 
-async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door) -> None:
-    """It is tried again, also when the process is told to stop meanwhile."""
-    door.deaf_for = 1
+@pytest.mark.parametrize("reason", [CoordinationUnavailable, NewerRecord])
+async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door, reason: type[GatewayError]) -> None:
+    """It is tried again, also when the process is told to stop meanwhile.
+
+    So is one about a record that a later version holds at the moment, in the middle of a rolling upgrade.
+    """
+    door.deaf_for, door.deaf_because = 1, reason
     await door.send(SAMPLE)
     await harness.eventually(lambda: not door.deaf_for)
     await door.intake.close(20)
