@@ -73,17 +73,18 @@ def test_refusal_of_a_start_is_not_told_to_a_start_with_other_parameters(new_wor
     assert len(sent(world, "start")) == 2
 
 
-def test_refusal_of_a_start_is_not_told_to_a_stop(new_world: NewWorld) -> None:
-    """A stop waits for a start that VideoSDK refuses: nothing records, and that is what its caller is told."""
+def test_refusal_of_a_stop_is_not_told_to_a_start_that_waits_for_it(new_world: NewWorld) -> None:
+    """VideoSDK refuses a stop of what still records, and a start of the same parameters waits: it records."""
     world = new_world(settling=False)
     first, second = replicas(world, 2)
-    stopped(world, first)
-    world.advance(30)
-    plan(world, "start", Fate(hears="refused", lands=None, reply=1.0))
-    start = first.start()
-    sends(world, "start", 2)
-    stop = second.stop()
-    assert (answered(world, start), answered(world, stop)) == ("upstream-refused", "not_recording")
+    started(world, first)
+    # A young recording may refuse its stop because it only just begins.
+    world.advance(25)
+    plan(world, "stop", Fate(hears="refused", lands=None, reply=0.3))
+    stop = first.stop()
+    sends(world, "stop", 1)
+    start = second.start()
+    assert (answered(world, stop), answered(world, start)) == ("upstream-refused", "already_recording")
 
 
 # --- the send gate ---------------------------------------------------------------------------------------------------
