@@ -207,3 +207,18 @@ def test_release_by_an_operator_has_the_track_looked_at(new_world: NewWorld) -> 
     assert (taken, recording.status, world.record()["state"]) == (True, "recording", "recording")
     first.crash()
     rest(world, recording=True)
+
+
+def test_release_by_an_operator_of_what_no_leader_holds_has_it_looked_at_too(new_world: NewWorld) -> None:
+    """There is no claim to take away, and the record was confirmed a moment ago: VideoSDK is asked all the same."""
+    world = new_world(settling=False)
+    first, second = replicas(world, 2)
+    started(world, first)
+    # Late enough for the list to prove an end, and early enough for the record to be believed.
+    world.advance(7)
+    world.upstream.end(0)
+    released = second.do(second.operator.release(TRACK, reason="to see", by="operator"))
+    world.until(released.done)
+    taken, recording = released.result()
+    assert (taken, str(recording.status)) == (False, world.record()["state"])
+    assert recording.status in {"stopped", "failed"}

@@ -21,7 +21,7 @@ MINUTE: Final = 60_000
 HOUR: Final = 60 * MINUTE
 SLACK: Final = 2 * MINUTE
 """How long (ms) after a key was written a busy machine may take to look at it."""
-TIMING: Final = Timing(memory=30 * 3600.0, keep=7 * 3600.0, replay=40 * 60.0, lease=60.0)
+TIMING: Final = Timing(memory=30 * 3600.0, keep=7 * 3600.0, replay=40 * 60.0, lease=60.0, verify_absent="never")
 """Each bound another number, so that none can be taken for another."""
 MEMORY, KEEP, REPLAY = (round(seconds * 1000) for seconds in (TIMING.memory, TIMING.keep, TIMING.replay))
 ANSWERS, TICKETS = timedelta(days=1, hours=2), timedelta(days=1, seconds=1800)
@@ -56,7 +56,7 @@ def lifetimes(admin: "redis.Redis") -> dict[str, int]:
     found: dict[str, int] = {}
     for key in cast("list[str]", admin.keys("*")):
         kind = next((name for name, pattern in KINDS.items() if re.fullmatch(pattern, key)), f"unknown {key}")
-        found[kind] = cast("int", admin.pttl(key))
+        found[kind] = admin.pttl(key)
     return found
 
 
@@ -75,16 +75,12 @@ KINDS: Final = {
 
 async def recorded(connection: Connection) -> tuple[Coordinator, str]:
     """Bring a track to a recording that is looked at again."""
-    coordinator = Coordinator(connection, Timing(**{**_fields(), "verify_absent": "never"}), "t")
+    coordinator = Coordinator(connection, TIMING, "t")
     key = coordinator.key("room", "p", "video")
     _, lease = await coordinator.claim(key, Wish.STOP)
     assert lease is not None
     await coordinator.finish(lease, "recording", result="", confirmed_by="list", due_in=60)
     return coordinator, key
-
-
-def _fields() -> dict[str, Any]:
-    return {name: getattr(TIMING, name) for name in TIMING.__struct_fields__}
 
 
 def check(admin: "redis.Redis", expected: dict[str, int]) -> None:
@@ -99,7 +95,7 @@ def check(admin: "redis.Redis", expected: dict[str, int]) -> None:
 def believed(admin: "redis.Redis") -> None:
     """Let the server be one that has been up for long, so that nobody waits for its memory."""
     run = cast("dict[str, str]", admin.info("server"))["run_id"]
-    now = cast("tuple[int, int]", admin.time())[0] * 1000
+    now = admin.time()[0] * 1000
     for bucket in range(16):
         admin.set(f"rec:{{{bucket:02d}}}:epoch", f"{run}:{now - HOUR}", px=HOUR)
 

@@ -98,8 +98,8 @@ def test_claim_whose_reply_was_lost_is_given_back(new_world: NewWorld, failures:
     assert answered(world, call) == "coordination-unavailable"
     assert world.record()["holder"].startswith(first.name)
     if failures:
-        before = first.wire.failures
-        world.until(lambda: first.wire.failures > before)
+        failed = first.wire.failures + 1
+        world.until(lambda: first.wire.failures == failed)
         first.wire.refuses = set()
     world.until(lambda: not world.record()["holder"], what="for the claim to be given back")
     assert world.now < claimed_at + world.timing.lease

@@ -59,10 +59,10 @@ async def test_event_of_a_later_version_sends_its_readers_to_that_version(
         await reader.until(lambda reader: "recording" in reader.statuses)
         known = len(reader.heard)
         async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-            (name,) = await redis.keys(f"*:{track['roomId']}:events")
+            (name,) = cast("list[str]", await redis.keys(f"*:{track['roomId']}:events"))
             key = name.removesuffix("events") + f"{track['participantId']}:{track['kind']}"
             record = json.dumps({"v": str(VERSION + 1), "state": "a word of tomorrow's"})
-            event = await redis.xadd(name, {"key": key, "record": record})
+            event = cast("str", await redis.xadd(name, {"key": key, "record": record}))
             await redis.publish(name, event)
         await reader.until(lambda reader: reader.ended)
         assert not [heard for heard in reader.heard[known:] if heard.data and event in heard.id]
