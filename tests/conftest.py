@@ -4,9 +4,11 @@ import itertools
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
+import redis
 
 from gateway import logs
 from gateway.sandbox.simulator import Simulator
@@ -36,6 +38,25 @@ def valkey() -> Generator[EmbeddedValkey]:
     """A real server for tests that do not harm it."""
     with EmbeddedValkey() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def keys_that_go(request: pytest.FixtureRequest) -> Generator[None]:
+    """Fail a test after which a key without a TTL lies on the server that it used."""
+    if "valkey" not in request.fixturenames:
+        yield
+        return
+    # Asked for here, so that this looks while the server still runs, and after the test's gateways have ended.
+    server = cast("EmbeddedValkey", request.getfixturevalue("valkey"))
+    yield
+    with redis.Redis.from_url(server.url, decode_responses=True) as client:
+        counts = cast("dict[str, dict[str, int]]", client.info("keyspace")).get("db0", {})
+        if counts.get("keys", 0) != counts.get("expires", 0):
+            lasting = [key for key in cast("list[str]", client.keys("*")) if client.pttl(key) == -1]
+            # Each is told of once: the tests after this one are not to blame.
+            for key in lasting:
+                client.expire(key, 60)
+            assert not lasting, f"without a TTL: {lasting}"
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ class Wakeups:
 
     Args:
         connection: How Redis is reached.
+        now: A clock in seconds that does not step: tells for how long nothing was heard.
         ping_after: Seconds of silence after which the server is asked for a sign of life.
         reconnect_after: Seconds of silence after which the connection is given up.
     """
@@ -57,11 +58,13 @@ class Wakeups:
     def __init__(
         self,
         connection: Connection,
+        now: Callable[[], float] = time.monotonic,
         *,
         ping_after: float = _QUIET_BEFORE_PING_SECONDS,
         reconnect_after: float = _QUIET_BEFORE_RECONNECT_SECONDS,
     ) -> None:
         self._connection = connection
+        self._now = now
         self._ping_after = ping_after
         self._reconnect_after = reconnect_after
         self._on_wakeup: Callable[[Wakeup], None] = lambda _: None
@@ -153,7 +156,7 @@ class Wakeups:
             subscribed = watched
 
     async def _read(self, pubsub: PubSub, following: asyncio.Task[None]) -> None:
-        heard = time.monotonic()
+        heard = self._now()
         pinged = False
         while True:
             if following.done():
@@ -161,7 +164,7 @@ class Wakeups:
                 following.result()
             message = cast("dict[str, Any] | None", await pubsub.get_message(timeout=_READ_SECONDS))
             uncancelled()
-            silence = time.monotonic() - heard
+            silence = self._now() - heard
             if message is None:
                 # redis-py never notices a connection that went silent without a reset: ask it for a sign of life.
                 if silence > self._reconnect_after:
@@ -170,7 +173,7 @@ class Wakeups:
                     pinged = True
                     await cast("Any", pubsub.ping())
                 continue
-            heard, pinged = time.monotonic(), False
+            heard, pinged = self._now(), False
             self._take(message)
 
     def _take(self, message: dict[str, Any]) -> None:

@@ -188,6 +188,24 @@ async def test_final_refusals_are_kept_and_passing_ones_are_not(
     assert "idempotency-replayed" not in won.headers
 
 
+async def test_retry_of_a_stop_that_was_only_requested_stops_again(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """202 promises what is still to come: it is no final answer, so the retry is told what became of it."""
+    track, key = new_track(), under()
+    await gateway.post(START, json=track)
+    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    requested = await gateway.post(STOP, json=track, headers=key)
+    assert (requested.status_code, requested.json()["outcome"]) == (202, "stop_requested")
+
+    retry = await gateway.post(STOP, json=track, headers=key)
+
+    assert (retry.status_code, retry.json()["status"]) == (200, "stopped")
+    assert "idempotency-replayed" not in retry.headers
+    again = await gateway.post(STOP, json=track, headers=key)
+    assert (again.content, again.headers["idempotency-replayed"]) == (retry.content, "true")
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [('"abc-{}"', "abc-{}"), ("8e03{}", '"8e03{}"'), ('"a\\"b{}"', '"a\\"b{}"'), ("a:b/c={}", '"a:b/c={}"')],
@@ -250,7 +268,8 @@ async def test_what_is_kept_goes_in_time(
         keys = [key async for key in redis.scan_iter(match="*:answer:*")]
         assert keys
         for key in keys:
-            assert 0 < await redis.pttl(key) <= 24 * 3600 * 1000
+            # The server is shared with other tests, whose answers may be some minutes old.
+            assert 23 * 3600 * 1000 < await redis.pttl(key) <= 24 * 3600 * 1000
             kept = repr((key, await redis.hgetall(key)))  # pyright: ignore[reportGeneralTypeIssues]
             assert name not in kept
             assert "hunter2" not in kept

@@ -24,7 +24,7 @@ from gateway.api.entry import Entry
 from gateway.api.problems import answer_problem
 from gateway.api.webhooks import EVENTS, INTAKE_PATH, MOST_WEBHOOK, Intake, receive_videosdk_webhook
 from gateway.drain import Drain
-from gateway.errors import CoordinationUnavailable
+from gateway.errors import CoordinationUnavailable, GatewayError, NewerRecord
 from gateway.recordings import Happened, Hint, Kind
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
@@ -81,6 +81,7 @@ class Door:
         self.counted: Counter[tuple[str, str]] = Counter()
         self.deaf_for = 0
         """How many more hints meet a Redis that does not answer."""
+        self.deaf_because: type[GatewayError] = CoordinationUnavailable
         self.hold = asyncio.Event()
         self.hold.set()
         self.client = httpx.AsyncClient()
@@ -95,7 +96,7 @@ class Door:
         self.hearing -= 1
         if self.deaf_for:
             self.deaf_for -= 1
-            raise CoordinationUnavailable("not now")
+            raise self.deaf_because("not now")
         self.heard.append(hint)
 
     def _count(self, name: str, verdict: str) -> None:
@@ -419,9 +420,13 @@ async def test_events_beyond_the_bound_are_to_be_sent_again(
         await harness.eventually(lambda: len(door.heard) == 3)
 
 
-async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door) -> None:
-    """It is tried again, also when the process is told to stop meanwhile."""
-    door.deaf_for = 1
+@pytest.mark.parametrize("reason", [CoordinationUnavailable, NewerRecord])
+async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door, reason: type[GatewayError]) -> None:
+    """It is tried again, also when the process is told to stop meanwhile.
+
+    So is one about a record that a later version holds at the moment, in the middle of a rolling upgrade.
+    """
+    door.deaf_for, door.deaf_because = 1, reason
     await door.send(SAMPLE)
     await harness.eventually(lambda: not door.deaf_for)
     await door.intake.close(20)

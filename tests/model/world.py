@@ -47,6 +47,7 @@ class World:
         settling: Whether replicas settle in the background.
         landing: Seconds after its sending at which a POST may take effect at the latest; D + S unless given.
         code: Replacements of the code under test: scripts by their names, and `Leader`.
+        degrade: Whether replicas start without Redis rather than refuse.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class World:
         settling: bool = True,
         landing: float | None = None,
         code: Mapping[str, Any] | None = None,
+        degrade: bool = False,
     ) -> None:
         self.redis = client
         self.timing = timing or Timing()
         self.settling = settling
         self.landing = landing or self.timing.upstream_timeout + self.timing.settle
         self.code = code or {}
+        self.degrade = degrade
         self.skew = 0.0
         """Seconds by which Redis's clock is ahead."""
         self.stepped = False
