@@ -75,6 +75,19 @@ async def test_the_shell_lines(house: House, tmp_path: Path) -> None:
     assert house.upstream == ["start", "stop"]
 
 
+async def test_the_line_of_the_readme(house: House, tmp_path: Path) -> None:
+    """The README's one request starts a recording."""
+    if shutil.which("curl") is None:
+        harness.skip_unless_ci("curl is not installed")
+    script = tmp_path / "line.sh"
+    line = block("sh", "Use it", (ROOT / "README.md").read_text("utf-8"))
+    script.write_text(line.replace("curl", "curl --silent --fail-with-body"))
+    use = ["env", f"GATEWAY={house.url}", f"KEY={house.key}", "sh", "-eu", script]
+    code, out, err = await node_project.run(*use, cwd=tmp_path)
+    assert code == 0, out + err
+    assert json.loads(out)["outcome"] == "started"
+
+
 async def test_the_service_in_python(house: House, tmp_path: Path) -> None:
     """It starts although VideoSDK is busy at first, hears the same of a second start, and raises what is refused."""
     house.simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
