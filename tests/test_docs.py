@@ -64,3 +64,12 @@ def test_everything_the_readme_links_to_is_in_the_package() -> None:
 def test_the_readme_fits_on_two_screens() -> None:
     """About 700 words, at most 1,000: the rest belongs below docs/."""
     assert len(README.read_text().split()) <= 1000
+
+
+def test_the_code_map_is_the_packages_and_modules_of_the_gateway() -> None:
+    """Each line of the map names what exists, and no package or module of `gateway/` is missing from it."""
+    (drawn,) = re.findall(r"^gateway/\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    named = re.findall(r"^  ([\w.]+/?) ", drawn, re.MULTILINE)
+    there = {path.name for path in (ROOT / "gateway").glob("*.py")} - {"__init__.py"}
+    there |= {f"{path.parent.name}/" for path in (ROOT / "gateway").glob("*/*.py")}
+    assert sorted(named) == sorted(there)
