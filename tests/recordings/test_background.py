@@ -227,12 +227,12 @@ async def feeds(parts: Parts, simulator: Simulator) -> Steps:
 
 async def metrics(parts: Parts, simulator: Simulator) -> Steps:
     """A look at what is uncertain that goes wrong: metrics tell nothing of it."""
-    survey = Survey(parts.connection)
+    survey = Survey(parts.connection, "t")
     await parts.coordinator.claim(key_of(parts), Wish.START)
     parts.connection.err("survey")
     assert await survey.look() is None
     yield
-    assert await Survey(parts.connection).look() is not None
+    assert await Survey(parts.connection, "t").look() is not None
 
 
 class Hours:

@@ -25,7 +25,7 @@ ACL_RULES = (
     "resetchannels ~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +pexpire +pttl +zadd +zrem +zrange "
     "+zrevrange +xadd +xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
 )
-"""What the README tells operators to grant."""
+"""What `docs/operating.md` has operators grant."""
 
 
 @asynccontextmanager
@@ -71,9 +71,9 @@ async def test_on_the_embedded_valkey(
 
 @pytest.mark.parametrize("kind", [servers.OLDEST, "redis", "valkey"])
 async def test_with_the_least_rights(kind: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
-    """Over TCP, on old servers and new, as a user who may do only what the README lists."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert ACL_RULES in " ".join(readme.split())
+    """Over TCP, on old servers and new, as a user with only the rights that the page lists."""
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    assert ACL_RULES in " ".join(page.split())
     with EmbeddedValkey(port=0, binary=servers.binary(kind)) as server:
         with redis.Redis.from_url(server.url) as admin:
             admin.execute_command("ACL", "SETUSER", "gateway", "on", ">a-password", *ACL_RULES.split())
