@@ -74,4 +74,6 @@ def _all(module: str, source: str) -> Iterator[tuple[str, int, int, str]]:
 
 
 def _more(number: str) -> str:
-    return str(int(number) + 1) if number.isdigit() else f"({number} + 1)"
+    if not number.isdigit():
+        return f"({number} + 1)"
+    return str(int(number) + 1 if int(number) < 10 else int(number) * 10)

@@ -3,19 +3,19 @@
 import ast
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from tests.mutants.mutant import Mutant
 
 __all__ = ["is_change", "mutants"]
 
-_COMPARED: Final = {
+_COMPARED: Final[Mapping[type[ast.cmpop], tuple[str, str]]] = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
     ast.NotEq: ("!=", "=="), ast.Is: ("is", "is not"), ast.IsNot: (r"is\s+not", "is"), ast.In: ("in", "not in"),
     ast.NotIn: (r"not\s+in", "in"),
 }  # fmt: skip
-_COMPUTED: Final = {
+_COMPUTED: Final[Mapping[type[ast.operator], tuple[str, str]]] = {
     ast.Add: (r"\+", "-"), ast.Sub: ("-", "+"), ast.Mult: (r"\*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "*"),
     ast.Mod: ("%", "+"), ast.Pow: (r"\*\*", "*"),
 }  # fmt: skip
@@ -110,7 +110,12 @@ class _Operators:
                 yield from self._constant(default, "default")
         returns = any(isinstance(inner, ast.Return) and inner.value for inner in ast.walk(node))
         body = node.body[1:] if _is_text(node.body[0]) else node.body
-        if body and not returns and (len(body) > 1 or not isinstance(body[0], ast.Expr | ast.Pass | ast.Raise)):
+        if (
+            body
+            and not returns
+            and not isinstance(body[0], ast.Nonlocal | ast.Global)
+            and (len(body) > 1 or not isinstance(body[0], ast.Expr | ast.Pass | ast.Raise))
+        ):
             start, _ = self._span(body[0])
             self._statement = body[0]
             yield self._at("early return", start, start, f"return\n{' ' * body[0].col_offset}", body[0])
@@ -158,7 +163,8 @@ class _Operators:
             case bool():
                 yield self._change(operator, node, str(not node.value))
             case int():
-                yield self._change(operator, node, str(node.value + 1))
+                # A bound of 8,193 for 8,192 is no mistake that anybody makes.
+                yield self._change(operator, node, str(node.value + 1 if node.value < 10 else node.value * 10))
             case float():
                 yield self._change(operator, node, str(node.value * 3 or 1.0))
             case str() if _TOKEN.fullmatch(node.value) and self._text(node)[:1] in {'"', "'"}:

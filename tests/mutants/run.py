@@ -191,7 +191,8 @@ class _Job:
                     raise RuntimeError(f"none of these tests was found: {tests[:3]}\n{zygote.output()}")
                 verdict.cpu += told["cpu"]
                 verdict.killed = told["code"] != 0
-                verdict.by = "time-out" if told["code"] == -1 else told["failed"] or f"pytest ended: {told['code']}"
+                if verdict.killed:
+                    verdict.by = "time-out" if told["code"] == -1 else told["failed"] or f"pytest: {told['code']}"
         return verdict
 
     def _within(self, tests: Sequence[str], seconds: float) -> list[str]:

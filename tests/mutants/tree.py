@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ class Tree:
         return {**kept, "PYTHONPATH": f"{self.folder}{os.pathsep}{INSIDE}"}
 
     @contextmanager
-    def changed(self, name: str, text: str) -> Iterator[None]:
+    def changed(self, name: str, text: str) -> Generator[None]:
         """Have another text in one of its files for a while."""
         file = self.folder / name
         before, status = file.read_bytes(), file.stat()

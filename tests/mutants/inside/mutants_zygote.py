@@ -111,7 +111,7 @@ def _test(tests: list[str], folder: Path, seed: int) -> int:
     sys.dont_write_bytecode = True
     chosen = Chosen(tests)
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
-    options = ["-x", "-q", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=60"]
+    options = ["-x", "-q", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", "--timeout=60"]
     randomly = ["--randomly-dont-reorganize", f"--randomly-seed={seed}"]
     code = pytest.main([*options, *randomly, f"--basetemp={folder}/p", *files], plugins=[chosen])
     (folder / "failed").write_text(chosen.failed)
