@@ -28,8 +28,6 @@ _LEFT_OUT: Final = ("gateway/sandbox/", "gateway/api/swagger/", "gateway/api/exa
 """No behaviour of the product: the simulator, vendored files, the contract's examples."""
 _FIRST_SECONDS: Final = 2.0
 """Tests that take this long together are tried first, in a process of their own: most mutants die there."""
-_START_SECONDS: Final = 20.0
-"""What starting and a busy machine may take, beside four times what the tests took when they were recorded."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,14 @@ class Bounds:
         minutes: After which no further mutant is begun.
         workers: How many at a time.
         seconds: Of recorded time that the tests of one mutant may take; the fastest are run.
+        patience: How long tests may take beside four times what was recorded: for starting, on a busy machine.
     """
 
     count: int = 160
     minutes: float = 20.0
     workers: int = 2
     seconds: float = 30.0
+    patience: float = 20.0
 
 
 @dataclass
@@ -153,6 +153,8 @@ class _Job:
 
     def work(self, project: Project, folder: Path) -> None:
         """Try mutants in a copy of the project until there are none, or there is no time."""
+        if time.monotonic() >= self._until:
+            return
         try:
             with _Zygote(Tree(project, folder / "tree"), folder, self.seed, project.package) as zygote:
                 self._try_as_it_is(zygote)
@@ -185,7 +187,7 @@ class _Job:
             for tests in (first, chosen[len(first) :]):
                 if not tests or verdict.killed:
                     break
-                limit = _START_SECONDS + 4 * sum(self.recording.seconds[test] for test in tests)
+                limit = self.bounds.patience + 4 * sum(self.recording.seconds[test] for test in tests)
                 told = zygote.run(tests, limit)
                 if told["code"] == 5:
                     raise RuntimeError(f"none of these tests was found: {tests[:3]}\n{zygote.output()}")
