@@ -11,8 +11,8 @@ ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
-.PHONY: run test coverage faults fuzz bench image image-check sbom licences check format openapi settings chart lock clean \
-	provision
+.PHONY: run test test-busy coverage mutants faults fuzz bench image image-check sbom licences check format openapi settings \
+	chart lock clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
@@ -25,6 +25,14 @@ coverage: $(VENV)/.synced provision  ## every test, and which lines of the gatew
 	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered
+
+# About 20 minutes on two quiet cores. SEED=7 MODULES="gateway/api gateway/coordinator/claim.lua" COUNT=160 MINUTES=20
+mutants: export SEED := $(SEED)
+mutants: export MODULES := $(MODULES)
+mutants: export COUNT := $(COUNT)
+mutants: export MINUTES := $(MINUTES)
+mutants: $(VENV)/.synced provision  ## make small mistakes in the gateway and see whether tests notice
+	$(BIN)/python -m tests.mutants
 
 faults: $(VENV)/.synced provision  ## break everything that can break under real processes, and check the history
 	$(BIN)/python -m tests.blackbox.faults $(ARGS)

@@ -34,9 +34,10 @@ local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
 local doubt = num(r.doubt)
 local ended = state == '' or state == 'stopped' or state == 'failed'
 
-local ghost = forgotten(r, since) and now <= since + a.memory
+local ghost = forgotten(r, since) and now <= since + a.memory -- rule: forgotten
 local doubted = ghost or doubt > 0
-local fresh = not doubted and num(r.confirmed) > 0 and now - num(r.confirmed) <= a.trust
+local fresh = not doubted and num(r.confirmed) > 0
+  and now - num(r.confirmed) <= a.trust -- rule: trust
 
 if a.verify_absent == 'always' then doubted = doubted or ended end
 if a.verify_absent == 'never' then doubted = doubt > 0 or (doubted and state ~= '') end
@@ -93,7 +94,7 @@ local function lead(doing)
 end
 
 local function wait()
-  redis.call('HSET', record, 'waiting', '1')
+  redis.call('HSET', record, 'waiting', '1') -- rule: wake-waiters
   if superseding then redis.call('HSET', record, 'intent', '') end
   return answer('wait', r.doing)
 end
@@ -105,16 +106,20 @@ local grace_left = since + a.grace - now
 local believed = held(r) and num(r.epoch) >= since
 
 if newer(r) then return answer('newer') end
-if a.not_after > 0 and now > a.not_after then return answer('late') end
-if (r.holder or '') == a.attempt then return answer('lead', r.doing) end
-if a.seen ~= '' and a.seen == r.done then return answer('done') end
+if a.not_after > 0 and now > a.not_after then return answer('late') end -- rule: not-after
+if (r.holder or '') == a.attempt then return answer('lead', r.doing) end -- rule: one-grant-an-attempt
+if -- rule: hand-over
+  a.seen ~= ''
+  and a.seen == r.done -- rule: own-result
+then return answer('done') end
 
-if ghost and grace_left > 0 and not believed then
+if ghost and grace_left > 0 and not believed then -- rule: grace
   r.lease = text(now + grace_left)
   return answer('wait', 'grace')
 end
 
-local must_stop = state == 'stopping' or (not ended and (r.intent or '') ~= '')
+local must_stop = state == 'stopping'
+  or (not ended and (r.intent or '') ~= '') -- rule: intent
 
 -- A recording that was found and not started by us has parameters that nobody knows: they cannot be said to differ.
 local differs = (r.fingerprint or '') ~= '' and r.fingerprint ~= a.fingerprint
@@ -143,7 +148,7 @@ if a.wish == 'start' then
     return answer('running')
   end
   -- Never a blind second start: whatever may still land, or may have been forgotten, is looked at first.
-  if not ended or start_quiet > 0 or stop_quiet > now or doubted then return lead('recover') end
+  if not ended or start_quiet > 0 or stop_quiet > now or doubted then return lead('recover') end -- rule: look-first
   return lead('start')
 end
 
@@ -169,7 +174,7 @@ newer_one = newer_one or (a.target == '' and a.asked_ago > 0 and num(r.began) > 
 if newer_one and (r.intent or '') ~= op then return answer('gone') end
 if held(r) then
   -- The wish outlives its caller: whoever finishes the operation in flight carries it out.
-  if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end
+  if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end -- rule: note-stop
   redis.call('HSET', record, 'stop_asked', text(now))
   return wait()
 end

@@ -110,7 +110,10 @@ end
 
 -- Whether what came after the last finish, or claim, may have been forgotten: both count from before the epoch. A
 -- finish of an operation that was begun before the epoch counts from then, because others may have come between.
-local function forgotten(r, since) return num(r.written) <= since or num(r.epoch) < since end
+local function forgotten(r, since)
+  return num(r.written) <= since
+    or num(r.epoch) < since -- rule: claimed-before-the-epoch
+end
 
 local function wake(r, op, payload)
   if (r.waiting or '1') == '1' then

@@ -129,7 +129,7 @@ class Leader:
         )
         if isinstance(error, Refused):
             return await self._start_refused(job, error)
-        if not error.may_have_happened:
+        if not error.may_have_happened:  # rule: release-what-was-not-sent
             return await self._release(job, error)
         row = await self._look_for(job, min(_LOOK_SECONDS, self._timing.settle))
         if row:
@@ -380,7 +380,8 @@ class Leader:
         def may_send() -> bool:
             # From before the grant was asked for; renewals lengthen the lease, never the window, because Redis counts
             # the quiet time from the grant.
-            return not lease.lost and clock() - lease.granted_at < self._timing.send_window
+            in_time = clock() - lease.granted_at < self._timing.send_window  # rule: send-gate
+            return in_time and not lease.lost
 
         return may_send
 
