@@ -6,19 +6,23 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 # Tests wait more than they compute: three at a time keep two cores busy.
 JOBS ?= 3
+RUNS ?= 3
 export UV_PYTHON_DOWNLOADS := never
 ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
-.PHONY: run test coverage faults fuzz bench image image-check sbom licences check format openapi readme chart lock clean \
-	provision
+.PHONY: run test test-busy coverage faults fuzz bench image image-check sbom licences check format openapi readme chart \
+	lock clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
 
 test: $(VENV)/.synced provision  ## every test; ARGS="-k name" to choose
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+
+test-busy: $(VENV)/.synced provision  ## every test RUNS times, in random order, beside two loops that compute
+	$(BIN)/python -m tests.busy --runs $(RUNS) --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 coverage: $(VENV)/.synced provision  ## every test, and which lines of the gateway they reach
 	$(BIN)/coverage erase
