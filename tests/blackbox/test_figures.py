@@ -110,7 +110,7 @@ async def test_each_path_costs_as_many_round_trips_as_it_should(house: House) ->
     (stopped,), scripts = await house.cost((1, "stop", track))
     assert (stopped.outcome, scripts) == ("stopped", 2)
 
-    house.stage.simulator.inject(Fault(action="delay", endpoint="start", seconds=0.5, when="after"))
+    house.stage.simulator.inject(Fault(action="delay", endpoint="start", seconds=2, when="after"))
     answers, scripts = await house.cost((0, "start", joined), (1, "start", joined))
     assert sorted(answer.outcome for answer in answers) == ["joined", "started"]
     assert scripts == 3

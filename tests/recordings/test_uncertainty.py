@@ -127,7 +127,7 @@ async def test_a_start_after_a_stop_waits_while_videosdk_is_busy(
     valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """VideoSDK refuses for a while after a stop: retried for a patient caller, 409 with Retry-After for another."""
-    async with harness.simulator(signer=signer, processing_seconds=2.5) as simulator:
+    async with harness.simulator(signer=signer, processing_seconds=5) as simulator:
         settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
         async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
             track = new_track()
