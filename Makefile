@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 # Tests wait more than they compute: three at a time keep two cores busy.
 JOBS ?= 3
+RUNS ?= 3
+# A test whose fixtures hang ends its worker, and the next worker would begin with it again: not for ever.
+WORKERS = --numprocesses $(JOBS) --dist loadfile --max-worker-restart 2
 export UV_PYTHON_DOWNLOADS := never
 ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
@@ -18,11 +21,14 @@ run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gatewa
 	@$(BIN)/gateway sandbox
 
 test: $(VENV)/.synced provision  ## every test; ARGS="-k name" to choose
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/pytest $(WORKERS) $(ARGS)
+
+test-busy: $(VENV)/.synced provision  ## every test RUNS times, in random order, beside two loops that compute
+	$(BIN)/python -m tests.busy --runs $(RUNS) $(WORKERS) $(ARGS)
 
 coverage: $(VENV)/.synced provision  ## every test, and which lines of the gateway they reach
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/coverage run -m pytest $(WORKERS) $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered
 

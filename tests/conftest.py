@@ -15,9 +15,16 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from tests import harness, leaks
+from tests.endings import pytest_pyfunc_call, pytest_runtest_teardown
 from tests.leaks import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
 
-__all__ = ["pytest_sessionfinish", "pytest_terminal_summary", "pytest_testnodedown"]
+__all__ = [
+    "pytest_pyfunc_call",
+    "pytest_runtest_teardown",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+]
 
 
 @pytest.fixture(scope="session")
@@ -33,10 +40,17 @@ def kept_logs() -> None:
     logs.configure("debug", "json", leaks.EVIDENCE.log)
 
 
+@pytest.fixture(autouse=True)
+def no_process_left() -> Generator[None]:
+    """Leave no gateway behind, whatever becomes of the test."""
+    with harness.no_process_left():
+        yield
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Generator[EmbeddedValkey]:
     """A real server for tests that do not harm it."""
-    with EmbeddedValkey() as server:
+    with harness.PatientValkey() as server:
         yield server
 
 
@@ -83,6 +97,14 @@ async def gateway(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 ) -> AsyncGenerator[httpx.AsyncClient]:
     """A gateway on a socket, and a client that speaks to it as the demo caller."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
+        yield client
+
+
+@pytest.fixture
+async def hasty(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[httpx.AsyncClient]:
+    """The same, with times that run out soon: for tests that wait for that."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         yield client
@@ -95,6 +117,7 @@ def new_track() -> Callable[..., dict[str, str]]:
     numbers = itertools.count(1)
 
     def make(kind: str = "video", **more: str) -> dict[str, str]:
-        return {"roomId": room, "participantId": f"p{next(numbers)}", "kind": kind, **more}
+        # Tests look for an id in texts that hold random ids: none is part of another, nor of what looks like base64.
+        return {"roomId": room, "participantId": f"person-{next(numbers):04}", "kind": kind, **more}
 
     return make

@@ -43,7 +43,7 @@ async def gateway_for(
     valkey: EmbeddedValkey, simulator: Simulator, **settings: str
 ) -> AsyncGenerator[httpx.AsyncClient]:
     """Serve a gateway that knows callers by these settings alone."""
-    environ = harness.environment(valkey.url, simulator.url, Path("unset"), **harness.FAST)
+    environ = harness.environment(valkey.url, simulator.url, Path("unset"), **harness.CALM)
     del environ["GATEWAY_CALLERS_FILE"]
     async with harness.serve(environ | settings) as url, harness.client(url) as client:
         yield client
@@ -547,9 +547,9 @@ async def test_identities_stand_side_by_side(
     settings = {**provider.settings, "GATEWAY_JOIN_TOKENS": "on", "GATEWAY_CALLERS_FILE": str(demo.file)}
     async with gateway_for(valkey, simulator, **settings) as client:
         names: list[str] = []
-        for number in range(3):
-            track = new_track()
+        tracks = [new_track() for _ in range(3)]
+        for number, track in enumerate(tracks):
             join = MINTED(room=track["roomId"], participant=track["participantId"])
             shown = (demo.key, join, provider.token("grace"))[number]
             names.append((await client.post(START, json=track, headers=bearer(shown))).json()["requestedBy"])
-    assert names == ["demo", "participant:p2", "grace"]
+    assert names == ["demo", f"participant:{tracks[1]['participantId']}", "grace"]

@@ -41,7 +41,7 @@ async def limited(
     key, entry = new_key(f"{name}-{folder.name}"[:64].strip("-"))
     file = folder / "callers.toml"
     file.write_text(entry if own is None else f"{entry}starts_per_minute = {own}\n")
-    environ = harness.environment(valkey.url, simulator.url, file, **harness.FAST) | settings
+    environ = harness.environment(valkey.url, simulator.url, file, **harness.CALM) | settings
     async with harness.serve(environ) as url, harness.client(url, key) as client:
         yield client
 
@@ -122,7 +122,7 @@ async def test_a_storm_on_one_track_passes(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Fifty equal starts are one real one: neither the caller's limit of ten nor the track's of two minds."""
-    simulator.inject(harness.delay("start", 0.2))
+    simulator.inject(harness.delay("start", 2))
     async with limited(
         valkey, simulator, tmp_path, name="storm", own=10, GATEWAY_TRACK_STARTS_PER_MINUTE="2"
     ) as client:
@@ -135,7 +135,7 @@ async def test_a_storm_that_is_refused_is_paid_for_once(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Fifty callers hear of one refusal: it costs what one refusal costs."""
-    simulator.inject(harness.delay("start", 0.2))
+    simulator.inject(harness.delay("start", 2))
     simulator.inject(Fault(action="refuse", endpoint="start", status=404, times=None))
     async with limited(valkey, simulator, tmp_path, name="refused", own=20) as client:
         track = new_track()

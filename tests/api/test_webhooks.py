@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import random
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -112,7 +111,7 @@ class Door:
 @asynccontextmanager
 async def opened(simulator: Simulator, **bounds: Any) -> AsyncGenerator[Door]:
     """Serve an intake."""
-    videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=5)
+    videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=harness.BOUND)
     door = Door(simulator, videosdk, **bounds)
     app = Litestar(
         route_handlers=[receive_videosdk_webhook],
@@ -331,7 +330,7 @@ async def test_a_storm_of_forgeries_costs_one_call_a_minute(door: Door, signer: 
 
 async def test_whatever_videosdk_signs_is_answered_as_documented(door: Door) -> None:
     """Any JSON and any bytes behind a good signature: 204 for objects, else 400, and never a mistake of ours."""
-    leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+    leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
     names = st.sampled_from([*EVENTS, "other", "", "data"]) | st.text()
     values = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
     data = st.dictionaries(
@@ -394,9 +393,8 @@ async def test_closing_does_not_wait_for_ever(door: Door) -> None:
     """What hangs is given up after the grace."""
     door.hold.clear()
     await door.send(SAMPLE)
-    began = time.monotonic()
-    await door.intake.close(0.1)
-    assert time.monotonic() - began < 5
+    async with asyncio.timeout(harness.BOUND):
+        await door.intake.close(0.1)
     assert door.heard == []
 
 
@@ -451,7 +449,7 @@ async def test_an_event_is_given_up_after_the_last_try(simulator: Simulator) -> 
 @asynccontextmanager
 async def hearing(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str):
     """Serve a whole gateway that VideoSDK can reach; yields a client of it."""
-    environment = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, **more)
+    environment = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, **more)
     async with harness.serve(environment, public=True) as url, harness.client(url, demo.key) as client:
         yield client
 
@@ -498,7 +496,7 @@ async def test_starts_without_a_webhook_url_are_equal_whatever_the_gateways_own(
     Whoever writes the gateway's address into the request has asked for something else.
     """
     track = new_track()
-    environment = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    environment = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     async with (
         hearing(valkey, simulator, demo) as one,
         hearing(valkey, simulator, demo) as other,

@@ -55,7 +55,7 @@ async def house(simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[Hous
     """A gateway that lets in services and participants, with a Redis of its own: the examples name one track."""
     join_token = demo_join_token(harness.API_KEY, harness.SECRET, room=TRACK["roomId"], participant="ada")
     with EmbeddedValkey() as valkey:
-        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, GATEWAY_JOIN_TOKENS="on")
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_JOIN_TOKENS="on")
         async with harness.serve(settings) as url:
             yield House(url, demo.key, join_token, simulator)
 

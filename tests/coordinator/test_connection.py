@@ -10,6 +10,8 @@ from redis.asyncio import Redis
 from gateway.coordinator import Connection
 from gateway.errors import CoordinationUnavailable
 from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+from tests.blackbox.faults.proxy import Gate
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +37,7 @@ async def test_a_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: Embedded
         for _ in range(steps % 40):
             await asyncio.sleep(0)
         task.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(harness.BOUND):
             await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
     await connection.aclose()
@@ -134,6 +136,24 @@ async def test_waiting_for_a_connection_is_no_failure(valkey: EmbeddedValkey) ->
     await asyncio.gather(*(connection.evaluate(BUSY, sha, ("rec:{00}:any",), b"") for _ in range(2_500)))
     assert connection.healthy
     await connection.aclose()
+
+
+async def test_a_url_says_for_how_long_redis_is_waited_for() -> None:
+    """Time-outs in its query bound a command, and a new connection with it; otherwise Redis is lost after a second."""
+    with EmbeddedValkey(port=0) as server:
+        gate = Gate(server.port)
+        await gate.open()
+        url = f"redis://127.0.0.1:{gate.port}"
+        patient = Connection(f"{url}?socket_timeout=20&socket_connect_timeout=20")
+        hasty = Connection(url)
+        await asyncio.gather(patient.now(), hasty.now())
+        gate.slow = (1.7, 1.7)
+        assert await patient.now()
+        with pytest.raises(CoordinationUnavailable):
+            await hasty.now()
+        for connection in (patient, hasty):
+            await connection.aclose()
+        await gate.close()
 
 
 async def test_whatever_the_client_stumbles_over_when_a_connection_ends_is_unavailable(valkey: EmbeddedValkey) -> None:

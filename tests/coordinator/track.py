@@ -165,7 +165,7 @@ class Track:
                 self.redis.publish(fence, "")
                 messages: list[str] = []
                 while True:
-                    message = cast("dict[str, Any] | None", pubsub.get_message(timeout=5))
+                    message = cast("dict[str, Any] | None", pubsub.get_message(timeout=30))
                     if message and message["channel"] == fence:
                         return messages
                     if message and message["data"].startswith(self.keys[0]):

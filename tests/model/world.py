@@ -286,7 +286,7 @@ class World:
         # What was published before the fence has arrived when the fence has.
         self.redis.publish("fence", "")
         while True:
-            message = cast("dict[str, Any] | None", self._pubsub.get_message(timeout=5))
+            message = cast("dict[str, Any] | None", self._pubsub.get_message(timeout=30))
             if message and message["channel"] == "fence":
                 return
             if message:

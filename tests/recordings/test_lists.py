@@ -9,6 +9,7 @@ from gateway.recordings.lists import Listed, Lists
 from gateway.secret import Secret
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import FixedToken
+from tests import harness
 
 pytestmark = pytest.mark.anyio
 
@@ -31,9 +32,9 @@ async def test_a_mistake_reaches_all_who_wait() -> None:
         if not late:
             late.append(asyncio.create_task(lists.ask("room", "late")))
 
-    videosdk = VideoSDK("http://127.0.0.1:9", _NoToken(ask_late), timeout=2)
+    videosdk = VideoSDK("http://127.0.0.1:9", _NoToken(ask_late), timeout=harness.BOUND)
     lists = Lists(videosdk)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(harness.BOUND):
         told = await asyncio.gather(*(lists.ask("room", f"p{number}") for number in range(2)), return_exceptions=True)
         told += await asyncio.gather(*late, return_exceptions=True)
     assert [type(error) for error in told] == [RuntimeError] * 3

@@ -90,7 +90,7 @@ async def test_a_private_authority_is_trusted_where_it_is_named(
 ) -> None:
     """Start on one replica, joined on another while it is in flight: commands and wake-ups both come through."""
     settings = harness.environment(
-        address, simulator.url, demo.file, **harness.FAST, GATEWAY_REDIS_CA_FILE=str(papers.authority)
+        address, simulator.url, demo.file, **harness.CALM, GATEWAY_REDIS_CA_FILE=str(papers.authority)
     )
     async with (
         harness.serve(settings) as one,
@@ -99,7 +99,7 @@ async def test_a_private_authority_is_trusted_where_it_is_named(
         harness.client(other, demo.key) as second,
     ):
         track = new_track()
-        simulator.inject(harness.delay("start", 0.5))
+        simulator.inject(harness.delay("start", 2))
         answers = await asyncio.gather(
             *(replica.post("/v1/recordings/track/start", json=track) for replica in (first, second))
         )
@@ -109,6 +109,6 @@ async def test_a_private_authority_is_trusted_where_it_is_named(
 
 async def test_an_unknown_authority_is_not_trusted(address: str, simulator: Simulator, demo: harness.Demo) -> None:
     """Without the authority's name no command reaches Redis, and the gateway says that it is not ready."""
-    settings = harness.environment(address, simulator.url, demo.file, **harness.FAST)
+    settings = harness.environment(address, simulator.url, demo.file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         assert (await client.get("/readyz")).status_code == 503

@@ -59,7 +59,7 @@ class Upstream:
 @pytest.fixture
 async def upstream(simulator: Simulator) -> AsyncGenerator[Upstream]:
     """A simulator whose key has not been fetched."""
-    client = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=5)
+    client = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=harness.BOUND)
     yield Upstream(simulator, client)
     await client.aclose()
 
