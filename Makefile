@@ -41,7 +41,7 @@ mutants: $(VENV)/.synced provision  ## make small mistakes in the gateway and se
 	$(BIN)/python -m tests.mutants
 
 faults: $(VENV)/.synced provision  ## break everything that can break under real processes, and check the history
-	$(BIN)/python -m tests.blackbox.faults $(ARGS)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 fuzz: $(VENV)/.synced  ## send 10,000 made-up requests (FUZZ_CASES) to a live gateway: every answer as documented
 	$(BIN)/python -m tests.fuzz.run $(ARGS)

@@ -69,7 +69,7 @@ def _run(seed: int, chosen: list[str]) -> Run:
     with TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", f"--randomly-seed={seed}", f"--junitxml={report}", *chosen]
-        began = time.monotonic()
+        started_op = time.monotonic()
         process = subprocess.Popen(command, start_new_session=True)
         try:
             status = process.wait(LONGEST_RUN_SECONDS)
@@ -77,7 +77,7 @@ def _run(seed: int, chosen: list[str]) -> Run:
             status = None
         finally:
             _end(process)
-        return _read(report, time.monotonic() - began, status)
+        return _read(report, time.monotonic() - started_op, status)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

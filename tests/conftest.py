@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from gateway import logs
+from gateway.observability import logs
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer

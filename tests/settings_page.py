@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from gateway.settings import SETTINGS
+from gateway.settings.table import SETTINGS
 
 __all__ = ["PAGE", "written"]
 

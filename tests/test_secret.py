@@ -5,9 +5,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.logs import redact
-from gateway.mounted import MountedSecret
-from gateway.secret import Secret, known_secrets
+from gateway.observability.logs import redact
+from gateway.secrets import Secret, SecretFile, known_secrets
 from gateway.videosdk.tokens import MintedTokens
 
 MANY = 1_000
@@ -45,7 +44,7 @@ def test_secret_replaced_without_end_leaves_others_masked(tmp_path: Path) -> Non
     kept, first = Secret(opaque()), Secret(opaque())
     file, seconds = tmp_path / "secret", itertools.count(step=10)
     file.write_text(first.reveal())
-    mounted = MountedSecret(file, first, lambda: next(seconds))
+    mounted = SecretFile(file, first, lambda: next(seconds))
     del first
     before = len(known_secrets())
     texts: list[str] = []

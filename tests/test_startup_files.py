@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from gateway.app import create_app
-from gateway.environment import load
-from gateway.mounted import MountedSecret
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
-from gateway.secret import Secret
-from gateway.settings import SETTINGS
+from gateway.secrets import Secret, SecretFile
+from gateway.settings.load import load
+from gateway.settings.table import SETTINGS
 from gateway.videosdk.tokens import MintedTokens
 from tests import harness
 from tests.leaks import EVIDENCE
@@ -87,5 +86,5 @@ def test_file_replaced_while_the_watch_begins_is_noticed(tmp_path: Path, moment:
             replace(file, "the-new-one")
         return times * 10.0
 
-    secret = MountedSecret(file, Secret("the-old-one"), clock)
+    secret = SecretFile(file, Secret("the-old-one"), clock)
     assert [secret().reveal() for _ in range(3)][-1] == "the-new-one"

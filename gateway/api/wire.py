@@ -11,20 +11,10 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.errors import InvalidRequest, MalformedRequest
-from gateway.recordings import (
-    Answer,
-    Because,
-    Kind,
-    Origin,
-    Outcome,
-    Recording,
-    StartParameters,
-    Status,
-    Track,
-)
+from gateway.recordings import Answer, EndReason, Kind, Origin, Outcome, Recording, StartParameters, Status, Track
+from gateway.recordings.targets import ID_PATTERN, is_id
 
 __all__ = [
-    "ID_PATTERN",
     "PATH_PARTS",
     "EventsTicket",
     "ProblemDocument",
@@ -32,23 +22,19 @@ __all__ = [
     "StopTrackRecording",
     "TrackRecording",
     "check_part",
-    "is_id",
     "read_body",
     "read_room",
     "read_track",
 ]
 
-ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}$"
-"""What VideoSDK can carry into a storage path, and the gateway into a key."""
-_MOST_URL: Final = 2048
-_MOST_PATH: Final = 512
+_MAX_URL: Final = 2048
+_MAX_PATH: Final = 512
 _URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u0020\u007f/?#\\][^\u0000-\u0020\u007f\\]*$"
 _PATH_PATTERN: Final = r"^[^\u0000-\u001f\u007f/\\]+(?:/[^\u0000-\u001f\u007f/\\]+)*$"
 """What holds for every good one, in words that all readers of patterns know. Not all that match are good."""
-_MOST_NAME: Final = 64
-_MOST_UNKNOWN: Final = 100
+_MAX_NAME: Final = 64
+_MAX_UNKNOWN: Final = 100
 """How many unknown fields are named: a body of nothing else would be answered with ten times its size."""
-_ID: Final = re.compile(ID_PATTERN.strip("^$"))
 _NO_HOST: Final = re.compile(r"[\s\\\"<>^`{|}]")
 
 _T = TypeVar("_T", bound=Struct)
@@ -61,7 +47,7 @@ FileFormat = Annotated[str, Meta(pattern="^webm$", description="`webm`, which is
 WebhookUrl = Annotated[
     str,
     Meta(
-        max_length=_MOST_URL,
+        max_length=_MAX_URL,
         pattern=_URL_PATTERN,
         description="Where VideoSDK sends this recording's events. Passed on exactly as sent.",
         examples=["https://app.example.com/hooks/videosdk?key=1"],
@@ -71,7 +57,7 @@ BucketDirPath = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=_MOST_PATH,
+        max_length=_MAX_PATH,
         pattern=_PATH_PATTERN,
         description="Folder in your own bucket. Passed on exactly as sent. No leading slash, no empty or `..` segment.",
         examples=["recordings/2026/lesson 1"],
@@ -167,7 +153,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
         | None
     )
     ended_at: Annotated[datetime, Meta(description="When the gateway learned that it ended.")] | None
-    ended_because: Annotated[Because, Meta(description="Why it ended, where that is known.")] | None
+    ended_because: Annotated[EndReason, Meta(description="Why it ended, where that is known.")] | None
     videosdk_recording_id: (
         Annotated[str, Meta(description="VideoSDK's own id of the recording, once its list told it.")] | None
     )
@@ -263,7 +249,7 @@ def read_body(body: bytes, model: type[_T]) -> _T:
     given = cast("dict[str, object]", decoded)
     fields = {field.encode_name: field for field in msgspec.structs.fields(model)}
     unknown = [name for name in given if name not in fields]
-    errors = [(name[:_MOST_NAME], "is not a field of this request") for name in unknown[:_MOST_UNKNOWN]]
+    errors = [(name[:_MAX_NAME], "is not a field of this request") for name in unknown[:_MAX_UNKNOWN]]
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name not in given:
@@ -294,11 +280,6 @@ def read_track(room_id: str, participant_id: str, kind: str) -> Track:
     if errors:
         raise InvalidRequest.of(errors)
     return Track(room_id, participant_id, Kind(kind))
-
-
-def is_id(text: str) -> bool:
-    """Tell whether a text can be an id of VideoSDK's."""
-    return _ID.fullmatch(text) is not None
 
 
 def read_room(room_id: str) -> str:
@@ -345,7 +326,7 @@ def _check_format(value: object) -> str | None:
 
 
 def _check_webhook_url(value: object) -> str | None:
-    if wrong := _text(value, _MOST_URL):
+    if wrong := _text(value, _MAX_URL):
         return wrong
     url = cast("str", value)
     if any(character.isspace() for character in url):
@@ -365,7 +346,7 @@ def _check_webhook_url(value: object) -> str | None:
 
 
 def _check_bucket_dir_path(value: object) -> str | None:
-    if wrong := _text(value, _MOST_PATH):
+    if wrong := _text(value, _MAX_PATH):
         return wrong
     path = cast("str", value)
     if path.startswith("/"):

@@ -1,41 +1,25 @@
-"""Coordination between replicas over Redis: who leads an operation on a track, who waits, what is known.
+"""Coordination between replicas over Redis: who leads an operation on a target, who waits, and what is known of it.
 
-The only package that knows Redis. It knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
+Knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
 """
 
-from gateway.coordinator.answers import Answers, Remembered
-from gateway.coordinator.claims import Claim, Event, Finished, Lease, Record, Room, Timing, Verdict, Wish, clock
-from gateway.coordinator.connection import Connection
-from gateway.coordinator.coordinator import BUCKETS, Coordinator
-from gateway.coordinator.limits import Limits, Quota
-from gateway.coordinator.overview import Attended, Overview
-from gateway.coordinator.survey import Survey, Uncertainty
-from gateway.coordinator.tickets import Tickets
-from gateway.coordinator.wakeups import Wakeup, Wakeups
+from gateway.coordinator.backlog import Backlog, BacklogGauge, PendingTrack, UncertainTracks
+from gateway.coordinator.coordinator import Coordinator
+from gateway.coordinator.protocol import Claim, Command, Event, Finished, Lease, Record, Room, Timing, Verdict
 
 __all__ = [
-    "BUCKETS",
-    "Answers",
-    "Attended",
+    "Backlog",
+    "BacklogGauge",
     "Claim",
-    "Connection",
+    "Command",
     "Coordinator",
     "Event",
     "Finished",
     "Lease",
-    "Limits",
-    "Overview",
-    "Quota",
+    "PendingTrack",
     "Record",
-    "Remembered",
     "Room",
-    "Survey",
-    "Tickets",
     "Timing",
-    "Uncertainty",
+    "UncertainTracks",
     "Verdict",
-    "Wakeup",
-    "Wakeups",
-    "Wish",
-    "clock",
 ]

@@ -1,56 +1,46 @@
-"""The domain: tracks, their recordings, and how any number of wishes becomes one operation.
+"""The domain: targets, their recordings, and how any number of commands becomes one operation.
 
 Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and to the other replicas through
 `gateway.coordinator`.
 """
 
-from gateway.recordings.feeds import Feeds, News, Reader
-from gateway.recordings.hints import Happened, Hint
+from gateway.recordings.batches import Batches
 from gateway.recordings.leader import Leader
-from gateway.recordings.lists import Lists
-from gateway.recordings.model import (
-    ENDED,
-    Answer,
-    Because,
-    Kind,
-    Origin,
-    Outcome,
-    Recording,
-    StartParameters,
-    Status,
-    Track,
-    recording_of,
-    track_of,
-)
+from gateway.recordings.listings import ListingCache
+from gateway.recordings.model import ENDED, Answer, EndReason, Origin, Outcome, Recording, Status
 from gateway.recordings.operator import Operator
+from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
-from gateway.recordings.settler import Settler
-from gateway.recordings.uncoordinated import Uncoordinated
-from gateway.recordings.watcher import Watcher
+from gateway.recordings.records import recording_of
+from gateway.recordings.room_feeds import FeedUpdate, Reader, RoomFeeds
+from gateway.recordings.targets import Kind, StartParameters, Track, track_of
+from gateway.recordings.webhook_events import EventType, WebhookEvent, WebhookEvents
+from gateway.recordings.without_redis import WithoutRedisMode
 
 __all__ = [
     "ENDED",
     "Answer",
-    "Because",
-    "Feeds",
-    "Happened",
-    "Hint",
+    "Batches",
+    "EndReason",
+    "EventType",
+    "FeedUpdate",
     "Kind",
     "Leader",
-    "Lists",
-    "News",
+    "ListingCache",
     "Operator",
     "Origin",
     "Outcome",
     "Reader",
+    "Reconciler",
     "Recording",
     "Recordings",
-    "Settler",
+    "RoomFeeds",
     "StartParameters",
     "Status",
     "Track",
-    "Uncoordinated",
-    "Watcher",
+    "WebhookEvent",
+    "WebhookEvents",
+    "WithoutRedisMode",
     "recording_of",
     "track_of",
 ]

@@ -12,14 +12,15 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from gateway import telemetry
-from gateway.videosdk.client import Deliveries, TrackFile, TrackRow
+from gateway.observability import metrics
+from gateway.recordings.model import RecordedFile, WebhookDeliveries
+from gateway.videosdk.client import TrackRow
 
 __all__ = ["Evidence", "milliseconds", "open_rows", "own_row", "report_deliveries", "report_duplicates"]
 
 _SKEW_MS: Final = 2_000
 """How far VideoSDK's clock may be off Redis's."""
-_MOST_FILES: Final = 100
+_MAX_FILES: Final = 100
 
 _log = structlog.get_logger("gateway.recordings")
 
@@ -30,18 +31,22 @@ class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     generation: str
     videosdk_id: str
     ended: bool = False
-    files: tuple[TrackFile, ...] = ()
-    deliveries: Deliveries | None = None
+    files: tuple[RecordedFile, ...] = ()
+    deliveries: WebhookDeliveries | None = None
 
     @classmethod
     def of(cls, generation: str, row: TrackRow) -> "Evidence":
         """Take what matters of a row."""
+        counted = row.deliveries
         return cls(
             generation=generation,
             videosdk_id=row.id,
             ended=row.end is not None,
-            files=row.files[:_MOST_FILES],
-            deliveries=row.deliveries,
+            files=tuple(
+                RecordedFile(file_path=file.file_path, file_url=file.file_url, type=file.type, size=file.size)
+                for file in row.files[:_MAX_FILES]
+            ),
+            deliveries=WebhookDeliveries(total=counted.total, succeeded=counted.succeeded) if counted else None,
         )
 
     @property
@@ -107,14 +112,14 @@ def own_row(rows: Sequence[TrackRow], known: Evidence | None, started_at: int, e
 def report_duplicates(key: str, records: Sequence[TrackRow]) -> None:
     """Count and log that several recordings of one track are open, as long as every look finds them so."""
     if len(records) > 1:
-        telemetry.DUPLICATES_SUSPECTED.inc()
+        metrics.DUPLICATES_SUSPECTED.inc()
         _log.error("duplicate.suspected", key=key, rows=len(records))
 
 
 def report_deliveries(known: Evidence | None, now: Evidence, kind: str) -> None:
     """Count and log that webhooks of a recording do not arrive, once: what was known of it already is not news."""
     if now.undelivered and not (known is not None and known.undelivered):
-        telemetry.WEBHOOK_DELIVERIES_FAILED.inc()
+        metrics.WEBHOOK_DELIVERIES_FAILED.inc()
         _log.warning("webhook.deliveries_failed", kind=kind)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.api.listing import Listing
+from gateway.api.pagination import RecordingsQuery
 from gateway.recordings import Kind, Recording, Status, Track
 
 
@@ -30,7 +30,7 @@ def test_list_by_pages_tells_each_kind_of_each_participant_once(limit: int) -> N
     query = [("roomId", "room"), ("limit", str(limit))]
     cursor: str | None = None
     for _ in ROOM:
-        page = Listing.read([*query, *([("cursor", cursor)] if cursor else [])]).page(ROOM)
+        page = RecordingsQuery.read([*query, *([("cursor", cursor)] if cursor else [])]).page(ROOM)
         assert len(page.recordings) <= limit
         told += [(one.participant_id, one.kind) for one in page.recordings]
         cursor = page.next_cursor

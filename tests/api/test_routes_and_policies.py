@@ -13,12 +13,12 @@ import httpx
 import pytest
 from litestar.routes import HTTPRoute
 
-from gateway.api.callers import new_key
 from gateway.app import create_app
-from gateway.environment import load
+from gateway.auth.api_keys import new_key
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
+from gateway.settings.load import load
 from tests import harness
 
 pytestmark = pytest.mark.anyio

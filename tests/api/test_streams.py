@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.api.streams import EventStream
-from gateway.recordings import Kind, News, Reader, Track
+from gateway.api.sse import EventStream
+from gateway.recordings import FeedUpdate, Kind, Reader, Track
 from tests import harness
 from tests.model.clockwork import VirtualLoop
 
@@ -18,9 +18,9 @@ TRACK = Track("room", "ada", Kind.VIDEO)
 MANY = 2_000
 
 
-def news(number: int, *, whole: bool = False) -> News:
+def update(number: int, *, whole: bool = False) -> FeedUpdate:
     """Make a change."""
-    return News(f"{number}-0", ((TRACK, b"{}"),), whole=whole)
+    return FeedUpdate(f"{number}-0", ((TRACK, b"{}"),), whole=whole)
 
 
 class Server:
@@ -68,7 +68,7 @@ class Server:
 @asynccontextmanager
 async def answering(server: Server, reader: Reader, **more: Any) -> AsyncGenerator[asyncio.Task[None]]:
     """Answer a reader."""
-    given: dict[str, Any] = {"expires_in": None, "within": None, "line": server, **more}
+    given: dict[str, Any] = {"expires_in": None, "timeout": None, "line": server, **more}
     stream = EventStream(reader, lambda _: True, **given)
     task = asyncio.create_task(stream({}, server.receive, server.send))  # pyright: ignore[reportArgumentType]
     try:
@@ -89,7 +89,7 @@ def left() -> list[Reader]:
 def reader(left: list[Reader]) -> Reader:
     """A reader who was told a room."""
     reader = Reader(left.append)
-    reader.begin(news(1, whole=True))
+    reader.begin(update(1, whole=True))
     return reader
 
 
@@ -110,11 +110,11 @@ async def test_a_slow_reader_is_told_to_come_again(reader: Reader) -> None:
         await harness.eventually(lambda: "snapshot" in server.text)
         server.taking.clear()
         offered = server.offered
-        reader.offer(news(2))
+        reader.offer(update(2))
         await harness.eventually(lambda: server.offered > offered)  # it now sends that one, and cannot
         for number in range(3, 3 + MANY + 1):
             assert not reader.closed
-            reader.offer(news(number))
+            reader.offer(update(number))
         assert reader.closed == "slow"
         server.taking.set()
         await answer
@@ -150,31 +150,31 @@ async def test_news_are_read_once(left: list[Reader]) -> None:
     """What was missed and what came meanwhile overlap; each is told once, in order."""
     reader = Reader(left.append)
     for number in (5, 6):
-        reader.offer(news(number))
-    reader.resume("2-0", [news(number) for number in (3, 4, 5)])
+        reader.offer(update(number))
+    reader.resume("2-0", [update(number) for number in (3, 4, 5)])
     assert [one.id for one in await reader.read(0)] == ["3-0", "4-0", "5-0", "6-0"]
-    reader.offer(news(6))
+    reader.offer(update(6))
     assert await reader.read(0) == []
-    reader.offer(news(7))
+    reader.offer(update(7))
     assert [one.id for one in await reader.read(0)] == ["7-0"]
 
 
 async def test_what_waits_is_part_of_the_room_as_a_whole(left: list[Reader]) -> None:
     """A reader who begins with the room is told only what changed after it."""
     reader = Reader(left.append)
-    reader.offer(news(5))
-    reader.begin(news(6, whole=True))
+    reader.offer(update(5))
+    reader.begin(update(6, whole=True))
     for number in (6, 7):
-        reader.offer(news(number))
+        reader.offer(update(number))
     assert [one.id for one in await reader.read(0)] == ["6-0", "7-0"]
 
 
 async def test_a_room_told_anew_counts_anew(reader: Reader) -> None:
     """After a Redis that has forgotten, ids may be smaller: the whole room is told all the same, and what follows."""
-    reader.offer(news(9))
+    reader.offer(update(9))
     assert [one.id for one in await reader.read(0)] == ["1-0", "9-0"]
-    reader.offer(news(3, whole=True))
-    reader.offer(news(4))
+    reader.offer(update(3, whole=True))
+    reader.offer(update(4))
     assert [one.id for one in await reader.read(0)] == ["3-0", "4-0"]
 
 
@@ -184,7 +184,7 @@ async def lived(*, busy: bool, **limits: float | None) -> tuple[float, Server]:
     In a busy room there is always something to be told for two hours, and each part takes a second to be taken.
     """
     reader, now = Reader(lambda _: None), asyncio.get_running_loop().time
-    reader.begin(news(1, whole=True))
+    reader.begin(update(1, whole=True))
     begun = now()
     ended: list[float] = []
 
@@ -192,7 +192,7 @@ async def lived(*, busy: bool, **limits: float | None) -> tuple[float, Server]:
         async def send(self, message: Any) -> None:
             await super().send(message)
             if busy and now() - begun < 7200:
-                reader.offer(news(len(self.taken) + 1))
+                reader.offer(update(len(self.taken) + 1))
                 await asyncio.sleep(1)
 
     server = Room()
@@ -213,7 +213,7 @@ def test_stream_of_an_hour_ends_whatever_else_would_end_it_later(later: float | 
     try:
         ages: list[float] = []
         for _ in range(3):
-            seconds, server = loop.run_until_complete(lived(busy=busy, expires_in=later, within=later))
+            seconds, server = loop.run_until_complete(lived(busy=busy, expires_in=later, timeout=later))
             assert server.text.endswith('event: reconnect\ndata: {"reason":"age"}\n\n')
             assert server.complete
             ages.append(seconds)
@@ -224,7 +224,7 @@ def test_stream_of_an_hour_ends_whatever_else_would_end_it_later(later: float | 
 
 @pytest.mark.parametrize(
     ("limits", "reason"),
-    [({"expires_in": 91.0, "within": 100.0}, "expired"), ({"expires_in": 100.0, "within": 91.0}, "")],
+    [({"expires_in": 91.0, "timeout": 100.0}, "expired"), ({"expires_in": 100.0, "timeout": 91.0}, "")],
 )
 def test_stream_ends_at_the_earliest_of_its_limits(limits: dict[str, float], reason: str) -> None:
     """What the caller showed expires, or its own time is over: not the later of the two, nor the hour."""

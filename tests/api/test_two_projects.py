@@ -14,8 +14,8 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from tests import harness
 from tests.listener import listening
+from tests.observability.numbers import scrape
 from tests.projects import TwoProjects, two_projects
-from tests.telemetry.numbers import scrape
 
 pytestmark = pytest.mark.anyio
 

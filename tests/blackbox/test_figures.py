@@ -8,9 +8,9 @@ import pytest
 
 from gateway.sandbox.faults import Fault
 from tests import harness
-from tests.blackbox.faults.clients import Caller, Recorder, Track
-from tests.blackbox.faults.history import ClientCall
-from tests.blackbox.faults.stage import Stage
+from tests.faults.clients import Caller, Recorder, Track
+from tests.faults.history import ClientCall
+from tests.faults.stage import Stage
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
@@ -19,7 +19,7 @@ CALM = {
     # The server is new, and nothing was ever recorded: a start need not look first.
     "GATEWAY_VERIFY_ABSENT": "never",
 }
-MOST_SCRIPTS = 20
+MAX_SCRIPTS = 20
 """Of one process, for a storm of a thousand callers; renewals come on top."""
 
 
@@ -92,7 +92,7 @@ async def test_a_thousand_joiners_over_four_processes_cost_one_start_and_few_scr
     starts = [call for call in stage.upstream_calls() if call.endpoint == "start" and call.track == track.name]
     assert len(starts) == 1
     scripts = {gate.process: gate.scripts - gate.renewals - before[gate.process] for gate in stage.gates}
-    assert max(scripts.values()) <= MOST_SCRIPTS, scripts
+    assert max(scripts.values()) <= MAX_SCRIPTS, scripts
     assert await house.scripts() - house.renewals - total <= sum(scripts.values())
 
 
@@ -113,4 +113,5 @@ async def test_each_path_costs_as_many_round_trips_as_it_should(house: House) ->
     house.stage.simulator.inject(Fault(action="delay", endpoint="start", seconds=2, when="after"))
     answers, scripts = await house.cost((0, "start", joined), (1, "start", joined))
     assert sorted(answer.outcome for answer in answers) == ["joined", "started"]
-    assert scripts == 3
+    # A waiter also looks for itself about once a second.
+    assert 3 <= scripts <= 5

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from gateway.settings import SETTINGS
+from gateway.settings.table import SETTINGS
 from tests.chart.written import CHART
 from tests.harness import skip_unless_ci
 

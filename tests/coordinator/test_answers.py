@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from gateway.coordinator import Timing
+from tests.coordinator.test_lost_replies import answered, stopped
 from tests.coordinator.test_regressions import plan, replicas, rest, sends, sent, started
-from tests.coordinator.test_retries import answered, stopped
 from tests.coordinator.track import LEASE, SETTLE, TRUST, Track
 from tests.model.upstream import TRACK
 from tests.model.world import Fate, World
@@ -32,7 +32,7 @@ def test_start_without_redis_is_told_to_redis_afterwards(new_world: NewWorld, as
     world.advance(2)
     first.wire.refuses = set()
     if asks == "another replica":
-        world.until(lambda: world.record()["doubt"] != "0", within=2, what="for the doubt")
+        world.until(lambda: world.record()["suspect_since"] != "0", timeout=2, what="for the doubt")
     again = (second if asks == "another replica" else first).start()
     assert answered(world, again) == "already_recording"
     assert len(sent(world, "start")) == 2
@@ -66,7 +66,7 @@ def test_refusal_of_a_start_is_not_told_to_a_start_with_other_parameters(new_wor
     world.upstream.list_seconds = 0.2
     plan(world, "start", Fate(hears="refused", lands=None))
     leader = first.start("A")
-    world.until(lambda: world.record().get("doing") == "recover")
+    world.until(lambda: world.record().get("action") == "recover")
     other, same = second.start("B"), third.start("A")
     outcomes = answered(world, leader), answered(world, same), answered(world, other)
     assert outcomes == ("upstream-refused", "upstream-refused", "started")
@@ -103,7 +103,7 @@ def test_call_whose_lease_was_lost_is_not_sent(new_world: NewWorld, action: str)
     process.start() if action == "start" else process.stop()
     world.until(lambda: world.record()["holder"])
     taken = world.record()["holder"]
-    assert process.do(process.coordinator.take_away(world.key, taken))
+    assert process.do(process.coordinator.revoke(world.key, taken))
     # By then a renewal has said that the lease is lost.
     world.advance(1.9)
     assert not any(lease.attempt == taken for lease in process.leases.values())
@@ -147,16 +147,16 @@ def test_look_that_denies_what_was_heard_is_repeated_soon(track: Track, planned:
     """
     track.started()
     track.wait(10_000)
-    track.doubt("failed")
+    track.invalidate("failed")
     track.wait(1)
     for ago in range(1, SETTLE, 1000):
-        look = track.claim("check")
-        assert (look["verdict"], look["doing"]) == ("lead", "verify"), ago
+        look = track.claim("reconcile")
+        assert (look["verdict"], look["action"]) == ("lead", "verify"), ago
         track.finish(look, "recording", confirmed_by="list", due_in=planned)
         assert (track.record["hint"], track.due) == ("failed", due), ago
         track.wait(1000)
     track.wait(TRUST)
-    track.finish(track.claim("check"), "recording", confirmed_by="list", due_in=planned)
+    track.finish(track.claim("reconcile"), "recording", confirmed_by="list", due_in=planned)
     assert (track.record["hint"], track.due or 0) == ("", planned)
 
 
@@ -167,7 +167,7 @@ def test_end_that_the_list_shows_late_is_found_early_and_keeps_its_reason(world:
     world.advance(30)
     world.upstream.end(2.0)
     heard_at = world.now
-    process.do(process.coordinator.doubt(world.key, hint="failed"))
+    process.do(process.coordinator.invalidate(world.key, hint="failed"))
     world.until(lambda: world.record()["state"] in {"stopped", "failed"})
     assert world.now - heard_at < world.timing.settle + 2
     assert world.record()["because"] == "failed"
@@ -180,13 +180,13 @@ def test_record_whose_claim_was_taken_away_is_believed_no_more(track: Track) -> 
     """It was confirmed a moment ago, but an operator would not have taken the claim away for nothing: look first."""
     track.started()
     track.wait(1)
-    look = track.claim("check")
-    assert look["doing"] == "verify"
-    track.take_away(look["attempt"])
-    assert (track.left("doubt"), track.record["confirmed"], track.due) == (0, "0", 0)
+    look = track.claim("reconcile")
+    assert look["action"] == "verify"
+    track.revoke(look["attempt"])
+    assert (track.left("suspect_since"), track.record["confirmed"], track.due) == (0, "0", 0)
     track.wait(1)
     reply = track.claim("start")
-    assert (reply["verdict"], reply["doing"]) == ("lead", "verify")
+    assert (reply["verdict"], reply["action"]) == ("lead", "verify")
     track.wait(LEASE)
 
 

@@ -11,8 +11,13 @@ from typing import Any, Final, cast
 import pytest
 import redis
 
-from gateway.coordinator import Answers, Connection, Coordinator, Limits, Tickets, Timing, Wish, clock
+from gateway.coordinator import Command, Coordinator, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.clock import clock
+from gateway.store.connection import Connection
+from gateway.store.idempotency_records import IdempotencyRecords
+from gateway.store.tickets import Tickets
+from gateway.store.token_buckets import TokenBuckets
 from tests import harness
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +66,7 @@ def lifetimes(admin: "redis.Redis") -> dict[str, int]:
 
 
 KINDS: Final = {
-    "due": r"rec:\{\d\d\}:due",
+    "due": r"rec:\{\d\d\}:[^:]+:due",
     "epoch": r"rec:\{\d\d\}:epoch",
     "tracks": r"rec:\{\d\d\}:t:[^:]+:tracks",
     "events": r"rec:\{\d\d\}:t:[^:]+:events",
@@ -77,7 +82,7 @@ async def recorded(connection: Connection) -> tuple[Coordinator, str]:
     """Bring a track to a recording that is looked at again."""
     coordinator = Coordinator(connection, TIMING, "t")
     key = coordinator.key("room", "p", "video")
-    _, lease = await coordinator.claim(key, Wish.STOP)
+    _, lease = await coordinator.claim(key, Command.STOP)
     assert lease is not None
     await coordinator.finish(lease, "recording", result="", confirmed_by="list", due_in=60)
     return coordinator, key
@@ -117,7 +122,7 @@ async def test_record_that_runs_lives_as_long_as_a_recording_can(connection: Con
 async def test_record_that_ended_lives_as_long_as_it_can_be_read(connection: Connection, admin: "redis.Redis") -> None:
     """`GATEWAY_KEEP_ENDED_HOURS`; what else belongs to the room is not shortened by it."""
     coordinator, key = await recorded(connection)
-    _, lease = await coordinator.claim(key, Wish.STOP)
+    _, lease = await coordinator.claim(key, Command.STOP)
     assert lease is not None
     await coordinator.finish(lease, "stopped", result="", confirmed_by="reply", answered=True, due_in=60)
     for name in cast("list[str]", admin.keys("*epoch")):
@@ -127,13 +132,13 @@ async def test_record_that_ended_lives_as_long_as_it_can_be_read(connection: Con
 
 
 @pytest.mark.usefixtures("believed")
-@pytest.mark.parametrize("write", ["claim", "renew", "release", "doubt", "observe", "take_away"])
+@pytest.mark.parametrize("write", ["claim", "renew", "release", "suspect_since", "confirm", "revoke"])
 async def test_keys_live_on_with_every_write(connection: Connection, admin: "redis.Redis", write: str) -> None:
     """Each script that writes gives the record, and what it is found by, their whole time again."""
     coordinator, key = await recorded(connection)
     lease = None
-    if write in {"renew", "release", "take_away"}:
-        _, lease = await coordinator.claim(key, Wish.STOP)
+    if write in {"renew", "release", "revoke"}:
+        _, lease = await coordinator.claim(key, Command.STOP)
         assert lease is not None
     record = await coordinator.read(key)
     assert record is not None
@@ -142,20 +147,20 @@ async def test_keys_live_on_with_every_write(connection: Connection, admin: "red
         admin.pexpire(name, MINUTE)
     match write:
         case "claim":
-            await coordinator.claim(key, Wish.STOP)
+            await coordinator.claim(key, Command.STOP)
         case "renew":
             await coordinator.leases.renew(cast("Any", lease))
         case "release":
             await coordinator.release(cast("Any", lease), result="")
-        case "doubt":
-            await coordinator.doubt(key)
-        case "observe":
+        case "suspect_since":
+            await coordinator.invalidate(key)
+        case "confirm":
             # What is as old as the record itself is not believed: the first try may come in the same millisecond.
             await harness.until(
-                lambda: coordinator.observe(key, record, seen_at=clock(), evidence="{}", due_in=60), every=0.002
+                lambda: coordinator.confirm(key, record, seen_at=clock(), evidence="{}", due_in=60), every=0.002
             )
         case _:
-            await coordinator.take_away(key, cast("Any", lease).attempt)
+            await coordinator.revoke(key, cast("Any", lease).attempt)
     found = lifetimes(admin)
     short = {kind for kind in ("record", "due", "tracks") if not RUNNING[kind] - SLACK < found[kind] <= RUNNING[kind]}
     assert not short, found
@@ -185,7 +190,7 @@ async def test_answer_under_an_idempotency_key_is_kept_for_its_days(
     connection: Connection, admin: "redis.Redis"
 ) -> None:
     """Days and not only the seconds of a day; from when it was asked, and anew from when it was answered."""
-    answers, scope = Answers(connection, ANSWERS), ("t", "caller", "start", "key")
+    answers, scope = IdempotencyRecords(connection, ANSWERS), ("t", "caller", "start", "key")
     lifetime = round(ANSWERS.total_seconds() * 1000)
     assert (await answers.begin(scope, "f")).verdict == "new"
     check(admin, {"answer": lifetime})
@@ -215,5 +220,5 @@ async def test_bucket_of_a_limit_is_kept_until_it_is_full(
     connection: Connection, admin: "redis.Redis", cost: int, full: int
 ) -> None:
     """One token a minute comes back: gone too early it would be a full one, and later it says nothing."""
-    await Limits(connection).take("t:caller:x", per_minute=1, burst=60, cost=cost, force=True)
+    await TokenBuckets(connection).take("t:caller:x", per_minute=1, burst=60, cost=cost, force=True)
     check(admin, {"limit": full * MINUTE + 1_000})

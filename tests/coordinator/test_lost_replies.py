@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.coordinator import clock
-from gateway.coordinator.redis_clock import RedisClock
+from gateway.store.clock import RedisClock, clock
 from tests.coordinator.test_regressions import plan, replicas, rest, sends, sent, started
 from tests.model.replica import PARAMETERS, Call, Process
 from tests.model.upstream import TRACK
@@ -62,9 +61,9 @@ def test_start_whose_first_try_used_up_the_time_gets_a_second_one(new_world: New
     world = new_world(settling=False)
     (process,) = replicas(world, 1)
     process.wire.faults.append("hung")
-    came_at = world.now
+    arrived_at = world.now
     world.advance(1.9)
-    work = process.recordings.start(TRACK, PARAMETERS["A"], caller="somebody", within=30, came_at=came_at)
+    work = process.recordings.start(TRACK, PARAMETERS["A"], caller="somebody", timeout=30, arrived_at=arrived_at)
     asked = process.do(work)
     world.until(asked.done)
     assert asked.result().outcome == "started"
@@ -237,12 +236,12 @@ def test_finish_is_tried_ever_more_seldom_and_not_for_ever(new_world: NewWorld) 
     world = new_world(settling=False)
     (process,) = replicas(world, 1)
     process.wire.refuses = {"finish"}
-    began, before = world.now, process.wire.failures
+    started_op, before = world.now, process.wire.failures
     assert answered(world, process.start()) == "started"
     world.advance(10)
     assert 10 <= process.wire.failures - before <= 15
     assert process.leases
-    world.advance(began + 2 * world.timing.quiet + 5 - world.now)
+    world.advance(started_op + 2 * world.timing.quiet + 5 - world.now)
     assert not process.leases
     tried = process.wire.failures
     world.advance(10)
@@ -262,7 +261,7 @@ def test_close_with_an_unwritten_result_tries_for_two_seconds(new_world: NewWorl
     assert not closing.done()
     if back:
         process.wire.refuses = set()
-    world.until(closing.done, within=10)
+    world.until(closing.done, timeout=10)
     assert world.now - asked_at < 2.5
     assert world.record()["state"] == ("recording" if back else "starting")
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.coordinator import BUCKETS, Connection, Coordinator, Overview, Survey, Timing, Wish
+from gateway.coordinator import Backlog, BacklogGauge, Command, Coordinator, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.connection import Connection
+from gateway.store.scripts import BUCKETS
 from tests import harness
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +37,7 @@ async def connection() -> AsyncGenerator[Connection]:
 async def unknown_track(connection: Connection, tenant: str) -> Coordinator:
     """Leave a start of a project unknown, and due."""
     coordinator = Coordinator(connection, Timing(verify_absent="never"), tenant)
-    _, lease = await coordinator.claim(coordinator.key(*TRACK), Wish.START)
+    _, lease = await coordinator.claim(coordinator.key(*TRACK), Command.START)
     assert lease is not None
     await coordinator.finish(lease, "unknown", result="", due_in=0.001)
     return coordinator
@@ -57,10 +59,10 @@ async def test_unknown_start_is_due_counted_and_shown_in_its_own_project_only(co
     found = await harness.until(lambda: due(one))
     assert found == [one.key(*TRACK)]
     assert await due(other) == []
-    seen = [await Survey(connection, tenant).look() for tenant in ("one", "other")]
+    seen = [await BacklogGauge(connection, tenant).look() for tenant in ("one", "other")]
     assert [uncertainty.tracks for uncertainty in seen if uncertainty is not None] == [1, 0]
-    attended = [await Overview(connection, tenant).look(10) for tenant in ("one", "other")]
-    assert [[track.key for track in tracks] for tracks in attended] == [found, []]
+    pending_tracks = [await Backlog(connection, tenant).look(10) for tenant in ("one", "other")]
+    assert [[track.key for track in tracks] for tracks in pending_tracks] == [found, []]
 
 
 async def test_overdue_tracks_of_one_project_do_not_keep_the_other_waiting(connection: Connection) -> None:

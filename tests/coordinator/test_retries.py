@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from gateway.coordinator.retries import Retries
 from gateway.errors import CoordinationUnavailable
+from gateway.store.retries import Retries
 from tests import harness
 
 pytestmark = pytest.mark.anyio

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import cast
 
-from gateway.coordinator.script import Script
+from gateway.coordinator.scripts import load_script
 from gateway.recordings import Leader
 from tests.mutants.rules import Change, broken
 
 
 def scripts(changes: Mapping[str, Sequence[Change]]) -> dict[str, str]:
     """Return scripts with some of their rules, or of the prelude's, broken; fail where there is no such rule."""
-    return {name: broken(f"{name}.lua", Script(name).text, all_of) for name, all_of in changes.items()}
+    return {name: broken(f"{name}.lua", load_script(name).text, all_of) for name, all_of in changes.items()}
 
 
 def leader(*changes: Change) -> type[Leader]:

@@ -9,12 +9,12 @@ import msgspec
 
 from tests.mutants.mutant import Mutant
 
-__all__ = ["FILE", "Entry", "entries", "without"]
+__all__ = ["FILE", "RequestMiddleware", "entries", "without"]
 
 FILE: Final = Path(__file__).parent / "accepted.toml"
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RequestMiddleware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One or more mutants of one line.
 
     Attributes:
@@ -41,21 +41,21 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    mutant: list[Entry] = []
+    mutant: list[RequestMiddleware] = []
 
 
-def entries(file: Path = FILE) -> list[Entry]:
+def entries(file: Path = FILE) -> list[RequestMiddleware]:
     """Return the list."""
     return msgspec.convert(tomllib.loads(file.read_text("utf-8")), _File).mutant
 
 
-def without(mutants: Iterable[Mutant], sources: Mapping[str, str], listed: Iterable[Entry]) -> list[Mutant]:
+def without(mutants: Iterable[Mutant], sources: Mapping[str, str], listed: Iterable[RequestMiddleware]) -> list[Mutant]:
     """Return the mutants that are not on the list.
 
     Raises:
         LookupError: An entry matches nothing: its code has changed, so its reason must be looked at again.
     """
-    left, unused = list(mutants), list[Entry]()
+    left, unused = list(mutants), list[RequestMiddleware]()
     for entry in listed:
         kept = [mutant for mutant in left if not entry.matches(mutant, sources[mutant.module])]
         if len(kept) == len(left):

@@ -25,9 +25,9 @@ _NEVER: Final = ("tests/mutants/", "tests/model/test_mutants.py", "tests/image/"
 _NAMED: Final = {
     ".lua": ("tests/coordinator/", "tests/model/test_protocol_model.py"),
     "gateway/__main__.py": ("tests/test_main.py",),
-    "gateway/serving.py": ("tests/test_main.py",),
-    "gateway/health.py": ("tests/test_main.py",),
-    "gateway/drain.py": ("tests/test_main.py", "tests/blackbox/test_shutdown.py"),
+    "gateway/serving/server.py": ("tests/test_main.py",),
+    "gateway/serving/healthcheck.py": ("tests/test_main.py",),
+    "gateway/lifecycle.py": ("tests/test_main.py", "tests/blackbox/test_shutdown.py"),
 }
 """Tests that run scripts without the gateway's own way to Redis, or in processes of their own: not recorded."""
 

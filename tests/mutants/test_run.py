@@ -141,7 +141,7 @@ def test_run_without_end_counts_as_killed(project: Project, recording: Recording
         if mutant.operator == "statement" and mutant.code(_MODULE) == "number -= 1"
     ]
 
-    (verdict,) = run(project, recording, [endless], 1, Bounds(workers=1, patience=0.5))
+    (verdict,) = run(project, recording, [endless], 1, Bounds(workers=1, deadline=0.5))
 
     assert (verdict.killed, verdict.by) == (True, "time-out")
 

@@ -12,20 +12,33 @@ from typing import Any, Final
 import msgspec
 import redis
 
-from gateway.coordinator import BUCKETS, Connection, Coordinator, Timing, Wakeups
-from gateway.coordinator.script import SCRIPTS, Script
+from gateway.coordinator import Coordinator, Timing
+from gateway.coordinator.scripts import SCRIPTS, load_script
 from gateway.errors import CoordinationUnavailable
-from gateway.recordings import Feeds, Leader, Lists, Recordings, Settler, Uncoordinated, Watcher
+from gateway.recordings import (
+    Batches,
+    Leader,
+    ListingCache,
+    Reconciler,
+    Recordings,
+    RoomFeeds,
+    WebhookEvents,
+    WithoutRedisMode,
+)
 from gateway.sandbox.valkey import EmbeddedValkey
-from gateway.secret import Secret
+from gateway.secrets import Secret
+from gateway.store.connection import Connection
+from gateway.store.notifications import Notifications
+from gateway.store.scripts import BUCKETS, Script
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import Lifetime, MintedTokens
 from tests import harness
 from tests.leaks import EVIDENCE
 
 NAMES: Final = {
-    **{Script(name).sha: name for name in SCRIPTS},
-    **{Script(name, prelude=False).sha: name for name in ("limit", "survey")},
+    **{load_script(name).sha: name for name in SCRIPTS},
+    Script("gateway.store", "limit").sha: "limit",
+    Script("gateway.coordinator", "backlog").sha: "backlog_gauge",
 }
 LONG_AGO_MS: Final = 90_000
 TIMING: Final = Timing(
@@ -122,24 +135,32 @@ class Parts:
         self.tokens = ErringTokens()
         self.videosdk = VideoSDK(videosdk_url, self.tokens, timeout=timing.upstream_timeout)
         self.coordinator = Coordinator(self.connection, timing, "t", **bounds.get("coordinator", {}))
-        self.lists = Lists(self.videosdk, **bounds.get("lists", {}))
-        self.wakeups = Wakeups(self.connection)
-        self.uncoordinated = Uncoordinated(self.coordinator, self.videosdk, report_every=0.02)
-        self.recordings = Recordings(
-            self.coordinator,
-            Leader(self.coordinator, self.videosdk, self.lists),
-            self.wakeups,
-            self.uncoordinated,
-            degrade=True,
-            **bounds.get("recordings", {}),
+        self.listings = ListingCache(self.videosdk, **bounds.get("listings", {}))
+        self.notifications = Notifications(self.connection)
+        self.without_redis = WithoutRedisMode(self.coordinator, self.videosdk, report_every=0.02)
+        self.leader = Leader(self.coordinator, self.videosdk, self.listings)
+        often: dict[str, Any] = {"every": 0.05}
+        self.reconciler = Reconciler(
+            self.coordinator, self.listings, self.leader, **(often | bounds.get("reconciler", {}))
         )
-        self.watcher = Watcher(self.coordinator, self.lists, self.recordings.settle, **bounds.get("watcher", {}))
-        self.settler = Settler(self.coordinator, self.watcher, every=0.05, **bounds.get("settler", {}))
-        self.feeds = Feeds(
+        self.webhook_events = WebhookEvents(self.coordinator, self.reconciler)
+        self.batches = Batches(
             self.coordinator,
-            self.wakeups,
+            self.leader,
+            self.notifications,
+            self.without_redis,
+            self.reconciler,
+            degrade=True,
+            **bounds.get("batches", {}),
+        )
+        self.recordings = Recordings(
+            self.coordinator, self.batches, self.reconciler, self.without_redis, **bounds.get("recordings", {})
+        )
+        self.room_feeds = RoomFeeds(
+            self.coordinator,
+            self.notifications,
             lambda recording: msgspec.json.encode(recording.status),
-            **{"most_readers": 100, **bounds.get("feeds", {})},
+            **{"max_readers": 100, **bounds.get("room_feeds", {})},
         )
 
     @property
@@ -147,20 +168,20 @@ class Parts:
         """Every part, by its name."""
         return dict(vars(self))
 
+    async def _open_without_loop(self) -> None:
+        await self.coordinator.start()
+        await self.batches.open()
+
     @asynccontextmanager
     async def running(self, *, settling: bool = True) -> AsyncGenerator["Parts"]:
         """Run what a process runs in the background."""
-        await self.recordings.open()
-        if settling:
-            await self.settler.start()
+        await (self.recordings.open() if settling else self._open_without_loop())
         try:
-            await harness.eventually(lambda: self.wakeups.listening)
+            await harness.eventually(lambda: self.notifications.listening)
             yield self
         finally:
             self.connection.errors.clear()
-            await self.feeds.close()
-            await self.settler.stop()
-            await self.watcher.close()
+            await self.room_feeds.close()
             await self.recordings.close(grace=5)
             await self.videosdk.aclose()
             await self.connection.aclose()

@@ -12,18 +12,20 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 from redis.asyncio import Redis
 
-from gateway.api.callers import CallersFile, new_key
-from gateway.api.company_tokens import ClaimNames, CompanyTokens
-from gateway.api.webhooks import Intake
-from gateway.coordinator import Limits, Survey, Wish, clock
-from gateway.coordinator.wakeups import CHANNEL
+from gateway.api.webhooks import WebhookReceiver
+from gateway.auth.api_keys import CallersFile, new_key
+from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
+from gateway.coordinator import BacklogGauge, Command
 from gateway.errors import CoordinationUnavailable, IdentityUnavailable, InternalError
-from gateway.mounted import MountedSecret
-from gateway.recordings import Hint, Kind, StartParameters, Track
+from gateway.recordings import Kind, StartParameters, Track, WebhookEvent
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
-from gateway.secret import Secret
-from gateway.videosdk.signatures import FetchedKeys, PinnedKeys, Signatures
+from gateway.secrets import Secret, SecretFile
+from gateway.store.clock import clock
+from gateway.store.notifications import CHANNEL
+from gateway.store.token_buckets import TokenBuckets
+from gateway.videosdk.signatures import Signatures
+from gateway.videosdk.webhook_keys import FetchedKeys, PinnedKeys
 from tests import harness
 from tests.recordings.parts import Log, Parts, UnexpectedError, settled_valkey
 
@@ -69,7 +71,7 @@ async def settler_round(parts: Parts, simulator: Simulator) -> Steps:
 async def settler_check(parts: Parts, simulator: Simulator) -> Steps:
     """A room that is due and cannot be read."""
     parts.connection.err("read")
-    await parts.coordinator.doubt(key_of(parts))
+    await parts.coordinator.invalidate(key_of(parts))
     yield
     await made_again(parts, "read")
 
@@ -77,7 +79,7 @@ async def settler_check(parts: Parts, simulator: Simulator) -> Steps:
 async def settler_track(parts: Parts, simulator: Simulator) -> Steps:
     """A track that is due and cannot be claimed."""
     parts.connection.err("claim")
-    await parts.coordinator.doubt(key_of(parts))
+    await parts.coordinator.invalidate(key_of(parts))
     yield
     await made_again(parts, "claim")
 
@@ -85,7 +87,7 @@ async def settler_track(parts: Parts, simulator: Simulator) -> Steps:
 async def renewals(parts: Parts, simulator: Simulator) -> Steps:
     """A lease whose renewal goes wrong."""
     parts.connection.err("renew")
-    _, lease = await parts.coordinator.claim(key_of(parts), Wish.START)
+    _, lease = await parts.coordinator.claim(key_of(parts), Command.START)
     assert lease is not None
     yield
     await made_again(parts, "renew")
@@ -94,7 +96,7 @@ async def renewals(parts: Parts, simulator: Simulator) -> Steps:
 
 async def last_writes(parts: Parts, simulator: Simulator) -> Steps:
     """A write that is repeated while a start may still land."""
-    _, lease = await parts.coordinator.claim(key_of(parts), Wish.START)
+    _, lease = await parts.coordinator.claim(key_of(parts), Command.START)
     assert lease is not None
     await parts.coordinator.finish(lease, "unknown", result="", due_in=60)
     parts.connection.err("finish")
@@ -104,7 +106,7 @@ async def last_writes(parts: Parts, simulator: Simulator) -> Steps:
 
 async def late_result(parts: Parts, simulator: Simulator) -> Steps:
     """A result that could not be written at once, and then meets an error."""
-    _, lease = await parts.coordinator.claim(key_of(parts), Wish.START)
+    _, lease = await parts.coordinator.claim(key_of(parts), Command.START)
     assert lease is not None
     parts.connection.err("finish", CoordinationUnavailable("not now"), UnexpectedError())
     await parts.coordinator.finish(lease, "recording", result="", confirmed_by="reply")
@@ -121,7 +123,7 @@ async def claim_given_back(parts: Parts, simulator: Simulator) -> Steps:
     parts.connection.err("claim", *[CoordinationUnavailable("not now")] * 2)
     parts.connection.err("release")
     with pytest.raises(CoordinationUnavailable):
-        await parts.coordinator.claim(key_of(parts), Wish.START, since=clock() - 60)
+        await parts.coordinator.claim(key_of(parts), Command.START, since=clock() - 60)
     yield
     await made_again(parts, "release")
 
@@ -129,9 +131,9 @@ async def claim_given_back(parts: Parts, simulator: Simulator) -> Steps:
 async def pending_stop(parts: Parts, simulator: Simulator) -> Steps:
     """A stop that is left to do when its start has finished."""
     simulator.inject(harness.delay("start", 0.5))
-    start = asyncio.create_task(parts.recordings.start(TRACK, NOTHING, caller="demo", within=10))
+    start = asyncio.create_task(parts.recordings.start(TRACK, NOTHING, caller="demo", timeout=10))
     await harness.eventually(lambda: simulator.calls)
-    await parts.recordings.stop(TRACK, caller="demo", within=0.2)
+    await parts.recordings.stop(TRACK, caller="demo", timeout=0.2)
     parts.connection.err("claim")
     assert (await start).outcome == "started"
     yield
@@ -142,22 +144,22 @@ async def waiting_callers(parts: Parts, simulator: Simulator) -> Steps:
     """A start whose claim goes wrong: its callers are answered."""
     parts.connection.err("claim")
     with pytest.raises(InternalError):
-        await parts.recordings.start(TRACK, NOTHING, caller="demo", within=10)
+        await parts.recordings.start(TRACK, NOTHING, caller="demo", timeout=10)
     yield
-    assert (await parts.recordings.start(TRACK, NOTHING, caller="demo", within=10)).outcome == "started"
+    assert (await parts.recordings.start(TRACK, NOTHING, caller="demo", timeout=10)).outcome == "started"
 
 
 async def report_of_uncoordinated_stops(parts: Parts, simulator: Simulator) -> Steps:
     """A stop without Redis, of which Redis is told later."""
-    parts.connection.err("doubt")
-    await parts.uncoordinated.stop(key_of(parts), TRACK)
+    parts.connection.err("invalidate")
+    await parts.without_redis.stop(key_of(parts), TRACK)
     yield
-    await made_again(parts, "doubt")
+    await made_again(parts, "invalidate")
 
 
 async def limits(parts: Parts, simulator: Simulator) -> Steps:
     """A bucket whose script goes wrong."""
-    buckets = Limits(parts.connection)
+    buckets = TokenBuckets(parts.connection)
     parts.connection.err("limit")
     with pytest.raises(CoordinationUnavailable):
         await buckets.take("t:caller:a", per_minute=10, burst=10, cost=1)
@@ -165,33 +167,33 @@ async def limits(parts: Parts, simulator: Simulator) -> Steps:
     assert (await buckets.take("t:caller:a", per_minute=10, burst=10, cost=1)).allowed
 
 
-async def lists(parts: Parts, simulator: Simulator) -> Steps:
+async def listings(parts: Parts, simulator: Simulator) -> Steps:
     """A list for which no token can be made."""
     parts.tokens.errors.append(UnexpectedError())
     with pytest.raises(UnexpectedError):
-        await parts.lists.ask("room")
+        await parts.listings.ask("room")
     yield
-    assert (await parts.lists.ask("room")).rows == []
+    assert (await parts.listings.ask("room")).rows == []
 
 
 async def webhooks(parts: Parts, simulator: Simulator) -> Steps:
     """An event on which acting goes wrong."""
     errors: list[Exception] = [UnexpectedError()]
-    heard: list[Hint] = []
+    heard: list[WebhookEvent] = []
 
-    async def hear(hint: Hint) -> None:
+    async def handle(hint: WebhookEvent) -> None:
         if errors:
             raise errors.pop()
         heard.append(hint)
 
-    intake = Intake(Signatures(FetchedKeys(parts.videosdk.public_key)), hear)
+    webhook_receiver = WebhookReceiver(Signatures(FetchedKeys(parts.videosdk.public_key)), handle)
     data = {"meetingId": "room", "participantId": "ada"}
     body = json.dumps({"webhookType": "participant-left", "data": data}).encode()
-    await intake.take(body, [simulator.sign(body).encode()])
+    await webhook_receiver.take(body, [simulator.sign(body).encode()])
     yield
-    await intake.take(body, [simulator.sign(body).encode()])
+    await webhook_receiver.take(body, [simulator.sign(body).encode()])
     await harness.eventually(lambda: heard)
-    await intake.close(5)
+    await webhook_receiver.close(5)
 
 
 async def subscriber(parts: Parts, simulator: Simulator) -> Steps:
@@ -199,40 +201,40 @@ async def subscriber(parts: Parts, simulator: Simulator) -> Steps:
     async with Redis.from_url(parts.connection._url()) as server:
         await server.publish(CHANNEL, "not what is expected")
         yield
-        await harness.eventually(lambda: parts.wakeups.listening)
+        await harness.eventually(lambda: parts.notifications.listening)
         # Heard, or this would have to poll.
-        news = asyncio.Event()
-        parts.wakeups.watch("any-channel", news.set)
+        update = asyncio.Event()
+        parts.notifications.watch("any-channel", update.set)
 
         async def told() -> bool:
             await server.publish("any-channel", "x")
-            return news.is_set()
+            return update.is_set()
 
         await harness.until(told)
-        parts.wakeups.unwatch("any-channel")
+        parts.notifications.unwatch("any-channel")
 
 
-async def feeds(parts: Parts, simulator: Simulator) -> Steps:
+async def room_feeds(parts: Parts, simulator: Simulator) -> Steps:
     """A room whose events cannot be read: its readers are to come again."""
-    reader = await parts.feeds.open(TRACK.room_id)
+    reader = await parts.room_feeds.open(TRACK.room_id)
     parts.connection.err("entries")
-    await parts.coordinator.claim(key_of(parts), Wish.START)
+    await parts.coordinator.claim(key_of(parts), Command.START)
     yield
     await harness.eventually(lambda: reader.closed == "restart")
     reader.leave()
-    again = await parts.feeds.open(TRACK.room_id)
-    assert [news.whole for news in await again.read(5)] == [True]
+    again = await parts.room_feeds.open(TRACK.room_id)
+    assert [update.whole for update in await again.read(5)] == [True]
     again.leave()
 
 
 async def metrics(parts: Parts, simulator: Simulator) -> Steps:
     """A look at what is uncertain that goes wrong: metrics tell nothing of it."""
-    survey = Survey(parts.connection, "t")
-    await parts.coordinator.claim(key_of(parts), Wish.START)
-    parts.connection.err("survey")
-    assert await survey.look() is None
+    backlog_gauge = BacklogGauge(parts.connection, "t")
+    await parts.coordinator.claim(key_of(parts), Command.START)
+    parts.connection.err("backlog_gauge")
+    assert await backlog_gauge.look() is None
     yield
-    assert await Survey(parts.connection, "t").look() is not None
+    assert await BacklogGauge(parts.connection, "t").look() is not None
 
 
 class Hours:
@@ -271,7 +273,7 @@ async def mounted_secret(parts: Parts, simulator: Simulator) -> Steps:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "secret"
         file.write_text("the first")
-        secret = MountedSecret(file, Secret("the first"), Hours())
+        secret = SecretFile(file, Secret("the first"), Hours())
         file.unlink()
         file.mkdir()
         assert secret().reveal() == "the first"
@@ -316,7 +318,7 @@ async def identity_providers_keys(parts: Parts, simulator: Simulator) -> Steps:
     async def fetch() -> bytes:
         return json.dumps(documents.pop(0)).encode()
 
-    tokens = CompanyTokens(fetch, "i", "a", ClaimNames(), Hours())
+    tokens = OidcTokens(fetch, "i", "a", ClaimNames(), Hours())
     with pytest.raises(IdentityUnavailable):
         await tokens.identify(token)
     yield
@@ -335,10 +337,10 @@ TASKS: list[tuple[Callable[[Parts, Simulator], Steps], str]] = [
     (waiting_callers, "party.failed"),
     (report_of_uncoordinated_stops, "uncoordinated.report_failed"),
     (limits, "limits.failed"),
-    (lists, "list.failed"),
+    (listings, "list.failed"),
     (webhooks, "webhook.failed"),
     (subscriber, "wakeups.failed"),
-    (feeds, "events.failed"),
+    (room_feeds, "events.failed"),
     (metrics, "survey.failed"),
     (callers_file, "callers.broken"),
     (mounted_secret, "mounted.unusable"),

@@ -62,13 +62,13 @@ async def test_checks_per_second_are_kept(
                 scores = [float(at) for name in names for _, at in await redis.zrange(name, 0, -1, withscores=True)]
                 return now - max(scores) if len(scores) == 2 else 0
 
-            def lists() -> int:
+            def listings() -> int:
                 return sum(call.endpoint == "list" for call in simulator.calls)
 
-            await harness.eventually(lists)
+            await harness.eventually(listings)
             # Longer than the settler takes for a round.
             await harness.until(overdue, lambda late: late > 1_400)
-            assert lists() == 1
+            assert listings() == 1
 
 
 async def test_an_ended_recording_is_kept_for_so_many_hours(

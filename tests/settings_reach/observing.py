@@ -10,11 +10,11 @@ from typing import Any, cast
 import httpx
 from redis.asyncio import Redis
 
-from gateway.api.callers import new_key
 from gateway.app import create_client
-from gateway.environment import load
+from gateway.auth.api_keys import new_key
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import IdentityProvider, demo_join_token
+from gateway.settings.load import load
 from tests import harness
 from tests.settings_reach.scene import START, STOP, Given, Scene, record_key
 
@@ -94,7 +94,7 @@ async def calls_side_by_side(scene: Scene, given: Given) -> int:
     async with scene.serving({**given, "GATEWAY_VIDEOSDK_URL": upstream.server.url}) as gateway:
         callers = [asyncio.create_task(gateway.post(START, json=track)) for track in tracks]
         for track in tracks:
-            await harness.until(lambda track=track: scene.record(track, "granted"), within=30)
+            await harness.until(lambda track=track: scene.record(track, "granted"), timeout=30)
         allowed = int(given["GATEWAY_UPSTREAM_CONCURRENCY"] or 0)
         await harness.eventually(lambda: upstream.in_flight >= min(allowed, 3))
         await passed(0.1)  # in which one that should wait would be seen
@@ -151,7 +151,7 @@ async def horizon_of_an_unknown_start(scene: Scene, given: Given) -> float | Non
     scene.simulator.inject(Fault(action="reset_before", endpoint="start"))
     async with scene.serving(given) as gateway:
         assert (await gateway.post(START, json=track)).status_code == 504
-        numbers = await scene.record(track, "started_at", "start_quiet")
+        numbers = await scene.record(track, "started_at", "start_may_land_until")
     return (numbers[1] - numbers[0]) / 1000 if numbers else None
 
 
@@ -227,7 +227,7 @@ async def rooms_compared_in_a_moment(scene: Scene, given: Given) -> int:
 
 def due_of(key: str) -> str:
     """Return where Redis holds when a record is due."""
-    return f"{':'.join(key.split(':')[:2])}:due"
+    return f"{':'.join(key.split(':')[:3])}:due"
 
 
 async def hours_that_an_end_is_kept(scene: Scene, given: Given) -> float:

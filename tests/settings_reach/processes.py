@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 
 from tests import harness
+from tests.observability.collector import Collector
 from tests.settings_reach.scene import Scene
-from tests.telemetry.collector import Collector
 
 __all__ = ["ADDRESSES", "Observed", "observe_processes"]
 
@@ -38,7 +38,7 @@ class _Seen:
         """See where it serves, with how many workers, and what it logs of a request."""
         port = self.process.port
         # Several interpreters start at once: on a busy machine that takes longer than one alone is given.
-        await harness.until(self._starts, within=80)
+        await harness.until(self._starts, timeout=80)
         await self.process.ready()
         self.told["GATEWAY_HOST"] = [address for address in ADDRESSES if _listens(address, port)]
         self.told["GATEWAY_PORT"] = str(port)

@@ -168,7 +168,7 @@ async def _tls_server(scene: Scene) -> str:
     papers = make_papers(scene.folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(papers.certificate, papers.key)
-    socket = scene.valkey.url.removeprefix("unix://")
+    socket = scene.valkey.url.removeprefix("unix://").partition("?")[0]
 
     async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError, ssl.SSLError):

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
-from gateway.settings import SETTINGS
+from gateway.settings.table import SETTINGS
 from tests import harness
 from tests.settings_reach import observing as see
 from tests.settings_reach.processes import Observed, observe_processes

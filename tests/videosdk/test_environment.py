@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from gateway.app import create_client, fetch_jwks
-from gateway.environment import load
 from gateway.errors import NeverSent
 from gateway.sandbox.simulator import Simulator
+from gateway.settings.load import load
 from gateway.videosdk.client import VideoSDK
 from tests import harness
 

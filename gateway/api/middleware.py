@@ -1,0 +1,180 @@
+"""The outermost layer: a request id in and out, one log line a request, headers every answer carries."""
+
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, Final, cast
+
+import structlog
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from gateway.lifecycle import Drain
+from gateway.observability import metrics, tracing
+
+__all__ = ["Cors", "RequestMiddleware"]
+
+_ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LOGGED: Final = ("caller", "outcome", "problem", "rule", "recording", "replayed", "webhook")
+_QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
+
+_DECISIONS: Final = {"startTrackRecording": metrics.STARTS, "stopTrackRecording": metrics.STOPS}
+
+_log = structlog.get_logger("gateway.access")
+
+
+class RequestMiddleware:
+    """Wraps the whole application, so that a 404 is logged and answered with an id like everything else.
+
+    Args:
+        app: What it wraps.
+        drain: Says when connections are to be closed after their answer.
+    """
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        begun = time.perf_counter()
+        status, seconds = 0, 0.0
+
+        async def tagged_send(message: Message) -> None:
+            nonlocal status, seconds
+            if message["type"] == "http.response.start":
+                seconds = time.perf_counter() - begun
+                status = message["status"]
+                more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
+                more.append((b"x-content-type-options", b"nosniff"))
+                if not any(name == b"cache-control" for name, _ in message["headers"]):
+                    # How a recording stands is true for the moment, and nobody else's to keep.
+                    more.append((b"cache-control", b"no-store"))
+                told = cast("dict[str, str]", state.get("headers") or {})
+                more += [(name.encode(), value.encode()) for name, value in told.items()]
+                if self._drain.begun:
+                    # So that whoever keeps the connection opens the next one elsewhere.
+                    more.append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *more]
+            await send(message)
+
+        quiet = scope["path"] in _QUIET_PATHS
+        try:
+            with nullcontext() if quiet else tracing.serving(scope["headers"], "request"):
+                try:
+                    await self._app(scope, receive, tagged_send)
+                finally:
+                    _tell(scope, status, seconds or time.perf_counter() - begun)
+        finally:
+            known = {name: state[name] for name in _LOGGED if name in state}
+            level = "debug" if quiet else "error" if status >= 500 else "info"
+            getattr(_log, level)(
+                "request.answered",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                seconds=round(time.perf_counter() - begun, 4),
+                **known,
+            )
+
+
+def _tell(scope: HTTPScope, status: int, seconds: float) -> None:
+    """Count and trace what became of the request, by the route and never by the path."""
+    route, state = _route(scope), cast("dict[str, str]", scope["state"])
+    metrics.answered(route, scope["method"], status, seconds)
+    said = state.get("outcome") or state.get("problem") or ""
+    if said and route in _DECISIONS:
+        _DECISIONS[route].labels(said).inc()
+    tracing.note(name=route, http__route=route, http__response__status_code=status, outcome=said)
+
+
+def _route(scope: Scope) -> str:
+    """Name the route that Litestar found, the same whatever its path held."""
+    named = getattr(scope.get("route_handler"), "operation_id", None)
+    return named if isinstance(named, str) else scope.get("path_template", "unmatched")
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if _ACCEPTABLE_ID.fullmatch(given):
+                return given
+    return secrets.token_hex(8)
+
+
+_METHODS: Final = b"GET, POST"
+_ALLOWED: Final = b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, X-Request-Timeout-Ms"
+_EXPOSED: Final = (
+    b"Location, Retry-After, Link, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy, WWW-Authenticate"
+)
+_MAX_AGE: Final = b"7200"
+"""Seconds; Chromium keeps an answer no longer."""
+
+
+class Cors:
+    """Lets pages of these origins ask.
+
+    Args:
+        app: What it wraps.
+        origins: `https://app.example.com`, or `https://*.example.com` for all below it and not itself.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._allowed = re.compile("|".join(map(_pattern, origins)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        if origin is None:
+            await self._app(scope, receive, send)
+            return
+        allowed = self._allowed.fullmatch(origin.decode("latin-1")) is not None
+        if allowed and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+            await _answer_preflight(origin, send)
+            return
+
+        async def marked_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # Also where it is not allowed: a cache must not keep that answer for those who are.
+                more = [(b"vary", b"Origin")]
+                if allowed:
+                    more += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)]
+                message["headers"] = [*message["headers"], *more]
+            await send(message)
+
+        await self._app(scope, receive, marked_send)
+
+
+async def _answer_preflight(origin: bytes, send: Send) -> None:
+    """Say what a page may send. The same for every address, known or not: the browser asks before it says who asks."""
+    headers = [
+        (b"access-control-allow-origin", origin),
+        (b"access-control-allow-methods", _METHODS),
+        (b"access-control-allow-headers", _ALLOWED),
+        (b"access-control-max-age", _MAX_AGE),
+        (b"vary", b"Origin"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _pattern(origin: str) -> str:
+    scheme, _, host = origin.partition("://")
+    if host.startswith("*."):
+        return rf"{scheme}://(?:[a-z0-9_-]+\.)+{re.escape(host[2:])}"
+    return re.escape(origin)

@@ -1,0 +1,172 @@
+"""The tracks that a replica holds or has to look at, for operators: how many are uncertain, and each by itself."""
+
+import asyncio
+import time
+
+import msgspec
+import structlog
+from msgspec import Struct, field
+
+from gateway.coordinator.protocol import VERSION
+from gateway.coordinator.scripts import due_times
+from gateway.errors import CoordinationUnavailable
+from gateway.store.connection import Connection
+from gateway.store.scripts import BUCKETS, Script
+
+__all__ = ["Backlog", "BacklogGauge", "PendingTrack", "UncertainTracks"]
+
+_FRESH_SECONDS = 2.0
+_MAX_PER_BUCKET = 1_000
+_HORIZON_MS = 120_000
+"""Whatever is uncertain is looked at again within this time: it is the longest lease there can be."""
+
+
+_log = structlog.get_logger("gateway.coordinator")
+
+
+class UncertainTracks(Struct, frozen=True):
+    """How things stand over all replicas.
+
+    Attributes:
+        tracks: How many tracks nobody knows the state of, or have a stop that was not answered. Of each bucket only the
+            most urgent thousand are looked at.
+        oldest: Seconds since the oldest of them became so, 0 where there is none.
+        lag: Seconds by which the most overdue track is late, 0 where none is.
+    """
+
+    tracks: int
+    oldest: float
+    lag: float
+
+
+class _Found(Struct, frozen=True):
+    uncertain_since: int
+    since: int
+
+
+class BacklogGauge:
+    """Looks at all buckets, once in two seconds at most, however many ask.
+
+    Args:
+        connection: How Redis is reached.
+        tenant: Whose tracks; separates the projects that share a Redis.
+        max_per_bucket: Tracks of a bucket that are looked at, the most urgent.
+    """
+
+    def __init__(self, connection: Connection, tenant: str, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._max_per_bucket = max_per_bucket
+        self._script = Script("gateway.coordinator", "backlog")
+        self._looking = asyncio.Lock()
+        self._seen: UncertainTracks | None = None
+        self._seen_at = float("-inf")
+
+    async def look(self) -> UncertainTracks | None:
+        """Return how things stand, or None where Redis does not answer, or not as expected."""
+        async with self._looking:
+            if time.monotonic() - self._seen_at > _FRESH_SECONDS:
+                try:
+                    self._seen = await self._look()
+                except CoordinationUnavailable:
+                    self._seen = None
+                except Exception:  # noqa: BLE001 - all other metrics are to be shown
+                    _log.exception("survey.failed")
+                    self._seen = None
+                self._seen_at = time.monotonic()
+            return self._seen
+
+    async def _look(self) -> UncertainTracks:
+        # Asked first, and alone: where Redis is away that is found out once and not sixteen times.
+        now = await self._connection.now()
+        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
+        due = await asyncio.gather(
+            *(self._connection.scheduled(bucket, now + _HORIZON_MS, self._max_per_bucket) for bucket in buckets)
+        )
+        found = await asyncio.gather(*(self._inspect(list(times)) for times in due if times))
+        since = min((lot.since for lot in found if lot.uncertain_since), default=now)
+        first = min((at for times in due for at in times.values()), default=now)
+        return UncertainTracks(
+            tracks=sum(lot.uncertain_since for lot in found),
+            oldest=max(now - since, 0) / 1000,
+            lag=max(now - first, 0) / 1000,
+        )
+
+    async def _inspect(self, records: list[str]) -> _Found:
+        reply = await self._connection.evaluate(self._script.text, self._script.sha, records, b"")
+        return msgspec.json.decode(reply, type=_Found)
+
+
+_FAR_MS = 4_000_000_000_000
+
+
+class PendingTrack(Struct, frozen=True, kw_only=True):
+    """One track's record, as it concerns an operator. Times in ms by Redis's clock, 0 where there is none."""
+
+    key: str = ""
+    state: str = ""
+    action: str = ""
+    operation: str = field(name="op", default="0")
+    holder: str = ""
+    """The attempt that holds the claim."""
+    owner: str = ""
+    """The process that made it."""
+    granted: int = 0
+    lease: int = 0
+    """Until when it holds without being renewed."""
+    due: int = 0
+    """When somebody looks at it next."""
+    tries: int = 0
+    """How often it was taken up since it was settled last."""
+    upstream: str = ""
+    """What VideoSDK answered last."""
+    uncertain_since: int = 0
+    """Since when it is unknown, or stopping without an answer."""
+    intent: str = ""
+    suspect_since: int = 0
+    confirmed: int = 0
+    confirmed_by: str = ""
+
+
+class Backlog:
+    """Reads what is due, soonest first.
+
+    Args:
+        connection: How Redis is reached.
+        tenant: Whose tracks; separates the projects that share a Redis.
+    """
+
+    def __init__(self, connection: Connection, tenant: str) -> None:
+        self._connection = connection
+        self._tenant = tenant
+
+    async def now(self) -> int:
+        """Return Redis's clock in ms.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        return await self._connection.now()
+
+    async def look(self, most: int) -> list[PendingTrack]:
+        """Return up to `most` tracks that somebody holds or has to look at, the soonest due first.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
+        lots = await asyncio.gather(*(self._connection.scheduled(bucket, _FAR_MS, most) for bucket in buckets))
+        soonest = sorted((at, key) for lot in lots for key, at in lot.items())[:most]
+        found = await asyncio.gather(*(self.read(key, at) for at, key in soonest))
+        return [pending_tracks for pending_tracks in found if pending_tracks is not None]
+
+    async def read(self, key: str, due: float = 0) -> PendingTrack | None:
+        """Return one track's, None where nothing is known of it.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        fields = await self._connection.read(key)
+        if not fields or int(fields.get("v", VERSION)) > VERSION:
+            return None
+        return msgspec.convert({**fields, "key": key, "due": int(due)}, PendingTrack, strict=False)

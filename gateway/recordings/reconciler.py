@@ -1,0 +1,297 @@
+"""Keeps records true although no caller may come again: carries out what is due, and compares records with the list.
+
+Every script of the protocol writes down when its track has to be looked at again. Any replica may take up what is due;
+the claim decides which one does. One list answers for all that is due in a room: a list that agrees with a record
+confirms it, and one that disagrees changes nothing by itself, since only a leader may.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import structlog
+
+from gateway.coordinator import Command, Coordinator, Record
+from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
+from gateway.observability import tracing
+from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
+from gateway.recordings.leader import Leader
+from gateway.recordings.listings import ListingCache, TrackListing
+from gateway.recordings.model import ENDED, EndReason, Status
+from gateway.recordings.operation import Operation
+from gateway.recordings.targets import Kind, Track, is_id, track_of
+from gateway.store.scripts import BUCKETS
+from gateway.videosdk.client import Pace, TrackRow
+
+__all__ = ["Reconciler"]
+
+_ROUND_SECONDS: Final = 1.0
+_MAX_PER_BUCKET: Final = 500
+_MAX_RECONCILING: Final = 200
+"""Tracks that are reconciled at once because of what was heard; the others are due, and come to their turn."""
+_MAX_CONCURRENT_ROOMS: Final = 64
+"""Rooms in which something uncertain is reconciled; and just as many, which do not hold those up, are compared."""
+_FILES_EVERY_SECONDS: Final = 2.0
+_FILES_FOR_SECONDS: Final = 600.0
+_REST_SECONDS: Final = 5.0
+"""How long what is due in a room is left alone after its list could not be had."""
+
+_log = structlog.get_logger("gateway.recordings")
+
+
+class Reconciler:
+    """Reconciles records with VideoSDK, for one process.
+
+    Args:
+        coordinator: Where records and due times are.
+        listings: Says what VideoSDK records.
+        leader: Finds out what a list cannot tell by itself.
+        checks_per_second: Most rooms that are compared in a second because it is time; 0 is no limit.
+        every: Seconds between two rounds, about.
+        max_per_bucket: Tracks of a bucket that are taken up in one round, the longest due first.
+        max_concurrent_rooms: Rooms in which something uncertain is reconciled at once, and as many that are compared.
+        max_reconciling: Tracks that are reconciled at once because of what was heard.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        listings: ListingCache,
+        leader: Leader,
+        *,
+        checks_per_second: float = 0,
+        every: float = _ROUND_SECONDS,
+        max_per_bucket: int = _MAX_PER_BUCKET,
+        max_concurrent_rooms: int = _MAX_CONCURRENT_ROOMS,
+        max_reconciling: int = _MAX_RECONCILING,
+    ) -> None:
+        self._coordinator = coordinator
+        self._timing = coordinator.timing
+        self._listings = listings
+        self._leader = leader
+        self._every = every
+        self._max_per_bucket = max_per_bucket
+        self._max_reconciling = max_reconciling
+        self._pace = Pace(checks_per_second)
+        self._reconciling: dict[str, asyncio.Task[None]] = {}
+        self._checking: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(max_concurrent_rooms)
+        self._comparing = asyncio.Semaphore(max_concurrent_rooms)
+        self._loop: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to look for what is due."""
+        self._loop = asyncio.create_task(self._check_for_ever(), name="reconciler")
+
+    async def close(self) -> None:
+        """Stop looking, and leave what is under way to other replicas."""
+        tasks = [*self._reconciling.values(), *self._checking.values(), *([self._loop] if self._loop else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- one record ----------------------------------------------------------------------------------------------
+
+    async def reconcile(self, key: str) -> None:
+        """Carry out what is left to do on a track, and find out what is not known of it.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer.
+        """
+        while await self._reconcile_once(key):
+            pass  # a stop that was requested meanwhile is left to do
+
+    async def _reconcile_once(self, key: str) -> bool:
+        track = track_of(key)
+        with tracing.span("settle", root=True, kind=track.kind):
+            claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
+            if lease is None:
+                return False
+            operation = Operation(key, track, Command.RECONCILE, None, claim, lease, lambda: 0.0)
+            return (await self._leader.lead(operation)).stop_pending
+
+    def reconcile_if_idle(self, key: str) -> None:
+        """Reconcile a record in the background, unless so much is under way that it had better wait until it is due."""
+        if len(self._reconciling) < self._max_reconciling:
+            self.reconcile_soon(key)
+
+    def reconcile_soon(self, key: str) -> asyncio.Task[None]:
+        """Reconcile a record in the background, once for all who ask while that goes on."""
+        task = self._reconciling.get(key)
+        if task is None:
+            task = self._reconciling[key] = asyncio.create_task(self.reconcile_quietly(key), name="reconcile")
+            task.add_done_callback(lambda _: self._reconciling.pop(key, None))
+        return task
+
+    async def reconcile_all(self, keys: Iterable[str]) -> None:
+        """Reconcile records, and wait for it."""
+        tasks = [self.reconcile_soon(key) for key in keys]
+        if tasks:
+            await asyncio.gather(*(asyncio.shield(task) for task in tasks), return_exceptions=True)
+
+    async def reconcile_quietly(self, key: str) -> None:
+        """Reconcile a record; what goes wrong is logged, and tried again when the record is due."""
+        try:
+            await self.reconcile(key)
+        except (CoordinationUnavailable, NewerRecord):
+            _log.warning("settle.postponed", track=key)
+        except Exception:  # noqa: BLE001 - one track's trouble must not end the reconciling of the others
+            _log.exception("settle.failed", track=key)
+
+    # --- what is due ---------------------------------------------------------------------------------------------
+
+    async def _check_for_ever(self) -> None:
+        while True:
+            # Jittered, so that replicas seldom reach for the same track in the same moment.
+            await asyncio.sleep(self._every * random.uniform(0.7, 1.3))  # noqa: S311
+            try:
+                await self._check_due()
+            except CoordinationUnavailable:
+                continue
+            except Exception:  # noqa: BLE001 - whatever went wrong, the next round must come
+                _log.exception("look.failed")
+
+    async def _check_due(self) -> None:
+        for bucket in random.sample(range(BUCKETS), BUCKETS):
+            rooms: dict[str, list[str]] = {}
+            for key in await self._coordinator.due(bucket, self._max_per_bucket):
+                rooms.setdefault(track_of(key).room_id, []).append(key)
+            for room, keys in rooms.items():
+                if room not in self._checking:
+                    task = self._checking[room] = asyncio.create_task(self._check_quietly(keys), name="check")
+                    task.add_done_callback(lambda _, room=room: self._checking.pop(room, None))
+
+    async def _check_quietly(self, keys: list[str]) -> None:
+        try:
+            await self.check(keys)
+        except (CoordinationUnavailable, NewerRecord):
+            pass
+        except Exception:  # noqa: BLE001 - one room's trouble must not end the checks of the others
+            _log.exception("check.failed")
+
+    # --- comparing -----------------------------------------------------------------------------------------------
+
+    async def check(self, keys: Iterable[str]) -> None:
+        """Look after tracks of one room that are due.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer.
+        """
+        keys = list(keys)
+        room = track_of(keys[0]).room_id
+        async with self._places:
+            read = await asyncio.gather(*(self._coordinator.read(key) for key in keys))
+        # What was compared with the list and then doubted, or left unfinished, needs somebody who claims it.
+        certain = {
+            key: record
+            for key, record in zip(keys, read, strict=True)
+            if record is not None and not record.holder and not record.intent
+            and (record.state in ENDED or (record.state == Status.RECORDING and record.confirmed))
+        }  # fmt: skip
+        await asyncio.gather(
+            self._reconcile_in_place([key for key in keys if key not in certain]), self._compare_in_turn(room, certain)
+        )
+
+    async def _reconcile_in_place(self, keys: Sequence[str]) -> None:
+        if keys:
+            async with self._places:
+                await self.reconcile_all(keys)
+
+    async def _compare_in_turn(self, room: str, records: dict[str, Record]) -> None:
+        if not records:
+            return
+        async with self._comparing:
+            await self._pace.turn()
+            track = track_of(next(iter(records))) if len(records) == 1 else None
+            if not await self.refresh(room, records, track):
+                rest = _REST_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311
+                await asyncio.gather(
+                    *(self._coordinator.postpone(key, record, due_in=rest) for key, record in records.items())
+                )
+
+    async def refresh(
+        self,
+        room: str,
+        records: dict[str, Record],
+        track: Track | None = None,
+        *,
+        whole: bool = False,
+        max_age: float = 0,
+    ) -> bool:
+        """Compare records with the list of their room, or of one track. Return whether the list could be had."""
+        participant = None if track is None or whole else track.participant_id
+        try:
+            listed = await self._listings.ask(room, participant, max_age=max_age)
+        except UpstreamError:
+            return False
+        agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
+        differing = [key for key, agrees in zip(records, agreed, strict=True) if not agrees]
+        await self.reconcile_all({*differing, *await self._strangers(room, records, track, listed)})
+        return True
+
+    async def _strangers(
+        self, room: str, records: dict[str, Record], track: Track | None, listed: TrackListing
+    ) -> set[str]:
+        """Return what records although nobody here knows of it, of what was not compared."""
+        begun = {(row.participant_id or "", row.kind or "") for row in listed.rows if row.end is None}
+        # VideoSDK may know participants and kinds that no caller here could name.
+        nameable = [(who, kind) for who, kind in begun if is_id(who) and kind in set(Kind)]
+        tracks = [Track(room, participant, Kind(kind)) for participant, kind in nameable]
+        found = {self._key(one) for one in tracks if track in {None, one}} - records.keys()
+        # Those of the room that are not due are known all the same.
+        known = (await self._coordinator.room(room)).records if found and track is None else {}
+        strangers: set[str] = set()
+        for key in found:
+            record = known.get(key) or await self._coordinator.read(key)
+            if record is None:
+                await self._coordinator.invalidate(key)
+                strangers.add(key)
+            elif record.state in ENDED and not await self._compare(key, record, listed):
+                strangers.add(key)
+        return strangers
+
+    async def _compare(self, key: str, record: Record, listed: TrackListing) -> bool:
+        """Return whether nothing is left to find out; where list and record agree, that is written down."""
+        if record.holder:
+            return True
+        rows = listed.of(track_of(key))
+        records = open_rows(rows, record.ended_at, self._coordinator.now_ms(), self._timing.settle)
+        over = record.state in ENDED
+        if not over and (record.state != Status.RECORDING or not records):
+            return False
+        if over and records:
+            await self._coordinator.invalidate(key)
+            return False
+        report_duplicates(key, records)
+        known = Evidence.decode(record.evidence, record.generation)
+        row = self._row_of_ended(record, rows, known) if over else records[0]
+        evidence = Evidence.of(record.generation, row) if row is not None else None
+        if evidence is not None:
+            report_deliveries(known, evidence, track_of(key).kind)
+        return await self._coordinator.confirm(
+            key,
+            record,
+            seen_at=listed.asked_at,
+            evidence=evidence.encode() if evidence is not None else "",
+            due_in=self._files_due(record, evidence) if over else self._timing.check * random.uniform(0.9, 1.1),  # noqa: S311
+        )
+
+    def _row_of_ended(self, record: Record, rows: Sequence[TrackRow], known: Evidence | None) -> TrackRow | None:
+        settled = self._coordinator.now_ms() - record.ended_at >= self._timing.settle * 1000
+        if record.because == EndReason.REFUSED or (known is None and not settled):
+            # It never was; or the list may not show it yet, and show the one before it.
+            return None
+        return own_row(rows, known, record.started_at, record.ended_at)
+
+    def _files_due(self, record: Record, evidence: Evidence | None) -> float:
+        """Return when to look for the files of what has ended: ever more seldom, and not for ever."""
+        age = (self._coordinator.now_ms() - record.ended_at) / 1000
+        complete = evidence is not None and evidence.ended and evidence.files
+        missing = evidence is None and age > self._timing.quiet
+        if not self._timing.check or complete or missing or record.state == Status.FAILED or age > _FILES_FOR_SECONDS:
+            return 0
+        return max(_FILES_EVERY_SECONDS, age)
+
+    def _key(self, track: Track) -> str:
+        return self._coordinator.key(track.room_id, track.participant_id, track.kind)

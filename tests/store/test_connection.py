@@ -1,0 +1,177 @@
+"""What a lost connection shows as, and that a task which is to end does end."""
+
+import asyncio
+import contextlib
+import hashlib
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.errors import CoordinationUnavailable
+from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.connection import Connection
+from tests import harness
+from tests.faults.proxy import Gate
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on asyncio, as the gateway does."""
+    return "asyncio"
+
+
+async def test_a_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: EmbeddedValkey) -> None:
+    """Cancelled at any moment of a call, never swallowed: the process could otherwise not shut down."""
+    connection = Connection(valkey.url)
+
+    async def ask_for_ever() -> None:
+        while True:
+            with contextlib.suppress(CoordinationUnavailable):
+                await connection.now()
+
+    for steps in range(300):
+        task = asyncio.create_task(ask_for_ever())
+        # Not a wait: the loop is let go on by so many turns, so that each of the call's steps is met.
+        for _ in range(steps % 40):
+            await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(harness.BOUND):
+            await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+    await connection.aclose()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix:///nowhere/valkey.sock",
+        "redis://127.0.0.1:1",
+        "redis+sentinel://127.0.0.1:1/x",
+        "redis+cluster://127.0.0.1:1",
+    ],
+)
+async def test_a_server_that_is_not_there_is_unavailable_at_once(url: str) -> None:
+    """Three failures, whatever kind of Redis it is, and the next answer costs no attempt."""
+    connection = Connection(url)
+    for _ in range(4):
+        with pytest.raises(CoordinationUnavailable):
+            await connection.now()
+    assert connection.open
+    await connection.aclose()
+
+
+async def test_a_server_that_fails_is_not_asked_until_it_is_time() -> None:
+    """After three failures fifty calls are answered without a word to the server."""
+    asked: list[asyncio.StreamWriter] = []
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connection = Connection(f"redis://127.0.0.1:{port}", probe_every=3600)
+    for _ in range(53):
+        with pytest.raises(CoordinationUnavailable):
+            await connection.now()
+    assert len(asked) == 3
+    assert connection.failures == 3
+    await connection.aclose()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_server_that_is_back_is_found_by_the_next_try() -> None:
+    """One call tries, and where it succeeds all others are made again."""
+    with EmbeddedValkey() as server:
+        connection = Connection(server.url, probe_every=0)
+        server.kill()
+        for _ in range(3):
+            with pytest.raises(CoordinationUnavailable):
+                await connection.now()
+        assert connection.open
+        server.restart()
+        await connection.now()
+        assert not connection.open
+        assert connection.healthy
+        await connection.aclose()
+
+
+async def test_calls_share_so_many_connections() -> None:
+    """Thirty calls at once open two connections where no more are allowed."""
+    with EmbeddedValkey() as server:
+        connection = Connection(server.url, max_connections=2)
+        await asyncio.gather(*(connection.now() for _ in range(30)))
+        async with Redis.from_url(server.url) as admin:
+            clients = [client for client in await admin.client_list() if client["cmd"] == "time"]
+        assert len(clients) == 2
+        await connection.aclose()
+
+
+async def test_another_server_is_not_moved_to(valkey: EmbeddedValkey) -> None:
+    """Replicas that read of it at different moments would not see each other's claims: it takes a restart of all."""
+    place = [valkey.url]
+    connection = Connection(lambda: place[0])
+    await connection.now()
+    with EmbeddedValkey() as other:
+        place[0] = other.url
+        key = "rec:{00}::::somewhere"
+        await connection.keep(key, b"1", 1000)
+        async with Redis.from_url(other.url) as there, Redis.from_url(valkey.url) as here:
+            assert await here.exists(key)
+            assert not await there.exists(key)
+    await connection.aclose()
+
+
+BUSY = "for i = 1, 100000 do end return '1'"
+"""Takes about a millisecond, in which the server does nothing else."""
+
+
+async def test_waiting_for_a_connection_is_no_failure(valkey: EmbeddedValkey) -> None:
+    """Far more calls at once than there are connections: the last waits for seconds, is answered, and Redis is well."""
+    connection = Connection(valkey.url)
+    sha = hashlib.sha1(BUSY.encode(), usedforsecurity=False).hexdigest()
+    await asyncio.gather(*(connection.evaluate(BUSY, sha, ("rec:{00}:any",), b"") for _ in range(2_500)))
+    assert connection.healthy
+    await connection.aclose()
+
+
+async def test_a_url_says_for_how_long_redis_is_waited_for() -> None:
+    """Time-outs in its query bound a command, and a new connection with it; otherwise Redis is lost after a second."""
+    with EmbeddedValkey(port=0) as server:
+        gate = Gate(server.port)
+        await gate.open()
+        url = f"redis://127.0.0.1:{gate.port}"
+        patient = Connection(f"{url}?socket_timeout=20&socket_connect_timeout=20")
+        hasty = Connection(url)
+        await asyncio.gather(patient.now(), hasty.now())
+        gate.slow = (1.7, 1.7)
+        assert await patient.now()
+        with pytest.raises(CoordinationUnavailable):
+            await hasty.now()
+        for connection in (patient, hasty):
+            await connection.aclose()
+        await gate.close()
+
+
+async def test_whatever_the_client_stumbles_over_when_a_connection_ends_is_unavailable(valkey: EmbeddedValkey) -> None:
+    """A Cluster's client writes to a connection that another command's failure has just ended, and finds none."""
+
+    class Stumbling(Connection):
+        """A connection on which that happens."""
+
+        async def stumble(self) -> None:
+            """Do it."""
+
+            async def call(_: object) -> object:
+                raise AttributeError("'NoneType' object has no attribute 'writelines'")
+
+            await self._call(call)
+
+    connection = Stumbling(valkey.url)
+    with pytest.raises(CoordinationUnavailable):
+        await connection.stumble()
+    assert connection.failures == 1
+    await connection.aclose()
