@@ -141,7 +141,9 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
         stories.test_late_truth_is_taken_from_an_unarmed_recoverer_only,
     ),
     "renewal lengthens the quiet time": (
-        changed("renew", value("renew-the-lease-only", "{ lease = now + a.lease, start_may_land_until = now + a.quiet }")),
+        changed(
+            "renew", value("renew-the-lease-only", "{ lease = now + a.lease, start_may_land_until = now + a.quiet }")
+        ),
         rows.test_renewal_lengthens_the_lease_and_nothing_else,
     ),
     "no horizon after a restore": (
