@@ -83,7 +83,7 @@ class PendingTrackBody(Struct, frozen=True, kw_only=True, rename="camel"):
             uncertain_for_seconds=(now - pending_tracks.uncertain_since) / 1000
             if pending_tracks.uncertain_since
             else None,
-            stop_wanted=bool(pending_tracks.intent),
+            stop_wanted=pending_tracks.stop_requested_at > pending_tracks.started_op,
             doubted=pending_tracks.suspect_since > 0,
         )
 

@@ -1,6 +1,7 @@
 """The probes and the metrics: whether the process lives, whether it can keep its promises, and what it counts."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
@@ -60,11 +61,21 @@ async def readyz(
     authenticator: NamedDependency[Authenticator],
     drain: NamedDependency[Drain],
 ) -> Health:
-    """Answer whether Redis does: without it nobody can promise exactly one start. A process about to end says so."""
+    """Answer whether exactly one start can be promised. A process about to end says so.
+
+    Not without Redis; and not before whatever an earlier gateway may have sent has landed, where Redis does not know.
+    """
     if drain.begun:
         raise ShuttingDown("This process was asked to end.", retry_after=1)
-    if not await recordings.ready():
-        raise CoordinationUnavailable("Redis does not answer.", retry_after=1)
+    try:
+        left = await recordings.ready_in()
+    except CoordinationUnavailable:
+        raise CoordinationUnavailable("Redis does not answer.", retry_after=1) from None
+    if left:
+        raise CoordinationUnavailable(
+            "Redis does not know what came before it: starts wait until all that was sent has landed.",
+            retry_after=math.ceil(left),
+        )
     return Health("ok", authenticator.warnings)
 
 

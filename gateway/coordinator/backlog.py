@@ -122,7 +122,8 @@ class PendingTrack(Struct, frozen=True, kw_only=True):
     """What VideoSDK answered last."""
     uncertain_since: int = 0
     """Since when it is unknown, or stopping without an answer."""
-    intent: str = ""
+    stop_requested_at: int = 0
+    started_op: int = 0
     suspect_since: int = 0
     confirmed: int = 0
     confirmed_by: str = ""

@@ -6,19 +6,20 @@
 -- a.attempt      unique name of this logical call; fences every later write      a.owner  which process
 -- a.fingerprint  of the start's parameters, '' for stop and check           a.recording  what callers may read of it
 -- a.seen         operation this caller waits for, ''; answered `done` with its result if it has finished
--- a.target       a stop's generation, '': a newer recording is not the one this stop was about
---                a start's first asking (ms), '': of a retry, which is not carried out after a stop that came later
--- a.asked_ago    how long ago (ms) a stop was asked for whose earlier try may have been heard, else 0
+-- a.asked_at     a number (as of operations): when this command was first asked for; '' where it is asked for now. A stop
+--                is not about what was started later, and the retry of a start yields to a stop that was asked for later
+-- a.asked_ago    how long ago (ms) a stop was asked for that has no number yet and whose earlier try may have been heard,
+--                else 0
 -- a.not_after    refuse to act later than this: a command that its client gave up on still runs when Redis resumes
 -- a.lease a.trust a.quiet a.memory a.grace a.ttl   a.verify_absent  auto | always | never
 --
--- Returns a JSON object; `verdict` is one of
+-- Returns a JSON object; `asked_at` is the stop's number; `verdict` is one of
 --   lead      the attempt holds the track and must carry out `action`: start, stop, verify (is it still recording?)
 --             or recover (what became of an operation nobody finished, or of a track this server may have forgotten)
 --   wait      another attempt holds it (`action`), or Redis came up just now (`grace`)
 --   done      the awaited operation's `result`
 --   running   it records, and that is believed           idle    nothing records, and that is believed
---   gone      a newer recording than the stop's target, or a stop that was asked for after the start's
+--   gone      a recording that was started after the stop was asked for, or a stop that was asked for after the start
 --   conflict  it records, or starts, with other parameters
 --   late      too late to act                 busy/noop  check only: somebody is at it / nothing to do
 --   newer     a later version of the gateway has written the record: not for this one to touch
@@ -32,10 +33,29 @@ local op = r.op or '0'
 local generation = r.generation or '0'
 local start_may_land_until, stop_may_land_until = num(r.start_may_land_until), num(r.stop_may_land_until)
 local suspect_since = num(r.suspect_since)
+-- Numbers of one counter: when a stop was requested last, and the operation that started what records. Where nothing
+-- records and nothing can land any more, the latter is the last stop's: that one is carried out.
+local requested, started = num(r.stop_requested_at), num(r.started_op)
+local last = math.max(num(op), requested, started)
+local function number()
+  last = math.max(now_us, last + 1)
+  return last
+end
+local asked_at = num(a.asked_at)
+if a.command == 'stop' and asked_at == 0 then asked_at = a.asked_ago > 0 and now_us - a.asked_ago * 1000 or number() end
 local ended = state == '' or state == 'stopped' or state == 'failed'
 
 local predates = predates_epoch(r, since) and now <= since + a.memory -- rule: forgotten
 local suspect = predates or suspect_since > 0
+
+-- What this server may have forgotten was sent before its epoch, and has landed once Q has passed since:
+-- until then a record from before the epoch proves neither that something records nor that nothing does.
+local floor = predates and since + a.quiet or 0 -- rule: floor
+if floor > now then
+  start_may_land_until = math.max(start_may_land_until, floor)
+  stop_may_land_until = math.max(stop_may_land_until, floor) -- rule: floor-of-stops
+end
+
 local fresh = not suspect and num(r.confirmed) > 0
   and now - num(r.confirmed) <= a.trust -- rule: trust
 
@@ -50,53 +70,54 @@ local function answer(verdict, action)
     recording = r.recording or '', result = r.result or '',
     confirmed = num(r.confirmed), confirmed_by = r.confirmed_by or '', ended_at = num(r.ended_at),
     start_may_land_ms = math.max(start_may_land_until - now, 0), stop_may_land_ms = math.max(stop_may_land_until - now, 0),
-    epoch = since, started_at = num(r.started_at), written = num(r.written),
+    epoch = since, asked_at = text(asked_at), started_at = num(r.started_at), written = num(r.written),
     evidence = r.evidence or '', because = r.because or '',
   })
 end
 
 -- A start that comes after a stop supersedes it; one whose operation the stop was waiting for does not.
-local superseding = a.command == 'start' and ended and (r.intent or '') ~= '' and not (r.intent == op and r.done ~= op)
+local superseding = a.command == 'start' and ended and requested > started and not (requested > num(op) and r.done ~= op)
 
 local function lead(action)
   -- An operation that nobody finished keeps its number, so that those who wait for it stay attached.
   -- One begun before this server's epoch gets a new one: others may have begun later ones that are forgotten, and
   -- whoever led them must find that the track has moved on.
+  -- One before which a stop was carried out gets a new one as well: what is started now is not what that was about.
   local new = r.done == op or op == '0' or num(r.epoch) < since
-  if new then op = text(math.max(now_us, num(op) + 1)) end
+    or started > num(op) -- rule: new-number-after-a-stop
+  if new then op = text(number()) end
   r.lease = text(now + a.lease)
   local changes = {
     v = VERSION, op = op, holder = a.attempt, owner = a.owner, lease = r.lease, action = action, waiting = '0',
     granted = now, epoch = since,
     before_state = state, before_generation = generation, before_fingerprint = r.fingerprint or '',
-    before_recording = r.recording or '',
+    before_recording = r.recording or '', start_may_land_until = start_may_land_until, stop_may_land_until = stop_may_land_until,
   }
   -- Tried again while it is not known how it went; what is settled begins anew.
   local settled = new and (ended or state == 'recording')
   changes.tries = settled and 1 or num(r.tries) + 1
-  if superseding then changes.intent = '' end
-  if a.command == 'stop' then changes.stop_asked = now end
+  if superseding then started = requested end
+  if a.command == 'stop' then requested = math.max(requested, asked_at) end
   if action == 'start' then
+    started = num(op)
     changes.before_quiet, changes.start_may_land_until = start_may_land_until, now + a.quiet
     state, generation, r.fingerprint = 'starting', op, a.fingerprint
-    changes.started_at, r.started_at, changes.started_op = now, now, op
+    changes.started_at, r.started_at = now, now
     changes.recording, r.recording = a.recording, a.recording
   elseif action == 'stop' then
-    -- The intent is this stop's now: who else waits for it must not take the recording for a newer one than it meant.
-    if (r.intent or '') ~= '' then changes.intent = op end
     changes.before_quiet, changes.stop_may_land_until = stop_may_land_until, now + a.quiet
     state = 'stopping'
   end
   changes.state, changes.generation, changes.fingerprint = state, generation, r.fingerprint or ''
+  changes.stop_requested_at, changes.started_op = requested, started
   save(changes, a.ttl)
   schedule(num(r.lease), a.ttl)
   return answer('lead', action)
 end
 
-local function wait()
-  redis.call('HSET', record, 'waiting', '1') -- rule: wake-waiters
-  if superseding then redis.call('HSET', record, 'intent', '') end
-  return answer('wait', r.action)
+-- What stops were about is gone, or was started again since.
+local function stops_done()
+  if requested > started then redis.call('HSET', record, 'started_op', text(requested)) end
 end
 
 -- For a moment after this server may have forgotten something nobody new may lead: those who hold an operation that it
@@ -118,68 +139,92 @@ if predates and grace_left > 0 and not believed then -- rule: grace
   return answer('wait', 'grace')
 end
 
-local must_stop = state == 'stopping'
-  or (not ended and (r.intent or '') ~= '') -- rule: intent
+-- What the record is, for the table below: the first of these that is true.
+local function row()
+  if held(r) then return r.action == 'start' and 'starting' or 'held' end
+  if
+    state == 'stopping'
+    or (not ended and requested > started) -- rule: stop-is-due
+  then
+    return 'stop due'
+  end
+  if state == 'recording' then return fresh and 'recording' or 'stale' end
+  if not ended or start_may_land_until > 0 or stop_may_land_until > now or suspect then return 'may land' end
+  return 'ended'
+end
 
 -- A recording that was found and not started by us has parameters that nobody knows: they cannot be said to differ.
 local differs = (r.fingerprint or '') ~= '' and r.fingerprint ~= a.fingerprint
 
-if a.command == 'start' then
-  -- A retry counts as asked when it was first asked: a stop that somebody has asked for since is the later wish. Decided
-  -- here, because it may be asked for between any look of ours and this claim. A start in flight may be our own.
-  local overruled = a.target ~= '' and num(r.stop_asked) > num(a.target)
-  if overruled and not (held(r) and r.action == 'start') then return answer('gone') end
-  if held(r) then
-    if r.action == 'start' and differs then return answer('conflict') end
-    return wait()
-  end
-  if must_stop then
-    -- A stop without an answer is repeated when it is due, not as fast as starts come.
-    local again = num(redis.call('ZSCORE', due, record))
-    if state == 'stopping' and r.done == op and again > now then
-      r.lease = text(again)
-      return answer('wait', 'stop')
-    end
-    return lead('stop')
-  end
-  if state == 'recording' then
-    if not fresh then return lead('verify') end
-    if differs then return answer('conflict') end
-    return answer('running')
-  end
-  -- Never a blind second start: whatever may still land, or may have been forgotten, is looked at first.
-  if not ended or start_may_land_until > 0 or stop_may_land_until > now or suspect then return lead('recover') end -- rule: look-first
-  return lead('start')
+local function busy() return answer('busy') end
+
+local function wait()
+  redis.call('HSET', record, 'waiting', '1') -- rule: wake-waiters
+  if superseding then stops_done() end
+  return answer('wait', r.action)
 end
 
-if a.command == 'reconcile' then
-  if held(r) then return answer('busy') end
-  if must_stop then return lead('stop') end
-  if state == 'recording' then return lead('verify') end
-  if ended and start_may_land_until == 0 and suspect_since == 0 then
-    schedule(0, a.ttl)
-    if (r.intent or '') ~= '' then redis.call('HSET', record, 'intent', '') end
-    return answer('noop')
-  end
-  return lead('recover')
-end
+local function wait_or_conflict() return differs and answer('conflict') or wait() end
 
--- stop
--- A newer recording is not what this stop was about, unless a stop waits for the very operation that started_op it. An earlier
--- try may have left its wish, and the wish been carried out: then a recording whose start was claimed after it is newer.
--- One that was in flight when it came is not, nor one that was found since: that may have run all along.
-local newer_one = a.target ~= '' and (num(r.started_op) > 0 and num(r.started_op) or num(generation)) > num(a.target)
-local asked_us = now_us - a.asked_ago * 1000
-newer_one = newer_one or (a.target == '' and a.asked_ago > 0 and num(r.started_op) > asked_us)
-if newer_one and (r.intent or '') ~= op then return answer('gone') end
-if held(r) then
-  -- The wish outlives its caller: whoever finishes the operation in flight carries it out.
-  if r.action ~= 'stop' then redis.call('HSET', record, 'intent', op) end -- rule: note-stop
-  redis.call('HSET', record, 'stop_asked', text(now))
+-- The stop outlives its caller: whoever finishes the operation in flight carries it out.
+local function note_and_wait()
+  redis.call('HSET', record, 'stop_requested_at', text(math.max(requested, asked_at))) -- rule: note-stop
   return wait()
 end
-if ended and state ~= '' and start_may_land_until == 0 and fresh then
-  if (r.intent or '') ~= '' then redis.call('HSET', record, 'intent', '') end
+
+local function running_or_conflict() return differs and answer('conflict') or answer('running') end
+
+local function lead_start() return lead('start') end
+
+local function lead_stop() return lead('stop') end
+
+-- A stop without an answer is repeated when it is due, not as fast as starts come.
+local function lead_stop_when_due()
+  local again = num(redis.call('ZSCORE', due, record))
+  if state == 'stopping' and r.done == op and again > now then
+    r.lease = text(again)
+    return answer('wait', 'stop')
+  end
+  return lead('stop')
+end
+
+local function lead_stop_or_idle()
+  if not (ended and state ~= '' and start_may_land_until == 0 and fresh) then return lead('stop') end
+  stops_done()
   return answer('idle')
 end
-return lead('stop')
+
+-- Never a blind second start: whatever may still land, or may have been forgotten, is looked at first.
+local function probe() return lead(state == 'recording' and floor <= now and 'verify' or 'recover') end
+
+local function noop()
+  schedule(0, a.ttl)
+  stops_done()
+  return answer('noop')
+end
+
+-- What rests and is not suspect is left alone until somebody asks for it, whatever else this server may have forgotten.
+local function probe_or_noop()
+  if ended and num(r.start_may_land_until) == 0 and suspect_since == 0 then return noop() end
+  return probe()
+end
+
+-- The decision table, the same as in docs/protocol.md; each cell is a row of test_decisions.py.
+local DECISIONS = {
+  ['starting'] =  { start = wait_or_conflict,    stop = note_and_wait,     reconcile = busy },
+  ['held'] =      { start = wait,                stop = note_and_wait,     reconcile = busy },
+  ['stop due'] =  { start = lead_stop_when_due,  stop = lead_stop,         reconcile = lead_stop },
+  ['recording'] = { start = running_or_conflict, stop = lead_stop,         reconcile = probe },
+  ['stale'] =     { start = probe,               stop = lead_stop,         reconcile = probe },
+  ['may land'] =  { start = probe,               stop = lead_stop_or_idle, reconcile = probe_or_noop }, -- rule: look-first
+  ['ended'] =     { start = lead_start,          stop = lead_stop_or_idle, reconcile = noop },
+}
+
+-- The later command wins. A retry counts as asked when it was first asked: it yields to a stop that was asked for since,
+-- except that a start in flight may be its own. A stop is about what was started before it was asked for, and about what
+-- was found: that may have run all along. Decided here, because others may ask between any look of ours and this claim.
+local overruled = a.command == 'start' and a.asked_at ~= '' and requested > asked_at
+if overruled and row() ~= 'starting' then return answer('gone') end
+if a.command == 'stop' and started > asked_at then return answer('gone') end
+
+return DECISIONS[row()][a.command]()

@@ -14,7 +14,7 @@ local r = load()
 local asked = now - a.seen_ago
 local over = a.state == 'stopped' or a.state == 'failed'
 local predates = predates_epoch(r, epoch())
-local open_end = (r.holder or '') ~= '' or (r.intent or '') ~= '' or (r.hint or '') ~= ''
+local open_end = (r.holder or '') ~= '' or stop_due(r) or (r.hint or '') ~= ''
   or num(r.start_may_land_until) > 0 or num(r.suspect_since) > 0
 local moved_on = newer(r) or r.state ~= a.state or r.generation ~= a.generation or open_end
 if moved_on or (a.agrees and (predates or num(r.written) >= asked)) then

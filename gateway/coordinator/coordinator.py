@@ -40,6 +40,11 @@ _MAY_LAND: Final = frozenset({"unknown", "stopping"})
 _log = structlog.get_logger("gateway.coordinator")
 
 
+class _Mark(Struct, frozen=True):
+    since: int
+    now: int
+
+
 class _RoomReply(Struct, frozen=True):
     last: str
     records: list[tuple[str, str]] = []
@@ -73,6 +78,7 @@ class Coordinator:
         self._connection = connection
         self._tenant = tenant
         self._attempts = 0
+        self._ready = False
         self._clock = RedisClock(connection.now)
         lasting = {
             "channel": CHANNEL,
@@ -116,7 +122,7 @@ class Coordinator:
         fingerprint: str = "",
         recording: str = "",
         seen: str = "",
-        target: str = "",
+        asked_at: str = "",
         since: float | None = None,
     ) -> tuple[Claim, Lease | None]:
         """Claim the track, or learn why that is not needed or not possible; a lease comes with the verdict `lead`.
@@ -132,18 +138,18 @@ class Coordinator:
         attempt = f"{self.boot}.{self._attempts}"
         give_up = (clock() if since is None else since) + _HOLD_SECONDS
         late = failed = 0
-        asked_at: float | None = None
+        first_try: float | None = None
         while True:
             granted_at = clock()
             try:
                 async with asyncio.timeout(max(give_up - granted_at, _LAST_TRY_SECONDS)):
                     claim = await self._claim_once(
-                        key, command, attempt, fingerprint, recording, seen, target, asked_at
+                        key, command, attempt, fingerprint, recording, seen, asked_at, first_try
                     )
             except (CoordinationUnavailable, TimeoutError):
                 # A first try that took long may be this process's own fault: it slept, or was stopped.
                 failed += 1
-                asked_at = asked_at or granted_at
+                first_try = first_try or granted_at
                 if self._connection.open or (clock() > give_up and failed > 1):
                     self._abandon(key, attempt)
                     raise CoordinationUnavailable(
@@ -220,6 +226,7 @@ class Coordinator:
             "generation": lease.generation,
             "epoch": lease.epoch,
             "started_at": lease.started_at,
+            "asked_at": lease.asked_at,
             "fingerprint": lease.fingerprint,
             "confirmed_by": confirmed_by,
             "result": result,
@@ -247,7 +254,7 @@ class Coordinator:
         """Give the track back as it was, because nothing was sent. Where Redis does not answer, the lease lapses."""
         self.leases.drop(lease)
         with suppress(CoordinationUnavailable):
-            await self._release_once(lease.key, lease.attempt, result)
+            await self._release_once(lease.key, lease.attempt, result, lease.asked_at)
 
     def let_lapse(self, lease: Lease) -> None:
         """Renew a lease no more: whoever claims the track next finds out what became of its operation."""
@@ -366,21 +373,38 @@ class Coordinator:
         """Return where a room's changes are told: the name of its events, and of the channel of their ids."""
         return events_of(self.key(room, "", ""))
 
-    async def mark(self) -> None:
-        """Mark every bucket's epoch, so that the time in which nobody may lead is over before the first caller comes.
+    async def mark(self, *, age: float = 0) -> float:
+        """Mark every bucket's epoch where none is marked, so that Q has passed since before the first caller comes.
+
+        Args:
+            age: For how many seconds a server without a mark is known to have been empty, with no gateway before it.
+
+        Returns:
+            In how many seconds Q has passed since the youngest epoch: nothing is concluded earlier about a track that
+            Redis may have forgotten something of.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        for bucket in range(BUCKETS):
-            await self.claim(f"rec:{{{bucket:02d}}}::::nobody", Command.RECONCILE)
+        keys = [f"rec:{{{bucket:02d}}}::::" for bucket in range(BUCKETS)]
+        replies = await asyncio.gather(*(self.scripts.run("mark", key, {"age": _ms(age)}) for key in keys))
+        marks = [msgspec.json.decode(reply, type=_Mark) for reply in replies]
+        return max(0.0, *(self.timing.quiet - (mark.now - mark.since) / 1000 for mark in marks))
 
-    async def answers(self) -> bool:
-        """Return whether Redis answers now."""
-        with suppress(CoordinationUnavailable):
+    async def ready_in(self) -> float:
+        """Return in how many seconds a start need not wait any more for what Redis may have forgotten.
+
+        Once that was 0 it stays so for this process: after a failover it serves on, and starts wait.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        if self._ready:
             await self._connection.now()
-            return True
-        return False
+            return 0.0
+        left = await self.mark()
+        self._ready = left == 0
+        return left
 
     def now_ms(self) -> int:
         """Return Redis's clock in ms, as far as its last reply tells; our own before the first."""
@@ -404,8 +428,8 @@ class Coordinator:
         fingerprint: str,
         recording: str,
         seen: str,
-        target: str,
-        asked_at: float | None,
+        asked_at: str,
+        first_try: float | None,
     ) -> Claim:
         not_after = await self._clock.learned_now_ms() + _NOT_AFTER_SLACK_MS
         sent = clock()
@@ -419,8 +443,8 @@ class Coordinator:
                 "fingerprint": fingerprint,
                 "recording": recording,
                 "seen": seen,
-                "target": target,
-                "asked_ago": 0 if asked_at is None else _ms(sent - asked_at),
+                "asked_at": asked_at,
+                "asked_ago": 0 if first_try is None else _ms(sent - first_try),
                 "not_after": not_after,
                 "lease": _ms(self.timing.lease),
                 "trust": _ms(self.timing.trust),
@@ -462,8 +486,8 @@ class Coordinator:
             pause=pause, longest_pause=pause, seconds=self.timing.lease,
         )  # fmt: skip
 
-    async def _release_once(self, key: str, attempt: str, result: str) -> None:
-        arguments = {"attempt": attempt, "result": result}
+    async def _release_once(self, key: str, attempt: str, result: str, asked_at: str = "0") -> None:
+        arguments = {"attempt": attempt, "result": result, "asked_at": asked_at}
         if msgspec.json.decode(await self.scripts.run("release", key, arguments), type=Finished).how == "ok":
             self._rewrites.keep("release", key, attempt, {**arguments, "result": ""})
 

@@ -5,6 +5,7 @@
 -- a.attempt a.op a.action a.state a.generation a.fingerprint
 -- a.epoch         since when the server's memory could be believed when the operation was claimed
 -- a.started_at    when (ms) its start was granted, for a start
+-- a.asked_at      the number of the stop that was led, 0 where none was
 -- a.stop_wanted   told again: a stop was asked for meanwhile
 -- a.start_may_land_ms a.stop_may_land_ms   told again: for how long (ms) what was sent before may land
 -- a.seen_ago      how long ago (ms) that was seen which is written
@@ -76,7 +77,7 @@ if a.upstream ~= '' then changes.upstream = a.upstream end
 if a.action == 'start' then
   changes.started_op = a.op
 elseif a.generation ~= (loaded.generation or '0') then
-  changes.started_op, changes.started_at = '0', now
+  changes.started_at = now
 end
 if a.action == 'start' and how == 'restored' then changes.started_at = math.min(a.started_at, now) end
 
@@ -98,7 +99,7 @@ if how == 'restored' then
   -- What the record forgot of others, who may tell it no more: this is the later operation.
   start_may_land_until = math.max(start_may_land_until, a.start_may_land_ms > 0 and now + a.start_may_land_ms or 0)
   stop_may_land_until = math.max(stop_may_land_until, a.stop_may_land_ms > 0 and now + a.stop_may_land_ms or 0)
-  if a.action == 'stop' then changes.stop_asked = math.max(num(r.stop_asked), math.floor(num(a.op) / 1000)) end
+  if a.action == 'stop' then r.stop_requested_at = math.max(num(r.stop_requested_at), num(a.op)) end
 end
 if a.state == 'recording' or a.settled then start_may_land_until = 0 end
 if a.settled then stop_may_land_until = 0 end -- rule: settled
@@ -116,17 +117,21 @@ changes.start_may_land_until, changes.stop_may_land_until = start_may_land_until
 -- Since when nobody knows: tried again and again, it is still the same uncertainty.
 changes.uncertain_since = uncertain_since and (num(r.uncertain_since) > 0 and r.uncertain_since or now) or '0'
 
--- A stop that was wished for holds until nothing runs and nothing can land any more.
-local intent = r.intent or ''
--- A restored start is later than whatever stop the record still tells of.
-if how == 'restored' and a.action == 'start' and intent ~= a.op then intent = '' end
-if how == 'restored' and a.stop_wanted then intent = a.op end
-if over then
-  intent = start_may_land_until > 0 and a.action == 'stop' and a.op or '' -- rule: stop-what-may-land
-  a.due_in = start_may_land_until > 0 and math.max(start_may_land_until - now, 0) + 1 or a.due_in
+-- A stop that was requested is due until nothing runs and nothing can land any more, or until its caller learns that it
+-- failed; unless another was requested meanwhile.
+local requested, started = num(r.stop_requested_at), num(changes.started_op or r.started_op)
+if a.action == 'stop' and a.state == 'recording' and requested == num(a.asked_at) then -- rule: failed-stop-is-withdrawn
+  requested = started
 end
-changes.intent = intent
-local stop = intent ~= '' and a.state == 'recording'
+if how == 'restored' and a.stop_wanted then requested = math.max(requested, num(a.op) + 1) end
+if over and start_may_land_until == 0 then -- rule: stop-what-may-land
+  started = math.max(started, requested) -- rule: stop-is-carried-out
+elseif over then
+  if a.action == 'stop' then requested = math.max(requested, num(a.op)) end
+  a.due_in = math.max(start_may_land_until - now, 0) + 1
+end
+changes.stop_requested_at, changes.started_op = requested, started
+local stop = a.state == 'recording' and requested > started
 
 save(changes, over and a.keep or a.ttl)
 schedule((stop or doubtful) and now or (a.due_in > 0 and now + a.due_in or 0), a.ttl)

@@ -37,7 +37,7 @@ end
 
 local SHOWN = {
   'v', 'state', 'op', 'generation', 'fingerprint', 'recording', 'evidence', 'because', 'confirmed', 'confirmed_by',
-  'started_at', 'ended_at', 'holder', 'action', 'intent',
+  'started_at', 'ended_at', 'holder', 'action', 'stop_requested_at', 'started_op',
 }
 
 -- What of a record its readers are told, as JSON; nil where there is no record.
@@ -90,18 +90,22 @@ local function schedule(at, ttl)
   end
 end
 
+-- Whether a stop was requested of what records, or may land.
+local function stop_due(r) return num(r.stop_requested_at) > num(r.started_op) end
+
 local function held(r) return (r.holder or '') ~= '' and num(r.lease) > now end
 
 -- The moment from which this server's memory can be believed. A server that came up empty has no mark; one that was
 -- restarted, or promoted from replica, carries a mark with another run id. Either may have forgotten writes, and
 -- because the comparison happens inside the script that decides, no claim can slip in before it is noticed. A mark from
 -- the future says that the clock was set back: what it dated cannot be compared with now.
-local function epoch()
+-- age: how far back (ms) a mark is dated that is made where none stood.
+local function epoch(age)
   local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
   local mark = redis.call('GET', epoch_key)
   local marked_run, since = string.match(mark or '', '^(%w+):(%d+)$')
   if marked_run ~= run or num(since) > now then
-    since = text(now)
+    since = text(now - (not mark and age or 0))
     redis.call('SET', epoch_key, run .. ':' .. since)
   end
   redis.call('PEXPIRE', epoch_key, a.memory * 2)

@@ -11,11 +11,12 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         confirmed confirmed_by       when (ms) and by what the state was last seen to be true; 0: doubtful
         start_quiet stop_quiet       until when (ms) a start / a stop already sent may still land; 0: none can
         started_at ended_at written  ms of the last send grant, of the last end, of the last finish
-        waiting intent               another process waits; the operation during which a stop was asked for
-        stop_asked                   ms of the last time that somebody asked for a stop which was not idle
+        waiting                      another process waits
+        stop_requested_at            number, as of operations, of the last request for a stop which was not idle
         epoch                        the epoch (ms) in which the claim was granted that was made, or finished, last
-        began finished_by            number of the operation that began the recording, 0: it was found; attempt of the
-                                     last finish
+        started_op                   number of the operation that started what records; of the last stop where that is
+                                     carried out. A stop is due while it was requested later
+        finished_by                  attempt of the last finish
         granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
         hint hint_at                 what was heard of its end, and when (ms)
         evidence because             what VideoSDK's list says of the recording (JSON); why it ended
@@ -133,6 +134,8 @@ class Claim(Struct, frozen=True):
     start_may_land_ms: int
     stop_may_land_ms: int
     epoch: int
+    asked_at: str
+    """The number of the stop that was claimed for, "0" where none was."""
     written: int
     evidence: str
     because: str
@@ -155,7 +158,13 @@ class Record(Struct, frozen=True, kw_only=True):
     ended_at: int = 0
     holder: str = ""
     action: str = ""
-    intent: str = ""
+    stop_requested_at: int = 0
+    started_op: int = 0
+
+    @property
+    def stop_due(self) -> bool:
+        """Whether a stop was requested of what records, or may land."""
+        return self.stop_requested_at > self.started_op
 
 
 class Room(Struct, frozen=True):
@@ -216,6 +225,7 @@ class Lease:
         self.operation = claim.operation
         self.action = claim.action
         self.epoch = claim.epoch
+        self.asked_at = claim.asked_at
         self.started_at = claim.started_at
         self.generation = claim.generation
         self.fingerprint = claim.fingerprint

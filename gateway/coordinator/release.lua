@@ -2,6 +2,8 @@
 -- who wait are woken and contend again, and a stop that was wished for meanwhile is not lost.
 --
 -- a.attempt a.result
+-- a.asked_at  the number of the stop that could not be sent, 0 where there is none: its caller learns that, so nobody
+--             is left to carry it out for; unless another was requested meanwhile
 --
 -- Returns a JSON object: `how` is ok or lost.
 
@@ -17,10 +19,11 @@ changes.state, changes.generation, changes.fingerprint = state, r.before_generat
 changes.recording = r.before_recording or ''
 if r.action == 'start' then changes.start_may_land_until = num(r.before_quiet) end
 if r.action == 'stop' then changes.stop_may_land_until = num(r.before_quiet) end
+if r.action == 'stop' and num(r.stop_requested_at) == num(a.asked_at) then changes.stop_requested_at = num(r.started_op) end
 save(changes, a.ttl)
 -- Those who wait come back at once. If they do not, the settler forgets the stop: there is nothing to stop.
 local rests = (state == 'failed' or state == 'stopped') and num(changes.start_may_land_until or r.start_may_land_until) == 0
-local clean = (r.intent or '') == '' and num(r.suspect_since) == 0
+local clean = not stop_due(r) and num(r.suspect_since) == 0
 schedule(rests and clean and 0 or (rests and now + 1000 or now), a.ttl)
 wake(r, r.op, a.result)
 return cjson.encode({ how = 'ok', now = now })

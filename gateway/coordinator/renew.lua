@@ -36,8 +36,6 @@ if r.holder ~= a.attempt or reverted then -- rule: fence
   changes.generation, changes.fingerprint, changes.waiting = a.generation, a.fingerprint, '1'
   changes.before_quiet, changes.recording = '0', a.recording
   changes.granted, changes.epoch = now, since
-  -- A restored start is later than whatever stop the record still tells of.
-  if a.action == 'start' and (r.intent or '') ~= a.op then changes.intent, r.intent = '', '' end
   if a.action == 'stop' then
     changes.state, changes.stop_may_land_until = 'stopping', now + a.quiet
   elseif a.action == 'start' then
@@ -56,12 +54,12 @@ if a.promote_to_start then
   changes.generation = text(math.max(now_us, num(a.op) + 1))
   changes.fingerprint, changes.recording = a.fingerprint, a.recording
   changes.before_quiet, changes.start_may_land_until, changes.started_at = '0', now + a.quiet, now
-  -- What the stop was about is proven gone.
-  if r.intent and r.intent ~= a.op then changes.intent, r.intent = '', '' end
 end
 
+-- A stop that was requested before this operation is not about what that starts.
+local stop = num(r.stop_requested_at) > math.max(num(a.op), num(changes.started_op or r.started_op))
 save(changes, a.ttl)
 schedule(now + a.lease, a.ttl)
 return cjson.encode({
-  how = how, stop = r.intent == a.op, now = now, generation = changes.generation or a.generation,
+  how = how, stop = stop, now = now, generation = changes.generation or a.generation,
 })

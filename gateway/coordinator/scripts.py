@@ -10,7 +10,7 @@ from gateway.store.scripts import Script, bucket_in
 
 __all__ = ["SCRIPTS", "Scripts", "due_times", "events_of", "load_script"]
 
-SCRIPTS: Final = ("claim", "finish", "renew", "release", "invalidate", "confirm", "room", "revoke")
+SCRIPTS: Final = ("claim", "finish", "renew", "release", "invalidate", "confirm", "room", "revoke", "mark")
 
 
 def load_script(name: str) -> Script:

@@ -79,8 +79,8 @@ class Batch:
         """Until when (`clock`) the most patient caller waits."""
         self.claim: Claim | None = None
         """What Redis said last."""
-        self.target = "" if asked_at is None else str(asked_at)
-        """What the wish is bound to (see `claim.lua`): the recording of a stop, the first asking of a start's retry."""
+        self.asked_at = "" if asked_at is None else str(asked_at * 1000 + 999)
+        """The number (see `claim.lua`) under which this was asked first: of a stop, and of a start's retry."""
         self.stop_recorded = False
         """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
         self.waited_for_another = False
@@ -128,7 +128,7 @@ _WaitKey = tuple[str, str, Command, str, str]
 
 def _wait_key(batch: Batch, claim: Claim) -> _WaitKey:
     """Return what parties that may wait as one have in common. A retry may be told what others are not."""
-    retry = batch.target if batch.command is Command.START else ""
+    retry = batch.asked_at if batch.command is Command.START else ""
     return (batch.key, claim.operation, batch.command, batch.fingerprint, retry)
 
 
@@ -296,16 +296,14 @@ class Batches:
             fingerprint=batch.fingerprint,
             recording=batch.descriptor,
             seen=seen,
-            target=batch.target,
+            asked_at=batch.asked_at,
             since=batch.arrived_at,
         )
         batch.claim, batch.arrived_at = claim, None
         if batch.command is Command.STOP:
             batch.stop_recorded = batch.stop_recorded or claim.action != "grace"
-            if not batch.target and claim.action != "grace":
-                # An operation in flight may give what it finds its own number: then the stop is about that one too.
-                inflight = int(claim.operation) if claim.verdict is Verdict.WAIT else 0
-                batch.target = str(max(int(claim.generation), inflight) or "")
+            if claim.action != "grace":
+                batch.asked_at = claim.asked_at
         return claim, lease
 
     async def _run_batch(self, batch: Batch) -> None:

@@ -293,6 +293,7 @@ class Leader:
         trusted_from = begun + self._timing.settle - (operation.claim.now - operation.claim.ended_at) / 1000
         certain_from = max(starts_land_until, stops_land_until, trusted_from)
         last: UpstreamError | None = None
+        missed_at: float | None = None
         tries = 0
         while not operation.lease.lost and clock() < certain_from + 10:
             asked = clock()
@@ -307,7 +308,8 @@ class Leader:
                     return await self._finish(
                         operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list"
                     )
-                if row is None and asked >= certain_from:
+                missed_at = (missed_at or asked) if row is None else None
+                if missed_at is not None and asked >= certain_from and self._is_missed(operation, missed_at, asked):
                     return await self._absent(operation)
             if operation.lease.stop_wanted:
                 # Somebody wants it stopped: that need not wait until we know.
@@ -323,6 +325,11 @@ class Leader:
         return await self._finish(
             operation, Status.UNKNOWN, None, problem=Problem.of(list_unavailable(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
+
+    def _is_missed(self, operation: Operation, first: float, last: float) -> bool:
+        """Tell whether a list without the track is believed: once about what never ran, twice about what recorded."""
+        recorded = operation.claim.before == Status.RECORDING and not self._seen_to_end(operation)
+        return not recorded or last - first >= _MISSES_APART_SECONDS
 
     def _idle(self, operation: Operation, tries: int) -> bool:
         """Tell whether a look that is refused may end in that refusal: nothing was sent that could land."""

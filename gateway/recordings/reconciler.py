@@ -186,7 +186,7 @@ class Reconciler:
         certain = {
             key: record
             for key, record in zip(keys, read, strict=True)
-            if record is not None and not record.holder and not record.intent
+            if record is not None and not record.holder and not record.stop_due
             and (record.state in ENDED or (record.state == Status.RECORDING and record.confirmed))
         }  # fmt: skip
         await asyncio.gather(

@@ -107,9 +107,13 @@ class Recordings:
         """
         return await self._batches.submit(track, Command.STOP, None, caller, timeout, arrived_at)
 
-    async def ready(self) -> bool:
-        """Return whether exactly one start can be promised now."""
-        return await self._coordinator.answers()
+    async def ready_in(self) -> float:
+        """Return in how many seconds exactly one start can be promised without waiting for what came before.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer.
+        """
+        return await self._coordinator.ready_in()
 
     async def get(self, track: Track) -> Recording:
         """Return what is known of the track, compared with VideoSDK's list where that was long ago.

@@ -19,17 +19,21 @@ import httpx
 
 from gateway.auth.api_keys import new_key
 from gateway.auth.policy import Scope
+from gateway.coordinator import Coordinator, Timing
 from gateway.sandbox import tether
 from gateway.sandbox.calls import log_line
 from gateway.sandbox.identities import IdentityProvider, demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.settings.values import is_loopback
+from gateway.store.connection import Connection
 
-__all__ = ["run"]
+__all__ = ["run", "vouch"]
 
 _API_KEY: Final = "sandbox-api-key"
 _READY_SECONDS: Final = 20.0
+_UNUSED_SECONDS: Final = 3600.0
+"""How old the embedded server's mark is: the server was made for this run, and no gateway used another before it."""
 _ORIGINS: Final = ("http://localhost:3000", "http://localhost:5173", "http://localhost:8000")
 """Where the usual tools serve a page that is being written: React and Next, Vite, and Python's `http.server`."""
 _NOT_PASSED_ON: Final = (
@@ -63,6 +67,7 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
         ) as simulator,
         IdentityProvider() as provider,
     ):
+        await vouch(redis_url)
         environment = {
             "GATEWAY_LOG_FORMAT": "console",
             "GATEWAY_CORS_ORIGINS": ",".join(_ORIGINS),
@@ -96,6 +101,13 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
             print(_welcome(base, simulator.url, key, join_token, company_token, origins), flush=True)
         code = await gateway.wait()
         return 0 if asked_to_end.is_set() else code
+
+
+async def vouch(redis_url: str) -> None:
+    """Say that no gateway used another server before this one: it has no recordings of theirs to wait for."""
+    connection = Connection(redis_url)
+    await Coordinator(connection, Timing(), "").mark(age=_UNUSED_SECONDS)
+    await connection.aclose()
 
 
 def _public_url(host: str, port: str) -> dict[str, str]:

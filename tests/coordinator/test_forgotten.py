@@ -56,7 +56,7 @@ def test_stop_whose_finish_was_not_answered_is_told_again(world: World) -> None:
     world.snapshots.append(predates_epoch)
     world.lose(0)
     start = third.start()
-    world.advance(10)
+    world.until(lambda: start.returned)
     assert len(sent(world, "stop")) == 1, world.told()
     assert start.outcome == "started"
     rest(world, recording=True)
@@ -190,14 +190,14 @@ def test_restored_stop_overrules_a_retry_of_an_earlier_start(track: Track) -> No
     """When a stop was asked for is told again, too: a retry of a start from before it is not carried out after it."""
     track.started()
     predates_epoch = track.snapshot()
-    first_asked = track.ms
+    first_asked = track.ms * 1000 + 999
     track.wait(5000)
     lead = track.claim("stop")
     track.lose(predates_epoch)
     track.wait(100)
     assert track.finish(lead, "stopped", answered=True)["how"] == "restored"
     track.wait(GRACE)
-    assert track.claim("start", target=str(first_asked))["verdict"] == "gone"
+    assert track.claim("start", asked_at=str(first_asked))["verdict"] == "gone"
 
 
 def test_order_of_telling_does_not_lose_a_horizon(world: World) -> None:
@@ -286,14 +286,15 @@ def test_stop_behind_a_start_that_looked_first_is_not_forgotten(track: Track) ->
 
 
 def test_stop_is_about_the_start_it_waited_for_whatever_its_number(track: Track) -> None:
-    """The same where nobody tells of the wish: who waits is not told that somebody else carried it out."""
+    """The same where nobody tells of the stop: who waits is not told that somebody else carried it out."""
     track.invalidate()
     start = track.claim("start")
+    stop = track.claim("stop")
     track.wait(10)
     assert track.promote_to_start(start)["how"] == "ok"
-    assert int(start["generation"]) > int(start["op"])
+    assert int(start["generation"]) > int(stop["asked_at"]) > int(start["op"])
     track.finish(start, "recording")
-    assert track.claim("stop", target=start["op"])["action"] == "stop"
+    assert track.claim("stop", asked_at=stop["asked_at"])["action"] == "stop"
 
 
 def test_503_within_three_seconds_also_for_who_joins(new_world: Callable[..., World]) -> None:

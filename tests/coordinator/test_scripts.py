@@ -88,7 +88,7 @@ def test_start_takes_a_lease_a_number_and_a_horizon(track: Track) -> None:
     fresh_stop(track)
     lead = track.claim("start", fingerprint="B", recording="{}")
     assert lead["op"] == lead["generation"]
-    assert 0 <= int(lead["op"]) - track.ms * 1000 <= 2
+    assert 0 <= int(lead["op"]) - track.ms * 1000 <= 3
     record = track.record
     assert (record["state"], record["holder"], record["action"]) == ("starting", lead["attempt"], "start")
     assert (record["fingerprint"], record["recording"]) == ("B", "{}")
@@ -178,23 +178,23 @@ def test_start_within_the_horizon_of_a_stop_waits_it_out(track: Track) -> None:
 
 def test_a_retry_yields_to_a_stop_asked_for_since(track: Track) -> None:
     """Asked first, then a stop, then the retry: nothing is led for it, whatever became of the track; a new start is."""
-    asked = str(track.ms)
+    asked = str(track.ms * 1000)
     track.wait(1)
     track.started()
-    assert track.claim("start", target=asked)["verdict"] == "running"
+    assert track.claim("start", asked_at=asked)["verdict"] == "running"
     stop = track.claim("stop")
-    assert track.claim("start", target=asked)["verdict"] == "gone"
+    assert track.claim("start", asked_at=asked)["verdict"] == "gone"
     track.finish(stop, "stopped", answered=True)
-    assert track.claim("start", target=asked)["verdict"] == "gone"
-    later = str(track.ms)
+    assert track.claim("start", asked_at=asked)["verdict"] == "gone"
+    later = str(track.ms * 1000 + 999)
     track.wait(1)
-    lead = track.claim("start", target=later)
+    lead = track.claim("start", asked_at=later)
     assert say(lead) == ("lead", "start")
     # What is in flight may be the retry's own: it waits for that, and hears what came of it.
     assert track.claim("stop")["verdict"] == "wait"
-    assert say(track.claim("start", target=later)) == ("wait", "start")
+    assert say(track.claim("start", asked_at=later)) == ("wait", "start")
     track.finish(lead, "unknown")
-    assert track.claim("start", target=later)["verdict"] == "gone"
+    assert track.claim("start", asked_at=later)["verdict"] == "gone"
     assert track.claim("start")["verdict"] == "lead"
 
 
@@ -223,11 +223,13 @@ def test_stop_over_an_unknown_start_is_sent_now(track: Track) -> None:
 
 def test_stop_is_not_about_a_newer_recording(track: Track) -> None:
     """What a stop was about is over when a newer recording runs; its own it stops."""
-    old = track.started()
-    track.stopped()
-    new = track.started()
-    assert say(track.claim("stop", target=old["generation"]))[0] == "gone"
-    assert say(track.claim("stop", target=new["generation"])) == ("lead", "stop")
+    lead = starting(track)
+    asked = [track.claim("stop")["asked_at"] for _ in range(2)]
+    track.finish(lead, "recording")
+    track.finish(track.claim("stop", asked_at=asked[0]), "stopped", answered=True)
+    track.started()
+    assert say(track.claim("stop", asked_at=asked[1]))[0] == "gone"
+    assert say(track.claim("stop")) == ("lead", "stop")
 
 
 @pytest.mark.parametrize(
@@ -387,11 +389,67 @@ def test_what_was_written_since_is_believed(track: Track) -> None:
     """The first write of the new epoch makes the track a normal one."""
     track.lose()
     track.claim("reconcile")
-    track.wait(GRACE)
+    track.wait(QUIET)
     track.started()
     assert say(track.claim("start"))[0] == "running"
     track.stopped()
     assert say(track.claim("start")) == ("lead", "start")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("command", ["start", "stop"])
+def test_claim_before_the_floor_waits_for_what_may_be_forgotten(track: Track, command: str, kept: bool) -> None:
+    """Until Q has passed since the epoch a start and a stop may land that the server forgot; the record says so too."""
+    fresh_stop(track)
+    track.lose(track.snapshot() if kept else None)
+    track.claim("reconcile")
+    track.wait(GRACE)
+    reply = track.claim(command)
+    assert reply["start_may_land_ms"] == reply["stop_may_land_ms"] == QUIET - GRACE
+    assert track.left("start_may_land_until") == QUIET - GRACE
+
+
+def test_claim_after_the_floor_waits_for_nothing_forgotten(track: Track) -> None:
+    """When Q has passed since the epoch, everything that was sent before it has landed."""
+    fresh_stop(track)
+    track.lose(track.snapshot())
+    track.claim("reconcile")
+    track.wait(QUIET)
+    reply = track.claim("start")
+    assert (say(reply), reply["start_may_land_ms"], reply["stop_may_land_ms"]) == (("lead", "recover"), 0, 0)
+
+
+def test_start_after_a_stop_before_the_floor_looks_first(track: Track) -> None:
+    """The stop was answered, and a forgotten start may still land: the next start is not sent at once."""
+    track.lose()
+    track.claim("reconcile")
+    track.wait(GRACE)
+    track.stopped()
+    reply = track.claim("start")
+    assert (say(reply), reply["start_may_land_ms"]) == (("lead", "recover"), QUIET - GRACE)
+
+
+def test_recording_found_before_the_floor_is_not_believed(track: Track) -> None:
+    """A forgotten stop may still land: whoever leads has to wait for that, too."""
+    track.started()
+    track.lose(track.snapshot())
+    track.claim("reconcile")
+    track.wait(GRACE)
+    for command in ("start", "reconcile"):
+        reply = track.claim(command)
+        assert (say(reply), reply["stop_may_land_ms"]) == (("lead", "recover"), QUIET - GRACE)
+        track.release(reply)
+
+
+@pytest.mark.parametrize(("age", "left"), [(0, 0), (60_000, 60_000)])
+def test_mark_dates_only_a_server_without_one(track: Track, age: int, left: int) -> None:
+    """Where no mark stands it is as old as is said; where one stands, or another server's came back, that counts."""
+    marked = track.mark(age)["since"]
+    assert marked < track.ms - GRACE
+    track.lose()
+    assert track.mark(age)["since"] == track.ms - left
+    track.lose({"record": {}, "due": None})
+    assert track.mark(age)["since"] == track.ms
 
 
 def test_write_in_the_epochs_own_millisecond_is_not_believed(track: Track) -> None:
@@ -532,7 +590,7 @@ def test_what_was_claimed_before_the_epoch_is_doubted(track: Track, state: str, 
     lead = track.claim("start")
     track.lose(track.snapshot())
     track.claim("reconcile")
-    track.wait(GRACE)
+    track.wait(QUIET)
     track.finish(lead, state, answered=True, due_in=60_000)
     assert track.due == 0
     assert track.claim("reconcile")["action"] == look
@@ -658,6 +716,28 @@ def test_renewal_without_restore_creates_nothing(track: Track) -> None:
     assert not track.record
 
 
+def test_released_operation_that_was_taken_up_again_is_restored(track: Track) -> None:
+    """The server knows only of the release: who holds it since, under the same number, gets its claim back."""
+    first = starting(track)
+    track.release(first)
+    released = track.snapshot()
+    lead = track.claim("start")
+    assert lead["op"] == first["op"]
+    track.lose(released)
+    track.claim("reconcile")
+    assert track.renew(lead)["how"] == "restored"
+
+
+def test_operation_taken_up_since_the_epoch_is_not_replaced_by_a_restored_one(track: Track) -> None:
+    """Two attempts at one operation: the one that this server itself granted since its epoch stays."""
+    first = starting(track)
+    track.wait(LEASE)
+    again = track.claim("start")
+    assert again["op"] == first["op"]
+    assert track.renew(first)["how"] == "lost"
+    assert track.record["holder"] == again["attempt"]
+
+
 def test_later_operation_is_not_replaced_by_a_restored_one(track: Track) -> None:
     """Somebody has begun anew since: who comes too late has lost."""
     lead = starting(track)
@@ -758,7 +838,7 @@ def test_stop_behind_a_start_is_remembered_and_told(track: Track) -> None:
     """Whoever renews learns of it, and whoever finishes the start has a stop to carry out, now."""
     lead = starting(track)
     assert say(track.claim("stop")) == ("wait", "start")
-    assert track.record["intent"] == lead["op"]
+    assert track.stop_due
     assert track.renew(lead)["stop"] is True
     finished = track.finish(lead, "recording")
     assert (finished["how"], finished["stop"]) == ("ok", True)
@@ -769,12 +849,26 @@ def test_stop_behind_a_start_is_remembered_and_told(track: Track) -> None:
         track.release(reply)
 
 
-def test_stop_behind_a_stop_is_no_further_wish(track: Track) -> None:
-    """It shares what is under way."""
+def test_stop_behind_a_stop_shares_what_is_under_way(track: Track) -> None:
+    """One stop answers both; where that one fails and its caller learns it, the other is still due."""
     track.started()
-    track.claim("stop")
+    first = track.claim("stop")
     assert say(track.claim("stop")) == ("wait", "stop")
-    assert not track.record.get("intent")
+    track.finish(first, "recording")
+    assert track.stop_due
+    track.finish(track.claim("stop"), "stopped", answered=True)
+    assert not track.stop_due
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_stop_that_failed_is_not_due_once_its_caller_knows(track: Track, released: bool) -> None:
+    """Refused, or never sent: who asked for it learns that, so nobody repeats it."""
+    track.started()
+    stop = track.claim("stop")
+    assert track.stop_due
+    assert (track.release(stop) if released else track.finish(stop, "recording"))["how"] == "ok"
+    assert not track.stop_due
+    assert say(track.claim("start"))[0] == "running"
 
 
 @pytest.mark.parametrize("state", ["failed", "stopped"])
@@ -783,7 +877,7 @@ def test_wish_ends_where_nothing_runs(track: Track, state: str) -> None:
     lead = starting(track)
     track.claim("stop")
     assert track.finish(lead, state, answered=True)["stop"] is False
-    assert track.record["intent"] == ""
+    assert not track.stop_due
 
 
 def test_wish_survives_an_unknown_outcome(track: Track) -> None:
@@ -799,12 +893,45 @@ def test_stop_over_an_unknown_start_holds_until_nothing_can_land(track: Track) -
     unknown(track)
     stop = track.claim("stop")
     track.finish(stop, "stopped", answered=True)
-    assert (track.record["intent"], track.due) == (stop["op"], QUIET + 1)
+    assert (track.stop_due, track.due) == (True, QUIET + 1)
     track.wait(QUIET + 1)
     look = track.claim("reconcile")
     assert say(look) == ("lead", "recover")
     assert track.finish(look, "recording", confirmed_by="list")["stop"] is True
     assert say(track.claim("reconcile")) == ("lead", "stop")
+
+
+def test_recording_found_after_a_stop_was_carried_out_is_not_stopped(track: Track) -> None:
+    """Somebody else began it: the stop before was about another one, and a stop that is asked for now is about it."""
+    fresh_stop(track)
+    track.invalidate()
+    track.wait(1)
+    look = track.claim("reconcile")
+    assert track.finish(look, "recording", generation=look["op"], confirmed_by="list")["stop"] is False
+    assert not track.stop_due
+    assert say(track.claim("stop")) == ("lead", "stop")
+
+
+def test_stop_during_a_look_is_about_what_the_look_finds(track: Track) -> None:
+    """It may have run all along, whatever number it is known by."""
+    fresh_stop(track)
+    track.invalidate()
+    track.wait(1)
+    look = track.claim("reconcile")
+    stop = track.claim("stop")
+    assert track.finish(look, "recording", generation=look["op"], confirmed_by="list")["stop"] is True
+    assert say(track.claim("stop", asked_at=stop["asked_at"])) == ("lead", "stop")
+
+
+def test_start_after_an_idle_stop_is_not_what_that_was_about(track: Track) -> None:
+    """A start was given back, and the stop that waited for it told that nothing runs: the next has a new number."""
+    lead = starting(track)
+    stop = track.claim("stop")
+    track.release(lead)
+    assert say(track.claim("stop", asked_at=stop["asked_at"]))[0] == "idle"
+    again = track.claim("start")
+    assert int(again["op"]) > int(stop["asked_at"]) > int(lead["op"])
+    assert track.finish(again, "recording")["stop"] is False
 
 
 def test_wish_survives_a_release(track: Track) -> None:
@@ -822,7 +949,7 @@ def test_newer_start_supersedes_an_older_stop(track: Track) -> None:
     unknown(track)
     track.finish(track.claim("stop"), "stopped", answered=True)
     reply = track.claim("start")
-    assert (say(reply), track.record["intent"]) == (("lead", "recover"), "")
+    assert (say(reply), track.stop_due) == (("lead", "recover"), False)
 
 
 @pytest.mark.parametrize("mine", [False, True])
@@ -831,11 +958,10 @@ def test_arm_ends_what_was_about_an_earlier_recording(track: Track, mine: bool) 
     track.started()
     track.wait(TRUST + 1)
     lead = track.claim("start")
-    track.claim("stop")
-    if not mine:
-        track.redis.hset(track.keys[0], "intent", "1")
+    track.claim("stop", **({} if mine else {"asked_at": str(int(lead["op"]) - 1)}))
+    assert track.stop_due
     track.promote_to_start(lead)
-    assert track.record["intent"] == (lead["op"] if mine else "")
+    assert track.stop_due is mine
 
 
 # --- doubt -----------------------------------------------------------------------------------------------------------
@@ -968,7 +1094,7 @@ def something_may_land(track: Track) -> dict[str, Any]:
     """A stop was answered, and the start before it was not."""
     unknown(track)
     track.finish(track.claim("stop"), "stopped", answered=True)
-    track.redis.hset(track.keys[0], "intent", "")
+    track.redis.hset(track.keys[0], "stop_requested_at", "0")
     track.wait(1000)
     return {"state": "stopped"}
 
@@ -1112,7 +1238,7 @@ def test_a_room_tells_what_may_be_shown(track: Track) -> None:
     ((key, fields),) = room["records"]
     shown = json.loads(fields)
     assert (key, shown["state"], shown["generation"]) == (track.keys[0], "stopped", track.record["generation"])
-    assert not shown.keys() & {"result", "owner", "lease", "before_state", "stop_asked"}
+    assert not shown.keys() & {"result", "owner", "lease", "before_state", "granted"}
     ((last, event),) = cast("Any", track.redis.xrevrange(track.keys[4], count=1))
     assert (room["last"], event["record"]) == (last, fields)
 
@@ -1190,6 +1316,7 @@ def test_these_tables_give_what_the_coordinator_gives(track: Track, world: World
     """Otherwise they would tell of scripts that nobody calls like that."""
     process = world.process()
     world.look(process)
+    world.advance(world.timing.quiet)
     process.start()
     world.advance(1)
     world.upstream.fates["stop"].append(Fate(hears="unreachable", lands=None))
@@ -1203,6 +1330,7 @@ def test_these_tables_give_what_the_coordinator_gives(track: Track, world: World
     world.advance(1)
     track.confirm("recording")
     track.revoke("nobody")
+    track.mark()
     track.room()
     assert track.arguments == world.arguments
     assert track.arguments.keys() == set(SCRIPTS)

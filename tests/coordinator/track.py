@@ -76,8 +76,8 @@ class Track:
         attempt = attempt or f"attempt-{next(self._attempts)}"
         arguments = {
             "command": command, "attempt": attempt, "owner": attempt, "fingerprint": "A" if command == "start" else "",
-            "recording": '{"requestedBy":"a"}' if command == "start" else "", "seen": "", "target": "", "asked_ago": 0,
-            "not_after": 0, "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE,
+            "recording": '{"requestedBy":"a"}' if command == "start" else "", "seen": "", "asked_at": "",
+            "asked_ago": 0, "not_after": 0, "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE,
             "verify_absent": "auto",
         }  # fmt: skip
         return self.run("claim", **arguments | more) | {"attempt": attempt}
@@ -90,7 +90,7 @@ class Track:
             "result": f"{lead['action']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
             "seen_ago": 0, "due_in": 0, "quiet": QUIET, "settle": SETTLE, "evidence": "", "because": "",
             "upstream": "", "ended_at": self.ms, "epoch": lead["epoch"], "started_at": lead["started_at"],
-            "stop_wanted": False, "start_may_land_ms": 0, "stop_may_land_ms": 0,
+            "asked_at": lead["asked_at"], "stop_wanted": False, "start_may_land_ms": 0, "stop_may_land_ms": 0,
         }  # fmt: skip
         return self.run("finish", **arguments | more)
 
@@ -113,7 +113,7 @@ class Track:
 
     def release(self, lead: Reply) -> Reply:
         """Give the track back: nothing was sent."""
-        return self.run("release", attempt=lead["attempt"], result="released")
+        return self.run("release", attempt=lead["attempt"], result="released", asked_at=lead["asked_at"])
 
     def invalidate(self, hint: str = "") -> Reply:
         """Say that what is known may not be so, because of what was heard perhaps."""
@@ -131,6 +131,10 @@ class Track:
         """Take the claim of an attempt away."""
         return self.run("revoke", attempt=attempt)
 
+    def mark(self, age: int = 0) -> Reply:
+        """Mark the epoch, and learn it."""
+        return self.run("mark", age=age)
+
     def room(self, *, most: int = 1000, watch: bool = False) -> Reply:
         """Read the track's room."""
         return self.run("room", most=most, watch=watch)
@@ -147,6 +151,12 @@ class Track:
         """In how many ms somebody has to look."""
         score = self.redis.zscore(self.keys[1], self.keys[0])
         return None if score is None else int(score) - self.ms
+
+    @property
+    def stop_due(self) -> bool:
+        """Whether a stop is left to carry out."""
+        record = self.record
+        return int(record.get("stop_requested_at", 0)) > int(record.get("started_op", 0))
 
     def left(self, field: str) -> int:
         """How far ahead of now a time in the record is, 0 where it is not set."""

@@ -219,6 +219,7 @@ class Process:
     def stall(self) -> None:
         """Stop it in its tracks, as SIGSTOP does."""
         self.world.note(f"{self} stalls")
+        self.world.missed()
         self._running.clear()
 
     def resume(self) -> None:
@@ -233,6 +234,7 @@ class Process:
     def crash(self) -> None:
         """Kill it."""
         self.world.note(f"{self} dies")
+        self.world.missed()
         self.end()
 
     def end(self) -> None:
@@ -287,6 +289,7 @@ class Process:
         if record is not None:
             await self.coordinator.confirm(self.world.key, record, seen_at=self.world.now)
         await self.coordinator.revoke(self.world.key, "nobody")
+        await self.coordinator.mark()
         await self.coordinator.room(TRACK.room_id)
 
     async def _settle_for_ever(self) -> None:

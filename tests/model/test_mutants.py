@@ -54,7 +54,12 @@ def led(*changes: Change) -> Callable[[], Mapping[str, Any]]:
     return lambda: {"Leader": leader(*changes)}
 
 
-BLIND = changed("claim", never("look-first"))
+BLIND = changed(
+    "claim",
+    becomes(
+        "look-first", "['may land'] = { start = lead_start, stop = lead_stop_or_idle, reconcile = probe_or_noop },"
+    ),
+)
 ANY_ERROR = led(always("release-what-was-not-sent"))
 
 STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None]]] = {
@@ -67,6 +72,14 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
         changed("claim", value("forgotten", "false")),
         stories.test_live_leader_comes_before_whoever_finds_redis_empty,
     ),
+    "no floor": (
+        changed("claim", value("floor", "0")),
+        stories.test_start_of_a_leader_that_died_while_redis_forgot_is_waited_for,
+    ),
+    "a forgotten stop is no reason to wait": (
+        changed("claim", drop("floor-of-stops")),
+        stories.test_stop_of_a_leader_that_died_while_redis_forgot_is_waited_for,
+    ),
     "no grace": (
         changed("claim", never("grace")),
         stories.test_live_leader_comes_before_whoever_finds_redis_empty,
@@ -75,12 +88,8 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
         changed("renew", value("restore", "false")),
         stories.test_live_leader_comes_before_whoever_finds_redis_empty,
     ),
-    "ghost of the same number wins": (
-        changed("renew", value("one-attempt-of-two", "true")),
-        stories.test_released_operation_goes_on_under_its_number_after_a_failover,
-    ),
     "no stop intent": (
-        changed("claim", never("note-stop")),
+        changed("claim", drop("note-stop")),
         stories.test_stop_behind_a_start_outlives_its_caller,
     ),
     "release on any error": (ANY_ERROR, stories.test_zombie_start_is_stopped_when_it_lands),
@@ -93,7 +102,7 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
         stories.test_refused_stop_does_not_settle_what_else_is_on_its_way,
     ),
     "zombie not waited for after a stop": (
-        changed("finish", value("stop-what-may-land", "''")),
+        changed("finish", becomes("stop-what-may-land", "if over then")),
         stories.test_zombie_start_is_stopped_when_it_lands,
     ),
 }  # fmt: skip
@@ -136,6 +145,14 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
         changed("renew", never("arm-in-the-epoch-of-the-claim")),
         stories.test_arm_is_refused_after_another_epoch_even_where_the_record_came_back,
     ),
+    "ghost of the same number wins": (
+        changed("renew", value("one-attempt-of-two", "true")),
+        rows.test_released_operation_that_was_taken_up_again_is_restored,
+    ),
+    "any attempt at the same number is restored": (
+        changed("renew", value("one-attempt-of-two", "false")),
+        rows.test_operation_taken_up_since_the_epoch_is_not_replaced_by_a_restored_one,
+    ),
     "late truth from anybody": (
         changed("finish", drop("late-truth-while-recovering")),
         stories.test_late_truth_is_taken_from_an_unarmed_recoverer_only,
@@ -150,8 +167,20 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
         changed("finish", drop("restored-horizon")),
         stories.test_unknown_outcome_written_to_an_empty_redis_has_a_quiet_time,
     ),
+    "an old number after a stop was carried out": (
+        changed("claim", drop("new-number-after-a-stop")),
+        rows.test_start_after_an_idle_stop_is_not_what_that_was_about,
+    ),
+    "a stop that was carried out is due again": (
+        changed("finish", drop("stop-is-carried-out")),
+        rows.test_recording_found_after_a_stop_was_carried_out_is_not_stopped,
+    ),
+    "a stop that failed is due for ever": (
+        changed("finish", never("failed-stop-is-withdrawn")),
+        lambda track: rows.test_stop_that_failed_is_not_due_once_its_caller_knows(track, released=False),
+    ),
     "intent without a consequence": (
-        changed("claim", drop("intent")),
+        changed("claim", drop("stop-is-due")),
         rows.test_wish_survives_an_unknown_outcome,
     ),
     "nobody is told": (

@@ -56,19 +56,18 @@ class Walk(RuleBasedStateMachine):
 
     client: "redis.Redis"
     code: Mapping[str, Any] = {}
-    forgetful = bool(os.environ.get("MODEL_FORGETFUL"))
-    """Whether Redis may also forget what was sent by somebody who is gone."""
     walks = 0
     steps_taken = 0
     scripts_run = 0
 
-    @initialize(steps=st.booleans(), settling=st.booleans(), losing=st.booleans())
-    def begin(self, steps: bool, settling: bool, losing: bool) -> None:
+    @initialize(steps=st.booleans(), settling=st.booleans(), losing=st.booleans(), dying=st.booleans())
+    def begin(self, steps: bool, settling: bool, losing: bool, dying: bool) -> None:
         """Start three replicas; where clocks may step, VideoSDK keeps to half of the margin meant for that."""
         self.world = World(self.client, settling=settling, code=self.code)
         timing = self.world.timing
         self.steps = steps
         self.losing = losing
+        self.dying = dying
         if steps:
             self.world.landing = timing.upstream_timeout + timing.settle / 2
         self.replicas = [self.world.process() for _ in range(3)]
@@ -95,8 +94,8 @@ class Walk(RuleBasedStateMachine):
 
     @property
     def may_fail(self) -> bool:
-        """Not in the moment in which live leaders tell a server what it forgot."""
-        return self.world.now >= self.calm_until
+        """Where nobody may die while Redis forgets: not before live leaders have told it what it forgot."""
+        return self.dying or self.world.now >= self.calm_until
 
     def plan(self, kind: str, fate: Fate) -> None:
         """Say what becomes of the next POST."""
@@ -204,20 +203,22 @@ class Walk(RuleBasedStateMachine):
         self.world.step_clock(step)
 
     @precondition(lambda self: self.losing)
-    @rule(back=st.none() | st.integers(0, 11))
-    def lose(self, back: int | None) -> None:
-        """Redis comes back empty, or as it was a moment ago; whoever leads is alive to tell it so."""
+    @rule(back=st.none() | st.integers(0, 11), dies=st.booleans())
+    def lose(self, back: int | None, dies: bool) -> None:
+        """Redis comes back empty, or as it was a moment ago, whether or not those live who know what it forgot."""
         world = self.world
         replicas = [replica for replica in self.replicas if replica.alive]
-        assume(not any(replica.stalled or replica.wire.faults for replica in replicas))
-        assume(not any(replica.coordinator._retries.pending for replica in replicas))
-        if not self.forgetful:
+        if not self.dying:
+            assume(not any(replica.stalled or replica.wire.faults for replica in replicas))
+            assume(not any(replica.coordinator._retries.pending for replica in replicas))
             # What nobody holds any more, nobody can tell a server that forgot it.
             held = {attempt for replica in replicas for attempt in replica.leases}
             for kind in ("start", "stop"):
                 assume(all(flight.attempt in held for flight in world.upstream.unsettled(kind)))
         self.calm_until = world.now + world.timing.grace + 1
         world.lose(back)
+        if self.dying and dies and self.leaders:
+            self.leaders[0].crash()
         world.advance(0.001)
 
     def teardown(self) -> None:

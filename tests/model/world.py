@@ -276,7 +276,9 @@ class World:
         if far := {field: value for field, value in ahead.items() if value > 1}:
             self.violate(f"after {name} too far ahead: {far}")
         unsettled = fields.get("state") in _UNSETTLED or fields.get("start_may_land_until", "0") != "0"
-        if (unsettled or int(fields.get("lease") or 0) > ms) and (self.score or 0) > ms + _SELDOM_MS:
+        # What may still land can be settled only once it has: at most Q from now.
+        latest = ms + max(_SELDOM_MS, quiet + 1)
+        if (unsettled or int(fields.get("lease") or 0) > ms) and (self.score or 0) > latest:
             self.violate(f"after {name} an unsettled track is due too late")
         if unsettled and self.score is None:
             self.violate(f"after {name} nobody will look at an unsettled track: {fields}")
@@ -288,6 +290,10 @@ class World:
             granted = int(record["started_at" if kind == "start" else "granted"])
             if self.redis_ms - granted > self.timing.send_window * 1000 + 1:
                 self.violate(f"a {kind} is sent after its window: {self.redis_ms - granted} ms")
+
+    def missed(self) -> None:
+        """Take note that a process may not tell Redis what it has just forgotten."""
+        self.irretrievable = self.irretrievable or self.now - self.forgot_at < _REMEMBERED_SECONDS
 
     def step_clock(self, skew: float) -> None:
         """Set Redis's clock ahead or back."""
@@ -323,7 +329,8 @@ class World:
         chosen = self.snapshots[-1 - back] if back is not None and back < len(self.snapshots) else None
         first_lost = self.now if back == 0 else self.snapshots[-back]["at"] if chosen and back else 0.0
         deaths = not all(process.alive for process in self.processes)
-        self.irretrievable = self.irretrievable or deaths or self.now - first_lost > _REMEMBERED_SECONDS
+        kept = any(one.stalled or one.wire.faults or one.coordinator._retries.pending for one in self.processes)
+        self.irretrievable = self.irretrievable or deaths or kept or self.now - first_lost > _REMEMBERED_SECONDS
         record, due, epoch = self.keys()
         self.redis.delete(record, due, epoch)
         self.score = chosen["score"] if chosen else None
@@ -373,7 +380,11 @@ class World:
     def certain(self) -> bool:
         """Whether the record leaves nothing open."""
         fields = self.record()
-        if fields.get("holder") or fields.get("intent") or int(fields.get("suspect_since") or 0):
+        if (
+            fields.get("holder")
+            or int(fields.get("stop_requested_at") or 0) > int(fields.get("started_op") or 0)
+            or int(fields.get("suspect_since") or 0)
+        ):
             return False
         if fields.get("state") == "recording":
             return int(fields.get("confirmed") or 0) > 0

@@ -9,8 +9,10 @@ import httpx
 import pytest
 import redis
 
+from gateway.coordinator import Coordinator, Timing
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.connection import Connection
 from tests import harness
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +41,26 @@ async def serving(
 async def recovered(gateway: httpx.AsyncClient) -> None:
     """Wait until the gateway is ready again."""
     await harness.until(lambda: gateway.get("/readyz"), lambda answer: answer.is_success)
+
+
+async def test_readiness_on_a_server_without_a_mark_waits_until_everything_has_landed(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
+) -> None:
+    """A first deployment looks like a Redis that forgot: 503 until Q has passed; a later epoch takes no process out."""
+    connection = Connection(fragile.url)
+    with redis.Redis.from_url(fragile.url) as admin:
+        async with serving(fragile, simulator, demo) as gateway:
+            early = await gateway.get("/readyz")
+            assert (early.status_code, early.json()["type"]) == (503, "/problems/coordination-unavailable")
+            assert "has landed" in early.json()["detail"]
+            assert int(early.headers["retry-after"]) in range(1, 5)
+            admin.flushall()
+            await Coordinator(connection, Timing(), "").mark(age=60)
+            assert (await gateway.get("/readyz")).status_code == 200
+            admin.flushall()
+            assert (await gateway.get("/readyz")).status_code == 200
+        assert await Coordinator(connection, Timing(), "").ready_in() > 0
+    await connection.aclose()
 
 
 @pytest.mark.parametrize("outage", ["down", "frozen"])
