@@ -321,7 +321,7 @@ class Batches:
             batch.answer(Problem.of(error))
         except Exception:  # noqa: BLE001 - callers must not wait for an answer that never comes
             _log.exception("party.failed", track=batch.key)
-            batch.answer(Problem.of(InternalError("The gateway made a mistake.")))
+            batch.answer(Problem.of(InternalError("The gateway failed to answer this request.")))
         finally:
             batch.submitted.set()
 

@@ -77,8 +77,8 @@ class Track:
         arguments = {
             "command": command, "attempt": attempt, "owner": attempt, "fingerprint": "A" if command == "start" else "",
             "recording": '{"requestedBy":"a"}' if command == "start" else "", "seen": "", "asked_at": "",
-            "asked_ago": 0, "not_after": 0, "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE,
-            "verify_absent": "auto",
+            "asked_ago": 0, "not_after": 0, "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY,
+            "grace": GRACE, "verify_absent": "auto",
         }  # fmt: skip
         return self.run("claim", **arguments | more) | {"attempt": attempt}
 
