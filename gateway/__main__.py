@@ -170,9 +170,7 @@ def _new_key(name: str) -> int:
         print(f"gateway keys new: {error}", file=sys.stderr)
         return _USAGE
     # Apart, so that `gateway keys new NAME >> callers.toml` keeps the key itself out of the file.
-    print(
-        f"The key of {name}, shown this once. Give it to the caller, and to nobody else:\n\n  {key}\n", file=sys.stderr
-    )
+    print(f"The key of {name}, shown this once. Give it to the caller alone:\n\n  {key}\n", file=sys.stderr)
     print("For the callers file (GATEWAY_CALLERS_FILE):\n", file=sys.stderr, flush=True)
     print(entry, end="")
     return 0

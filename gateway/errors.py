@@ -77,7 +77,7 @@ __all__ = [
 class UpstreamError(Exception):
     """A call to VideoSDK that brought no success.
 
-    Whoever does not know better must assume that the call had its effect, so `may_have_happened` is true unless a
+    Without proof the leader must assume that the call had its effect, so `may_have_happened` is true unless a
     subclass can prove otherwise.
     """
 
@@ -134,7 +134,7 @@ class MayHaveHappened(UpstreamError):
 
 
 class GatewayError(Exception):
-    """A problem that a caller is told about as `application/problem+json`.
+    """A problem that a caller gets as `application/problem+json`.
 
     Args:
         detail: This occurrence, in a sentence safe to show: no secret, no exception text.
@@ -227,7 +227,7 @@ class ParametersDiffer(GatewayError):
 
     @classmethod
     def of(cls, fields: list[str]) -> "ParametersDiffer":
-        """Build from the names of the parameters that differ; their values are nobody else's to see."""
+        """Build from the names of the parameters that differ; no other caller may see their values."""
         return cls(f"The track is recorded with another {', '.join(fields)}.", extensions={"fields": fields})
 
 
@@ -308,7 +308,7 @@ class UpstreamUnavailable(GatewayError):
 
 
 class CoordinationUnavailable(GatewayError):
-    """Redis cannot be reached, so nobody can promise exactly one start."""
+    """Redis cannot be reached, so exactly one start cannot be promised."""
 
     slug, status, title = "coordination-unavailable", 503, "Coordination unavailable"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
@@ -332,7 +332,7 @@ class TooManyWaiting(GatewayError):
 
 
 class IdentityUnavailable(GatewayError):
-    """The identity provider's or VideoSDK's keys cannot be had, so nobody can tell whether a signature is valid."""
+    """The identity provider's or VideoSDK's keys cannot be had, so no signature can be checked."""
 
     slug, status, title = "identity-unavailable", 503, "Identity unavailable"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
@@ -346,7 +346,7 @@ class ShuttingDown(GatewayError):
 
 
 class OutcomeUnknown(GatewayError):
-    """The request reached VideoSDK, and nobody knows yet what became of it."""
+    """The request reached VideoSDK, and it is not known yet what became of it."""
 
     slug, status, title = "outcome-unknown", 504, "Outcome unknown"
     advice = (

@@ -86,7 +86,7 @@ async def test_a_callers_file_that_cannot_be_used_ends_it(valkey: EmbeddedValkey
     file.write_text("[people]\n")
     code, printed = await gateway_command("serve", **harness.environment(valkey.url, "http://127.0.0.1:1", file))
     assert code == 2
-    assert "names nobody" in printed
+    assert "names no caller" in printed
     assert "Traceback" not in printed
 
 

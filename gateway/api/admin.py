@@ -46,14 +46,14 @@ class HeldClaim(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class PendingTrackBody(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A track that somebody holds or has to look at."""
+    """A track that a leader holds or a reconciler has to look at."""
 
     room_id: str
     participant_id: str
     kind: Kind
     status: Status | None
     claim: HeldClaim | None
-    due_in_seconds: Annotated[float, Meta(description="When somebody looks at it next; below 0 it is overdue.")]
+    due_in_seconds: Annotated[float, Meta(description="When a reconciler looks at it next; below 0 it is overdue.")]
     tries: Annotated[int, Meta(description="How often it was taken up since it was settled last.")]
     last_upstream_answer: Annotated[str, Meta(description="`start 200`, `list 503`, `stop NeverSent`.")] | None
     uncertain_for_seconds: float | None
@@ -103,7 +103,7 @@ class ReleaseClaim(Struct, frozen=True, kw_only=True, rename="camel"):
 class ReleasedClaim(Struct, frozen=True, kw_only=True):
     """What became of it."""
 
-    released: Annotated[bool, Meta(description="False where nobody held it any more.")]
+    released: Annotated[bool, Meta(description="False where no leader held it any more.")]
     recording: TrackRecording
 
 

@@ -33,7 +33,7 @@ def authenticate(
         caller = await authenticator.identify(connection.headers.get("authorization"))
         state = connection.scope["state"]
         state["identity"], state["caller"] = caller, caller.name
-        # Litestar answers OPTIONS by itself, for which nobody needs a scope.
+        # Litestar answers OPTIONS by itself, which needs no scope.
         if "scope" in handler.opt and handler.opt["scope"] not in caller.policy.scopes:
             raise Forbidden(RULES["scope"], extensions={"rule": "scope"})
 
@@ -50,7 +50,7 @@ def checked(model: type[Struct]) -> Callable[[Request[Any, Any, Any]], Awaitable
         try:
             body = await request.body()
         except InternalServerException:
-            # What Litestar makes of a caller that hangs up within its body: nobody's mistake here.
+            # What Litestar makes of a caller that hangs up within its body: not a mistake of the gateway.
             raise MalformedRequest("The body ended early.") from None
         read_body(body, model)
 

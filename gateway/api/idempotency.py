@@ -1,7 +1,7 @@
 """Idempotency keys: the same request again, under the same key, gets the answer it got.
 
 The natural key of a recording already makes one start of many. What it cannot know is that a start which arrives after
-somebody else's stop is a late retry and not a new wish: that is what a caller's own key says
+another caller's stop is a late retry and not a new command: that is what a caller's own key says
 (draft-ietf-httpapi-idempotency-key-header).
 
 Where an answer was kept, a retry gets it. Where none was (the first request is still under way, its process is gone,

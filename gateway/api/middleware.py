@@ -57,12 +57,12 @@ class RequestMiddleware:
                 more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
                 more.append((b"x-content-type-options", b"nosniff"))
                 if not any(name == b"cache-control" for name, _ in message["headers"]):
-                    # How a recording stands is true for the moment, and nobody else's to keep.
+                    # How a recording stands is true for the moment: no cache may keep it.
                     more.append((b"cache-control", b"no-store"))
-                told = cast("dict[str, str]", state.get("headers") or {})
-                more += [(name.encode(), value.encode()) for name, value in told.items()]
+                given = cast("dict[str, str]", state.get("headers") or {})
+                more += [(name.encode(), value.encode()) for name, value in given.items()]
                 if self._drain.begun:
-                    # So that whoever keeps the connection opens the next one elsewhere.
+                    # So that a client that keeps connections opens the next one elsewhere.
                     more.append((b"connection", b"close"))
                 message["headers"] = [*message["headers"], *more]
             await send(message)

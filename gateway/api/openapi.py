@@ -42,7 +42,7 @@ _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "Retry-After": ("Seconds after which a retry makes sense.", {"type": "integer", "minimum": 1}),
     "WWW-Authenticate": ("How to say who you are.", {"type": "string"}),
     "Link": (
-        'The address where the truth will be told, as `<…>; rel="describedby"`; with `outcome-unknown`.',
+        'The address that will show the truth, as `<…>; rel="describedby"`; with `outcome-unknown`.',
         {"type": "string"},
     ),
     "RateLimit-Policy": (
@@ -80,7 +80,7 @@ _IDEMPOTENCY_KEY: Final = {
         "A name of your own for this request, the same for its retries and for nothing else: a UUID, quoted or bare. A "
         "retry is then answered what the request was answered, even if the track has been stopped meanwhile."
     ),
-    # No example: Swagger UI would send it with every try, and the second would be told what the first was.
+    # No example: Swagger UI would send it with every try, and the second would get the first one's answer.
     "schema": {
         "type": "string",
         "pattern": r'^(?:[!#-+\--:<-\[\]-~]{1,255}|"(?:[!#-\[\]-~]|\\["\\]){1,255}")$',
@@ -150,13 +150,13 @@ def _drawn() -> dict[str, Any]:
         version=__version__,
         summary="Starts and stops VideoSDK recordings, exactly once.",
         description=openapi_texts.DESCRIPTION,
-        contact=Contact(name="Whoever operates this gateway"),
+        contact=Contact(name="The operator of this gateway"),
         license=License(name="MIT", identifier="MIT"),
         tags=[Tag(name, description) for name, description in openapi_texts.TAGS.items()],
         components=Components(security_schemes=schemes),
         use_handler_docstrings=True,
     )
-    # An application of its own, which nobody serves: one that is served with such a configuration also serves pages
+    # An application of its own, which is never served: one that is served with such a configuration also serves pages
     # of Litestar's, and those load their scripts from elsewhere.
     app = Litestar(
         route_handlers=[

@@ -58,7 +58,7 @@ START = """\
 Send it as often as you like: it starts at most one recording. The fields are VideoSDK's own; `webhookUrl` and
 `bucketDirPath` reach VideoSDK exactly as sent, and absent fields stay absent.
 
-With an `Idempotency-Key` a retry that comes late, after somebody stopped the recording, does not start another.
+With an `Idempotency-Key` a retry that comes late, after another caller stopped the recording, does not start another.
 
 After `504 outcome-unknown` the track may be recorded. Send the same request again: that is safe and gets the truth.
 """
@@ -87,12 +87,12 @@ WEBHOOK_SIGNATURE = (
 )
 
 LIST = """\
-The latest recording of each track, by participant and kind; what somebody began beside the gateway too, with
+The latest recording of each track, by participant and kind; those begun beside the gateway too, with
 `origin: videosdk`. Compared with VideoSDK first, as for a single track, with one question for the whole room.
 """
 
 ATTENDED = """\
-Whose claim it is, how old, how often it was tried and what VideoSDK said last: what somebody holds, what is uncertain,
+Whose claim it is, how old, how often it was tried and what VideoSDK said last: what is held, what is uncertain,
 what runs and is looked at again and again. The soonest due comes first; below 0 it is overdue.
 """
 
@@ -103,14 +103,14 @@ answer tells what is known so far, and the finding out goes on.
 
 RELEASE = """\
 For a claim whose holder hangs. Asks VideoSDK first, and takes nothing away where it does not answer. The track is then
-as if the claim had lapsed: whoever comes finds out what became of the operation, and nothing is sent again while what
+as if the claim had lapsed: the next leader finds out what became of the operation, and nothing is sent again while what
 was sent can still land. The reason goes to the audit log with your name.
 """
 
 EVENTS = """\
 Server-Sent Events. The first is `snapshot`: `{"recordings": […]}`, all that is known of the room. Then each change is a
 `recording`, whole. An `id` stands with each; show the last one, as `Last-Event-ID` or `lastEventId`, to go on after it.
-What you missed is told then, each change once. After ten minutes, or several hundred changes, it is a `snapshot` again.
+You then get what you missed, each change once. After ten minutes, or several hundred changes, it is a `snapshot` again.
 
 A comment comes every 15 s. After `reconnect` the stream ends, and you should come again: you read too slowly (`slow`),
 the gateway restarts (`restart`), what you showed expires (`expired`), or an hour is over (`age`).
@@ -153,7 +153,7 @@ SCOPES = {
 
 TAGS = {
     "recordings": "Start, stop and look at the recording of one participant's track.",
-    "webhooks": "What VideoSDK tells. Nobody else can call these.",
+    "webhooks": "What VideoSDK sends. Only VideoSDK can call these.",
     "operations": "For those who look after the gateway.",
     "events": "Follow what changes in a room, as it happens.",
     "health": "For probes: no key is needed.",

@@ -126,7 +126,7 @@ def _caller(request: _Request) -> Caller:
 
 def _replayed(request: _Request, replay: IdempotentRequest) -> Response[TrackRecording]:
     kept, state = replay.kept, request.scope["state"]
-    assert kept is not None  # noqa: S101 - whoever calls this has looked
+    assert kept is not None  # noqa: S101 - the caller of this function has looked
     state["headers"]["idempotency-replayed"] = "true"
     state["replayed"] = True
     if kept.problem is not None:

@@ -9,7 +9,7 @@ requests may arrive before the first is answered.
 A track's bucket holds real starts and nothing else, since a storm of tabs on one track is what the gateway is for.
 
 A stop is refused by the caller's bucket alone. Who may stop at all must be able to end a recording whatever others did
-to the track; and a caller over its own limit can be told to wait.
+to the track; and a caller over its own limit can wait.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _REST: Final = 0.9
 _WINDOW_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 0.5
 """How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
-be told that Redis does not answer is for what cannot be done without it."""
+get that Redis does not answer is for what cannot be done without it."""
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
 """Answers that only one request of an operation gets."""
 _SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
@@ -147,7 +147,7 @@ class Admission:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What the caller is told (draft-ietf-httpapi-ratelimit-headers-10): the policies, and what is left of each."""
+        """What the caller gets (draft-ietf-httpapi-ratelimit-headers-10): the policies, and what is left of each."""
         if not self._buckets:
             return {}
         policies = [f'"{bucket.policy}";q={bucket.per_minute};w={_WINDOW_SECONDS}' for bucket in self._buckets]

@@ -32,7 +32,7 @@ _RETRY_MS: Final = (1000, 3000)
 """Between these a browser waits before it comes again: not all of them at once."""
 _HEADERS: Final[Mapping[str, str]] = {
     "cache-control": "no-store",
-    # What nginx, and what learnt it from nginx, takes for a wish not to hold parts of an answer back.
+    # What nginx, and what learnt it from nginx, takes for a request not to hold parts of an answer back.
     "x-accel-buffering": "no",
 }
 

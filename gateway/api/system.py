@@ -22,7 +22,7 @@ __all__ = ["ReadGauges", "livez", "readyz", "serve_metrics"]
 
 
 class Health(Struct, frozen=True, omit_defaults=True):
-    """What a probe is told."""
+    """What a probe gets."""
 
     status: Literal["ok"]
     warnings: Annotated[
@@ -86,7 +86,7 @@ ReadGauges = Callable[[], Awaitable[metrics.GaugeValues]]
 # No part of the contract: it is for who runs the gateway, not for who calls it.
 @get("/metrics", operation_id="getMetrics", include_in_schema=False)
 async def serve_metrics(request: Request[Any, Any, Any], read_gauges: NamedDependency[ReadGauges]) -> Response[bytes]:
-    """Answer with all metrics. Nobody has to say who they are: it tells of no caller, room or participant."""
+    """Answer with all metrics. It needs no credentials: no metric names a caller, room or participant."""
     gauge_values, headers = await read_gauges(), request.headers
     accept, accept_encoding = headers.get("accept", ""), headers.get("accept-encoding", "")
     # In a thread: with several workers it reads files.

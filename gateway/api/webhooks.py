@@ -2,7 +2,7 @@
 
 There is no caller here and no key: the signature over the very bytes is all that counts, so it is checked before a
 byte is understood, and neither the sender's address nor the content type makes a difference. An event that is genuine
-is answered at once; what it says is heard in the background, and to its end when the process is told to stop.
+is answered at once; what it says is handled in the background, and to its end when the process stops.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class WebhookReceiver:
     Args:
         signatures: What tells them from forgeries.
         handle: Who acts on them.
-        count: Told of every event: its type, or `other`, and `accepted`, `unsigned`, `forged`, `malformed`,
+        count: Called for every event: its type, or `other`, and `accepted`, `unsigned`, `forged`, `malformed`,
             `too_large`, or `postponed` for those that VideoSDK is asked to send again.
         max_concurrent: Events that are acted on at the same time; more wait.
         max_unheard: Events that wait; more are refused, and VideoSDK may send them again.
@@ -194,7 +194,7 @@ async def receive_videosdk_webhook(
     try:
         body = await request.body()
     except InternalServerException:
-        # What Litestar makes of a sender that hangs up within the body: nobody's mistake here.
+        # What Litestar makes of a sender that hangs up within the body: not a mistake of the gateway.
         webhook_receiver.count(_OTHER, "malformed")
         raise MalformedRequest("The body ended early.") from None
     except HTTPException as error:
@@ -222,10 +222,10 @@ def _webhook_event(name: str, data: object) -> WebhookEvent | None:
     if happened is None:
         return None
     try:
-        told = msgspec.convert(data, _Data)
+        event = msgspec.convert(data, _Data)
     except msgspec.ValidationError:
         return None
-    room, participant, kind = told.meeting_id, told.participant_id, told.kind
+    room, participant, kind = event.meeting_id, event.participant_id, event.kind
     if happened is EventType.ENDED:
         return WebhookEvent(room, None, None, happened) if is_id(room) else None
     if participant is None or not is_id(room) or not is_id(participant):

@@ -30,7 +30,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A name that needs no quotes in TOML, and looks like itself in a log."""
 _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
 _MAX_KEYS: Final = 2
-"""The one in use, and the one that replaces it. A third is a key that somebody forgot to take away."""
+"""The one in use, and the one that replaces it. A third is a key that was forgotten there."""
 _MAX_PER_MINUTE: Final = 1_000_000
 
 _log = structlog.get_logger("gateway.identities")
@@ -71,7 +71,7 @@ class Key(Struct, frozen=True):
 
 def expiry(claims: Mapping[str, Any]) -> float:
     """Return when a JWT that was found valid expires, in seconds since 1970."""
-    # Whoever made it may have written any number; what floats cannot hold is as good as never.
+    # The token may hold any number; what floats cannot hold is as good as never.
     return float(min(int(claims["exp"]), 2**53))
 
 
@@ -102,7 +102,7 @@ class Callers:
             raise CallersFileError(f"the callers file cannot be read: {type(error).__name__}") from None
         callers = document.get("callers")
         if not isinstance(callers, dict) or not callers:
-            raise CallersFileError("the callers file names nobody: expected tables [callers.<name>]")
+            raise CallersFileError("the callers file names no caller: expected tables [callers.<name>]")
         keys: dict[Key, Caller] = {}
         owners: dict[bytes, str] = {}
         for name, entry in cast("dict[str, Any]", callers).items():
@@ -117,7 +117,7 @@ class Callers:
         """Return whose key this is.
 
         Raises:
-            Unauthenticated: It is nobody's, or has expired.
+            Unauthenticated: It belongs to no caller, or has expired.
         """
         digest = hashlib.sha256(key.encode()).digest()
         found: tuple[Key, Caller] | None = None
@@ -155,7 +155,7 @@ class CallersFile:
         """Return whose key this is.
 
         Raises:
-            Unauthenticated: It is nobody's, or has expired.
+            Unauthenticated: It belongs to no caller, or has expired.
         """
         self.refresh()
         return self._callers.identify(key)

@@ -50,7 +50,7 @@ class Authenticator:
 
         Raises:
             Unauthenticated: It carries nothing that is valid here.
-            IdentityUnavailable: Nobody can tell at the moment.
+            IdentityUnavailable: The keys to check it cannot be had at the moment.
         """
         if self._anyone:
             return ANYONE

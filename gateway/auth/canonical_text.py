@@ -1,6 +1,6 @@
 """What a text turns into in the hands of those who read it next.
 
-The gateway passes a caller's text on byte for byte. Whoever gets it may decode it, some more than once, some with rules
+The gateway passes a caller's text on byte for byte. Its receivers may decode it, some more than once, some with rules
 of their own. Rules that forbid something therefore look at what a text may become, and never change the text itself.
 """
 
@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 __all__ = ["decoded", "is_line_noise", "unmasked"]
 
 _MAX_LAYERS: Final = 8
-"""Nobody honest encodes a text this often; and each layer costs a pass over it."""
+"""No honest sender encodes a text this often; and each layer costs a pass over it."""
 _UNITS: Final = re.compile(r"%u([0-9a-f]{4})", re.IGNORECASE | re.ASCII)
 """The escapes of old JavaScript and of IIS: `%u002e`."""
 _OVERLONG: Final = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}")

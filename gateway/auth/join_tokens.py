@@ -60,7 +60,7 @@ class JoinTokens:
         if claims.get("apikey") != self._api_key():
             raise Unauthenticated("The join token belongs to another VideoSDK project.")
         if "crawler" in _texts(claims.get("roles")):
-            # Such a token is the REST API's own: whoever holds it needs no gateway, and should not hold it.
+            # Such a token is the REST API's own: its bearer needs no gateway, and should not hold it.
             raise Unauthenticated("The token is not a join token: its role is crawler.")
         return self._caller(claims)
 
@@ -73,11 +73,11 @@ class JoinTokens:
         policy = Policy(
             scopes=_SCOPES,
             rooms=None if room is None else (room,),
-            # Without a participant of its own and without the right to moderate there is nobody it may act on.
+            # Without a participant of its own and without the right to moderate there is no participant it may act on.
             participants=None if moderates else own,
         )
         name = f"participant:{participant}" if participant else "participant"
-        # The same name in another room is somebody else.
+        # The same name in another room is another account.
         return Caller(name, policy, f"join:{room or ''}:{participant or ''}", expires=expiry(claims))
 
 

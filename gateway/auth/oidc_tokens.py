@@ -72,7 +72,7 @@ class OidcTokens:
 
         Raises:
             Unauthenticated: It is not valid here.
-            IdentityUnavailable: The provider's keys cannot be had, so nobody can tell.
+            IdentityUnavailable: The provider's keys cannot be had, so the token cannot be checked.
         """
         try:
             header = jwt.get_unverified_header(token)
@@ -120,7 +120,7 @@ class OidcTokens:
 
     async def _refresh(self, kid: str) -> None:
         async with self._fetching:
-            # Not more than once a minute, whoever asks and whatever for: made-up key ids must not become requests.
+            # Not more than once a minute, for any caller and any key id: made-up key ids must not become requests.
             if self._knows(kid) or (self._tried is not None and self._clock() - self._tried < _REFETCH_SECONDS):
                 return
             self._tried = self._clock()

@@ -24,7 +24,7 @@ _URL: Final = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.ASCII |
 _AUTHORITY: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([0-9]{0,5}))?", re.ASCII)
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
-"""No top-level domain is a number, so a host that ends in one is an address to whoever reads addresses leniently."""
+"""No top-level domain is a number, so a host that ends in one is an address to lenient readers of addresses."""
 _DEVIATIONS: Final = frozenset("\u00df\u1e9e\u03c2")
 """Sharp s and final sigma: another host in IDNA2003 than in IDNA2008."""
 
@@ -35,7 +35,7 @@ _PRIVATE: Final = (
     *("localtest.me", "lvh.me", "lacolhost.com", "vcap.me", "nip.io", "sslip.io", "xip.io"),
     *("traefik.me", "backname.io", "rbndr.us", "fritz.box"),
 )
-"""Names that, with all below them, are somebody's inside: reserved or customary for private networks, Kubernetes'
+"""Names that, with all below them, are private: reserved or customary for private networks, Kubernetes'
 short forms, metadata services outside of `.internal`, and public names that lead to private addresses on purpose."""
 
 

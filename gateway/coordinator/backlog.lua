@@ -1,4 +1,4 @@
--- Tells of how many of these records nobody knows how they stand, and since when. For operators: changes nothing. One
+-- Counts the uncertain ones among these records, and says since when they are. For operators: changes nothing. One
 -- script, because reading each record by itself would cost a round trip for each.
 --
 -- KEYS  records of one bucket
@@ -13,7 +13,7 @@ local uncertain_since, oldest = 0, 0
 for _, record in ipairs(KEYS) do
   local r, flat = {}, redis.call('HGETALL', record)
   for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
-  -- Whoever was about to write how it ended has died, or somebody is finding out what became of it.
+  -- The leader died before it wrote the result, or another one is recovering the operation.
   local begun = r.state == 'starting' or r.state == 'stopping'
   local left = begun and (num(r.lease) <= now or r.action == 'recover')
   if r.state == 'unknown' or num(r.uncertain_since) > 0 or left then

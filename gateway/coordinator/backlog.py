@@ -28,7 +28,7 @@ class UncertainTracks(Struct, frozen=True):
     """How things stand over all replicas.
 
     Attributes:
-        tracks: How many tracks nobody knows the state of, or have a stop that was not answered. Of each bucket only the
+        tracks: How many tracks are in an unknown state, or have a stop without an answer. Of each bucket only the
             most urgent thousand are looked at.
         oldest: Seconds since the oldest of them became so, 0 where there is none.
         lag: Seconds by which the most overdue track is late, 0 where none is.
@@ -115,7 +115,7 @@ class PendingTrack(Struct, frozen=True, kw_only=True):
     lease: int = 0
     """Until when it holds without being renewed."""
     due: int = 0
-    """When somebody looks at it next."""
+    """When a reconciler looks at it next."""
     tries: int = 0
     """How often it was taken up since it was settled last."""
     upstream: str = ""
@@ -150,7 +150,7 @@ class Backlog:
         return await self._connection.now()
 
     async def look(self, most: int) -> list[PendingTrack]:
-        """Return up to `most` tracks that somebody holds or has to look at, the soonest due first.
+        """Return up to `most` tracks that a leader holds or a reconciler has to look at, the soonest due first.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.

@@ -2,7 +2,7 @@
 -- or take an answer that is already there. One step, because between a look and a claim another replica may claim.
 -- Running it twice with one attempt gives the same answer, so a reply that was lost may be asked for again.
 --
--- a.command         start | stop | check (check: nobody asks, the settler looks after what is uncertain)
+-- a.command      start | stop | reconcile (no caller asks: the reconciler looks after what is uncertain)
 -- a.attempt      unique name of this logical call; fences every later write      a.owner  which process
 -- a.fingerprint  of the start's parameters, '' for stop and check           a.recording  what callers may read of it
 -- a.seen         operation this caller waits for, ''; answered `done` with its result if it has finished
@@ -15,13 +15,13 @@
 --
 -- Returns a JSON object; `asked_at` is the stop's number; `verdict` is one of
 --   lead      the attempt holds the track and must carry out `action`: start, stop, verify (is it still recording?)
---             or recover (what became of an operation nobody finished, or of a track this server may have forgotten)
+--             or recover (what became of an unfinished operation, or of a track this server may have forgotten)
 --   wait      another attempt holds it (`action`), or Redis came up just now (`grace`)
 --   done      the awaited operation's `result`
 --   running   it records, and that is believed           idle    nothing records, and that is believed
 --   gone      a recording that was started after the stop was asked for, or a stop that was asked for after the start
 --   conflict  it records, or starts, with other parameters
---   late      too late to act                 busy/noop  check only: somebody is at it / nothing to do
+--   late      too late to act                 busy/noop  reconcile only: a leader is at it / nothing to do
 --   newer     a later version of the gateway has written the record: not for this one to touch
 
 local since = epoch()
@@ -79,9 +79,9 @@ end
 local superseding = a.command == 'start' and ended and requested > started and not (requested > num(op) and r.done ~= op)
 
 local function lead(action)
-  -- An operation that nobody finished keeps its number, so that those who wait for it stay attached.
+  -- An unfinished operation keeps its number, so that its waiters stay attached.
   -- One begun before this server's epoch gets a new one: others may have begun later ones that are forgotten, and
-  -- whoever led them must find that the track has moved on.
+  -- their leaders must find that the track has moved on.
   -- One before which a stop was carried out gets a new one as well: what is started now is not what that was about.
   local new = r.done == op or op == '0' or num(r.epoch) < since
     or started > num(op) -- rule: new-number-after-a-stop
@@ -120,9 +120,9 @@ local function stops_done()
   if requested > started then redis.call('HSET', record, 'started_op', text(requested)) end
 end
 
--- For a moment after this server may have forgotten something nobody new may lead: those who hold an operation that it
+-- For a moment after this server may have forgotten something no new attempt may lead: leaders of an operation that it
 -- forgot claim it again first (renew.lua, a.restore). Nor is a claim believed that was granted before: it may be of an
--- operation long over, and what has come since, and was forgotten, is what a caller's wish is about.
+-- operation long over, and what has come since, and was forgotten, is what the caller's command is about.
 local grace_left = since + a.grace - now
 local believed = held(r) and num(r.epoch) >= since
 
@@ -153,7 +153,7 @@ local function row()
   return 'ended'
 end
 
--- A recording that was found and not started by us has parameters that nobody knows: they cannot be said to differ.
+-- The gateway does not know the parameters of a recording that it found: they are never said to differ.
 local differs = (r.fingerprint or '') ~= '' and r.fingerprint ~= a.fingerprint
 
 local function busy() return answer('busy') end
@@ -166,7 +166,7 @@ end
 
 local function wait_or_conflict() return differs and answer('conflict') or wait() end
 
--- The stop outlives its caller: whoever finishes the operation in flight carries it out.
+-- The stop outlives its caller: it is carried out when the operation in flight has finished.
 local function note_and_wait()
   redis.call('HSET', record, 'stop_requested_at', text(math.max(requested, asked_at))) -- rule: note-stop
   return wait()
@@ -203,7 +203,7 @@ local function noop()
   return answer('noop')
 end
 
--- What rests and is not suspect is left alone until somebody asks for it, whatever else this server may have forgotten.
+-- A track at rest that is not suspect is left alone until a caller asks for it, whatever this server may have forgotten.
 local function probe_or_noop()
   if ended and num(r.start_may_land_until) == 0 and suspect_since == 0 then return noop() end
   return probe()

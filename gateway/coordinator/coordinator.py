@@ -1,6 +1,6 @@
 """Claims, records and their scripts: the state of every track, shared by all replicas.
 
-What lies in Redis is told in `claims.py`. The scripts lie beside this module; each says what it decides and why that
+`protocol.py` describes what lies in Redis. The scripts lie beside this module; each says what it decides and why that
 must be one step.
 """
 
@@ -58,7 +58,7 @@ class Coordinator:
         timing: The protocol's times; the same in every replica.
         tenant: Separates the projects that share a Redis; safe in a key.
         max_events: Events of a room that are kept, about.
-        max_tracks: Tracks of a room that are told of, the latest changed.
+        max_tracks: Tracks of a room that are shown, the latest changed.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Coordinator:
         """Begin to renew in the background what this process holds, and to tell a Redis what it has forgotten."""
         self._background = [
             asyncio.create_task(self.leases.renew_for_ever(), name="lease-keeper"),
-            asyncio.create_task(self._rewrites.rewrite_for_ever(), name="told-again"),
+            asyncio.create_task(self._rewrites.rewrite_for_ever(), name="rewrites"),
         ]
 
     async def stop(self) -> None:
@@ -257,7 +257,7 @@ class Coordinator:
             await self._release_once(lease.key, lease.attempt, result, lease.asked_at)
 
     def let_lapse(self, lease: Lease) -> None:
-        """Renew a lease no more: whoever claims the track next finds out what became of its operation."""
+        """Stop renewing: the lease expires and the next caller recovers the operation."""
         self.leases.drop(lease)
 
     def rewrite_recent(self) -> None:
@@ -345,7 +345,7 @@ class Coordinator:
 
         Args:
             room: Its id.
-            watch: Keep the room's events for another while, for whoever goes on from the last of them.
+            watch: Keep the room's events for another while, for a reader that goes on from the last of them.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -370,7 +370,7 @@ class Coordinator:
         return [Event(entry, fields["key"], _record(fields["record"])) for entry, fields in entries if "key" in fields]
 
     def channel(self, room: str) -> str:
-        """Return where a room's changes are told: the name of its events, and of the channel of their ids."""
+        """Return the name of a room's events, which is also the channel of their ids."""
         return events_of(self.key(room, "", ""))
 
     async def mark(self, *, age: float = 0) -> float:
@@ -467,8 +467,8 @@ class Coordinator:
             may_land = arguments["state"] in _MAY_LAND and not arguments["answered"] and not arguments["settled"]
             open_until = clock() + self.timing.quiet if may_land else 0
             left = finished.start_may_land_ms, finished.stop_may_land_ms
-            told = {**_as_history(arguments), "stop_wanted": finished.stop}
-            self._rewrites.keep("finish", key, arguments["attempt"], told, open_until=open_until, horizons=left)
+            written = {**_as_history(arguments), "stop_wanted": finished.stop}
+            self._rewrites.keep("finish", key, arguments["attempt"], written, open_until=open_until, horizons=left)
         return finished
 
     def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:
@@ -493,7 +493,7 @@ class Coordinator:
 
 
 def _as_history(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return what a finish writes late: true of then, so that whoever waits has to look for themselves."""
+    """Return what a late finish writes: it was true then, so waiters have to look for themselves."""
     return {**arguments, "confirmed_by": "", "result": ""}
 
 

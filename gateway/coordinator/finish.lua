@@ -6,22 +6,22 @@
 -- a.epoch         since when the server's memory could be believed when the operation was claimed
 -- a.started_at    when (ms) its start was granted, for a start
 -- a.asked_at      the number of the stop that was led, 0 where none was
--- a.stop_wanted   told again: a stop was asked for meanwhile
--- a.start_may_land_ms a.stop_may_land_ms   told again: for how long (ms) what was sent before may land
+-- a.stop_wanted   of a rewrite: a stop was requested meanwhile
+-- a.start_may_land_ms a.stop_may_land_ms   of a rewrite: for how long (ms) what was sent before may land
 -- a.seen_ago      how long ago (ms) that was seen which is written
 -- a.confirmed_by  reply | webhook | list, '' where the state is not confirmed
 -- a.result        the payload for those who wait         a.recording  what callers may read of it, JSON
 -- a.settled       nothing sent earlier can still land    a.due_in     look again after this long, 0 never
 -- a.answered      what this operation itself sent cannot land any more
 -- a.evidence      what VideoSDK's list says of the recording, JSON; '' leaves what is known
--- a.ended_at      when (ms) it ended, as those who wait are told
+-- a.ended_at      when (ms) it ended, as the waiters see it
 -- a.because       why it ended, '' where only a hint may tell
 -- a.upstream      what VideoSDK answered last, in a word
 -- a.quiet a.settle
 --
 -- Returns a JSON object: `how` is
 --   ok        written               repeated  was written before, by this very call
---   restored  Redis had forgotten the operation, and nobody has begun another: written
+--   restored  Redis had forgotten the operation, and no other has begun: written
 --   late      the holder is only recovering this same operation, and we hold the truth it looks for: written
 --   stale     the track has moved on: nothing was written
 -- and `stop` says whether a stop was asked for meanwhile; `start_may_land_ms` and `stop_may_land_ms` for how long (ms)
@@ -60,7 +60,7 @@ local changes = {
   written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording, epoch = a.epoch,
 }
 -- A suspect_since that came up during the operation outlives it; one that the operation was begun with is answered by it. And
--- what others did after an operation that was claimed before the epoch may be forgotten: somebody has to look.
+-- what others did after an operation that was claimed before the epoch may be forgotten: a probe has to look.
 local past = a.epoch < since and not uncertain_since
 local doubtful = past or (num(r.suspect_since) > 0 and num(r.suspect_since) >= num(r.granted))
 changes.suspect_since = past and now or (doubtful and r.suspect_since or '0')
@@ -88,7 +88,7 @@ if over then
   changes.because = a.because ~= '' and a.because or (was_over and r.because) or hinted
 end
 -- The list may be behind what was heard: look again until it has had time. What it still denies then was a replay; what
--- nobody could look up is remembered.
+-- no list could show is remembered.
 local behind = a.state == 'recording' and hint_age ~= nil and hint_age < a.settle
 if over or (a.state == 'recording' and a.confirmed_by ~= '' and not behind) then changes.hint, changes.hint_at = '', '0' end
 if behind then a.due_in = math.min(a.due_in > 0 and a.due_in or a.settle, 1500) end
@@ -114,7 +114,7 @@ elseif how == 'restored' and not a.settled then
 end
 changes.start_may_land_until, changes.stop_may_land_until = start_may_land_until, stop_may_land_until
 
--- Since when nobody knows: tried again and again, it is still the same uncertainty.
+-- Since when it is uncertain: tried again and again, it is still the same uncertainty.
 changes.uncertain_since = uncertain_since and (num(r.uncertain_since) > 0 and r.uncertain_since or now) or '0'
 
 -- A stop that was requested is due until nothing runs and nothing can land any more, or until its caller learns that it

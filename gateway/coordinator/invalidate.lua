@@ -1,8 +1,8 @@
--- Marks what is known of a track as doubtful: whoever asks next looks at VideoSDK first, and if nobody asks the settler
--- does. For what happened, or may have happened, outside the protocol. An operation in flight is told through the mark
--- too: its result is then stored unconfirmed. One step, because the mark must not be lost between a look and a write.
+-- Marks a record as suspect: the next leader looks at VideoSDK first, and if no caller comes the reconciler does. For
+-- what happened, or may have happened, outside the protocol. The mark also reaches an operation in flight: its result is
+-- then stored unconfirmed. One step, because the mark must not be lost between a look and a write.
 --
--- a.hint    what was heard of the track, to be told as the reason if it turns out to have ended; '' where nothing was.
+-- a.hint    what a webhook said of the track: the reason, if it turns out to have ended; '' where nothing was said.
 --           Something heard concerns only what may be recording: what has ended cannot end again
 --
 -- Returns a JSON object: `how` is ok, or moot where a hint came to nothing, or the record is not ours to write.

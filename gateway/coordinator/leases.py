@@ -47,7 +47,7 @@ class Leases:
         _log.warning("lease.lost", key=lease.key, operation=lease.operation)
 
     async def renew(self, lease: Lease, *, promote_to_start: bool = False) -> Finished:
-        """Renew a lease once, and learn whether a stop is wished for meanwhile.
+        """Renew a lease once, and learn whether a stop was requested meanwhile.
 
         Args:
             lease: Which.
@@ -87,7 +87,7 @@ class Leases:
             await asyncio.gather(*(self._renew_quietly(lease) for lease in list(self.held.values())))
 
     async def _renew_quietly(self, lease: Lease) -> None:
-        # A renewal that fails stops nothing: losing the lease costs a look by somebody else, not a second start.
+        # A renewal that fails stops nothing: losing the lease costs a probe by another leader, not a second start.
         try:
             renewed = await self.renew(lease)
         except CoordinationUnavailable:

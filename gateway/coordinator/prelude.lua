@@ -21,7 +21,7 @@ if not now_us then
 end
 local now = math.floor(now_us / 1000)
 
--- The format of records that these scripts know. What a later format means only its own scripts know: to these, whoever
+-- The format of records that these scripts know. What a later format means only its own scripts know: to these, the leader
 -- holds such a record, it is as if another had taken the track over. Nothing is read out of it and nothing written.
 local VERSION = 1
 
@@ -40,15 +40,15 @@ local SHOWN = {
   'started_at', 'ended_at', 'holder', 'action', 'stop_requested_at', 'started_op',
 }
 
--- What of a record its readers are told, as JSON; nil where there is no record.
+-- What readers may see of a record, as JSON; nil where there is no record.
 local function shown(key)
   local values, fields = redis.call('HMGET', key, unpack(SHOWN)), {}
   for i, name in ipairs(SHOWN) do fields[name] = values[i] or nil end
   return next(fields) and cjson.encode(fields) or nil
 end
 
--- Those who watch the room are told in the step that changes it: an event that came later could be lost in between, or
--- overtaken. The event carries all that may be shown, so that nobody has to look, and find something newer.
+-- Readers of the room get the event in the step that makes the change: a later one could be lost in between, or
+-- overtaken. The event carries all that may be shown, so that no reader has to look, and find something newer.
 local function announce()
   local event = redis.call('XADD', events, 'MAXLEN', '~', a.most_events, '*', 'key', record, 'record', shown(record))
   redis.call('PEXPIRE', events, a.replay)
@@ -80,7 +80,7 @@ local function save(fields, ttl)
   if redis.call('PTTL', tracks) < lasts / 2 then redis.call('PEXPIRE', tracks, text(lasts)) end
 end
 
--- When somebody has to look at this track although no caller may come again. 0: never.
+-- When a reconciler has to look at this track although no caller may come again. 0: never.
 local function schedule(at, ttl)
   if at > 0 then
     redis.call('ZADD', due, text(at), record)

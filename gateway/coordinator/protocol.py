@@ -1,4 +1,4 @@
-r"""What the coordinator is asked and what it answers: wishes, verdicts, claims, leases, and the protocol's times.
+r"""What the coordinator is asked and what it answers: commands, verdicts, claims, leases, and the protocol's times.
 
 What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
 
@@ -29,8 +29,8 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
     rec:{07}:<tenant>:<room>:tracks   sorted set, record -> when (ms) it changed last. TTL: twice a record's
     rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
                                       TTL: 10 min. Also the channel on which each event's id is published
-    rec:{07}:ticket:<hash>   string, what whoever shows the ticket may read (JSON). TTL: 30 s
-    rec:wake         channel: "<record>\n<operation>\n<payload>" for every finished operation somebody waits for
+    rec:{07}:ticket:<hash>   string, what the bearer of the ticket may read (JSON). TTL: 30 s
+    rec:wake         channel: "<record>\n<operation>\n<payload>" for every finished operation that has waiters
 
 `07` is one of 16 buckets, chosen by room: all keys of a room share a slot, so that a record, its due time and the
 epoch change in one script on a Cluster too. An operation number is Redis's clock in microseconds, or one more than
@@ -49,7 +49,7 @@ VERSION = 1
 
 
 class Command(StrEnum):
-    """What somebody wants of a track."""
+    """What a batch of callers, or the reconciler, wants of a track."""
 
     START = "start"
     STOP = "stop"

@@ -1,9 +1,9 @@
 -- Gives a track back as it was, because nothing was sent. The operation keeps its number and stays unfinished: those
--- who wait are woken and contend again, and a stop that was wished for meanwhile is not lost.
+-- who wait are woken and contend again, and a stop that was requested meanwhile is not lost.
 --
 -- a.attempt a.result
--- a.asked_at  the number of the stop that could not be sent, 0 where there is none: its caller learns that, so nobody
---             is left to carry it out for; unless another was requested meanwhile
+-- a.asked_at  the number of the stop that could not be sent, 0 where there is none: its caller learns that, so it
+--             is withdrawn; unless another was requested meanwhile
 --
 -- Returns a JSON object: `how` is ok or lost.
 

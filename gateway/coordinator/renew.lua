@@ -4,7 +4,7 @@
 -- a.attempt a.op a.action a.generation a.fingerprint a.recording a.owner a.lease a.quiet a.ttl
 -- a.promote_to_start      a start will be sent now: the quiet time counts from here. Refused where the epoch is another than at the
 --            claim: a server that may have forgotten us may have forgotten a start as well
--- a.restore  Redis may have lost the record (restart, failover): put it back unless somebody has begun a later
+-- a.restore  Redis may have lost the record (restart, failover): put it back unless another attempt has begun a later
 --            operation. A holder of an earlier one is a predates of what was lost
 --
 -- Returns a JSON object: `how` is ok, restored or lost; `stop` says whether a stop was asked for meanwhile;
@@ -50,7 +50,7 @@ end
 
 if a.promote_to_start then
   changes.action, changes.state, changes.started_op = 'start', 'starting', a.op
-  -- A generation of its own: what was recorded under the operation's number before may have been told to somebody.
+  -- A generation of its own: what was recorded under the operation's number before may have been shown to a caller.
   changes.generation = text(math.max(now_us, num(a.op) + 1))
   changes.fingerprint, changes.recording = a.fingerprint, a.recording
   changes.before_quiet, changes.start_may_land_until, changes.started_at = '0', now + a.quiet, now

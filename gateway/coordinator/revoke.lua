@@ -1,5 +1,5 @@
--- Takes a claim away from whoever holds it, because an operator says so: the track is then as if the claim had lapsed.
--- Whoever claims next finds out what became of the operation, and everything that was sent keeps its quiet time. One
+-- Takes a claim away from its holder, because an operator says so: the track is then as if the claim had lapsed. The
+-- next leader finds out what became of the operation, and everything that was sent keeps its quiet time. One
 -- step, because the holder may finish at any moment.
 --
 -- a.attempt  whose claim was looked at: another's is left alone

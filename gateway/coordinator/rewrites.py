@@ -1,9 +1,9 @@
 """What this process wrote of late, kept for a Redis that may have forgotten it.
 
 A replica that is promoted has not heard its master's last moment, and what was lost with that moment had been
-acknowledged: a stop that was carried out and answered is again a stop that nobody finished. Nobody but whoever wrote it
-knows better. So whoever wrote it writes it once more, before others may act on what Redis remembers (`claim.lua`, the
-grace), and the scripts take no notice of it wherever nothing was forgotten.
+acknowledged: a stop that was carried out and answered is again an unfinished stop. Only the process that wrote it knows
+better. So that process writes it once more, before others may act on what Redis remembers (`claim.lua`, the grace),
+and the scripts take no notice of it wherever nothing was forgotten.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ __all__ = ["Rewrites"]
 _REMEMBERED_SECONDS: Final = 10.0
 """Longer than a replica lags and a failure takes to be noticed."""
 _LONGEST_SECONDS: Final = 60.0
-"""How long something is kept that could not be told again: longer than a failover takes."""
+"""How long a write is kept that could not be repeated: longer than a failover takes."""
 _SLEPT_SECONDS: Final = 5.0
 """A round that comes so late was kept from its work: what was known before it may be long over."""
 
@@ -39,7 +39,7 @@ class _Write(Struct, frozen=True):
     key: str
     arguments: dict[str, Any]
     at: float
-    """When (`clock`) it was told first."""
+    """When (`clock`) it was written first."""
     open_until: float
     """Until when something may still land after it, 0 where nothing can."""
     horizons: tuple[int, int]
@@ -71,7 +71,7 @@ class Rewrites:
         self._now = now
         self._tellings: dict[str, _Write] = {}
         self._untold: set[str] = set()
-        """What has to be told to a Redis that may have forgotten it, and could not be so far."""
+        """Writes that a Redis may have forgotten, and that could not be repeated so far."""
         self._failures = 0
         self._gap: bool = False
         self._looked_at = now()
@@ -93,14 +93,14 @@ class Rewrites:
             key: The track's record.
             attempt: Whose write it is; it has one.
             arguments: The script's.
-            open_until: When (`clock`) nothing that the attempt sent can land any more: until then it is told again in
-                every round, because a Redis that forgets it would let somebody start.
+            open_until: When (`clock`) nothing that the attempt sent can land any more: until then it is repeated in
+                every round, because a Redis that forgets it would grant a start.
             horizons: For how many ms more a start and a stop may land that were sent before.
         """
         self._tellings[attempt] = _Write(script, key, arguments, self._now(), open_until, horizons)
 
     def suspect(self) -> None:
-        """Have everything told again in the next round: Redis may be another one than it was."""
+        """Have everything repeated in the next round: Redis may be another one than it was."""
         self._gap = True
 
     async def rewrite_for_ever(self) -> None:

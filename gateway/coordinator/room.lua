@@ -1,10 +1,10 @@
--- Reads a whole room as it is at one moment: its records, and the last of its events, so that whoever goes on from that
+-- Reads a whole room as it is at one moment: its records, and the last of its events, so that a reader who goes on from that
 -- event misses nothing and sees nothing twice. One step, because a change between the two reads would be one or the
 -- other. The records' names are members of the room's tracks and lie in their slot by construction, so they are not
 -- given as keys.
 --
 -- a.most   records at most, the latest changed
--- a.watch  somebody goes on from here: the events then live on, and where there are none a mark begins them. An id that
+-- a.watch  a reader goes on from here: the events then live on, and where there are none a mark begins them. An id that
 --          is not there any more tells that events may have been forgotten, so there must be one to hold on to.
 --
 -- Returns a JSON object: `last` event's id, `records` as pairs of key and fields in JSON.

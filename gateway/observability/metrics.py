@@ -75,7 +75,7 @@ def shared() -> AbstractContextManager[object]:
 class _Seat:
     """A worker's place in the directory. Who replaces a dead worker takes its seat and goes on with its counters.
 
-    Which seats are taken the kernel knows: a lock ends with whoever holds it. There are never more files than workers
+    Which seats are taken the kernel knows: a lock ends with its process. There are never more files than workers
     at the same time, however often one dies.
     """
 
@@ -112,7 +112,7 @@ def _lock(file: Path) -> int | None:
 
 def _take_seat() -> _Seat | None:
     folder = Path(os.environ.get(_VARIABLE, ""))
-    # Somebody else's directory, set for somebody else's processes, is left alone.
+    # A directory that was set for other processes is left alone.
     if not folder.name.startswith(_PREFIX):
         values.ValueClass = values.MutexValue
         return None
@@ -190,7 +190,7 @@ REDIS_DURATION: Final = _histogram("redis_duration_seconds", "One script run by 
 LEASES_LOST: Final = _counter("leases_lost", "Claims that were taken from a living leader.")
 _FENCED_WRITES: Final = _counter(
     "fenced_writes",
-    "Results that were not simply written: stale (the track had moved on: refused), late (somebody was already finding "
+    "Results that were not simply written: stale (the track had moved on: refused), late (a probe was already finding "
     "out) or restored (Redis had forgotten the operation).",
     "how",
 )
@@ -329,11 +329,11 @@ def webhook_event(type: str, verdict: str) -> None:  # noqa: A002 - VideoSDK's w
     _WEBHOOK_EVENTS.labels(type if type in _EVENTS else "other", verdict).inc()
 
 
-# --- what is looked up when somebody asks ----------------------------------------------------------------------------
+# --- what is looked up at each scrape ---------------------------------------------------------------------------------
 
 
 class GaugeValues(Struct, frozen=True, kw_only=True):
-    """How things stand at this moment; None where nobody knows, and nothing is claimed then."""
+    """How things stand at this moment; None where that is not known: the metric is then absent."""
 
     redis_up: bool
     unknown_tracks: int | None = None
@@ -345,12 +345,12 @@ class GaugeValues(Struct, frozen=True, kw_only=True):
 
 _VITALS: Final = {
     "redis_up": "1 where Redis answered when it was asked just now, else 0.",
-    "unknown_tracks": "Tracks of which nobody knows whether they are recorded, or whose stop was not answered yet. The "
+    "unknown_tracks": "Tracks that are in an unknown state, or whose stop was not answered yet. The "
     "same from every instance: use max.",
     "unknown_oldest_seconds": "For how long that is so of the oldest of them; 0 where there is none.",
-    "settler_lag_seconds": "How late the most overdue track is that somebody should look at.",
+    "settler_lag_seconds": "How late the reconciler is with the most overdue track.",
     "videosdk_token_age_seconds": "Age of the token in use.",
-    "videosdk_token_expires_seconds": "Seconds until nobody but the operator can replace the token; +Inf where the "
+    "videosdk_token_expires_seconds": "Seconds until only the operator can replace the token; +Inf where the "
     "gateway mints its own, or where it does not expire.",
 }
 

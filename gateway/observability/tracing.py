@@ -1,9 +1,9 @@
 """Traces of what the gateway does (OpenTelemetry), where `GATEWAY_TRACING=otlp`. Imports nothing of ours.
 
-A trace tells one request's story: request, claim, operation, upstream call, finish; and `settle`, where nobody asked.
+A trace tells one request's story: request, claim, operation, upstream call, finish; or `settle`, without a caller.
 An operation belongs to the request that began it. Who joined it, on whatever replica, has a link to the operation's
-span; its place travels with the operation's result. What OpenTelemetry itself can be told (endpoint, headers, sampler,
-service name) is read by its SDK from the `OTEL_*` variables that operators know.
+span; its place travels with the operation's result. What concerns OpenTelemetry itself (endpoint,
+headers, sampler, service name) its SDK reads from the `OTEL_*` variables that operators know.
 
 Off, which is the default, nothing of OpenTelemetry is imported here, and every call ends at its first line. An
 attribute never holds what a caller sent: no room, participant, address or path, and no text of an exception.
@@ -134,7 +134,7 @@ def span(
 
     Args:
         name: What it is called.
-        client: Whether somebody else is asked and waited for.
+        client: Whether the span waits for another system.
         root: Whether it may begin a trace; otherwise there is no span where there is no trace to tell it in.
         attributes: What is known of it, from small sets of values.
     """

@@ -88,25 +88,25 @@ class Batch:
         self.submitted = asyncio.Event()
         """Set when Redis has answered for the first time."""
         self.merged_into: Batch | None = None
-        """The party that this one's callers went over to."""
+        """The batch that this one's waiters went over to."""
         self.context = copy_context()
-        """Of its first caller: what is done for the party is told in that caller's trace."""
+        """Of its first caller: that caller's trace shows what is done for the batch."""
         self.trace = ""
         """Where the operation's trace is that answered it."""
         self.is_leader = False
 
     @property
     def abandoned(self) -> bool:
-        """Nobody waits, and nothing was promised."""
+        """No caller waits, and no stop was promised."""
         return self.command is Command.START and all(caller.done() for caller in self.waiters)
 
     @property
     def resolved(self) -> "Batch":
-        """The party that its callers are answered in."""
+        """The batch in which its waiters are answered."""
         return self if self.merged_into is None else self.merged_into.resolved
 
     def link(self, caller: asyncio.Future[Answer | Problem]) -> None:
-        """Link the trace of a caller to the operation's, unless the operation is told in it anyway."""
+        """Link the trace of a caller to the operation's, unless that trace shows the operation anyway."""
         if not (self.is_leader and caller is self.waiters[0]):
             tracing.link(self.trace)
 
@@ -127,7 +127,7 @@ _WaitKey = tuple[str, str, Command, str, str]
 
 
 def _wait_key(batch: Batch, claim: Claim) -> _WaitKey:
-    """Return what parties that may wait as one have in common. A retry may be told what others are not."""
+    """Return what batches that may wait as one have in common. A retry may get another answer."""
     retry = batch.asked_at if batch.command is Command.START else ""
     return (batch.key, claim.operation, batch.command, batch.fingerprint, retry)
 
@@ -275,18 +275,18 @@ class Batches:
             arriving[command, fingerprint, asked_at] = batch
         if key not in self._submitting:
             self._submitting.add(key)
-            self._spawn(self._submit_batches(key), "door")
+            self._spawn(self._submit_batches(key), "submit-batches")
         return batch
 
     async def _submit_batches(self, key: str) -> None:
-        """Let arrived parties ask Redis, one lot at a time: who arrives meanwhile waits for the next lot."""
+        """Let the batches that arrived claim together; batches that arrive meanwhile claim after them."""
         while batches := self._arriving.pop(key, None):
             for batch in batches.values():
                 self._spawn(self._run_batch(batch), f"pursue-{batch.command}", batch.context)
             await asyncio.gather(*(batch.submitted.wait() for batch in batches.values()))
         self._submitting.discard(key)
 
-    # --- parties -------------------------------------------------------------------------------------------------
+    # --- batches -------------------------------------------------------------------------------------------------
 
     async def _claim(self, batch: Batch, seen: str = "") -> tuple[Claim, Lease | None]:
         await self._without_redis.reconcile(batch.key)
@@ -307,7 +307,7 @@ class Batches:
         return claim, lease
 
     async def _run_batch(self, batch: Batch) -> None:
-        """Bring a party to its answer, and see to it that there is one."""
+        """Bring a batch to its answer, and make sure that there is one."""
         try:
             await self._claim_until_answered(batch)
         except CoordinationUnavailable as error:
@@ -362,7 +362,7 @@ class Batches:
         return Problem.of(error)
 
     def _merge(self, batch: Batch, claim: Claim) -> bool:
-        """Go over to a party that already waits for the same: one poll then serves both."""
+        """Go over to a batch that already waits for the same: one poll then serves both."""
         waiting = self._waiting.get(_wait_key(batch, claim))
         if waiting is None:
             return False
@@ -428,11 +428,11 @@ class Batches:
     # --- answers -------------------------------------------------------------------------------------------------
 
     def _answer_from_result(self, batch: Batch, result: Result, *, leading: bool = False) -> bool:
-        """Answer the party if the result is about what it wants; otherwise it has to ask again."""
+        """Answer the batch if the result is about its command; otherwise it has to claim again."""
         recording = recording_of_result(batch.key, batch.track, result)
         batch.trace, batch.is_leader = result.trace, leading
         if result.problem is not None:
-            # A refusal is shared by those who asked for the very same, and by nobody else.
+            # Only waiters that asked for the very same share a refusal.
             if not leading and (result.command is not batch.command or result.fingerprint != batch.fingerprint):
                 return False
             batch.answer(result.problem)
@@ -465,7 +465,7 @@ class Batches:
             case Verdict.GONE if batch.command is Command.START:
                 return Answer(None, recording)
             case _:
-                # Somebody else stopped it for us: whoever finished the operation that this stop waited for.
+                # The leader of the operation that this stop waited for stopped it.
                 ours = claim.verdict is Verdict.GONE or (batch.waited_for_another and claim.state == Status.STOPPED)
                 outcome = Outcome.JOINED if ours else Outcome.NOT_RECORDING
                 return Answer(outcome, msgspec.structs.replace(recording, status=Status.STOPPED))

@@ -23,7 +23,7 @@ _UNSEEN_SECONDS = 1.0
 
 
 def problem_for(error: UpstreamError) -> GatewayError:
-    """Return the problem a caller is told; whatever is not known better is unknown."""
+    """Return the problem that a caller gets; every failure that proves nothing is `OutcomeUnknown`."""
     match error:
         case NeverSent():
             return UpstreamUnavailable(

@@ -2,7 +2,7 @@
 
 Every path ends in exactly one write to the record, and which one depends on what is *proven*, not on what is likely:
 
-    nothing was sent            release: the record is as it was, and whoever waits contends again or is told why
+    nothing was sent            release: the record is as it was, and waiters claim again or learn why
     answered                    finish with the truth
     refused                     this call did nothing; the list says what is true
     may have happened           a short look; if that finds nothing, finish as unknown and keep the quiet time
@@ -54,7 +54,7 @@ _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
 _CONFLICTS = frozenset({400, 409})
 _FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
-"""What the record says of a recording that somebody else began."""
+"""What the record says of a recording that was begun beside the gateway."""
 _NONE_RUNS = frozenset({"", *ENDED})
 _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
@@ -162,7 +162,7 @@ class Leader:
         return self._coordinator.now_ms() - operation.claim.ended_at < _PROCESSING_SECONDS * 1000
 
     async def _start_again(self, operation: Operation, error: Refused) -> Completed:
-        """Start once more after VideoSDK had time for the previous recording, if somebody waits that long.
+        """Start once more after VideoSDK had time for the previous recording, if a caller waits that long.
 
         Its signalling layer knows "previous recording still being processed, retry in seconds" (4018); how REST says it
         is not documented.
@@ -199,7 +199,7 @@ class Leader:
             if not error.may_have_happened and not owed:
                 return await self._release(operation, error)
             # A stop may be repeated: nothing newer can start while it is not known to be over. And it is repeated where
-            # nobody waits to be told that it failed: who asked for it was told that it will happen.
+            # no caller waits to learn that it failed: a caller that left was promised that it will happen.
             return await self._finish(
                 operation,
                 Status.STOPPING,
@@ -285,7 +285,7 @@ class Leader:
         return Completed(self._again(operation))
 
     async def _recover(self, operation: Operation) -> Completed:
-        """Find out what became of something nobody finished, before anything else may be sent."""
+        """Find out what became of an unfinished operation, before anything else may be sent."""
         begun = clock()
         starts_land_until = begun + operation.claim.start_may_land_ms / 1000
         stops_land_until = begun + operation.claim.stop_may_land_ms / 1000
@@ -312,7 +312,7 @@ class Leader:
                 if missed_at is not None and asked >= certain_from and self._is_missed(operation, missed_at, asked):
                     return await self._absent(operation)
             if operation.lease.stop_wanted:
-                # Somebody wants it stopped: that need not wait until we know.
+                # A stop was requested: it need not wait until the outcome is known.
                 break
             pause = _LOOK_PAUSES[min(tries, len(_LOOK_PAUSES) - 1)]
             # A look that was asked for a moment too early is repeated at once, however long its answer took.
@@ -337,7 +337,7 @@ class Leader:
         return tries > 0 and claim.before in _NONE_RUNS and claim.start_may_land_ms == 0 and claim.stop_may_land_ms == 0
 
     async def _absent(self, operation: Operation) -> Completed:
-        """Nothing records and nothing can land any more: start if that is wished, else write it down."""
+        """Nothing records and nothing can land any more: start if that is the command, else write it down."""
         if operation.command is not Command.START:
             return await self._finish(operation, self._end(operation), None, confirmed_by="list", settled=True)
         try:
@@ -383,7 +383,7 @@ class Leader:
         """Return what VideoSDK lists as recording this track now, None where nothing does.
 
         Raises:
-            UpstreamError: The list could not be had: nobody knows.
+            UpstreamError: VideoSDK did not return the list: the state is unknown.
         """
         lease = operation.lease
         with _noted(lease, "list"):
@@ -425,7 +425,7 @@ class Leader:
     ) -> Completed:
         lease = operation.lease
         if state is Status.RECORDING and lease.action == "recover" and operation.claim.before in _NONE_RUNS:
-            # Found in the list, begun by nobody we remember: this operation's number becomes its identity.
+            # Found in the list, and no known operation began it: this operation's number becomes its identity.
             lease.evidence = Evidence.moved(lease.evidence, lease.generation, lease.operation)
             lease.generation = lease.operation
             lease.fingerprint = ""

@@ -1,6 +1,6 @@
 """Asks VideoSDK for lists: once for all who want one of the same room.
 
-One question of a room is under way at a time. Whoever comes meanwhile goes into the next, so that nobody is shown a
+One question of a room is under way at a time. A caller that comes meanwhile joins the next, so that no caller gets a
 list that was asked for before they came; and where the next is about several participants it asks for the whole room.
 """
 
@@ -104,9 +104,9 @@ class ListingCache:
         except UpstreamError as error:
             _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
             batch.answer.set_exception(error)
-            batch.answer.exception()  # whoever asked may be gone
+            batch.answer.exception()  # its askers may be gone
             return
-        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, and those after them be asked for
+        except Exception as error:  # noqa: BLE001 - its askers must learn of it, and the next batch be asked for
             _log.exception("list.failed")
             batch.answer.set_exception(error)
             batch.answer.exception()

@@ -69,7 +69,7 @@ class Origin(StrEnum):
 
     GATEWAY = "gateway"
     VIDEOSDK = "videosdk"
-    """Somebody beside the gateway; its parameters are not known."""
+    """VideoSDK or another of its clients, beside the gateway; its parameters are not known."""
 
 
 class Descriptor(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -114,7 +114,7 @@ class Recording(Struct, frozen=True, kw_only=True):
     ended_at: datetime | None = None
     ended_because: EndReason | None = None
     videosdk_id: str | None = None
-    """VideoSDK's own id of the recording, once its list told it."""
+    """VideoSDK's own id of the recording, once its list shows it."""
     files: tuple[RecordedFile, ...] = ()
     deliveries: WebhookDeliveries | None = None
     """What VideoSDK counts of the webhooks it sent for it."""
@@ -131,7 +131,7 @@ class Answer(Struct, frozen=True):
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
-    """A problem as a value, so that any number of callers on any replica can be told of it, each by its own error."""
+    """A problem as a value, so that any number of waiters on any replica can get it, each as its own error."""
 
     slug: str
     detail: str

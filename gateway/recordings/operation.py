@@ -22,11 +22,11 @@ class Operation(Struct, frozen=True):
     claim: Claim
     lease: Lease
     deadline: Callable[[], float]
-    """Until when (`clock`) somebody waits for the result."""
+    """Until when (`clock`) a caller waits for the result."""
 
     @property
     def serves(self) -> Command:
-        """What the operation's result is about: a verification or a look serves whoever wished for it."""
+        """What the operation's result is about: a probe serves the command that it was claimed for."""
         return Command(self.lease.action) if self.lease.action in {"start", "stop"} else self.command
 
     def because(self, state: Status, outcome: Outcome | None, problem: Problem | None) -> str:
@@ -48,7 +48,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: Command
     state: Status | None = None
     outcome: Outcome | None = None
-    """What the leader's own caller is told."""
+    """What the leader's own caller gets."""
     problem: Problem | None = None
     fingerprint: str = ""
     generation: str = ""

@@ -1,4 +1,4 @@
-"""What an operator may do beyond looking: have a track looked at now, and take a claim away from whoever holds it."""
+"""What an operator may do beyond looking: have a track looked at now, and take a claim away from its holder."""
 
 import structlog
 
@@ -42,7 +42,7 @@ class Operator:
         self._recordings = recordings
 
     async def pending_tracks(self, most: int) -> tuple[int, list[PendingTrack]]:
-        """Return Redis's clock (ms), and the tracks that somebody holds or has to look at, the soonest due first.
+        """Return Redis's clock (ms), and the tracks that are held or due, the soonest due first.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
@@ -65,7 +65,7 @@ class Operator:
         return await self._recordings.get(track)
 
     async def release(self, track: Track, *, reason: str, by: str) -> tuple[bool, Recording]:
-        """Take the track's claim away, after a look at VideoSDK; the track is then settled by whoever comes.
+        """Take the track's claim away, after a look at VideoSDK; the next leader then finds out what is true.
 
         Nothing is sent again before its quiet time is over: what the holder sent may still land.
 

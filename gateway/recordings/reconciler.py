@@ -182,7 +182,7 @@ class Reconciler:
         room = track_of(keys[0]).room_id
         async with self._places:
             read = await asyncio.gather(*(self._coordinator.read(key) for key in keys))
-        # What was compared with the list and then doubted, or left unfinished, needs somebody who claims it.
+        # A record that was compared and then became suspect, or an unfinished one, needs a leader.
         certain = {
             key: record
             for key, record in zip(keys, read, strict=True)
@@ -233,7 +233,7 @@ class Reconciler:
     async def _strangers(
         self, room: str, records: dict[str, Record], track: Track | None, listed: TrackListing
     ) -> set[str]:
-        """Return what records although nobody here knows of it, of what was not compared."""
+        """Return what the list shows as recording although no record says so, of what was not compared."""
         begun = {(row.participant_id or "", row.kind or "") for row in listed.rows if row.end is None}
         # VideoSDK may know participants and kinds that no caller here could name.
         nameable = [(who, kind) for who, kind in begun if is_id(who) and kind in set(Kind)]

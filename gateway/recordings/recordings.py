@@ -84,7 +84,7 @@ class Recordings:
             caller: Name of who asks.
             timeout: Seconds this caller is willing to wait. The operation does not depend on it.
             arrived_at: When (`clock`) the caller came, if not now: how long to wait for Redis counts from then.
-            asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where somebody has asked for a
+            asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where a caller has asked for a
                 stop since, nothing is done, and the answer tells without an outcome how the track stands.
 
         Raises:
@@ -126,7 +126,7 @@ class Recordings:
         record = await self._coordinator.read(key)
         if self._is_stale(record):
             records = {} if record is None else {key: record}
-            # Of what is not known the whole room is asked: one answer then does for whoever tries others in it.
+            # Without a record the whole room is listed: one list then answers for its other tracks too.
             whole = record is None
             await self.briefly(
                 self._reconciler.refresh(track.room_id, records, track, whole=whole, max_age=self._timing.trust)
@@ -153,7 +153,7 @@ class Recordings:
         if record is None:
             return True
         if record.holder:
-            return False  # whoever holds it finds out
+            return False  # its leader finds out
         if record.state != Status.RECORDING and record.state not in ENDED:
             return True
         return self._coordinator.now_ms() - record.confirmed > self._timing.trust * 1000

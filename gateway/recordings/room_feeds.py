@@ -1,6 +1,6 @@
 """Live events: every change of a room's recordings, for any number of readers, from one look at Redis.
 
-A room that somebody reads has one *feed* in this process. The feed knows the room as it was at its last event, looks
+A room with readers has one *feed* in this process. The feed knows the room as it was at its last event, looks
 whether there are newer ones whenever Redis says so (and now and then by itself), and hands each to all its readers. A
 new reader is given the room as the feed knows it, or what it missed since the event it saw last.
 
@@ -30,11 +30,11 @@ __all__ = ["FeedUpdate", "Reader", "RoomFeeds"]
 
 _LOOK_SECONDS: Final = 2.0
 _REFRESH_SECONDS: Final = 120.0
-"""How often the whole room is read again: records end, and its events are to be kept while somebody may need them."""
+"""How often the whole room is read again: records end, and its events have to be kept while a reader may need them."""
 _MAX_WAITING: Final = 2_000
 """News a reader may leave lying: more than a feed finds at once."""
 _MAX_MISSED: Final = 500
-"""Events a reader is told one by one when it comes back; after more it is better served with the room as it is. As many
+"""Events that a returning reader gets one by one; after more it is better served with the room as it is. As many
 are remembered here, since all the readers of a process that ended come at once, and miss the same."""
 _NOTHING_YET: Final = (0, 0)
 
@@ -42,7 +42,7 @@ _log = structlog.get_logger("gateway.events")
 
 
 class FeedUpdate(Struct, frozen=True):
-    """What readers are told at once: one change, or the room as a whole.
+    """What readers get at once: one change, or the room as a whole.
 
     Attributes:
         id: The last event that is part of it.
@@ -84,7 +84,7 @@ class Reader:
         self._stirred.set()
 
     def leave(self) -> None:
-        """Say that nobody reads any more; may be said again."""
+        """End reading; may be called again."""
         self.close("gone")
         self._leave(self)
 
@@ -115,7 +115,7 @@ class Reader:
         while self._waiting:
             update = self._waiting.popleft()
             at = _position(update.id)
-            # A whole room may be told from a server that has forgotten, and counts anew.
+            # A whole room may come from a server that has forgotten, and counts anew.
             if update.whole or at > self._seen:
                 self._seen = at
                 taken.append(update)
@@ -123,14 +123,14 @@ class Reader:
 
 
 class RoomFeeds:
-    """The rooms that somebody reads in this process.
+    """The rooms that have readers in this process.
 
     Args:
         coordinator: Where the events are.
         subscription: Says when there are new ones.
         render: Makes the text of a recording.
         max_readers: How many may read at the same time.
-        max_missed: Events that are remembered here, and told one by one to a reader who comes back.
+        max_missed: Events that are remembered here, for a returning reader to get one by one.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class RoomFeeds:
 
 
 class _Feed:
-    """A room, as far as its readers have been told of it."""
+    """A room, as far as its readers have seen it."""
 
     def __init__(
         self, coordinator: Coordinator, room: str, render: Callable[[Recording], bytes], max_missed: int
@@ -245,11 +245,11 @@ class _Feed:
         """The event that came before them."""
 
     def look(self) -> None:
-        """Say that there may be news, or that nobody reads any more."""
+        """Say that there may be an update, or that the last reader has gone."""
         self._update.set()
 
     async def run(self) -> None:
-        """Look for news until nobody reads."""
+        """Look for updates until the last reader has gone."""
         while self.readers:
             try:
                 async with asyncio.timeout(_LOOK_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311
@@ -262,7 +262,7 @@ class _Feed:
                     if self._as_of:
                         await self._advance()
             except CoordinationUnavailable:
-                # Nobody is sent away for it: what is told next is what comes next, however long it takes.
+                # No reader is sent away for it: the next update continues, however long it takes.
                 continue
 
     async def admit(self, reader: Reader, after: str) -> None:
@@ -275,7 +275,7 @@ class _Feed:
             async with self._looking:
                 if not self._as_of:
                     await self._begin_anew()
-        # What the feed tells from now on waits for the reader: only what it told before can be missed.
+        # Updates from now on wait for the reader: only earlier ones can be missed.
         missed = await self._missed_since(after) if after else None
         if missed is None:
             reader.begin(self._as_a_whole())
@@ -283,7 +283,7 @@ class _Feed:
             reader.resume(after, missed)
 
     async def _missed_since(self, after: str) -> list[FeedUpdate] | None:
-        """Return what came after an event, None where the room as a whole is to be told."""
+        """Return what came after an event, None where the reader needs the room as a whole."""
         missed = self._remembered_since(after)
         if missed is not None:
             return missed
@@ -351,7 +351,7 @@ class _Feed:
         self._as_of, self._whole, self._read_at = room.last, None, clock()
 
     def _keep(self, key: str, record: Record, text: tuple[Track, bytes]) -> None:
-        # Who asks for such a track is told that there is nothing: what was wanted of it was refused.
+        # A question about such a track gets 404: its start was refused.
         if record.generation == "0":
             self._tracks.pop(key, None)
         else:

@@ -91,7 +91,7 @@ class WebhookEvents:
             suspect = [key for key, record in concerned.items() if record.state == Status.UNKNOWN]
         for key in suspect:
             self._reconciler.reconcile_if_idle(key)
-        # An end that is known may have files now; a beginning may be one that nobody here knows of.
+        # An end that is known may have files now; a beginning may be one that no record shows.
         if track is not None and all(record.state in ENDED for record in concerned.values()):
             await self._reconciler.refresh(event.room_id, concerned, track)
 

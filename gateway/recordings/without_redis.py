@@ -1,8 +1,8 @@
 """What is done while Redis does not answer: once in this process, not once in all of them, and saying so.
 
-A stop is always done: not stopping costs money and privacy, and a stop too many harms nobody. A start is done only
+A stop is always done: not stopping costs money and privacy, and a stop too many does no harm. A start is done only
 where the operator chose so (`GATEWAY_WITHOUT_REDIS=degrade`), and looks at VideoSDK's list first. When Redis is back,
-every track touched here is marked as doubtful, so that nobody believes a record that knows nothing of it.
+every track touched here is marked as suspect, so that no replica believes a record that knows nothing of it.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class WithoutRedisMode:
     """Starts and stops without Redis.
 
     Args:
-        coordinator: Who is told of it when Redis is back.
+        coordinator: Learns of it when Redis is back.
         videosdk: Whom to call.
         report_every: Seconds between two tries to tell Redis.
     """
@@ -89,7 +89,7 @@ class WithoutRedisMode:
                     return Problem.of(problem_for(unseen))
                 outcome = Outcome.NOT_RECORDING
             except UpstreamError as error:
-                # Nobody remembers to repeat it while Redis is away: the caller has to be told, not comforted.
+                # No replica can promise to repeat it while Redis is away: the caller has to repeat it.
                 return Problem.of(problem_for(error))
             return Answer(outcome, self._recording(track, StartParameters(), None, Status.STOPPED))
 

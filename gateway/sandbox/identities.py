@@ -1,4 +1,4 @@
-"""Who somebody can be in the sandbox: a participant with a join token, or known to a company's identity provider."""
+"""The identities of the sandbox: a participant with a join token, or known to a company's identity provider."""
 
 import json
 import time
@@ -44,7 +44,7 @@ class IdentityProvider:
         self.fetches = 0
         """How often its keys were asked for."""
         self.status = 200
-        """What it answers whoever asks for its keys."""
+        """The keys that it publishes."""
         self.rotate()
 
     async def __aenter__(self) -> Self:

@@ -1,8 +1,8 @@
 """Everything the simulator had to invent, in one place.
 
-VideoSDK documents neither its error bodies nor what it does in the cases below. Whoever meets the real service should
-compare these first. The error classes follow the families of statuses that the vendor's Node package tells apart:
-400 validation, 401 token, 403 permission, 402 and 404 not found, 409 conflict.
+VideoSDK documents neither its error bodies nor what it does in the cases below. On meeting the real service, compare
+these first. The error classes follow the families of statuses that the vendor's Node package tells apart: 400
+validation, 401 token, 403 permission, 402 and 404 not found, 409 conflict.
 """
 
 from typing import Final
@@ -25,7 +25,7 @@ STILL_OPEN: Final = (409, "Recording is still running.")
 # A room or participant counts as live as soon as a start names it, unless the simulator runs with strict_live.
 AUTO_LIVE_NAME: Final = "sandbox"
 
-# Lists: newest first; a page number or size below one is refused; sizes have an upper bound that nobody meets.
+# Lists: newest first; a page number or size below one is refused; sizes have an upper bound that no list meets.
 DEFAULT_PER_PAGE: Final = 20
 MAX_PER_PAGE: Final = 10_000
 

@@ -25,10 +25,10 @@ _chance: Final = random.SystemRandom()
 
 
 def free_port(below: int = PORTS[1]) -> int:
-    """Return a port of loopback on which nobody listens, for a process that will in a while.
+    """Return a free port of loopback, for a process that will in a while.
 
-    Not one of those that the kernel gives to whoever asks for any, or for a connection: until that process is up,
-    somebody would have got it. And none that this process has returned before.
+    Not one of those that the kernel gives out for any, or for a connection: until that process is up,
+    another process could get it. And none that this process has returned before.
 
     Args:
         below: The lowest port that is not wanted, if the kernel leaves any below it.

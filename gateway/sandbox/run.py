@@ -58,7 +58,7 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
     secret = secrets.token_hex(32)
     key, callers = new_key("demo")
     callers_file = folder / "callers.toml"
-    # Whoever tries things out has a listener on this machine, and wants to see the operator's routes as well.
+    # A person who tries things out has a listener on this machine, and wants to see the operator's routes as well.
     scopes = ", ".join(f'"{scope}"' for scope in Scope)
     callers_file.write_text(f"{callers}scopes = [{scopes}]\nwebhook_http = true\nwebhook_private = true\n")
     async with (

@@ -1,4 +1,4 @@
-"""Tie a program's life to that of whoever started it.
+"""Tie a program's life to that of the process that started it.
 
 `python tether.py [--remove DIRECTORY] COMMAND…` starts the command and ends it when standard input reaches its end. A
 parent holds the other side of that pipe, so its death, of whatever cause, ends the command too: the kernel closes the

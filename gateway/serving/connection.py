@@ -1,6 +1,6 @@
-"""How a connection is served: as uvicorn does, and with a word to whoever sends an answer that has no end.
+"""How a connection is served: as uvicorn does, and with a word to the senders of endless answers.
 
-Uvicorn waits for open answers before it ends, and tells nobody that it waits: a stream would go on until it is cut off.
+Uvicorn waits for open answers before it ends, and does not say that it waits: a stream would go on until it is cut off.
 And a client that does not read leaves what was written to it in a buffer that no `close` ever gets rid of.
 """
 

@@ -13,7 +13,7 @@ from http.client import HTTPConnection, HTTPException
 __all__ = ["lives"]
 
 _SECONDS = 3.0
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - whoever listens everywhere listens here too
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a server that listens everywhere listens here too
 
 
 def lives(environ: Mapping[str, str]) -> bool:

@@ -1,7 +1,7 @@
 """How the gateway is served: uvicorn's parser, workers and limits, and what is answered to what is no request.
 
 Uvicorn with h11, because h11 is the parser that bounds how much of a header it keeps: what that costs, and what the
-others cost, is measured by `make bench` and told in CONTRIBUTING.md.
+others cost, is measured by `make bench` and stands in CONTRIBUTING.md.
 """
 
 import multiprocessing
@@ -84,7 +84,7 @@ def build() -> object:
 
 
 def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
-    """End this worker when its parent is gone: nobody would ever ask it to, and it would hold the port for ever."""
+    """End this worker when its parent is gone: no other process would end it, and it would hold the port for ever."""
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 

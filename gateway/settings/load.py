@@ -17,7 +17,7 @@ from gateway.settings.values import is_loopback
 
 __all__ = ["SettingsError", "load", "warnings"]
 
-# What Kubernetes injects into every pod beside a Service called `gateway`, unless told not to.
+# What Kubernetes injects into every pod beside a Service called `gateway`, unless the pod forbids it.
 _SERVICE_LINK: Final = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))")
 
 
@@ -63,7 +63,7 @@ def warnings(settings: Settings) -> list[str]:
     if settings.auth == "none":
         found.append("GATEWAY_AUTH=none lets in everybody who reaches the gateway")
     if settings.jwt_jwks_url is not None and settings.jwt_jwks_url.lower().startswith("http://"):
-        found.append("GATEWAY_JWT_JWKS_URL is not https: whoever can answer for it decides who gets in")
+        found.append("GATEWAY_JWT_JWKS_URL is not https: any host that can answer for it decides who gets in")
     public = settings.public_url
     if public is not None and is_loopback(public) and not is_loopback(settings.videosdk_url):
         found.append("GATEWAY_PUBLIC_URL is an address of this machine alone: VideoSDK cannot send webhooks to it")
@@ -134,10 +134,10 @@ def _credential_problems(given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _identity_problems(given: Mapping[str, str], values: Mapping[str, Any]) -> Iterator[str]:
-    """Check that somebody is let in, and that what tells who it is can be checked."""
+    """Check that there are identities to let in, and that their credentials can be checked."""
     names = ("callers_file", "join_tokens", "jwt_jwks_url")
-    nobody = all(name in values and values[name] in {None, "off"} for name in names)
-    if values.get("auth") == "callers" and nobody:
+    none_is_set = all(name in values and values[name] in {None, "off"} for name in names)
+    if values.get("auth") == "callers" and none_is_set:
         yield (
             "GATEWAY_CALLERS_FILE: missing; expected it, GATEWAY_JOIN_TOKENS or GATEWAY_JWT_JWKS_URL, because "
             "GATEWAY_AUTH is callers (GATEWAY_AUTH=none lets in everyone who reaches the gateway)"

@@ -15,7 +15,7 @@ _BLOCK: Final = re.compile(r"-----BEGIN ((?:RSA )?PUBLIC KEY)-----[^-]+-----END 
 _MAX_KEYS: Final = 4
 _LEAST_BITS: Final = 2048
 _MAX_BITS: Final = 8192
-"""A longer one would make each check slow, and nobody signs with it."""
+"""A longer one would make each check slow, and no service signs with it."""
 
 
 class WrongKeyError(Exception):

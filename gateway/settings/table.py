@@ -114,7 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a start while Redis does not answer."""
 
     auth: Auth
-    """How callers are told apart."""
+    """How callers prove who they are."""
 
     callers_file: Path | None
     """The file that names the callers."""
@@ -268,7 +268,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_PUBLIC_URL",
         PUBLIC_URL,
-        "This gateway's address for VideoSDK, which is told to send the events of a recording to "
+        "This gateway's address for VideoSDK, which then sends the events of a recording to "
         "`…/v1/webhooks/videosdk` below it where the caller names no `webhookUrl`; not set, the gateway finds out by "
         "asking.",
     ),
@@ -393,7 +393,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "How often one caller may start and stop, joiners counted as a tenth; 0 is no limit.",
         default="600",
     ),
-    # Nobody starts one track every two seconds on purpose, and each real start makes a file.
+    # No caller starts one track every two seconds on purpose, and each real start makes a file.
     Setting(
         "GATEWAY_TRACK_STARTS_PER_MINUTE",
         whole_number(0, 1_000_000),

@@ -163,7 +163,7 @@ def _http_url(text: str) -> str:
 
 def _public_url(text: str) -> str:
     url = _http_url(text)
-    # The bytes are signed, but not secret on their way, and whoever can change an answer can have events lost.
+    # The bytes are signed, but not secret on their way, and a host that can change an answer can have events lost.
     if urlsplit(url).scheme == "http" and not is_loopback(url):
         raise WrongTextError("is http")
     return url

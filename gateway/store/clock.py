@@ -29,7 +29,7 @@ class RedisClock:
         return int(time.time() * 1000 if self._offset_ms is None else clock() * 1000 + self._offset_ms)
 
     async def learned_now_ms(self) -> int:
-        """Return its time in ms, after asking where it was never told.
+        """Return its time in ms, after asking for it where that was never done.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -41,7 +41,7 @@ class RedisClock:
 
     def learn(self, redis_ms: int, sent: float) -> None:
         """Take over the time in a reply to what was sent at `sent` (`clock`)."""
-        # A slow reply says little about the clock: nobody knows which half of the way took the time.
+        # A slow reply says little about the clock: either half of the way may have taken the time.
         if self._offset_ms is not None and clock() - sent > _SLOW_REPLY_SECONDS:
             return
         self._offset_ms = redis_ms - (sent + clock()) / 2 * 1000

@@ -314,7 +314,7 @@ def _wait_key(url: str) -> str:
 
 
 async def _retire(opened: "_Opened") -> None:
-    """Close connections that nobody begins to use any more, when who uses them is done."""
+    """Close replaced connections once their last users are done."""
     try:
         await asyncio.sleep(2 * _COMMAND_SECONDS)
     finally:

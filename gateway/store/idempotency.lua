@@ -5,7 +5,7 @@
 -- ARGV  1 JSON: fingerprint, ttl (ms), answer ('' to begin, else to keep)
 --
 -- Returns JSON: verdict is
---   new      nobody has asked under this key         running  somebody has, and no answer was kept
+--   new      the key is new                          running  the key was used, and no answer was kept
 --   replay   `answer` is what was answered           differs  the key was used for something else
 -- and `begun` when it was first asked (ms by Redis's clock).
 

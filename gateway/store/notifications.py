@@ -1,9 +1,9 @@
-"""Hears what is told on Redis's channels: one subscriber per process, whoever wants to know.
+"""Receives notifications on Redis's channels: one subscriber for the whole process.
 
-Two things are told: that an operation has finished, on one channel that every process listens to; and that something
-changed in a room, on a channel of the room's own, which is listened to while somebody watches the room.
+There are two kinds: that an operation has finished, on one channel that every process listens to; and that something
+changed in a room, on a channel of the room's own, which is listened to while the room has readers.
 
-Pub/Sub loses messages (a reconnect, a black hole), and nothing here pretends otherwise: whoever waits also polls now
+Pub/Sub loses messages (a reconnect, a black hole), and nothing here pretends otherwise: waiters also poll now
 and then, and every gap wakes everybody once so that they look for themselves.
 """
 
@@ -143,7 +143,7 @@ class Notifications:
         """Subscribe to what is watched, and to nothing else.
 
         In a task of its own beside the one that reads: commands may be written while an answer is awaited, and only
-        the reader reads. Nobody else writes to this connection, so the order of the commands is ours.
+        the reader reads. Only this task writes to the connection, so the order of the commands is its own.
         """
         while True:
             await self._changed.wait()

@@ -1,4 +1,4 @@
-"""Tickets: what somebody was allowed, for whoever shows the ticket first, on any replica."""
+"""Tickets: what a caller was allowed, for the first bearer of the ticket, on any replica."""
 
 import hashlib
 import secrets
@@ -29,7 +29,7 @@ class Tickets:
 
         Args:
             scope: What it is for: it is good for nothing else.
-            value: What whoever shows it is told.
+            value: What its bearer gets.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -48,6 +48,6 @@ class Tickets:
 
 
 def _key(scope: tuple[str, ...], ticket: str) -> str:
-    # Only the hash: whoever can read Redis cannot use the tickets in it.
+    # Only the hash: a reader of Redis cannot use the tickets in it.
     name = hashlib.sha256(msgspec.json.encode((scope, ticket))).hexdigest()
     return f"{bucket_of(name)}:ticket:{name}"

@@ -85,12 +85,12 @@ class TokenBuckets:
         return await answer
 
     async def _ask(self, ask: _Ask) -> None:
-        """Ask for those who wait, until nobody does: who comes while a script runs waits for the next."""
+        """Ask for all who wait, until none is left: a caller that comes while a script runs waits for the next."""
         try:
             while waiting := self._waiting.pop(ask, None):
                 try:
                     reply = await self._run(ask, len(waiting))
-                except Exception as error:  # noqa: BLE001 - nobody must wait for an answer that never comes
+                except Exception as error:  # noqa: BLE001 - no caller may wait for an answer that never comes
                     if not isinstance(error, CoordinationUnavailable):
                         _log.exception("limits.failed")
                     for answer in waiting:

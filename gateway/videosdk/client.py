@@ -77,7 +77,7 @@ class TrackRow(Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def files(self) -> tuple[TrackFile, ...]:
-        """Its files; none where they are told in a shape that is not known, which must not hide the row."""
+        """Its files; none where they come in an unknown shape, which must not hide the row."""
         return _lenient(self.raw_files, tuple[TrackFile, ...] | None) or ()
 
     @property
@@ -175,12 +175,12 @@ class VideoSDK:
             webhook_url: Sent exactly as given; where it is absent, the client's own, if it has one.
             bucket_dir_path: Sent exactly as given.
             may_send: Asked immediately before the first byte leaves; False stops the request.
-            attempt: Goes along as `X-Rec-Attempt`, which VideoSDK ignores and whoever reads its logs does not.
+            attempt: Goes along as `X-Rec-Attempt`, which VideoSDK ignores and readers of its logs do not.
 
         Raises:
             UpstreamError: What the failure proves is said by its class.
         """
-        # Only here, past everything that compares starts: what is nobody's wish makes no two starts differ, not even
+        # Only here, past everything that compares starts: what no caller asked for makes no two starts differ, not even
         # before and after this address has changed.
         webhook_url = self._webhook_url if webhook_url is None else webhook_url
         parameters = {"fileFormat": file_format, "webhookUrl": webhook_url, "bucketDirPath": bucket_dir_path}

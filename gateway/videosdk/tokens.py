@@ -26,7 +26,7 @@ def _giving(value: _T | Callable[[], _T]) -> Callable[[], _T]:
 
 
 class Lifetime(Struct, frozen=True):
-    """How old a token is, and how much longer somebody else has to replace it; in seconds, None where it is unknown."""
+    """How old a token is, and how much longer the operator has to replace it; in seconds, None where it is unknown."""
 
     age: float | None
     left: float | None
@@ -140,15 +140,15 @@ class MintedTokens:
         """Mint another token, however long the present one would still be valid.
 
         Returns:
-            Always true. Many requests may be refused with one token; whoever comes after the first, in the same
-            second, mints the same newer token again and must not be told that there is none.
+            Always true. Many requests may be refused with one token; a later one in the same second mints the
+            same newer token again, and must not conclude that there is none.
         """
         self._mint()
         return True
 
     @property
     def lifetime(self) -> Lifetime:
-        """Of the token minted last; nobody else has to replace it."""
+        """Of the token minted last; the gateway itself replaces it."""
         made = self._expires - self._lifetime.total_seconds()
         return Lifetime(None if self._token is None else max(self._clock() - made, 0.0), math.inf)
 

@@ -22,7 +22,7 @@ REFETCH_SECONDS: Final = 60.0
 _STALE_SECONDS: Final = 3600.0
 """A key that VideoSDK withdrew is good for an hour more at most, unless VideoSDK does not answer."""
 _FETCH_SECONDS: Final = 5.0
-"""VideoSDK waits for the webhook's answer meanwhile, nobody knows for how long."""
+"""VideoSDK waits for the webhook's answer meanwhile, for an unknown time."""
 
 _log = structlog.get_logger("gateway.videosdk")
 
