@@ -32,9 +32,9 @@ HANGS = {
     "fixture of a test that passed": "async def test_passes(stuck):\n    pass\n",
 }
 SAYS = {
-    "test": "the test hangs: it did not end in 2 s",
-    "fixture of a test that failed": "Timeout (0:00:01)!",
-    "fixture of a test that passed": "Timeout (0:00:01)!",
+    "test": "the test hangs: it did not end in 6 s",
+    "fixture of a test that failed": "Timeout (0:00:03)!",
+    "fixture of a test that passed": "Timeout (0:00:03)!",
 }
 
 
@@ -45,7 +45,7 @@ def test_a_session_ends_although_something_hangs(tmp_path: Path, hanging: str) -
     file.write_text(BEGINS + HANGS[hanging])
     options = ["-p", "tests.endings", "-p", "no:cacheprovider", "-p", "no:randomly", "--confcutdir", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "-o", "timeout=3", "--rootdir", str(tmp_path), str(file)],
+        [sys.executable, "-m", "pytest", *options, "-o", "timeout=9", "--rootdir", str(tmp_path), str(file)],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1

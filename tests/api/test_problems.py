@@ -20,7 +20,6 @@ from gateway.auth.policy import RULES
 from gateway.errors import PROBLEMS, GatewayError, OutcomeUnknown
 from gateway.lifecycle import Drain
 from gateway.sandbox.faults import BodyShape, Fault
-from gateway.sandbox.run import vouch
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
@@ -271,7 +270,7 @@ async def test_without_redis_nothing_is_promised(
 ) -> None:
     """Redis gone or silent: 503 within three seconds for start and question; nothing reaches VideoSDK."""
     with EmbeddedValkey() as valkey:
-        await vouch(valkey.url)
+        harness.age(valkey)
         settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
         async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
             track = new_track()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import redis
 
 from gateway.coordinator import Coordinator, Timing
 from gateway.coordinator.scripts import SCRIPTS, load_script
@@ -29,7 +27,7 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.secrets import Secret
 from gateway.store.connection import Connection
 from gateway.store.notifications import Notifications
-from gateway.store.scripts import BUCKETS, Script
+from gateway.store.scripts import Script
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import Lifetime, MintedTokens
 from tests import harness
@@ -40,7 +38,6 @@ NAMES: Final = {
     Script("gateway.store", "limit").sha: "limit",
     Script("gateway.coordinator", "backlog").sha: "backlog_gauge",
 }
-LONG_AGO_MS: Final = 90_000
 TIMING: Final = Timing(
     upstream_timeout=1.5, send_window=0.95, settle=0.7, lease=1, trust=60, check=60, verify_absent="never"
 )
@@ -190,10 +187,8 @@ class Parts:
 @contextmanager
 def settled_valkey() -> Generator[EmbeddedValkey]:
     """A server of a test's own that has been up for so long that its memory is believed."""
-    with EmbeddedValkey() as server, redis.Redis.from_url(server.url) as admin:
-        run, since = admin.info("server")["run_id"], int(time.time() * 1000) - LONG_AGO_MS  # pyright: ignore
-        for bucket in range(BUCKETS):
-            admin.set(f"rec:{{{bucket:02d}}}:epoch", f"{run}:{since}", ex=600)
+    with EmbeddedValkey() as server:
+        harness.age(server)
         yield server
 
 

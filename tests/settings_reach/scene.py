@@ -156,7 +156,9 @@ async def _this_server(scene: Scene) -> str:
 
 
 async def _other_server(scene: Scene) -> str:
-    return cast("EmbeddedValkey", await scene.enter(EmbeddedValkey())).url
+    server = cast("EmbeddedValkey", await scene.enter(EmbeddedValkey()))
+    harness.age(server)
+    return server.url
 
 
 async def _nowhere(scene: Scene) -> str:
