@@ -38,6 +38,6 @@ COPY --from=build /opt/gateway /opt/gateway
 # A number, so that Kubernetes can tell that it is not root. Nothing here belongs to it, and it needs to write nowhere.
 USER 10001:10001
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["/opt/gateway/bin/python", "-I", "-m", "gateway.health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["/opt/gateway/bin/python", "-I", "-m", "gateway.serving.healthcheck"]
 ENTRYPOINT ["/opt/gateway/bin/gateway"]
 CMD ["serve"]

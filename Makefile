@@ -27,7 +27,7 @@ coverage: $(VENV)/.synced provision  ## every test, and which lines of the gatew
 	$(BIN)/coverage report --skip-covered
 
 faults: $(VENV)/.synced provision  ## break everything that can break under real processes, and check the history
-	$(BIN)/python -m tests.blackbox.faults $(ARGS)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 fuzz: $(VENV)/.synced  ## send 10,000 made-up requests (FUZZ_CASES) to a live gateway: every answer as documented
 	$(BIN)/python -m tests.fuzz.run $(ARGS)

@@ -11,14 +11,15 @@ from typing import Final
 import jwt
 import yaml
 
-from gateway import __version__, tracing
-from gateway.api.callers import Callers, CallersFileError, new_key
-from gateway.api.contract import contract
+from gateway import __version__
+from gateway.api.openapi import contract
 from gateway.app import create_client, create_connection, create_webhook_keys, fetch_jwks
-from gateway.environment import SettingsError, load, warnings
+from gateway.auth.api_keys import Callers, CallersFileError, new_key
 from gateway.errors import CoordinationUnavailable, CredentialsRefused, UpstreamError
-from gateway.serving import NoPlaceError, serve
-from gateway.settings import Settings, describe
+from gateway.observability import tracing
+from gateway.serving.server import NoPlaceError, serve
+from gateway.settings.load import SettingsError, load, warnings
+from gateway.settings.table import Settings, describe
 
 __all__ = ["main"]
 

@@ -17,50 +17,63 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.types import ASGIApp
 
-from gateway import __version__, telemetry, tracing
+from gateway import __version__
 from gateway.api.admin import admin
-from gateway.api.callers import CallersFile
-from gateway.api.company_tokens import ClaimNames, CompanyTokens
-from gateway.api.cors import Cors
-from gateway.api.desk import Desk
 from gateway.api.docs import docs, docs_file, openapi_json
-from gateway.api.entry import Entry
-from gateway.api.events import Usher, event_routes
-from gateway.api.health import livez, readyz
-from gateway.api.identities import Identities
-from gateway.api.join_tokens import JoinTokens
-from gateway.api.limiter import Limiter
-from gateway.api.metrics import LookAround, metrics
-from gateway.api.problems import MOST_BODY, answer_problem, problem_page
+from gateway.api.events import EventStreams, event_routes
+from gateway.api.idempotency import Idempotency
+from gateway.api.middleware import Cors, RequestMiddleware
+from gateway.api.pipeline import RequestPipeline
+from gateway.api.problems import MAX_BODY_BYTES, answer_problem, problem_page
+from gateway.api.rate_limits import RateLimiter
 from gateway.api.recordings import routes
-from gateway.api.replays import Replays
-from gateway.api.webhooks import INTAKE_PATH, Intake, receive_videosdk_webhook
+from gateway.api.system import ReadGauges, livez, metrics, readyz
+from gateway.api.webhooks import WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
 from gateway.api.wire import TrackRecording
-from gateway.coordinator import Answers, Connection, Coordinator, Limits, Overview, Survey, Tickets, Timing, Wakeups
-from gateway.drain import Drain
-from gateway.environment import warnings
+from gateway.auth.api_keys import CallersFile
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.join_tokens import JoinTokens
+from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
+from gateway.coordinator import Backlog, BacklogGauge, Coordinator, Timing
 from gateway.errors import CoordinationUnavailable
-from gateway.kinds import REDIS_URL, SECRET, Kind
-from gateway.mounted import MountedSecret
-from gateway.recordings import Feeds, Leader, Lists, Operator, Recording, Recordings, Settler, Uncoordinated, Watcher
-from gateway.secret import Secret
-from gateway.settings import Settings
+from gateway.lifecycle import Drain
+from gateway.observability import metrics, tracing
+from gateway.recordings import (
+    Leader,
+    ListingCache,
+    Operator,
+    Recording,
+    Recordings,
+    RoomFeeds,
+    Settler,
+    Watcher,
+    WithoutRedisMode,
+)
+from gateway.secrets import Secret, SecretFile
+from gateway.settings.load import warnings
+from gateway.settings.table import Settings
+from gateway.settings.values import REDIS_URL, SECRET, ValueType
+from gateway.store.connection import Connection
+from gateway.store.idempotency_records import IdempotencyRecords
+from gateway.store.notifications import Notifications
+from gateway.store.tickets import Tickets
+from gateway.store.token_buckets import TokenBuckets
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.signatures import FetchedKeys, KeySource, PinnedKeys, Signatures
 from gateway.videosdk.tokens import FixedToken, MintedTokens, Tokens
 
 __all__ = [
     "create_app",
+    "create_authenticator",
     "create_client",
     "create_connection",
-    "create_identities",
     "create_webhook_keys",
     "fetch_jwks",
 ]
 
 _JWKS_SECONDS: Final = 5.0
 _TICKET_LIFETIME: Final = timedelta(seconds=30)
-_MOST_JWKS: Final = 256 * 1024
+_MAX_JWKS: Final = 256 * 1024
 
 _log = structlog.get_logger("gateway")
 
@@ -80,7 +93,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
         tracing.check_installed()
     drain = drain or Drain()
     app: ASGIApp = _litestar(settings, drain)
-    return Entry(Cors(app, settings.cors_origins) if settings.cors_origins else app, drain)
+    return RequestMiddleware(Cors(app, settings.cors_origins) if settings.cors_origins else app, drain)
 
 
 def create_connection(settings: Settings) -> Connection:
@@ -97,7 +110,7 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         timeout=settings.upstream_timeout.total_seconds(),
         max_connections=settings.upstream_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
-        webhook_url=None if settings.public_url is None else settings.public_url + INTAKE_PATH,
+        webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
     )
 
 
@@ -123,7 +136,7 @@ async def fetch_jwks(url: str) -> bytes:
             document = b""
             async for part in response.aiter_bytes():
                 document += part
-                if len(document) > _MOST_JWKS:
+                if len(document) > _MAX_JWKS:
                     raise OSError("the document is too long")
             return document
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -131,32 +144,32 @@ async def fetch_jwks(url: str) -> bytes:
 
 
 def _litestar(settings: Settings, drain: Drain) -> Litestar:
-    identities = create_identities(settings)
+    authenticator = create_authenticator(settings)
     for warning in warnings(settings):
         _log.warning("settings.warning", meaning=warning)
     connection = create_connection(settings)
     coordinator = Coordinator(connection, _timing(settings), _tenant(settings))
     tokens = _tokens(settings)
     videosdk = create_client(settings, tokens)
-    lists = Lists(videosdk)
-    subscription = Wakeups(connection)
+    listings = ListingCache(videosdk)
+    subscription = Notifications(connection)
     recordings = Recordings(
         coordinator,
-        Leader(coordinator, videosdk, lists),
+        Leader(coordinator, videosdk, listings),
         subscription,
-        Uncoordinated(coordinator, videosdk),
+        WithoutRedisMode(coordinator, videosdk),
         degrade=settings.without_redis == "degrade",
     )
-    watcher = Watcher(coordinator, lists, recordings.settle, checks_per_second=settings.checks_per_second)
-    settler = Settler(coordinator, watcher)
-    operator = Operator(coordinator, Overview(connection), lists, watcher)
-    desk = _desk(settings, recordings, watcher, connection)
-    feeds = Feeds(coordinator, subscription, _text, most_readers=settings.most_event_readers)
-    usher = Usher(feeds, Tickets(connection, _TICKET_LIFETIME), _tenant(settings))
+    reconciler = Watcher(coordinator, listings, recordings.reconcile, checks_per_second=settings.checks_per_second)
+    reconciler_loop = Settler(coordinator, reconciler)
+    operator = Operator(coordinator, Backlog(connection), listings, reconciler)
+    pipeline = _pipeline(settings, recordings, reconciler, connection)
+    room_feeds = RoomFeeds(coordinator, subscription, _text, max_readers=settings.most_event_readers)
+    event_streams = EventStreams(room_feeds, Tickets(connection, _TICKET_LIFETIME), _tenant(settings))
     signatures = Signatures(create_webhook_keys(settings, videosdk))
-    intake = Intake(signatures, watcher.hear, telemetry.webhook_event)
-    look_around = _look_around(Survey(connection), tokens)
-    telemetry.BUILD_INFO.labels(__version__).set(1)
+    webhook_receiver = WebhookReceiver(signatures, reconciler.handle, metrics.webhook_event)
+    read_gauges = _read_gauges(BacklogGauge(connection), tokens)
+    metrics.BUILD_INFO.labels(__version__).set(1)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
@@ -165,15 +178,15 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         await recordings.open()
         with suppress(CoordinationUnavailable):
             await coordinator.mark()
-        await settler.start()
+        await reconciler_loop.start()
         drain.watch()
         yield
-        await feeds.close()
-        await settler.stop()
+        await room_feeds.close()
+        await reconciler_loop.stop()
         ends = time.monotonic() + settings.quiet.total_seconds()
         # First, since what it has accepted may begin operations.
-        await intake.close(grace=ends - time.monotonic())
-        await watcher.close()
+        await webhook_receiver.close(grace=ends - time.monotonic())
+        await reconciler.close()
         await recordings.close(grace=max(ends - time.monotonic(), 0))
         await videosdk.aclose()
         await connection.aclose()
@@ -181,9 +194,9 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
 
     return Litestar(
         route_handlers=[
-            routes(identities, settings.request_deadline.total_seconds()),
-            event_routes(identities, usher),
-            admin(identities),
+            routes(authenticator, settings.request_deadline.total_seconds()),
+            event_routes(authenticator, event_streams),
+            admin(authenticator),
             receive_videosdk_webhook,
             livez,
             readyz,
@@ -195,17 +208,17 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         ],
         dependencies={
             "recordings": Provide(lambda: recordings, sync_to_thread=False),
-            "desk": Provide(lambda: desk, sync_to_thread=False),
-            "identities": Provide(lambda: identities, sync_to_thread=False),
+            "pipeline": Provide(lambda: pipeline, sync_to_thread=False),
+            "authenticator": Provide(lambda: authenticator, sync_to_thread=False),
             "operator": Provide(lambda: operator, sync_to_thread=False),
-            "intake": Provide(lambda: intake, sync_to_thread=False),
-            "look_around": Provide(lambda: look_around, sync_to_thread=False),
+            "webhook_receiver": Provide(lambda: webhook_receiver, sync_to_thread=False),
+            "read_gauges": Provide(lambda: read_gauges, sync_to_thread=False),
             "drain": Provide(lambda: drain, sync_to_thread=False),
-            "usher": Provide(lambda: usher, sync_to_thread=False),
+            "event_streams": Provide(lambda: event_streams, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_problem},
         lifespan=[lifespan],
-        request_max_body_size=MOST_BODY,
+        request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
         openapi_config=None,  # the contract is drawn and served by `gateway.api`, without pages of Litestar's
     )
@@ -215,10 +228,10 @@ def _text(recording: Recording) -> bytes:
     return msgspec.json.encode(TrackRecording.of(recording))
 
 
-def _look_around(survey: Survey, tokens: Tokens) -> LookAround:
-    async def look_around() -> telemetry.Vitals:
-        seen, token = await survey.look(), tokens.lifetime
-        return telemetry.Vitals(
+def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
+    async def read_gauges() -> metrics.GaugeValues:
+        seen, token = await backlog_gauge.look(), tokens.lifetime
+        return metrics.GaugeValues(
             redis_up=seen is not None,
             unknown_tracks=seen.tracks if seen else None,
             unknown_oldest_seconds=seen.oldest if seen else None,
@@ -227,18 +240,22 @@ def _look_around(survey: Survey, tokens: Tokens) -> LookAround:
             token_expires_seconds=token.left,
         )
 
-    return look_around
+    return read_gauges
 
 
-def _desk(settings: Settings, recordings: Recordings, watcher: Watcher, connection: Connection) -> Desk:
+def _pipeline(
+    settings: Settings, recordings: Recordings, reconciler: Watcher, connection: Connection
+) -> RequestPipeline:
     tenant = _tenant(settings)
-    limiter = Limiter(
-        Limits(connection),
+    rate_limiter = RateLimiter(
+        TokenBuckets(connection),
         tenant,
         caller_per_minute=settings.caller_starts_per_minute,
         track_per_minute=settings.track_starts_per_minute,
     )
-    return Desk(recordings, watcher, limiter, Replays(Answers(connection, settings.idempotency), tenant))
+    return RequestPipeline(
+        recordings, reconciler, rate_limiter, Idempotency(IdempotencyRecords(connection, settings.idempotency), tenant)
+    )
 
 
 def _timing(settings: Settings) -> Timing:
@@ -254,25 +271,25 @@ def _timing(settings: Settings) -> Timing:
     )
 
 
-def create_identities(settings: Settings) -> Identities:
+def create_authenticator(settings: Settings) -> Authenticator:
     """Build what tells who asks.
 
     Raises:
         CallersFileError: The callers file cannot be used.
     """
     if settings.auth == "none":
-        return Identities(anyone=True)
-    join_tokens = company_tokens = None
+        return Authenticator(anyone=True)
+    join_tokens = oidc_tokens = None
     if settings.join_tokens != "off":
         api_key, secret = _project(settings)
         join_tokens = JoinTokens(api_key, secret, settings.join_tokens)
     if settings.jwt_jwks_url is not None:
         claims = ClaimNames(settings.jwt_name_claim, settings.jwt_scopes_claim, settings.jwt_rooms_claim or "")
-        company_tokens = CompanyTokens(
+        oidc_tokens = OidcTokens(
             partial(fetch_jwks, settings.jwt_jwks_url), settings.jwt_issuer or "", settings.jwt_audience or "", claims
         )
     callers = CallersFile(settings.callers_file) if settings.callers_file is not None else None
-    return Identities(callers, join_tokens, company_tokens)
+    return Authenticator(callers, join_tokens, oidc_tokens)
 
 
 def _tokens(settings: Settings) -> Tokens:
@@ -308,10 +325,10 @@ def _project(settings: Settings) -> tuple[Callable[[], str], Callable[[], Secret
     return lambda: api_key().reveal(), _current(settings, "videosdk_secret", settings.videosdk_secret)
 
 
-def _current(settings: Settings, field: str, secret: Secret, kind: Kind = SECRET) -> Callable[[], Secret]:
+def _current(settings: Settings, field: str, secret: Secret, kind: ValueType = SECRET) -> Callable[[], Secret]:
     """Return what gives a secret as it is now: from its file, where it was read from one."""
     path = settings.mounted.get(field)
-    return (lambda: secret) if path is None else MountedSecret(path, secret, kind=kind)
+    return (lambda: secret) if path is None else SecretFile(path, secret, kind=kind)
 
 
 def _tenant(settings: Settings) -> str:

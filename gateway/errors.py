@@ -1,6 +1,6 @@
 """Everything that can go wrong, sorted by whose it is to mend. Imports nothing of ours.
 
-Two vocabularies, and `gateway.recordings.translation` is the one translator between them:
+Two vocabularies, and `gateway.recordings.failures` is the one translator between them:
 
 What the upstream did (`UpstreamError`; never shown to a caller as it is)::
 

@@ -7,17 +7,17 @@ from typing import Final, cast
 
 import structlog
 
-from gateway.kinds import SECRET, Kind, WrongTextError, read_value
-from gateway.secret import Secret
+from gateway.secrets import Secret, WrongTextError, read_value
+from gateway.settings.values import SECRET, ValueType
 
-__all__ = ["MountedSecret", "Watched"]
+__all__ = ["SecretFile", "WatchedFile"]
 
 _LOOK_EVERY_SECONDS: Final = 1.0
 
-_log = structlog.get_logger("gateway.mounted")
+_log = structlog.get_logger("gateway.secrets")
 
 
-class Watched:
+class WatchedFile:
     """Tells when a file has changed, looking at most once a second.
 
     Args:
@@ -51,22 +51,22 @@ class Watched:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-class MountedSecret:
+class SecretFile:
     """The secret in a file, as it is now; the last good one while the file holds none that can be used.
 
     Args:
         path: The file.
         first: What it held when the gateway started.
         clock: Seconds that never step.
-        kind: What it has to be.
+        value_type: What it has to be.
     """
 
     def __init__(
-        self, path: Path, first: Secret, clock: Callable[[], float] = time.monotonic, *, kind: Kind = SECRET
+        self, path: Path, first: Secret, clock: Callable[[], float] = time.monotonic, *, value_type: ValueType = SECRET
     ) -> None:
-        self._watched = Watched(path, clock)
+        self._watched = WatchedFile(path, clock)
         self._secret = first
-        self._kind = kind
+        self._type = value_type
         # It may have been replaced since `first` was read.
         self._read()
 
@@ -78,7 +78,7 @@ class MountedSecret:
 
     def _read(self) -> None:
         try:
-            secret = cast("Secret", self._kind.parse(read_value(str(self._watched.path))))
+            secret = cast("Secret", self._type.parse(read_value(str(self._watched.path))))
         except WrongTextError as wrong:
             _log.warning("mounted.unusable", file=self._watched.path.name, reason=str(wrong))
             return

@@ -17,16 +17,16 @@ import pytest
 import uvicorn
 from litestar.types import ASGIApp
 
-from gateway.api.callers import new_key
 from gateway.app import create_app
-from gateway.environment import load
+from gateway.auth.api_keys import new_key
 from gateway.sandbox import tether
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import packaged_binary
-from gateway.secret import Secret
-from gateway.serving import SERVER
+from gateway.secrets import Secret
+from gateway.serving.server import SERVER
+from gateway.settings.load import load
 from gateway.videosdk.tokens import MintedTokens
 from tests.leaks import EVIDENCE
 
@@ -133,33 +133,33 @@ def _listening() -> socket.socket:
     return listener
 
 
-async def eventually(condition: Callable[[], object], within: float = 20.0) -> None:
+async def eventually(condition: Callable[[], object], timeout: float = 20.0) -> None:
     """Wait until a condition holds that costs nothing to look at."""
 
     async def look() -> object:
         return condition()
 
-    await until(look, within=within, every=0.005)
+    await until(look, timeout=timeout, every=0.005)
 
 
-def wait_until(condition: Callable[[], object], within: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
     """Wait until a condition holds, outside of an event loop."""
-    give_up = time.monotonic() + within
+    give_up = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < give_up, f"the condition did not come true in {within:g} s"
+        assert time.monotonic() < give_up, f"the condition did not come true in {timeout:g} s"
         time.sleep(0.01)
 
 
 async def until(
     ask: Callable[[], Awaitable[T]],
     accept: Callable[[T], object] = bool,
-    within: float = 20.0,
+    timeout: float = 20.0,
     every: float = 0.05,
 ) -> T:
     """Ask again and again until an answer is acceptable, and return it: the one loop that tests wait in."""
-    give_up = time.monotonic() + within
+    give_up = time.monotonic() + timeout
     while not accept(answer := await ask()):
-        assert time.monotonic() < give_up, f"no acceptable answer in {within:g} s; the last: {answer}"
+        assert time.monotonic() < give_up, f"no acceptable answer in {timeout:g} s; the last: {answer}"
         await asyncio.sleep(every)
     return answer
 
@@ -264,7 +264,7 @@ class GatewayProcess:
                     return False
 
             try:
-                await until(serves, within=30)
+                await until(serves, timeout=30)
             except AssertionError as waited:
                 raise AssertionError(self.log.read_text()) from waited
         return self

@@ -67,10 +67,10 @@ class Listener:
         """The id a client would resume after."""
         return next((heard.id for heard in reversed(self.heard) if heard.id), "")
 
-    async def until(self, condition: Callable[["Listener"], object], within: float = 20.0) -> None:
+    async def until(self, condition: Callable[["Listener"], object], timeout: float = 20.0) -> None:
         """Wait until a condition holds."""
         try:
-            await harness.eventually(lambda: condition(self), within)
+            await harness.eventually(lambda: condition(self), timeout)
         except AssertionError:
             raise AssertionError(f"heard only {self.heard[-20:]}, ended: {self.ended or self.failed}") from None
 

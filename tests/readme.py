@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from gateway.settings import SETTINGS
+from gateway.settings.table import SETTINGS
 
 README = Path(__file__).parents[1] / "README.md"
 _TABLE = re.compile(r"(?<=<!-- settings -->\n).*(?=<!-- /settings -->)", re.DOTALL)

@@ -10,7 +10,7 @@ import httpx
 import jwt
 import pytest
 
-from gateway.api.callers import new_key
+from gateway.auth.api_keys import new_key
 from tests.leaks import Evidence
 
 ROOT = Path(__file__).parents[1]

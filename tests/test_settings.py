@@ -15,10 +15,10 @@ import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from gateway import settings as settings_module
-from gateway.environment import SettingsError, load, warnings
-from gateway.secret import Secret
-from gateway.settings import SETTINGS, Settings, describe
+from gateway.secrets import Secret
+from gateway.settings.load import SettingsError, load, warnings
+from gateway.settings.table import SETTINGS, Settings, describe
+from gateway.settings.table import table as settings_module
 
 ENOUGH = {
     "GATEWAY_REDIS_URL": "redis://:hunter2@redis.internal:6379/0?password=hunter3",
@@ -77,7 +77,7 @@ def test_table_and_fields_are_the_same():
     assert fields == list(get_type_hints(Settings)) == list(Settings.__struct_fields__)
     for row in SETTINGS:
         assert row.doc.endswith(".")
-        assert row.default is None or row.kind.show(row.kind.parse(row.default)) == row.default
+        assert row.default is None or row.value_type.show(row.value_type.parse(row.default)) == row.default
         assert not (row.required and row.default is not None)
     (body,) = (
         node.body

@@ -7,22 +7,22 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
-from gateway.api import examples
-from gateway.api.callers import Caller
-from gateway.api.examples import problems
-from gateway.api.identities import Identities
-from gateway.api.listing import Parameter, read_query
-from gateway.api.policy import Scope, check, covers
-from gateway.api.recordings import BEARER, authenticate, checked
+from gateway.api import openapi_texts
+from gateway.api.guards import BEARER, authenticate, checked
+from gateway.api.openapi_texts import problems
+from gateway.api.pagination import Parameter, read_query
 from gateway.api.wire import TrackRecording, read_track
-from gateway.coordinator import Attended
+from gateway.auth.api_keys import Caller
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.policy import Scope, check, covers
+from gateway.coordinator import PendingTrack
 from gateway.recordings import Kind, Operator, Status, track_of
 
-__all__ = ["ATTENDED_QUERY", "AttendedTracks", "ReleaseClaim", "ReleasedClaim", "admin"]
+__all__ = ["PENDING_QUERY", "PendingTracks", "ReleaseClaim", "ReleasedClaim", "admin"]
 
-_USUAL: Final = 100
-ATTENDED_QUERY: Final[dict[str, Parameter]] = {
-    "limit": (False, "Most of them.", {"type": "integer", "minimum": 1, "maximum": 1_000, "default": _USUAL}),
+_DEFAULT_LIMIT: Final = 100
+PENDING_QUERY: Final[dict[str, Parameter]] = {
+    "limit": (False, "Most of them.", {"type": "integer", "minimum": 1, "maximum": 1_000, "default": _DEFAULT_LIMIT}),
 }
 _ALWAYS = (
     "unauthenticated",
@@ -38,14 +38,14 @@ _BODY = ("malformed-request", "payload-too-large", "unsupported-media-type", "in
 class HeldClaim(Struct, frozen=True, kw_only=True, rename="camel"):
     """Who carries out an operation on a track."""
 
-    doing: Annotated[str, Meta(description="`start`, `stop`, `verify` or `recover`.")]
+    action: Annotated[str, Meta(description="`start`, `stop`, `verify` or `recover`.")]
     attempt: Annotated[str, Meta(description="Goes along to VideoSDK as `X-Rec-Attempt`.")]
     owner: Annotated[str, Meta(description="The process.")]
     age_seconds: float
     lease_seconds: Annotated[float, Meta(description="Until it lapses without being renewed; below 0 it has.")]
 
 
-class AttendedTrack(Struct, frozen=True, kw_only=True, rename="camel"):
+class PendingTrackBody(Struct, frozen=True, kw_only=True, rename="camel"):
     """A track that somebody holds or has to look at."""
 
     room_id: str
@@ -61,35 +61,37 @@ class AttendedTrack(Struct, frozen=True, kw_only=True, rename="camel"):
     doubted: bool
 
     @classmethod
-    def of(cls, attended: Attended, now: int) -> "AttendedTrack":
+    def of(cls, pending_tracks: PendingTrack, now: int) -> "PendingTrackBody":
         """Build the body for a record read at `now` (ms)."""
-        track = track_of(attended.key)
+        track = track_of(pending_tracks.key)
         claim = HeldClaim(
-            doing=attended.doing,
-            attempt=attended.holder,
-            owner=attended.owner,
-            age_seconds=(now - attended.granted) / 1000,
-            lease_seconds=(attended.lease - now) / 1000,
+            action=pending_tracks.action,
+            attempt=pending_tracks.holder,
+            owner=pending_tracks.owner,
+            age_seconds=(now - pending_tracks.granted) / 1000,
+            lease_seconds=(pending_tracks.lease - now) / 1000,
         )
         return cls(
             room_id=track.room_id,
             participant_id=track.participant_id,
             kind=track.kind,
-            status=Status(attended.state) if attended.state else None,
-            claim=claim if attended.holder else None,
-            due_in_seconds=(attended.due - now) / 1000,
-            tries=attended.tries,
-            last_upstream_answer=attended.upstream or None,
-            uncertain_for_seconds=(now - attended.unsure) / 1000 if attended.unsure else None,
-            stop_wanted=bool(attended.intent),
-            doubted=attended.doubt > 0,
+            status=Status(pending_tracks.state) if pending_tracks.state else None,
+            claim=claim if pending_tracks.holder else None,
+            due_in_seconds=(pending_tracks.due - now) / 1000,
+            tries=pending_tracks.tries,
+            last_upstream_answer=pending_tracks.upstream or None,
+            uncertain_for_seconds=(now - pending_tracks.uncertain_since) / 1000
+            if pending_tracks.uncertain_since
+            else None,
+            stop_wanted=bool(pending_tracks.intent),
+            doubted=pending_tracks.suspect_since > 0,
         )
 
 
-class AttendedTracks(Struct, frozen=True, kw_only=True):
+class PendingTracks(Struct, frozen=True, kw_only=True):
     """The soonest due first."""
 
-    tracks: list[AttendedTrack]
+    tracks: list[PendingTrackBody]
 
 
 class ReleaseClaim(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -105,44 +107,44 @@ class ReleasedClaim(Struct, frozen=True, kw_only=True):
     recording: TrackRecording
 
 
-def admin(identities: Identities | None) -> Router:
+def admin(authenticator: Authenticator | None) -> Router:
     """Build the routes.
 
     Args:
-        identities: Who asks.
+        authenticator: Who asks.
     """
 
     @get(
         "/tracks",
         operation_id="listAttendedTracks",
         summary="List what is held or has to be looked at",
-        description=examples.ATTENDED,
+        description=openapi_texts.ATTENDED,
         tags=["operations"],
         security=BEARER,
         opt={"scope": Scope.ADMIN},
-        responses={200: examples.attended(AttendedTracks), **problems(*_ALWAYS, "invalid-request")},
+        responses={200: openapi_texts.pending_tracks(PendingTracks), **problems(*_ALWAYS, "invalid-request")},
     )
     async def list_attended_tracks(
         request: Request[Any, Any, Any], operator: NamedDependency[Operator]
-    ) -> AttendedTracks:
-        query = read_query(request.query_params.multi_items(), ATTENDED_QUERY)
-        now, attended = await operator.attended(int(query.get("limit", _USUAL)))
+    ) -> PendingTracks:
+        query = read_query(request.query_params.multi_items(), PENDING_QUERY)
+        now, pending_tracks = await operator.pending_tracks(int(query.get("limit", _DEFAULT_LIMIT)))
         policy = _caller(request).policy
-        return AttendedTracks(
-            tracks=[AttendedTrack.of(one, now) for one in attended if covers(policy, track_of(one.key))]
+        return PendingTracks(
+            tracks=[PendingTrackBody.of(one, now) for one in pending_tracks if covers(policy, track_of(one.key))]
         )
 
     @post(
         "/tracks/{roomId:str}/{participantId:str}/{kind:str}/settle",
         operation_id="settleTrack",
         summary="Ask VideoSDK now",
-        description=examples.SETTLE,
+        description=openapi_texts.SETTLE,
         tags=["operations"],
         security=BEARER,
         opt={"scope": Scope.ADMIN},
         status_code=200,
         responses={
-            200: examples.answers("What is known after it.", *Status),
+            200: openapi_texts.answers("What is known after it.", *Status),
             **problems(*_ALWAYS, *_BODY, "not-found"),
         },
     )
@@ -161,14 +163,14 @@ def admin(identities: Identities | None) -> Router:
         "/tracks/{roomId:str}/{participantId:str}/{kind:str}/release",
         operation_id="releaseClaim",
         summary="Take a claim away",
-        description=examples.RELEASE,
+        description=openapi_texts.RELEASE,
         tags=["operations"],
         security=BEARER,
         opt={"scope": Scope.ADMIN},
         before_request=checked(ReleaseClaim),
         status_code=200,
         responses={
-            200: examples.released(ReleasedClaim),
+            200: openapi_texts.released(ReleasedClaim),
             **problems(
                 *_ALWAYS, *_BODY, "not-found", "upstream-credentials-refused", "upstream-limited",
                 "upstream-unavailable", "outcome-unknown",
@@ -191,7 +193,7 @@ def admin(identities: Identities | None) -> Router:
     return Router(
         "/v1/admin",
         route_handlers=[list_attended_tracks, settle_track, release_claim],
-        guards=[authenticate(identities)],
+        guards=[authenticate(authenticator)],
     )
 
 

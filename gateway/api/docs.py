@@ -6,7 +6,7 @@ import msgspec
 from litestar import MediaType, Response, get
 from litestar.params import FromPath
 
-from gateway.api.contract import contract
+from gateway.api.openapi import contract
 from gateway.errors import NotFound
 
 __all__ = ["docs", "docs_file", "openapi_json"]

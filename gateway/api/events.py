@@ -17,19 +17,19 @@ from litestar.openapi.spec import Example
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 
-from gateway.api import examples
-from gateway.api.callers import Caller
-from gateway.api.examples import problems
-from gateway.api.identities import Identities
-from gateway.api.policy import Policy, Scope, check_room, covers
-from gateway.api.recordings import BEARER, asked_seconds, authenticate
-from gateway.api.streams import EVENT_STREAM, LINE, EventStream
+from gateway.api import openapi_texts
+from gateway.api.guards import BEARER, asked_seconds, authenticate
+from gateway.api.openapi_texts import problems
+from gateway.api.sse import EVENT_STREAM, LINE, EventStream
 from gateway.api.wire import EventsTicket, read_room
-from gateway.coordinator import Tickets
+from gateway.auth.api_keys import Caller
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.policy import Policy, Scope, check_room, covers
 from gateway.errors import Unauthenticated
-from gateway.recordings import Feeds
+from gateway.recordings import RoomFeeds
+from gateway.store.tickets import Tickets
 
-__all__ = ["LAST_EVENT_HEADER", "Usher", "event_routes"]
+__all__ = ["LAST_EVENT_HEADER", "EventStreams", "event_routes"]
 
 LAST_EVENT_HEADER: Final = "last-event-id"
 _EVENT_ID: Final = re.compile(r"[1-9][0-9]{0,17}-[0-9]{1,18}", re.ASCII)
@@ -39,17 +39,17 @@ _SHARED: Final = ("unauthenticated", "forbidden", "identity-unavailable", "heade
 _Request = Request[Any, Any, Any]
 
 
-class Usher:
+class EventStreams:
     """Lets callers in to the events of the rooms they may see.
 
     Args:
-        feeds: The events.
+        room_feeds: The events.
         tickets: Tickets of callers who were let in before.
         tenant: Separates the projects that share a Redis.
     """
 
-    def __init__(self, feeds: Feeds, tickets: Tickets, tenant: str) -> None:
-        self._feeds = feeds
+    def __init__(self, room_feeds: RoomFeeds, tickets: Tickets, tenant: str) -> None:
+        self._room_feeds = room_feeds
         self._tickets = tickets
         self._tenant = tenant
 
@@ -86,15 +86,15 @@ class Usher:
         state = request.scope["state"]
         caller: Caller = state["identity"]
         check_room(caller.policy, Scope.READ, room)
-        within = asked_seconds(request)
+        timeout = asked_seconds(request)
         # A browser that reconnects by itself says it in the header, and repeats the query it began with.
         last = request.headers.get(LAST_EVENT_HEADER) or request.query_params.get("lastEventId", "")
-        reader = await self._feeds.open(room, last if _EVENT_ID.fullmatch(last) else "")
+        reader = await self._room_feeds.open(room, last if _EVENT_ID.fullmatch(last) else "")
         return EventStream(
             reader,
             partial(covers, caller.policy),
             expires_in=None if caller.expires is None else caller.expires - time.time(),
-            within=within,
+            timeout=timeout,
             line=state.get(LINE),
         )
 
@@ -102,24 +102,24 @@ class Usher:
         return (self._tenant, "events", room)
 
 
-def event_routes(identities: Identities | None, usher: Usher | None) -> Router:
+def event_routes(authenticator: Authenticator | None, event_streams: EventStreams | None) -> Router:
     """Build the routes.
 
     Args:
-        identities: Who asks.
-        usher: Knows tickets. Neither is needed to draw the contract.
+        authenticator: Who asks.
+        event_streams: Knows tickets. Neither is needed to draw the contract.
     """
-    by_header = authenticate(identities)
+    by_header = authenticate(authenticator)
 
     @get(
         "/{roomId:str}/events",
         operation_id="streamRoomEvents",
         summary="Follow a room's recordings",
-        description=examples.EVENTS,
+        description=openapi_texts.EVENTS,
         tags=["events"],
         security=[*BEARER, {"eventsTicket": []}],
         opt={"scope": Scope.READ},
-        guards=[_by_ticket_or(by_header, usher)],
+        guards=[_by_ticket_or(by_header, event_streams)],
         media_type=EVENT_STREAM,
         responses={
             200: ResponseSpec(
@@ -127,7 +127,7 @@ def event_routes(identities: Identities | None, usher: Usher | None) -> Router:
                 generate_examples=False,
                 description="Events, for as long as both sides like.",
                 media_type=EVENT_STREAM,
-                examples=[Example(id="events", summary="Began, and ended", value=examples.STREAM)],
+                examples=[Example(id="events", summary="Began, and ended", value=openapi_texts.STREAM)],
             ),
             **problems(*_SHARED, "coordination-unavailable", "newer-record", "too-many-waiting", "internal"),
         },
@@ -135,15 +135,15 @@ def event_routes(identities: Identities | None, usher: Usher | None) -> Router:
     async def stream_room_events(
         request: _Request,
         roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
-        usher: NamedDependency[Usher],
+        event_streams: NamedDependency[EventStreams],
     ) -> ASGIResponse:
-        return await usher.open(request, read_room(roomId))
+        return await event_streams.open(request, read_room(roomId))
 
     @post(
         "/{roomId:str}/events/tickets",
         operation_id="createRoomEventsTicket",
         summary="Make a ticket for a room's events",
-        description=examples.TICKET,
+        description=openapi_texts.TICKET,
         tags=["events"],
         security=BEARER,
         opt={"scope": Scope.READ},
@@ -154,7 +154,7 @@ def event_routes(identities: Identities | None, usher: Usher | None) -> Router:
                 EventsTicket,
                 generate_examples=False,
                 description="A ticket.",
-                examples=[Example(id="ticket", value=examples.A_TICKET)],
+                examples=[Example(id="ticket", value=openapi_texts.A_TICKET)],
             ),
             **problems(*_SHARED, "coordination-unavailable", "internal"),
         },
@@ -162,16 +162,17 @@ def event_routes(identities: Identities | None, usher: Usher | None) -> Router:
     async def create_room_events_ticket(
         request: _Request,
         roomId: FromPath[str],  # noqa: N803
-        usher: NamedDependency[Usher],
+        event_streams: NamedDependency[EventStreams],
     ) -> Response[EventsTicket]:
-        ticket = await usher.issue(request, read_room(roomId))
+        ticket = await event_streams.issue(request, read_room(roomId))
         return Response(ticket, status_code=201, headers={"cache-control": "no-store"})
 
     return Router("/v1/rooms", route_handlers=[stream_room_events, create_room_events_ticket])
 
 
 def _by_ticket_or(
-    by_header: Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]], usher: Usher | None
+    by_header: Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]],
+    event_streams: EventStreams | None,
 ) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]:
     """Make the guard that takes a ticket where one is shown, and otherwise asks for the header."""
 
@@ -180,8 +181,8 @@ def _by_ticket_or(
         if ticket is None:
             await by_header(connection, handler)
             return
-        assert usher is not None  # noqa: S101 - only the contract is drawn without
-        caller = await usher.admit(str(connection.path_params["roomId"]), ticket)
+        assert event_streams is not None  # noqa: S101 - only the contract is drawn without
+        caller = await event_streams.admit(str(connection.path_params["roomId"]), ticket)
         state = connection.scope["state"]
         state["identity"], state["caller"] = caller, caller.name
 

@@ -16,7 +16,7 @@ from litestar.exceptions import (
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 
-from gateway.api.policy import RULES
+from gateway.auth.policy import RULES
 from gateway.errors import (
     PROBLEMS,
     Forbidden,
@@ -30,10 +30,10 @@ from gateway.errors import (
     Unauthenticated,
 )
 
-__all__ = ["MOST_BODY", "PROBLEM_JSON", "answer_problem", "problem_document", "problem_page"]
+__all__ = ["MAX_BODY_BYTES", "PROBLEM_JSON", "answer_problem", "problem_document", "problem_page"]
 
 PROBLEM_JSON = "application/problem+json"
-MOST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 """Bytes. No honest request comes near."""
 _PAGE_POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """A page of words: it loads nothing and runs nothing."""
@@ -88,7 +88,7 @@ def _problem(error: Exception) -> GatewayError:
         case MethodNotAllowedException():
             return MethodNotAllowed("The route does not take this method.")
         case HTTPException(status_code=status) if status == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
-            return PayloadTooLarge(f"The body may have at most {MOST_BODY} bytes.")
+            return PayloadTooLarge(f"The body may have at most {MAX_BODY_BYTES} bytes.")
         case HTTPException(status_code=status) if 400 <= status < 500:
             return MalformedRequest("The request cannot be read.")
         case _:

@@ -11,13 +11,13 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
-from gateway.api import examples
-from gateway.api.desk import Desk
-from gateway.api.examples import answers, problems
-from gateway.api.identities import Identities
-from gateway.api.listing import TrackRecordings
-from gateway.api.policy import RULES, Scope
+from gateway.api import openapi_texts
+from gateway.api.openapi_texts import answers, problems
+from gateway.api.pagination import TrackRecordings
+from gateway.api.pipeline import RequestPipeline
 from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording, read_body, read_track
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.policy import RULES, Scope
 from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
 from gateway.recordings import Outcome, Status
 
@@ -26,7 +26,7 @@ __all__ = ["BEARER", "DEADLINE_HEADER", "asked_seconds", "authenticate", "checke
 DEADLINE_HEADER = "x-request-timeout-ms"
 """A caller's own limit on its waiting, in milliseconds."""
 
-BEARER: list[dict[str, list[str]]] = [{name: []} for name in examples.IDENTITIES]
+BEARER: list[dict[str, list[str]]] = [{name: []} for name in openapi_texts.IDENTITIES]
 _IDENTITY = ("unauthenticated", "forbidden", "identity-unavailable", "headers-too-large")
 _COORDINATION = ("coordination-unavailable", "newer-record")
 _ALWAYS = (
@@ -44,13 +44,13 @@ _BODY = ("malformed-request", "payload-too-large", "unsupported-media-type")
 
 
 def authenticate(
-    identities: Identities | None,
+    authenticator: Authenticator | None,
 ) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]:
     """Make the guard that knows who asks and whether the route is for that caller, before a body is read."""
 
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        assert identities is not None  # noqa: S101 - only the contract is drawn without
-        caller = await identities.identify(connection.headers.get("authorization"))
+        assert authenticator is not None  # noqa: S101 - only the contract is drawn without
+        caller = await authenticator.identify(connection.headers.get("authorization"))
         state = connection.scope["state"]
         state["identity"], state["caller"] = caller, caller.name
         # Litestar answers OPTIONS by itself, for which nobody needs a scope.
@@ -91,22 +91,22 @@ def asked_seconds(request: Request[Any, Any, Any]) -> float | None:
     return int(given) / 1000
 
 
-def routes(identities: Identities | None, deadline: float) -> Router:
+def routes(authenticator: Authenticator | None, deadline: float) -> Router:
     """Build the routes.
 
     Args:
-        identities: Who asks.
+        authenticator: Who asks.
         deadline: Longest wait of one caller, in seconds.
     """
 
-    def within(request: Request[Any, Any, Any]) -> float:
+    def timeout(request: Request[Any, Any, Any]) -> float:
         return min(asked_seconds(request) or deadline, deadline)
 
     @post(
         "/recordings/track/start",
         operation_id="startTrackRecording",
         summary="Start recording a track",
-        description=examples.START,
+        description=openapi_texts.START,
         tags=["recordings"],
         security=BEARER,
         opt={"scope": Scope.START},
@@ -126,15 +126,15 @@ def routes(identities: Identities | None, deadline: float) -> Router:
     async def start_track_recording(
         request: Request[Any, Any, Any],
         data: JSONBody[StartTrackRecording],
-        desk: NamedDependency[Desk],
+        pipeline: NamedDependency[RequestPipeline],
     ) -> Response[TrackRecording]:
-        return await desk.start(request, data, within(request))
+        return await pipeline.start(request, data, timeout(request))
 
     @post(
         "/recordings/track/stop",
         operation_id="stopTrackRecording",
         summary="Stop recording a track",
-        description=examples.STOP,
+        description=openapi_texts.STOP,
         tags=["recordings"],
         security=BEARER,
         opt={"scope": Scope.STOP},
@@ -149,15 +149,15 @@ def routes(identities: Identities | None, deadline: float) -> Router:
     async def stop_track_recording(
         request: Request[Any, Any, Any],
         data: JSONBody[StopTrackRecording],
-        desk: NamedDependency[Desk],
+        pipeline: NamedDependency[RequestPipeline],
     ) -> Response[TrackRecording]:
-        return await desk.stop(request, data, within(request))
+        return await pipeline.stop(request, data, timeout(request))
 
     @get(
         "/recordings/track/{roomId:str}/{participantId:str}/{kind:str}",
         operation_id="getTrackRecording",
         summary="Show what is known of a track",
-        description=examples.GET,
+        description=openapi_texts.GET,
         tags=["recordings"],
         security=BEARER,
         opt={"scope": Scope.READ},
@@ -171,28 +171,30 @@ def routes(identities: Identities | None, deadline: float) -> Router:
         roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
         participantId: FromPath[str],  # noqa: N803
         kind: FromPath[str],
-        desk: NamedDependency[Desk],
+        pipeline: NamedDependency[RequestPipeline],
     ) -> TrackRecording:
-        return await desk.show(request, read_track(roomId, participantId, kind))
+        return await pipeline.show(request, read_track(roomId, participantId, kind))
 
     @get(
         "/recordings",
         operation_id="listRecordings",
         summary="List a room's recordings",
-        description=examples.LIST,
+        description=openapi_texts.LIST,
         tags=["recordings"],
         security=BEARER,
         opt={"scope": Scope.READ},
         responses={
-            200: examples.listed("The latest recording of each track."),
+            200: openapi_texts.listed("The latest recording of each track."),
             **problems(*_IDENTITY, "invalid-request", "coordination-unavailable", "internal"),
         },
     )
-    async def list_recordings(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> TrackRecordings:
-        return await desk.list(request)
+    async def list_recordings(
+        request: Request[Any, Any, Any], pipeline: NamedDependency[RequestPipeline]
+    ) -> TrackRecordings:
+        return await pipeline.list(request)
 
     return Router(
         "/v1",
         route_handlers=[start_track_recording, stop_track_recording, get_track_recording, list_recordings],
-        guards=[authenticate(identities)],
+        guards=[authenticate(authenticator)],
     )

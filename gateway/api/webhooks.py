@@ -17,9 +17,8 @@ from litestar.exceptions import HTTPException, InternalServerException
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 from msgspec import Struct
 
-from gateway.api import examples
-from gateway.api.examples import problems
-from gateway.api.wire import is_id
+from gateway.api import openapi_texts
+from gateway.api.openapi_texts import problems
 from gateway.errors import (
     CoordinationUnavailable,
     IdentityUnavailable,
@@ -29,20 +28,21 @@ from gateway.errors import (
     TooManyWaiting,
     Unauthenticated,
 )
-from gateway.recordings import Happened, Hint, Kind
+from gateway.recordings import EventType, Kind, WebhookEvent
+from gateway.recordings.targets import is_id
 from gateway.videosdk.signatures import REFETCH_SECONDS, SIGNATURE_HEADER, Signatures, Verdict
 
-__all__ = ["EVENTS", "INTAKE_PATH", "MOST_WEBHOOK", "Intake", "receive_videosdk_webhook"]
+__all__ = ["EVENTS", "MAX_WEBHOOK_BYTES", "WEBHOOK_PATH", "WebhookReceiver", "receive_videosdk_webhook"]
 
-INTAKE_PATH: Final = "/v1/webhooks/videosdk"
-MOST_WEBHOOK: Final = 256 * 1024
+WEBHOOK_PATH: Final = "/v1/webhooks/videosdk"
+MAX_WEBHOOK_BYTES: Final = 256 * 1024
 """Bytes. The end of a recording names every file of it: a participant who unmutes all day makes many."""
 
-_TRACK_EVENTS = (Happened.STARTING, Happened.STARTED, Happened.STOPPING, Happened.STOPPED, Happened.FAILED)
-EVENTS: Final[dict[str, Happened | None]] = {
+_TRACK_EVENTS = (EventType.STARTING, EventType.STARTED, EventType.STOPPING, EventType.STOPPED, EventType.FAILED)
+EVENTS: Final[dict[str, EventType | None]] = {
     **{f"participant-track-recording-{happened}": happened for happened in _TRACK_EVENTS},
-    "participant-left": Happened.LEFT,
-    "session-ended": Happened.ENDED,
+    "participant-left": EventType.LEFT,
+    "session-ended": EventType.ENDED,
     # Of no track: accepted, and that is all.
     **{f"{of}-{happened}": None for of in ("participant-recording", "recording") for happened in _TRACK_EVENTS},
     "participant-joined": None,
@@ -52,8 +52,8 @@ EVENTS: Final[dict[str, Happened | None]] = {
 _OTHER: Final = "other"
 _POSTPONED: Final = "postponed"
 
-_AT_ONCE: Final = 16
-_MOST_UNHEARD: Final = 10_000
+_MAX_CONCURRENT: Final = 16
+_MAX_UNHANDLED: Final = 10_000
 """A session of a thousand participants that ends tells of each of their tracks."""
 _PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between tries while Redis does not answer. Who asks VideoSDK by itself finds out what is given up here."""
@@ -69,12 +69,12 @@ class _Data(Struct, rename="camel"):
     kind: Kind | None = None
 
 
-class Intake:
+class WebhookReceiver:
     """Takes in VideoSDK's events.
 
     Args:
         signatures: What tells them from forgeries.
-        hear: Who acts on them.
+        handle: Who acts on them.
         count: Told of every event: its type, or `other`, and `accepted`, `unsigned`, `forged`, `malformed`,
             `too_large`, or `postponed` for those that VideoSDK is asked to send again.
     """
@@ -82,13 +82,13 @@ class Intake:
     def __init__(
         self,
         signatures: Signatures,
-        hear: Callable[[Hint], Awaitable[None]],
+        handle: Callable[[WebhookEvent], Awaitable[None]],
         count: Callable[[str, str], None] = lambda _type, _verdict: None,
     ) -> None:
         self._signatures = signatures
-        self._hear = hear
+        self._handle = handle
         self.count = count
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._places = asyncio.Semaphore(_MAX_CONCURRENT)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def take(self, body: bytes, signatures: Sequence[bytes]) -> str:
@@ -114,7 +114,7 @@ class Intake:
         known = name if isinstance(name, str) and name in EVENTS else _OTHER
         if known == _OTHER:
             _log.info("webhook.unknown", type=str(name)[:_LONGEST_SHOWN])
-        elif (hint := _hint(known, event.get("data"))) is not None:
+        elif (hint := _webhook_event(known, event.get("data"))) is not None:
             self._take_up(known, hint)
         elif EVENTS[known] is not None:
             _log.warning("webhook.not_understood", type=known)
@@ -131,21 +131,21 @@ class Intake:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
-    def _take_up(self, name: str, hint: Hint) -> None:
-        if len(self._tasks) >= _MOST_UNHEARD:
+    def _take_up(self, name: str, hint: WebhookEvent) -> None:
+        if len(self._tasks) >= _MAX_UNHANDLED:
             self.count(name, _POSTPONED)
             raise TooManyWaiting("More events wait than are kept.", retry_after=1)
         # A strong reference: asyncio itself keeps only a weak one.
-        task = asyncio.create_task(self._hear_out(name, hint), name="webhook")
+        task = asyncio.create_task(self._handle_all(name, hint), name="webhook")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _hear_out(self, name: str, hint: Hint) -> None:
+    async def _handle_all(self, name: str, hint: WebhookEvent) -> None:
         for pause in (0.0, *_PAUSES):
             await asyncio.sleep(pause)
             try:
                 async with self._places:
-                    await self._hear(hint)
+                    await self._handle(hint)
             except (CoordinationUnavailable, NewerRecord):
                 continue
             except Exception:  # noqa: BLE001 - one event's trouble must not end the process's hearing
@@ -157,10 +157,10 @@ class Intake:
 
 
 @post(
-    INTAKE_PATH,
+    WEBHOOK_PATH,
     operation_id="receiveVideosdkWebhook",
     summary="Take in an event of VideoSDK",
-    description=examples.WEBHOOK,
+    description=openapi_texts.WEBHOOK,
     response_description="Accepted. What it says is acted on after this answer.",
     tags=["webhooks"],
     security=[{"videosdkSignature": []}],
@@ -173,9 +173,11 @@ class Intake:
         "too-many-waiting",
         "internal",
     ),
-    request_max_body_size=MOST_WEBHOOK,
+    request_max_body_size=MAX_WEBHOOK_BYTES,
 )
-async def receive_videosdk_webhook(request: Request[Any, Any, Any], intake: NamedDependency[Intake]) -> None:
+async def receive_videosdk_webhook(
+    request: Request[Any, Any, Any], webhook_receiver: NamedDependency[WebhookReceiver]
+) -> None:
     """Answer quickly: VideoSDK does not say how long it waits."""
     state = request.scope["state"]
     state["challenge"] = "VideoSDK-Signature"
@@ -183,15 +185,15 @@ async def receive_videosdk_webhook(request: Request[Any, Any, Any], intake: Name
         body = await request.body()
     except InternalServerException:
         # What Litestar makes of a sender that hangs up within the body: nobody's mistake here.
-        intake.count(_OTHER, "malformed")
+        webhook_receiver.count(_OTHER, "malformed")
         raise MalformedRequest("The body ended early.") from None
     except HTTPException as error:
         if error.status_code != HTTP_413_REQUEST_ENTITY_TOO_LARGE:
             raise
-        intake.count(_OTHER, "too_large")
-        raise PayloadTooLarge(f"The body may have at most {MOST_WEBHOOK} bytes.") from None
+        webhook_receiver.count(_OTHER, "too_large")
+        raise PayloadTooLarge(f"The body may have at most {MAX_WEBHOOK_BYTES} bytes.") from None
     signatures = [value for name, value in request.scope["headers"] if name == SIGNATURE_HEADER.encode()]
-    state["webhook"] = await intake.take(body, signatures)
+    state["webhook"] = await webhook_receiver.take(body, signatures)
 
 
 def _read(body: bytes) -> dict[str, object]:
@@ -204,7 +206,7 @@ def _read(body: bytes) -> dict[str, object]:
     return cast("dict[str, object]", event)
 
 
-def _hint(name: str, data: object) -> Hint | None:
+def _webhook_event(name: str, data: object) -> WebhookEvent | None:
     """Return what an event says of tracks: None where it says nothing, or nothing that can be understood."""
     happened = EVENTS[name]
     if happened is None:
@@ -214,10 +216,10 @@ def _hint(name: str, data: object) -> Hint | None:
     except msgspec.ValidationError:
         return None
     room, participant, kind = told.meeting_id, told.participant_id, told.kind
-    if happened is Happened.ENDED:
-        return Hint(room, None, None, happened) if is_id(room) else None
+    if happened is EventType.ENDED:
+        return WebhookEvent(room, None, None, happened) if is_id(room) else None
     if participant is None or not is_id(room) or not is_id(participant):
         return None
-    if happened is Happened.LEFT:
-        return Hint(room, participant, None, happened)
-    return Hint(room, participant, kind, happened) if kind is not None else None
+    if happened is EventType.LEFT:
+        return WebhookEvent(room, participant, None, happened)
+    return WebhookEvent(room, participant, kind, happened) if kind is not None else None

@@ -11,17 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.errors import InvalidRequest, MalformedRequest
-from gateway.recordings import (
-    Answer,
-    Because,
-    Kind,
-    Origin,
-    Outcome,
-    Recording,
-    StartParameters,
-    Status,
-    Track,
-)
+from gateway.recordings import Answer, EndReason, Kind, Origin, Outcome, Recording, StartParameters, Status, Track
 
 __all__ = [
     "ID_PATTERN",
@@ -40,13 +30,13 @@ __all__ = [
 
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}$"
 """What VideoSDK can carry into a storage path, and the gateway into a key."""
-_MOST_URL: Final = 2048
-_MOST_PATH: Final = 512
+_MAX_URL: Final = 2048
+_MAX_PATH: Final = 512
 _URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u0020\u007f/?#\\][^\u0000-\u0020\u007f\\]*$"
 _PATH_PATTERN: Final = r"^[^\u0000-\u001f\u007f/\\]+(?:/[^\u0000-\u001f\u007f/\\]+)*$"
 """What holds for every good one, in words that all readers of patterns know. Not all that match are good."""
-_MOST_NAME: Final = 64
-_MOST_UNKNOWN: Final = 100
+_MAX_NAME: Final = 64
+_MAX_UNKNOWN: Final = 100
 """How many unknown fields are named: a body of nothing else would be answered with ten times its size."""
 _ID: Final = re.compile(ID_PATTERN.strip("^$"))
 _NO_HOST: Final = re.compile(r"[\s\\\"<>^`{|}]")
@@ -61,7 +51,7 @@ FileFormat = Annotated[str, Meta(pattern="^webm$", description="`webm`, which is
 WebhookUrl = Annotated[
     str,
     Meta(
-        max_length=_MOST_URL,
+        max_length=_MAX_URL,
         pattern=_URL_PATTERN,
         description="Where VideoSDK sends this recording's events. Passed on exactly as sent.",
         examples=["https://app.example.com/hooks/videosdk?key=1"],
@@ -71,7 +61,7 @@ BucketDirPath = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=_MOST_PATH,
+        max_length=_MAX_PATH,
         pattern=_PATH_PATTERN,
         description="Folder in your own bucket. Passed on exactly as sent. No leading slash, no empty or `..` segment.",
         examples=["recordings/2026/lesson 1"],
@@ -167,7 +157,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
         | None
     )
     ended_at: Annotated[datetime, Meta(description="When the gateway learned that it ended.")] | None
-    ended_because: Annotated[Because, Meta(description="Why it ended, where that is known.")] | None
+    ended_because: Annotated[EndReason, Meta(description="Why it ended, where that is known.")] | None
     videosdk_recording_id: (
         Annotated[str, Meta(description="VideoSDK's own id of the recording, once its list told it.")] | None
     )
@@ -263,7 +253,7 @@ def read_body(body: bytes, model: type[_T]) -> _T:
     given = cast("dict[str, object]", decoded)
     fields = {field.encode_name: field for field in msgspec.structs.fields(model)}
     unknown = [name for name in given if name not in fields]
-    errors = [(name[:_MOST_NAME], "is not a field of this request") for name in unknown[:_MOST_UNKNOWN]]
+    errors = [(name[:_MAX_NAME], "is not a field of this request") for name in unknown[:_MAX_UNKNOWN]]
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name not in given:
@@ -345,7 +335,7 @@ def _check_format(value: object) -> str | None:
 
 
 def _check_webhook_url(value: object) -> str | None:
-    if wrong := _text(value, _MOST_URL):
+    if wrong := _text(value, _MAX_URL):
         return wrong
     url = cast("str", value)
     if any(character.isspace() for character in url):
@@ -365,7 +355,7 @@ def _check_webhook_url(value: object) -> str | None:
 
 
 def _check_bucket_dir_path(value: object) -> str | None:
-    if wrong := _text(value, _MOST_PATH):
+    if wrong := _text(value, _MAX_PATH):
         return wrong
     path = cast("str", value)
     if path.startswith("/"):

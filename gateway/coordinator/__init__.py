@@ -3,39 +3,40 @@
 The only package that knows Redis. It knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
 """
 
-from gateway.coordinator.answers import Answers, Remembered
-from gateway.coordinator.claims import Claim, Event, Finished, Lease, Record, Room, Timing, Verdict, Wish, clock
-from gateway.coordinator.connection import Connection
-from gateway.coordinator.coordinator import BUCKETS, Coordinator
-from gateway.coordinator.limits import Limits, Quota
-from gateway.coordinator.overview import Attended, Overview
-from gateway.coordinator.survey import Survey, Uncertainty
-from gateway.coordinator.tickets import Tickets
-from gateway.coordinator.wakeups import Wakeup, Wakeups
+from gateway.coordinator.backlog import Backlog, BacklogGauge, PendingTrack, UncertainTracks
+from gateway.coordinator.coordinator import Coordinator
+from gateway.coordinator.protocol import Claim, Command, Event, Finished, Lease, Record, Room, Timing, Verdict
+from gateway.store.clock import clock
+from gateway.store.connection import Connection
+from gateway.store.idempotency_records import IdempotencyRecord, IdempotencyRecords
+from gateway.store.notifications import Notifications, OperationFinished
+from gateway.store.scripts import BUCKETS
+from gateway.store.tickets import Tickets
+from gateway.store.token_buckets import Quota, TokenBuckets
 
 __all__ = [
     "BUCKETS",
-    "Answers",
-    "Attended",
+    "Backlog",
+    "BacklogGauge",
     "Claim",
+    "Command",
     "Connection",
     "Coordinator",
     "Event",
     "Finished",
+    "IdempotencyRecord",
+    "IdempotencyRecords",
     "Lease",
-    "Limits",
-    "Overview",
+    "Notifications",
+    "OperationFinished",
+    "PendingTrack",
     "Quota",
     "Record",
-    "Remembered",
     "Room",
-    "Survey",
     "Tickets",
     "Timing",
-    "Uncertainty",
+    "TokenBuckets",
+    "UncertainTracks",
     "Verdict",
-    "Wakeup",
-    "Wakeups",
-    "Wish",
     "clock",
 ]

@@ -14,36 +14,24 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from gateway import telemetry, tracing
-from gateway.coordinator.claims import (
-    VERSION,
-    Claim,
-    Event,
-    Finished,
-    Lease,
-    Record,
-    Room,
-    Timing,
-    Verdict,
-    Wish,
-    clock,
-)
-from gateway.coordinator.connection import Connection
 from gateway.coordinator.leases import Leases
-from gateway.coordinator.redis_clock import RedisClock
-from gateway.coordinator.script import BUCKETS, Scripts, bucket_of, events_of
-from gateway.coordinator.told import Told
-from gateway.coordinator.wakeups import CHANNEL
+from gateway.coordinator.protocol import VERSION, Claim, Command, Event, Finished, Lease, Record, Room, Timing, Verdict
+from gateway.coordinator.rewrites import Rewrites
 from gateway.errors import CoordinationUnavailable, NewerRecord
+from gateway.observability import metrics, tracing
+from gateway.store.clock import RedisClock, clock
+from gateway.store.connection import Connection
+from gateway.store.notifications import CHANNEL
+from gateway.store.scripts import BUCKETS, Scripts, bucket_of, events_of
 
 __all__ = ["BUCKETS", "Coordinator"]
 
 _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.4
 _NOT_AFTER_SLACK_MS: Final = 1250
-_NOTHING_LEFT: Final = {"stop_wanted": False, "start_quiet_left": 0, "stop_quiet_left": 0}
-_MOST_EVENTS: Final = 1_000
-_MOST_TRACKS: Final = 1_000
+_NOTHING_LEFT: Final = {"stop_wanted": False, "start_may_land_ms": 0, "stop_may_land_ms": 0}
+_MAX_EVENTS: Final = 1_000
+_MAX_TRACKS: Final = 1_000
 _BEFORE_ALL: Final = "0-0"
 """What stands for the last event of a room that has none."""
 _MAY_LAND: Final = frozenset({"unknown", "stopping"})
@@ -79,12 +67,12 @@ class Coordinator:
             "memory": _ms(timing.memory),
             "keep": _ms(timing.keep),
             "replay": _ms(timing.replay),
-            "most_events": _MOST_EVENTS,
+            "most_events": _MAX_EVENTS,
         }
         self.scripts = Scripts(connection, lasting)
         self.leases = Leases(self.scripts, timing, self.boot)
         """What this process holds."""
-        self._told = Told(self.scripts, connection, timing.renewal)
+        self._rewrites = Rewrites(self.scripts, connection, timing.renewal)
         self._background: list[asyncio.Task[None]] = []
         self._pending: set[asyncio.Task[None]] = set()
 
@@ -92,7 +80,7 @@ class Coordinator:
         """Begin to renew in the background what this process holds, and to tell a Redis what it has forgotten."""
         self._background = [
             asyncio.create_task(self.leases.renew_for_ever(), name="lease-keeper"),
-            asyncio.create_task(self._told.tell_for_ever(), name="told-again"),
+            asyncio.create_task(self._rewrites.rewrite_for_ever(), name="told-again"),
         ]
 
     async def stop(self) -> None:
@@ -108,11 +96,11 @@ class Coordinator:
         """Return the record's key. The parts must match `[A-Za-z0-9_-]+`."""
         return f"{bucket_of(f'{self._tenant}/{room}')}:{self._tenant}:{room}:{participant}:{kind}"
 
-    @telemetry.phase("claim")
+    @metrics.phase("claim")
     async def claim(
         self,
         key: str,
-        wish: Wish,
+        command: Command,
         *,
         fingerprint: str = "",
         recording: str = "",
@@ -138,7 +126,9 @@ class Coordinator:
             granted_at = clock()
             try:
                 async with asyncio.timeout(max(give_up - granted_at, _LAST_TRY_SECONDS)):
-                    claim = await self._claim_once(key, wish, attempt, fingerprint, recording, seen, target, asked_at)
+                    claim = await self._claim_once(
+                        key, command, attempt, fingerprint, recording, seen, target, asked_at
+                    )
             except (CoordinationUnavailable, TimeoutError):
                 # A first try that took long may be this process's own fault: it slept, or was stopped.
                 failed += 1
@@ -160,7 +150,7 @@ class Coordinator:
                     raise CoordinationUnavailable("Redis answers too slowly.", retry_after=2)
                 continue
             break
-        tracing.note(verdict=claim.verdict, doing=claim.doing)
+        tracing.note(verdict=claim.verdict, action=claim.action)
         if claim.verdict is not Verdict.LEAD:
             return claim, None
         # An earlier try may have won already, and lost its reply: Redis counts from that one.
@@ -169,7 +159,7 @@ class Coordinator:
         self.leases.hold(lease)
         return claim, lease
 
-    async def arm(self, lease: Lease) -> bool:
+    async def promote_to_start(self, lease: Lease) -> bool:
         """Turn a lease that gathered evidence into a start, with a send window and a quiet time of its own.
 
         Returns:
@@ -179,16 +169,16 @@ class Coordinator:
             CoordinationUnavailable: Redis did not answer: nothing may be sent.
         """
         granted_at = clock()
-        renewed = await self.leases.renew(lease, arm=True)
+        renewed = await self.leases.renew(lease, promote_to_start=True)
         if renewed.how != "ok":
             self.leases.lose(lease)
             return False
-        lease.doing, lease.generation, lease.granted_at = Wish.START, renewed.generation, granted_at
+        lease.action, lease.generation, lease.granted_at = Command.START, renewed.generation, granted_at
         lease.started_at = renewed.now
         lease.fingerprint, lease.recording = lease.wanted_fingerprint, lease.wanted_recording
         return True
 
-    @telemetry.phase("finish")
+    @metrics.phase("finish")
     async def finish(
         self,
         lease: Lease,
@@ -214,7 +204,7 @@ class Coordinator:
         arguments = {
             "attempt": lease.attempt,
             "op": lease.operation,
-            "doing": lease.doing,
+            "action": lease.action,
             "state": state,
             "generation": lease.generation,
             "epoch": lease.epoch,
@@ -252,11 +242,11 @@ class Coordinator:
         """Renew a lease no more: whoever claims the track next finds out what became of its operation."""
         self.leases.drop(lease)
 
-    def tell_again(self) -> None:
+    def rewrite_recent(self) -> None:
         """Write once more, soon, what this process wrote of late: Redis may have forgotten it."""
-        self._told.suspect()
+        self._rewrites.suspect()
 
-    async def doubt(self, key: str, *, hint: str = "") -> bool:
+    async def invalidate(self, key: str, *, hint: str = "") -> bool:
         """Have what is known of the track checked before it is believed again.
 
         Args:
@@ -269,10 +259,10 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self.scripts.run("doubt", key, {"hint": hint})
+        reply = await self.scripts.run("invalidate", key, {"hint": hint})
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
-    async def take_away(self, key: str, attempt: str) -> bool:
+    async def revoke(self, key: str, attempt: str) -> bool:
         """Take the claim of an attempt away, as if it had lapsed.
 
         Returns:
@@ -281,10 +271,10 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self.scripts.run("take_away", key, {"attempt": attempt})
+        reply = await self.scripts.run("revoke", key, {"attempt": attempt})
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
-    async def observe(self, key: str, record: Record, *, seen_at: float, evidence: str = "", due_in: float = 0) -> bool:
+    async def confirm(self, key: str, record: Record, *, seen_at: float, evidence: str = "", due_in: float = 0) -> bool:
         """Write down that VideoSDK's list agrees with a record.
 
         Args:
@@ -300,7 +290,7 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        return await self._observe(key, record, seen_at, evidence, due_in, agrees=True)
+        return await self._confirm(key, record, seen_at, evidence, due_in, agrees=True)
 
     async def postpone(self, key: str, record: Record, *, due_in: float) -> None:
         """Have a record that could not be compared with the list compared in so many seconds, unless it has changed.
@@ -308,9 +298,9 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        await self._observe(key, record, clock(), "", due_in, agrees=False)
+        await self._confirm(key, record, clock(), "", due_in, agrees=False)
 
-    async def _observe(
+    async def _confirm(
         self, key: str, record: Record, seen_at: float, evidence: str, due_in: float, *, agrees: bool
     ) -> bool:
         arguments = {
@@ -321,7 +311,7 @@ class Coordinator:
             "evidence": evidence,
             "due_in": _ms(due_in),
         }
-        return msgspec.json.decode(await self.scripts.run("observe", key, arguments), type=Finished).how == "ok"
+        return msgspec.json.decode(await self.scripts.run("confirm", key, arguments), type=Finished).how == "ok"
 
     async def read(self, key: str) -> Record | None:
         """Return the track's record, or None where nothing is known of it.
@@ -342,7 +332,7 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self.scripts.run("room", self.key(room, "", ""), {"most": _MOST_TRACKS, "watch": watch})
+        reply = await self.scripts.run("room", self.key(room, "", ""), {"most": _MAX_TRACKS, "watch": watch})
         read = msgspec.json.decode(reply, type=_RoomReply)
         return Room(read.last, {key: _record(fields) for key, fields in read.records})
 
@@ -352,7 +342,7 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        entries = await self._connection.entries(self.channel(room), after, _MOST_EVENTS + 1)
+        entries = await self._connection.entries(self.channel(room), after, _MAX_EVENTS + 1)
         if after != _BEFORE_ALL:
             # Where the one asked for is still there, nothing after it can be missing.
             if not entries or entries[0][0] != after:
@@ -372,7 +362,7 @@ class Coordinator:
             CoordinationUnavailable: Redis did not answer.
         """
         for bucket in range(BUCKETS):
-            await self.claim(f"rec:{{{bucket:02d}}}::::nobody", Wish.CHECK)
+            await self.claim(f"rec:{{{bucket:02d}}}::::nobody", Command.RECONCILE)
 
     async def answers(self) -> bool:
         """Return whether Redis answers now."""
@@ -398,7 +388,7 @@ class Coordinator:
     async def _claim_once(
         self,
         key: str,
-        wish: Wish,
+        command: Command,
         attempt: str,
         fingerprint: str,
         recording: str,
@@ -412,7 +402,7 @@ class Coordinator:
             "claim",
             key,
             {
-                "wish": wish,
+                "command": command,
                 "attempt": attempt,
                 "owner": self.boot,
                 "fingerprint": fingerprint,
@@ -436,14 +426,14 @@ class Coordinator:
         finished = msgspec.json.decode(await self.scripts.run("finish", key, arguments), type=Finished)
         tracing.note(how=finished.how, state=arguments["state"])
         if finished.how not in {"ok", "repeated"}:
-            telemetry.fenced_write(finished.how)
+            metrics.fenced_write(finished.how)
             _log.warning("finish." + finished.how, key=key, operation=arguments["op"], state=arguments["state"])
         if finished.how != "stale":
             may_land = arguments["state"] in _MAY_LAND and not arguments["answered"] and not arguments["settled"]
             open_until = clock() + self.timing.quiet if may_land else 0
-            left = finished.start_quiet_left, finished.stop_quiet_left
+            left = finished.start_may_land_ms, finished.stop_may_land_ms
             told = {**_as_history(arguments), "stop_wanted": finished.stop}
-            self._told.keep("finish", key, arguments["attempt"], told, open_until=open_until, horizons=left)
+            self._rewrites.keep("finish", key, arguments["attempt"], told, open_until=open_until, horizons=left)
         return finished
 
     async def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:
@@ -469,7 +459,7 @@ class Coordinator:
     async def _release_once(self, key: str, attempt: str, result: str) -> None:
         arguments = {"attempt": attempt, "result": result}
         if msgspec.json.decode(await self.scripts.run("release", key, arguments), type=Finished).how == "ok":
-            self._told.keep("release", key, attempt, {**arguments, "result": ""})
+            self._rewrites.keep("release", key, attempt, {**arguments, "result": ""})
 
     def _later(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -2,11 +2,11 @@
 -- between the two. Fenced: only the attempt that holds the track may write, with the two exceptions below.
 -- Running it twice changes nothing the second time.
 --
--- a.attempt a.op a.doing a.state a.generation a.fingerprint
+-- a.attempt a.op a.action a.state a.generation a.fingerprint
 -- a.epoch         since when the server's memory could be believed when the operation was claimed
 -- a.started_at    when (ms) its start was granted, for a start
 -- a.stop_wanted   told again: a stop was asked for meanwhile
--- a.start_quiet_left a.stop_quiet_left   told again: for how long (ms) what was sent before may land
+-- a.start_may_land_ms a.stop_may_land_ms   told again: for how long (ms) what was sent before may land
 -- a.seen_ago      how long ago (ms) that was seen which is written
 -- a.confirmed_by  reply | webhook | list, '' where the state is not confirmed
 -- a.result        the payload for those who wait         a.recording  what callers may read of it, JSON
@@ -23,44 +23,44 @@
 --   restored  Redis had forgotten the operation, and nobody has begun another: written
 --   late      the holder is only recovering this same operation, and we hold the truth it looks for: written
 --   stale     the track has moved on: nothing was written
--- and `stop` says whether a stop was asked for meanwhile; `start_quiet_left` and `stop_quiet_left` for how long (ms)
+-- and `stop` says whether a stop was asked for meanwhile; `start_may_land_ms` and `stop_may_land_ms` for how long (ms)
 -- something sent may land.
 
 local r = load()
 if newer(r) then return cjson.encode({ how = 'stale', stop = false, now = now }) end
 local since = epoch()
-local function answer(how, stop, start_quiet, stop_quiet)
+local function answer(how, stop, start_may_land_until, stop_may_land_until)
   return cjson.encode({
     how = how, stop = stop, now = now,
-    start_quiet_left = math.max(num(start_quiet) - now, 0), stop_quiet_left = math.max(num(stop_quiet) - now, 0),
+    start_may_land_ms = math.max(num(start_may_land_until) - now, 0), stop_may_land_ms = math.max(num(stop_may_land_until) - now, 0),
   })
 end
 local how
 if r.holder == a.attempt then
-  -- Where a failover forgot that we began to send, it forgot the horizon too.
-  how = a.doing == 'start' and r.doing ~= 'start' and 'restored' or 'ok'
+  -- Where a failover forgot that we started_op to send, it forgot the horizon too.
+  how = a.action == 'start' and r.action ~= 'start' and 'restored' or 'ok'
 elseif r.done == a.op and r.finished_by == a.attempt then
-  return answer('repeated', false, r.start_quiet, r.stop_quiet)
+  return answer('repeated', false, r.start_may_land_until, r.stop_may_land_until)
 elseif not r.op or num(r.op) < num(a.op) or (r.op == a.op and r.done ~= a.op and num(r.epoch) < since) then
   how = 'restored'
-elseif r.op == a.op and r.done ~= a.op and r.doing == 'recover' and a.state == 'recording' then
+elseif r.op == a.op and r.done ~= a.op and r.action == 'recover' and a.state == 'recording' then
   how = 'late'
 else
   return answer('stale', false)
 end
 
 local over = a.state == 'stopped' or a.state == 'failed'
-local unsure = a.state == 'unknown' or a.state == 'stopping'
+local uncertain_since = a.state == 'unknown' or a.state == 'stopping'
 local changes = {
   v = VERSION, state = a.state, op = a.op, done = a.op, result = a.result, finished_by = a.attempt,
-  holder = '', owner = '', doing = '', lease = '0', waiting = '0',
+  holder = '', owner = '', action = '', lease = '0', waiting = '0',
   written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording, epoch = a.epoch,
 }
--- A doubt that came up during the operation outlives it; one that the operation was begun with is answered by it. And
+-- A suspect_since that came up during the operation outlives it; one that the operation was begun with is answered by it. And
 -- what others did after an operation that was claimed before the epoch may be forgotten: somebody has to look.
-local past = a.epoch < since and not unsure
-local doubtful = past or (num(r.doubt) > 0 and num(r.doubt) >= num(r.granted))
-changes.doubt = past and now or (doubtful and r.doubt or '0')
+local past = a.epoch < since and not uncertain_since
+local doubtful = past or (num(r.suspect_since) > 0 and num(r.suspect_since) >= num(r.granted))
+changes.suspect_since = past and now or (doubtful and r.suspect_since or '0')
 if a.confirmed_by ~= '' and not doubtful then
   changes.confirmed, changes.confirmed_by = now - (a.seen_ago or 0), a.confirmed_by
 else
@@ -71,12 +71,12 @@ if a.state == 'stopped' and (loaded.state ~= 'stopped' or how == 'restored') the
 if a.evidence ~= '' then changes.evidence = a.evidence end
 if a.upstream ~= '' then changes.upstream = a.upstream end
 -- Found, not started: all that is known of its beginning is that it was before now.
-if a.doing == 'start' then
-  changes.began = a.op
+if a.action == 'start' then
+  changes.started_op = a.op
 elseif a.generation ~= (loaded.generation or '0') then
-  changes.began, changes.started_at = '0', now
+  changes.started_op, changes.started_at = '0', now
 end
-if a.doing == 'start' and how == 'restored' then changes.started_at = math.min(a.started_at, now) end
+if a.action == 'start' and how == 'restored' then changes.started_at = math.min(a.started_at, now) end
 
 -- Hints tell why, never that: the state above is proven without them.
 local hint_age = num(r.hint_at) > 0 and now - num(r.hint_at) or nil
@@ -91,37 +91,37 @@ if over or (a.state == 'recording' and a.confirmed_by ~= '' and not behind) then
 if behind then a.due_in = math.min(a.due_in > 0 and a.due_in or a.settle, 1500) end
 
 -- Horizons: until when something already sent may still land.
-local start_quiet, stop_quiet = num(r.start_quiet), num(r.stop_quiet)
+local start_may_land_until, stop_may_land_until = num(r.start_may_land_until), num(r.stop_may_land_until)
 if how == 'restored' then
   -- What the record forgot of others, who may tell it no more: this is the later operation.
-  start_quiet = math.max(start_quiet, a.start_quiet_left > 0 and now + a.start_quiet_left or 0)
-  stop_quiet = math.max(stop_quiet, a.stop_quiet_left > 0 and now + a.stop_quiet_left or 0)
-  if a.doing == 'stop' then changes.stop_asked = math.max(num(r.stop_asked), math.floor(num(a.op) / 1000)) end
+  start_may_land_until = math.max(start_may_land_until, a.start_may_land_ms > 0 and now + a.start_may_land_ms or 0)
+  stop_may_land_until = math.max(stop_may_land_until, a.stop_may_land_ms > 0 and now + a.stop_may_land_ms or 0)
+  if a.action == 'stop' then changes.stop_asked = math.max(num(r.stop_asked), math.floor(num(a.op) / 1000)) end
 end
-if a.state == 'recording' or a.settled then start_quiet = 0 end
-if a.settled then stop_quiet = 0 end
+if a.state == 'recording' or a.settled then start_may_land_until = 0 end
+if a.settled then stop_may_land_until = 0 end
 if how == 'ok' and not a.settled then
   -- What this operation itself sent is answered; what was sent before it may land all the same.
-  if a.answered and a.doing == 'start' and a.state ~= 'recording' then start_quiet = num(r.before_quiet) end
-  if a.answered and a.doing == 'stop' then stop_quiet = num(r.before_quiet) end
+  if a.answered and a.action == 'start' and a.state ~= 'recording' then start_may_land_until = num(r.before_quiet) end
+  if a.answered and a.action == 'stop' then stop_may_land_until = num(r.before_quiet) end
 elseif how == 'restored' and not a.settled then
   -- The horizon was lost with the record: count it anew.
-  if a.state == 'unknown' then start_quiet = now + a.quiet end
-  if a.state == 'stopping' then stop_quiet = now + a.quiet end
+  if a.state == 'unknown' then start_may_land_until = now + a.quiet end
+  if a.state == 'stopping' then stop_may_land_until = now + a.quiet end
 end
-changes.start_quiet, changes.stop_quiet = start_quiet, stop_quiet
+changes.start_may_land_until, changes.stop_may_land_until = start_may_land_until, stop_may_land_until
 
 -- Since when nobody knows: tried again and again, it is still the same uncertainty.
-changes.unsure = unsure and (num(r.unsure) > 0 and r.unsure or now) or '0'
+changes.uncertain_since = uncertain_since and (num(r.uncertain_since) > 0 and r.uncertain_since or now) or '0'
 
 -- A stop that was wished for holds until nothing runs and nothing can land any more.
 local intent = r.intent or ''
 -- A restored start is later than whatever stop the record still tells of.
-if how == 'restored' and a.doing == 'start' and intent ~= a.op then intent = '' end
+if how == 'restored' and a.action == 'start' and intent ~= a.op then intent = '' end
 if how == 'restored' and a.stop_wanted then intent = a.op end
 if over then
-  intent = start_quiet > 0 and a.doing == 'stop' and a.op or ''
-  a.due_in = start_quiet > 0 and math.max(start_quiet - now, 0) + 1 or a.due_in
+  intent = start_may_land_until > 0 and a.action == 'stop' and a.op or ''
+  a.due_in = start_may_land_until > 0 and math.max(start_may_land_until - now, 0) + 1 or a.due_in
 end
 changes.intent = intent
 local stop = intent ~= '' and a.state == 'recording'
@@ -129,4 +129,4 @@ local stop = intent ~= '' and a.state == 'recording'
 save(changes, over and a.keep or a.ttl)
 schedule((stop or doubtful) and now or (a.due_in > 0 and now + a.due_in or 0), a.ttl)
 wake(r, a.op, a.result)
-return answer(how, stop, start_quiet, stop_quiet)
+return answer(how, stop, start_may_land_until, stop_may_land_until)

@@ -5,10 +5,10 @@ import asyncio
 import msgspec
 import structlog
 
-from gateway import telemetry
-from gateway.coordinator.claims import Finished, Lease, Timing
-from gateway.coordinator.script import Scripts
+from gateway.coordinator.protocol import Finished, Lease, Timing
 from gateway.errors import CoordinationUnavailable
+from gateway.observability import metrics
+from gateway.store.scripts import Scripts
 
 __all__ = ["Leases"]
 
@@ -43,15 +43,15 @@ class Leases:
         """Take note that the track is no longer ours: nothing more may be sent for it."""
         lease.lost = True
         self.drop(lease)
-        telemetry.LEASES_LOST.inc()
+        metrics.LEASES_LOST.inc()
         _log.warning("lease.lost", key=lease.key, operation=lease.operation)
 
-    async def renew(self, lease: Lease, *, arm: bool = False) -> Finished:
+    async def renew(self, lease: Lease, *, promote_to_start: bool = False) -> Finished:
         """Renew a lease once, and learn whether a stop is wished for meanwhile.
 
         Args:
             lease: Which.
-            arm: Turn gathering evidence into starting.
+            promote_to_start: Turn gathering evidence into starting.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -62,15 +62,15 @@ class Leases:
             {
                 "attempt": lease.attempt,
                 "op": lease.operation,
-                "doing": lease.doing,
+                "action": lease.action,
                 "generation": lease.generation,
-                "fingerprint": lease.wanted_fingerprint if arm else lease.fingerprint,
-                "recording": lease.wanted_recording if arm else lease.recording,
+                "fingerprint": lease.wanted_fingerprint if promote_to_start else lease.fingerprint,
+                "recording": lease.wanted_recording if promote_to_start else lease.recording,
                 "owner": self._owner,
                 "lease": round(self._timing.lease * 1000),
                 "quiet": round(self._timing.quiet * 1000),
-                "arm": arm,
-                "restore": not arm,
+                "promote_to_start": promote_to_start,
+                "restore": not promote_to_start,
                 "epoch": lease.epoch,
             },
         )

@@ -5,21 +5,21 @@ import asyncio
 import msgspec
 from msgspec import Struct, field
 
-from gateway.coordinator.claims import VERSION
-from gateway.coordinator.connection import Connection
-from gateway.coordinator.script import BUCKETS
+from gateway.coordinator.protocol import VERSION
+from gateway.store.connection import Connection
+from gateway.store.scripts import BUCKETS
 
-__all__ = ["Attended", "Overview"]
+__all__ = ["Backlog", "PendingTrack"]
 
 _FAR_MS = 4_000_000_000_000
 
 
-class Attended(Struct, frozen=True, kw_only=True):
+class PendingTrack(Struct, frozen=True, kw_only=True):
     """One track's record, as it concerns an operator. Times in ms by Redis's clock, 0 where there is none."""
 
     key: str = ""
     state: str = ""
-    doing: str = ""
+    action: str = ""
     operation: str = field(name="op", default="0")
     holder: str = ""
     """The attempt that holds the claim."""
@@ -34,15 +34,15 @@ class Attended(Struct, frozen=True, kw_only=True):
     """How often it was taken up since it was settled last."""
     upstream: str = ""
     """What VideoSDK answered last."""
-    unsure: int = 0
+    uncertain_since: int = 0
     """Since when it is unknown, or stopping without an answer."""
     intent: str = ""
-    doubt: int = 0
+    suspect_since: int = 0
     confirmed: int = 0
     confirmed_by: str = ""
 
 
-class Overview:
+class Backlog:
     """Reads what is due, soonest first.
 
     Args:
@@ -60,7 +60,7 @@ class Overview:
         """
         return await self._connection.now()
 
-    async def look(self, most: int) -> list[Attended]:
+    async def look(self, most: int) -> list[PendingTrack]:
         """Return up to `most` tracks that somebody holds or has to look at, the soonest due first.
 
         Raises:
@@ -70,9 +70,9 @@ class Overview:
         lots = await asyncio.gather(*(self._connection.scheduled(bucket, _FAR_MS, most) for bucket in buckets))
         soonest = sorted((at, key) for lot in lots for key, at in lot.items())[:most]
         found = await asyncio.gather(*(self.read(key, at) for at, key in soonest))
-        return [attended for attended in found if attended is not None]
+        return [pending_tracks for pending_tracks in found if pending_tracks is not None]
 
-    async def read(self, key: str, due: float = 0) -> Attended | None:
+    async def read(self, key: str, due: float = 0) -> PendingTrack | None:
         """Return one track's, None where nothing is known of it.
 
         Raises:
@@ -81,4 +81,4 @@ class Overview:
         fields = await self._connection.read(key)
         if not fields or int(fields.get("v", VERSION)) > VERSION:
             return None
-        return msgspec.convert({**fields, "key": key, "due": int(due)}, Attended, strict=False)
+        return msgspec.convert({**fields, "key": key, "due": int(due)}, PendingTrack, strict=False)

@@ -37,7 +37,7 @@ end
 
 local SHOWN = {
   'v', 'state', 'op', 'generation', 'fingerprint', 'recording', 'evidence', 'because', 'confirmed', 'confirmed_by',
-  'started_at', 'ended_at', 'holder', 'doing', 'intent',
+  'started_at', 'ended_at', 'holder', 'action', 'intent',
 }
 
 -- What of a record its readers are told, as JSON; nil where there is no record.
@@ -110,7 +110,7 @@ end
 
 -- Whether what came after the last finish, or claim, may have been forgotten: both count from before the epoch. A
 -- finish of an operation that was begun before the epoch counts from then, because others may have come between.
-local function forgotten(r, since) return num(r.written) <= since or num(r.epoch) < since end
+local function predates_epoch(r, since) return num(r.written) <= since or num(r.epoch) < since end
 
 local function wake(r, op, payload)
   if (r.waiting or '1') == '1' then

@@ -4,14 +4,12 @@ Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and 
 `gateway.coordinator`.
 """
 
-from gateway.recordings.feeds import Feeds, News, Reader
-from gateway.recordings.hints import Happened, Hint
 from gateway.recordings.leader import Leader
-from gateway.recordings.lists import Lists
+from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import (
     ENDED,
     Answer,
-    Because,
+    EndReason,
     Kind,
     Origin,
     Outcome,
@@ -23,34 +21,35 @@ from gateway.recordings.model import (
     track_of,
 )
 from gateway.recordings.operator import Operator
+from gateway.recordings.reconciler import Settler, Watcher
 from gateway.recordings.recordings import Recordings
-from gateway.recordings.settler import Settler
-from gateway.recordings.uncoordinated import Uncoordinated
-from gateway.recordings.watcher import Watcher
+from gateway.recordings.room_feeds import FeedUpdate, Reader, RoomFeeds
+from gateway.recordings.webhook_events import EventType, WebhookEvent
+from gateway.recordings.without_redis import WithoutRedisMode
 
 __all__ = [
     "ENDED",
     "Answer",
-    "Because",
-    "Feeds",
-    "Happened",
-    "Hint",
+    "EndReason",
+    "EventType",
+    "FeedUpdate",
     "Kind",
     "Leader",
-    "Lists",
-    "News",
+    "ListingCache",
     "Operator",
     "Origin",
     "Outcome",
     "Reader",
     "Recording",
     "Recordings",
+    "RoomFeeds",
     "Settler",
     "StartParameters",
     "Status",
     "Track",
-    "Uncoordinated",
     "Watcher",
+    "WebhookEvent",
+    "WithoutRedisMode",
     "recording_of",
     "track_of",
 ]

@@ -17,7 +17,7 @@ __all__ = ["Evidence", "milliseconds", "open_rows", "own_row"]
 
 _SKEW_MS: Final = 2_000
 """How far VideoSDK's clock may be off Redis's."""
-_MOST_FILES: Final = 100
+_MAX_FILES: Final = 100
 
 
 class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -36,7 +36,7 @@ class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
             generation=generation,
             videosdk_id=row.id,
             ended=row.end is not None,
-            files=row.files[:_MOST_FILES],
+            files=row.files[:_MAX_FILES],
             deliveries=row.deliveries,
         )
 

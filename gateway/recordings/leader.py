@@ -15,8 +15,7 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
-from gateway import telemetry, tracing
-from gateway.coordinator import Coordinator, Lease, Wish, clock
+from gateway.coordinator import Command, Coordinator, Lease
 from gateway.errors import (
     CoordinationUnavailable,
     CredentialsRefused,
@@ -28,9 +27,10 @@ from gateway.errors import (
     StillStopping,
     UpstreamError,
 )
+from gateway.observability import metrics, tracing
 from gateway.recordings.evidence import Evidence, open_rows, own_row
-from gateway.recordings.job import Job
-from gateway.recordings.lists import Lists
+from gateway.recordings.failures import list_unavailable, problem_for
+from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import (
     ENDED,
     Descriptor,
@@ -42,7 +42,8 @@ from gateway.recordings.model import (
     Status,
     decode_descriptor,
 )
-from gateway.recordings.translation import meaning, not_told
+from gateway.recordings.operation import Operation
+from gateway.store.clock import clock
 from gateway.videosdk.client import TrackRow, VideoSDK
 
 __all__ = ["Leader"]
@@ -75,276 +76,299 @@ class Leader:
     Args:
         coordinator: Where results are written.
         videosdk: Whom to call.
-        lists: Whom to ask what records.
+        listings: Whom to ask what records.
     """
 
-    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK, lists: Lists) -> None:
+    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK, listings: ListingCache) -> None:
         self._coordinator = coordinator
         self._videosdk = videosdk
-        self._lists = lists
+        self._listings = listings
         self._timing = coordinator.timing
 
-    async def lead(self, job: Job) -> tuple[Result, bool]:
+    async def lead(self, operation: Operation) -> tuple[Result, bool]:
         """Carry out the operation the claim was granted for, to its end, whoever still waits.
 
         Returns:
             What became of it, already written to the record, and whether a stop that was asked for meanwhile is left
             to do.
         """
-        with telemetry.operation(kind=job.track.kind, doing=job.lease.doing, attempt=job.lease.attempt):
-            match job.lease.doing:
+        with metrics.operation(
+            kind=operation.track.kind, action=operation.lease.action, attempt=operation.lease.attempt
+        ):
+            match operation.lease.action:
                 case "start":
-                    return await self._start(job)
+                    return await self._start(operation)
                 case "stop":
-                    return await self._stop(job)
+                    return await self._stop(operation)
                 case "verify":
-                    return await self._verify(job)
+                    return await self._verify(operation)
                 case _:
-                    return await self._recover(job)
+                    return await self._recover(operation)
 
     # --- start ---------------------------------------------------------------------------------------------------
 
-    async def _start(self, job: Job) -> tuple[Result, bool]:
-        parameters = job.parameters or StartParameters()
-        job.lease.evidence = ""
+    async def _start(self, operation: Operation) -> tuple[Result, bool]:
+        parameters = operation.parameters or StartParameters()
+        operation.lease.evidence = ""
         try:
-            with _noted(job.lease, "start"):
+            with _noted(operation.lease, "start"):
                 await self._videosdk.start_track(
-                    job.track.room_id,
-                    job.track.participant_id,
-                    job.track.kind,
+                    operation.track.room_id,
+                    operation.track.participant_id,
+                    operation.track.kind,
                     file_format=parameters.file_format,
                     webhook_url=parameters.webhook_url,
                     bucket_dir_path=parameters.bucket_dir_path,
-                    may_send=self._gate(job.lease),
-                    attempt=job.lease.attempt,
+                    may_send=self._gate(operation.lease),
+                    attempt=operation.lease.attempt,
                 )
         except UpstreamError as error:
-            return await self._start_failed(job, error)
-        return await self._finish(job, Status.RECORDING, Outcome.STARTED, confirmed_by="reply")
+            return await self._start_failed(operation, error)
+        return await self._finish(operation, Status.RECORDING, Outcome.STARTED, confirmed_by="reply")
 
-    async def _start_failed(self, job: Job, error: UpstreamError) -> tuple[Result, bool]:
+    async def _start_failed(self, operation: Operation, error: UpstreamError) -> tuple[Result, bool]:
         _log.warning(
-            "upstream.start_failed", error=type(error).__name__, status=error.status, attempt=job.lease.attempt
+            "upstream.start_failed", error=type(error).__name__, status=error.status, attempt=operation.lease.attempt
         )
         if isinstance(error, Refused):
-            return await self._start_refused(job, error)
+            return await self._start_refused(operation, error)
         if not error.may_have_happened:
-            return await self._release(job, error)
-        row = await self._look_for(job, min(_LOOK_SECONDS, self._timing.settle))
+            return await self._release(operation, error)
+        row = await self._look_for(operation, min(_LOOK_SECONDS, self._timing.settle))
         if row:
-            return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+            return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
         return await self._finish(
-            job, Status.UNKNOWN, None, problem=Problem.of(meaning(error)), due_in=_UNKNOWN_DUE_SECONDS
+            operation, Status.UNKNOWN, None, problem=Problem.of(problem_for(error)), due_in=_UNKNOWN_DUE_SECONDS
         )
 
-    async def _start_refused(self, job: Job, error: Refused) -> tuple[Result, bool]:
+    async def _start_refused(self, operation: Operation, error: Refused) -> tuple[Result, bool]:
         try:
-            row = await self._open_row(job)
+            row = await self._open_row(operation)
         except UpstreamError as unseen:
             # Our start did nothing, but what made VideoSDK refuse it may well be a recording that runs.
             unknown = OutcomeUnknown(
                 "VideoSDK refused the start, and could not be asked whether something records.",
-                retry_after=meaning(unseen).retry_after or _UNKNOWN_DUE_SECONDS,
+                retry_after=problem_for(unseen).retry_after or _UNKNOWN_DUE_SECONDS,
                 extensions={"upstreamStatus": error.status},
             )
             return await self._finish(
-                job, Status.UNKNOWN, None, problem=Problem.of(unknown), answered=True, due_in=_UNKNOWN_DUE_SECONDS
+                operation, Status.UNKNOWN, None, problem=Problem.of(unknown), answered=True, due_in=_UNKNOWN_DUE_SECONDS
             )
         if row:
-            job.lease.recording = _FOUND
-            return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
-        if error.status in _CONFLICTS and self._just_stopped(job):
-            return await self._start_again(job, error)
+            operation.lease.recording = _FOUND
+            return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+        if error.status in _CONFLICTS and self._just_stopped(operation):
+            return await self._start_again(operation, error)
         return await self._finish(
-            job, Status.FAILED, None, problem=Problem.of(meaning(error)), confirmed_by="list", answered=True
+            operation, Status.FAILED, None, problem=Problem.of(problem_for(error)), confirmed_by="list", answered=True
         )
 
-    def _just_stopped(self, job: Job) -> bool:
-        return self._coordinator.now_ms() - job.claim.ended_at < _PROCESSING_SECONDS * 1000
+    def _just_stopped(self, operation: Operation) -> bool:
+        return self._coordinator.now_ms() - operation.claim.ended_at < _PROCESSING_SECONDS * 1000
 
-    async def _start_again(self, job: Job, error: Refused) -> tuple[Result, bool]:
+    async def _start_again(self, operation: Operation, error: Refused) -> tuple[Result, bool]:
         """Start once more after VideoSDK had time for the previous recording, if somebody waits that long.
 
         Its signalling layer knows "previous recording still being processed, retry in seconds" (4018); how REST says it
         is not documented.
         """
         pause = error.retry_after or _START_AGAIN_SECONDS
-        if clock() + pause + _START_AGAIN_SECONDS > job.patience():
+        if clock() + pause + _START_AGAIN_SECONDS > operation.deadline():
             problem = StillStopping(
                 "VideoSDK still works on the recording that was stopped just now.",
                 retry_after=pause,
                 extensions={"upstreamStatus": error.status},
             )
             return await self._finish(
-                job, Status.FAILED, None, problem=Problem.of(problem), confirmed_by="list", answered=True
+                operation, Status.FAILED, None, problem=Problem.of(problem), confirmed_by="list", answered=True
             )
         await asyncio.sleep(pause)
-        return await self._absent(job)
+        return await self._absent(operation)
 
     # --- stop ----------------------------------------------------------------------------------------------------
 
-    async def _stop(self, job: Job) -> tuple[Result, bool]:
+    async def _stop(self, operation: Operation) -> tuple[Result, bool]:
         try:
-            with _noted(job.lease, "stop"):
+            with _noted(operation.lease, "stop"):
                 await self._videosdk.stop_track(
-                    job.track.room_id,
-                    job.track.participant_id,
-                    job.track.kind,
-                    may_send=self._gate(job.lease),
-                    attempt=job.lease.attempt,
+                    operation.track.room_id,
+                    operation.track.participant_id,
+                    operation.track.kind,
+                    may_send=self._gate(operation.lease),
+                    attempt=operation.lease.attempt,
                 )
         except Refused as error:
-            return await self._stop_refused(job, error)
+            return await self._stop_refused(operation, error)
         except UpstreamError as error:
-            owed = clock() >= job.patience() and not isinstance(error, SendWindowClosed)
+            owed = clock() >= operation.deadline() and not isinstance(error, SendWindowClosed)
             if not error.may_have_happened and not owed:
-                return await self._release(job, error)
+                return await self._release(operation, error)
             # A stop may be repeated: nothing newer can start while it is not known to be over. And it is repeated where
             # nobody waits to be told that it failed: who asked for it was told that it will happen.
             return await self._finish(
-                job,
+                operation,
                 Status.STOPPING,
                 Outcome.STOP_REQUESTED,
                 answered=not error.may_have_happened,
                 due_in=error.retry_after or _STOP_AGAIN_SECONDS,
             )
-        return await self._finish(job, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
+        return await self._finish(operation, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
 
-    async def _stop_refused(self, job: Job, error: Refused) -> tuple[Result, bool]:
+    async def _stop_refused(self, operation: Operation, error: Refused) -> tuple[Result, bool]:
         """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
         try:
-            row = await self._open_row(job)
-            while row is None and not job.lease.lost and not self._seen_to_end(job) and self._is_behind(job):
+            row = await self._open_row(operation)
+            while (
+                row is None
+                and not operation.lease.lost
+                and not self._seen_to_end(operation)
+                and self._is_behind(operation)
+            ):
                 await asyncio.sleep(_LOOK_PAUSES[1])
-                row = await self._open_row(job)
+                row = await self._open_row(operation)
         except UpstreamError:
             row, unseen = None, True
         else:
             unseen = False
-        owed = clock() >= job.patience()
-        if unseen or (row is not None and (owed or self._age(job) < _PROCESSING_SECONDS)):
+        owed = clock() >= operation.deadline()
+        if unseen or (row is not None and (owed or self._age(operation) < _PROCESSING_SECONDS)):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
             # and ever more seldom.
-            pause = min(max(self._age(job) / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
-            return await self._finish(job, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
+            pause = min(max(self._age(operation) / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
+            return await self._finish(operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
         if row is None:
-            return await self._finish(job, Status.STOPPED, Outcome.NOT_RECORDING, confirmed_by="list", answered=True)
+            return await self._finish(
+                operation, Status.STOPPED, Outcome.NOT_RECORDING, confirmed_by="list", answered=True
+            )
         return await self._finish(
-            job, Status.RECORDING, None, problem=Problem.of(meaning(error)), confirmed_by="list", answered=True
+            operation,
+            Status.RECORDING,
+            None,
+            problem=Problem.of(problem_for(error)),
+            confirmed_by="list",
+            answered=True,
         )
 
-    def _age(self, job: Job) -> float:
+    def _age(self, operation: Operation) -> float:
         """Return how many seconds ago the last start was sent, 0 where the record knows of none."""
-        return (self._coordinator.now_ms() - job.lease.started_at) / 1000 if job.lease.started_at else 0.0
+        return (self._coordinator.now_ms() - operation.lease.started_at) / 1000 if operation.lease.started_at else 0.0
 
-    def _is_behind(self, job: Job) -> bool:
+    def _is_behind(self, operation: Operation) -> bool:
         """Tell whether the list may not yet show what the record tells of.
 
         A start lands at the latest when its result is written, which may be long after it was sent; and never later
         than it may be sent and be waited for, whatever was written since.
         """
-        now, started_at = self._coordinator.now_ms(), job.lease.started_at
+        now, started_at = self._coordinator.now_ms(), operation.lease.started_at
         latest = started_at + (self._timing.quiet - self._timing.settle) * 1000 if started_at else now
-        return now - min(job.claim.written, latest) < self._timing.settle * 1000
+        return now - min(operation.claim.written, latest) < self._timing.settle * 1000
 
     # --- evidence ------------------------------------------------------------------------------------------------
 
-    async def _verify(self, job: Job) -> tuple[Result, bool]:
+    async def _verify(self, operation: Operation) -> tuple[Result, bool]:
         """Find out whether what was recording still is, and start again, or write its end, if it is not."""
         misses = 0
-        while not job.lease.lost:
+        while not operation.lease.lost:
             try:
-                row = await self._open_row(job)
+                row = await self._open_row(operation)
             except UpstreamError as error:
                 return await self._finish(
-                    job, Status.RECORDING, None, problem=Problem.of(not_told(error)), due_in=_UNSEEN_DUE_SECONDS
+                    operation,
+                    Status.RECORDING,
+                    None,
+                    problem=Problem.of(list_unavailable(error)),
+                    due_in=_UNSEEN_DUE_SECONDS,
                 )
             if row is not None:
-                return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+                return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
             misses += 1
             # One miss may be the list's, and a list may be behind a start: only two some time apart end a recording,
             # unless the very row that was seen open is now seen closed.
-            if self._seen_to_end(job) or (misses > 1 and not self._is_behind(job)):
-                return await self._absent(job)
+            if self._seen_to_end(operation) or (misses > 1 and not self._is_behind(operation)):
+                return await self._absent(operation)
             await asyncio.sleep(_MISSES_APART_SECONDS)
-        return self._again(job), False
+        return self._again(operation), False
 
-    async def _recover(self, job: Job) -> tuple[Result, bool]:
+    async def _recover(self, operation: Operation) -> tuple[Result, bool]:
         """Find out what became of something nobody finished, before anything else may be sent."""
         begun = clock()
-        starts_land_until = begun + job.claim.start_quiet_left / 1000
-        stops_land_until = begun + job.claim.stop_quiet_left / 1000
+        starts_land_until = begun + operation.claim.start_may_land_ms / 1000
+        stops_land_until = begun + operation.claim.stop_may_land_ms / 1000
         # Until then rows are hidden that may have been stopped, and may have begun just before the stop was written.
-        trusted_from = begun + self._timing.settle - (job.claim.now - job.claim.ended_at) / 1000
+        trusted_from = begun + self._timing.settle - (operation.claim.now - operation.claim.ended_at) / 1000
         certain_from = max(starts_land_until, stops_land_until, trusted_from)
         last: UpstreamError | None = None
         tries = 0
-        while not job.lease.lost and clock() < certain_from + 10:
+        while not operation.lease.lost and clock() < certain_from + 10:
             asked = clock()
             try:
-                row = await self._open_row(job)
+                row = await self._open_row(operation)
             except UpstreamError as error:
-                if isinstance(error, CredentialsRefused | Limited | NeverSent) and self._idle(job, tries):
-                    return await self._release(job, error)
+                if isinstance(error, CredentialsRefused | Limited | NeverSent) and self._idle(operation, tries):
+                    return await self._release(operation, error)
                 last = error
             else:
                 if row is not None and asked >= stops_land_until:
-                    return await self._finish(job, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
+                    return await self._finish(
+                        operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list"
+                    )
                 if row is None and asked >= certain_from:
-                    return await self._absent(job)
-            if job.lease.stop_wanted:
+                    return await self._absent(operation)
+            if operation.lease.stop_wanted:
                 # Somebody wants it stopped: that need not wait until we know.
                 break
             pause = _LOOK_PAUSES[min(tries, len(_LOOK_PAUSES) - 1)]
             # A look that was asked for a moment too early is repeated at once, however long its answer took.
             await asyncio.sleep(min(pause, max(certain_from - clock(), 0)) if asked < certain_from else pause)
             tries += 1
-        if job.lease.stop_wanted and not job.lease.lost:
-            await self._coordinator.release(job.lease, result=self._again(job).encode())
-        if job.lease.lost or job.lease.stop_wanted:
-            return self._again(job), False
+        if operation.lease.stop_wanted and not operation.lease.lost:
+            await self._coordinator.release(operation.lease, result=self._again(operation).encode())
+        if operation.lease.lost or operation.lease.stop_wanted:
+            return self._again(operation), False
         return await self._finish(
-            job, Status.UNKNOWN, None, problem=Problem.of(not_told(last)), due_in=_UNKNOWN_DUE_SECONDS
+            operation, Status.UNKNOWN, None, problem=Problem.of(list_unavailable(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
 
-    def _idle(self, job: Job, tries: int) -> bool:
+    def _idle(self, operation: Operation, tries: int) -> bool:
         """Tell whether a look that is refused may end in that refusal: nothing was sent that could land."""
-        claim = job.claim
-        return tries > 0 and claim.before in _NONE_RUNS and claim.start_quiet_left == 0 and claim.stop_quiet_left == 0
+        claim = operation.claim
+        return tries > 0 and claim.before in _NONE_RUNS and claim.start_may_land_ms == 0 and claim.stop_may_land_ms == 0
 
-    async def _absent(self, job: Job) -> tuple[Result, bool]:
+    async def _absent(self, operation: Operation) -> tuple[Result, bool]:
         """Nothing records and nothing can land any more: start if that is wished, else write it down."""
-        if job.wish is not Wish.START:
-            return await self._finish(job, self._end(job), None, confirmed_by="list", settled=True)
+        if operation.command is not Command.START:
+            return await self._finish(operation, self._end(operation), None, confirmed_by="list", settled=True)
         try:
-            armed = await self._coordinator.arm(job.lease)
+            promoted = await self._coordinator.promote_to_start(operation.lease)
         except CoordinationUnavailable as error:
-            await self._coordinator.release(job.lease, result=self._again(job).encode())
-            return Result(wish=job.wish, problem=Problem.of(error)), False
-        if not armed:
-            return self._again(job), False
-        return await self._start(job)
+            await self._coordinator.release(operation.lease, result=self._again(operation).encode())
+            return Result(command=operation.command, problem=Problem.of(error)), False
+        if not promoted:
+            return self._again(operation), False
+        return await self._start(operation)
 
-    def _seen_to_end(self, job: Job) -> bool:
-        known = Evidence.decode(job.claim.evidence, job.claim.generation)
-        now = Evidence.decode(job.lease.evidence, job.claim.generation)
+    def _seen_to_end(self, operation: Operation) -> bool:
+        known = Evidence.decode(operation.claim.evidence, operation.claim.generation)
+        now = Evidence.decode(operation.lease.evidence, operation.claim.generation)
         return known is not None and now is not None and now.ended
 
-    def _end(self, job: Job) -> Status:
+    def _end(self, operation: Operation) -> Status:
         """Return what nothing recording means: that it stopped, or that it never was."""
-        before = job.claim.before
+        before = operation.claim.before
         if before in _NONE_RUNS:
             return Status(before or Status.STOPPED)
-        was = before == Status.STOPPING or Evidence.decode(job.lease.evidence, job.lease.generation) is not None
+        was = (
+            before == Status.STOPPING
+            or Evidence.decode(operation.lease.evidence, operation.lease.generation) is not None
+        )
         return Status.STOPPED if was else Status.FAILED
 
-    async def _look_for(self, job: Job, seconds: float) -> TrackRow | None:
+    async def _look_for(self, operation: Operation, seconds: float) -> TrackRow | None:
         """Look whether a start without an answer was carried out, for a short while."""
         until = clock() + seconds
         for pause in _LOOK_PAUSES:
             try:
-                if row := await self._open_row(job):
+                if row := await self._open_row(operation):
                     return row
             except UpstreamError:
                 pass
@@ -353,24 +377,24 @@ class Leader:
             await asyncio.sleep(pause)
         return None
 
-    async def _open_row(self, job: Job) -> TrackRow | None:
+    async def _open_row(self, operation: Operation) -> TrackRow | None:
         """Return what VideoSDK lists as recording this track now, None where nothing does.
 
         Raises:
             UpstreamError: The list could not be had: nobody knows.
         """
-        lease = job.lease
+        lease = operation.lease
         with _noted(lease, "list"):
-            listed = await self._lists.ask(job.track.room_id, job.track.participant_id)
+            listed = await self._listings.ask(operation.track.room_id, operation.track.participant_id)
         lease.looked_at = listed.asked_at
-        rows = listed.of(job.track)
-        records = open_rows(rows, job.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
+        rows = listed.of(operation.track)
+        records = open_rows(rows, operation.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
         if len(records) > 1:
-            telemetry.DUPLICATES_SUSPECTED.inc()
-            _log.error("duplicate.suspected", key=job.key, rows=len(records))
+            metrics.DUPLICATES_SUSPECTED.inc()
+            _log.error("duplicate.suspected", key=operation.key, rows=len(records))
         row = next(iter(records), None)
         known = Evidence.decode(lease.evidence, lease.generation)
-        if shown := row or own_row(rows, known, lease.started_at, job.claim.ended_at):
+        if shown := row or own_row(rows, known, lease.started_at, operation.claim.ended_at):
             lease.evidence = Evidence.of(lease.generation, shown).encode()
         return row
 
@@ -386,7 +410,7 @@ class Leader:
 
     async def _finish(
         self,
-        job: Job,
+        operation: Operation,
         state: Status,
         outcome: Outcome | None,
         *,
@@ -396,21 +420,21 @@ class Leader:
         answered: bool = False,
         due_in: float = 0,
     ) -> tuple[Result, bool]:
-        lease = job.lease
-        if state is Status.RECORDING and lease.doing == "recover" and job.claim.before in _NONE_RUNS:
+        lease = operation.lease
+        if state is Status.RECORDING and lease.action == "recover" and operation.claim.before in _NONE_RUNS:
             # Found in the list, begun by nobody we remember: this operation's number becomes its identity.
             lease.evidence = Evidence.moved(lease.evidence, lease.generation, lease.operation)
             lease.generation = lease.operation
             lease.fingerprint = ""
             lease.recording = _FOUND
-        because = job.because(state, outcome, problem)
+        because = operation.because(state, outcome, problem)
         ended_at = self._coordinator.now_ms() if state is Status.STOPPED else 0
-        if outcome is Outcome.NOT_RECORDING and job.claim.before in ENDED:
+        if outcome is Outcome.NOT_RECORDING and operation.claim.before in ENDED:
             # It had ended before this stop, and for another reason.
-            because = job.claim.because
-            ended_at = job.claim.ended_at if job.claim.before == Status.STOPPED else ended_at
+            because = operation.claim.because
+            ended_at = operation.claim.ended_at if operation.claim.before == Status.STOPPED else ended_at
         result = Result(
-            wish=job.serves,
+            command=operation.serves,
             state=state,
             outcome=outcome,
             problem=problem,
@@ -438,12 +462,12 @@ class Leader:
             because=because,
             upstream=lease.upstream,
         )
-        if finished.how == "stale" and not (lease.doing == "stop" and state is Status.STOPPED):
+        if finished.how == "stale" and not (lease.action == "stop" and state is Status.STOPPED):
             # The track has moved on without us. A stop that VideoSDK confirmed is true all the same.
             if outcome is Outcome.STARTED:
-                telemetry.DUPLICATES_SUSPECTED.inc()
-                _log.error("duplicate.suspected", key=job.key, attempt=lease.attempt)
-            return self._again(job), False
+                metrics.DUPLICATES_SUSPECTED.inc()
+                _log.error("duplicate.suspected", key=operation.key, attempt=lease.attempt)
+            return self._again(operation), False
         return result, finished.stop
 
     def _look_again(self, lease: Lease, state: Status, outcome: Outcome | None) -> float:
@@ -455,20 +479,20 @@ class Leader:
             return (
                 min(self._timing.settle + 1, self._timing.check) if outcome is Outcome.STARTED else self._timing.check
             )
-        files_to_come = state is Status.STOPPED and (lease.doing == "stop" or lease.evidence)
+        files_to_come = state is Status.STOPPED and (lease.action == "stop" or lease.evidence)
         return _FILES_DUE_SECONDS if files_to_come else 0
 
-    async def _release(self, job: Job, error: UpstreamError) -> tuple[Result, bool]:
+    async def _release(self, operation: Operation, error: UpstreamError) -> tuple[Result, bool]:
         late = isinstance(error, SendWindowClosed)
-        result = self._again(job) if late else Result(
-            wish=job.serves, problem=Problem.of(meaning(error)), fingerprint=job.lease.wanted_fingerprint,
+        result = self._again(operation) if late else Result(
+            command=operation.serves, problem=Problem.of(problem_for(error)), fingerprint=operation.lease.wanted_fingerprint,
             trace=tracing.here(),
         )  # fmt: skip
-        await self._coordinator.release(job.lease, result=result.encode())
+        await self._coordinator.release(operation.lease, result=result.encode())
         return result, False
 
-    def _again(self, job: Job) -> Result:
-        return Result(wish=job.wish)
+    def _again(self, operation: Operation) -> Result:
+        return Result(command=operation.command)
 
 
 @contextmanager

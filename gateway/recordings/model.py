@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.coordinator import Claim, Record, Wish
+from gateway.coordinator import Claim, Command, Record
 from gateway.errors import PROBLEMS, GatewayError
 from gateway.recordings.evidence import Evidence
 from gateway.videosdk.client import Deliveries, TrackFile
@@ -17,8 +17,8 @@ from gateway.videosdk.client import Deliveries, TrackFile
 __all__ = [
     "ENDED",
     "Answer",
-    "Because",
     "Descriptor",
+    "EndReason",
     "Kind",
     "Origin",
     "Outcome",
@@ -71,7 +71,7 @@ class Outcome(StrEnum):
     STOP_REQUESTED = "stop_requested"
 
 
-class Because(StrEnum):
+class EndReason(StrEnum):
     """Why a recording ended, where that is known."""
 
     STOPPED = "stopped"
@@ -153,7 +153,7 @@ class Recording(Struct, frozen=True, kw_only=True):
     confirmed_by: str | None
     origin: Origin = Origin.GATEWAY
     ended_at: datetime | None = None
-    ended_because: Because | None = None
+    ended_because: EndReason | None = None
     videosdk_id: str | None = None
     """VideoSDK's own id of the recording, once its list told it."""
     files: tuple[TrackFile, ...] = ()
@@ -195,7 +195,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Without a `state` nothing was decided and everybody contends again.
     """
 
-    wish: Wish
+    command: Command
     state: Status | None = None
     outcome: Outcome | None = None
     """What the leader's own caller is told."""
@@ -255,7 +255,7 @@ def _ended(recording: Recording, at: int, because: str) -> Recording:
     """Return the recording with when and why it ended, if it did and that is known."""
     if recording.status not in ENDED:
         return recording
-    reason = Because(because) if because in set(Because) else None
+    reason = EndReason(because) if because in set(EndReason) else None
     return msgspec.structs.replace(recording, ended_at=_moment(at), ended_because=reason)
 
 

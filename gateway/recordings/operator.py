@@ -2,12 +2,12 @@
 
 import structlog
 
-from gateway.coordinator import Attended, Coordinator, Overview
+from gateway.coordinator import Backlog, Coordinator, PendingTrack
 from gateway.errors import GatewayError, NotFound, UpstreamError
-from gateway.recordings.lists import Lists
+from gateway.recordings.failures import problem_for
+from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import Recording, Track
-from gateway.recordings.translation import meaning
-from gateway.recordings.watcher import Watcher
+from gateway.recordings.reconciler import Watcher
 
 __all__ = ["Operator"]
 
@@ -19,39 +19,39 @@ class Operator:
 
     Args:
         coordinator: Where claims are.
-        overview: Where they are read.
-        lists: Whom to ask what records.
-        watcher: Who settles.
+        backlog: Where they are read.
+        listings: Whom to ask what records.
+        reconciler: Who settles.
     """
 
-    def __init__(self, coordinator: Coordinator, overview: Overview, lists: Lists, watcher: Watcher) -> None:
+    def __init__(self, coordinator: Coordinator, backlog: Backlog, listings: ListingCache, reconciler: Watcher) -> None:
         self._coordinator = coordinator
-        self._overview = overview
-        self._lists = lists
-        self._watcher = watcher
+        self._backlog = backlog
+        self._listings = listings
+        self._reconciler = reconciler
 
-    async def attended(self, most: int) -> tuple[int, list[Attended]]:
+    async def pending_tracks(self, most: int) -> tuple[int, list[PendingTrack]]:
         """Return Redis's clock (ms), and the tracks that somebody holds or has to look at, the soonest due first.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
-        attended = await self._overview.look(most)
-        return await self._overview.now(), attended
+        pending_tracks = await self._backlog.look(most)
+        return await self._backlog.now(), pending_tracks
 
-    async def settle(self, track: Track, *, by: str) -> Recording:
+    async def reconcile(self, track: Track, *, by: str) -> Recording:
         """Ask VideoSDK now, whatever is believed, and return what is known after it.
 
         Raises:
             NotFound: Nothing is known of the track.
             CoordinationUnavailable: Redis does not answer.
         """
-        recording = await self._watcher.get(track)
+        recording = await self._reconciler.get(track)
         key = self._key(track)
-        await self._coordinator.doubt(key)
-        await self._watcher.settle(key)
+        await self._coordinator.invalidate(key)
+        await self._reconciler.reconcile(key)
         _log.warning("audit.settled", by=by, track=key, recording=recording.id)
-        return await self._watcher.get(track)
+        return await self._reconciler.get(track)
 
     async def release(self, track: Track, *, reason: str, by: str) -> tuple[bool, Recording]:
         """Take the track's claim away, after a look at VideoSDK; the track is then settled by whoever comes.
@@ -66,22 +66,22 @@ class Operator:
             GatewayError: VideoSDK could not be asked: nothing was taken away. Or Redis does not answer.
         """
         key = self._key(track)
-        attended = await self._overview.read(key)
-        if attended is None or not attended.state:
+        pending_tracks = await self._backlog.read(key)
+        if pending_tracks is None or not pending_tracks.state:
             raise NotFound("The gateway knows of no recording of this track.")
         try:
-            listed = await self._lists.ask(track.room_id, track.participant_id)
+            listed = await self._listings.ask(track.room_id, track.participant_id)
         except UpstreamError as error:
-            raise _unseen(meaning(error)) from None
+            raise _unseen(problem_for(error)) from None
         records = sum(row.end is None for row in listed.of(track))
-        taken = bool(attended.holder) and await self._coordinator.take_away(key, attended.holder)
+        taken = bool(pending_tracks.holder) and await self._coordinator.revoke(key, pending_tracks.holder)
         _log.warning(
             "audit.claim_released",
-            by=by, reason=reason, track=key, taken=taken, attempt=attended.holder, owner=attended.owner,
-            doing=attended.doing, records=records,
+            by=by, reason=reason, track=key, taken=taken, attempt=pending_tracks.holder, owner=pending_tracks.owner,
+            action=pending_tracks.action, records=records,
         )  # fmt: skip
-        await self._watcher.settle(key)
-        return taken, await self._watcher.get(track)
+        await self._reconciler.reconcile(key)
+        return taken, await self._reconciler.get(track)
 
     def _key(self, track: Track) -> str:
         return self._coordinator.key(track.room_id, track.participant_id, track.kind)

@@ -17,8 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway import telemetry, tracing
-from gateway.coordinator import Claim, Coordinator, Lease, Verdict, Wakeup, Wakeups, Wish, clock
+from gateway.coordinator import Claim, Command, Coordinator, Lease, Verdict
 from gateway.errors import (
     CoordinationUnavailable,
     DeadlineExceeded,
@@ -28,7 +27,8 @@ from gateway.errors import (
     ParametersDiffer,
     TooManyWaiting,
 )
-from gateway.recordings.job import Job
+from gateway.observability import metrics, tracing
+from gateway.recordings.batches import Batch
 from gateway.recordings.leader import Leader
 from gateway.recordings.model import (
     Answer,
@@ -42,28 +42,30 @@ from gateway.recordings.model import (
     recording_of,
     track_of,
 )
-from gateway.recordings.party import Party
-from gateway.recordings.uncoordinated import Uncoordinated
+from gateway.recordings.operation import Operation
+from gateway.recordings.without_redis import WithoutRedisMode
+from gateway.store.clock import clock
+from gateway.store.notifications import Notifications, OperationFinished
 
 __all__ = ["Recordings"]
 
 _POLL_SECONDS = 1.0
-_POLL_WHILE_DEAF_SECONDS = 0.25
-_MOST_HEARD = 1_000
-_MOST_WAITING = 20_000
-_MOST_WAITING_PER_TRACK = 1_000
+_POLL_UNSUBSCRIBED_SECONDS = 0.25
+_MAX_RECENT_RESULTS = 1_000
+_MAX_WAITING = 20_000
+_MAX_WAITING_PER_TRACK = 1_000
 
 
 _log = structlog.get_logger("gateway.recordings")
 
 
-_Place = tuple[str, str, Wish, str, str]
+_WaitKey = tuple[str, str, Command, str, str]
 
 
-def _place(party: Party, claim: Claim) -> _Place:
+def _wait_key(batch: Batch, claim: Claim) -> _WaitKey:
     """Return what parties that may wait as one have in common. A retry may be told what others are not."""
-    retry = party.target if party.wish is Wish.START else ""
-    return (party.key, claim.operation, party.wish, party.fingerprint, retry)
+    retry = batch.target if batch.command is Command.START else ""
+    return (batch.key, claim.operation, batch.command, batch.fingerprint, retry)
 
 
 class Recordings:
@@ -73,7 +75,7 @@ class Recordings:
         coordinator: Where replicas agree.
         leader: Who carries out an operation.
         subscription: How replicas tell each other that one is finished.
-        uncoordinated: Who stops, and perhaps starts, while Redis does not answer.
+        without_redis: Who stops, and perhaps starts, while Redis does not answer.
         degrade: Whether a start is done without Redis rather than refused.
     """
 
@@ -81,31 +83,31 @@ class Recordings:
         self,
         coordinator: Coordinator,
         leader: Leader,
-        subscription: Wakeups,
-        uncoordinated: Uncoordinated,
+        subscription: Notifications,
+        without_redis: WithoutRedisMode,
         *,
         degrade: bool = False,
     ) -> None:
         self._coordinator = coordinator
         self._leader = leader
         self._subscription = subscription
-        self._uncoordinated = uncoordinated
+        self._without_redis = without_redis
         self._degrade = degrade
-        self._arriving: dict[str, dict[tuple[Wish, str, int | None], Party]] = {}
-        self._doors: set[str] = set()
-        self._waiting: dict[_Place, Party] = {}
-        self._wakeups: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
-        self._heard: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
+        self._arriving: dict[str, dict[tuple[Command, str, int | None], Batch]] = {}
+        self._submitting: set[str] = set()
+        self._waiting: dict[_WaitKey, Batch] = {}
+        self._finished_signals: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
+        self._recent_results: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
         """Results of a moment ago: one may overtake the claim's answer that says what to wait for. Only of operations
         that are finished: one that was released goes on under its number."""
-        self._callers: dict[str, int] = {}
+        self._waiters_per_track: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting_callers = 0
+        self._waiters = 0
 
     async def open(self) -> None:
         """Begin to listen to other replicas, and to renew what this one holds."""
         await self._coordinator.start()
-        await self._subscription.start(self._on_wakeup, self._on_gap)
+        await self._subscription.start(self._on_finished, self._on_gap)
 
     async def close(self, grace: float) -> None:
         """Let what runs come to its end, for at most `grace` seconds; what is left is for other replicas to settle."""
@@ -115,7 +117,7 @@ class Recordings:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._subscription.stop()
-        await self._uncoordinated.close()
+        await self._without_redis.close()
         await self._coordinator.stop()
 
     async def start(
@@ -124,8 +126,8 @@ class Recordings:
         parameters: StartParameters,
         *,
         caller: str,
-        within: float,
-        came_at: float | None = None,
+        timeout: float,
+        arrived_at: float | None = None,
         asked_at: int | None = None,
     ) -> Answer:
         """Have the track recorded.
@@ -134,8 +136,8 @@ class Recordings:
             track: What to record.
             parameters: Passed on as they are; part of what makes two starts the same.
             caller: Name of who asks.
-            within: Seconds this caller is willing to wait. The operation does not depend on it.
-            came_at: When (`clock`) the caller came, if that was not now: how long Redis is waited for counts from then.
+            timeout: Seconds this caller is willing to wait. The operation does not depend on it.
+            arrived_at: When (`clock`) the caller came, if that was not now: how long Redis is waited for counts from then.
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where somebody has asked for a
                 stop since, nothing is done, and the answer tells without an outcome how the track stands.
 
@@ -143,301 +145,307 @@ class Recordings:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
                 VideoSDK's refusal means.
         """
-        return await self._ask(track, Wish.START, parameters, caller, within, came_at, asked_at)
+        return await self._submit(track, Command.START, parameters, caller, timeout, arrived_at, asked_at)
 
-    async def stop(self, track: Track, *, caller: str, within: float, came_at: float | None = None) -> Answer:
+    async def stop(self, track: Track, *, caller: str, timeout: float, arrived_at: float | None = None) -> Answer:
         """Have the track not recorded.
 
         Args:
             track: What to stop.
             caller: Name of who asks.
-            within: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
-            came_at: As for `start`.
+            timeout: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
+            arrived_at: As for `start`.
 
         Raises:
             GatewayError: As for `start`, but never `ParametersDiffer`.
         """
-        return await self._ask(track, Wish.STOP, None, caller, within, came_at)
+        return await self._submit(track, Command.STOP, None, caller, timeout, arrived_at)
 
     async def ready(self) -> bool:
         """Return whether exactly one start can be promised now."""
         return await self._coordinator.answers()
 
-    async def settle(self, key: str) -> None:
+    async def reconcile(self, key: str) -> None:
         """Look after a track that nobody asks for: carry out what is left to do, find out what is not known."""
         track = track_of(key)
-        with tracing.span("settle", root=True, kind=track.kind):
-            claim, lease = await self._coordinator.claim(key, Wish.CHECK)
+        with tracing.span("reconcile", root=True, kind=track.kind):
+            claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
             if lease is not None:
-                await self._lead(Job(key, track, Wish.CHECK, None, claim, lease, lambda: 0.0))
+                await self._lead(Operation(key, track, Command.RECONCILE, None, claim, lease, lambda: 0.0))
 
     # --- callers -------------------------------------------------------------------------------------------------
 
-    async def _ask(
+    async def _submit(
         self,
         track: Track,
-        wish: Wish,
+        command: Command,
         parameters: StartParameters | None,
         name: str,
-        within: float,
-        came_at: float | None,
+        timeout: float,
+        arrived_at: float | None,
         asked_at: int | None = None,
     ) -> Answer:
         key = self._key(track)
-        if self._callers.get(key, 0) >= _MOST_WAITING_PER_TRACK or self._waiting_callers >= _MOST_WAITING:
+        if self._waiters_per_track.get(key, 0) >= _MAX_WAITING_PER_TRACK or self._waiters >= _MAX_WAITING:
             raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
         caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
-        party = self._join_party(key, track, wish, parameters, name, clock() if came_at is None else came_at, asked_at)
-        party.callers.append(caller)
-        party.patience = max(party.patience, clock() + within)
-        self._callers[key] = self._callers.get(key, 0) + 1
-        self._waiting_callers += 1
+        batch = self._join_batch(
+            key, track, command, parameters, name, clock() if arrived_at is None else arrived_at, asked_at
+        )
+        batch.waiters.append(caller)
+        batch.deadline = max(batch.deadline, clock() + timeout)
+        self._waiters_per_track[key] = self._waiters_per_track.get(key, 0) + 1
+        self._waiters += 1
         try:
-            with telemetry.waiting():
-                async with asyncio.timeout(within):
+            with metrics.waiting():
+                async with asyncio.timeout(timeout):
                     answer = await asyncio.shield(caller)
-            party.final.link(caller)
+            batch.resolved.link(caller)
         except TimeoutError:
-            return self._deadline(party)
+            return self._deadline(batch)
         finally:
             caller.cancel()
-            self._waiting_callers -= 1
-            self._callers[key] -= 1
-            if not self._callers[key]:
-                del self._callers[key]
+            self._waiters -= 1
+            self._waiters_per_track[key] -= 1
+            if not self._waiters_per_track[key]:
+                del self._waiters_per_track[key]
         if isinstance(answer, Problem):
             raise answer.error()
         return answer
 
-    def _deadline(self, party: Party) -> Answer:
-        party = party.final
-        if party.committed and party.claim is not None:
-            recording = recording_of(party.key, party.track, party.claim)
+    def _deadline(self, batch: Batch) -> Answer:
+        batch = batch.resolved
+        if batch.stop_recorded and batch.claim is not None:
+            recording = recording_of(batch.key, batch.track, batch.claim)
             return Answer(Outcome.STOP_REQUESTED, msgspec.structs.replace(recording, status=Status.STOPPING))
         raise DeadlineExceeded("The operation goes on; ask again to learn its result.", retry_after=1)
 
-    def _join_party(
+    def _join_batch(
         self,
         key: str,
         track: Track,
-        wish: Wish,
+        command: Command,
         parameters: StartParameters | None,
         caller: str,
-        came_at: float,
+        arrived_at: float,
         asked_at: int | None,
-    ) -> Party:
+    ) -> Batch:
         arriving = self._arriving.setdefault(key, {})
         fingerprint = parameters.fingerprint if parameters else ""
-        party = arriving.get((wish, fingerprint, asked_at))
-        if party is not None and party.came_at is not None:
-            party.came_at = min(party.came_at, came_at)
-        if party is None:
-            party = Party(key, track, wish, parameters, caller, came_at, asked_at)
-            arriving[wish, fingerprint, asked_at] = party
-        if key not in self._doors:
-            self._doors.add(key)
-            self._spawn(self._admit(key), "door")
-        return party
+        batch = arriving.get((command, fingerprint, asked_at))
+        if batch is not None and batch.arrived_at is not None:
+            batch.arrived_at = min(batch.arrived_at, arrived_at)
+        if batch is None:
+            batch = Batch(key, track, command, parameters, caller, arrived_at, asked_at)
+            arriving[command, fingerprint, asked_at] = batch
+        if key not in self._submitting:
+            self._submitting.add(key)
+            self._spawn(self._submit_batches(key), "door")
+        return batch
 
-    async def _admit(self, key: str) -> None:
+    async def _submit_batches(self, key: str) -> None:
         """Let arrived parties ask Redis, one lot at a time: who arrives meanwhile waits for the next lot."""
-        while parties := self._arriving.pop(key, None):
-            for party in parties.values():
-                self._spawn(self._pursue(party), f"pursue-{party.wish}", party.context)
-            await asyncio.gather(*(party.admitted.wait() for party in parties.values()))
-        self._doors.discard(key)
+        while batches := self._arriving.pop(key, None):
+            for batch in batches.values():
+                self._spawn(self._run_batch(batch), f"pursue-{batch.command}", batch.context)
+            await asyncio.gather(*(batch.submitted.wait() for batch in batches.values()))
+        self._submitting.discard(key)
 
     # --- parties -------------------------------------------------------------------------------------------------
 
-    async def _claim(self, party: Party, seen: str = "") -> tuple[Claim, Lease | None]:
-        await self._uncoordinated.reconcile(party.key)
+    async def _claim(self, batch: Batch, seen: str = "") -> tuple[Claim, Lease | None]:
+        await self._without_redis.reconcile(batch.key)
         claim, lease = await self._coordinator.claim(
-            party.key,
-            party.wish,
-            fingerprint=party.fingerprint,
-            recording=party.descriptor,
+            batch.key,
+            batch.command,
+            fingerprint=batch.fingerprint,
+            recording=batch.descriptor,
             seen=seen,
-            target=party.target,
-            since=party.came_at,
+            target=batch.target,
+            since=batch.arrived_at,
         )
-        party.claim, party.came_at = claim, None
-        if party.wish is Wish.STOP:
-            party.committed = party.committed or claim.doing != "grace"
-            if not party.target and claim.doing != "grace":
+        batch.claim, batch.arrived_at = claim, None
+        if batch.command is Command.STOP:
+            batch.stop_recorded = batch.stop_recorded or claim.action != "grace"
+            if not batch.target and claim.action != "grace":
                 # An operation in flight may give what it finds its own number: then the stop is about that one too.
                 inflight = int(claim.operation) if claim.verdict is Verdict.WAIT else 0
-                party.target = str(max(int(claim.generation), inflight) or "")
+                batch.target = str(max(int(claim.generation), inflight) or "")
         return claim, lease
 
-    async def _pursue(self, party: Party) -> None:
+    async def _run_batch(self, batch: Batch) -> None:
         """Bring a party to its answer, and see to it that there is one."""
         try:
-            await self._ask_until_answered(party)
+            await self._claim_until_answered(batch)
         except CoordinationUnavailable as error:
-            party.admitted.set()
-            answer = await self._without_redis(party, error)
+            batch.submitted.set()
+            answer = await self._answer_without_redis(batch, error)
             if isinstance(answer, Answer) and answer.outcome in {Outcome.STARTED, Outcome.STOPPED}:
-                party.answer_leading(answer, Outcome.JOINED)
+                batch.answer_leading(answer, Outcome.JOINED)
             else:
-                party.answer(answer)
+                batch.answer(answer)
         except GatewayError as error:
-            party.answer(Problem.of(error))
+            batch.answer(Problem.of(error))
         except Exception:  # noqa: BLE001 - callers must not wait for an answer that never comes
-            _log.exception("party.failed", track=party.key)
-            party.answer(Problem.of(InternalError("The gateway made a mistake.")))
+            _log.exception("party.failed", track=batch.key)
+            batch.answer(Problem.of(InternalError("The gateway made a mistake.")))
         finally:
-            party.admitted.set()
+            batch.submitted.set()
 
-    async def _ask_until_answered(self, party: Party) -> None:
+    async def _claim_until_answered(self, batch: Batch) -> None:
         seen = ""
         while True:
             asked_at = clock()
-            claim, lease = await self._claim(party, seen)
-            party.admitted.set()
+            claim, lease = await self._claim(batch, seen)
+            batch.submitted.set()
             seen = ""
             if lease is not None:
-                job = Job(party.key, party.track, party.wish, party.parameters, claim, lease, lambda: party.patience)
-                if self._answer(party, await self._lead(job), leading=True):
+                operation = Operation(
+                    batch.key, batch.track, batch.command, batch.parameters, claim, lease, lambda: batch.deadline
+                )
+                if self._answer_from_result(batch, await self._lead(operation), leading=True):
                     return
             elif claim.verdict is Verdict.WAIT:
-                if self._merge(party, claim):
+                if self._merge(batch, claim):
                     return
-                result = await self._wait(party, claim, asked_at)
-                party.waited = party.waited or claim.doing != "grace"
-                if result is not None and self._answer(party, result):
+                result = await self._wait(batch, claim, asked_at)
+                batch.waited_for_another = batch.waited_for_another or claim.action != "grace"
+                if result is not None and self._answer_from_result(batch, result):
                     return
-                seen = claim.operation if result is None and claim.doing != "grace" else ""
+                seen = claim.operation if result is None and claim.action != "grace" else ""
             elif claim.verdict is not Verdict.DONE:
-                party.answer(self._believed(party, claim))
+                batch.answer(self._answer_from_record(batch, claim))
                 return
-            elif claim.result and self._answer(party, Result.decode(claim.result)):
+            elif claim.result and self._answer_from_result(batch, Result.decode(claim.result)):
                 return
-            if party.deserted:
+            if batch.abandoned:
                 return
 
-    async def _without_redis(self, party: Party, error: CoordinationUnavailable) -> Answer | Problem:
-        if party.parameters is None:
-            return await self._uncoordinated.stop(party.key, party.track)
+    async def _answer_without_redis(self, batch: Batch, error: CoordinationUnavailable) -> Answer | Problem:
+        if batch.parameters is None:
+            return await self._without_redis.stop(batch.key, batch.track)
         if self._degrade:
-            return await self._uncoordinated.start(party.key, party.track, party.parameters, party.caller)
+            return await self._without_redis.start(batch.key, batch.track, batch.parameters, batch.caller)
         return Problem.of(error)
 
-    def _merge(self, party: Party, claim: Claim) -> bool:
+    def _merge(self, batch: Batch, claim: Claim) -> bool:
         """Go over to a party that already waits for the same: one poll then serves both."""
-        waiting = self._waiting.get(_place(party, claim))
+        waiting = self._waiting.get(_wait_key(batch, claim))
         if waiting is None:
             return False
-        waiting.callers += party.callers
-        waiting.committed = waiting.committed or party.committed
-        waiting.patience = max(waiting.patience, party.patience)
-        party.into = waiting
+        waiting.waiters += batch.waiters
+        waiting.stop_recorded = waiting.stop_recorded or batch.stop_recorded
+        waiting.deadline = max(waiting.deadline, batch.deadline)
+        batch.merged_into = waiting
         return True
 
-    async def _wait(self, party: Party, claim: Claim, asked_at: float) -> Result | None:
+    async def _wait(self, batch: Batch, claim: Claim, asked_at: float) -> Result | None:
         """Wait until the operation finishes, or until it is time to look: None."""
-        place = _place(party, claim)
-        heard_at, heard = self._heard.get(place[:2], (0.0, None))
-        if heard is not None and heard_at >= asked_at and claim.doing != "grace":
+        place = _wait_key(batch, claim)
+        heard_at, heard = self._recent_results.get(place[:2], (0.0, None))
+        if heard is not None and heard_at >= asked_at and claim.action != "grace":
             return heard
-        wakeup = self._wakeups.get(place[:2])
-        if wakeup is None or wakeup.done():
-            wakeup = self._wakeups[place[:2]] = asyncio.get_running_loop().create_future()
-        poll = (_POLL_SECONDS if self._subscription.listening else _POLL_WHILE_DEAF_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311
+        finished_signal = self._finished_signals.get(place[:2])
+        if finished_signal is None or finished_signal.done():
+            finished_signal = self._finished_signals[place[:2]] = asyncio.get_running_loop().create_future()
+        poll = (_POLL_SECONDS if self._subscription.listening else _POLL_UNSUBSCRIBED_SECONDS) * random.uniform(
+            0.8, 1.2
+        )  # noqa: S311
         lapse = claim.lease_left / 1000 + random.uniform(0.01, 0.06)  # noqa: S311
-        self._waiting[place] = party
+        self._waiting[place] = batch
         try:
             async with asyncio.timeout(min(poll, lapse)):
-                return await asyncio.shield(wakeup)
+                return await asyncio.shield(finished_signal)
         except TimeoutError:
             return None
         finally:
             del self._waiting[place]
             if not any(key[:2] == place[:2] for key in self._waiting):
-                self._wakeups.pop(place[:2], None)
+                self._finished_signals.pop(place[:2], None)
 
-    async def _lead(self, job: Job) -> Result:
+    async def _lead(self, operation: Operation) -> Result:
         try:
-            result, stop = await self._leader.lead(job)
+            result, stop = await self._leader.lead(operation)
         except BaseException:
             # Renewed for ever it would keep everybody out; lapsed, whoever comes finds out what became of it.
-            self._coordinator.let_lapse(job.lease)
+            self._coordinator.let_lapse(operation.lease)
             raise
-        self._wake(job.key, job.lease.operation, result)
+        self._wake_waiters(operation.key, operation.lease.operation, result)
         if stop:
-            self._spawn(self._settle_quietly(job.key), "stop-intent")
+            self._spawn(self._reconcile_quietly(operation.key), "stop-intent")
         return result
 
-    async def _settle_quietly(self, key: str) -> None:
+    async def _reconcile_quietly(self, key: str) -> None:
         try:
-            await self.settle(key)
+            await self.reconcile(key)
         except (CoordinationUnavailable, NewerRecord):
             _log.warning("settle.postponed", track=key)
 
-    def _wake(self, key: str, operation: str, result: Result | None) -> None:
+    def _wake_waiters(self, key: str, operation: str, result: Result | None) -> None:
         if result is not None and result.state is not None:
-            self._heard[key, operation] = (clock(), result)
-            if len(self._heard) > _MOST_HEARD:
-                del self._heard[next(iter(self._heard))]
-        wakeup = self._wakeups.get((key, operation))
-        if wakeup is not None and not wakeup.done():
-            wakeup.set_result(result)
+            self._recent_results[key, operation] = (clock(), result)
+            if len(self._recent_results) > _MAX_RECENT_RESULTS:
+                del self._recent_results[next(iter(self._recent_results))]
+        finished_signal = self._finished_signals.get((key, operation))
+        if finished_signal is not None and not finished_signal.done():
+            finished_signal.set_result(result)
 
     # --- wake-ups -----------------------------------------------------------------------------------------------------
 
-    def _on_wakeup(self, wakeup: Wakeup) -> None:
-        result = Result.decode(wakeup.payload) if wakeup.payload else None
-        self._wake(wakeup.key, wakeup.operation, result)
+    def _on_finished(self, finished_signal: OperationFinished) -> None:
+        result = Result.decode(finished_signal.payload) if finished_signal.payload else None
+        self._wake_waiters(finished_signal.key, finished_signal.operation, result)
 
     def _on_gap(self) -> None:
         # Messages may have been lost: let everybody who waits look for themselves. And so may writes, where the server
         # that we listen to now is another one than before.
-        self._coordinator.tell_again()
-        for wakeup in self._wakeups.values():
-            if not wakeup.done():
-                wakeup.set_result(None)
+        self._coordinator.rewrite_recent()
+        for finished_signal in self._finished_signals.values():
+            if not finished_signal.done():
+                finished_signal.set_result(None)
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def _answer(self, party: Party, result: Result, *, leading: bool = False) -> bool:
+    def _answer_from_result(self, batch: Batch, result: Result, *, leading: bool = False) -> bool:
         """Answer the party if the result is about what it wants; otherwise it has to ask again."""
-        recording = result.recording(party.key, party.track)
-        party.trace, party.led = result.trace, leading
+        recording = result.recording(batch.key, batch.track)
+        batch.trace, batch.is_leader = result.trace, leading
         if result.problem is not None:
             # A refusal is shared by those who asked for the very same, and by nobody else.
-            if not leading and (result.wish is not party.wish or result.fingerprint != party.fingerprint):
+            if not leading and (result.command is not batch.command or result.fingerprint != batch.fingerprint):
                 return False
-            party.answer(result.problem)
+            batch.answer(result.problem)
             return True
-        if party.wish is Wish.START:
-            if result.state is not Status.RECORDING or result.fingerprint not in {"", party.fingerprint}:
+        if batch.command is Command.START:
+            if result.state is not Status.RECORDING or result.fingerprint not in {"", batch.fingerprint}:
                 return False
             outcome = result.outcome or Outcome.ALREADY_RECORDING
             others = Outcome.JOINED if outcome is Outcome.STARTED else Outcome.ALREADY_RECORDING
         else:
-            if result.wish is not Wish.STOP or result.state not in {Status.STOPPED, Status.STOPPING}:
+            if result.command is not Command.STOP or result.state not in {Status.STOPPED, Status.STOPPING}:
                 return False
             outcome = result.outcome or Outcome.STOPPED
             others = Outcome.JOINED if outcome is Outcome.STOPPED else outcome
         if leading:
-            party.answer_leading(Answer(outcome, recording), others)
+            batch.answer_leading(Answer(outcome, recording), others)
         else:
-            party.answer(Answer(others, recording))
+            batch.answer(Answer(others, recording))
         return True
 
-    def _believed(self, party: Party, claim: Claim) -> Answer | Problem:
+    def _answer_from_record(self, batch: Batch, claim: Claim) -> Answer | Problem:
         """Answer from the record, without an operation."""
         if claim.verdict is Verdict.CONFLICT:
-            fields = differing_fields(claim.fingerprint, party.fingerprint)
+            fields = differing_fields(claim.fingerprint, batch.fingerprint)
             return Problem.of(ParametersDiffer.of(fields))
-        recording = recording_of(party.key, party.track, claim)
+        recording = recording_of(batch.key, batch.track, claim)
         match claim.verdict:
             case Verdict.RUNNING:
                 return Answer(Outcome.ALREADY_RECORDING, recording)
-            case Verdict.GONE if party.wish is Wish.START:
+            case Verdict.GONE if batch.command is Command.START:
                 return Answer(None, recording)
             case _:
                 # Somebody else stopped it for us: whoever finished the operation that this stop waited for.
-                ours = claim.verdict is Verdict.GONE or (party.waited and claim.state == Status.STOPPED)
+                ours = claim.verdict is Verdict.GONE or (batch.waited_for_another and claim.state == Status.STOPPED)
                 outcome = Outcome.JOINED if ours else Outcome.NOT_RECORDING
                 return Answer(outcome, msgspec.structs.replace(recording, status=Status.STOPPED))
 

@@ -9,15 +9,16 @@ import random
 
 import structlog
 
-from gateway.coordinator import BUCKETS, Coordinator
+from gateway.coordinator import Coordinator
 from gateway.errors import CoordinationUnavailable, NewerRecord
 from gateway.recordings.model import track_of
-from gateway.recordings.watcher import Watcher
+from gateway.recordings.reconciler import Watcher
+from gateway.store.scripts import BUCKETS
 
 __all__ = ["Settler"]
 
 _ROUND_SECONDS = 1.0
-_MOST_PER_BUCKET = 500
+_MAX_PER_BUCKET = 500
 
 _log = structlog.get_logger("gateway.settler")
 
@@ -27,18 +28,18 @@ class Settler:
 
     Args:
         coordinator: Where due times are read.
-        watcher: Who looks after what is due.
+        reconciler: Who looks after what is due.
     """
 
-    def __init__(self, coordinator: Coordinator, watcher: Watcher) -> None:
+    def __init__(self, coordinator: Coordinator, reconciler: Watcher) -> None:
         self._coordinator = coordinator
-        self._watcher = watcher
+        self._reconciler = reconciler
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to look."""
-        self._task = asyncio.create_task(self._look_for_ever(), name="settler")
+        self._task = asyncio.create_task(self._look_for_ever(), name="reconciler_loop")
 
     async def stop(self) -> None:
         """Stop looking. What is under way is left to the other replicas."""
@@ -61,7 +62,7 @@ class Settler:
     async def _look(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):
             rooms: dict[str, list[str]] = {}
-            for key in await self._coordinator.due(bucket, _MOST_PER_BUCKET):
+            for key in await self._coordinator.due(bucket, _MAX_PER_BUCKET):
                 rooms.setdefault(track_of(key).room_id, []).append(key)
             for room, keys in rooms.items():
                 if room not in self._busy:
@@ -70,7 +71,7 @@ class Settler:
 
     async def _check(self, keys: list[str]) -> None:
         try:
-            await self._watcher.check(keys)
+            await self._reconciler.check(keys)
         except (CoordinationUnavailable, NewerRecord):
             pass
         except Exception:  # noqa: BLE001 - one room's trouble must not end the settling of the others

@@ -45,7 +45,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     strict_live: bool = False
     processing_seconds: float = 0.0
     list_lag_seconds: float = 0.0
-    most_per_page: int = invented.MOST_PER_PAGE
+    most_per_page: int = invented.MAX_PER_PAGE
 
 
 class Account:

@@ -213,19 +213,19 @@ class Faults:
     @property
     def rules(self) -> list[Fault]:
         """The rules still in force, with the number of times each has left."""
-        return [msgspec.structs.replace(armed.rule, times=armed.left) for armed in self._armed]
+        return [msgspec.structs.replace(promoted.rule, times=promoted.left) for promoted in self._armed]
 
     def plan(self, subject: Subject) -> Plan:
         """Decide what happens to a call, and count it against the rules that strike."""
         before = after = 0.0
         fault: Fault | None = None
         names: list[str] = []
-        for armed in tuple(self._armed):
-            rule = armed.rule
+        for promoted in tuple(self._armed):
+            rule = promoted.rule
             is_delay = rule.action == "delay"
             if rule.action in WEBHOOK_ACTIONS or (fault is not None and not is_delay):
                 continue
-            if not self._strikes(armed, subject):
+            if not self._strikes(promoted, subject):
                 continue
             names.append(rule.action)
             if not is_delay:
@@ -239,14 +239,14 @@ class Faults:
     def strike_webhook(self, subject: Subject) -> dict[str, Fault]:
         """Return the rules that strike one delivery, by action; the first of each action counts."""
         struck: dict[str, Fault] = {}
-        for armed in tuple(self._armed):
-            action = armed.rule.action
-            if action in WEBHOOK_ACTIONS and action not in struck and self._strikes(armed, subject):
-                struck[action] = armed.rule
+        for promoted in tuple(self._armed):
+            action = promoted.rule.action
+            if action in WEBHOOK_ACTIONS and action not in struck and self._strikes(promoted, subject):
+                struck[action] = promoted.rule
         return struck
 
-    def _strikes(self, armed: _Armed, subject: Subject) -> bool:
-        rule = armed.rule
+    def _strikes(self, promoted: _Armed, subject: Subject) -> bool:
+        rule = promoted.rule
         if rule.endpoint not in {"*", subject.endpoint}:
             return False
         wanted = (
@@ -259,8 +259,8 @@ class Faults:
             return False
         if self._random.random() >= rule.probability:
             return False
-        if armed.left is not None:
-            armed.left -= 1
-            if armed.left == 0:
-                self._armed.remove(armed)
+        if promoted.left is not None:
+            promoted.left -= 1
+            if promoted.left == 0:
+                self._armed.remove(promoted)
         return True

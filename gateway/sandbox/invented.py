@@ -27,7 +27,7 @@ AUTO_LIVE_NAME: Final = "sandbox"
 
 # Lists: newest first; a page number or size below one is refused; sizes have an upper bound that nobody meets.
 DEFAULT_PER_PAGE: Final = 20
-MOST_PER_PAGE: Final = 10_000
+MAX_PER_PAGE: Final = 10_000
 
 REGION: Final = "sandbox001"
 CDN: Final = "https://cdn.videosdk.live/"

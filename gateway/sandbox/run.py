@@ -17,14 +17,14 @@ from typing import Final
 
 import httpx
 
-from gateway.api.callers import new_key
-from gateway.api.policy import Scope
-from gateway.kinds import is_loopback
+from gateway.auth.api_keys import new_key
+from gateway.auth.policy import Scope
 from gateway.sandbox import tether
 from gateway.sandbox.calls import log_line
 from gateway.sandbox.identities import IdentityProvider, demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.settings.values import is_loopback
 
 __all__ = ["run"]
 

@@ -254,7 +254,7 @@ def describe_session(session: Session) -> Json:
     }
 
 
-def page(entries: list[Json], query: Mapping[str, str], most: int = invented.MOST_PER_PAGE) -> Json:
+def page(entries: list[Json], query: Mapping[str, str], most: int = invented.MAX_PER_PAGE) -> Json:
     """Return one page in VideoSDK's list envelope: `page` from 1, `perPage` entries each (20 where absent)."""
     number, size = _count(query, "page", 1), min(_count(query, "perPage", invented.DEFAULT_PER_PAGE), most)
     first = (number - 1) * size

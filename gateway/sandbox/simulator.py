@@ -26,7 +26,7 @@ from gateway.sandbox.shapes import FAMILIES, Event, Json, Recording, RefusedErro
 from gateway.sandbox.webhooks import Courier, Delivery, Signer
 from gateway.sandbox.wire import Exchange, Reply, Request, Server
 
-Answers = Literal["json", "text", "empty"]
+IdempotencyRecords = Literal["json", "text", "empty"]
 
 # A token from a clock that is fast is accepted: the usual library of Node, the vendor's language, looks at `exp` alone.
 _TOKEN_CHECKS: Final[Any] = {"require": ["exp", "apikey"], "verify_iat": False}
@@ -68,8 +68,8 @@ class Simulator:
         strict_live: bool = False,
         processing_seconds: float = 0.0,
         list_lag_seconds: float = 0.0,
-        most_per_page: int = invented.MOST_PER_PAGE,
-        answers: Answers = "json",
+        most_per_page: int = invented.MAX_PER_PAGE,
+        answers: IdempotencyRecords = "json",
         webhook_timeout_seconds: float = invented.WEBHOOK_TIMEOUT_SECONDS,
         seed: int | None = None,
         faults: Iterable[Fault] = (),
@@ -78,7 +78,7 @@ class Simulator:
     ) -> None:
         self._api_key = api_key
         self._secret = secret
-        self._answers: Answers = answers
+        self._answers: IdempotencyRecords = answers
         self._webhook_timeout = webhook_timeout_seconds
         self._on_call = on_call
         self._faults = Faults(seed)

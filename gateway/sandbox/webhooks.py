@@ -21,7 +21,7 @@ from gateway.sandbox.faults import Fault, Faults, Subject
 from gateway.sandbox.shapes import Event
 
 _KEY_BITS: Final = 2048
-_AT_ONCE: Final = 64
+_MAX_CONCURRENT: Final = 64
 _REORDER_SECONDS: Final = 2.0
 
 
@@ -91,7 +91,7 @@ class Courier:
         self._count = count
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
         self._client: httpx.AsyncClient | None = None
 
     def send(self, event: Event) -> None:

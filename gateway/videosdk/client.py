@@ -19,7 +19,6 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from gateway import telemetry, tracing
 from gateway.errors import (
     CredentialsRefused,
     Limited,
@@ -29,6 +28,7 @@ from gateway.errors import (
     SendWindowClosed,
     UpstreamError,
 )
+from gateway.observability import metrics, tracing
 from gateway.videosdk.tokens import Tokens
 
 __all__ = ["Deliveries", "Pace", "TrackFile", "TrackRow", "VideoSDK"]
@@ -37,7 +37,7 @@ _TRACKS: Final = "/v2/recordings/participant/track"
 _PUBLIC_KEY: Final = "/v2/public/rsa-public-key"
 _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
-_MOST_READINGS: Final = 3
+_MAX_READINGS: Final = 3
 _MAX_WORDS: Final = 300
 _AMBIGUOUS: Final = frozenset({408})
 _SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
@@ -152,7 +152,7 @@ class VideoSDK:
         """Close every connection."""
         await self._client.aclose()
 
-    @telemetry.phase("upstream")
+    @metrics.phase("upstream")
     async def start_track(
         self,
         room: str,
@@ -188,7 +188,7 @@ class VideoSDK:
         body |= {name: value for name, value in parameters.items() if value is not None}
         await self._send("start", "POST", f"{_TRACKS}/start", body=body, may_send=may_send, attempt=attempt)
 
-    @telemetry.phase("upstream")
+    @metrics.phase("upstream")
     async def stop_track(
         self,
         room: str,
@@ -216,7 +216,7 @@ class VideoSDK:
         Raises:
             UpstreamError: The list could not be had, or not to its end, or not of a piece.
         """
-        for _ in range(_MOST_READINGS):
+        for _ in range(_MAX_READINGS):
             rows = await self._read_pages(room, participant)
             if rows is not None:
                 return rows
@@ -352,7 +352,7 @@ async def _translated(sent: Callable[[], bool]) -> AsyncGenerator[None]:
 
 
 async def _observed(operation: str, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    with telemetry.upstream_call(operation) as call:
+    with metrics.upstream_call(operation) as call:
         try:
             response = await send()
         except UpstreamError as error:

@@ -22,8 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from gateway.errors import UpstreamError
-from gateway.kinds import WrongTextError, read_value
-from gateway.mounted import Watched
+from gateway.secrets import WatchedFile, WrongTextError, read_value
 from gateway.videosdk.keys import Keys, WrongKeyError, read_keys
 
 __all__ = ["SIGNATURE_HEADER", "FetchedKeys", "KeySource", "PinnedKeys", "Signatures", "Verdict"]
@@ -112,7 +111,7 @@ class PinnedKeys:
     certain = True
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._watched = Watched(path, clock)
+        self._watched = WatchedFile(path, clock)
         self._keys = read_keys(read_value(str(path)))
 
     async def current(self) -> Keys:

@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeVar
 import jwt
 from msgspec import Struct
 
-from gateway.secret import Secret
+from gateway.secrets import Secret
 
 _LIFETIME: Final = timedelta(hours=24)
 

@@ -48,7 +48,7 @@ async def operator(settings: dict[str, str]) -> AsyncGenerator[httpx.AsyncClient
         yield client
 
 
-async def attended(operator: httpx.AsyncClient, track: dict[str, str]) -> dict[str, Any]:
+async def pending_tracks(operator: httpx.AsyncClient, track: dict[str, str]) -> dict[str, Any]:
     """Return what an operator sees of a track, nothing where it is not listed."""
     listed = (await operator.get("/v1/admin/tracks", params={"limit": "1000"})).json()["tracks"]
     return next((one for one in listed if track.items() <= one.items()), {})
@@ -61,13 +61,13 @@ async def test_what_is_in_flight_is_listed_with_its_holder(
     simulator.inject(harness.delay("start", 1))
     track = new_track()
     start = asyncio.create_task(operator.post(START, json=track))
-    seen = await harness.until(lambda: attended(operator, track), lambda one: one.get("claim"))
+    seen = await harness.until(lambda: pending_tracks(operator, track), lambda one: one.get("claim"))
     assert seen["status"] == "starting"
-    assert seen["claim"]["doing"] in {"start", "recover"}
+    assert seen["claim"]["action"] in {"start", "recover"}
     assert 0 <= seen["claim"]["ageSeconds"] < 60
     assert 0 < seen["claim"]["leaseSeconds"] <= 2
     assert (await start).status_code == 201
-    assert not (await attended(operator, track)).get("claim")
+    assert not (await pending_tracks(operator, track)).get("claim")
 
 
 async def test_what_is_unknown_is_listed_with_what_videosdk_said(
@@ -78,13 +78,13 @@ async def test_what_is_unknown_is_listed_with_what_videosdk_said(
     simulator.inject(Fault(action="error", endpoint="list", status=503, times=None))
     track = new_track()
     started = asyncio.create_task(operator.post(START, json=track))
-    seen = await harness.until(lambda: attended(operator, track), lambda one: one.get("uncertainForSeconds"))
+    seen = await harness.until(lambda: pending_tracks(operator, track), lambda one: one.get("uncertainForSeconds"))
     assert seen["status"] == "unknown"
     assert seen["lastUpstreamAnswer"] == "list 503"
     assert seen["tries"] >= 1
     simulator.clear_faults()
     assert (await started).status_code == 504
-    await harness.until(lambda: attended(operator, track), lambda one: not one.get("uncertainForSeconds"))
+    await harness.until(lambda: pending_tracks(operator, track), lambda one: not one.get("uncertainForSeconds"))
 
 
 async def test_settling_asks_now(operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack) -> None:

@@ -15,7 +15,7 @@ from gateway.errors import NeverSent
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
-from gateway.secret import Secret
+from gateway.secrets import Secret
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import FixedToken, MintedTokens
 from tests import harness

@@ -450,7 +450,7 @@ async def flood(valkey: EmbeddedValkey, room: str, count: int, size: int) -> Non
                 record = json.dumps({"state": "recording", "generation": f"{number + 1}", "recording": described})
                 pipeline.xadd(name, {"key": key, "record": record})
             pipeline.pexpire(name, 60_000)
-            pipeline.publish(name, "news")
+            pipeline.publish(name, "update")
             await pipeline.execute()
 
 

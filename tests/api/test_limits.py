@@ -13,16 +13,17 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.api.callers import Caller, new_key
-from gateway.api.limiter import Limiter
-from gateway.coordinator import Connection, Limits
+from gateway.api.rate_limits import RateLimiter
+from gateway.auth.api_keys import Caller, new_key
 from gateway.recordings import Kind, Track
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.connection import Connection
+from gateway.store.token_buckets import TokenBuckets
 from tests import harness
-from tests.blackbox.faults.proxy import Gate
+from tests.faults.proxy import Gate
 
 pytestmark = pytest.mark.anyio
 
@@ -151,7 +152,7 @@ async def test_a_storm_that_is_refused_is_paid_for_once(
 async def test_who_asks_together_is_counted_together(valkey: EmbeddedValkey) -> None:
     """A thousand takes at once are a few scripts, and exactly as many are granted as there are tokens for."""
     connection = Connection(valkey.url)
-    limits, name = Limits(connection), f"test:{uuid.uuid4().hex}"
+    limits, name = TokenBuckets(connection), f"test:{uuid.uuid4().hex}"
     async with Redis.from_url(valkey.url) as redis:
 
         async def scripts() -> int:
@@ -240,11 +241,11 @@ async def test_a_redis_that_is_slow_to_count_keeps_nobody_waiting() -> None:
         gate = Gate(server.port)
         await gate.open()
         connection = Connection(f"redis://127.0.0.1:{gate.port}")
-        limiter = Limiter(Limits(connection), "tenant", caller_per_minute=10, track_per_minute=0)
-        assert "ratelimit" in (await limiter.admit(caller, track, starts=True)).headers
+        rate_limiter = RateLimiter(TokenBuckets(connection), "tenant", caller_per_minute=10, track_per_minute=0)
+        assert "ratelimit" in (await rate_limiter.admit(caller, track, starts=True)).headers
         # Longer than counting may take, shorter than what Redis may take for anything.
         gate.slow = (0.8, 0.8)
-        admission = await limiter.admit(caller, track, starts=True)
+        admission = await rate_limiter.admit(caller, track, starts=True)
         admission.check()
         assert "ratelimit" not in admission.headers
         assert connection.healthy

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway import __version__
-from gateway.api.contract import contract
+from gateway.api.openapi import contract
 from gateway.errors import PROBLEMS
 from gateway.recordings import Outcome, Status
 from gateway.sandbox.faults import Fault

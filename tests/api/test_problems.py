@@ -13,12 +13,12 @@ import pytest
 from litestar import Litestar, get
 
 from gateway import errors
-from gateway.api.entry import Entry
-from gateway.api.policy import RULES
+from gateway.api.middleware import RequestMiddleware
 from gateway.api.problems import answer_problem, problem_page
 from gateway.api.wire import ProblemDocument
-from gateway.drain import Drain
+from gateway.auth.policy import RULES
 from gateway.errors import PROBLEMS, GatewayError, OutcomeUnknown
+from gateway.lifecycle import Drain
 from gateway.sandbox.faults import BodyShape, Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -63,7 +63,7 @@ async def raising(error: Exception) -> AsyncGenerator[httpx.AsyncClient]:
         logging_config=None,
         openapi_config=None,
     )
-    async with harness.serve_app(Entry(app, Drain())) as url, harness.client(url) as client:
+    async with harness.serve_app(RequestMiddleware(app, Drain())) as url, harness.client(url) as client:
         yield client
 
 

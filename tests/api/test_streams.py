@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.api.streams import EventStream
-from gateway.recordings import Kind, News, Reader, Track
+from gateway.api.sse import EventStream
+from gateway.recordings import FeedUpdate, Kind, Reader, Track
 from tests import harness
 
 pytestmark = pytest.mark.anyio
@@ -17,9 +17,9 @@ TRACK = Track("room", "ada", Kind.VIDEO)
 MANY = 2_000
 
 
-def news(number: int, *, whole: bool = False) -> News:
+def update(number: int, *, whole: bool = False) -> FeedUpdate:
     """Make a change."""
-    return News(f"{number}-0", ((TRACK, b"{}"),), whole=whole)
+    return FeedUpdate(f"{number}-0", ((TRACK, b"{}"),), whole=whole)
 
 
 class Server:
@@ -67,7 +67,7 @@ class Server:
 @asynccontextmanager
 async def answering(server: Server, reader: Reader, **more: Any) -> AsyncGenerator[asyncio.Task[None]]:
     """Answer a reader."""
-    given: dict[str, Any] = {"expires_in": None, "within": None, "line": server, **more}
+    given: dict[str, Any] = {"expires_in": None, "timeout": None, "line": server, **more}
     stream = EventStream(reader, lambda _: True, **given)
     task = asyncio.create_task(stream({}, server.receive, server.send))  # pyright: ignore[reportArgumentType]
     try:
@@ -88,7 +88,7 @@ def left() -> list[Reader]:
 def reader(left: list[Reader]) -> Reader:
     """A reader who was told a room."""
     reader = Reader(left.append)
-    reader.begin(news(1, whole=True))
+    reader.begin(update(1, whole=True))
     return reader
 
 
@@ -109,11 +109,11 @@ async def test_a_slow_reader_is_told_to_come_again(reader: Reader) -> None:
         await harness.eventually(lambda: "snapshot" in server.text)
         server.taking.clear()
         offered = server.offered
-        reader.offer(news(2))
+        reader.offer(update(2))
         await harness.eventually(lambda: server.offered > offered)  # it now sends that one, and cannot
         for number in range(3, 3 + MANY + 1):
             assert not reader.closed
-            reader.offer(news(number))
+            reader.offer(update(number))
         assert reader.closed == "slow"
         server.taking.set()
         await answer
@@ -149,29 +149,29 @@ async def test_news_are_read_once(left: list[Reader]) -> None:
     """What was missed and what came meanwhile overlap; each is told once, in order."""
     reader = Reader(left.append)
     for number in (5, 6):
-        reader.offer(news(number))
-    reader.resume("2-0", [news(number) for number in (3, 4, 5)])
+        reader.offer(update(number))
+    reader.resume("2-0", [update(number) for number in (3, 4, 5)])
     assert [one.id for one in await reader.read(0)] == ["3-0", "4-0", "5-0", "6-0"]
-    reader.offer(news(6))
+    reader.offer(update(6))
     assert await reader.read(0) == []
-    reader.offer(news(7))
+    reader.offer(update(7))
     assert [one.id for one in await reader.read(0)] == ["7-0"]
 
 
 async def test_what_waits_is_part_of_the_room_as_a_whole(left: list[Reader]) -> None:
     """A reader who begins with the room is told only what changed after it."""
     reader = Reader(left.append)
-    reader.offer(news(5))
-    reader.begin(news(6, whole=True))
+    reader.offer(update(5))
+    reader.begin(update(6, whole=True))
     for number in (6, 7):
-        reader.offer(news(number))
+        reader.offer(update(number))
     assert [one.id for one in await reader.read(0)] == ["6-0", "7-0"]
 
 
 async def test_a_room_told_anew_counts_anew(reader: Reader) -> None:
     """After a Redis that has forgotten, ids may be smaller: the whole room is told all the same, and what follows."""
-    reader.offer(news(9))
+    reader.offer(update(9))
     assert [one.id for one in await reader.read(0)] == ["1-0", "9-0"]
-    reader.offer(news(3, whole=True))
-    reader.offer(news(4))
+    reader.offer(update(3, whole=True))
+    reader.offer(update(4))
     assert [one.id for one in await reader.read(0)] == ["3-0", "4-0"]

@@ -20,17 +20,17 @@ from hypothesis import strategies as st
 from litestar import Litestar
 from litestar.di import Provide
 
-from gateway.api.entry import Entry
+from gateway.api.middleware import RequestMiddleware
 from gateway.api.problems import answer_problem
-from gateway.api.webhooks import EVENTS, INTAKE_PATH, MOST_WEBHOOK, Intake, receive_videosdk_webhook
-from gateway.drain import Drain
+from gateway.api.webhooks import EVENTS, MAX_WEBHOOK_BYTES, WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
 from gateway.errors import CoordinationUnavailable
-from gateway.recordings import Happened, Hint, Kind
+from gateway.lifecycle import Drain
+from gateway.recordings import EventType, Kind, WebhookEvent
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
-from gateway.secret import Secret
+from gateway.secrets import Secret
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.signatures import FetchedKeys, Signatures
 from gateway.videosdk.tokens import MintedTokens
@@ -77,16 +77,18 @@ class Door:
     def __init__(self, simulator: Simulator, videosdk: VideoSDK) -> None:
         self.simulator = simulator
         self.now = 0.0
-        self.heard: list[Hint] = []
+        self.heard: list[WebhookEvent] = []
         self.counted: Counter[tuple[str, str]] = Counter()
         self.deaf_for = 0
         """How many more hints meet a Redis that does not answer."""
         self.hold = asyncio.Event()
         self.hold.set()
         self.client = httpx.AsyncClient()
-        self.intake = Intake(Signatures(FetchedKeys(videosdk.public_key, lambda: self.now)), self._hear, self._count)
+        self.webhook_receiver = WebhookReceiver(
+            Signatures(FetchedKeys(videosdk.public_key, lambda: self.now)), self._handle, self._count
+        )
 
-    async def _hear(self, hint: Hint) -> None:
+    async def _handle(self, hint: WebhookEvent) -> None:
         await self.hold.wait()
         if self.deaf_for:
             self.deaf_for -= 1
@@ -100,7 +102,7 @@ class Door:
         """Send a body as VideoSDK does, with its own signature where none is given."""
         signature = self.simulator.sign(body) if signature is None else signature
         signed = {"videosdk-signature": signature, "content-type": "application/json"} | headers
-        return await self.client.post(INTAKE_PATH, content=body, headers=signed)
+        return await self.client.post(WEBHOOK_PATH, content=body, headers=signed)
 
 
 @asynccontextmanager
@@ -110,19 +112,19 @@ async def opened(simulator: Simulator) -> AsyncGenerator[Door]:
     door = Door(simulator, videosdk)
     app = Litestar(
         route_handlers=[receive_videosdk_webhook],
-        dependencies={"intake": Provide(lambda: door.intake, sync_to_thread=False)},
+        dependencies={"webhook_receiver": Provide(lambda: door.webhook_receiver, sync_to_thread=False)},
         exception_handlers={Exception: answer_problem},
         logging_config=None,
         openapi_config=None,
     )
-    async with harness.serve_app(Entry(app, Drain())) as url, harness.client(url) as client:
+    async with harness.serve_app(RequestMiddleware(app, Drain())) as url, harness.client(url) as client:
         await door.client.aclose()
         door.client = client
         try:
             yield door
         finally:
             door.hold.set()
-            await door.intake.close(5)
+            await door.webhook_receiver.close(5)
             await videosdk.aclose()
 
 
@@ -141,7 +143,7 @@ async def test_the_documented_sample_is_understood(door: Door) -> None:
     answer = await door.send(SAMPLE)
     assert (answer.status_code, answer.content) == (204, b"")
     await harness.eventually(lambda: door.heard)
-    assert door.heard == [Hint(ROOM, "abcd", Kind.AUDIO, Happened.STOPPED)]
+    assert door.heard == [WebhookEvent(ROOM, "abcd", Kind.AUDIO, EventType.STOPPED)]
     assert door.counted == {("participant-track-recording-stopped", "accepted"): 1}
 
 
@@ -153,24 +155,24 @@ HINTS = [
     *(
         (
             event(f"participant-track-recording-{happened}", **WHO, kind="screen_video"),
-            Hint(ROOM, "ada", Kind.SCREEN_VIDEO, happened),
+            WebhookEvent(ROOM, "ada", Kind.SCREEN_VIDEO, happened),
         )
-        for happened in list(Happened)[:5]
+        for happened in list(EventType)[:5]
     ),
-    (event("participant-left", **WHO, participantName="A"), Hint(ROOM, "ada", None, Happened.LEFT)),
-    (event("session-ended", meetingId=ROOM, start="x", end="y"), Hint(ROOM, None, None, Happened.ENDED)),
+    (event("participant-left", **WHO, participantName="A"), WebhookEvent(ROOM, "ada", None, EventType.LEFT)),
+    (event("session-ended", meetingId=ROOM, start="x", end="y"), WebhookEvent(ROOM, None, None, EventType.ENDED)),
     (
         event(STOPPED, **WHO, kind="video", fileDetails=[{"filePath": "a", "fileUrl": None}]),
-        Hint(ROOM, "ada", Kind.VIDEO, Happened.STOPPED),
+        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED),
     ),
     # What is not as documented about the files does not make the rest less true.
     (
         event(STOPPED, **WHO, kind="video", fileDetails={"filePath": 7}),
-        Hint(ROOM, "ada", Kind.VIDEO, Happened.STOPPED),
+        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED),
     ),
     (
         event(STOPPED, **WHO, kind="video", fileDetails=None, more=[1]),
-        Hint(ROOM, "ada", Kind.VIDEO, Happened.STOPPED),
+        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED),
     ),
 ]
 
@@ -213,7 +215,7 @@ async def test_other_events_are_accepted_and_counted(door: Door) -> None:
         assert (await door.send(body)).status_code == 204
         assert door.counted == {(counted, "accepted"): 1}, body
         door.counted.clear()
-    await door.intake.close(5)
+    await door.webhook_receiver.close(5)
     assert door.heard == []
 
 
@@ -221,7 +223,7 @@ def test_every_documented_event_is_known() -> None:
     """The names are those of the vendor's documentation; five of them, a leaver and an end are about tracks."""
     assert len(EVENTS) == 19
     assert sum(happened is not None for happened in EVENTS.values()) == 7
-    assert EVENTS["participant-track-recording-failed"] is Happened.FAILED
+    assert EVENTS["participant-track-recording-failed"] is EventType.FAILED
 
 
 async def test_the_content_type_makes_no_difference(door: Door) -> None:
@@ -253,7 +255,7 @@ async def test_what_is_no_event_is_malformed(door: Door, check_problem: Callable
 async def test_unsigned_and_forged_are_told_the_same(door: Door, check_problem: Callable[..., dict[str, Any]]) -> None:
     """401, how to say who one is, and not a word about what was wrong."""
     answers = [
-        await door.client.post(INTAKE_PATH, content=SAMPLE),
+        await door.client.post(WEBHOOK_PATH, content=SAMPLE),
         await door.send(SAMPLE, ""),
         await door.send(SAMPLE, "nonsense"),
         await door.send(SAMPLE, door.simulator.sign(SAMPLE + b" ")),
@@ -270,16 +272,16 @@ async def test_unsigned_and_forged_are_told_the_same(door: Door, check_problem: 
 
 async def test_a_body_may_be_so_long_and_no_longer(door: Door, check_problem: Callable[..., dict[str, Any]]) -> None:
     """The longest is read to its end; one byte more is refused, whether or not its length was said before."""
-    longest = SAMPLE + b" " * (MOST_WEBHOOK - len(SAMPLE))
+    longest = SAMPLE + b" " * (MAX_WEBHOOK_BYTES - len(SAMPLE))
     assert (await door.send(longest)).status_code == 204
     detail = check_problem(await door.send(longest + b" "), "payload-too-large")["detail"]
-    assert str(MOST_WEBHOOK) in detail
+    assert str(MAX_WEBHOOK_BYTES) in detail
 
     async def parts() -> AsyncGenerator[bytes]:
         for _ in range(5):
-            yield b" " * (MOST_WEBHOOK // 4)
+            yield b" " * (MAX_WEBHOOK_BYTES // 4)
 
-    check_problem(await door.client.post(INTAKE_PATH, content=parts()), "payload-too-large")
+    check_problem(await door.client.post(WEBHOOK_PATH, content=parts()), "payload-too-large")
     assert door.counted["other", "too_large"] == 2
 
 
@@ -376,7 +378,7 @@ async def test_closing_waits_for_what_was_accepted(door: Door) -> None:
     await asyncio.gather(*(door.send(SAMPLE) for _ in range(40)))
 
     async def heard_when_closed() -> int:
-        await door.intake.close(20)
+        await door.webhook_receiver.close(20)
         return len(door.heard)
 
     closing = asyncio.create_task(heard_when_closed())
@@ -388,9 +390,9 @@ async def test_closing_does_not_wait_for_ever(door: Door) -> None:
     """What hangs is given up after the grace."""
     door.hold.clear()
     await door.send(SAMPLE)
-    began = time.monotonic()
-    await door.intake.close(0.1)
-    assert time.monotonic() - began < 5
+    started_op = time.monotonic()
+    await door.webhook_receiver.close(0.1)
+    assert time.monotonic() - started_op < 5
     assert door.heard == []
 
 
@@ -399,7 +401,7 @@ async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door) -> No
     door.deaf_for = 1
     await door.send(SAMPLE)
     await harness.eventually(lambda: not door.deaf_for)
-    await door.intake.close(20)
+    await door.webhook_receiver.close(20)
     assert len(door.heard) == 1
 
 
@@ -430,7 +432,7 @@ async def test_the_end_of_a_recording_is_heard_of(
         await harness.until(lambda: gateway.get(path_of(track)), lambda answer: answer.json()["status"] == "stopped")
     (start,) = (call for call in simulator.calls if call.endpoint == "start")
     assert isinstance(start.body, dict)
-    assert start.body["webhookUrl"] == f"{gateway.base_url}{INTAKE_PATH}"
+    assert start.body["webhookUrl"] == f"{gateway.base_url}{WEBHOOK_PATH}"
     delivered = [delivery for delivery in simulator.deliveries if delivery.room_id == track["roomId"]]
     assert {delivery.status for delivery in delivered} == {204}
     assert [delivery.webhook_type.rpartition("-")[2] for delivery in delivered] == ["starting", "started", "stopped"]
@@ -465,7 +467,7 @@ async def test_starts_without_a_webhook_url_are_equal_whatever_the_gateways_own(
     ):
         answers = await asyncio.gather(*(gateway.post(START, json=track) for gateway in (one, other, third)))
         assert sorted(answer.status_code for answer in answers) == [200, 200, 201]
-        own = {**track, "webhookUrl": f"{one.base_url}{INTAKE_PATH}"}
+        own = {**track, "webhookUrl": f"{one.base_url}{WEBHOOK_PATH}"}
         assert (await one.post(START, json=own)).status_code == 409
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
@@ -564,7 +566,7 @@ async def test_a_thousand_forgeries_change_nothing(
         async def send(number: int) -> tuple[int, str]:
             body, signatures = forger.forge(bodies[number % len(bodies)])
             headers = [("videosdk-signature", signature) for signature in signatures]
-            answer = await gateway.post(INTAKE_PATH, content=body, headers=[*headers, ("authorization", "")])
+            answer = await gateway.post(WEBHOOK_PATH, content=body, headers=[*headers, ("authorization", "")])
             return answer.status_code, answer.json().get("detail", "") if answer.content else ""
 
         answers: Counter[tuple[int, str]] = Counter()
@@ -577,7 +579,7 @@ async def test_a_thousand_forgeries_change_nothing(
         assert Counter(call.endpoint for call in mine) == {"key": 1}
 
         # The same body, genuine: so it was the signature that kept the others out.
-        await gateway.post(INTAKE_PATH, content=bodies[0], headers={"videosdk-signature": signer.sign(bodies[0])})
+        await gateway.post(WEBHOOK_PATH, content=bodies[0], headers={"videosdk-signature": signer.sign(bodies[0])})
         await harness.until(lambda: gateway.get(path_of(track)), lambda answer: answer.json()["status"] == "stopped")
 
 
@@ -603,16 +605,16 @@ async def test_replays_of_genuine_events_change_nothing(
         async def replay() -> None:
             for name in random.sample(events, len(events)) * 4:
                 body = told(name, track)
-                sent = await gateway.post(INTAKE_PATH, content=body, headers={"videosdk-signature": signer.sign(body)})
+                sent = await gateway.post(WEBHOOK_PATH, content=body, headers={"videosdk-signature": signer.sign(body)})
                 assert sent.status_code == 204
 
         await gateway.post(START, json=track)
         await gateway.post(STOP, json=track)
         started = await gateway.post(START, json=track)
         assert started.json()["outcome"] == "started"
-        lists = sum(call.endpoint == "list" for call in simulator.calls)
+        listings = sum(call.endpoint == "list" for call in simulator.calls)
         await replay()
-        await harness.eventually(lambda: sum(call.endpoint == "list" for call in simulator.calls) > lists)
+        await harness.eventually(lambda: sum(call.endpoint == "list" for call in simulator.calls) > listings)
         running = await harness.until(
             lambda: gateway.get(path_of(track)), lambda answer: answer.json()["confirmedBy"] == "list"
         )

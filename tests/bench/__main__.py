@@ -11,8 +11,16 @@ from tests.bench.servers import SHIPPED, Server, compare, table
 def main(environment: Path) -> None:
     """Compare what is shipped with the servers of an environment."""
     python, bind = str(environment / "bin" / "python"), ("--host", "127.0.0.1")
-    uvicorn = ("-m", "uvicorn", "--factory", "gateway.serving:build", "--no-access-log", "--no-server-header", *bind)
-    granian = ("-m", "granian", "--interface", "asgi", "--factory", "gateway.serving:build", "--no-ws", *bind)
+    uvicorn = (
+        "-m",
+        "uvicorn",
+        "--factory",
+        "gateway.serving.server:build",
+        "--no-access-log",
+        "--no-server-header",
+        *bind,
+    )
+    granian = ("-m", "granian", "--interface", "asgi", "--factory", "gateway.serving.server:build", "--no-ws", *bind)
     servers = [
         SHIPPED,
         Server("uvicorn, httptools", (python, *uvicorn, "--http", "httptools"), "--port"),

@@ -35,7 +35,7 @@ class Reader:
     def __init__(self) -> None:
         self.delays: list[float] = []
         self.ids: list[str] = []
-        self.began = asyncio.Event()
+        self.started_op = asyncio.Event()
         self.done = asyncio.Event()
 
     async def read(self, port: int, key: str) -> None:
@@ -51,7 +51,7 @@ class Reader:
                 if heard is None:
                     continue
                 if heard.event == "snapshot":
-                    self.began.set()
+                    self.started_op.set()
                 else:
                     self.delays.append(time.time() * 1000 - int(heard.id.partition("-")[0]))
                     self.ids.append(heard.id)
@@ -97,7 +97,7 @@ async def _measure(count: int, gateway: harness.GatewayProcess, key: str, redis_
         for start in range(0, count, 100):
             lot = readers[start : start + 100]
             tasks += [asyncio.create_task(reader.read(gateway.port, key)) for reader in lot]
-            await asyncio.gather(*(reader.began.wait() for reader in lot))
+            await asyncio.gather(*(reader.started_op.wait() for reader in lot))
         opened = time.monotonic() - opening
         idle = _resident_kib(gateway.pid)
         subscribed = await _subscriptions(redis_url)

@@ -49,7 +49,7 @@ class Balancer:
 
     def __init__(self, port: int, told: int, admin: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._told = f"http://127.0.0.1:{told}/;csv"
+        self._rewrites = f"http://127.0.0.1:{told}/;csv"
         self._admin = admin
 
     async def take_out(self, number: int) -> None:
@@ -68,8 +68,8 @@ class Balancer:
         )
 
     async def _servers(self) -> dict[str, dict[str, str]]:
-        async with harness.client(self._told) as client:
-            rows = (await client.get(self._told)).text.splitlines()
+        async with harness.client(self._rewrites) as client:
+            rows = (await client.get(self._rewrites)).text.splitlines()
         names = rows[0].removeprefix("# ").split(",")
         servers = [dict(zip(names, row.split(","), strict=False)) for row in rows[1:]]
         return {row["svname"]: row for row in servers if row["pxname"] == "gateways" and row["svname"] != "BACKEND"}

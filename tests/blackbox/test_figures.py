@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from gateway.sandbox.faults import Fault
-from tests.blackbox.faults.clients import Caller, Recorder, Track
-from tests.blackbox.faults.history import ClientCall
-from tests.blackbox.faults.stage import Stage
+from tests.faults.clients import Caller, Recorder, Track
+from tests.faults.history import ClientCall
+from tests.faults.stage import Stage
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
@@ -20,7 +20,7 @@ CALM = {
     # The server is new, and nothing was ever recorded: a start need not look first.
     "GATEWAY_VERIFY_ABSENT": "never",
 }
-MOST_SCRIPTS = 20
+MAX_SCRIPTS = 20
 """Of one process, for a storm of a thousand callers; renewals come on top."""
 
 
@@ -93,7 +93,7 @@ async def test_a_thousand_joiners_over_four_processes_cost_one_start_and_few_scr
     starts = [call for call in stage.upstream_calls() if call.endpoint == "start" and call.track == track.name]
     assert len(starts) == 1
     scripts = {gate.process: gate.scripts - gate.renewals - before[gate.process] for gate in stage.gates}
-    assert max(scripts.values()) <= MOST_SCRIPTS, scripts
+    assert max(scripts.values()) <= MAX_SCRIPTS, scripts
     assert await house.scripts() - house.renewals - total <= sum(scripts.values())
 
 

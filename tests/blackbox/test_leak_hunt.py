@@ -19,13 +19,13 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.api.callers import new_key
+from gateway.auth.api_keys import new_key
 from gateway.errors import PROBLEMS
 from gateway.sandbox.faults import CallAction, Fault
 from gateway.sandbox.identities import IdentityProvider, demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
-from gateway.settings import SETTINGS
+from gateway.settings.table import SETTINGS
 from tests import harness
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.api.callers import new_key
+from gateway.auth.api_keys import new_key
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
@@ -21,9 +21,9 @@ KNOWN, UNKNOWN = 404, 401
 
 def replace(file: Path, *entries: str) -> None:
     """Replace the callers file in one step: one caller with the keys of all these entries."""
-    lists = [entry.partition("keys = [")[2].rpartition("]")[0] for entry in entries]
+    listings = [entry.partition("keys = [")[2].rpartition("]")[0] for entry in entries]
     new = file.with_suffix(".new")
-    new.write_text(f"[callers.app]\nkeys = [{', '.join(lists)}]\n" if entries else "[callers.")
+    new.write_text(f"[callers.app]\nkeys = [{', '.join(listings)}]\n" if entries else "[callers.")
     new.rename(file)
 
 

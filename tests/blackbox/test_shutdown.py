@@ -120,7 +120,7 @@ async def test_sigterm_loses_no_webhook_that_was_accepted(
             await harness.eventually(lambda: [found.status for found in simulator.deliveries].count(204) == 3)
             process.signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.stop) == 0
-            state, doubt = await redis.hmget(key, "state", "doubt")
+            state, doubt = await redis.hmget(key, "state", "suspect_since")
             assert state == b"stopped" or int(doubt or 0) > 0, (state, doubt)
         path = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
         async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:

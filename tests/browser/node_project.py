@@ -25,7 +25,7 @@ def installed(project: Path, folder: Path) -> Path:
     return folder
 
 
-async def run(*command: str | Path, cwd: Path, given: bytes = b"", within: float = 60) -> tuple[int, str, str]:
+async def run(*command: str | Path, cwd: Path, given: bytes = b"", timeout: float = 60) -> tuple[int, str, str]:
     """Run a command to its end, in its directory; return its exit code, what it wrote and what it complained about."""
     # Settings of the machine (proxies, gateways) are not for it: only where to find programs and a home.
     kept = {name: os.environ[name] for name in ("HOME", "TMPDIR") if name in os.environ}
@@ -35,7 +35,7 @@ async def run(*command: str | Path, cwd: Path, given: bytes = b"", within: float
         *command, cwd=cwd, env={**kept, "NO_COLOR": "1"}, stdin=pipe, stdout=pipe, stderr=pipe
     )
     try:
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(timeout):
             out, err = await process.communicate(given)
     finally:
         if process.returncode is None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from gateway.settings import SETTINGS
+from gateway.settings.table import SETTINGS
 from tests.chart.written import CHART
 from tests.harness import skip_unless_ci
 
@@ -22,7 +22,7 @@ DASHBOARD = CHART / "dashboards" / "recording-gateway.json"
 DOCS = CHART.parents[1] / "docs"
 RUNBOOK = DOCS / "runbook.md"
 
-TARGET = {"namespace", "job", "pod", "le"}
+TARGET = {"namespace", "operation", "pod", "le"}
 """Labels that Prometheus adds, or histograms have."""
 
 

@@ -11,9 +11,9 @@ import yaml
 from jsonschema import Draft7Validator
 
 from gateway import __version__
-from gateway.api.callers import new_key
-from gateway.environment import load
-from gateway.settings import SETTINGS, Setting
+from gateway.auth.api_keys import new_key
+from gateway.settings.load import load
+from gateway.settings.table import SETTINGS, Setting
 from tests.chart import written
 from tests.chart.helm import SETS, Helm, Manifest, container, kind, one, values_of
 
@@ -46,12 +46,12 @@ def test_the_schema_means_what_the_setting_means(row: Setting) -> None:
     if "minimum" in schema:
         for edge, beyond in ((schema["minimum"], -1), (schema["maximum"], 1)):
             assert validator.is_valid(edge)
-            row.kind.parse(str(edge))
+            row.value_type.parse(str(edge))
             assert not validator.is_valid(edge + beyond)
             with pytest.raises(Exception, match=r"out of bounds|not a"):
-                row.kind.parse(str(edge + beyond))
+                row.value_type.parse(str(edge + beyond))
     for name in schema.get("enum", ()):
-        row.kind.parse(name)
+        row.value_type.parse(name)
     assert not validator.is_valid([])
     assert not validator.is_valid(None)
     if row.default is not None:
@@ -60,7 +60,7 @@ def test_the_schema_means_what_the_setting_means(row: Setting) -> None:
 
 def example(row: Setting) -> Any:
     """Make up a value as an operator would write it: the smallest, the largest with decimals, or some text."""
-    schema = row.kind.schema
+    schema = row.value_type.schema
     if schema.get("type") == "number":
         return float(Decimal(str(schema["minimum"])) + Decimal("0.05"))
     if schema.get("type") == "integer":

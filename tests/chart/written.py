@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway import __version__
-from gateway.settings import SETTINGS, Setting
+from gateway.settings.table import SETTINGS, Setting
 
 CHART: Final = Path(__file__).parents[2] / "helm" / "recording-gateway"
 VALUES: Final = CHART / "values.yaml"
@@ -60,7 +60,7 @@ def unreachable() -> list[str]:
     """Say of each setting that none of the three can hold what has to be done."""
     return [
         f"{row.variable} is {'secret' if row.secret else 'required'}, and must not stand in `settings`: give it "
-        "has_file=True in gateway/settings.py, or have templates/_container.tpl make it of a value of its own, and "
+        "has_file=True in gateway/settings/table.py, or have templates/_container.tpl make it of a value of its own, and "
         "name it in GIVEN_BY_THE_CHART in tests/chart/written.py"
         for row in plain()
         if row.secret or row.required
@@ -104,12 +104,12 @@ def about() -> str:
 
 
 def _schema(row: Setting) -> dict[str, Any]:
-    return {"description": row.doc, **row.kind.schema}
+    return {"description": row.doc, **row.value_type.schema}
 
 
 def _yaml(row: Setting, text: str) -> str:
     """Write a value the way YAML reads it back; `off` would be read as false."""
-    numeric = row.kind.schema.get("type") in {"integer", "number"}
+    numeric = row.value_type.schema.get("type") in {"integer", "number"}
     return text if numeric else json.dumps(text, ensure_ascii=False)
 
 

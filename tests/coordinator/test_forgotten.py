@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from gateway.coordinator import Claim, Lease, Timing
-from gateway.coordinator.connection import Connection
 from gateway.coordinator.leases import Leases
-from gateway.coordinator.script import Scripts
-from gateway.coordinator.told import Told
+from gateway.coordinator.rewrites import Rewrites
 from gateway.errors import CoordinationUnavailable
+from gateway.store.connection import Connection
+from gateway.store.scripts import Scripts
 from tests import harness
 from tests.coordinator.test_regressions import plan, replicas, rest, sends, sent, started
 from tests.coordinator.track import GRACE, Track
@@ -49,11 +49,11 @@ def test_stop_whose_finish_was_not_answered_is_told_again(world: World) -> None:
     first.wire.loses = "finish"
     stop = first.stop()
     sends(world, "stop", 1)
-    ghost = world.snapshots[-1]
-    assert ghost["record"]["state"] == "stopping"
+    predates_epoch = world.snapshots[-1]
+    assert predates_epoch["record"]["state"] == "stopping"
     world.advance(1.0)
     assert stop.outcome == "stopped"
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     start = third.start()
     world.advance(10)
@@ -73,7 +73,7 @@ def test_stop_of_the_past_is_not_told_to_an_empty_redis(new_world: Callable[...,
     started(world, first)
     world.advance(5)
     plan(world, "stop", Fate(hears="limited", reply=0.1, lands=None))
-    first.stop(within=0.05)
+    first.stop(timeout=0.05)
     sends(world, "stop", 1)
     world.advance(2)
     second.stop()
@@ -105,7 +105,7 @@ def test_stop_of_somebody_who_slept_is_not_told_to_an_empty_redis(world: World) 
     started(world, first)
     world.advance(5)
     plan(world, "stop", Fate(hears="limited", reply=0.1, lands=None))
-    first.stop(within=0.05)
+    first.stop(timeout=0.05)
     sends(world, "stop", 1)
     world.advance(0.3)
     first.stall()
@@ -154,8 +154,8 @@ def test_start_after_a_restored_stop_is_not_swallowed(new_world: Callable[..., W
     world.advance(5)
     stop = first.stop()
     world.until(lambda: stop.returned is not None)
-    ghost = world.snapshots[-1]
-    assert ghost["record"]["state"] == "stopped"
+    predates_epoch = world.snapshots[-1]
+    assert predates_epoch["record"]["state"] == "stopped"
     world.advance(60)
     started(world, second)
     world.advance(2)
@@ -163,7 +163,7 @@ def test_start_after_a_restored_stop_is_not_swallowed(new_world: Callable[..., W
     stop = first.stop()
     world.until(lambda: stop.returned is not None)
     assert stop.outcome == "stopped"
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     start = third.start()
     world.until(lambda: start.returned is not None)
@@ -175,12 +175,12 @@ def test_restored_stop_ended_when_it_did(track: Track) -> None:
     """As above, of the script alone."""
     track.started()
     track.stopped()
-    ghost = track.snapshot()
+    predates_epoch = track.snapshot()
     track.wait(60_000)
     track.started()
     lead = track.claim("stop")
     ended_at = track.ms
-    track.lose(ghost)
+    track.lose(predates_epoch)
     track.wait(100)
     assert track.finish(lead, "stopped", answered=True, ended_at=ended_at)["how"] == "restored"
     assert int(track.record["ended_at"]) == ended_at
@@ -189,11 +189,11 @@ def test_restored_stop_ended_when_it_did(track: Track) -> None:
 def test_restored_stop_overrules_a_retry_of_an_earlier_start(track: Track) -> None:
     """When a stop was asked for is told again, too: a retry of a start from before it is not carried out after it."""
     track.started()
-    ghost = track.snapshot()
+    predates_epoch = track.snapshot()
     first_asked = track.ms
     track.wait(5000)
     lead = track.claim("stop")
-    track.lose(ghost)
+    track.lose(predates_epoch)
     track.wait(100)
     assert track.finish(lead, "stopped", answered=True)["how"] == "restored"
     track.wait(GRACE)
@@ -226,7 +226,7 @@ def test_order_of_telling_does_not_lose_the_horizon_of_a_stop(new_world: Callabl
     started(world, third)
     world.advance(5)
     plan(world, "stop", Fate(hears="reset", reply=0.1, lands=14))
-    second.stop(within=0.05)
+    second.stop(timeout=0.05)
     sends(world, "stop", 1)
     world.advance(0.3)
     first.stop()
@@ -250,7 +250,7 @@ def test_stop_that_came_while_a_start_looked_is_carried_out(new_world: Callable[
     stopped = second.stop()
     world.until(lambda: stopped.returned is not None)
     world.advance(60)
-    world.process().do(first.coordinator.doubt(world.key))
+    world.process().do(first.coordinator.invalidate(world.key))
     world.advance(0.1)
     world.upstream.list_seconds = 0.8
     start = first.start()
@@ -268,32 +268,32 @@ def test_stop_behind_a_start_that_looked_first_is_not_forgotten(track: Track) ->
     Whoever started it tells of the wish, too; and the stop, if somebody still waits for it, is about that recording,
     whatever number it got when it was sent.
     """
-    track.doubt()
+    track.invalidate()
     start = track.claim("start")
-    assert start["doing"] == "recover"
+    assert start["action"] == "recover"
     track.claim("stop")
     track.wait(10)
-    assert track.arm(start)["how"] == "ok"
+    assert track.promote_to_start(start)["how"] == "ok"
     finished = track.finish(start, "recording")
     assert finished["stop"]
     track.lose()
-    track.claim("check")
+    track.claim("reconcile")
     track.wait(1)
     again = track.finish(start, "recording", confirmed_by="", result="", stop_wanted=finished["stop"])
     assert (again["how"], again["stop"], track.due) == ("restored", True, 0)
     track.wait(GRACE)
-    assert track.claim("check")["doing"] == "stop"
+    assert track.claim("reconcile")["action"] == "stop"
 
 
 def test_stop_is_about_the_start_it_waited_for_whatever_its_number(track: Track) -> None:
     """The same where nobody tells of the wish: who waits is not told that somebody else carried it out."""
-    track.doubt()
+    track.invalidate()
     start = track.claim("start")
     track.wait(10)
-    assert track.arm(start)["how"] == "ok"
+    assert track.promote_to_start(start)["how"] == "ok"
     assert int(start["generation"]) > int(start["op"])
     track.finish(start, "recording")
-    assert track.claim("stop", target=start["op"])["doing"] == "stop"
+    assert track.claim("stop", target=start["op"])["action"] == "stop"
 
 
 def test_503_within_three_seconds_also_for_who_joins(new_world: Callable[..., World]) -> None:
@@ -301,17 +301,17 @@ def test_503_within_three_seconds_also_for_who_joins(new_world: Callable[..., Wo
     world = new_world(settling=False)
     (process,) = replicas(world, 1)
     process.wire.faults.extend(["hung"] * 9)
-    came_at = world.now
+    arrived_at = world.now
     world.advance(1.9)
     ends: list[float] = []
 
     async def ask(at: float) -> None:
         try:
-            await process.recordings.start(TRACK, PARAMETERS["A"], caller="somebody", within=30, came_at=at)
+            await process.recordings.start(TRACK, PARAMETERS["A"], caller="somebody", timeout=30, arrived_at=at)
         except CoordinationUnavailable:
             ends.append(world.now - at)
 
-    fresh, old = process.do(ask(world.now)), process.do(ask(came_at))
+    fresh, old = process.do(ask(world.now)), process.do(ask(arrived_at))
     world.until(lambda: fresh.done() and old.done())
     assert max(ends) < 3, ends
 
@@ -352,7 +352,7 @@ class Clock:
 async def test_what_is_told_is_bounded_while_one_node_is_away() -> None:
     """A node is away for ten minutes while the others take fifty writes a second: those are told once or twice."""
     nodes, clock = Nodes(), Clock()
-    told = Told(Scripts(nodes, {}), nodes, 1.0, clock)
+    told = Rewrites(Scripts(nodes, {}), nodes, 1.0, clock)
     told.keep("finish", "rec:{01}:t:r:p:away", "first", {})
     told.suspect()
     most = 0
@@ -370,7 +370,7 @@ async def test_what_is_told_is_bounded_while_one_node_is_away() -> None:
 async def test_a_node_that_is_away_keeps_no_other_from_being_told() -> None:
     """Two masters died, and one of them has a successor: that one is told, whoever comes first."""
     nodes = Nodes()
-    told = Told(Scripts(nodes, {}), nodes, 1.0)
+    told = Rewrites(Scripts(nodes, {}), nodes, 1.0)
     told.keep("finish", "rec:{01}:t:r:p:away", "first", {})
     told.keep("finish", "rec:{02}:t:r:p:video", "second", {})
     told.suspect()
@@ -395,10 +395,10 @@ async def goes_on(work: Any, nodes: Nodes) -> None:
 async def test_a_mistake_does_not_end_the_telling() -> None:
     """Nobody would notice, and the next failover would be the one that it was for."""
     nodes = Nodes()
-    told = Told(Scripts(nodes, {}), nodes, 0.001)
+    told = Rewrites(Scripts(nodes, {}), nodes, 0.001)
     told.keep("finish", "rec:{01}:t:r:p:beyond", "first", {})
     told.suspect()
-    await goes_on(told.tell_for_ever(), nodes)
+    await goes_on(told.rewrite_for_ever(), nodes)
 
 
 @pytest.mark.anyio

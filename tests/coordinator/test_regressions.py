@@ -11,9 +11,9 @@ import pytest
 
 from gateway.coordinator import Timing
 from gateway.errors import CoordinationUnavailable
-from gateway.recordings.job import Job
 from gateway.recordings.leader import Leader
 from gateway.recordings.model import Result
+from gateway.recordings.operation import Operation
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
 from tests.model.replica import PARAMETERS
 from tests.model.upstream import TRACK, Row
@@ -35,9 +35,9 @@ def sent(world: World, kind: str) -> list[float]:
     return [flight.sent for flight in world.upstream.flights if flight.kind == kind]
 
 
-def sends(world: World, kind: str, count: int, within: float = 60) -> None:
+def sends(world: World, kind: str, count: int, timeout: float = 60) -> None:
     """Let time pass until this many POSTs of this kind left."""
-    world.until(lambda: len(sent(world, kind)) >= count, within, f"for {kind} number {count}")
+    world.until(lambda: len(sent(world, kind)) >= count, timeout, f"for {kind} number {count}")
 
 
 def rest(world: World, *, recording: bool) -> None:
@@ -68,10 +68,10 @@ def test_quiet_time_counts_the_send_window(world: World) -> None:
     """
     first, second = replicas(world, 2)
     plan(world, "start", Fate(connect=1.9, hears="silence", lands=14.9))
-    first.start(within=1)
+    first.start(timeout=1)
     sends(world, "start", 1)
     first.crash()
-    second.start(within=30)
+    second.start(timeout=30)
     world.advance(25)
     assert len(sent(world, "start")) == 1
     rest(world, recording=True)
@@ -86,10 +86,10 @@ def test_quiet_time_passes_before_a_start_is_sent_again(world: World, list_secon
     world.upstream.list_seconds = list_seconds
     first, second = replicas(world, 2)
     plan(world, "start", Fate(hears="silence", lands=None))
-    first.start(within=1)
+    first.start(timeout=1)
     sends(world, "start", 1)
     first.crash()
-    call = second.start(within=30)
+    call = second.start(timeout=30)
     sends(world, "start", 2)
     waited = sent(world, "start")[1] - sent(world, "start")[0]
     assert world.timing.quiet - world.timing.send_window <= waited <= world.timing.quiet + 0.5 + 2 * list_seconds
@@ -100,11 +100,11 @@ def test_quiet_time_passes_before_a_start_is_sent_again(world: World, list_secon
 def test_late_truth_is_taken_from_an_unarmed_recoverer_only(track: Track) -> None:
     """A leader that was away brings its success: it counts while another only looks, and not once that one sends."""
     first = track.claim("start", fingerprint="A")
-    if first["doing"] == "recover":
-        track.arm(first)
+    if first["action"] == "recover":
+        track.promote_to_start(first)
     track.wait(LEASE + 1)
     second = track.claim("start", fingerprint="A")
-    assert (second["doing"], second["op"]) == ("recover", first["op"])
+    assert (second["action"], second["op"]) == ("recover", first["op"])
     assert track.finish(first, "recording")["how"] == "late"
     assert track.finish(second, "unknown", confirmed_by="")["how"] == "stale"
 
@@ -112,8 +112,8 @@ def test_late_truth_is_taken_from_an_unarmed_recoverer_only(track: Track) -> Non
     third = track.claim("start", fingerprint="A")
     track.wait(QUIET + 1)
     fourth = track.claim("start", fingerprint="A")
-    assert track.arm(fourth)["how"] == "ok"
-    assert track.finish(third | {"doing": "start"}, "recording")["how"] == "stale"
+    assert track.promote_to_start(fourth)["how"] == "ok"
+    assert track.finish(third | {"action": "start"}, "recording")["how"] == "stale"
     assert track.record["holder"] == fourth["attempt"]
 
 
@@ -121,10 +121,10 @@ def test_arm_is_refused_where_the_record_was_lost(track: Track) -> None:
     """Looking is harmless; sending on the word of a server that forgot who looks is not."""
     for snapshot in (None, track.snapshot()):
         lead = track.claim("start")
-        assert lead["doing"] == "recover"
+        assert lead["action"] == "recover"
         track.lose(snapshot)
-        assert track.arm(lead)["how"] == "lost"
-        track.claim("check")
+        assert track.promote_to_start(lead)["how"] == "lost"
+        track.claim("reconcile")
         track.wait(GRACE + 1)
 
 
@@ -133,8 +133,8 @@ def test_arm_is_refused_after_another_epoch_even_where_the_record_came_back(trac
     lead = track.claim("start")
     track.lose()
     assert track.renew(lead)["how"] == "restored"
-    track.claim("check")
-    assert track.arm(lead)["how"] == "lost"
+    track.claim("reconcile")
+    assert track.promote_to_start(lead)["how"] == "lost"
 
 
 def test_first_claim_on_another_server_never_starts_blindly(track: Track) -> None:
@@ -145,10 +145,10 @@ def test_first_claim_on_another_server_never_starts_blindly(track: Track) -> Non
     track.wait(1000)
     for lost in (None, snapshot):
         track.lose(lost)
-        assert track.claim("start")["doing"] == "grace"
+        assert track.claim("start")["action"] == "grace"
         track.wait(GRACE)
         lead = track.claim("start")
-        assert (lead["verdict"], lead["doing"]) == ("lead", "recover")
+        assert (lead["verdict"], lead["action"]) == ("lead", "recover")
         track.release(lead)
 
 
@@ -173,7 +173,16 @@ def test_release_puts_everything_back(track: Track) -> None:
     track.wait(1000)
     lead = track.claim("stop")
     track.release(lead)
-    same = ("state", "generation", "fingerprint", "recording", "start_quiet", "stop_quiet", "confirmed", "holder")
+    same = (
+        "state",
+        "generation",
+        "fingerprint",
+        "recording",
+        "start_may_land_until",
+        "stop_may_land_until",
+        "confirmed",
+        "holder",
+    )
     assert {name: track.record[name] for name in same} == {name: before[name] for name in same}
     assert track.claim("start")["verdict"] == "running"
 
@@ -183,13 +192,13 @@ def test_unknown_outcome_written_to_an_empty_redis_has_a_quiet_time(track: Track
     track.started()
     track.stopped()
     lead = track.claim("start")
-    assert lead["doing"] == "start"
+    assert lead["action"] == "start"
     track.lose()
     assert track.finish(lead, "unknown", confirmed_by="", due_in=1000)["how"] == "restored"
-    assert track.left("start_quiet") == QUIET
-    track.claim("check")
+    assert track.left("start_may_land_until") == QUIET
+    track.claim("reconcile")
     track.wait(GRACE)
-    assert track.claim("start")["start_quiet_left"] == QUIET - GRACE
+    assert track.claim("start")["start_may_land_ms"] == QUIET - GRACE
 
 
 def test_slowness_of_our_own_is_no_failure_of_videosdk(world: World) -> None:
@@ -283,13 +292,13 @@ def test_ghost_of_a_lost_operation_gives_way_to_the_live_one(world: World) -> No
     plan(world, "start", Fate(reply=0.5, lands=0.2), Fate(reply=5.0, lands=4.9))
     first.start()
     sends(world, "start", 1)
-    ghost = world.snapshots[-1]
+    predates_epoch = world.snapshots[-1]
     world.advance(2)
     first.stop()
     world.advance(1)
     leader = second.start()
     sends(world, "start", 2)
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     newcomer = third.start()
     world.advance(10)
@@ -302,11 +311,11 @@ def test_ghost_without_a_live_one_is_looked_at(world: World) -> None:
     first, second = replicas(world, 2)
     first.start()
     sends(world, "start", 1)
-    ghost = world.snapshots[-1]
+    predates_epoch = world.snapshots[-1]
     world.advance(2)
     first.stop()
     world.advance(20)
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     call = second.start()
     world.advance(30)
@@ -320,7 +329,7 @@ def test_stop_that_meets_a_ghost_is_about_what_runs(world: World) -> None:
     plan(world, "start", Fate(reply=0.5, lands=0.2), Fate(reply=1.5, lands=0.2))
     first.start()
     sends(world, "start", 1)
-    ghost = world.snapshots[-1]
+    predates_epoch = world.snapshots[-1]
     world.advance(0.6)
     first.stop()
     world.advance(0.2)
@@ -328,7 +337,7 @@ def test_stop_that_meets_a_ghost_is_about_what_runs(world: World) -> None:
     sends(world, "start", 2)
     # Between two renewals, and just before its leader knows that it records.
     world.advance(1.4)
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     stop = third.stop()
     world.advance(10)
@@ -342,14 +351,14 @@ def test_start_that_meets_a_ghost_is_compared_with_what_runs(world: World) -> No
     plan(world, "start", Fate(reply=0.5, lands=0.2), Fate(reply=1.5, lands=0.2))
     first.start("A")
     sends(world, "start", 1)
-    ghost = world.snapshots[-1]
+    predates_epoch = world.snapshots[-1]
     world.advance(0.6)
     first.stop()
     world.advance(0.2)
     second.start("B")
     sends(world, "start", 2)
     world.advance(1.4)
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     start = third.start("B")
     world.advance(10)
@@ -368,7 +377,7 @@ def test_released_operation_goes_on_under_its_number_after_a_failover(world: Wor
     first.stop()
     world.advance(5)
     plan(world, "start", Fate(connect=2.2), Fate(hears="silence", lands=8.0))
-    first.start(within=1)
+    first.start(timeout=1)
     world.advance(1.8)
     second.start()
     sends(world, "start", 2)
@@ -393,8 +402,8 @@ def test_failover_that_forgets_an_answered_stop_does_not_repeat_it(world: World,
     world.advance(5)
     stop = first.stop()
     sends(world, "stop", 1)
-    ghost = world.snapshots[-1]
-    assert ghost["record"]["state"] == "stopping"
+    predates_epoch = world.snapshots[-1]
+    assert predates_epoch["record"]["state"] == "stopping"
     world.advance(0.2)
     start = second.start()
     world.advance(0.2)
@@ -402,7 +411,7 @@ def test_failover_that_forgets_an_answered_stop_does_not_repeat_it(world: World,
     if noticed == "command":
         first.wire.faults.append("refused")
         second.wire.faults.append("refused")
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     again = third.start()
     world.advance(10)
@@ -419,11 +428,11 @@ def test_failover_that_forgets_a_stop_that_was_never_sent_does_not_send_it(world
     plan(world, "stop", Fate(hears="limited", lands=None, reply=0.2))
     stop = first.stop()
     sends(world, "stop", 1)
-    ghost = world.snapshots[-1]
-    assert ghost["record"]["state"] == "stopping"
+    predates_epoch = world.snapshots[-1]
+    assert predates_epoch["record"]["state"] == "stopping"
     world.until(lambda: stop.returned)
     assert stop.outcome == "upstream-limited"
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     start = second.start()
     world.advance(10)
@@ -442,12 +451,12 @@ def test_failover_that_forgets_a_start_of_somebody_who_died_is_looked_at(world: 
     world.advance(5)
     first.stop()
     sends(world, "stop", 1)
-    ghost = world.snapshots[-1]
+    predates_epoch = world.snapshots[-1]
     world.advance(0.2)
     second.start()
     world.advance(0.2)
     second.crash()
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     world.advance(15)
     assert world.record()["state"] == "recording"
@@ -462,13 +471,13 @@ def test_stop_of_the_past_does_not_stop_a_restored_start(world: World) -> None:
     world.advance(0.5)
     second.stop()
     world.advance(0.5)
-    ghost = world.snapshots[-1]
-    assert ghost["record"]["intent"]
+    predates_epoch = world.snapshots[-1]
+    assert predates_epoch["record"]["intent"]
     world.advance(4)
     assert not world.upstream.open
     call = first.start()
     sends(world, "start", 2)
-    world.snapshots.append(ghost)
+    world.snapshots.append(predates_epoch)
     world.lose(0)
     world.advance(6)
     assert call.outcome == "started"
@@ -479,8 +488,8 @@ def test_restored_recoverer_keeps_others_from_starting(world: World) -> None:
     """Redis forgets a start of unknown outcome while somebody looks for it: the horizon comes back with the looker."""
     first, second = replicas(world, 2)
     plan(world, "start", Fate(hears="reset", lands=14.5))
-    first.start(within=1)
-    world.until(lambda: world.record().get("doing") == "recover")
+    first.start(timeout=1)
+    world.until(lambda: world.record().get("action") == "recover")
     world.lose()
     second.start()
     world.advance(25)
@@ -492,19 +501,19 @@ def test_restored_verifier_does_not_start(track: Track) -> None:
     track.started()
     track.wait(TRUST + 1)
     lead = track.claim("start")
-    assert lead["doing"] == "verify"
+    assert lead["action"] == "verify"
     track.lose()
     assert track.renew(lead)["how"] == "restored"
     assert track.record["state"] == "recording"
     assert track.claim("start")["verdict"] == "wait"
-    assert track.arm(lead)["how"] == "lost"
+    assert track.promote_to_start(lead)["how"] == "lost"
 
 
 def test_unknown_start_that_redis_forgets_is_waited_for(world: World) -> None:
     """A start of unknown outcome was written down, nobody holds the track, and Redis comes back empty just then."""
     first, second = replicas(world, 2)
     plan(world, "start", Fate(hears="reset", lands=14.5))
-    first.start(within=1)
+    first.start(timeout=1)
     world.until(lambda: world.record().get("state") == "unknown")
     world.lose()
     second.start()
@@ -532,13 +541,13 @@ def test_what_went_before_the_claim_counts_as_waiting_for_redis(world: World) ->
     """Limits and an idempotency key took 1.9 s of a slow Redis, which then hangs: 503 within three seconds in all."""
     (process,) = replicas(world, 1)
     process.wire.faults.extend(["hung"] * 4)
-    came_at = world.now
+    arrived_at = world.now
     world.advance(1.9)
-    work = process.recordings.start(TRACK, PARAMETERS["A"], caller="somebody", within=30, came_at=came_at)
+    work = process.recordings.start(TRACK, PARAMETERS["A"], caller="somebody", timeout=30, arrived_at=arrived_at)
     asked = process.do(work)
     world.until(asked.done)
     assert isinstance(asked.exception(), CoordinationUnavailable)
-    assert world.now - came_at < 3
+    assert world.now - arrived_at < 3
 
 
 # --- stops -----------------------------------------------------------------------------------------------------------
@@ -548,7 +557,7 @@ def test_zombie_start_is_stopped_when_it_lands(world: World) -> None:
     """A start of unknown outcome is stopped, and the stop is answered; then it lands, and nobody is there to ask."""
     first, second = replicas(world, 2)
     plan(world, "start", Fate(hears="reset", lands=14.5))
-    first.start(within=1)
+    first.start(timeout=1)
     world.advance(4)
     stop = second.stop()
     world.advance(4)
@@ -560,9 +569,9 @@ def test_refused_stop_does_not_settle_what_else_is_on_its_way(world: World) -> N
     """A stop is refused, since the start it is about has not landed yet, and the list fails: the horizon must stay."""
     first, second = replicas(world, 2)
     plan(world, "start", Fate(hears="reset", lands=14.5))
-    first.start(within=1)
+    first.start(timeout=1)
     world.advance(4)
-    second.stop(within=1)
+    second.stop(timeout=1)
     sends(world, "stop", 1)
     world.upstream.list_failures = 1
     world.advance(4)
@@ -577,7 +586,7 @@ def test_refused_stop_is_no_word_on_an_earlier_one(world: World) -> None:
     first.start()
     world.advance(25)
     plan(world, "stop", Fate(hears="reset", lands=12.0), Fate(hears="refused", lands=None))
-    first.stop(within=1)
+    first.stop(timeout=1)
     world.advance(3)
     first.stop()
     world.advance(1)
@@ -618,9 +627,9 @@ def test_stop_and_start_both_on_their_way(world: World) -> None:
     first, second = replicas(world, 2)
     plan(world, "start", Fate(hears="reset", lands=14.0))
     plan(world, "stop", Fate(hears="reset", lands=13.0))
-    first.start(within=1)
+    first.start(timeout=1)
     world.advance(4)
-    first.stop(within=1)
+    first.stop(timeout=1)
     world.advance(6)
     call = second.start()
     world.advance(30)
@@ -634,7 +643,7 @@ def test_stop_behind_a_start_outlives_its_caller(world: World) -> None:
     plan(world, "start", Fate(reply=6.0, lands=1.0))
     first.start()
     world.advance(1.5)
-    stop = second.stop(within=0.5)
+    stop = second.stop(timeout=0.5)
     world.advance(1)
     second.crash()
     assert stop.outcome == "stop_requested"
@@ -647,7 +656,7 @@ def test_stop_behind_a_start_survives_its_leader(world: World) -> None:
     plan(world, "start", Fate(hears="silence", lands=8.0))
     first.start()
     world.advance(1)
-    stop = second.stop(within=0.5)
+    stop = second.stop(timeout=0.5)
     world.advance(1)
     first.crash()
     second.crash()
@@ -678,7 +687,7 @@ def test_stop_that_was_accepted_is_repeated_when_videosdk_takes_no_more(world: W
     process.start()
     world.advance(25)
     plan(world, "stop", Fate(hears="limited", lands=None, reply=1.0))
-    stop = process.stop(within=0.2)
+    stop = process.stop(timeout=0.2)
     world.advance(3)
     assert stop.outcome == "stop_requested"
     rest(world, recording=False)
@@ -693,7 +702,7 @@ def test_stop_that_is_refused_and_owed_is_repeated_at_a_steady_pace(world: World
     world.upstream.list_failures = 0
     first.start()
     world.advance(0.005)
-    second.stop(within=0.01)
+    second.stop(timeout=0.01)
     world.advance(10)
     assert 1 <= len(sent(world, "stop")) <= 15
 
@@ -704,7 +713,7 @@ def test_stop_survives_a_start_that_was_released(world: World) -> None:
     plan(world, "start", Fate(connect=2.5))
     first.start()
     world.advance(1)
-    stop = second.stop(within=0.3)
+    stop = second.stop(timeout=0.3)
     world.advance(0.5)
     second.crash()
     assert stop.outcome == "stop_requested"
@@ -763,7 +772,7 @@ def test_stop_that_was_answered_does_not_stop_a_later_start(world: World) -> Non
     first.stop()
     world.advance(1)
     plan(world, "start", Fate(connect=2.5))
-    first.start(within=1)
+    first.start(timeout=1)
     world.advance(0.5)
     stop = second.stop()
     world.until(lambda: stop.returned is not None)
@@ -782,14 +791,14 @@ def test_start_that_waits_behind_a_look_supersedes_the_stop_before_it(world: Wor
     """
     first, second, third = replicas(world, 3)
     plan(world, "start", Fate(hears="reset", lands=14.5))
-    first.start(within=1)
+    first.start(timeout=1)
     world.advance(4)
     stop = second.stop()
     world.until(lambda: stop.returned is not None)
     world.upstream.list_failures = 1
     world.until(lambda: world.upstream.open)
     world.upstream.list_failures = 1
-    world.until(lambda: world.record().get("doing") == "recover")
+    world.until(lambda: world.record().get("action") == "recover")
     call = third.start()
     world.advance(3)
     assert call.success
@@ -804,16 +813,16 @@ def test_zombie_that_lands_just_before_a_stop_is_written_is_found(new_world: Cal
     world = new_world(settling=False)
     [process] = replicas(world, 1)
     plan(world, "start", Fate(hears="reset", lands=13.3, lag=1.5))
-    process.start(within=1)
+    process.start(timeout=1)
     world.advance(12.5)
     plan(world, "stop", Fate(reply=1.0))
     stop = process.stop()
     world.until(lambda: stop.returned is not None)
     assert stop.outcome == "not_recording"
     assert world.upstream.open
-    settler = world.process()
-    world.until(lambda: world.redis_us // 1000 > int(world.record()["start_quiet"]))
-    settler.do(settler.settle())
+    reconciler_loop = world.process()
+    world.until(lambda: world.redis_us // 1000 > int(world.record()["start_may_land_until"]))
+    reconciler_loop.do(reconciler_loop.settle())
     world.advance(1)
     rest(world, recording=False)
 
@@ -822,7 +831,7 @@ def test_start_behind_a_stop_without_evidence_is_not_kept_for_long(world: World)
     """A stop is refused and the list cannot be had, once: it is tried again soon, and the start behind it goes on."""
     first, second = replicas(world, 2)
     world.upstream.list_failures = 1
-    first.stop(within=1)
+    first.stop(timeout=1)
     world.until(lambda: not world.upstream.list_failures)
     call = second.start()
     world.advance(10)
@@ -835,10 +844,10 @@ def test_failing_stop_is_repeated_at_a_steady_pace(world: World) -> None:
     process.start()
     world.advance(25)
     plan(world, "stop", *[Fate(hears="reset", lands=None, reply=0.01)] * NEVER)
-    process.stop(within=1)
+    process.stop(timeout=1)
     world.advance(0.5)
     before = len(sent(world, "stop"))
-    process.start(within=10)
+    process.start(timeout=10)
     world.advance(10)
     assert len(sent(world, "stop")) - before <= 12
 
@@ -858,7 +867,7 @@ def test_window_counts_from_the_claim_that_won_not_from_its_retry(world: World) 
     world.advance(8)
     first.wire.faults.append("lost")
     plan(world, "start", Fate(connect=1.9, hears="silence", lands=14.9))
-    first.start(within=1)
+    first.start(timeout=1)
     world.advance(3.2)
     first.crash()
     second.start()
@@ -944,7 +953,7 @@ def test_list_that_lags_does_not_end_a_recording(world: World) -> None:
     plan(world, "start", Fate(lands=8.9, reply=9.0, lag=4.0))
     first.start()
     world.advance(9.5)
-    second.do(second.doubt())
+    second.do(second.invalidate())
     world.advance(0.1)
     call = second.start()
     world.advance(8)
@@ -993,7 +1002,7 @@ def test_stop_behind_the_first_look_at_a_track_is_answered(world: World) -> None
     world.upstream.list_failures = 3
     first.start()
     world.advance(0.01)
-    stop = second.stop(within=0.3)
+    stop = second.stop(timeout=0.3)
     world.advance(1)
     assert stop.outcome == "stop_requested"
 
@@ -1003,25 +1012,25 @@ def test_doubt_in_the_moment_of_the_grant_is_not_lost(track: Track) -> None:
     track.started()
     track.wait(TRUST + 1)
     lead = track.claim("start")
-    track.doubt()
+    track.invalidate()
     track.finish(lead, "recording", confirmed_by="list")
     assert track.claim("start")["verdict"] == "lead"
 
 
 def test_all_who_wait_with_a_stop_wait_for_the_stop(track: Track) -> None:
     """Two stops wait for a start that had to look first; one then stops, and the other must not be told that it did."""
-    track.doubt()
+    track.invalidate()
     track.wait(1)
     start = track.claim("start")
-    assert (start["verdict"], start["doing"]) == ("lead", "recover")
+    assert (start["verdict"], start["action"]) == ("lead", "recover")
     stops = [track.claim("stop") for _ in range(2)]
     assert {stop["verdict"] for stop in stops} == {"wait"}
     target = start["op"]
-    assert track.arm(start)["how"] == "ok"
+    assert track.promote_to_start(start)["how"] == "ok"
     assert track.finish(start, "recording")["stop"]
     first, second = (track.claim("stop", target=target) for _ in range(2))
-    assert (first["verdict"], first["doing"]) == ("lead", "stop")
-    assert (second["verdict"], second["doing"]) == ("wait", "stop")
+    assert (first["verdict"], first["action"]) == ("lead", "stop")
+    assert (second["verdict"], second["action"]) == ("wait", "stop")
     track.finish(first, "stopped", answered=True)
     assert track.claim("stop", target=target)["verdict"] in {"idle", "gone"}
 
@@ -1032,11 +1041,11 @@ def test_a_leader_that_makes_a_mistake_lets_go(new_world: Callable[..., World]) 
     class Mistaken(Leader):
         mistakes = 1
 
-        async def lead(self, job: Job) -> tuple[Result, bool]:
-            if job.wish == "start" and Mistaken.mistakes:
+        async def lead(self, operation: Operation) -> tuple[Result, bool]:
+            if operation.command == "start" and Mistaken.mistakes:
                 Mistaken.mistakes -= 1
                 raise RuntimeError("a mistake")
-            return await super().lead(job)
+            return await super().lead(operation)
 
     world = new_world(code={"Leader": Mistaken}, settling=False)
     process = world.process()
@@ -1044,6 +1053,6 @@ def test_a_leader_that_makes_a_mistake_lets_go(new_world: Callable[..., World]) 
     process.start()
     world.advance(1)
     assert not process.leases
-    again = process.start(within=60)
+    again = process.start(timeout=60)
     world.until(lambda: again.returned is not None)
     assert again.outcome == "started"

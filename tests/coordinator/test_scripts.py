@@ -10,14 +10,14 @@ import msgspec
 import pytest
 
 from gateway.coordinator import Record
-from gateway.coordinator.script import SCRIPTS
+from gateway.store.scripts import SCRIPTS
 from tests.coordinator.track import GRACE, LEASE, MEMORY, QUIET, TRUST, Reply, Track
 from tests.model.world import Fate, World
 
 
 def say(reply: Reply) -> tuple[str, str]:
     """Return what a claim was answered."""
-    return reply["verdict"], reply["doing"]
+    return reply["verdict"], reply["action"]
 
 
 def unchanged(track: Track, before: dict[str, str], *but: str) -> None:
@@ -70,17 +70,17 @@ def test_first_start_on_a_server_that_may_have_forgotten_looks_first(track: Trac
     assert track.record["state"] == ""
 
 
-@pytest.mark.parametrize(("verify_absent", "doing"), [("auto", "recover"), ("never", "start"), ("always", "recover")])
-def test_first_start_obeys_the_operator(track: Track, verify_absent: str, doing: str) -> None:
+@pytest.mark.parametrize(("verify_absent", "action"), [("auto", "recover"), ("never", "start"), ("always", "recover")])
+def test_first_start_obeys_the_operator(track: Track, verify_absent: str, action: str) -> None:
     """Whether an unknown track is looked up is the operator's to say."""
-    assert say(track.claim("start", verify_absent=verify_absent)) == ("lead", doing)
+    assert say(track.claim("start", verify_absent=verify_absent)) == ("lead", action)
 
 
-@pytest.mark.parametrize(("verify_absent", "doing"), [("auto", "start"), ("never", "start"), ("always", "recover")])
-def test_start_of_a_track_known_to_rest(track: Track, verify_absent: str, doing: str) -> None:
+@pytest.mark.parametrize(("verify_absent", "action"), [("auto", "start"), ("never", "start"), ("always", "recover")])
+def test_start_of_a_track_known_to_rest(track: Track, verify_absent: str, action: str) -> None:
     """What this server itself saw end is started at once, unless the operator never wants that."""
     fresh_stop(track)
-    assert say(track.claim("start", verify_absent=verify_absent)) == ("lead", doing)
+    assert say(track.claim("start", verify_absent=verify_absent)) == ("lead", action)
 
 
 def test_start_takes_a_lease_a_number_and_a_horizon(track: Track) -> None:
@@ -90,9 +90,9 @@ def test_start_takes_a_lease_a_number_and_a_horizon(track: Track) -> None:
     assert lead["op"] == lead["generation"]
     assert 0 <= int(lead["op"]) - track.ms * 1000 <= 2
     record = track.record
-    assert (record["state"], record["holder"], record["doing"]) == ("starting", lead["attempt"], "start")
+    assert (record["state"], record["holder"], record["action"]) == ("starting", lead["attempt"], "start")
     assert (record["fingerprint"], record["recording"]) == ("B", "{}")
-    assert (track.left("lease"), track.left("start_quiet"), track.left("started_at")) == (LEASE, QUIET, 0)
+    assert (track.left("lease"), track.left("start_may_land_until"), track.left("started_at")) == (LEASE, QUIET, 0)
     assert track.due == LEASE
 
 
@@ -143,7 +143,7 @@ def test_start_over_something_unsettled_looks_first(track: Track, begin: Any) ->
     track.wait(LEASE + 1)
     reply = track.claim("start")
     assert say(reply) == ("lead", "recover")
-    assert reply["start_quiet_left"] == QUIET - LEASE - 1
+    assert reply["start_may_land_ms"] == QUIET - LEASE - 1
 
 
 def test_start_over_a_passed_horizon_still_looks_first(track: Track) -> None:
@@ -151,7 +151,7 @@ def test_start_over_a_passed_horizon_still_looks_first(track: Track) -> None:
     unknown(track)
     track.wait(2 * QUIET)
     reply = track.claim("start")
-    assert (say(reply), reply["start_quiet_left"]) == (("lead", "recover"), 0)
+    assert (say(reply), reply["start_may_land_ms"]) == (("lead", "recover"), 0)
 
 
 def test_start_behind_a_stop_without_an_answer_stops_first(track: Track) -> None:
@@ -163,7 +163,7 @@ def test_start_behind_a_stop_without_an_answer_stops_first(track: Track) -> None
     track.finish(reply, "stopped", answered=True)
     again = track.claim("start")
     assert say(again) == ("lead", "recover")
-    assert 0 < again["stop_quiet_left"] <= QUIET
+    assert 0 < again["stop_may_land_ms"] <= QUIET
 
 
 def test_start_within_the_horizon_of_a_stop_waits_it_out(track: Track) -> None:
@@ -210,7 +210,7 @@ def test_stop_of_an_unknown_track_is_passed_on(track: Track) -> None:
     """It costs little, and the record may be wrong."""
     lead = track.claim("stop")
     assert say(lead) == ("lead", "stop")
-    assert track.left("stop_quiet") == QUIET
+    assert track.left("stop_may_land_until") == QUIET
     assert track.record["state"] == "stopping"
 
 
@@ -218,7 +218,7 @@ def test_stop_over_an_unknown_start_is_sent_now(track: Track) -> None:
     """It need not be known what there is to stop."""
     unknown(track)
     assert say(track.claim("stop")) == ("lead", "stop")
-    assert track.left("start_quiet") == QUIET
+    assert track.left("start_may_land_until") == QUIET
 
 
 def test_stop_is_not_about_a_newer_recording(track: Track) -> None:
@@ -244,41 +244,41 @@ def test_stop_is_not_about_a_newer_recording(track: Track) -> None:
 def test_what_a_settler_is_given(track: Track, begin: Any, answer: tuple[str, str]) -> None:
     """A settler looks after what is uncertain, and leaves alone what is held or at rest."""
     begin(track)
-    assert say(track.claim("check")) == answer
+    assert say(track.claim("reconcile")) == answer
 
 
 def test_settler_strikes_what_rests_from_the_list(track: Track) -> None:
     """A track that needs nobody is not due any more."""
     fresh_stop(track)
     track.redis.zadd(track.keys[1], {track.keys[0]: track.ms})
-    track.claim("check")
+    track.claim("reconcile")
     assert track.due is None
 
 
 # --- claim: somebody holds it, or it is asked again ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wish", ["start", "stop"])
-def test_second_attempt_waits_and_says_so(track: Track, wish: str) -> None:
+@pytest.mark.parametrize("command", ["start", "stop"])
+def test_second_attempt_waits_and_says_so(track: Track, command: str) -> None:
     """Whoever comes while it is held waits for that operation, and the holder will have to publish."""
     lead = starting(track)
     assert track.record["waiting"] == "0"
-    reply = track.claim(wish)
+    reply = track.claim(command)
     assert (say(reply), reply["op"], reply["lease_left"]) == (("wait", "start"), lead["op"], LEASE)
     assert track.record["waiting"] == "1"
 
 
-@pytest.mark.parametrize("wish", ["start", "stop", "check"])
+@pytest.mark.parametrize("command", ["start", "stop", "reconcile"])
 @pytest.mark.parametrize("begin", [fresh_stop, Track.started, unknown, stopping])
-def test_same_attempt_is_given_the_same_answer(track: Track, begin: Any, wish: str) -> None:
+def test_same_attempt_is_given_the_same_answer(track: Track, begin: Any, command: str) -> None:
     """A reply was lost and is asked for again: it is the same grant, and not a second one."""
     begin(track)
     track.wait(TRUST + 1)
-    first = track.claim(wish, "mine")
+    first = track.claim(command, "mine")
     before = track.record
     track.wait(500)
-    second = track.claim(wish, "mine")
-    same = ("verdict", "doing", "op", "generation", "fingerprint", "recording", "state")
+    second = track.claim(command, "mine")
+    same = ("verdict", "action", "op", "generation", "fingerprint", "recording", "state")
     assert {name: second[name] for name in same} == {name: first[name] for name in same}
     unchanged(track, before)
 
@@ -345,26 +345,26 @@ def test_claim_after_its_time_does_nothing(track: Track) -> None:
 def test_a_clock_that_was_set_back_is_no_long_grace(track: Track) -> None:
     """What the mark dates lies in the future: it counts anew, and nobody waits until the clock has caught up."""
     track.lose()
-    track.claim("check")
+    track.claim("reconcile")
     track.wait(-60_000)
     assert (say(reply := track.claim("start")), reply["lease_left"]) == (("wait", "grace"), GRACE)
     track.wait(GRACE + 1)
     assert say(track.claim("start")) == ("lead", "recover")
 
 
-@pytest.mark.parametrize("wish", ["start", "stop", "check"])
+@pytest.mark.parametrize("command", ["start", "stop", "reconcile"])
 @pytest.mark.parametrize("kept", [False, True])
-def test_nobody_new_leads_within_the_grace(track: Track, wish: str, kept: bool) -> None:
+def test_nobody_new_leads_within_the_grace(track: Track, command: str, kept: bool) -> None:
     """Those who hold what was forgotten come first; the answer says how long to wait."""
     fresh_stop(track)
     track.wait(500)
     track.lose(track.snapshot() if kept else None)
-    reply = track.claim(wish)
+    reply = track.claim(command)
     assert (say(reply), reply["lease_left"]) == (("wait", "grace"), GRACE)
     track.wait(GRACE - 1)
-    assert track.claim(wish)["lease_left"] == 1
+    assert track.claim(command)["lease_left"] == 1
     track.wait(1)
-    assert say(track.claim(wish))[0] in {"lead", "noop"}
+    assert say(track.claim(command))[0] in {"lead", "noop"}
 
 
 @pytest.mark.parametrize(
@@ -374,11 +374,11 @@ def test_nothing_forgotten_is_believed(track: Track, begin: Any, start: str, sto
     """After a failover neither running nor idle is answered from the record, however young it is."""
     begin(track)
     track.lose(track.snapshot())
-    track.claim("check")
+    track.claim("reconcile")
     track.wait(GRACE)
     reply = track.claim("start")
     assert reply["verdict"] == "lead"
-    assert reply["doing"] in {start, "recover"}
+    assert reply["action"] in {start, "recover"}
     track.release(reply)
     assert say(track.claim("stop")) == ("lead", stop)
 
@@ -386,7 +386,7 @@ def test_nothing_forgotten_is_believed(track: Track, begin: Any, start: str, sto
 def test_what_was_written_since_is_believed(track: Track) -> None:
     """The first write of the new epoch makes the track a normal one."""
     track.lose()
-    track.claim("check")
+    track.claim("reconcile")
     track.wait(GRACE)
     track.started()
     assert say(track.claim("start"))[0] == "running"
@@ -407,7 +407,7 @@ def test_write_in_the_epochs_own_millisecond_is_not_believed(track: Track) -> No
 def test_doubt_ends_with_the_longest_recording(track: Track) -> None:
     """Whatever was forgotten is over by then."""
     track.lose()
-    track.claim("check")
+    track.claim("reconcile")
     track.wait(MEMORY)
     assert say(track.claim("start")) == ("lead", "recover")
     track.redis.delete(track.keys[0])
@@ -418,9 +418,9 @@ def test_doubt_ends_with_the_longest_recording(track: Track) -> None:
 def test_epoch_is_one_moment_for_all(track: Track) -> None:
     """The mark is made once and kept, with a TTL that every claim prolongs."""
     track.lose()
-    since = track.claim("check")["epoch"]
+    since = track.claim("reconcile")["epoch"]
     track.wait(5000)
-    assert track.claim("check")["epoch"] == since
+    assert track.claim("reconcile")["epoch"] == since
     assert track.redis.pttl(track.keys[2]) > MEMORY
 
 
@@ -431,14 +431,14 @@ def test_finish_frees_the_track_and_says_what_is(track: Track) -> None:
     """All that a reader and the next claim need."""
     lead = starting(track)
     track.wait(300)
-    nothing_lands = {"start_quiet_left": 0, "stop_quiet_left": 0}
+    nothing_lands = {"start_may_land_ms": 0, "stop_may_land_ms": 0}
     finished = track.finish(lead, "recording", result="it began")
     assert finished == {"how": "ok", "stop": False, "now": track.ms, **nothing_lands}
     record = track.record
-    assert (record["state"], record["holder"], record["doing"], record["lease"]) == ("recording", "", "", "0")
+    assert (record["state"], record["holder"], record["action"], record["lease"]) == ("recording", "", "", "0")
     assert (record["done"], record["result"], record["generation"]) == (lead["op"], "it began", lead["op"])
     assert (record["confirmed_by"], track.left("confirmed"), track.left("written")) == ("reply", 0, 0)
-    assert record["start_quiet"] == "0"
+    assert record["start_may_land_until"] == "0"
     assert track.due is None
 
 
@@ -490,12 +490,12 @@ def test_finish_restores_what_was_forgotten(track: Track) -> None:
         track.lose(snapshot)
         assert track.finish(lead, "recording")["how"] == "restored"
         assert (track.record["state"], track.record["op"]) == ("recording", lead["op"])
-        track.claim("check")
+        track.claim("reconcile")
         track.wait(GRACE)
         track.stopped()
 
 
-@pytest.mark.parametrize(("state", "field"), [("unknown", "start_quiet"), ("stopping", "stop_quiet")])
+@pytest.mark.parametrize(("state", "field"), [("unknown", "start_may_land_until"), ("stopping", "stop_may_land_until")])
 def test_restored_uncertainty_has_a_new_horizon(track: Track, state: str, field: str) -> None:
     """It was lost with the record, and counting from now is never too short."""
     fresh_stop(track)
@@ -520,7 +520,7 @@ def test_what_is_told_again_waits_for_others_to_tell(track: Track) -> None:
     """A later operation may be told within the grace, too: until then nobody acts on the earlier one."""
     lead = track.claim("start")
     track.lose(track.snapshot())
-    track.claim("check")
+    track.claim("reconcile")
     track.wait(1)
     track.finish(lead, "recording", answered=True)
     assert say(track.claim("stop")) == ("wait", "grace")
@@ -531,11 +531,11 @@ def test_what_was_claimed_before_the_epoch_is_doubted(track: Track, state: str, 
     """Others may have come after it, whom the server forgot: it is looked at, by the settler where nobody asks."""
     lead = track.claim("start")
     track.lose(track.snapshot())
-    track.claim("check")
+    track.claim("reconcile")
     track.wait(GRACE)
     track.finish(lead, state, answered=True, due_in=60_000)
     assert track.due == 0
-    assert track.claim("check")["doing"] == look
+    assert track.claim("reconcile")["action"] == look
 
 
 def test_ambiguous_start_keeps_its_horizon_and_is_due(track: Track) -> None:
@@ -543,32 +543,32 @@ def test_ambiguous_start_keeps_its_horizon_and_is_due(track: Track) -> None:
     lead = starting(track)
     track.wait(3000)
     track.finish(lead, "unknown", confirmed_by="", due_in=1000)
-    assert (track.left("start_quiet"), track.due, track.record["confirmed"]) == (QUIET - 3000, 1000, "0")
+    assert (track.left("start_may_land_until"), track.due, track.record["confirmed"]) == (QUIET - 3000, 1000, "0")
 
 
 def test_refused_start_leaves_no_horizon(track: Track) -> None:
     """VideoSDK answered: it did nothing, so the next may be sent at once."""
     lead = starting(track)
     track.finish(lead, "failed", confirmed_by="list", answered=True)
-    assert track.record["start_quiet"] == "0"
+    assert track.record["start_may_land_until"] == "0"
     assert say(track.claim("start")) == ("lead", "start")
 
 
 def test_ambiguous_stop_keeps_its_horizon(track: Track) -> None:
     """It may still land, and a start waits for that."""
     lead = stopping(track)
-    assert (track.left("stop_quiet"), track.due, track.record["state"]) == (QUIET, 1000, "stopping")
+    assert (track.left("stop_may_land_until"), track.due, track.record["state"]) == (QUIET, 1000, "stopping")
     track.wait(1000)
-    again = track.claim("check")
+    again = track.claim("reconcile")
     assert (say(again), again["op"] == lead["op"]) == (("lead", "stop"), False)
     track.finish(again, "stopped", answered=True)
-    assert track.left("stop_quiet") == QUIET - 1000
+    assert track.left("stop_may_land_until") == QUIET - 1000
 
 
 def test_answered_stop_leaves_no_horizon(track: Track) -> None:
     """It has landed."""
     fresh_stop(track)
-    assert track.record["stop_quiet"] == "0"
+    assert track.record["stop_may_land_until"] == "0"
     assert track.left("ended_at") == 0
 
 
@@ -576,9 +576,9 @@ def test_list_settles_both_horizons(track: Track) -> None:
     """Nothing runs, and so late that nothing sent earlier can land."""
     unknown(track)
     track.wait(QUIET + 1)
-    look = track.claim("check")
+    look = track.claim("reconcile")
     track.finish(look, "stopped", confirmed_by="list", settled=True)
-    assert (track.record["start_quiet"], track.record["stop_quiet"], track.due) == ("0", "0", None)
+    assert (track.record["start_may_land_until"], track.record["stop_may_land_until"], track.due) == ("0", "0", None)
 
 
 def test_only_who_is_waited_for_publishes(track: Track) -> None:
@@ -601,7 +601,7 @@ def test_renewal_lengthens_the_lease_and_nothing_else(track: Track) -> None:
     track.wait(1000)
     for _ in range(2):
         assert track.renew(lead)["how"] == "ok"
-    assert (track.left("lease"), track.left("start_quiet"), track.due) == (LEASE, QUIET - 1000, LEASE)
+    assert (track.left("lease"), track.left("start_may_land_until"), track.due) == (LEASE, QUIET - 1000, LEASE)
     unchanged(track, before, "lease")
 
 
@@ -632,22 +632,22 @@ def test_renewal_restores_a_start_with_its_horizon(track: Track, kept: bool) -> 
     assert track.renew(lead)["how"] == "restored"
     record = track.record
     assert (record["state"], record["holder"], record["op"]) == ("starting", lead["attempt"], lead["op"])
-    assert (track.left("start_quiet"), track.left("lease"), record["fingerprint"]) == (QUIET, LEASE, "A")
+    assert (track.left("start_may_land_until"), track.left("lease"), record["fingerprint"]) == (QUIET, LEASE, "A")
     assert say(track.claim("start")) == ("wait", "start")
     assert track.finish(lead, "recording")["how"] == "ok"
 
 
 @pytest.mark.parametrize(
-    ("wish", "begin", "state"), [("stop", Track.started, "stopping"), ("check", unknown, "unknown")]
+    ("command", "begin", "state"), [("stop", Track.started, "stopping"), ("reconcile", unknown, "unknown")]
 )
-def test_renewal_restores_whatever_was_held(track: Track, wish: str, begin: Any, state: str) -> None:
+def test_renewal_restores_whatever_was_held(track: Track, command: str, begin: Any, state: str) -> None:
     """A stop comes back with a horizon of its own, a look with that of what it looks for."""
     begin(track)
-    lead = track.claim(wish)
+    lead = track.claim(command)
     track.lose()
     assert track.renew(lead)["how"] == "restored"
     assert track.record["state"] == state
-    assert track.left("stop_quiet" if wish == "stop" else "start_quiet") == QUIET
+    assert track.left("stop_may_land_until" if command == "stop" else "start_may_land_until") == QUIET
 
 
 def test_renewal_without_restore_creates_nothing(track: Track) -> None:
@@ -662,7 +662,7 @@ def test_later_operation_is_not_replaced_by_a_restored_one(track: Track) -> None
     """Somebody has begun anew since: who comes too late has lost."""
     lead = starting(track)
     track.lose()
-    track.claim("check")
+    track.claim("reconcile")
     track.wait(GRACE)
     newer = track.claim("start")
     assert track.renew(lead)["how"] == "lost"
@@ -675,11 +675,11 @@ def test_arm_makes_a_start_of_a_look(track: Track) -> None:
     track.wait(QUIET)
     lead = track.claim("start", fingerprint="B")
     track.wait(1500)
-    reply = track.arm(lead, fingerprint="B")
+    reply = track.promote_to_start(lead, fingerprint="B")
     record = track.record
-    assert (reply["how"], record["state"], record["doing"]) == ("ok", "starting", "start")
+    assert (reply["how"], record["state"], record["action"]) == ("ok", "starting", "start")
     assert int(record["generation"]) == int(reply["generation"]) >= int(lead["op"])
-    assert (record["fingerprint"], track.left("start_quiet"), track.left("lease")) == ("B", QUIET, LEASE)
+    assert (record["fingerprint"], track.left("start_may_land_until"), track.left("lease")) == ("B", QUIET, LEASE)
 
 
 def test_arm_of_a_stranger_is_refused(track: Track) -> None:
@@ -688,7 +688,7 @@ def test_arm_of_a_stranger_is_refused(track: Track) -> None:
     first = track.claim("start")
     track.wait(LEASE)
     second = track.claim("start")
-    assert track.arm(first)["how"] == "lost"
+    assert track.promote_to_start(first)["how"] == "lost"
     assert track.record["holder"] == second["attempt"]
 
 
@@ -696,18 +696,21 @@ def test_arm_of_a_stranger_is_refused(track: Track) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begin", "wish", "state"), [(fresh_stop, "start", "stopped"), (Track.started, "stop", "recording")]
+    ("begin", "command", "state"), [(fresh_stop, "start", "stopped"), (Track.started, "stop", "recording")]
 )
-def test_release_leaves_no_trace_but_the_number(track: Track, begin: Any, wish: str, state: str) -> None:
+def test_release_leaves_no_trace_but_the_number(track: Track, begin: Any, command: str, state: str) -> None:
     """Nothing was sent: state and horizons are as they were, and the operation goes on under its number."""
     begin(track)
     before = track.record
-    lead = track.claim(wish)
+    lead = track.claim(command)
     assert track.release(lead) == {"how": "ok", "now": track.ms}
     assert track.record["state"] == state
-    assert (track.record["start_quiet"], track.record["stop_quiet"]) == (before["start_quiet"], before["stop_quiet"])
-    again = track.claim(wish)
-    assert (say(again), again["op"]) == (("lead", wish), lead["op"])
+    assert (track.record["start_may_land_until"], track.record["stop_may_land_until"]) == (
+        before["start_may_land_until"],
+        before["stop_may_land_until"],
+    )
+    again = track.claim(command)
+    assert (say(again), again["op"]) == (("lead", command), lead["op"])
 
 
 def test_release_twice_and_by_a_stranger_does_nothing(track: Track) -> None:
@@ -723,20 +726,20 @@ def test_release_twice_and_by_a_stranger_does_nothing(track: Track) -> None:
 def test_release_of_the_very_first_claim_is_a_failure_not_a_gap(track: Track) -> None:
     """There was no state before: nothing records."""
     track.release(track.claim("start", verify_absent="never"))
-    assert (track.record["state"], track.record["start_quiet"]) == ("failed", "0")
+    assert (track.record["state"], track.record["start_may_land_until"]) == ("failed", "0")
 
 
 def test_release_keeps_an_earlier_horizon(track: Track) -> None:
     """A look that is given back says nothing of what it looked for; a stop that was not sent leaves the one before."""
     unknown(track)
     track.wait(1000)
-    track.release(track.claim("check"))
-    assert (track.record["state"], track.left("start_quiet"), track.due) == ("unknown", QUIET - 1000, 0)
+    track.release(track.claim("reconcile"))
+    assert (track.record["state"], track.left("start_may_land_until"), track.due) == ("unknown", QUIET - 1000, 0)
     stop = track.claim("stop")
     track.finish(stop, "stopping", confirmed_by="", due_in=1000)
     track.wait(1000)
     track.release(track.claim("stop"))
-    assert (track.record["state"], track.left("stop_quiet")) == ("stopping", QUIET - 1000)
+    assert (track.record["state"], track.left("stop_may_land_until")) == ("stopping", QUIET - 1000)
 
 
 def test_release_wakes_who_waits(track: Track) -> None:
@@ -760,8 +763,8 @@ def test_stop_behind_a_start_is_remembered_and_told(track: Track) -> None:
     finished = track.finish(lead, "recording")
     assert (finished["how"], finished["stop"]) == ("ok", True)
     assert track.due == 0
-    for wish in ("check", "start"):
-        reply = track.claim(wish)
+    for command in ("reconcile", "start"):
+        reply = track.claim(command)
         assert say(reply) == ("lead", "stop")
         track.release(reply)
 
@@ -788,7 +791,7 @@ def test_wish_survives_an_unknown_outcome(track: Track) -> None:
     lead = starting(track)
     track.claim("stop")
     track.finish(lead, "unknown", confirmed_by="", due_in=1000)
-    assert say(track.claim("check")) == ("lead", "stop")
+    assert say(track.claim("reconcile")) == ("lead", "stop")
 
 
 def test_stop_over_an_unknown_start_holds_until_nothing_can_land(track: Track) -> None:
@@ -798,10 +801,10 @@ def test_stop_over_an_unknown_start_holds_until_nothing_can_land(track: Track) -
     track.finish(stop, "stopped", answered=True)
     assert (track.record["intent"], track.due) == (stop["op"], QUIET + 1)
     track.wait(QUIET + 1)
-    look = track.claim("check")
+    look = track.claim("reconcile")
     assert say(look) == ("lead", "recover")
     assert track.finish(look, "recording", confirmed_by="list")["stop"] is True
-    assert say(track.claim("check")) == ("lead", "stop")
+    assert say(track.claim("reconcile")) == ("lead", "stop")
 
 
 def test_wish_survives_a_release(track: Track) -> None:
@@ -831,34 +834,36 @@ def test_arm_ends_what_was_about_an_earlier_recording(track: Track, mine: bool) 
     track.claim("stop")
     if not mine:
         track.redis.hset(track.keys[0], "intent", "1")
-    track.arm(lead)
+    track.promote_to_start(lead)
     assert track.record["intent"] == (lead["op"] if mine else "")
 
 
 # --- doubt -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("begin", "doing"), [(Track.started, "verify"), (fresh_stop, "recover"), (nothing, "recover")])
-def test_doubt_makes_the_next_one_look(track: Track, begin: Any, doing: str) -> None:
+@pytest.mark.parametrize(
+    ("begin", "action"), [(Track.started, "verify"), (fresh_stop, "recover"), (nothing, "recover")]
+)
+def test_doubt_makes_the_next_one_look(track: Track, begin: Any, action: str) -> None:
     """Whoever comes next looks first; if nobody does, the settler."""
     begin(track)
-    track.doubt()
+    track.invalidate()
     assert track.due == 0
-    assert say(track.claim("check")) == ("lead", doing)
+    assert say(track.claim("reconcile")) == ("lead", action)
 
 
 def test_doubt_during_an_operation_outlives_it(track: Track) -> None:
     """Its result is written unconfirmed, and due at once; the next look ends the doubt."""
     lead = starting(track)
     track.wait(10)
-    track.doubt()
+    track.invalidate()
     track.wait(10)
     track.finish(lead, "recording")
     assert (track.record["confirmed"], track.due) == ("0", 0)
     track.wait(10)
-    look = track.claim("check")
+    look = track.claim("reconcile")
     track.finish(look, "recording", confirmed_by="list")
-    assert (track.record["doubt"], say(track.claim("start"))[0]) == ("0", "running")
+    assert (track.record["suspect_since"], say(track.claim("start"))[0]) == ("0", "running")
 
 
 # --- observe ---------------------------------------------------------------------------------------------------------
@@ -869,7 +874,7 @@ def test_agreement_confirms_from_when_the_list_was_asked(track: Track) -> None:
     track.started()
     track.wait(5000)
     before = track.record
-    assert track.observe("recording", seen_ago=300, evidence="{}", due_in=9000) == {"how": "ok", "now": track.ms}
+    assert track.confirm("recording", seen_ago=300, evidence="{}", due_in=9000) == {"how": "ok", "now": track.ms}
     record = track.record
     assert (track.left("confirmed"), record["confirmed_by"], record["evidence"]) == (-300, "list", "{}")
     assert track.due == 9000
@@ -881,13 +886,13 @@ def test_agreement_twice_changes_only_when_it_is_looked_at_next(track: Track) ->
     """Its reply was lost; or another replica compared the same with an older list."""
     track.started()
     track.wait(5000)
-    track.observe("recording", seen_ago=300, evidence="{}", due_in=9000)
+    track.confirm("recording", seen_ago=300, evidence="{}", due_in=9000)
     before = track.record
     for ago in (300, 800):
-        assert track.observe("recording", seen_ago=ago, evidence="", due_in=9000)["how"] == "ok"
+        assert track.confirm("recording", seen_ago=ago, evidence="", due_in=9000)["how"] == "ok"
         unchanged(track, before)
     assert track.due == 9000
-    assert track.observe("recording", due_in=0)["how"] == "ok"
+    assert track.confirm("recording", due_in=0)["how"] == "ok"
     assert track.due is None
 
 
@@ -896,12 +901,12 @@ def test_agreement_keeps_what_runs_and_not_what_has_ended(track: Track) -> None:
     track.started()
     track.wait(5000)
     track.redis.pexpire(track.keys[0], 50_000)
-    track.observe("recording")
+    track.confirm("recording")
     assert track.redis.pttl(track.keys[0]) > 50_000
     track.stopped()
     track.wait(5000)
     track.redis.pexpire(track.keys[0], 50_000)
-    assert track.observe("stopped", evidence="{}")["how"] == "ok"
+    assert track.confirm("stopped", evidence="{}")["how"] == "ok"
     assert 0 < track.redis.pttl(track.keys[0]) <= 50_000
 
 
@@ -939,7 +944,7 @@ def somebody_holds_it(track: Track) -> dict[str, Any]:
     """Whoever verifies it finds out."""
     track.started()
     track.wait(TRUST + 1)
-    assert track.claim("start")["doing"] == "verify"
+    assert track.claim("start")["action"] == "verify"
     return {}
 
 
@@ -972,7 +977,7 @@ def in_doubt(track: Track) -> dict[str, Any]:
     """Something happened of which the list may not tell yet."""
     track.started()
     track.wait(1000)
-    track.doubt()
+    track.invalidate()
     track.wait(1000)
     return {}
 
@@ -981,18 +986,18 @@ def unanswered_hint(track: Track) -> dict[str, Any]:
     """Its end was heard of, and the list could not be had."""
     track.started()
     track.wait(1000)
-    track.doubt("ended")
+    track.invalidate("ended")
     track.wait(10)
-    track.finish(track.claim("check"), "recording", confirmed_by="")
+    track.finish(track.claim("reconcile"), "recording", confirmed_by="")
     track.wait(1000)
     return {}
 
 
-def forgotten(track: Track) -> dict[str, Any]:
+def predates_epoch(track: Track) -> dict[str, Any]:
     """The server knows it from before its epoch: it may have forgotten what came after."""
     track.started()
     track.lose(track.snapshot())
-    track.claim("check")
+    track.claim("reconcile")
     track.wait(GRACE)
     return {}
 
@@ -1002,16 +1007,16 @@ def forgotten(track: Track) -> dict[str, Any]:
     "begin",
     [
         written_after_the_look, asked_before_the_start, another_state, another_generation, somebody_holds_it,
-        a_holder_is_gone, a_stop_is_owed, something_may_land, in_doubt, unanswered_hint, forgotten, nothing,
+        a_holder_is_gone, a_stop_is_owed, something_may_land, in_doubt, unanswered_hint, predates_epoch, nothing,
     ],
 )  # fmt: skip
 def test_what_cannot_be_said_to_be_what_was_compared_is_left_alone(track: Track, begin: Any, agrees: bool) -> None:
     """Nothing is written and nothing planned: somebody who claims it has to look."""
     arguments = {"state": "recording", **(begin(track) or {})}
     before, due = track.record, track.redis.zscore(track.keys[1], track.keys[0])
-    reply = track.observe(**arguments, agrees=agrees, evidence="{}" if agrees else "", due_in=9000)
+    reply = track.confirm(**arguments, agrees=agrees, evidence="{}" if agrees else "", due_in=9000)
     # Where the list could not be had nothing is said of the recording, so it need not be younger than anything.
-    only_planned = not agrees and begin in {written_after_the_look, asked_before_the_start, forgotten}
+    only_planned = not agrees and begin in {written_after_the_look, asked_before_the_start, predates_epoch}
     assert reply["how"] == ("ok" if only_planned else "stale")
     unchanged(track, before)
     assert track.redis.zscore(track.keys[1], track.keys[0]) == (track.ms + 9000 if only_planned else due)
@@ -1022,7 +1027,7 @@ def test_a_list_that_could_not_be_had_confirms_nothing(track: Track) -> None:
     track.started()
     track.wait(5000)
     before = track.record
-    assert track.observe("recording", agrees=False, due_in=7000)["how"] == "ok"
+    assert track.confirm("recording", agrees=False, due_in=7000)["how"] == "ok"
     assert track.due == 7000
     unchanged(track, before)
 
@@ -1031,38 +1036,38 @@ def test_a_list_that_could_not_be_had_confirms_nothing(track: Track) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begin", "wish", "next_one"),
+    ("begin", "command", "next_one"),
     [
         (fresh_stop, "start", ("lead", "recover")),
         (Track.started, "stop", ("lead", "stop")),
-        (unknown, "check", ("lead", "recover")),
-        (stopping, "check", ("lead", "stop")),
+        (unknown, "reconcile", ("lead", "recover")),
+        (stopping, "reconcile", ("lead", "stop")),
     ],
 )
 def test_what_was_held_is_found_out_by_whoever_comes(
-    track: Track, begin: Any, wish: str, next_one: tuple[str, str]
+    track: Track, begin: Any, command: str, next_one: tuple[str, str]
 ) -> None:
     """As if the claim had lapsed: due now, under the same number, and what was sent keeps its quiet time."""
     begin(track)
-    lead = track.claim(wish)
+    lead = track.claim(command)
     track.wait(300)
     before = track.record
-    assert track.take_away(lead["attempt"]) == {"how": "ok", "now": track.ms}
-    unchanged(track, before, "holder", "owner", "lease", "doubt", "confirmed")
+    assert track.revoke(lead["attempt"]) == {"how": "ok", "now": track.ms}
+    unchanged(track, before, "holder", "owner", "lease", "suspect_since", "confirmed")
     assert track.due == 0
     reply = track.claim("start")
     assert (say(reply), reply["op"]) == (next_one, lead["op"])
-    assert reply["start_quiet_left"] == max(int(before["start_quiet"] or 0) - track.ms, 0)
+    assert reply["start_may_land_ms"] == max(int(before["start_may_land_until"] or 0) - track.ms, 0)
 
 
 def test_who_lost_a_claim_writes_nothing(track: Track) -> None:
     """Neither its result nor a renewal, and it sends nothing; taken away twice it is as taken away once."""
     lead = starting(track)
-    assert track.take_away(lead["attempt"])["how"] == "ok"
+    assert track.revoke(lead["attempt"])["how"] == "ok"
     before = track.record
-    assert track.take_away(lead["attempt"])["how"] == "lost"
+    assert track.revoke(lead["attempt"])["how"] == "lost"
     assert track.renew(lead)["how"] == "lost"
-    assert track.arm(dict(lead))["how"] == "lost"
+    assert track.promote_to_start(dict(lead))["how"] == "lost"
     assert track.finish(lead, "recording")["how"] == "stale"
     assert track.release(lead)["how"] == "lost"
     unchanged(track, before)
@@ -1074,7 +1079,7 @@ def test_another_claim_than_the_one_looked_at_is_left_alone(track: Track, begin:
     begin(track)
     before, due = track.record, track.due
     for attempt in ("stranger", ""):
-        assert track.take_away(attempt)["how"] == "lost"
+        assert track.revoke(attempt)["how"] == "lost"
     assert (track.record, track.due) == (before, due)
 
 
@@ -1083,17 +1088,17 @@ def test_who_waits_for_what_is_taken_away_is_woken(track: Track) -> None:
     lead = starting(track)
     track.claim("start")
     with track.listening() as heard:
-        track.take_away(lead["attempt"])
+        track.revoke(lead["attempt"])
         assert heard() == [f"{track.keys[0]}\n{lead['op']}\n"]
 
 
 def test_a_doubt_of_the_operator_ends_with_the_next_look(track: Track) -> None:
     """Looked at, the track is an ordinary one."""
     track.started()
-    track.take_away(track.claim("stop")["attempt"])
+    track.revoke(track.claim("stop")["attempt"])
     track.wait(10)
-    track.finish(track.claim("check"), "stopped", answered=True)
-    assert (track.record["doubt"], say(track.claim("stop"))[0]) == ("0", "idle")
+    track.finish(track.claim("reconcile"), "stopped", answered=True)
+    assert (track.record["suspect_since"], say(track.claim("stop"))[0]) == ("0", "idle")
 
 
 # --- room ------------------------------------------------------------------------------------------------------------
@@ -1151,7 +1156,7 @@ def test_a_room_shows_of_what_was_only_doubted_no_state(track: Track) -> None:
     """The record was gone, its place in the room was not, and somebody saw the track record: no reader may stumble."""
     fresh_stop(track)
     track.redis.delete(track.keys[0])
-    track.doubt()
+    track.invalidate()
     ((_, fields),) = track.room()["records"]
     record = msgspec.convert(json.loads(fields), Record, strict=False)
     assert (record.state, record.generation) == ("", "0")
@@ -1165,19 +1170,19 @@ def test_what_a_later_version_wrote_is_not_touched(track: Track, held: bool) -> 
         track.finish(lead, "recording")
     track.redis.hset(track.keys[0], "v", "2")
     before, due = track.record, track.redis.zscore(track.keys[1], track.keys[0])
-    for wish in ("start", "stop", "check"):
-        assert track.claim(wish)["verdict"] == "newer"
+    for command in ("start", "stop", "reconcile"):
+        assert track.claim(command)["verdict"] == "newer"
     assert track.claim("start", attempt=lead["attempt"])["verdict"] == "newer"
     track.wait(LEASE + QUIET + MEMORY // 4)
     assert track.claim("start")["verdict"] == "newer"
     assert track.renew(lead)["how"] == "lost"
-    assert track.arm(dict(lead))["how"] == "lost"
+    assert track.promote_to_start(dict(lead))["how"] == "lost"
     assert track.finish(lead, "recording")["how"] == "stale"
     assert track.release(lead)["how"] == "lost"
-    assert track.doubt()["how"] == "moot"
-    assert track.observe("recording")["how"] == "stale"
-    assert track.observe("recording", agrees=False)["how"] == "stale"
-    assert track.take_away(lead["attempt"])["how"] == "lost"
+    assert track.invalidate()["how"] == "moot"
+    assert track.confirm("recording")["how"] == "stale"
+    assert track.confirm("recording", agrees=False)["how"] == "stale"
+    assert track.revoke(lead["attempt"])["how"] == "lost"
     assert (track.record, track.redis.zscore(track.keys[1], track.keys[0])) == (before, due)
 
 
@@ -1189,15 +1194,15 @@ def test_these_tables_give_what_the_coordinator_gives(track: Track, world: World
     world.advance(1)
     world.upstream.fates["stop"].append(Fate(hears="unreachable", lands=None))
     process.stop()
-    process.do(process.doubt())
+    process.do(process.invalidate())
     world.advance(2)
     track.started()
-    track.doubt()
+    track.invalidate()
     track.release(track.claim("stop"))
     process.do(process.use_the_rest())
     world.advance(1)
-    track.observe("recording")
-    track.take_away("nobody")
+    track.confirm("recording")
+    track.revoke("nobody")
     track.room()
     assert track.arguments == world.arguments
     assert track.arguments.keys() == set(SCRIPTS)

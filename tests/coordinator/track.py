@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import redis
 
 from gateway.coordinator import Timing
-from gateway.coordinator.script import SCRIPTS, Script
+from gateway.store.scripts import SCRIPTS, Script
 
 TIMING: Final = Timing()
 LEASE: Final = int(TIMING.lease * 1000)
@@ -50,7 +50,7 @@ class Track:
         self.arguments: dict[str, set[str]] = {}
         """Names of what each script was given."""
         if marked:
-            self.claim("check")
+            self.claim("reconcile")
             self.wait(QUIET + GRACE)
 
     def wait(self, ms: int) -> None:
@@ -71,12 +71,12 @@ class Track:
         lasting = [key for key in self.keys if self.redis.pttl(key) == -1]
         assert not lasting, f"without a TTL: {lasting}"
 
-    def claim(self, wish: str, attempt: str | None = None, **more: Any) -> Reply:
+    def claim(self, command: str, attempt: str | None = None, **more: Any) -> Reply:
         """Ask for the track; the reply also tells by which attempt."""
         attempt = attempt or f"attempt-{next(self._attempts)}"
         arguments = {
-            "wish": wish, "attempt": attempt, "owner": attempt, "fingerprint": "A" if wish == "start" else "",
-            "recording": '{"requestedBy":"a"}' if wish == "start" else "", "seen": "", "target": "", "asked_ago": 0,
+            "command": command, "attempt": attempt, "owner": attempt, "fingerprint": "A" if command == "start" else "",
+            "recording": '{"requestedBy":"a"}' if command == "start" else "", "seen": "", "target": "", "asked_ago": 0,
             "not_after": 0, "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY, "grace": GRACE,
             "verify_absent": "auto",
         }  # fmt: skip
@@ -85,51 +85,51 @@ class Track:
     def finish(self, lead: Reply, state: str, **more: Any) -> Reply:
         """Write what became of what `lead` was granted for."""
         arguments = {
-            "attempt": lead["attempt"], "op": lead["op"], "doing": lead["doing"], "state": state,
+            "attempt": lead["attempt"], "op": lead["op"], "action": lead["action"], "state": state,
             "generation": lead["generation"], "fingerprint": lead["fingerprint"], "confirmed_by": "reply",
-            "result": f"{lead['doing']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
+            "result": f"{lead['action']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
             "seen_ago": 0, "due_in": 0, "quiet": QUIET, "settle": SETTLE, "evidence": "", "because": "",
             "upstream": "", "ended_at": self.ms, "epoch": lead["epoch"], "started_at": lead["started_at"],
-            "stop_wanted": False, "start_quiet_left": 0, "stop_quiet_left": 0,
+            "stop_wanted": False, "start_may_land_ms": 0, "stop_may_land_ms": 0,
         }  # fmt: skip
         return self.run("finish", **arguments | more)
 
     def renew(self, lead: Reply, *, restore: bool = True, **more: Any) -> Reply:
         """Keep the claim, as every process does once a second."""
         arguments = {
-            "attempt": lead["attempt"], "op": lead["op"], "doing": lead["doing"], "generation": lead["generation"],
+            "attempt": lead["attempt"], "op": lead["op"], "action": lead["action"], "generation": lead["generation"],
             "fingerprint": lead["fingerprint"], "recording": lead["recording"], "owner": lead["attempt"],
-            "lease": LEASE, "quiet": QUIET, "arm": False, "restore": restore,
+            "lease": LEASE, "quiet": QUIET, "promote_to_start": False, "restore": restore,
             "epoch": lead["epoch"],
         }  # fmt: skip
         return self.run("renew", **arguments | more)
 
-    def arm(self, lead: Reply, **more: Any) -> Reply:
+    def promote_to_start(self, lead: Reply, **more: Any) -> Reply:
         """Turn gathering evidence into starting."""
-        reply = self.renew(lead, restore=False, arm=True, **{"fingerprint": "A", "recording": "{}"} | more)
+        reply = self.renew(lead, restore=False, promote_to_start=True, **{"fingerprint": "A", "recording": "{}"} | more)
         if reply["how"] == "ok":
-            lead.update(doing="start", generation=reply["generation"], fingerprint="A")
+            lead.update(action="start", generation=reply["generation"], fingerprint="A")
         return reply
 
     def release(self, lead: Reply) -> Reply:
         """Give the track back: nothing was sent."""
         return self.run("release", attempt=lead["attempt"], result="released")
 
-    def doubt(self, hint: str = "") -> Reply:
+    def invalidate(self, hint: str = "") -> Reply:
         """Say that what is known may not be so, because of what was heard perhaps."""
-        return self.run("doubt", hint=hint)
+        return self.run("invalidate", hint=hint)
 
-    def observe(self, state: str, **more: Any) -> Reply:
+    def confirm(self, state: str, **more: Any) -> Reply:
         """Say that the list, asked just now, agrees with a record of this state."""
         arguments = {
             "state": state, "generation": self.record.get("generation", "0"), "agrees": True, "seen_ago": 0,
             "evidence": "", "due_in": 0,
         }  # fmt: skip
-        return self.run("observe", **arguments | more)
+        return self.run("confirm", **arguments | more)
 
-    def take_away(self, attempt: str) -> Reply:
+    def revoke(self, attempt: str) -> Reply:
         """Take the claim of an attempt away."""
-        return self.run("take_away", attempt=attempt)
+        return self.run("revoke", attempt=attempt)
 
     def room(self, *, most: int = 1000, watch: bool = False) -> Reply:
         """Read the track's room."""
@@ -179,8 +179,8 @@ class Track:
         """Bring the track to a recording that was confirmed just now."""
         lead = self.claim("start", fingerprint=parameters)
         assert lead["verdict"] == "lead", lead
-        if lead["doing"] == "recover":
-            self.arm(lead, fingerprint=parameters)
+        if lead["action"] == "recover":
+            self.promote_to_start(lead, fingerprint=parameters)
             lead["fingerprint"] = parameters
         assert self.finish(lead, "recording")["how"] == "ok"
         return lead
@@ -188,7 +188,7 @@ class Track:
     def stopped(self) -> Reply:
         """Bring the track to where nothing records, which was confirmed just now."""
         lead = self.claim("stop")
-        assert (lead["verdict"], lead["doing"]) == ("lead", "stop"), lead
+        assert (lead["verdict"], lead["action"]) == ("lead", "stop"), lead
         assert self.finish(lead, "stopped", answered=True)["how"] == "ok"
         return lead
 

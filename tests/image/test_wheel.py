@@ -54,7 +54,7 @@ def test_the_sandbox_is_not_part_of_production(environment: Path) -> None:
 
 async def healthy(environment: Path, port: int) -> bool:
     """Run a container's health check."""
-    check = (bin_of(environment) / "python", "-I", "-m", "gateway.health")
+    check = (bin_of(environment) / "python", "-I", "-m", "gateway.serving.healthcheck")
     process = await asyncio.create_subprocess_exec(*check, env={"GATEWAY_HOST": "0.0.0.0", "GATEWAY_PORT": str(port)})
     return await process.wait() == 0
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import cast
 
-from gateway.coordinator.script import Script
 from gateway.recordings import Leader
+from gateway.store.scripts import Script
 
 
 def scripts(changes: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, str]:

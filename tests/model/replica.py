@@ -8,10 +8,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from gateway.coordinator import Connection, Coordinator, Lease, Wakeup, Wakeups
+from gateway.coordinator import Coordinator, Lease
 from gateway.errors import CoordinationUnavailable, GatewayError
-from gateway.recordings import Leader, Lists, Recordings, Uncoordinated, Watcher
+from gateway.recordings import Leader, ListingCache, Recordings, Watcher, WithoutRedisMode
 from gateway.recordings.model import StartParameters
+from gateway.store.connection import Connection
+from gateway.store.notifications import Notifications, OperationFinished
 from tests.model.clockwork import OWNER
 from tests.model.upstream import TRACK, ImaginedVideoSDK
 
@@ -28,7 +30,7 @@ _SLOW_SECONDS = 1.0
 class Call:
     """What a caller asked of a replica, and what it was told."""
 
-    wish: str
+    command: str
     parameters: str
     process: "Process"
     invoked: float
@@ -43,7 +45,7 @@ class Call:
     @property
     def over(self) -> bool:
         """Nothing goes on in its name."""
-        return self.outcome != "deadline-exceeded" and not self.outcome.startswith("uncoordinated")
+        return self.outcome != "deadline-exceeded" and not self.outcome.startswith("without_redis")
 
 
 class Wire(Connection):
@@ -118,11 +120,11 @@ class Wire(Connection):
         raise CoordinationUnavailable("no answer", retry_after=2)
 
 
-class Ears(Wakeups):
+class Ears(Notifications):
     """A replica's subscription."""
 
     def __init__(self) -> None:  # pyright: ignore[reportMissingSuperCall]
-        self.hear: Callable[[Wakeup], None] = lambda _: None
+        self.handle: Callable[[OperationFinished], None] = lambda _: None
         self.reconnect: Callable[[], None] = lambda: None
         """Called when the server that it listens to may be another one."""
 
@@ -131,9 +133,9 @@ class Ears(Wakeups):
         """Whether messages arrive; a replica does not notice that it is deaf."""
         return True
 
-    async def start(self, on_wakeup: Callable[[Wakeup], None], on_gap: Callable[[], None]) -> None:
+    async def start(self, on_finished: Callable[[OperationFinished], None], on_gap: Callable[[], None]) -> None:
         """Begin to listen."""
-        self.hear, self.reconnect = on_wakeup, on_gap
+        self.handle, self.reconnect = on_finished, on_gap
 
     async def stop(self) -> None:
         """Stop listening."""
@@ -161,18 +163,18 @@ class Process:
         self.wire = Wire(self, world)
         self.ears = Ears()
         videosdk = ImaginedVideoSDK(self, world.upstream)
-        lists = Lists(videosdk)
+        listings = ListingCache(videosdk)
         self.coordinator = Coordinator(self.wire, world.timing, "t")
         self.coordinator.boot = name
         self.script_names = self.coordinator.scripts.names
         leader: type[Leader] = world.code.get("Leader", Leader)
         self.recordings = Recordings(
             self.coordinator,
-            leader(self.coordinator, videosdk, lists),
+            leader(self.coordinator, videosdk, listings),
             self.ears,
-            Uncoordinated(self.coordinator, videosdk),
+            WithoutRedisMode(self.coordinator, videosdk),
         )
-        self.watcher = Watcher(self.coordinator, lists, self.recordings.settle)
+        self.reconciler = Watcher(self.coordinator, listings, self.recordings.reconcile)
         self.do(self.recordings.open())
         if world.settling:
             self.do(self._settle_for_ever())
@@ -230,22 +232,22 @@ class Process:
         for task in list(self.tasks):
             task.cancel()
 
-    def start(self, parameters: str = "A", within: float = 30.0) -> Call:
+    def start(self, parameters: str = "A", timeout: float = 30.0) -> Call:
         """Have a caller ask for a start."""
         call = Call("start", parameters, self, self.world.now)
-        ask = self.recordings.start(TRACK, PARAMETERS[parameters], caller="somebody", within=within)
+        ask = self.recordings.start(TRACK, PARAMETERS[parameters], caller="somebody", timeout=timeout)
         self.do(self._ask(call, ask))
         return call
 
-    def stop(self, within: float = 30.0) -> Call:
+    def stop(self, timeout: float = 30.0) -> Call:
         """Have a caller ask for a stop."""
         call = Call("stop", "", self, self.world.now)
-        self.do(self._ask(call, self.recordings.stop(TRACK, caller="somebody", within=within)))
+        self.do(self._ask(call, self.recordings.stop(TRACK, caller="somebody", timeout=timeout)))
         return call
 
     async def _ask(self, call: Call, work: Coroutine[Any, Any, Any]) -> None:
         self.world.calls.append(call)
-        self.world.note(f"{self}: {call.wish} {call.parameters}")
+        self.world.note(f"{self}: {call.command} {call.parameters}")
         try:
             answer = await work
         except GatewayError as error:
@@ -255,26 +257,26 @@ class Process:
             if not answer.recording.coordinated:
                 call.outcome = f"uncoordinated-{call.outcome}"
         call.returned = self.world.now
-        self.world.note(f"{self}: {call.wish} {call.parameters} is told {call.outcome}")
+        self.world.note(f"{self}: {call.command} {call.parameters} is told {call.outcome}")
         self.world.judge(call)
 
     async def settle(self) -> None:
         """Look after what is due, once."""
         with contextlib.suppress(CoordinationUnavailable):
             if keys := await self.coordinator.due(0, 20):
-                await self.watcher.check(keys)
+                await self.reconciler.check(keys)
 
-    async def doubt(self) -> None:
+    async def invalidate(self) -> None:
         """Say that what is known may have changed."""
         with contextlib.suppress(CoordinationUnavailable):
-            await self.coordinator.doubt(self.world.key)
+            await self.coordinator.invalidate(self.world.key)
 
     async def use_the_rest(self) -> None:
         """Call what callers, settlers and hints do not: the scripts of comparing, of operators and of readers."""
         record = await self.coordinator.read(self.world.key)
         if record is not None:
-            await self.coordinator.observe(self.world.key, record, seen_at=self.world.now)
-        await self.coordinator.take_away(self.world.key, "nobody")
+            await self.coordinator.confirm(self.world.key, record, seen_at=self.world.now)
+        await self.coordinator.revoke(self.world.key, "nobody")
         await self.coordinator.room(TRACK.room_id)
 
     async def _settle_for_ever(self) -> None:

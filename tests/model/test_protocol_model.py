@@ -107,18 +107,18 @@ class Walk(RuleBasedStateMachine):
 
     # --- callers and time ----------------------------------------------------------------------------------------
 
-    @rule(number=REPLICAS, parameters=st.sampled_from("AAAB"), within=PATIENCE, fate=FATES, pause=PAUSES)
-    def start(self, number: int, parameters: str, within: float, fate: Fate, pause: float) -> None:
+    @rule(number=REPLICAS, parameters=st.sampled_from("AAAB"), timeout=PATIENCE, fate=FATES, pause=PAUSES)
+    def start(self, number: int, parameters: str, timeout: float, fate: Fate, pause: float) -> None:
         """Somebody wants it recorded."""
         self.plan("start", fate)
-        self.replica(number).start(parameters, within)
+        self.replica(number).start(parameters, timeout)
         self.world.advance(pause)
 
-    @rule(number=REPLICAS, within=PATIENCE, fate=FATES, pause=PAUSES)
-    def stop(self, number: int, within: float, fate: Fate, pause: float) -> None:
+    @rule(number=REPLICAS, timeout=PATIENCE, fate=FATES, pause=PAUSES)
+    def stop(self, number: int, timeout: float, fate: Fate, pause: float) -> None:
         """Somebody wants it stopped."""
         self.plan("stop", fate)
-        self.replica(number).stop(within)
+        self.replica(number).stop(timeout)
         self.world.advance(pause)
 
     @rule(pause=PAUSES)
@@ -150,10 +150,10 @@ class Walk(RuleBasedStateMachine):
         self.world.advance(pause)
 
     @rule(number=REPLICAS, pause=PAUSES)
-    def doubt(self, number: int, pause: float) -> None:
+    def invalidate(self, number: int, pause: float) -> None:
         """Something outside says that it may have ended."""
         replica = self.replica(number)
-        replica.do(replica.doubt())
+        replica.do(replica.invalidate())
         self.world.advance(pause)
 
     # --- processes -----------------------------------------------------------------------------------------------

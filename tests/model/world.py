@@ -16,8 +16,9 @@ from typing import Any, Final, Self, cast
 import redis
 import structlog
 
-from gateway.coordinator import Timing, Wakeup, claims
+from gateway.coordinator import Timing, protocol
 from gateway.errors import GatewayError, UpstreamError
+from gateway.store.notifications import OperationFinished
 from tests.model.clockwork import OWNER, VirtualLoop
 from tests.model.replica import Call, Process
 from tests.model.upstream import EPOCH, TRACK, Fate, Upstream
@@ -91,7 +92,7 @@ class World:
         self.loop = VirtualLoop()
         self.loop.set_task_factory(self._task)
         self.upstream = Upstream(self)
-        self._real_time = claims.time
+        self._real_time = protocol.time
         shim = types.SimpleNamespace(clock_gettime=self._clock_gettime, CLOCK_BOOTTIME=0, monotonic=lambda: self.now)
         cast("Any", claims).time = shim
         self._logs = structlog.testing.capture_logs()
@@ -162,9 +163,9 @@ class World:
         self.loop.run_until_complete(asyncio.sleep(seconds))
         self.check()
 
-    def until(self, condition: Callable[[], Any], within: float = 60.0, what: str = "") -> None:
+    def until(self, condition: Callable[[], Any], timeout: float = 60.0, what: str = "") -> None:
         """Let time pass until something is so."""
-        end = self.now + within
+        end = self.now + timeout
         while not condition():
             if self.now >= end:
                 raise AssertionError(f"waited in vain {what}\n{self.told()}")
@@ -220,15 +221,17 @@ class World:
 
     def _check_reply(self, name: str, a: dict[str, Any], said: dict[str, Any]) -> None:
         what = said.get("verdict") or said.get("how")
-        if what not in {"busy", "noop"} and not (name == "renew" and what == "ok" and not a["arm"]):
+        if what not in {"busy", "noop"} and not (name == "renew" and what == "ok" and not a["promote_to_start"]):
             details = [
                 a.get("attempt"),
-                a.get("wish"),
-                said.get("doing"),
+                a.get("command"),
+                said.get("action"),
                 a.get("op") or said.get("op"),
                 a.get("state"),
             ]
-            self.note(f"    {name}{'/arm' if a.get('arm') else ''} {' '.join(filter(None, details))}: {what}")
+            self.note(
+                f"    {name}{'/promote_to_start' if a.get('promote_to_start') else ''} {' '.join(filter(None, details))}: {what}"
+            )
         if name == "finish" and what in {"ok", "restored", "late"}:
             self._results[a["op"]] = a["result"]
             self._written_at = self.now
@@ -255,12 +258,21 @@ class World:
         # The highest that the clock ever showed: it may have stepped back since.
         ms = self._latest_ms = max(self._latest_ms, self.redis_ms)
         quiet = self.timing.quiet * 1000
-        most = {"lease": self.timing.lease * 1000, "start_quiet": quiet, "stop_quiet": quiet}
-        times = ("lease", "start_quiet", "stop_quiet", "confirmed", "written", "ended_at", "started_at", "doubt")
+        most = {"lease": self.timing.lease * 1000, "start_may_land_until": quiet, "stop_may_land_until": quiet}
+        times = (
+            "lease",
+            "start_may_land_until",
+            "stop_may_land_until",
+            "confirmed",
+            "written",
+            "ended_at",
+            "started_at",
+            "suspect_since",
+        )
         ahead = {field: int(fields.get(field) or 0) - ms - most.get(field, 0) for field in times}
         if far := {field: value for field, value in ahead.items() if value > 1}:
             self.violate(f"after {name} too far ahead: {far}")
-        unsettled = fields.get("state") in _UNSETTLED or fields.get("start_quiet", "0") != "0"
+        unsettled = fields.get("state") in _UNSETTLED or fields.get("start_may_land_until", "0") != "0"
         if (unsettled or int(fields.get("lease") or 0) > ms) and (self.score or 0) > ms + _SELDOM_MS:
             self.violate(f"after {name} an unsettled track is due too late")
         if unsettled and self.score is None:
@@ -269,7 +281,7 @@ class World:
     def check_window(self, kind: str, attempt: str) -> None:
         """Check that what is sent now was granted a moment ago, as Redis sees it, and not under an older clock."""
         record = self.record()
-        if record.get("holder") == attempt and record.get("doing") == kind and not self.stepped:
+        if record.get("holder") == attempt and record.get("action") == kind and not self.stepped:
             granted = int(record["started_at" if kind == "start" else "granted"])
             if self.redis_ms - granted > self.timing.send_window * 1000 + 1:
                 self.violate(f"a {kind} is sent after its window: {self.redis_ms - granted} ms")
@@ -289,11 +301,11 @@ class World:
             if message:
                 key, operation, payload = message["data"].split("\n", 2)
                 for process in self.processes:
-                    self.later(0.002, self._hear, process, Wakeup(key, operation, payload.encode()))
+                    self.later(0.002, self._handle, process, OperationFinished(key, operation, payload.encode()))
 
-    def _hear(self, process: Process, wakeup: Wakeup) -> None:
+    def _handle(self, process: Process, finished_signal: OperationFinished) -> None:
         if process.alive and not process.stalled and not process.deaf:
-            process.ears.hear(wakeup)
+            process.ears.handle(finished_signal)
 
     def _reconnect(self, process: Process) -> None:
         if process.alive and not process.stalled and not process.deaf:
@@ -345,7 +357,7 @@ class World:
         """Check an answer against what was so while the caller waited."""
         if not call.success or call.returned is None:
             return
-        if call.wish == "stop":
+        if call.command == "stop":
             if not self.rested(call.invoked, call.returned):
                 self.violate(f"a stop is told {call.outcome} although something recorded all the time")
             return
@@ -358,11 +370,11 @@ class World:
     def certain(self) -> bool:
         """Whether the record leaves nothing open."""
         fields = self.record()
-        if fields.get("holder") or fields.get("intent") or int(fields.get("doubt") or 0):
+        if fields.get("holder") or fields.get("intent") or int(fields.get("suspect_since") or 0):
             return False
         if fields.get("state") == "recording":
             return int(fields.get("confirmed") or 0) > 0
-        return fields.get("state") in {"stopped", "failed"} and not int(fields.get("start_quiet") or 0)
+        return fields.get("state") in {"stopped", "failed"} and not int(fields.get("start_may_land_until") or 0)
 
     def come_to_rest(self) -> None:
         """Let everything come to rest without further faults, and see whether record and VideoSDK agree."""
@@ -374,21 +386,21 @@ class World:
             process.wire.faults.clear()
             if process.stalled:
                 process.resume()
-        settler = self.process()
+        reconciler_loop = self.process()
         self.advance(2 * self.timing.quiet)
         for look in range(20):
             # What runs is looked at for ever, and what was stopped for a while, for its files.
             if self.score is None or (look > 2 and self.certain):
                 break
             self.advance(max(self.score / 1000 - EPOCH - self.now - self.skew, 0.0) + 0.1)
-            settler.do(settler.settle())
+            reconciler_loop.do(reconciler_loop.settle())
             self.advance(1.0)
         else:
             self.violate("it never comes to rest")
-        self._check_rest(settler)
+        self._check_rest(reconciler_loop)
         self.check()
 
-    def _check_rest(self, settler: Process) -> None:
+    def _check_rest(self, reconciler_loop: Process) -> None:
         state = self.record().get("state", "")
         running = bool(self.upstream.open)
         if state not in _AT_REST:
@@ -397,7 +409,7 @@ class World:
             self.violate("several record at the end")
         if state == "recording" and not running:
             # Nobody asked since it ended: whoever asks now must learn it.
-            self.look(settler)
+            self.look(reconciler_loop)
             if self.record().get("state") == "recording":
                 self.violate("a look does not show that it ended")
         if self.irretrievable:
@@ -412,7 +424,7 @@ class World:
     def look(self, process: Process) -> None:
         """Have a process look at the track, due or not; again, since the server may just have come up."""
         for _ in range(2):
-            process.do(process.recordings.settle(self.key))
+            process.do(process.recordings.reconcile(self.key))
             self.advance(5.0)
 
     def _last_word(self) -> str:
@@ -422,10 +434,10 @@ class World:
         *others, last = self.calls
         for call in others:
             before = call.returned is not None and call.over and call.returned + 3.0 < last.invoked
-            if call.wish != last.wish and not before:
+            if call.command != last.command and not before:
                 return ""
-        if last.wish == "stop":
+        if last.command == "stop":
             return "stop" if last.success or last.outcome == "stop_requested" else ""
-        stops_are_over = all(call.success for call in others if call.wish == "stop")
+        stops_are_over = all(call.success for call in others if call.command == "stop")
         ended = any(row.ended_by == "itself" and (row.end or 0) > last.invoked - 20 for row in self.upstream.rows)
         return "start" if last.success and stops_are_over and not ended else ""

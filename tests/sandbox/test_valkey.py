@@ -43,12 +43,12 @@ def runs(pid: int) -> bool:
     return True
 
 
-def command(valkey: EmbeddedValkey, line: str, patience: float = 5) -> str:
+def command(valkey: EmbeddedValkey, line: str, deadline: float = 5) -> str:
     """Send one inline command on a connection of its own and return the first lines of its reply."""
     address = urlsplit(valkey.url)
     family = socket.AF_UNIX if address.scheme == "unix" else socket.AF_INET
     with socket.socket(family) as connection:
-        connection.settimeout(patience)
+        connection.settimeout(deadline)
         connection.connect(address.path if address.scheme == "unix" else (str(address.hostname), address.port))
         connection.sendall(f"{line}\r\n".encode())
         return connection.recv(65536).decode()
@@ -103,7 +103,7 @@ def test_paused_server_keeps_still_until_resumed():
         valkey.pause()
         # Nothing comes after a silence that would show it: it is listened to for a while, and cannot end too early.
         with pytest.raises(TimeoutError):
-            command(valkey, "GET a", patience=0.2)
+            command(valkey, "GET a", deadline=0.2)
         valkey.resume()
         assert command(valkey, "GET a") == "$1\r\n1\r\n"
         valkey.pause()

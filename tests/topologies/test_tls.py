@@ -111,12 +111,12 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
             )
             stack.enter_context(harness.sentinel(own, servers.binary("redis")))
             trust = str(papers.authority)
-            watcher = redis.Redis("127.0.0.1", sentinel, ssl=True, ssl_ca_certs=trust, decode_responses=True)
-            stack.enter_context(watcher)
+            reconciler = redis.Redis("127.0.0.1", sentinel, ssl=True, ssl_ca_certs=trust, decode_responses=True)
+            stack.enter_context(reconciler)
 
             def watched() -> bool:
                 try:
-                    return cast("dict[str, str]", watcher.sentinel_master("tracks"))["flags"] == "master"
+                    return cast("dict[str, str]", reconciler.sentinel_master("tracks"))["flags"] == "master"
                 except redis.RedisError:
                     return False
 

@@ -14,7 +14,7 @@ from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness, servers
-from tests.blackbox.faults.groups import Sentinels, deafen
+from tests.faults.groups import Sentinels, deafen
 from tests.listener import listening
 
 pytestmark = pytest.mark.anyio
@@ -140,10 +140,10 @@ def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
                 "sentinel down-after-milliseconds tracks 500\nsentinel failover-timeout tracks 3000\n"
             )
             stack.enter_context(harness.sentinel(configuration))
-        watcher = stack.enter_context(redis.Redis(port=ports[0], decode_responses=True))
+        reconciler = stack.enter_context(redis.Redis(port=ports[0], decode_responses=True))
 
         def watched() -> bool:
-            known = cast("dict[str, str]", watcher.sentinel_master("tracks"))
+            known = cast("dict[str, str]", reconciler.sentinel_master("tracks"))
             return int(known["num-slaves"]) >= 1 and int(known["num-other-sentinels"]) >= 2
 
         harness.wait_until(watched)
@@ -168,15 +168,15 @@ async def test_on_sentinels_through_a_failover(
     async with two_gateways(url, simulator, demo) as (first, second):
         track = new_track()
         assert (await first.post("/v1/recordings/track/start", json=track)).status_code == 201
-        with redis.Redis(port=port, decode_responses=True) as watcher:
-            before = watcher.sentinel_get_master_addr_by_name("tracks")
+        with redis.Redis(port=port, decode_responses=True) as reconciler:
+            before = reconciler.sentinel_get_master_addr_by_name("tracks")
             master.kill()
-            harness.wait_until(lambda: watcher.sentinel_get_master_addr_by_name("tracks") != before, within=30)
+            harness.wait_until(lambda: reconciler.sentinel_get_master_addr_by_name("tracks") != before, timeout=30)
 
         async def settled() -> httpx.Response:
             return await second.post("/v1/recordings/track/start", json=track)
 
-        answer = await harness.until(settled, lambda answer: answer.status_code != 503, within=30)
+        answer = await harness.until(settled, lambda answer: answer.status_code != 503, timeout=30)
         assert answer.json().get("outcome") == "already_recording", answer.text
         starts = [
             call
@@ -216,11 +216,11 @@ async def test_a_failover_that_forgets_an_answered_stop_does_not_repeat_it(
             assert again.json()["outcome"] == "started"
             master.kill()
             replica.resume()
-            await asyncio.to_thread(harness.wait_until, lambda: group.masters() == [replica.port], within=30)
+            await asyncio.to_thread(harness.wait_until, lambda: group.masters() == [replica.port], timeout=30)
 
             async def asked() -> httpx.Response:
                 return await second.post("/v1/recordings/track/start", json=track)
 
-            answer = await harness.until(asked, lambda answer: answer.status_code != 503, within=30)
+            answer = await harness.until(asked, lambda answer: answer.status_code != 503, timeout=30)
             assert answer.json().get("outcome") == "already_recording", answer.text
             assert (calls("start"), calls("stop")) == (2, 1)

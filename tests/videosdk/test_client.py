@@ -18,7 +18,7 @@ from gateway.errors import (
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.wire import Exchange, Reply, Server
-from gateway.secret import Secret
+from gateway.secrets import Secret
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import FixedToken, MintedTokens
 from tests import harness

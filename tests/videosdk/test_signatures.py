@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.webhooks import Signer
-from gateway.secret import Secret
+from gateway.secrets import Secret
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.keys import WrongKeyError, read_keys
 from gateway.videosdk.signatures import FetchedKeys, PinnedKeys, Signatures, Verdict

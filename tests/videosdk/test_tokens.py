@@ -5,7 +5,7 @@ from datetime import timedelta
 import jwt
 import pytest
 
-from gateway.secret import Secret
+from gateway.secrets import Secret
 from gateway.videosdk.tokens import FixedToken, MintedTokens, Tokens
 
 SECRET = Secret("0123456789abcdef" * 4)

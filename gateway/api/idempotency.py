@@ -1,0 +1,139 @@
+"""Idempotency keys: the same request again, under the same key, gets the answer it got.
+
+The natural key of a recording already makes one start of many. What it cannot know is that a start which arrives after
+somebody else's stop is a late retry and not a new wish: that is what a caller's own key says
+(draft-ietf-httpapi-idempotency-key-header).
+
+Where an answer was kept, a retry gets it. Where none was (the first request is still under way, its process is gone,
+or it ended in something that may pass), a retry is carried out as if asked when it was first asked: `claim.lua`
+decides, in one step with the claim, whether a stop has been asked for since. On a Cluster the two moments may be of
+two servers' clocks. A stop's retry stops again: that does no harm, and one that is not carried out does.
+"""
+
+import hashlib
+import re
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+from litestar import Request
+from msgspec import Struct
+
+from gateway.api.wire import TrackRecording
+from gateway.auth.api_keys import Caller
+from gateway.auth.policy import Scope
+from gateway.errors import (
+    CoordinationUnavailable,
+    GatewayError,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    ParametersDiffer,
+    UpstreamRefused,
+)
+from gateway.recordings import Status
+from gateway.recordings.model import Problem
+from gateway.store.idempotency_records import IdempotencyRecords
+
+__all__ = ["KEY_HEADER", "Idempotency", "IdempotentRequest", "StoredResponse", "read_key"]
+
+KEY_HEADER: Final = "idempotency-key"
+_QUOTED: Final = re.compile(r'"((?:[!#-\[\]-~]|\\["\\])*)"')
+_BARE: Final = re.compile(r"""[^\s"\\,;]+""")
+_KEY: Final = re.compile(r"[!-~]{1,255}")
+_FINAL: Final = (ParametersDiffer, UpstreamRefused)
+"""Problems that tell what became of the request. After any other a retry may fare better."""
+
+
+class StoredResponse(Struct, frozen=True, omit_defaults=True):
+    """An answer that is kept: a recording, or a problem."""
+
+    status: int
+    recording: TrackRecording | None = None
+    problem: Problem | None = None
+
+
+class IdempotentRequest(Struct, frozen=True):
+    """What is known of a request under its key, and where its answer will be kept."""
+
+    scope: tuple[str, ...]
+    fingerprint: str
+    begun: int | None = None
+    """When it was first asked (ms by Redis's clock), if it was asked before and no answer was kept."""
+    kept: StoredResponse | None = None
+    """What it was answered."""
+
+
+class Idempotency:
+    """Keeps answers for retries.
+
+    Args:
+        answers: Where they are kept.
+        tenant: Separates the projects that share a Redis.
+    """
+
+    def __init__(self, answers: IdempotencyRecords, tenant: str) -> None:
+        self._answers = answers
+        self._tenant = tenant
+
+    async def begin(self, caller: Caller, route: Scope, key: str, body: Struct) -> IdempotentRequest | None:
+        """Say that this is being asked; None where it cannot be remembered and need not be.
+
+        Raises:
+            IdempotencyKeyReused: The caller has asked for something else under this key.
+            CoordinationUnavailable: Redis does not answer, and this is a start.
+        """
+        scope = (self._tenant, caller.account, route, key)
+        content = msgspec.json.encode(body, order="sorted")
+        fingerprint = hashlib.blake2b(content, digest_size=20).hexdigest()
+        try:
+            known = await self._answers.begin(scope, fingerprint)
+        except CoordinationUnavailable:
+            if route is Scope.STOP:
+                # A second stop does no harm, and one that is not carried out does.
+                return None
+            raise
+        match known.verdict:
+            case "differs":
+                raise IdempotencyKeyReused("This key was sent with another body before.")
+            case "replay":
+                kept = msgspec.json.decode(known.answer, type=StoredResponse)
+                return IdempotentRequest(scope, fingerprint, kept=kept)
+            case "running":
+                return IdempotentRequest(scope, fingerprint, begun=known.begun)
+            case _:
+                return IdempotentRequest(scope, fingerprint)
+
+    async def keep(self, replay: IdempotentRequest | None, status: int, answer: TrackRecording | GatewayError) -> None:
+        """Keep an answer if it is final; where Redis does not answer, a retry is carried out like any request."""
+        if replay is None:
+            return
+        if isinstance(answer, TrackRecording):
+            # Neither what is still to come, nor how a track that moves stood at the moment.
+            if status == 202 or (answer.outcome is None and answer.status is not Status.STOPPED):
+                return
+            kept = StoredResponse(status, recording=answer)
+        elif isinstance(answer, _FINAL):
+            kept = StoredResponse(status, problem=Problem.of(answer))
+        else:
+            return
+        with suppress(CoordinationUnavailable):
+            await self._answers.keep(replay.scope, replay.fingerprint, msgspec.json.encode(kept).decode())
+
+
+def read_key(request: Request[Any, Any, Any]) -> str | None:
+    """Return the request's idempotency key: a quoted string as the draft has it, or the bare key many clients send.
+
+    Raises:
+        InvalidRequest: There is more than one, or it cannot be read.
+    """
+    given = request.headers.getall(KEY_HEADER, [])
+    if not given:
+        return None
+    text = given[0].strip()
+    if quoted := _QUOTED.fullmatch(text):
+        key = re.sub(r"\\(.)", r"\1", quoted[1])
+    else:
+        key = text if _BARE.fullmatch(text) else ""
+    if len(given) > 1 or not _KEY.fullmatch(key):
+        raise InvalidRequest.of([(KEY_HEADER, "must be one string of 1 to 255 visible ASCII characters")])
+    return key

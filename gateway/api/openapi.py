@@ -1,0 +1,266 @@
+"""The contract: one OpenAPI document, the same at `/openapi.json`, in `gateway openapi` and in `openapi/gateway.yaml`.
+
+Litestar draws it from the routes and the wire structs. What it does not say, or not the way it is kept, is put right
+here: headers, path parameters, what a body may hold, and an order that does not depend on luck.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Final, cast
+
+import msgspec
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.spec import Components, Contact, License, Reference, SecurityScheme, Tag
+
+from gateway import __version__
+from gateway.api import openapi_texts
+from gateway.api.admin import PENDING_QUERY, ReleaseClaim, admin
+from gateway.api.events import LAST_EVENT_HEADER, event_routes
+from gateway.api.guards import DEADLINE_HEADER
+from gateway.api.idempotency import KEY_HEADER
+from gateway.api.pagination import QUERY
+from gateway.api.problems import PROBLEM_JSON
+from gateway.api.recordings import routes
+from gateway.api.system import livez, readyz
+from gateway.api.webhooks import receive_videosdk_webhook
+from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
+from gateway.videosdk.signatures import SIGNATURE_HEADER
+
+__all__ = ["contract"]
+
+_REQUESTS: Final = (StartTrackRecording.__name__, StopTrackRecording.__name__, ReleaseClaim.__name__)
+_METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
+
+_HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "X-Request-Id": (
+        "Names this request in the gateway's log: yours, if you sent one (up to 128 letters, digits, `.`, `_`, `-`).",
+        {"type": "string"},
+    ),
+    "Location": ("The address of the track's recording.", {"type": "string", "format": "uri-reference"}),
+    "Retry-After": ("Seconds after which a retry makes sense.", {"type": "integer", "minimum": 1}),
+    "WWW-Authenticate": ("How to say who you are.", {"type": "string"}),
+    "Link": (
+        'The address where the truth will be told, as `<…>; rel="describedby"`; with `outcome-unknown`.',
+        {"type": "string"},
+    ),
+    "RateLimit-Policy": (
+        'How many starts and stops are allowed, as `"caller";q=600;w=60` (draft-ietf-httpapi-ratelimit-headers).',
+        {"type": "string"},
+    ),
+    "RateLimit": (
+        'How many of them are left, and in how many seconds all are: `"caller";r=599;t=1`.',
+        {"type": "string"},
+    ),
+    "Idempotency-Replayed": ("`true` where this is what an earlier request was answered.", {"type": "string"}),
+}
+_ANSWERED = frozenset({200, 201, 202, 409, 422})
+"""Where an answer may be a replay."""
+_HEADERS_OF: Final = {
+    201: ("Location",),
+    202: ("Location",),
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+    504: ("Retry-After", "Link"),
+}
+_DEADLINE: Final = {
+    "name": DEADLINE_HEADER,
+    "in": "header",
+    "description": "How long you want to wait, in milliseconds. The operation itself does not depend on it.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
+
+
+_IDEMPOTENCY_KEY: Final = {
+    "name": KEY_HEADER,
+    "in": "header",
+    "description": (
+        "A name of your own for this request, the same for its retries and for nothing else: a UUID, quoted or bare. A "
+        "retry is then answered what the request was answered, even if the track has been stopped meanwhile."
+    ),
+    # No example: Swagger UI would send it with every try, and the second would be told what the first was.
+    "schema": {
+        "type": "string",
+        "pattern": r'^(?:[!#-+\--:<-\[\]-~]{1,255}|"(?:[!#-\[\]-~]|\\["\\]){1,255}")$',
+    },
+}
+
+
+_WHOLE: Final = {
+    "recordings": openapi_texts.page,
+    "tracks": openapi_texts.attended_tracks,
+    "released": openapi_texts.released_claim,
+}
+"""Examples by a member that only they have: Litestar drops what is null in them."""
+_STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
+    {
+        "name": LAST_EVENT_HEADER,
+        "in": "header",
+        "description": "The `id` of the event you saw last. What is no id that the room knows begins anew.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "lastEventId",
+        "in": "query",
+        "description": "The same, for a new `EventSource`, which cannot send the header. The header counts more.",
+        "schema": {"type": "string"},
+    },
+    {**_DEADLINE, "description": "After how many milliseconds the stream is to end; it may end earlier."},
+]
+
+
+_QUERIES: Final = {"listRecordings": QUERY, "listAttendedTracks": PENDING_QUERY}
+
+
+@cache
+def contract() -> dict[str, Any]:
+    """Return the document, made of plain values."""
+    document = _drawn()
+    for path, operation in _operations(document):
+        _finish(operation, path)
+    for schema in document["components"]["schemas"].values():
+        for name, member in schema.get("properties", {}).items():
+            schema["properties"][name] = _flattened(member)
+    for name in _REQUESTS:
+        document["components"]["schemas"][name]["additionalProperties"] = False
+    # What a problem says beyond these members depends on its type: RFC 9457 has clients ignore what they do not know.
+    document["components"]["schemas"][ProblemDocument.__name__]["additionalProperties"] = True
+    document["components"]["headers"] = {
+        name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()
+    }
+    document["components"]["parameters"] = {"Deadline": _DEADLINE, "IdempotencyKey": _IDEMPOTENCY_KEY}
+    return {"openapi": document.pop("openapi"), **document}
+
+
+def _drawn() -> dict[str, Any]:
+    schemes: dict[str, SecurityScheme | Reference] = {
+        name: SecurityScheme(type="http", scheme="bearer", bearer_format=form, description=text)
+        for name, (form, text) in openapi_texts.IDENTITIES.items()
+    }
+    schemes["videosdkSignature"] = SecurityScheme(
+        type="apiKey", name=SIGNATURE_HEADER, security_scheme_in="header", description=openapi_texts.WEBHOOK_SIGNATURE
+    )
+    schemes["eventsTicket"] = SecurityScheme(
+        type="apiKey", name="ticket", security_scheme_in="query", description=openapi_texts.BY_TICKET
+    )
+    config = OpenAPIConfig(
+        title="Recording gateway",
+        version=__version__,
+        summary="Starts and stops VideoSDK recordings, exactly once.",
+        description=openapi_texts.DESCRIPTION,
+        contact=Contact(name="Whoever operates this gateway"),
+        license=License(name="MIT", identifier="MIT"),
+        tags=[Tag(name, description) for name, description in openapi_texts.TAGS.items()],
+        components=Components(security_schemes=schemes),
+        use_handler_docstrings=True,
+    )
+    # An application of its own, which nobody serves: one that is served with such a configuration also serves pages
+    # of Litestar's, and those load their scripts from elsewhere.
+    app = Litestar(
+        route_handlers=[
+            routes(None, 0),
+            event_routes(None, None),
+            admin(None),
+            receive_videosdk_webhook,
+            livez,
+            readyz,
+        ],
+        dependencies={
+            name: Provide(lambda: None, sync_to_thread=False)
+            for name in (
+                "recordings",
+                "pipeline",
+                "authenticator",
+                "webhook_receiver",
+                "drain",
+                "operator",
+                "event_streams",
+            )
+        },
+        logging_config=None,
+        openapi_config=config,
+    )
+    return cast("dict[str, Any]", msgspec.to_builtins(app.openapi_schema.to_schema()))
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method in _METHODS:
+                yield path, operation
+
+
+def _flattened(member: dict[str, Any]) -> dict[str, Any]:
+    """Take the only alternative out of a choice, which is what Litestar makes of a field that may be absent."""
+    choice = member.get("oneOf", ())
+    if len(choice) != 1:
+        return member
+    return {**choice[0], **{name: value for name, value in member.items() if name != "oneOf"}}
+
+
+def _finish(operation: dict[str, Any], path: str) -> None:
+    operation.pop("deprecated", None)
+    operation.setdefault("security", [])
+    if operation["operationId"] in openapi_texts.SCOPES:
+        scope = openapi_texts.SCOPES[operation["operationId"]]
+        # Beside the security requirements: these may name scopes of OAuth2 alone, as linters read it.
+        operation["x-required-scopes"] = [scope.value]
+        operation["description"] = f"{operation['description'].rstrip()}\n\nNeeds the scope `{scope}`.\n"
+    for parameter in operation.get("parameters", ()):
+        parameter.pop("deprecated", None)
+        parameter["schema"] = PATH_PARTS[parameter["name"]]
+    if operation["operationId"] == "streamRoomEvents":
+        operation["parameters"] += _STREAM_PARAMETERS
+    if query := _QUERIES.get(operation["operationId"]):
+        operation["parameters"] = [
+            {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
+            for name, (required, text, schema) in query.items()
+        ]
+    limited = operation["operationId"] in {"startTrackRecording", "stopTrackRecording"}
+    if "requestBody" in operation:
+        operation["requestBody"]["content"]["application/json"]["examples"] = openapi_texts.REQUESTS[
+            operation["operationId"]
+        ]
+    if operation["operationId"] == "receiveVideosdkWebhook":
+        operation["requestBody"] = openapi_texts.WEBHOOK_BODY
+    if limited:
+        operation["parameters"] = [
+            {"$ref": "#/components/parameters/IdempotencyKey"},
+            {"$ref": "#/components/parameters/Deadline"},
+        ]
+    operation["responses"] = {
+        status: _finished(response, int(status), path, limited=limited)
+        for status, response in sorted(operation["responses"].items())
+        # Litestar adds an error of its own, in a form of its own, wherever a path has parts.
+        if status < "400" or PROBLEM_JSON in response["content"]
+    }
+
+
+def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool) -> dict[str, Any]:
+    contents = response.get("content", {})
+    for content in contents.values():
+        for name, example in content.get("examples", {}).items():
+            # Litestar's own name for it, which the specification does not know.
+            example.pop("id", None)
+            if not isinstance(example["value"], dict):
+                continue
+            if "instance" in example["value"]:
+                example["value"]["instance"] = path.format_map(openapi_texts.TRACK)
+            if "coordinated" in example["value"]:
+                # Litestar drops what is null.
+                example["value"] = msgspec.to_builtins(openapi_texts.recording(name))
+            for member, whole in _WHOLE.items():
+                if member in example["value"]:
+                    example["value"] = msgspec.to_builtins(whole())
+    names = ["X-Request-Id", *_HEADERS_OF.get(status, ())]
+    if limited and status not in {401, 403, 413, 415, 400}:
+        names += ["RateLimit-Policy", "RateLimit"]
+    if limited and status in _ANSWERED:
+        names.append("Idempotency-Replayed")
+    return {
+        "description": response["description"],
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
+        **({"content": contents} if contents else {}),
+    }

@@ -1,0 +1,137 @@
+"""A room's recordings, a page at a time: what may be asked for, and how a page follows another."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from gateway.api.wire import PATH_PARTS, TrackRecording, check_part
+from gateway.errors import InvalidRequest
+from gateway.recordings import Kind, Recording, Status
+
+__all__ = ["QUERY", "Parameter", "RecordingsQuery", "TrackRecordings", "read_query"]
+
+_MAX_LIMIT: Final = 200
+_DEFAULT_LIMIT: Final = 50
+_CURSOR: Final = re.compile(rf"^([A-Za-z0-9_-]{{1,128}})\.({'|'.join(Kind)})$")
+"""Where a page ended. In plain words, so that the contract can tell a cursor from what is none."""
+
+Parameter = tuple[bool, str, dict[str, Any]]
+"""Of a query: whether it must be there, what it means, and its form."""
+
+QUERY: Final[dict[str, Parameter]] = {
+    "roomId": (True, "The room.", PATH_PARTS["roomId"]),
+    "participantId": (False, "Only this participant's.", PATH_PARTS["participantId"]),
+    "kind": (False, "Only tracks of this kind.", PATH_PARTS["kind"]),
+    "status": (False, "Only those that stand so.", {"$ref": "#/components/schemas/Status"}),
+    "limit": (
+        False,
+        "Most of them.",
+        {"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT, "default": _DEFAULT_LIMIT},
+    ),
+    "cursor": (False, "`nextCursor` of the page before.", {"type": "string", "pattern": _CURSOR.pattern}),
+}
+
+
+class TrackRecordings(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Recordings of a room, by participant and kind: the latest of each track."""
+
+    recordings: list[TrackRecording]
+    next_cursor: str | None
+    """Null on the last page."""
+
+
+class RecordingsQuery(Struct, frozen=True, kw_only=True):
+    """What is asked for."""
+
+    room_id: str
+    participant_id: str | None
+    kind: Kind | None
+    status: Status | None
+    limit: int
+    after: tuple[str, str]
+    """The participant and kind that the page before ended with."""
+
+    @classmethod
+    def read(cls, query: Iterable[tuple[str, str]]) -> "RecordingsQuery":
+        """Read a query.
+
+        Raises:
+            InvalidRequest: Names everything that is wrong with it.
+        """
+        given = read_query(query, QUERY)
+        return cls(
+            room_id=given["roomId"],
+            participant_id=given.get("participantId"),
+            kind=Kind(given["kind"]) if "kind" in given else None,
+            status=Status(given["status"]) if "status" in given else None,
+            limit=int(given.get("limit", _DEFAULT_LIMIT)),
+            after=_wait_key(given["cursor"]) if "cursor" in given else ("", ""),
+        )
+
+    def page(self, recordings: Iterable[Recording]) -> TrackRecordings:
+        """Return the page of those recordings that are asked for."""
+        chosen = sorted(
+            (recording for recording in recordings if self._asks_for(recording)),
+            key=lambda recording: (recording.track.participant_id, recording.track.kind),
+        )
+        page = chosen[: self.limit]
+        return TrackRecordings(
+            recordings=[TrackRecording.of(recording) for recording in page],
+            next_cursor=_cursor(page[-1]) if len(chosen) > len(page) else None,
+        )
+
+    def _asks_for(self, recording: Recording) -> bool:
+        track = recording.track
+        return (
+            self.participant_id in {None, track.participant_id}
+            and self.kind in {None, track.kind}
+            and self.status in {None, recording.status}
+            and (track.participant_id, track.kind) > self.after
+        )
+
+
+def read_query(query: Iterable[tuple[str, str]], known: Mapping[str, Parameter]) -> dict[str, str]:
+    """Read a query whose parameters are known by name.
+
+    Raises:
+        InvalidRequest: Names everything that is wrong with it.
+    """
+    given: dict[str, str] = {}
+    errors: list[tuple[str, str]] = []
+    for name, value in query:
+        if name not in known:
+            errors.append((name[:64], "is not a parameter of this request"))
+        elif name in given:
+            errors.append((name, "must be given once"))
+        elif wrong := _wrong(name, value, known[name][2]):
+            errors.append((name, wrong))
+        given.setdefault(name, value)
+    errors += [(name, "is missing") for name, (required, _, _) in known.items() if required and name not in given]
+    if errors:
+        raise InvalidRequest.of(errors)
+    return given
+
+
+def _wrong(name: str, value: str, schema: Mapping[str, Any]) -> str | None:
+    match name:
+        case "status":
+            return None if value in set(Status) else f"must be one of {', '.join(Status)}"
+        case "limit":
+            most = schema["maximum"]
+            fits = value.isascii() and value.isdecimal() and len(value) < 5 and 0 < int(value) <= most
+            return None if fits else f"must be a whole number from 1 to {most}"
+        case "cursor":
+            return None if _CURSOR.fullmatch(value) else "must be the nextCursor of a page"
+        case _:
+            return check_part(name, value)
+
+
+def _cursor(recording: Recording) -> str:
+    return f"{recording.track.participant_id}.{recording.track.kind}"
+
+
+def _wait_key(cursor: str) -> tuple[str, str]:
+    found = _CURSOR.fullmatch(cursor)
+    return (found[1], found[2]) if found else ("", "")

@@ -1,0 +1,146 @@
+"""What lies between a route and the domain: what the caller may ask for, how often, and whether it was answered before.
+
+The order matters. Nothing of a request that is not valid or not allowed reaches Redis; a replay is counted like any
+other request; and what is kept or charged is what really came of it.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from litestar import Request, Response
+
+from gateway.api.idempotency import Idempotency, IdempotentRequest, read_key
+from gateway.api.pagination import RecordingsQuery, TrackRecordings
+from gateway.api.rate_limits import Admission, RateLimiter
+from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording
+from gateway.auth.api_keys import Caller
+from gateway.auth.policy import Scope, check, check_room, covers
+from gateway.errors import GatewayError
+from gateway.recordings import Answer, Outcome, Recordings, Track, Watcher
+from gateway.store.clock import clock
+
+__all__ = ["RequestPipeline"]
+
+_STATUS = {Outcome.STARTED: 201, Outcome.STOP_REQUESTED: 202}
+
+_Request = Request[Any, Any, Any]
+_Work = Callable[[int | None], Awaitable[Answer]]
+"""Does it; takes when it was first asked (ms by Redis's clock), where it was asked before and no answer was kept."""
+
+
+class RequestPipeline:
+    """Takes in starts and stops, and questions.
+
+    Args:
+        recordings: Who starts and stops.
+        reconciler: Who tells.
+        rate_limiter: How often callers may ask.
+        idempotency_service: What they were answered.
+    """
+
+    def __init__(
+        self, recordings: Recordings, reconciler: Watcher, rate_limiter: RateLimiter, idempotency_service: Idempotency
+    ) -> None:
+        self._recordings = recordings
+        self._reconciler = reconciler
+        self._rate_limiter = rate_limiter
+        self._idempotency = idempotency_service
+
+    async def start(self, request: _Request, asked: StartTrackRecording, timeout: float) -> Response[TrackRecording]:
+        """Have a track recorded, for at most `timeout` seconds of waiting."""
+        arrived_at, caller, parameters = clock(), _caller(request), asked.parameters
+        check(caller.policy, Scope.START, asked.track, parameters.webhook_url, parameters.bucket_dir_path)
+        return await self._take_in(
+            request,
+            Scope.START,
+            asked,
+            lambda asked_at: self._recordings.start(
+                asked.track, parameters, caller=caller.name, timeout=timeout, arrived_at=arrived_at, asked_at=asked_at
+            ),
+        )
+
+    async def stop(self, request: _Request, asked: StopTrackRecording, timeout: float) -> Response[TrackRecording]:
+        """Have a track not recorded, for at most `timeout` seconds of waiting."""
+        arrived_at, caller = clock(), _caller(request)
+        check(caller.policy, Scope.STOP, asked.track)
+        return await self._take_in(
+            request,
+            Scope.STOP,
+            asked,
+            # A second stop does no harm.
+            lambda _: self._recordings.stop(asked.track, caller=caller.name, timeout=timeout, arrived_at=arrived_at),
+        )
+
+    async def show(self, request: _Request, track: Track) -> TrackRecording:
+        """Show what is known of a track."""
+        check(_caller(request).policy, Scope.READ, track)
+        return TrackRecording.of(await self._reconciler.get(track))
+
+    async def list(self, request: _Request) -> TrackRecordings:
+        """Show what is known of a room's tracks, as far as the caller may see them."""
+        listing, policy = RecordingsQuery.read(request.query_params.multi_items()), _caller(request).policy
+        check_room(policy, Scope.READ, listing.room_id)
+        recordings = await self._reconciler.list(listing.room_id)
+        return listing.page(recording for recording in recordings if covers(policy, recording.track))
+
+    async def _take_in(
+        self, request: _Request, scope: Scope, asked: StartTrackRecording | StopTrackRecording, work: _Work
+    ) -> Response[TrackRecording]:
+        track, state = asked.track, request.scope["state"]
+        state["track_path"] = f"/v1/recordings/track/{track.room_id}/{track.participant_id}/{track.kind}"
+        key = read_key(request)
+        admission = await self._rate_limiter.admit(_caller(request), track, starts=scope is Scope.START)
+        try:
+            state["headers"] = dict(admission.headers)
+            admission.check()
+            replay = await self._idempotency.begin(_caller(request), scope, key, asked) if key else None
+            if replay is not None and replay.kept is not None:
+                return _replayed(request, replay)
+            begun = replay.begun if replay is not None else None
+            return await self._carry_out(request, admission, replay, lambda: work(begun))
+        finally:
+            admission.leave()
+
+    async def _carry_out(
+        self,
+        request: _Request,
+        admission: Admission,
+        replay: IdempotentRequest | None,
+        work: Callable[[], Awaitable[Answer]],
+    ) -> Response[TrackRecording]:
+        state = request.scope["state"]
+        try:
+            answer = await work()
+        except GatewayError as error:
+            await admission.charge(error)
+            state["headers"] |= admission.headers
+            await self._idempotency.keep(replay, error.status, error)
+            raise
+        await admission.charge(answer.outcome)
+        state["headers"] |= admission.headers
+        status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
+        body = TrackRecording.answering(answer)
+        await self._idempotency.keep(replay, status, body)
+        return _answered(request, body, status)
+
+
+def _caller(request: _Request) -> Caller:
+    return request.scope["state"]["identity"]
+
+
+def _replayed(request: _Request, replay: IdempotentRequest) -> Response[TrackRecording]:
+    kept, state = replay.kept, request.scope["state"]
+    assert kept is not None  # noqa: S101 - whoever calls this has looked
+    state["headers"]["idempotency-replayed"] = "true"
+    state["replayed"] = True
+    if kept.problem is not None:
+        raise kept.problem.error()
+    assert kept.recording is not None  # noqa: S101 - it is the one or the other
+    return _answered(request, kept.recording, kept.status)
+
+
+def _answered(request: _Request, body: TrackRecording, status: int) -> Response[TrackRecording]:
+    state = request.scope["state"]
+    state["outcome"], state["recording"] = body.outcome, body.id
+    headers = {"location": state["track_path"]} if status in {201, 202} else {}
+    return Response(body, status_code=status, headers=headers)

@@ -1,0 +1,179 @@
+"""How often callers may ask: a token bucket per caller and one per track, shared by all replicas.
+
+What costs VideoSDK nothing must cost a caller little: any number of equal starts are promised to become one. So a
+request takes a tenth of a token from the caller's bucket when it arrives, and the rest only if it, or the operation it
+was part of, reached VideoSDK: `joined`, `already_recording`, `not_recording` and replays cost a tenth. Not nothing,
+since each of them costs the gateway and Redis some work. What was spent is owed even where it is not there: many
+requests may arrive before the first is answered.
+
+A track's bucket holds real starts and nothing else, since a storm of tabs on one track is what the gateway is for.
+
+A stop is refused by the caller's bucket alone. Who may stop at all must be able to end a recording whatever others did
+to the track; and a caller over its own limit can be told to wait.
+"""
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.auth.api_keys import Caller
+from gateway.errors import (
+    CoordinationUnavailable,
+    DeadlineExceeded,
+    GatewayError,
+    OutcomeUnknown,
+    TooManyRequests,
+    UpstreamCredentialsRefused,
+    UpstreamLimited,
+    UpstreamRefused,
+)
+from gateway.recordings import Outcome, Track
+from gateway.store.token_buckets import Quota, TokenBuckets
+
+__all__ = ["Admission", "RateLimiter"]
+
+_ARRIVAL: Final = 0.1
+_REST: Final = 0.9
+_WINDOW_SECONDS: Final = 60
+_PATIENCE_SECONDS: Final = 0.5
+"""How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
+be told that Redis does not answer is for what cannot be done without it."""
+_OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
+"""Answers that only one request of an operation gets."""
+_SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
+"""Problems that tell of a call to VideoSDK, or of one that may still come, to all who shared the operation."""
+
+
+class RateLimiter:
+    """Keeps callers within their limits.
+
+    Args:
+        limits: The buckets.
+        tenant: Separates the projects that share a Redis.
+        caller_per_minute: Starts and stops of a caller that has no limit of its own; 0 is no limit.
+        track_per_minute: Real starts of a track; 0 is no limit.
+    """
+
+    def __init__(self, limits: TokenBuckets, tenant: str, *, caller_per_minute: int, track_per_minute: int) -> None:
+        self._limits = limits
+        self._tenant = tenant
+        self._caller_per_minute = caller_per_minute
+        self._track_per_minute = track_per_minute
+        self._groups: dict[tuple[Track, bool], _Group] = {}
+
+    async def admit(self, caller: Caller, track: Track, *, starts: bool) -> "Admission":
+        """Take what a request costs on its arrival."""
+        per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
+        account = hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
+        buckets = [_Bucket("caller", f"{self._tenant}:caller:{account}", per_minute, _ARRIVAL, _REST)]
+        if starts:
+            name = f"{self._tenant}:track:{track.room_id}:{track.participant_id}:{track.kind}"
+            buckets.append(_Bucket("track", name, self._track_per_minute, 0, 1))
+        group = self._groups.setdefault((track, starts), _Group())
+        group.members += 1
+        admission = Admission(self, [bucket for bucket in buckets if bucket.per_minute], (track, starts), group)
+        await admission.take_arrival()
+        return admission
+
+    async def take(self, bucket: "_Bucket", cost: float, *, force: bool) -> None:
+        """Take from a bucket. Without Redis there is no limit: it refuses starts by itself, and stops must go on."""
+        try:
+            # What was asked for is taken all the same, if Redis gets to it.
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                bucket.quota = await self._limits.take(
+                    bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute, cost=cost, force=force
+                )
+        except (CoordinationUnavailable, TimeoutError):
+            bucket.quota = None
+
+    def close_group(self, key: tuple[Track, bool], group: "_Group") -> None:
+        """Let those who come from now on be a group of their own."""
+        if self._groups.get(key) is group:
+            del self._groups[key]
+
+
+class Admission:
+    """One request's way past the limits; `leave` ends it."""
+
+    def __init__(
+        self, rate_limiter: RateLimiter, buckets: list["_Bucket"], key: tuple[Track, bool], group: "_Group"
+    ) -> None:
+        self._rate_limiter = rate_limiter
+        self._buckets = buckets
+        self._key = key
+        self._group = group
+
+    async def take_arrival(self) -> None:
+        """Take what arriving costs."""
+        await asyncio.gather(
+            *(self._rate_limiter.take(bucket, bucket.arrival, force=False) for bucket in self._buckets)
+        )
+
+    def check(self) -> None:
+        """Let the request pass.
+
+        Raises:
+            TooManyRequests: A bucket does not hold what it costs.
+        """
+        empty = [bucket for bucket in self._buckets if bucket.quota is not None and not bucket.quota.allowed]
+        if empty:
+            wait = max(bucket.quota.wait for bucket in empty if bucket.quota is not None)
+            whose = "for you" if empty[0].policy == "caller" else "for this track"
+            raise TooManyRequests(
+                f"More requests than are allowed {whose} in a minute.",
+                retry_after=wait,
+            )
+
+    async def charge(self, ended: Outcome | GatewayError | None) -> None:
+        """Take the rest if this was not free. None: nothing was done."""
+        if ended not in _OWN:
+            free = not isinstance(ended, GatewayError) and ended is not Outcome.STOP_REQUESTED
+            if free or self._group.charged:
+                return
+            if isinstance(ended, GatewayError) and not isinstance(ended, _SHARED):
+                return
+            # Any number of callers hear of one call that failed; one of them pays for it.
+            self._group.charged = True
+            self._rate_limiter.close_group(self._key, self._group)
+        await asyncio.gather(*(self._rate_limiter.take(bucket, bucket.rest, force=True) for bucket in self._buckets))
+
+    def leave(self) -> None:
+        """Say that the request is over."""
+        self._group.members -= 1
+        if not self._group.members:
+            self._rate_limiter.close_group(self._key, self._group)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the caller is told (draft-ietf-httpapi-ratelimit-headers-10): the policies, and what is left of each."""
+        if not self._buckets:
+            return {}
+        policies = [f'"{bucket.policy}";q={bucket.per_minute};w={_WINDOW_SECONDS}' for bucket in self._buckets]
+        left = [
+            f'"{bucket.policy}";r={max(0, math.floor(quota.remaining))};t={math.ceil(quota.wait or quota.full)}'
+            for bucket in self._buckets
+            if (quota := bucket.quota) is not None
+        ]
+        return {"ratelimit-policy": ", ".join(policies)} | ({"ratelimit": ", ".join(left)} if left else {})
+
+
+class _Bucket:
+    """A bucket, as one request sees it."""
+
+    def __init__(self, policy: str, name: str, per_minute: int, arrival: float, rest: float) -> None:
+        self.policy = policy
+        self.name = name
+        self.per_minute = per_minute
+        self.arrival = arrival
+        self.rest = rest
+        self.quota: Quota | None = None
+
+
+class _Group:
+    """Requests for one track that are under way in this process at the same time."""
+
+    def __init__(self) -> None:
+        self.members = 0
+        self.charged = False

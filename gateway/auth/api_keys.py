@@ -1,0 +1,226 @@
+"""Callers with API keys: the keys, and the file that says whose they are and what each caller may ask for.
+
+A key is `gw_<prefix>_<256 random bits>`. The file holds only SHA-256 hashes: a key has so much entropy that a slow hash
+would protect nothing more. The prefix is for people, to tell keys apart without seeing them.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, cast
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.auth.policy import Policy, PolicyError
+from gateway.errors import Unauthenticated
+from gateway.secrets import WatchedFile
+
+__all__ = ["ANYONE", "KEY_PREFIX", "Caller", "Callers", "CallersFile", "CallersFileError", "Key", "expiry", "new_key"]
+
+KEY_PREFIX: Final = "gw_"
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""A name that needs no quotes in TOML, and looks like itself in a log."""
+_DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
+_MAX_KEYS: Final = 2
+"""The one in use, and the one that replaces it. A third is a key that somebody forgot to take away."""
+_MAX_PER_MINUTE: Final = 1_000_000
+
+_log = structlog.get_logger("gateway.identities")
+
+
+class Caller(Struct, frozen=True):
+    """An authenticated app, service or participant."""
+
+    name: str
+    """What logs and recordings call it."""
+
+    policy: Policy = Policy()
+    """What it may ask for."""
+
+    account: str = ""
+    """What is counted and remembered under; unlike the name, it is never the same for two who are not the same."""
+
+    starts_per_minute: int | None = None
+    """Its own limit, None for the one of all; 0 is no limit."""
+
+    expires: float | None = None
+    """When what it showed ceases to be valid, in seconds since 1970; None is never."""
+
+
+ANYONE: Final = Caller("anyone", account="anyone")
+"""Who everybody is where `GATEWAY_AUTH=none`."""
+
+
+class Key(Struct, frozen=True):
+    """One key of a caller, as far as anybody but the caller knows it."""
+
+    digest: bytes
+    """SHA-256 of the key."""
+
+    expires: datetime | None = None
+    """When it ceases to be valid."""
+
+
+def expiry(claims: Mapping[str, Any]) -> float:
+    """Return when a JWT that was found valid expires, in seconds since 1970."""
+    # Whoever made it may have written any number; what floats cannot hold is as good as never.
+    return float(min(int(claims["exp"]), 2**53))
+
+
+class CallersFileError(Exception):
+    """The file of callers cannot be used; the message says what is wrong, without a key or a hash."""
+
+
+class Callers:
+    """The callers there are, by their keys. Never changed: another file makes another.
+
+    Args:
+        keys: Whose key each is.
+    """
+
+    def __init__(self, keys: Mapping[Key, Caller]) -> None:
+        self._keys = dict(keys)
+
+    @classmethod
+    def load(cls, path: Path) -> "Callers":
+        """Read a file of callers.
+
+        Raises:
+            CallersFileError: The file cannot be read or understood.
+        """
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise CallersFileError(f"the callers file cannot be read: {type(error).__name__}") from None
+        callers = document.get("callers")
+        if not isinstance(callers, dict) or not callers:
+            raise CallersFileError("the callers file names nobody: expected tables [callers.<name>]")
+        keys: dict[Key, Caller] = {}
+        owners: dict[bytes, str] = {}
+        for name, entry in cast("dict[str, Any]", callers).items():
+            caller, own = _read_caller(name, entry)
+            for key in own:
+                if owners.setdefault(key.digest, name) != name:
+                    raise CallersFileError(f"callers {owners[key.digest]!r} and {name!r} have a key in common")
+                keys[key] = caller
+        return cls(keys)
+
+    def identify(self, key: str) -> Caller:
+        """Return whose key this is.
+
+        Raises:
+            Unauthenticated: It is nobody's, or has expired.
+        """
+        digest = hashlib.sha256(key.encode()).digest()
+        found: tuple[Key, Caller] | None = None
+        # Every key is compared, each in constant time: how long this takes says nothing about which came close.
+        for known, caller in self._keys.items():
+            if hmac.compare_digest(known.digest, digest):
+                found = known, caller
+        if found is None:
+            raise Unauthenticated("The key is not known.")
+        expires = found[0].expires
+        if expires is not None and expires <= datetime.now(UTC):
+            raise Unauthenticated("The key has expired.")
+        return found[1] if expires is None else replace(found[1], expires=expires.timestamp())
+
+
+class CallersFile:
+    """The callers in a file, as it is now; those of the last good one while it cannot be used.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CallersFileError: It cannot be used now, so there is no last good one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Before it is read: what is written in between then shows as a change.
+        self._watched = WatchedFile(path)
+        self._callers = Callers.load(path)
+        self.broken: str = ""
+        """Why the file cannot be used as it is now; empty where it can."""
+
+    def identify(self, key: str) -> Caller:
+        """Return whose key this is.
+
+        Raises:
+            Unauthenticated: It is nobody's, or has expired.
+        """
+        self.refresh()
+        return self._callers.identify(key)
+
+    def refresh(self) -> None:
+        """Read the file again if it has changed."""
+        if not self._watched.changed():
+            return
+        try:
+            self._callers = Callers.load(self._watched.path)
+        except CallersFileError as error:
+            self.broken = str(error)
+            _log.error("callers.broken", reason=self.broken)
+        else:
+            self.broken = ""
+            _log.info("callers.reloaded")
+
+
+def new_key(name: str) -> tuple[str, str]:
+    """Make a key for a caller.
+
+    Returns:
+        The key, to be shown once, and the lines that make it valid in the file of callers.
+
+    Raises:
+        ValueError: The name would need quoting.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError("a caller's name is made of up to 64 letters (A to Z), digits, `_` and `-`")
+    prefix = secrets.token_hex(4)
+    key = f"{KEY_PREFIX}{prefix}_{secrets.token_urlsafe(32)}"
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return key, f'[callers.{name}]\nkeys = [{{ prefix = "{KEY_PREFIX}{prefix}", sha256 = "{digest}" }}]\n'
+
+
+# --- how the file is read ----------------------------------------------------------------------------------------
+
+
+def _read_caller(name: str, entry: object) -> tuple[Caller, list[Key]]:
+    if not _NAME.fullmatch(name):
+        raise CallersFileError("a caller's name is made of up to 64 letters (A to Z), digits, `_` and `-`")
+    table = dict(cast("dict[str, object]", entry)) if isinstance(entry, dict) else {}
+    keys = table.pop("keys", None)
+    if not isinstance(keys, list) or not keys:
+        raise CallersFileError(f"caller {name!r}: expected keys = [{{ prefix = …, sha256 = … }}]")
+    listed = cast("list[object]", keys)
+    if len(listed) > _MAX_KEYS:
+        raise CallersFileError(f"caller {name!r}: expected at most {_MAX_KEYS} keys, the old one and the new one")
+    per_minute = table.pop("starts_per_minute", None)
+    # A truth is a whole number to Python, and a mistake here.
+    if per_minute is not None and (type(per_minute) is not int or not 0 <= per_minute <= _MAX_PER_MINUTE):
+        raise CallersFileError(f"caller {name!r}: starts_per_minute must be a whole number, 0 for no limit")
+    try:
+        policy = Policy.from_table(table)
+    except PolicyError as error:
+        raise CallersFileError(f"caller {name!r}: {error}") from None
+    caller = Caller(name, policy, f"key:{name}", per_minute)
+    return caller, [_read_key(name, key) for key in listed]
+
+
+def _read_key(name: str, entry: object) -> Key:
+    table = cast("dict[str, object]", entry) if isinstance(entry, dict) else {}
+    digest, expires = table.get("sha256"), table.get("expires")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise CallersFileError(f"caller {name!r}: a key's sha256 is not 64 hexadecimal digits")
+    if expires is not None and (not isinstance(expires, datetime) or expires.tzinfo is None):
+        raise CallersFileError(f"caller {name!r}: a key's expires is not a time with its zone (2027-01-31T00:00:00Z)")
+    if table.keys() - {"prefix", "sha256", "expires"}:
+        raise CallersFileError(f"caller {name!r}: a key has more than prefix, sha256 and expires")
+    return Key(bytes.fromhex(digest), expires)

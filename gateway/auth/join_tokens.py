@@ -1,0 +1,97 @@
+"""VideoSDK join tokens as identities: what a frontend already holds.
+
+A join token is a JWT (HS256) that the project's own backend made for one participant (docs.videosdk.live). Its bearer
+may do what the token says and no more: act in its room, and there on its own participant, or on everybody where it may
+moderate.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, cast
+
+import jwt
+from gateway.recordings.targets import ID_PATTERN
+
+from gateway.auth.api_keys import Caller, expiry
+from gateway.auth.policy import Policy, Scope
+from gateway.errors import Unauthenticated
+from gateway.secrets import Secret
+
+__all__ = ["JoinTokens"]
+
+_LEEWAY_SECONDS: Final = 5
+_SCOPES: Final = frozenset({Scope.START, Scope.STOP, Scope.READ})
+
+
+class JoinTokens:
+    """Reads join tokens.
+
+    Args:
+        api_key: The project's key: the token's `apikey` must be it.
+        secret: Gives the project's secret, which may be replaced while the gateway runs.
+        mode: `on`, or `any-room` to admit tokens that name no room.
+    """
+
+    def __init__(
+        self, api_key: Callable[[], str], secret: Callable[[], Secret], mode: Literal["on", "any-room"]
+    ) -> None:
+        self._api_key = api_key
+        self._secret = secret
+        self._mode = mode
+
+    def identify(self, token: str) -> Caller:
+        """Return who a token was made for, and what it allows.
+
+        Raises:
+            Unauthenticated: It is not one of this project's, has expired, or is not for joining.
+        """
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._secret().reveal(),
+                algorithms=["HS256"],
+                leeway=_LEEWAY_SECONDS,
+                options={"require": ["exp"], "verify_aud": False},
+            )
+        except jwt.ExpiredSignatureError:
+            raise Unauthenticated("The join token has expired.") from None
+        except jwt.PyJWTError:
+            raise Unauthenticated("The join token is not valid.") from None
+        if claims.get("apikey") != self._api_key():
+            raise Unauthenticated("The join token belongs to another VideoSDK project.")
+        if "crawler" in _texts(claims.get("roles")):
+            # Such a token is the REST API's own: whoever holds it needs no gateway, and should not hold it.
+            raise Unauthenticated("The token is not a join token: its role is crawler.")
+        return self._caller(claims)
+
+    def _caller(self, claims: Mapping[str, Any]) -> Caller:
+        room, participant = _id(claims, "roomId"), _id(claims, "participantId")
+        if room is None and self._mode != "any-room":
+            raise Unauthenticated("The join token names no room.")
+        moderates = "allow_mod" in _texts(claims.get("permissions"))
+        own = () if participant is None else (participant,)
+        policy = Policy(
+            scopes=_SCOPES,
+            rooms=None if room is None else (room,),
+            # Without a participant of its own and without the right to moderate there is nobody it may act on.
+            participants=None if moderates else own,
+        )
+        name = f"participant:{participant}" if participant else "participant"
+        # The same name in another room is somebody else.
+        return Caller(name, policy, f"join:{room or ''}:{participant or ''}", expires=expiry(claims))
+
+
+def _id(claims: Mapping[str, Any], name: str) -> str | None:
+    value = claims.get(name)
+    if value is None or value == "":
+        return None
+    # A policy reads `*` as a pattern: an id with one would let its bearer into the rooms of others.
+    if not isinstance(value, str) or not re.fullmatch(ID_PATTERN, value):
+        raise Unauthenticated(f"The join token's {name} is not an id.")
+    return value
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [item for item in cast("list[object]", value) if isinstance(item, str)] if isinstance(value, list) else []

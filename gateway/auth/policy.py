@@ -1,0 +1,250 @@
+"""What a caller may ask for: the table of a caller in the callers file, and the one check of a request against it.
+
+Some rules hold for every caller, whatever its table says: a webhook address is well formed, carries no credentials, no
+fragment and no encoded control characters, has a host that all readers read alike, and a `bucketDirPath` hides no
+slash and climbs nowhere. Others hold until the table loosens them: https (`webhook_http`), no IP addresses and no
+private names (`webhook_private`). The rest hold once the table has the list: `scopes`, `rooms`, `participants`,
+`kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing; absent `scopes`
+allow what everybody needs, and not `recordings:admin`.
+
+A refusal names the rule and never the value: the value may be a secret, and it is the caller's own anyway. What passes
+is passed on as it was written, so nothing here returns a text.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from enum import StrEnum
+from typing import Any, Final, NoReturn, cast
+
+import msgspec
+
+from gateway.auth.canonical_text import is_line_noise, unmasked
+from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
+from gateway.errors import Forbidden
+from gateway.recordings import Kind, Track
+
+__all__ = ["RULES", "Policy", "PolicyError", "Scope", "check", "check_room", "covers"]
+
+_MAX_PATH: Final = 512
+_MAX_NAME: Final = 64
+_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}|[A-Za-z0-9_-]{0,127}\*", re.ASCII)
+_UPWARDS: Final = re.compile(r"\s*\.[\s.]*(;.*)?", re.DOTALL)
+"""A segment of dots. Blanks around them and parameters after them are dropped by some readers."""
+
+RULES: Final[Mapping[str, str]] = {
+    "scope": "You do not have the scope that this request needs.",
+    "room": "You may not act in this room.",
+    "participant": "You may not act on this participant.",
+    "kind": "You may not act on tracks of this kind.",
+    "webhook-form": "The webhookUrl must be an absolute http or https URL that is read in one way only.",
+    "webhook-https": "The webhookUrl must begin with https.",
+    "webhook-credentials": "The webhookUrl must not carry credentials.",
+    "webhook-fragment": "The webhookUrl must not have a fragment.",
+    "webhook-encoding": "The webhookUrl must not hide control characters, or anything behind many layers of encoding.",
+    "webhook-host-form": "The webhookUrl's host must be a host name that is read in one way only, without escapes.",
+    "webhook-ip-literal": "The webhookUrl's host must be a name, not an IP address in any spelling.",
+    "webhook-private-name": "The webhookUrl's host must be a public name.",
+    "webhook-hosts": "The webhookUrl's host is not one of those you may use.",
+    "bucket-form": "The bucketDirPath must be a relative path without control characters and empty segments.",
+    "bucket-encoding": "The bucketDirPath must not hide slashes or control characters behind encodings or lookalikes.",
+    "bucket-traversal": "The bucketDirPath must not have a segment that stands for another folder, in any encoding.",
+    "bucket-prefix": "The bucketDirPath must be given, and lie in the folder that is yours.",
+}
+"""Every rule: its slug, stable for ever, and what it asks for."""
+
+
+class PolicyError(ValueError):
+    """A caller's table cannot be used; the message names its key, and not what stands there."""
+
+
+class Scope(StrEnum):
+    """What a caller may do at all. None includes another."""
+
+    START = "recordings:start"
+    STOP = "recordings:stop"
+    READ = "recordings:read"
+    ADMIN = "recordings:admin"
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What one caller may ask for. None does not restrict; an empty list allows nothing."""
+
+    scopes: frozenset[Scope] = frozenset({Scope.START, Scope.STOP, Scope.READ})
+    """What it may do."""
+
+    rooms: tuple[str, ...] | None = None
+    """Ids of rooms, or the beginning of ids with a `*` at the end."""
+
+    participants: tuple[str, ...] | None = None
+    """Ids of participants, or the beginning of ids with a `*` at the end."""
+
+    kinds: frozenset[Kind] | None = None
+    """Kinds of tracks."""
+
+    webhook_hosts: tuple[str, ...] | None = None
+    """`hooks.example.com`, or `*.example.com` for all below it and not itself. `from_table` normalises them."""
+
+    webhook_http: bool = False
+    """Whether webhooks may go out in the clear. They carry addresses of recordings."""
+
+    webhook_private: bool = False
+    """Whether webhooks may go to private names and IP addresses. For tests and sandboxes: in production it lets a
+    caller reach whatever the sender of the webhooks can reach."""
+
+    bucket_dir_prefix: str | None = None
+    """Folder in which all this caller's recordings must lie, compared segment by segment. A start must name one."""
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, object]) -> "Policy":
+        """Read a caller's table, without its keys.
+
+        Raises:
+            PolicyError: It names the key that is unknown or holds something else than it should.
+        """
+        for key in table:
+            if key not in cls.__struct_fields__:
+                raise PolicyError(f"{key[:_MAX_NAME]!r} is not a key of a caller's policy")
+        private = _flag(table, "webhook_private")
+        given: dict[str, Any] = {
+            "scopes": _choices(table, "scopes", Scope),
+            "kinds": _choices(table, "kinds", Kind),
+            "rooms": _ids(table, "rooms"),
+            "participants": _ids(table, "participants"),
+            "webhook_hosts": _hosts(table, private),
+            "webhook_http": _flag(table, "webhook_http"),
+            "webhook_private": private,
+            "bucket_dir_prefix": _prefix(table),
+        }
+        return cls(**{key: value for key, value in given.items() if key in table})
+
+
+def check(
+    policy: Policy, scope: str, track: Track, webhook_url: str | None = None, bucket_dir_path: str | None = None
+) -> None:
+    """Let a request about a track pass, or refuse it.
+
+    Raises:
+        Forbidden: The extension member `rule` names the first rule that is broken.
+    """
+    check_room(policy, scope, track.room_id)
+    if not _names(policy.participants, track.participant_id):
+        _refuse("participant")
+    if policy.kinds is not None and track.kind not in policy.kinds:
+        _refuse("kind")
+    if webhook_url is not None:
+        rule = broken_rule(
+            webhook_url, http=policy.webhook_http, private=policy.webhook_private, hosts=policy.webhook_hosts
+        )
+        if rule:
+            _refuse(rule)
+    if bucket_dir_path is not None:
+        rule = _broken_by_path(bucket_dir_path, policy.bucket_dir_prefix)
+        if rule:
+            _refuse(rule)
+    elif scope == Scope.START and policy.bucket_dir_prefix is not None:
+        # Left out, the recording would lie wherever the project's default is: not in the caller's folder.
+        _refuse("bucket-prefix")
+
+
+def check_room(policy: Policy, scope: str, room_id: str) -> None:
+    """Let a request about a whole room pass, or refuse it. What it shows is then chosen with `covers`.
+
+    Raises:
+        Forbidden: The extension member `rule` names the first rule that is broken.
+    """
+    if scope not in policy.scopes:
+        _refuse("scope")
+    if not _names(policy.rooms, room_id):
+        _refuse("room")
+
+
+def covers(policy: Policy, track: Track) -> bool:
+    """Tell whether a track is among those the caller may act on, whatever it may do to it."""
+    return (
+        _names(policy.rooms, track.room_id)
+        and _names(policy.participants, track.participant_id)
+        and (policy.kinds is None or track.kind in policy.kinds)
+    )
+
+
+def _refuse(rule: str) -> NoReturn:
+    raise Forbidden(RULES[rule], extensions={"rule": rule})
+
+
+def _names(patterns: Collection[str] | None, identifier: str) -> bool:
+    return patterns is None or any(
+        identifier.startswith(pattern[:-1]) if pattern.endswith("*") else identifier == pattern for pattern in patterns
+    )
+
+
+def _broken_by_path(path: str, prefix: str | None) -> str | None:
+    segments = path.split("/")
+    if not 0 < len(path) <= _MAX_PATH or "" in segments or "\\" in path or any(map(is_line_noise, path)):
+        return "bucket-form"
+    plain = unmasked(path)
+    if plain is None:
+        return "bucket-encoding"
+    if any(_UPWARDS.fullmatch(segment) for segment in re.split(r"[/\\]", plain)):
+        return "bucket-traversal"
+    if plain.count("/") != len(segments) - 1 or "\\" in plain or any(map(is_line_noise, plain)):
+        return "bucket-encoding"
+    if prefix is not None:
+        required = prefix.split("/")
+        if segments[: len(required)] != required:
+            return "bucket-prefix"
+    return None
+
+
+# --- how the values of a table are read --------------------------------------------------------------------------
+
+
+def _flag(table: Mapping[str, object], key: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise PolicyError(f"{key} must be true or false")
+    return value
+
+
+def _strings(table: Mapping[str, object], key: str) -> list[str]:
+    values = table.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in cast("list[object]", values)):
+        raise PolicyError(f"{key} must be a list of strings")
+    return cast("list[str]", values)
+
+
+def _choices(table: Mapping[str, object], key: str, choices: type[StrEnum]) -> frozenset[StrEnum]:
+    values = _strings(table, key)
+    for number, value in enumerate(values):
+        if value not in list(choices):
+            raise PolicyError(f"{key}[{number}] must be one of {', '.join(choices)}")
+    return frozenset(map(choices, values))
+
+
+def _ids(table: Mapping[str, object], key: str) -> tuple[str, ...]:
+    values = _strings(table, key)
+    for number, value in enumerate(values):
+        if not _ID_PATTERN.fullmatch(value):
+            raise PolicyError(f"{key}[{number}] must be an id (letters, digits, `_`, `-`), or its beginning with a `*`")
+    return tuple(values)
+
+
+def _hosts(table: Mapping[str, object], private: bool) -> tuple[str, ...]:
+    patterns: list[str] = []
+    for number, value in enumerate(_strings(table, "webhook_hosts")):
+        try:
+            patterns.append(normal_pattern(value, private=private))
+        except HostError as error:
+            wrong = f"webhook_hosts[{number}] must be a host name or `*.` and one: it {error}"
+            raise PolicyError(wrong) from None
+    return tuple(patterns)
+
+
+def _prefix(table: Mapping[str, object]) -> str | None:
+    value = table.get("bucket_dir_prefix")
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise PolicyError("bucket_dir_prefix must be a string")
+    if _broken_by_path(value, None):
+        raise PolicyError("bucket_dir_prefix must be a path that callers may send: no slash at either end, no `..`")
+    return value

@@ -1,0 +1,242 @@
+r"""What the coordinator is asked and what it answers: wishes, verdicts, claims, leases, and the protocol's times.
+
+What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
+
+    rec:{07}:<tenant>:<room>:<participant>:<kind>   hash, one per track. TTL: 24 h
+        state                        starting, recording, stopping, stopped, failed, unknown
+        op done result               number of the current operation; last finished one and its payload for joiners
+        holder owner doing lease     attempt that leads, its process, start/stop/verify/recover, until when (ms)
+        generation fingerprint       operation that began the recording; what its parameters hash to
+        recording                    what callers may read of it (JSON)
+        confirmed confirmed_by       when (ms) and by what the state was last seen to be true; 0: doubtful
+        start_quiet stop_quiet       until when (ms) a start / a stop already sent may still land; 0: none can
+        started_at ended_at written  ms of the last send grant, of the last end, of the last finish
+        waiting intent               another process waits; the operation during which a stop was asked for
+        stop_asked                   ms of the last time that somebody asked for a stop which was not idle
+        epoch                        the epoch (ms) in which the claim was granted that was made, or finished, last
+        began finished_by            number of the operation that began the recording, 0: it was found; attempt of the
+                                     last finish
+        granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
+        hint hint_at                 what was heard of its end, and when (ms)
+        evidence because             what VideoSDK's list says of the recording (JSON); why it ended
+        tries upstream               how often it was taken up since it was settled; what VideoSDK answered last
+        unsure                       since when (ms) it is unknown, or stopping without an answer; 0: it is known
+        before_*                     what a release puts back
+        v                            version of this format
+    rec:{07}:due     sorted set, record -> when (ms) somebody must look at it though no caller may come
+    rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
+    rec:{07}:<tenant>:<room>:tracks   sorted set, record -> when (ms) it changed last. TTL: twice a record's
+    rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
+                                      TTL: 10 min. Also the channel on which each event's id is published
+    rec:{07}:ticket:<hash>   string, what whoever shows the ticket may read (JSON). TTL: 30 s
+    rec:wake         channel: "<record>\n<operation>\n<payload>" for every finished operation somebody waits for
+
+`07` is one of 16 buckets, chosen by room: all keys of a room share a slot, so that a record, its due time and the
+epoch change in one script on a Cluster too. An operation number is Redis's clock in microseconds, or one more than
+the last: it grows for ever, also across a Redis that forgot the last one.
+"""
+
+import time
+from enum import StrEnum
+
+from msgspec import Struct, field
+
+__all__ = ["VERSION", "Claim", "Command", "Event", "Finished", "Lease", "Record", "Room", "Timing", "Verdict", "clock"]
+
+
+def clock() -> float:
+    """Return seconds of a clock that never steps and also counts while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+VERSION = 1
+"""The newest format of records that is understood here, as in `prelude.lua`."""
+
+
+class Command(StrEnum):
+    """What somebody wants of a track."""
+
+    START = "start"
+    STOP = "stop"
+    RECONCILE = "reconcile"
+
+
+class Verdict(StrEnum):
+    """What a claim was answered; `claim.lua` explains each."""
+
+    LEAD = "lead"
+    WAIT = "wait"
+    DONE = "done"
+    RUNNING = "running"
+    IDLE = "idle"
+    GONE = "gone"
+    CONFLICT = "conflict"
+    LATE = "late"
+    NEWER = "newer"
+    BUSY = "busy"
+    NOOP = "noop"
+
+
+class Timing(Struct, frozen=True, kw_only=True):
+    """The protocol's times, in seconds. `GATEWAY_*_SECONDS` set the first five."""
+
+    upstream_timeout: float = 10.0
+    """D: one whole upstream call."""
+    send_window: float = 2.0
+    """W: longest time from a claim to the first byte of its call."""
+    settle: float = 5.0
+    """S: how long after we gave up on it a call may still land and be listed, both together; and how late the list may
+    show what was answered."""
+    lease: float = 4.0
+    trust: float = 10.0
+    """How long a confirmation is believed."""
+    check: float = 30.0
+    """How often a recording that runs is compared with VideoSDK's list; 0 is never."""
+    memory: float = 24 * 3600.0
+    """Longest recording: how long a record older than the server's epoch is doubted, and kept."""
+    keep: float = 24 * 3600.0
+    """How long an ended recording can be read."""
+    replay: float = 600.0
+    """How long a room's events can be read again."""
+    verify_absent: str = "auto"
+    """Whether a track without a trustworthy record is looked up before it is started: auto, always or never."""
+
+    @property
+    def quiet(self) -> float:
+        """Q: after this long nothing that was sent can still land."""
+        return self.send_window + self.upstream_timeout + self.settle
+
+    @property
+    def renewal(self) -> float:
+        """How often a held claim is renewed."""
+        return self.lease / 4
+
+    @property
+    def grace(self) -> float:
+        """How long after an epoch live leaders have to claim again what Redis forgot."""
+        return 2 * self.renewal + 1.5 + 0.5
+
+
+class Claim(Struct, frozen=True):
+    """The answer to a claim. Times in ms by Redis's clock."""
+
+    verdict: Verdict
+    action: str
+    operation: str = field(name="op")
+    now: int
+    state: str
+    before: str
+    """The state in which the claim found the track; `state` is what it made of it."""
+    lease_left: int
+    generation: str
+    fingerprint: str
+    recording: str
+    result: str
+    confirmed: int
+    confirmed_by: str
+    started_at: int
+    ended_at: int
+    start_may_land_ms: int
+    stop_may_land_ms: int
+    epoch: int
+    written: int
+    evidence: str
+    because: str
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A track's record, for those who only read: what `prelude.lua` shows of it. Times in ms."""
+
+    state: str = ""
+    """Empty where the track was only doubted so far."""
+    operation: str = field(name="op", default="0")
+    generation: str = "0"
+    fingerprint: str = ""
+    recording: str = ""
+    evidence: str = ""
+    because: str = ""
+    confirmed: int = 0
+    confirmed_by: str = ""
+    started_at: int = 0
+    ended_at: int = 0
+    holder: str = ""
+    action: str = ""
+    intent: str = ""
+
+
+class Room(Struct, frozen=True):
+    """A room as it was at one moment.
+
+    Attributes:
+        last: The id of the last event that is part of it.
+        records: What is known of each track, by the record's key.
+    """
+
+    last: str
+    records: dict[str, Record]
+
+
+class Event(Struct, frozen=True):
+    """A change of one track.
+
+    Attributes:
+        id: Where it stands among the room's events; grows.
+        key: The track's record.
+        record: What it had become.
+    """
+
+    id: str
+    key: str
+    record: Record
+
+
+class Finished(Struct, frozen=True):
+    """What became of a finish, renewal or release.
+
+    Attributes:
+        how: ok, repeated, restored, late or stale (see `finish.lua`); lost; or pending, where Redis did not answer and
+            the write is repeated in the background.
+        stop: A stop was asked for meanwhile.
+        now: Redis's clock in ms; 0 where it did not answer.
+        generation: Of the recording, in the answer to a renewal.
+        start_may_land_ms: For how many ms more a start that was sent may land, in the answer to a finish.
+        stop_may_land_ms: The same of a stop.
+    """
+
+    how: str
+    stop: bool = False
+    now: int = 0
+    generation: str = ""
+    start_may_land_ms: int = 0
+    stop_may_land_ms: int = 0
+
+
+class Lease:
+    """A claim on a track that this process holds, renewed until it is finished or released."""
+
+    def __init__(
+        self, key: str, attempt: str, claim: Claim, fingerprint: str, recording: str, granted_at: float
+    ) -> None:
+        self.key = key
+        self.attempt = attempt
+        self.operation = claim.operation
+        self.action = claim.action
+        self.epoch = claim.epoch
+        self.started_at = claim.started_at
+        self.generation = claim.generation
+        self.fingerprint = claim.fingerprint
+        self.recording = claim.recording
+        """What the record tells of; `promote_to_start` replaces both by what is wanted."""
+        self.wanted_fingerprint = fingerprint
+        self.wanted_recording = recording
+        self.granted_at = granted_at
+        """Taken before the claim was sent: whatever Redis counts from, it is later than this."""
+        self.lost = False
+        """Redis says that the track is no longer ours."""
+        self.stop_wanted = False
+        self.looked_at = granted_at
+        """When the list was asked last: what it says is no younger."""
+        self.evidence = claim.evidence
+        """What is known of the recording from lists."""
+        self.upstream = ""
+        """What VideoSDK answered last, in a word."""

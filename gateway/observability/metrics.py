@@ -1,0 +1,404 @@
+"""What the gateway tells of itself: numbers here (Prometheus), traces in `gateway.observability.tracing`, both at the same seams.
+
+Every metric stands here, with what it means; the rest of the house calls the few functions below at its seams, and
+everybody may, because nothing of ours but `gateway.observability.tracing` is imported. A label takes its values from a small set that
+is known beforehand: never a room, a participant, a caller or a path.
+
+With one process the numbers lie in memory. With several workers they lie in files of one directory (see `shared`): each
+worker writes its own, and whichever worker is asked adds all of them up. What only Redis or the token knows is not
+counted at all but looked up when somebody asks, so it is the same from every worker, and absent where it is not known.
+"""
+
+import fcntl
+import gzip
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
+
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics, values
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from gateway.observability import tracing
+
+__all__ = [
+    "BUILD_INFO",
+    "DUPLICATES_SUSPECTED",
+    "EVENT_READERS",
+    "LEASES_LOST",
+    "REDIS_DURATION",
+    "STARTS",
+    "STOPS",
+    "WEBHOOK_DELIVERIES_FAILED",
+    "GaugeValues",
+    "UpstreamCall",
+    "answered",
+    "fenced_write",
+    "operation",
+    "phase",
+    "redis_failed",
+    "render",
+    "shared",
+    "upstream_call",
+    "waiting",
+    "webhook_event",
+]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+# --- one directory for several workers -------------------------------------------------------------------------------
+
+_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX: Final = "gateway-metrics-"
+
+
+def shared() -> AbstractContextManager[object]:
+    """Have the workers that are started meanwhile add up their numbers, in a private directory that goes at the end.
+
+    Raises:
+        OSError: There is no place for temporary files.
+    """
+    folder = TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
+    os.environ[_VARIABLE] = folder.name
+    return folder
+
+
+class _Seat:
+    """A worker's place in the directory. Who replaces a dead worker takes its seat and goes on with its counters.
+
+    Which seats are taken the kernel knows: a lock ends with whoever holds it. There are never more files than workers
+    at the same time, however often one dies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.number = 0
+        while (taken := _lock(folder / f"seat-{self.number}.lock")) is None:
+            self.number += 1
+        self._taken: Final = taken
+        self._clear(self.number)
+
+    def forget_the_dead(self) -> None:
+        """Let what a worker was doing when it died not be counted as still being done."""
+        for file in self.folder.glob("seat-*.lock"):
+            number = int(file.stem.removeprefix("seat-"))
+            if number != self.number and (free := _lock(file)) is not None:
+                self._clear(number)
+                os.close(free)
+
+    def _clear(self, number: int) -> None:
+        for file in self.folder.glob(f"gauge_live*_{number}.db"):
+            file.unlink(missing_ok=True)
+
+
+def _lock(file: Path) -> int | None:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _take_seat() -> _Seat | None:
+    folder = Path(os.environ.get(_VARIABLE, ""))
+    # Somebody else's directory, set for somebody else's processes, is left alone.
+    if not folder.name.startswith(_PREFIX):
+        values.ValueClass = values.MutexValue
+        return None
+    seat = _Seat(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: seat.number)
+    return seat
+
+
+# Before the first metric: each takes the kind of value that is in force when it is made.
+_SEAT: Final = _take_seat()
+disable_created_metrics()
+
+# --- the metrics -----------------------------------------------------------------------------------------------------
+
+_REGISTRY: Final = CollectorRegistry()
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
+_SHORT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_EVENTS: Final = frozenset(
+    (
+        *(f"participant-track-recording-{did}" for did in ("starting", "started", "stopping", "stopped", "failed")),
+        *(f"participant-recording-{did}" for did in ("starting", "started", "stopping", "stopped", "failed")),
+        *(f"recording-{did}" for did in ("starting", "started", "stopping", "stopped", "failed")),
+        *("participant-joined", "participant-left", "session-started", "session-ended"),
+    )
+)
+_VERDICTS: Final = ("accepted", "unsigned", "forged", "too_large", "malformed")
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    return Counter(f"gateway_{name}", meaning, labels, registry=_REGISTRY)
+
+
+def _gauge(name: str, meaning: str, *labels: str, several: Any = "livesum") -> Gauge:
+    return Gauge(f"gateway_{name}", meaning, labels, registry=_REGISTRY, multiprocess_mode=several)
+
+
+def _histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+    return Histogram(f"gateway_{name}", meaning, labels, registry=_REGISTRY, buckets=buckets)
+
+
+BUILD_INFO: Final = _gauge("build_info", "1; the label says which version serves.", "version", several="livemax")
+_REQUESTS: Final = _counter(
+    "http_requests",
+    "Requests answered, by operationId or template of the route; `unmatched` where there is none.",
+    "route",
+    "method",
+    "status",
+)
+_REQUEST_DURATION: Final = _histogram(
+    "http_request_duration_seconds", "From request to headers of the answer.", "route"
+)
+STARTS: Final = _counter("starts", "Answers to starts: the outcome, or the problem's slug.", "outcome")
+STOPS: Final = _counter("stops", "Answers to stops: the outcome, or the problem's slug.", "outcome")
+_IN_FLIGHT: Final = _gauge("operations_in_flight", "Operations that this instance leads.")
+_PHASE_DURATION: Final = _histogram(
+    "phase_duration_seconds",
+    "Where the time goes: asking Redis for the claim, VideoSDK's answer to a start or stop, writing the result, and a "
+    "caller's whole wait for its answer.",
+    "phase",
+)
+_WAITING: Final = _gauge("waiting_callers", "Callers that wait for a result.")
+_UPSTREAM: Final = _counter(
+    "upstream_requests",
+    "Requests to VideoSDK; without an answer the status is timeout, broken, or never_sent, which proves that nothing "
+    "happened.",
+    "operation",
+    "status",
+)
+_UPSTREAM_DURATION: Final = _histogram(
+    "upstream_request_duration_seconds", "One request to VideoSDK, with its wait for its turn.", "operation"
+)
+_REDIS_ERRORS: Final = _counter("redis_errors", "Commands that Redis did not answer.", "kind")
+REDIS_DURATION: Final = _histogram("redis_duration_seconds", "One script run by Redis.", buckets=_SHORT_SECONDS)
+LEASES_LOST: Final = _counter("leases_lost", "Claims that were taken from a living leader.")
+_FENCED_WRITES: Final = _counter(
+    "fenced_writes",
+    "Results that were not simply written: stale (the track had moved on: refused), late (somebody was already finding "
+    "out) or restored (Redis had forgotten the operation).",
+    "how",
+)
+DUPLICATES_SUSPECTED: Final = _counter("duplicates_suspected", "Two open recordings of one track were seen.")
+_WEBHOOK_EVENTS: Final = _counter("webhook_events", "VideoSDK's webhooks, and what became of them.", "type", "verdict")
+WEBHOOK_DELIVERIES_FAILED: Final = _counter(
+    "webhook_deliveries_failed", "Recordings of which VideoSDK itself says that a webhook could not be delivered."
+)
+EVENT_READERS: Final = _gauge("event_readers", "Open event streams.")
+
+# A series that is there from the beginning can be seen to rise from 0; one that appears with its first event cannot.
+for _child in ("started", "joined", "already_recording"):
+    STARTS.labels(_child)
+for _child in ("stopped", "stop_requested", "not_recording", "joined"):
+    STOPS.labels(_child)
+for _child in ("claim", "upstream", "finish", "wait"):
+    _PHASE_DURATION.labels(_child)
+for _child in ("start", "stop", "list", "check", "key"):
+    _UPSTREAM_DURATION.labels(_child)
+    for _status in ("2xx", "5xx", "timeout", "broken", "never_sent"):
+        _UPSTREAM.labels(_child, _status)
+for _child in ("timeout", "connection", "other"):
+    _REDIS_ERRORS.labels(_child)
+for _child in ("stale", "late", "restored"):
+    _FENCED_WRITES.labels(_child)
+for _child in _VERDICTS:
+    _WEBHOOK_EVENTS.labels("other", _child)
+
+
+# --- the seams -------------------------------------------------------------------------------------------------------
+
+
+def answered(route: str, method: str, status: int, seconds: float) -> None:
+    """Count an answered request.
+
+    Args:
+        route: The route's operationId or template, `unmatched` where no route was met. Never a path.
+        method: What the request said.
+        status: Of the answer; 0 where there was none.
+        seconds: Until the answer's headers.
+    """
+    _REQUESTS.labels(route, method if method in _METHODS else "other", str(status) if status else "none").inc()
+    _REQUEST_DURATION.labels(route).observe(seconds)
+
+
+def phase(name: str) -> Callable[[Callable[_P, Awaitable[_T]]], Callable[_P, Awaitable[_T]]]:
+    """Make the decorator that times a phase of an operation: claim, upstream or finish."""
+    duration = _PHASE_DURATION.labels(name)
+
+    def decorate(function: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
+        @wraps(function)
+        async def timed(*arguments: _P.args, **named: _P.kwargs) -> _T:
+            begun = time.perf_counter()
+            try:
+                # The upstream call has a span for each request that it takes.
+                with nullcontext() if name == "upstream" else tracing.span(name):
+                    return await function(*arguments, **named)
+            finally:
+                duration.observe(time.perf_counter() - begun)
+
+        return timed
+
+    return decorate
+
+
+@contextmanager
+def operation(kind: str, action: str, attempt: str) -> Generator[None]:
+    """Count and trace an operation that this process leads."""
+    with _IN_FLIGHT.track_inprogress(), tracing.span("operation", kind=kind, action=action, attempt=attempt):
+        yield
+
+
+@contextmanager
+def waiting() -> Generator[None]:
+    """Count and time a caller that waits for a result."""
+    begun = time.perf_counter()
+    _WAITING.inc()
+    try:
+        yield
+    finally:
+        _WAITING.dec()
+        _PHASE_DURATION.labels("wait").observe(time.perf_counter() - begun)
+
+
+class UpstreamCall:
+    """What is known of a request to VideoSDK."""
+
+    def __init__(self) -> None:
+        self.status = "broken"
+
+    def answered(self, status: int) -> None:
+        """Say what VideoSDK answered."""
+        family = f"{status // 100}xx"
+        self.status = str(status) if status in _TOLD_APART else family if family in {"2xx", "4xx", "5xx"} else "other"
+
+    def failed(self, how: str) -> None:
+        """Say why there was no answer: timeout, broken or never_sent."""
+        self.status = how
+
+
+_TOLD_APART: Final = frozenset({400, 401, 402, 403, 404, 409, 429})
+
+
+@contextmanager
+def upstream_call(operation: str) -> Generator[UpstreamCall]:
+    """Count and time one request to VideoSDK: start, stop, list, check or key (its public key)."""
+    call, begun = UpstreamCall(), time.perf_counter()
+    try:
+        with tracing.span(f"upstream {operation}", client=True, operation=operation):
+            try:
+                yield call
+            finally:
+                tracing.note(status=call.status)
+    finally:
+        _UPSTREAM_DURATION.labels(operation).observe(time.perf_counter() - begun)
+        _UPSTREAM.labels(operation, call.status).inc()
+
+
+def redis_failed(kind: str) -> None:
+    """Count a command that Redis did not answer: timeout, connection or other."""
+    _REDIS_ERRORS.labels(kind).inc()
+
+
+def fenced_write(how: str) -> None:
+    """Count a result that was not simply written: stale, late or restored."""
+    _FENCED_WRITES.labels(how).inc()
+
+
+def webhook_event(type: str, verdict: str) -> None:  # noqa: A002 - VideoSDK's word
+    """Count a webhook.
+
+    Args:
+        type: The event's name as it came; a name that VideoSDK does not document is counted as `other`.
+        verdict: accepted, unsigned, forged, too_large or malformed; postponed for what VideoSDK is asked to send again.
+    """
+    _WEBHOOK_EVENTS.labels(type if type in _EVENTS else "other", verdict).inc()
+
+
+# --- what is looked up when somebody asks ----------------------------------------------------------------------------
+
+
+class GaugeValues(Struct, frozen=True, kw_only=True):
+    """How things stand at this moment; None where nobody knows, and nothing is claimed then."""
+
+    redis_up: bool
+    unknown_tracks: int | None = None
+    unknown_oldest_seconds: float | None = None
+    settler_lag_seconds: float | None = None
+    token_age_seconds: float | None = None
+    token_expires_seconds: float | None = None
+
+
+_VITALS: Final = {
+    "redis_up": "1 where Redis answered when it was asked just now, else 0.",
+    "unknown_tracks": "Tracks of which nobody knows whether they are recorded, or whose stop was not answered yet. The "
+    "same from every instance: use max.",
+    "unknown_oldest_seconds": "For how long that is so of the oldest of them; 0 where there is none.",
+    "settler_lag_seconds": "How late the most overdue track is that somebody should look at.",
+    "videosdk_token_age_seconds": "Age of the token in use.",
+    "videosdk_token_expires_seconds": "Seconds until nobody but the operator can replace the token; +Inf where the "
+    "gateway mints its own, or where it does not expire.",
+}
+
+
+def _families(gauge_values: GaugeValues) -> Iterator[Metric]:
+    for name, meaning in _VITALS.items():
+        value = cast("float | None", getattr(gauge_values, name.removeprefix("videosdk_")))
+        if value is not None:
+            yield GaugeMetricFamily(f"gateway_{name}", meaning, float(value))
+
+
+class _Collector(Protocol):
+    def collect(self) -> Iterator[Metric]: ...
+
+
+class _Everything:
+    """What is counted, and how things stand."""
+
+    def __init__(self, gauge_values: GaugeValues) -> None:
+        self._gauge_values = gauge_values
+
+    def collect(self) -> Iterator[Metric]:
+        counted: _Collector = cast("Any", _REGISTRY)
+        if _SEAT is not None:
+            _SEAT.forget_the_dead()
+            counted = cast("Any", MultiProcessCollector(None, str(_SEAT.folder)))
+        yield from counted.collect()
+        yield from _families(self._gauge_values)
+
+
+_VERSIONED: Final = re.compile(r"version=(?!\d{1,3}(?:\.\d{1,3}){0,3}\s*(?:[;,]|$))")
+
+
+def render(gauge_values: GaugeValues, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
+    """Write all metrics in the format that suits who asks.
+
+    Args:
+        gauge_values: How things stand.
+        accept: The request's header: OpenMetrics, or Prometheus's text where nothing better is asked for.
+        accept_encoding: The request's header: gzip, or plain.
+
+    Returns:
+        The body, and the headers that say what it is.
+    """
+    # The library takes a version for numbers with dots between, and repeats it in its answer.
+    encode, content_type = choose_encoder("" if _VERSIONED.search(accept) else accept)
+    body = encode(cast("Any", _Everything(gauge_values)))
+    headers = {"content-type": content_type, "vary": "Accept, Accept-Encoding"}
+    if re.search(r"(?i)\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", accept_encoding):
+        return gzip.compress(body, 5), headers | {"content-encoding": "gzip"}
+    return body, headers

@@ -1,0 +1,59 @@
+"""The one translator between what VideoSDK did and what that means to a caller."""
+
+from gateway.errors import (
+    CredentialsRefused,
+    GatewayError,
+    Limited,
+    NeverSent,
+    OutcomeUnknown,
+    Refused,
+    UpstreamCredentialsRefused,
+    UpstreamError,
+    UpstreamLimited,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+
+__all__ = ["list_unavailable", "problem_for"]
+
+_LIMITED_SECONDS = 5.0
+_UNAVAILABLE_SECONDS = 2.0
+_UNKNOWN_SECONDS = 5.0
+_UNSEEN_SECONDS = 1.0
+
+
+def problem_for(error: UpstreamError) -> GatewayError:
+    """Return the problem a caller is told; whatever is not known better is unknown."""
+    match error:
+        case NeverSent():
+            return UpstreamUnavailable(
+                "VideoSDK could not be reached; nothing was sent.", retry_after=_UNAVAILABLE_SECONDS
+            )
+        case CredentialsRefused():
+            # Not its words: they are about our credentials.
+            return UpstreamCredentialsRefused("VideoSDK did not accept the gateway's token; nothing was done.")
+        case Limited():
+            return UpstreamLimited(
+                "VideoSDK accepts no more requests at the moment; nothing was done.",
+                retry_after=error.retry_after or _LIMITED_SECONDS,
+                extensions={"upstreamStatus": error.status},
+            )
+        case Refused():
+            return UpstreamRefused(
+                f"VideoSDK refused with status {error.status}.",
+                extensions={"upstreamStatus": error.status, "upstreamMessage": error.message},
+            )
+        case _:
+            return OutcomeUnknown(
+                "VideoSDK was asked, and did not say what happened.",
+                retry_after=_UNKNOWN_SECONDS,
+                extensions={"upstreamStatus": error.status} if error.status else {},
+            )
+
+
+def list_unavailable(error: UpstreamError | None) -> OutcomeUnknown:
+    """Return the problem where VideoSDK's list was asked, and did not tell."""
+    return OutcomeUnknown(
+        "VideoSDK could not be asked whether the track is being recorded.",
+        retry_after=problem_for(error).retry_after if error else _UNSEEN_SECONDS,
+    )

@@ -1,0 +1,126 @@
+"""Asks VideoSDK for lists: once for all who want one of the same room.
+
+One question of a room is under way at a time. Whoever comes meanwhile goes into the next, so that nobody is shown a
+list that was asked for before they came; and where the next is about several participants it asks for the whole room.
+"""
+
+import asyncio
+from collections import OrderedDict
+from typing import Any, Final
+
+import structlog
+from msgspec import Struct
+
+from gateway.errors import UpstreamError
+from gateway.recordings.model import Track
+from gateway.store.clock import clock
+from gateway.videosdk.client import TrackRow, VideoSDK
+
+__all__ = ["ListingCache", "TrackListing"]
+
+_WHOLE_ROOM_EVERY_SECONDS: Final = 0.5
+_MAX_REMEMBERED: Final = 100
+
+_log = structlog.get_logger("gateway.recordings")
+
+
+class TrackListing(Struct, frozen=True):
+    """What VideoSDK listed."""
+
+    rows: list[TrackRow]
+    asked_at: float
+    """When (`clock`) it was asked: what it says is no younger."""
+
+    def of(self, track: Track) -> list[TrackRow]:
+        """Return the rows of one track."""
+        return [row for row in self.rows if row.participant_id == track.participant_id and row.kind == track.kind]
+
+
+class _Batch:
+    def __init__(self) -> None:
+        self.participants: set[str | None] = set()
+        self.answer: asyncio.Future[TrackListing] = asyncio.get_running_loop().create_future()
+
+
+class ListingCache:
+    """Asks for lists, for one process.
+
+    Args:
+        videosdk: Whom to ask.
+    """
+
+    def __init__(self, videosdk: VideoSDK) -> None:
+        self._videosdk = videosdk
+        self._next: dict[str, _Batch] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._whole: OrderedDict[str, TrackListing] = OrderedDict()
+        """The last list of each whole room."""
+        self._single: OrderedDict[tuple[str, str], TrackListing] = OrderedDict()
+
+    async def ask(self, room: str, participant: str | None = None, *, max_age: float = 0) -> TrackListing:
+        """Return the list of a room, or at least of one participant in it.
+
+        Args:
+            room: Which room.
+            participant: Whose rows matter; None for everybody's.
+            max_age: How many seconds ago it may have been asked for; 0 asks now.
+
+        Raises:
+            UpstreamError: VideoSDK did not tell.
+        """
+        if max_age and (known := self._known(room, participant)) and clock() - known.asked_at <= max_age:
+            return known
+        batch = self._next.get(room)
+        if batch is None:
+            batch = self._next[room] = _Batch()
+        batch.participants.add(participant)
+        if room not in self._asking:
+            self._asking[room] = asyncio.create_task(self._ask_for_all(room), name="list")
+        return await asyncio.shield(batch.answer)
+
+    def _known(self, room: str, participant: str | None) -> TrackListing | None:
+        known = [self._whole.get(room), self._single.get((room, participant)) if participant else None]
+        return max((listed for listed in known if listed), key=lambda listed: listed.asked_at, default=None)
+
+    async def _ask_for_all(self, room: str) -> None:
+        try:
+            while room in self._next:
+                if len(self._next[room].participants) > 1:
+                    # Many look at once, again and again: they share a rhythm.
+                    last = self._whole.get(room)
+                    pause = last.asked_at + _WHOLE_ROOM_EVERY_SECONDS - clock() if last else 0.0
+                    await asyncio.sleep(max(0.0, pause))
+                await self._ask_for(room, self._next.pop(room))
+        finally:
+            del self._asking[room]
+
+    async def _ask_for(self, room: str, batch: _Batch) -> None:
+        participant = next(iter(batch.participants)) if len(batch.participants) == 1 else None
+        asked_at = clock()
+        try:
+            listed = TrackListing(await self._videosdk.list_tracks(room, participant), asked_at)
+        except UpstreamError as error:
+            _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
+            batch.answer.set_exception(error)
+            batch.answer.exception()  # whoever asked may be gone
+            return
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, and those after them be asked for
+            _log.exception("list.failed")
+            batch.answer.set_exception(error)
+            batch.answer.exception()
+            return
+        except BaseException:
+            batch.answer.cancel()
+            raise
+        if participant is None:
+            _remember(self._whole, room, listed)
+        else:
+            _remember(self._single, (room, participant), listed)
+        batch.answer.set_result(listed)
+
+
+def _remember(known: OrderedDict[Any, TrackListing], name: object, listed: TrackListing) -> None:
+    known[name] = listed
+    known.move_to_end(name)
+    if len(known) > _MAX_REMEMBERED:
+        known.popitem(last=False)

@@ -1,0 +1,153 @@
+"""What is done while Redis does not answer: once in this process, not once in all of them, and saying so.
+
+A stop is always done: not stopping costs money and privacy, and a stop too many harms nobody. A start is done only
+where the operator chose so (`GATEWAY_WITHOUT_REDIS=degrade`), and looks at VideoSDK's list first. When Redis is back,
+every track touched here is marked as doubtful, so that nobody believes a record that knows nothing of it.
+"""
+
+import asyncio
+
+import structlog
+
+from gateway.coordinator import Coordinator
+from gateway.errors import CoordinationUnavailable, ParametersDiffer, Refused, UpstreamError
+from gateway.recordings.failures import problem_for
+from gateway.recordings.model import (
+    Answer,
+    Outcome,
+    Problem,
+    Recording,
+    StartParameters,
+    Status,
+    Track,
+    differing_fields,
+)
+from gateway.store.clock import clock
+from gateway.videosdk.client import VideoSDK
+
+__all__ = ["WithoutRedisMode"]
+
+_DOUBT_EVERY_SECONDS = 0.5
+
+_log = structlog.get_logger("gateway.recordings")
+
+
+class WithoutRedisMode:
+    """Starts and stops without Redis.
+
+    Args:
+        coordinator: Who is told of it when Redis is back.
+        videosdk: Whom to call.
+    """
+
+    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK) -> None:
+        self._coordinator = coordinator
+        self._videosdk = videosdk
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._running: dict[str, tuple[str, float]] = {}
+        self._touched: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, key: str, track: Track, parameters: StartParameters, caller: str) -> Answer | Problem:
+        """Start a recording unless one runs: one at a time in this process."""
+        came = clock()
+        async with self._turn(key):
+            fingerprint, begun = self._running.get(key, ("", 0.0))
+            if begun and fingerprint != parameters.fingerprint:
+                fields = differing_fields(fingerprint, parameters.fingerprint)
+                return Problem.of(ParametersDiffer.of(fields))
+            if begun >= came:
+                return Answer(Outcome.JOINED, self._recording(track, parameters, caller))
+            try:
+                if await self._is_open(track):
+                    return Answer(Outcome.ALREADY_RECORDING, self._recording(track, parameters, None))
+                self._remember(key)
+                await self._videosdk.start_track(
+                    track.room_id,
+                    track.participant_id,
+                    track.kind,
+                    file_format=parameters.file_format,
+                    webhook_url=parameters.webhook_url,
+                    bucket_dir_path=parameters.bucket_dir_path,
+                )
+            except UpstreamError as error:
+                return Problem.of(problem_for(error))
+            self._running[key] = (parameters.fingerprint, clock())
+            return Answer(Outcome.STARTED, self._recording(track, parameters, caller))
+
+    async def stop(self, key: str, track: Track) -> Answer | Problem:
+        """Stop whatever records the track."""
+        async with self._turn(key):
+            self._remember(key)
+            self._running.pop(key, None)
+            outcome = Outcome.STOPPED
+            try:
+                await self._videosdk.stop_track(track.room_id, track.participant_id, track.kind)
+            except Refused as error:
+                try:
+                    if await self._is_open(track):
+                        return Problem.of(problem_for(error))
+                except UpstreamError as unseen:
+                    return Problem.of(problem_for(unseen))
+                outcome = Outcome.NOT_RECORDING
+            except UpstreamError as error:
+                # Nobody remembers to repeat it while Redis is away: the caller has to be told, not comforted.
+                return Problem.of(problem_for(error))
+            return Answer(outcome, self._recording(track, StartParameters(), None, Status.STOPPED))
+
+    async def reconcile(self, key: str) -> None:
+        """Tell Redis, before it is asked about the track, that it missed something.
+
+        Raises:
+            CoordinationUnavailable: It still does not answer.
+        """
+        if key in self._touched:
+            # Within the turn, so that nothing touches the track between the mark and the forgetting.
+            async with self._turn(key):
+                await self._coordinator.invalidate(key)
+                self._touched.discard(key)
+                self._running.pop(key, None)
+
+    async def close(self) -> None:
+        """Stop waiting for Redis."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _turn(self, key: str) -> asyncio.Lock:
+        return self._turns.setdefault(key, asyncio.Lock())
+
+    async def _is_open(self, track: Track) -> bool:
+        rows = await self._videosdk.list_tracks(track.room_id, track.participant_id)
+        return any(row.kind == track.kind and row.end is None for row in rows)
+
+    def _recording(
+        self, track: Track, parameters: StartParameters, caller: str | None, status: Status = Status.RECORDING
+    ) -> Recording:
+        return Recording(
+            id=None,
+            track=track,
+            file_format=parameters.file_format or "webm",
+            status=status,
+            requested_by=caller,
+            requested_at=None,
+            confirmed_at=None,
+            confirmed_by=None,
+            coordinated=False,
+        )
+
+    def _remember(self, key: str) -> None:
+        self._touched.add(key)
+        _log.warning("uncoordinated.sent", track=key)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._cast_doubt(), name="cast-doubt")
+
+    async def _cast_doubt(self) -> None:
+        while self._touched:
+            await asyncio.sleep(_DOUBT_EVERY_SECONDS)
+            for key in list(self._touched):
+                try:
+                    await self.reconcile(key)
+                except CoordinationUnavailable:
+                    break
+        self._turns = {key: turn for key, turn in self._turns.items() if turn.locked()}

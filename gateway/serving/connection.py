@@ -1,0 +1,55 @@
+"""How a connection is served: as uvicorn does, and with a word to whoever sends an answer that has no end.
+
+Uvicorn waits for open answers before it ends, and tells nobody that it waits: a stream would go on until it is cut off.
+And a client that does not read leaves what was written to it in a buffer that no `close` ever gets rid of.
+"""
+
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, cast
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gateway.api.sse import LINE
+
+__all__ = ["LineProtocol"]
+
+_FLUSH_SECONDS: Final = 5.0
+"""How long a client may take over the rest of its answer when the process ends."""
+_MAX_CONCURRENT: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, for no time."""
+
+
+class LineProtocol(H11Protocol):
+    """Uvicorn's connection, which introduces itself to each request as its `Line` (`gateway.api.sse`)."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.on_ending: Callable[[], None] | None = None
+        self.ending = False
+        self._inner = self.app
+        self.app = cast("Any", self._serve)
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        scope["state"][LINE] = self
+        await self._inner(scope, receive, send)
+
+    def shutdown(self) -> None:
+        """End after the answer that is under way, and say so; uvicorn calls this when the process is to end."""
+        self.ending = True
+        super().shutdown()
+        if self.on_ending is not None:
+            self.on_ending()
+        self.loop.call_later(_FLUSH_SECONDS, self._flush_no_longer)
+
+    def abort(self) -> None:
+        """Cut the connection off, and drop what is still to be sent: here, and in the kernel."""
+        with suppress(OSError):
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _MAX_CONCURRENT)
+        self.transport.abort()
+
+    def _flush_no_longer(self) -> None:
+        if self in self.connections and self.transport.is_closing():
+            self.abort()

@@ -1,0 +1,131 @@
+"""How the gateway is served: uvicorn's parser, workers and limits, and what is answered to what is no request.
+
+Uvicorn with h11, because h11 is the parser that bounds how much of a header it keeps: what that costs, and what the
+others cost, is measured by `make bench` and told in CONTRIBUTING.md.
+"""
+
+import multiprocessing
+import multiprocessing.process
+import os
+import secrets
+import signal
+import sys
+import threading
+from contextlib import nullcontext
+from types import FrameType
+from typing import Any, Final
+
+import h11
+import structlog
+import uvicorn
+
+from gateway.api.problems import PROBLEM_JSON, problem_document
+from gateway.app import create_app
+from gateway.errors import GatewayError, HeadersTooLarge, MalformedRequest
+from gateway.lifecycle import Drain
+from gateway.observability import logs, metrics
+from gateway.serving.connection import LineProtocol
+from gateway.settings.load import load
+from gateway.settings.table import Settings
+
+__all__ = ["SERVER", "NoPlaceError", "build", "serve"]
+
+_MAX_HEADERS: Final = 32 * 1024
+
+_log = structlog.get_logger("gateway.access")
+
+
+class NoPlaceError(Exception):
+    """What several workers share cannot be kept anywhere."""
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal ends it, then exit with status 0.
+
+    Raises:
+        CallersFileError: The callers file cannot be used.
+        NotInstalledError: Traces are asked for, and the extra that makes them is not there.
+        NoPlaceError: Several workers are to serve, and there is no place for temporary files.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    create_app(settings)  # what is wrong shows now, once, and not in every worker
+    # Uvicorn raises the signal once more after its own orderly end: that is then an ordinary exit.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+    try:
+        numbers = metrics.shared() if settings.workers > 1 else nullcontext()
+    except OSError as error:
+        raise NoPlaceError(f"several workers need a place for temporary files: {error}") from error
+    with numbers:
+        uvicorn.run(
+            "gateway.serving.server:build",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            # A request's own deadline is the longest wait; what is left then is for the lifespan and other replicas.
+            timeout_graceful_shutdown=round(settings.request_deadline.total_seconds()) + 1,
+            **SERVER,
+        )
+
+
+def build() -> object:
+    """Build the application from the environment, in a worker process."""
+    settings = load(os.environ)
+    logs.configure(settings.log_level, settings.log_format)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_after, args=(parent,), name="parent", daemon=True).start()
+    return create_app(settings, Drain(settings.drain.total_seconds()))
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    """End this worker when its parent is gone: nobody would ever ask it to, and it would hold the port for ever."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+class _Protocol(LineProtocol):
+    """Uvicorn's, with a problem document in place of a line of text for what cannot be read."""
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the same for everything
+        """Answer what h11 refused, and close the connection. Called while its error is being handled."""
+        error = sys.exception()
+        problem: GatewayError = MalformedRequest("What was sent is not a request of HTTP/1.1.")
+        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == HeadersTooLarge.status:
+            problem = HeadersTooLarge(f"The address and the headers may have at most {_MAX_HEADERS} bytes together.")
+        request_id = secrets.token_hex(8)
+        _log.info("request.unreadable", request_id=request_id, problem=problem.slug)
+        # Behind a request that is still being answered there is no place for a second answer.
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            body = problem_document(problem, instance="", request_id=request_id)
+            headers = {
+                "content-type": PROBLEM_JSON,
+                "content-length": str(len(body)),
+                "x-content-type-options": "nosniff",
+                "x-request-id": request_id,
+                "connection": "close",
+            }
+            events = [
+                h11.Response(status_code=problem.status, headers=list(headers.items())),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ]
+            self.transport.writelines([self.conn.send(event) or b"" for event in events])
+        self.transport.close()
+
+
+SERVER: Final[dict[str, Any]] = {
+    "http": _Protocol,
+    "h11_max_incomplete_event_size": _MAX_HEADERS,
+    "ws": "none",
+    "lifespan": "on",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "date_header": True,
+}
+"""Uvicorn's settings, wherever the gateway is served."""

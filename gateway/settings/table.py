@@ -1,0 +1,453 @@
+"""What an operator may set, and what it means; handed around frozen.
+
+`SETTINGS` is the one table: reading, defaults, `gateway check`, and whatever documents the variables are driven by it.
+How each sort of value is read stands in `gateway.settings.values`, how all of them are in `gateway.settings.load`.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from gateway.secrets import Secret
+from gateway.settings.values import (
+    ADDRESS,
+    CERTIFICATES,
+    CLAIM,
+    DOCUMENT_URL,
+    HTTP_URL,
+    ORIGINS,
+    PLAIN,
+    PUBLIC_KEY_FILE,
+    PUBLIC_URL,
+    READABLE_FILE,
+    REDIS_URL,
+    SECRET,
+    ValueType,
+    choice,
+    hours,
+    rate,
+    seconds,
+    whole_number,
+)
+
+WithoutRedisSetting = Literal["refuse", "degrade"]
+VerifyAbsent = Literal["auto", "always", "never"]
+Auth = Literal["callers", "none"]
+JoinTokens = Literal["off", "on", "any-room"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console"]
+Tracing = Literal["off", "otlp"]
+
+PREFIX: Final = "GATEWAY_"
+"""What the names of all variables begin with."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an operator decides. Made by `gateway.settings.load.load`; the defaults stand in `SETTINGS`."""
+
+    host: str
+    """Address `gateway serve` listens on."""
+
+    port: int
+    """Port `gateway serve` listens on."""
+
+    workers: int
+    """Processes that serve."""
+
+    redis_url: Secret
+    """Where claims and records live; secret, because it may carry a password."""
+
+    redis_ca_file: Path | None
+    """Certificates that Redis's must go back to; absent where the system's own will do."""
+
+    videosdk_url: str
+    """Base address of VideoSDK's API, without a slash at its end."""
+
+    videosdk_token: Secret | None
+    """A token made elsewhere; absent where the gateway mints its own."""
+
+    videosdk_api_key: str | None
+    """The project's key; given together with `videosdk_secret`."""
+
+    videosdk_secret: Secret | None
+    """The project's secret, which signs minted tokens."""
+
+    videosdk_webhook_key_file: Path | None
+    """The file that holds the key of VideoSDK's webhooks; absent where VideoSDK is asked for it."""
+
+    public_url: str | None
+    """Where VideoSDK reaches this gateway, without a slash at its end."""
+
+    upstream_timeout: timedelta
+    """Longest duration of one whole call to VideoSDK."""
+
+    send_window: timedelta
+    """Longest time from winning a claim to the first byte sent."""
+
+    settle: timedelta
+    """How long after its time-out a request that was sent may still take effect."""
+
+    lease: timedelta
+    """How long a claim holds without being renewed."""
+
+    trust: timedelta
+    """How long a confirmation is believed before VideoSDK is asked again."""
+
+    check: timedelta
+    """How often a recording that runs is compared with VideoSDK's list."""
+
+    keep_ended: timedelta
+    """How long an ended recording can be read."""
+
+    request_deadline: timedelta
+    """Longest wait of one caller."""
+
+    drain: timedelta
+    """How long SIGTERM is only announced."""
+
+    verify_absent: VerifyAbsent
+    """When "nothing is recorded" must be checked with VideoSDK before a start is sent."""
+
+    without_redis: WithoutRedisSetting
+    """What becomes of a start while Redis does not answer."""
+
+    auth: Auth
+    """How callers are told apart."""
+
+    callers_file: Path | None
+    """The file that names the callers."""
+
+    join_tokens: JoinTokens
+    """Whether VideoSDK's join tokens let in their participants."""
+
+    jwt_jwks_url: str | None
+    """Where the company's identity provider publishes its keys."""
+
+    jwt_issuer: str | None
+    """What `iss` must be."""
+
+    jwt_audience: str | None
+    """What `aud` must name."""
+
+    jwt_name_claim: str
+    """The claim that names the caller."""
+
+    jwt_scopes_claim: str
+    """The claim that holds the scopes."""
+
+    jwt_rooms_claim: str | None
+    """The claim that holds the rooms; absent where tokens do not restrict them."""
+
+    cors_origins: tuple[str, ...] | None
+    """Origins of pages that may ask."""
+
+    idempotency: timedelta
+    """How long an answer is kept under its idempotency key."""
+
+    caller_starts_per_minute: int
+    """How often one caller may start and stop; 0 is no limit."""
+
+    track_starts_per_minute: int
+    """How often one track may be started; 0 is no limit."""
+
+    most_event_readers: int
+    """Readers of live events at the same time, per process."""
+
+    upstream_concurrency: int
+    """Calls to VideoSDK at the same time."""
+
+    upstream_calls_per_second: float
+    """Calls to VideoSDK in a second; 0 is no limit."""
+
+    checks_per_second: float
+    """Rooms that are compared with VideoSDK's list in a second; 0 is no limit."""
+
+    log_level: LogLevel
+    """Least severe level that is logged."""
+
+    log_format: LogFormat
+    """Shape of a log line."""
+
+    tracing: Tracing
+    """Whether traces are made, and how they are exported."""
+
+    mounted: dict[str, Path] = {}
+    """The file of each field that was read from one."""
+
+    @property
+    def quiet(self) -> timedelta:
+        """Time after a claim was won until no request sent under it can still take effect."""
+        return self.send_window + self.upstream_timeout + self.settle
+
+    def __repr__(self) -> str:
+        shown = (f"{row.field}={text}" for row, (_, text, _) in zip(SETTINGS, describe(self), strict=True))
+        return f"Settings({', '.join(shown)})"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the table: a variable, what it may hold, and what it means."""
+
+    variable: str
+    """Name in the environment."""
+
+    value_type: ValueType
+    """How its text is read and shown."""
+
+    doc: str
+    """What it means, in one sentence, for operators."""
+
+    default: str | None = None
+    """Text that stands in where it is absent; none for what is required or may stay absent."""
+
+    required: bool = False
+    """Whether it must be given by itself; relations between several are checked elsewhere."""
+
+    secret: bool = False
+    """Whether its value is hidden from people."""
+
+    has_file: bool = False
+    """Whether `<variable>_FILE` may name a file with the value instead."""
+
+    @property
+    def field(self) -> str:
+        """Name in `Settings`."""
+        return self.variable.removeprefix(PREFIX).removesuffix("_SECONDS").removesuffix("_HOURS").lower()
+
+    @property
+    def file_variable(self) -> str:
+        """Name of the variable that holds a path to the value, used only where `has_file`."""
+        return f"{self.variable}_FILE"
+
+
+SETTINGS: Final[tuple[Setting, ...]] = (
+    Setting("GATEWAY_HOST", ADDRESS, "Address the gateway listens on.", default="127.0.0.1"),
+    Setting("GATEWAY_PORT", whole_number(0, 65535), "Port the gateway listens on; 0 takes a free one.", default="8080"),
+    Setting("GATEWAY_WORKERS", whole_number(1, 128), "Processes that serve.", default="1"),
+    Setting(
+        "GATEWAY_REDIS_URL",
+        REDIS_URL,
+        "Redis or Valkey between the replicas: one server, a Unix socket, Sentinels or a Cluster.",
+        required=True,
+        has_file=True,
+    ),
+    Setting(
+        "GATEWAY_REDIS_CA_FILE",
+        CERTIFICATES,
+        "PEM file with the authority behind Redis's certificate (`rediss://…`), where the system does not know it.",
+    ),
+    Setting("GATEWAY_VIDEOSDK_URL", HTTP_URL, "Base address of VideoSDK's API.", default="https://api.videosdk.live"),
+    Setting(
+        "GATEWAY_VIDEOSDK_TOKEN",
+        SECRET,
+        "A VideoSDK token made elsewhere, instead of key and secret.",
+        secret=True,
+        has_file=True,
+    ),
+    Setting(
+        "GATEWAY_VIDEOSDK_API_KEY",
+        PLAIN,
+        "The VideoSDK project's key, to mint tokens with.",
+        secret=True,
+        has_file=True,
+    ),
+    Setting(
+        "GATEWAY_VIDEOSDK_SECRET",
+        SECRET,
+        "The VideoSDK project's secret, to mint tokens with.",
+        secret=True,
+        has_file=True,
+    ),
+    Setting(
+        "GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE",
+        PUBLIC_KEY_FILE,
+        "PEM file with the public key of VideoSDK's webhooks, or with several, read again when it changes; not set, "
+        "VideoSDK is asked for its key.",
+    ),
+    Setting(
+        "GATEWAY_PUBLIC_URL",
+        PUBLIC_URL,
+        "This gateway's address for VideoSDK, which is told to send the events of a recording to "
+        "`…/v1/webhooks/videosdk` below it where the caller names no `webhookUrl`; not set, the gateway finds out by "
+        "asking.",
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_TIMEOUT_SECONDS",
+        seconds(0.05, 120),
+        "Longest duration of one whole call to VideoSDK (D).",
+        default="10",
+    ),
+    Setting(
+        "GATEWAY_SEND_WINDOW_SECONDS",
+        seconds(0.05, 30),
+        "Longest time from winning a claim to the first byte sent (W).",
+        default="2",
+    ),
+    Setting(
+        "GATEWAY_SETTLE_SECONDS",
+        seconds(0, 300),
+        "How long after its time-out a request that was sent may still take effect and show in VideoSDK's list (S); "
+        "quiet time is W + D + S.",
+        default="5",
+    ),
+    Setting(
+        "GATEWAY_LEASE_SECONDS",
+        seconds(1, 120),
+        "How long a claim holds without being renewed; renewed at a quarter of it; at least W + 1.",
+        default="4",
+    ),
+    Setting(
+        "GATEWAY_TRUST_SECONDS",
+        seconds(0, 3600),
+        "How long a confirmation is believed before VideoSDK is asked again; 0 asks every time.",
+        default="10",
+    ),
+    Setting(
+        "GATEWAY_CHECK_SECONDS",
+        seconds(0, 3600),
+        "How often a recording that runs is compared with VideoSDK's list, one question a room; 0 is never.",
+        default="30",
+    ),
+    Setting(
+        "GATEWAY_KEEP_ENDED_HOURS",
+        hours(1, 720),
+        "How long an ended recording can be read.",
+        default="24",
+    ),
+    Setting(
+        "GATEWAY_REQUEST_DEADLINE_SECONDS",
+        seconds(0.1, 600),
+        "Longest wait of one caller; more than the quiet time.",
+        default="30",
+    ),
+    Setting(
+        "GATEWAY_DRAIN_SECONDS",
+        seconds(0, 300),
+        "How long the gateway goes on serving after SIGTERM, not ready any more, until load balancers have noticed.",
+        default="0",
+    ),
+    Setting(
+        "GATEWAY_VERIFY_ABSENT",
+        choice(VerifyAbsent),
+        "When a start first asks VideoSDK whether really nothing is recorded: where Redis may have lost data, "
+        "always, or never.",
+        default="auto",
+    ),
+    Setting(
+        "GATEWAY_WITHOUT_REDIS",
+        choice(WithoutRedisSetting),
+        "What becomes of a start while Redis does not answer: refused, or done once in each process. Stops are done.",
+        default="refuse",
+    ),
+    Setting(
+        "GATEWAY_AUTH",
+        choice(Auth),
+        "Whether callers must be known (by a callers file, join tokens or JWTs), or anyone who reaches the gateway may "
+        "use it.",
+        default="callers",
+    ),
+    Setting(
+        "GATEWAY_CALLERS_FILE",
+        READABLE_FILE,
+        "TOML file that names the callers, holds the hashes of their keys and says what each may ask for; read again "
+        "when it changes.",
+    ),
+    Setting(
+        "GATEWAY_JOIN_TOKENS",
+        choice(JoinTokens),
+        "Whether VideoSDK's join tokens let in their participants; any-room admits tokens that name no room.",
+        default="off",
+    ),
+    Setting(
+        "GATEWAY_JWT_JWKS_URL",
+        DOCUMENT_URL,
+        "Where the company's identity provider publishes its keys (JWKS); its JWTs then let in.",
+    ),
+    Setting("GATEWAY_JWT_ISSUER", PLAIN, "What `iss` of a JWT must be."),
+    Setting("GATEWAY_JWT_AUDIENCE", PLAIN, "What `aud` of a JWT must name."),
+    Setting("GATEWAY_JWT_NAME_CLAIM", CLAIM, "The claim that names the caller.", default="sub"),
+    Setting("GATEWAY_JWT_SCOPES_CLAIM", CLAIM, "The claim that holds the scopes.", default="scope"),
+    Setting(
+        "GATEWAY_JWT_ROOMS_CLAIM",
+        CLAIM,
+        "The claim that lists the rooms, ids or beginnings with a `*`; not set, JWTs do not restrict them.",
+    ),
+    Setting(
+        "GATEWAY_CORS_ORIGINS",
+        ORIGINS,
+        "Origins of web pages that may ask, with commas between: `https://app.example.com`, `https://*.example.com`.",
+    ),
+    Setting(
+        "GATEWAY_IDEMPOTENCY_HOURS",
+        hours(0.01, 720),
+        "How long an answer is kept under its `Idempotency-Key`.",
+        default="24",
+    ),
+    # Ten starts and stops a second, for as long as one likes, are more than a lesson platform's service does, and a
+    # loop gone wild is stopped before it uses up what VideoSDK allows the project. A start that joins another or finds
+    # the track recording counts a tenth, so 6000 tabs of one caller may press the button at once.
+    Setting(
+        "GATEWAY_CALLER_STARTS_PER_MINUTE",
+        whole_number(0, 1_000_000),
+        "How often one caller may start and stop, joiners counted as a tenth; 0 is no limit.",
+        default="600",
+    ),
+    # Nobody starts one track every two seconds on purpose, and each real start makes a file.
+    Setting(
+        "GATEWAY_TRACK_STARTS_PER_MINUTE",
+        whole_number(0, 1_000_000),
+        "How often one track may really be started, by whomever; 0 is no limit.",
+        default="30",
+    ),
+    Setting(
+        "GATEWAY_MOST_EVENT_READERS",
+        whole_number(1, 1_000_000),
+        "Readers of live events at the same time, per process; each needs a file descriptor.",
+        default="5000",
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_CONCURRENCY",
+        whole_number(1, 10_000),
+        "Calls to VideoSDK at the same time, per process; more wait.",
+        default="64",
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_CALLS_PER_SECOND",
+        rate(0, 10_000),
+        "Calls to VideoSDK in a second, per process; more wait; 0 is no limit.",
+        default="0",
+    ),
+    Setting(
+        "GATEWAY_CHECKS_PER_SECOND",
+        rate(0, 10_000),
+        "Rooms that are compared with VideoSDK's list in a second, per process; more wait; 0 is no limit.",
+        default="10",
+    ),
+    Setting("GATEWAY_LOG_LEVEL", choice(LogLevel), "Least severe level that is logged.", default="info"),
+    Setting("GATEWAY_LOG_FORMAT", choice(LogFormat), "Log lines for machines or for a terminal.", default="json"),
+    Setting(
+        "GATEWAY_TRACING",
+        choice(Tracing),
+        "Traces over OTLP/HTTP, set up by OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, "
+        "`OTEL_TRACES_SAMPLER`, …); needs the extra `tracing`.",
+        default="off",
+    ),
+)
+"""Every variable there is, in the order people are shown them."""
+
+
+def describe(settings: Settings) -> list[tuple[str, str, str]]:
+    """List every variable with the value it has and whether that is the "default" or was "set"; no secret is shown."""
+    rows: list[tuple[str, str, str]] = []
+    for setting in SETTINGS:
+        value = getattr(settings, setting.field)
+        default = None if setting.default is None else setting.value_type.parse(setting.default)
+        if value is None:
+            shown = "(not set)"
+        elif setting.secret:
+            shown = str(Secret(""))
+        else:
+            shown = setting.value_type.show(value)
+        rows.append((setting.variable, shown, "default" if value == default else "set"))
+    return rows

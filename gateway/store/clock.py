@@ -1,0 +1,48 @@
+"""Redis's clock, as far as its replies tell: one clock for all replicas, whatever their own show."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from gateway.coordinator import protocol
+
+__all__ = ["RedisClock"]
+
+_SLOW_REPLY_SECONDS = 0.1
+
+
+class RedisClock:
+    """An idea of the time in Redis.
+
+    Args:
+        ask: Asks Redis for its time in ms.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[int]]) -> None:
+        self._ask = ask
+        self._offset_ms: float | None = None
+
+    def now_ms(self) -> int:
+        """Return its time in ms, as far as its last reply tells; our own before the first."""
+        return int(time.time() * 1000 if self._offset_ms is None else protocol.clock() * 1000 + self._offset_ms)
+
+    async def learned_now_ms(self) -> int:
+        """Return its time in ms, after asking where it was never told.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        if self._offset_ms is None:
+            sent = protocol.clock()
+            self.learn(await self._ask(), sent)
+        return self.now_ms()
+
+    def learn(self, redis_ms: int, sent: float) -> None:
+        """Take over the time in a reply to what was sent at `sent` (`clock`)."""
+        # A slow reply says little about the clock: nobody knows which half of the way took the time.
+        if self._offset_ms is not None and protocol.clock() - sent > _SLOW_REPLY_SECONDS:
+            return
+        self._offset_ms = redis_ms - (sent + protocol.clock()) / 2 * 1000
+
+    def forget(self) -> None:
+        """Ask again before the next use: the idea may be off."""
+        self._offset_ms = None

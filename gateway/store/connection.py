@@ -1,0 +1,369 @@
+"""How Redis is reached, and what its failures mean. No other module makes a client.
+
+Time-outs and retries are said here in so many words, because redis-py's defaults (5 s, ten retries) turn a stopped
+server into a minute of waiting and run a script again that had only lost its reply.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+from urllib.parse import unquote, urlsplit
+
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.client import PubSub
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from gateway.errors import CoordinationUnavailable
+from gateway.observability import metrics
+
+__all__ = ["LOST", "Connection", "uncancelled"]
+
+LOST: Final = (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError, AttributeError)
+"""How a lost connection shows. What redis-py raises where no node of a Cluster answers is none of its `RedisError`s;
+the last but one is what uvloop raises when a connection is written to that was just reset, and the last what redis-py
+stumbles over when one command's failure ends a connection that another is about to write to."""
+
+_log = structlog.get_logger("gateway.coordinator")
+
+_COMMAND_SECONDS = 1.0
+_CONNECT_SECONDS = 0.5
+_MAX_CONNECTIONS = 64
+_FAILURES_TO_OPEN = 3
+_PROBE_EVERY_SECONDS = 0.5
+
+_SOCKET: dict[str, Any] = {
+    "socket_timeout": _COMMAND_SECONDS,
+    "socket_connect_timeout": _CONNECT_SECONDS,
+    "health_check_interval": 15,
+    "retry": Retry(NoBackoff(), 0),
+    # RESP2 and no driver info: the handshake then needs no command beyond AUTH and SELECT, so that the ACL stays short.
+    "protocol": 2,
+    "driver_info": None,
+}
+
+
+class Connection:
+    """A pool of connections to one Redis, Valkey, Sentinel group or Cluster.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://` as redis-py reads them; `redis+sentinel://host:port,…/service/db`;
+            `redis+cluster://host:port,…`; the last two with `rediss+` for TLS. Or what gives it as it is now: where its
+            password is replaced, connections are made anew. Another server is not moved to: replicas that move at
+            different moments would not see each other's claims.
+        ca_file: Certificates (PEM) that a server's must go back to, instead of the system's own; for TLS only.
+
+    After three failures in a row the connection answers at once for half a second at a time, so that an outage costs
+    callers no time-outs; one call in each half second tries whether Redis is back.
+    """
+
+    def __init__(self, url: str | Callable[[], str], ca_file: str = "") -> None:
+        self._url = (lambda: url) if isinstance(url, str) else url
+        self._ca_file = ca_file
+        self._opened: _Opened | None = None
+        self._opened_url = self._refused_url = ""
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._failures = 0
+        """How many calls in a row have failed."""
+        self.failures = 0
+        """How many calls have failed so far."""
+        self._probe_at = 0.0
+
+    def __repr__(self) -> str:
+        return "Connection()"
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last call succeeded, as far as anybody knows."""
+        return self._failures == 0
+
+    @property
+    def open(self) -> bool:
+        """Whether calls are answered at once because Redis failed too often."""
+        return self._failures >= _FAILURES_TO_OPEN
+
+    async def evaluate(self, script: str, sha: str, keys: Sequence[str], argument: bytes) -> bytes:
+        """Run a script on the node that owns `keys`: EVALSHA, and EVAL where the node does not know it yet.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer. The script may still run later.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            try:
+                return await client.evalsha(sha, len(keys), *keys, argument)
+            except NoScriptError:
+                return await client.eval(script, len(keys), *keys, argument)
+
+        with metrics.REDIS_DURATION.time():
+            return cast("bytes", await self._call(call))
+
+    async def read(self, key: str) -> dict[str, str]:
+        """Return the hash at `key`, empty where there is none.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast("Any", client.hgetall(key))
+
+        raw = cast("dict[bytes, bytes]", await self._call(call))
+        return {name.decode(): value.decode() for name, value in raw.items()}
+
+    async def keep(self, key: str, value: bytes, ttl_ms: int) -> None:
+        """Keep a value for a while.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer. It may be kept all the same.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast("Any", client.set(key, value, px=ttl_ms))
+
+        await self._call(call)
+
+    async def take(self, key: str) -> bytes | None:
+        """Return the value at `key` and remove it, in one step.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer. The value may be gone all the same.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast("Any", client.getdel(key))
+
+        return cast("bytes | None", await self._call(call))
+
+    async def due(self, key: str, until_ms: int, most: int) -> list[str]:
+        """Return up to `most` members of the sorted set at `key` with a score of at most `until_ms`.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast(
+                "Any", client.zrange(key, cast("Any", "-inf"), until_ms, byscore=True, offset=0, num=most)
+            )
+
+        return [member.decode() for member in cast("list[bytes]", await self._call(call))]
+
+    async def scheduled(self, key: str, until_ms: int, most: int) -> dict[str, float]:
+        """Return up to `most` members of the sorted set at `key` with their scores, the lowest, at most `until_ms`.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            end = cast("Any", "-inf")
+            return await cast(
+                "Any", client.zrange(key, end, until_ms, byscore=True, offset=0, num=most, withscores=True)
+            )
+
+        return {member.decode(): at for member, at in cast("list[tuple[bytes, float]]", await self._call(call))}
+
+    async def entries(self, key: str, since: str, most: int) -> list[tuple[str, dict[str, str]]]:
+        """Return up to `most` entries of the stream at `key`, from the one of id `since` on.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            return await cast("Any", client.xrange(key, min=since, count=most))
+
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", await self._call(call))
+        return [
+            (entry.decode(), {name.decode(): value.decode() for name, value in fields.items()})
+            for entry, fields in entries
+        ]
+
+    async def now(self) -> int:
+        """Return Redis's clock in milliseconds.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+
+        async def call(client: Redis | RedisCluster) -> object:
+            if isinstance(client, RedisCluster):
+                return await cast("Any", client.time(target_nodes=client.get_random_node()))
+            return await cast("Any", client.time())
+
+        seconds, micros = cast("tuple[int, int]", await self._call(call))
+        return seconds * 1000 + micros // 1000
+
+    @asynccontextmanager
+    async def subscriber(self) -> AsyncGenerator[PubSub]:
+        """Open a subscription with a connection of its own, which commands must not share.
+
+        In a Cluster any node will do: an ordinary PUBLISH reaches them all.
+
+        Raises:
+            CoordinationUnavailable: The Cluster's nodes could not be asked.
+        """
+        opened = _connect(await self._subscribable_url(), self._ca_file, connections=2)
+        pubsub = cast("Any", cast("Redis", opened.client).pubsub())
+        try:
+            yield pubsub
+        finally:
+            await pubsub.aclose()
+            await opened.aclose()
+
+    async def _subscribable_url(self) -> str:
+        url = self._url()
+        if not url.partition("://")[0].endswith("+cluster"):
+            return url
+
+        async def node(client: Redis | RedisCluster) -> object:
+            return cast("RedisCluster", client).get_random_node()
+
+        chosen = cast("ClusterNode", await self._call(node))
+        scheme, _, rest = url.partition("://")
+        credentials, at, _ = urlsplit(f"//{rest}").netloc.rpartition("@")
+        return f"{scheme.partition('+')[0]}://{credentials}{at}{chosen.host}:{chosen.port}"
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        if self._opened is not None:
+            await self._opened.aclose()
+
+    def _current(self) -> "_Opened":
+        url = self._url()
+        if self._opened is not None and url != self._opened_url and _wait_key(url) != _wait_key(self._opened_url):
+            if url != self._refused_url:
+                self._refused_url = url
+                _log.error("redis.moved", meaning="restart all replicas together to move to another server")
+            return self._opened
+        if self._opened is None or url != self._opened_url:
+            if self._opened is not None:
+                task = asyncio.create_task(_retire(self._opened), name="redis-retire")
+                self._retiring.add(task)
+                task.add_done_callback(self._retiring.discard)
+            self._opened, self._opened_url = _connect(url, self._ca_file, connections=_MAX_CONNECTIONS), url
+        return self._opened
+
+    async def _call(self, call: Any) -> object:
+        # Waiting for a connection says nothing about Redis: it is done here, where it counts as no failure.
+        async with self._places:
+            return await self._call_now(call)
+
+    async def _call_now(self, call: Any) -> object:
+        moment = time.monotonic()
+        if self._failures >= _FAILURES_TO_OPEN:
+            if moment < self._probe_at:
+                raise _unavailable()
+            self._probe_at = moment + _PROBE_EVERY_SECONDS
+        client = self._current().client
+        try:
+            # redis-py bounds each read; a Cluster client may add rounds of its own (redirects, slot refresh).
+            async with asyncio.timeout(_CONNECT_SECONDS + _COMMAND_SECONDS):
+                if isinstance(client, RedisCluster):
+                    await client.initialize()
+                result = await call(client)
+        except LOST as error:
+            uncancelled()
+            metrics.redis_failed(_kind(error))
+            self._failures += 1
+            self.failures += 1
+            self._probe_at = time.monotonic() + _PROBE_EVERY_SECONDS
+            raise _unavailable() from error
+        uncancelled()
+        self._failures = 0
+        return result
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return "timeout"
+    return "connection" if isinstance(error, OSError | RedisConnectionError | RuntimeError) else "other"
+
+
+def _wait_key(url: str) -> str:
+    """Return where a URL leads, without who asks there."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+async def _retire(opened: "_Opened") -> None:
+    """Close connections that nobody begins to use any more, when who uses them is done."""
+    try:
+        await asyncio.sleep(2 * _COMMAND_SECONDS)
+    finally:
+        await opened.aclose()
+
+
+def _unavailable() -> CoordinationUnavailable:
+    return CoordinationUnavailable("Redis does not answer, so exactly one start cannot be promised.", retry_after=2)
+
+
+def uncancelled() -> None:
+    """Go on being cancelled where redis-py swallowed it, or made an error of its own of it.
+
+    Both happen now and then; a task that runs for ever would then never end, nor the process.
+
+    Raises:
+        CancelledError: This task is to end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+class _Opened:
+    """A client, and the clients it needs to find its server."""
+
+    def __init__(self, client: Redis | RedisCluster, *helpers: Redis) -> None:
+        self.client = client
+        self._helpers = helpers
+
+    async def aclose(self) -> None:
+        for client in (self.client, *self._helpers):
+            await client.aclose()
+
+
+def _connect(url: str, ca_file: str, *, connections: int) -> _Opened:
+    scheme, _, rest = url.partition("://")
+    transport, _, topology = scheme.partition("+")
+    # Said of every connection: the Sentinels' own and the subscriber's too.
+    trust = {"ssl_ca_certs": ca_file} if transport == "rediss" and ca_file else {}
+    if not topology:
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=connections, timeout=_COMMAND_SECONDS, **_SOCKET, **trust
+        )
+        return _Opened(Redis.from_pool(pool))
+    parts = urlsplit(f"//{rest}")
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    addresses = [(host, int(port or 0)) for host, _, port in (address.rpartition(":") for address in hosts.split(","))]
+    options: dict[str, Any] = {
+        **_SOCKET,
+        **trust,
+        "username": unquote(username) or None,
+        "password": unquote(password) or None,
+        "ssl": transport == "rediss",
+    }
+    if topology == "cluster":
+        # One retry, because a node that moved is only found again by asking. Every script may run twice.
+        options["retry"] = Retry(NoBackoff(), 1)
+        nodes = [ClusterNode(host, port) for host, port in addresses]
+        return _Opened(RedisCluster(startup_nodes=nodes, max_connections=connections, **options))
+    service, _, database = parts.path.strip("/").partition("/")
+    # Said by this name: of the other options redis-py gives its connections to Sentinels only those called `socket_…`,
+    # and tries each Sentinel eleven times, longer than anybody waits, before it asks the next.
+    sentinel = Sentinel(addresses, sentinel_kwargs={**_SOCKET, **trust, "ssl": options["ssl"]})
+    master = sentinel.master_for(service, db=int(database or 0), max_connections=connections, **options)
+    return _Opened(master, *sentinel.sentinels)

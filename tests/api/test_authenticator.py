@@ -1,0 +1,504 @@
+"""Who gets in: API keys, join tokens and company tokens, over HTTP and with real files; and who does not."""
+
+import ast
+import asyncio
+import inspect
+import json
+import textwrap
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gateway.app import fetch_jwks
+from gateway.auth.api_keys import Callers, CallersFile, new_key
+from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
+from gateway.auth.policy import Scope
+from gateway.errors import IdentityUnavailable, Unauthenticated
+from gateway.sandbox.identities import IdentityProvider, demo_join_token
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+
+NewTrack = Callable[..., dict[str, str]]
+CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
+MINTED = partial(demo_join_token, harness.API_KEY, harness.SECRET)
+
+
+@asynccontextmanager
+async def gateway_for(
+    valkey: EmbeddedValkey, simulator: Simulator, **settings: str
+) -> AsyncGenerator[httpx.AsyncClient]:
+    """Serve a gateway that knows callers by these settings alone."""
+    environ = harness.environment(valkey.url, simulator.url, Path("unset"), **harness.FAST)
+    del environ["GATEWAY_CALLERS_FILE"]
+    async with harness.serve(environ | settings) as url, harness.client(url) as client:
+        yield client
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Return the header that shows a key or a token."""
+    return {"authorization": f"Bearer {token}"}
+
+
+def write(file: Path, *entries: str) -> None:
+    """Replace a file in one step, as careful operators and Kubernetes do."""
+    new = file.with_suffix(".new")
+    new.write_text("".join(entries))
+    new.rename(file)
+
+
+def keys_of(*entries: str) -> str:
+    """Make one caller of several callers' keys."""
+    listings = [entry.partition("keys = [")[2].rpartition("]")[0] for entry in entries]
+    return f"[callers.app]\nkeys = [{', '.join(listings)}]\n"
+
+
+# --- API keys ----------------------------------------------------------------------------------------------------
+
+
+def expiring(entry: str, when: datetime) -> str:
+    """Let a new key's lines expire."""
+    return entry.replace(" }]", f", expires = {when.isoformat()} }}]")
+
+
+def test_a_key_expires(tmp_path: Path) -> None:
+    """A key is good until its time, in whichever zone that is written, and then no more."""
+    key, entry = new_key("app")
+    file = tmp_path / "callers.toml"
+    file.write_text(expiring(entry, datetime.now(UTC) + timedelta(minutes=1)))
+    assert Callers.load(file).identify(key).name == "app"
+    file.write_text(expiring(entry, (datetime.now(UTC) - timedelta(seconds=1))))
+    with pytest.raises(Unauthenticated, match="expired"):
+        Callers.load(file).identify(key)
+
+
+def test_a_key_is_rotated_without_a_gap(tmp_path: Path) -> None:
+    """Old, both, new: whoever still has the old one gets in until it is taken away."""
+    (old, first), (new, second) = new_key("app"), new_key("app")
+    file = tmp_path / "callers.toml"
+    for entries, good, bad in (((first,), [old], [new]), ((first, second), [old, new], []), ((second,), [new], [old])):
+        file.write_text(keys_of(*entries))
+        callers = Callers.load(file)
+        assert [callers.identify(key).name for key in good] == ["app"] * len(good)
+        for key in bad:
+            with pytest.raises(Unauthenticated):
+                callers.identify(key)
+
+
+def test_every_key_is_compared_in_constant_time() -> None:
+    """The search compares each key with `compare_digest` and never ends early, whatever it has found."""
+    (function,) = ast.parse(textwrap.dedent(inspect.getsource(Callers.identify))).body
+    (loop,) = (node for node in ast.walk(function) if isinstance(node, ast.For))
+    assert not any(isinstance(node, ast.Break | ast.Return | ast.Raise | ast.Continue) for node in ast.walk(loop))
+    (condition,) = (node.test for node in ast.walk(loop) if isinstance(node, ast.If))
+    assert isinstance(condition, ast.Call)
+    assert ast.unparse(condition.func) == "hmac.compare_digest"
+    assert not any(isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) for node in ast.walk(function))
+
+
+async def test_the_file_is_replaced_under_load(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, check_problem: CheckProblem
+) -> None:
+    """While requests run the file is replaced again and again: none fails.
+
+    A broken one changes nothing but what readiness says, and the next good one counts.
+    """
+    (steady, entry), (late, more), (last, final) = new_key("steady"), new_key("late"), new_key("last")
+    file = tmp_path / "callers.toml"
+    file.write_text(entry)
+    path = "/v1/recordings/track/nowhere/nobody/video"
+    async with gateway_for(valkey, simulator, GATEWAY_CALLERS_FILE=str(file)) as client:
+        statuses: set[int] = set()
+        running = True
+
+        async def ask() -> None:
+            while running:
+                statuses.add((await client.get(path, headers=bearer(steady))).status_code)
+
+        async def status(key: str) -> int:
+            return (await client.get(path, headers=bearer(key))).status_code
+
+        async def warnings() -> list[str]:
+            return (await client.get("/readyz")).json().get("warnings", [])
+
+        load = [asyncio.create_task(ask()) for _ in range(8)]
+        check_problem(await client.get(path, headers=bearer(late)), "unauthenticated")
+
+        async def known_after_replacing() -> int:
+            write(file, entry, more)
+            return await status(late)
+
+        await harness.until(known_after_replacing, lambda known: known == 404)
+        write(file, entry, more, "[callers.")
+        assert await harness.until(warnings, bool) == ["callers-file-broken"]
+        assert await status(late) == 404
+        file.unlink()
+        assert await status(late) == 404
+        write(file, entry, final)
+        await harness.until(partial(status, last), lambda known: known == 404)
+        assert await warnings() == []
+        assert await status(late) == 401
+        running = False
+        await asyncio.gather(*load)
+    assert statuses == {404}
+
+
+def test_a_file_that_breaks_keeps_its_callers(tmp_path: Path) -> None:
+    """What is wrong is said, and said to be over when it is."""
+    key, entry = new_key("app")
+    file = tmp_path / "callers.toml"
+    file.write_text(entry)
+    callers = CallersFile(file)
+
+    def broken() -> str:
+        callers.refresh()
+        assert callers.identify(key).name == "app"
+        return callers.broken
+
+    write(file, "[people]")
+    harness.wait_until(lambda: "names nobody" in broken())
+    file.unlink()
+    harness.wait_until(lambda: "cannot be read" in broken())
+    write(file, entry)
+    harness.wait_until(lambda: not broken())
+
+
+async def test_callers_do_what_their_scopes_say(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """Each route asks for its own scope, before it looks at the body."""
+    file = tmp_path / "callers.toml"
+    keys: dict[Scope, str] = {}
+    entries: list[str] = []
+    for scope in (Scope.START, Scope.STOP, Scope.READ):
+        keys[scope], entry = new_key(scope.rpartition(":")[2])
+        entries.append(f'{entry}scopes = ["{scope}"]\n')
+    file.write_text("".join(entries))
+    track = new_track()
+    requests = {
+        Scope.START: ("POST", START),
+        Scope.STOP: ("POST", STOP),
+        Scope.READ: ("GET", "/v1/recordings/track/{roomId}/{participantId}/{kind}".format(**track)),
+    }
+    async with gateway_for(valkey, simulator, GATEWAY_CALLERS_FILE=str(file)) as client:
+        for needed, (method, path) in requests.items():
+            for scope, key in keys.items():
+                body = track if method == "POST" else None
+                answer = await client.request(method, path, json=body, headers=bearer(key))
+                if scope is needed:
+                    assert answer.is_success
+                else:
+                    assert check_problem(answer, "forbidden")["rule"] == "scope"
+                    if method == "POST":
+                        answer = await client.post(path, json={}, headers=bearer(key))
+                        assert check_problem(answer, "forbidden")["rule"] == "scope"
+
+
+# --- join tokens -------------------------------------------------------------------------------------------------
+
+OTHER_SECRET = "another-project-0123456789abcdef0123456789"
+NOBODY = {
+    "forged": demo_join_token(harness.API_KEY, OTHER_SECRET, room="r1", participant="ada"),
+    "expired": MINTED(room="r1", participant="ada", exp=int(time.time()) - 60),
+    "without an end": MINTED(room="r1", participant="ada", exp=None),
+    "of another project": MINTED(room="r1", participant="ada", apikey="another-project"),
+    "of the REST API": MINTED(room="r1", participant="ada", roles=["crawler"]),
+    "of the REST API, said otherwise": MINTED(room="r1", participant="ada", roles="crawler"),
+    "for no room": MINTED(room=None, participant="ada"),
+    "for an empty room": MINTED(room="", participant="ada"),
+    "for every room": MINTED(room="*", participant="ada"),
+    "for many rooms": MINTED(room="r*", participant="ada"),
+    "for a list of rooms": MINTED(room=None, participant="ada", roomId=["r1"]),
+    "for every participant": MINTED(room="r1", participant="*"),
+    "not yet valid": MINTED(room="r1", participant="ada", nbf=int(time.time()) + 600),
+    "unsigned": jwt.encode({"apikey": harness.API_KEY, "roomId": "r1", "exp": 2**33}, "", algorithm="none"),
+    "with another algorithm": jwt.encode(
+        {"apikey": harness.API_KEY, "roomId": "r1", "exp": 2**33}, harness.SECRET * 2, algorithm="HS512"
+    ),
+    "cut short": MINTED(room="r1", participant="ada")[:-3],
+    "no token": "eyJhbGciOiJIUzI1NiJ9.e30.",
+}
+
+
+@pytest.fixture
+async def browser(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway that lets in participants alone."""
+    async with gateway_for(valkey, simulator, GATEWAY_JOIN_TOKENS="on") as client:
+        yield client
+
+
+async def test_a_participant_records_its_own_tracks(browser: httpx.AsyncClient, new_track: NewTrack) -> None:
+    """Start, look and stop with the token the browser already has; the recording says whose wish it was."""
+    track = new_track()
+    headers = bearer(MINTED(room=track["roomId"], participant=track["participantId"]))
+    started = await browser.post(START, json=track, headers=headers)
+    assert started.status_code == 201
+    assert started.json()["requestedBy"] == f"participant:{track['participantId']}"
+    assert (await browser.get(started.headers["location"], headers=headers)).json()["status"] == "recording"
+    assert (await browser.post(STOP, json=track, headers=headers)).json()["outcome"] == "stopped"
+
+
+async def test_a_participant_keeps_to_itself(
+    browser: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """Neither another room, nor another participant, nor anybody without a participant of its own."""
+    track = new_track()
+    own = MINTED(room=track["roomId"], participant=track["participantId"])
+    nobody = MINTED(room=track["roomId"], participant=None)
+    refused = [
+        (own, {**track, "roomId": "another"}, "room"),
+        (own, {**track, "participantId": "another"}, "participant"),
+        (nobody, track, "participant"),
+    ]
+    for token, body, rule in refused:
+        for route in (START, STOP):
+            answer = await browser.post(route, json=body, headers=bearer(token))
+            assert check_problem(answer, "forbidden")["rule"] == rule
+        look = "/v1/recordings/track/{roomId}/{participantId}/{kind}".format(**body)
+        assert check_problem(await browser.get(look, headers=bearer(token)), "forbidden")["rule"] == rule
+    assert simulator.calls == []
+
+
+async def test_a_moderator_records_everybody_in_its_room(
+    browser: httpx.AsyncClient, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """`allow_mod` reaches all participants, and no other room."""
+    track = new_track()
+    headers = bearer(MINTED(room=track["roomId"], participant="teacher", permissions=["allow_join", "allow_mod"]))
+    assert (await browser.post(START, json=track, headers=headers)).status_code == 201
+    answer = await browser.post(START, json={**track, "roomId": "another"}, headers=headers)
+    assert check_problem(answer, "forbidden")["rule"] == "room"
+
+
+@pytest.mark.parametrize("token", NOBODY.values(), ids=NOBODY)
+async def test_what_is_no_join_token_of_ours_is_nobody(
+    browser: httpx.AsyncClient, simulator: Simulator, check_problem: CheckProblem, token: str
+) -> None:
+    """Whatever is wrong with it: 401, in words without the token."""
+    body = {"roomId": "r1", "participantId": "ada", "kind": "video"}
+    answer = await browser.post(START, json=body, headers=bearer(token))
+    check_problem(answer, "unauthenticated")
+    assert token not in answer.text
+    assert simulator.calls == []
+
+
+async def test_any_room_admits_tokens_that_name_none(
+    valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """`any-room` is for projects whose tokens name no room; one that names a room is still held to it."""
+    async with gateway_for(valkey, simulator, GATEWAY_JOIN_TOKENS="any-room") as client:
+        track = new_track()
+        free = bearer(MINTED(room=None, participant=track["participantId"]))
+        assert (await client.post(START, json=track, headers=free)).status_code == 201
+        bound = bearer(MINTED(room="another", participant=track["participantId"]))
+        assert check_problem(await client.post(START, json=track, headers=bound), "forbidden")["rule"] == "room"
+        for token in (NOBODY["for a list of rooms"], NOBODY["for every room"]):
+            check_problem(await client.post(START, json=track, headers=bearer(token)), "unauthenticated")
+
+
+async def test_join_tokens_are_off_unless_wanted(
+    gateway: httpx.AsyncClient, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """A gateway for services does not know them."""
+    track = new_track()
+    token = MINTED(room=track["roomId"], participant=track["participantId"])
+    check_problem(await gateway.post(START, json=track, headers=bearer(token)), "unauthenticated")
+
+
+# --- company tokens ----------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time it stands at."""
+        return self.now
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[IdentityProvider]:
+    """An identity provider on a socket."""
+    async with IdentityProvider() as company:
+        yield company
+
+
+def reader(provider: IdentityProvider, clock: Clock, claims: ClaimNames | None = None) -> OidcTokens:
+    """Return what reads the provider's tokens, at a time of the test's own."""
+    fetch = partial(fetch_jwks, provider.settings["GATEWAY_JWT_JWKS_URL"])
+    return OidcTokens(fetch, provider.issuer, "recording-gateway", claims or ClaimNames(), clock)
+
+
+async def test_a_person_of_the_company_gets_in(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    provider: IdentityProvider,
+    new_track: NewTrack,
+    check_problem: CheckProblem,
+) -> None:
+    """A JWT with scopes and rooms does what these say; the keys are fetched once."""
+    track = new_track()
+    settings = provider.settings | {"GATEWAY_JWT_ROOMS_CLAIM": "video.rooms", "GATEWAY_JWT_NAME_CLAIM": "email"}
+    async with gateway_for(valkey, simulator, **settings) as client:
+
+        def person(*rooms: str, **claims: object) -> dict[str, str]:
+            said: dict[str, object] = {"email": "ada@example.com", "video": {"rooms": list(rooms)}, **claims}
+            return bearer(provider.token("1815", **said))
+
+        started = await client.post(START, json=track, headers=person("room-*"))
+        assert (started.status_code, started.json()["requestedBy"]) == (201, "ada@example.com")
+        for headers, rule in (
+            (person("elsewhere"), "room"),
+            (person(), "room"),
+            (person("room-*", video=None), "room"),
+            (person("room-*", scope="recordings:read openid"), "scope"),
+            (person("room-*", scope=None), "scope"),
+        ):
+            assert check_problem(await client.post(START, json=track, headers=headers), "forbidden")["rule"] == rule
+        as_list = person("room-*", scope=["recordings:stop"])
+        assert (await client.post(STOP, json=track, headers=as_list)).json()["outcome"] == "stopped"
+        for wrong in ({"iss": "https://evil.example"}, {"aud": "another"}, {"exp": 1}, {"exp": None}, {"email": 7}):
+            answer = await client.post(START, json=track, headers=person("room-*", **wrong))
+            check_problem(answer, "unauthenticated")
+    assert provider.fetches == 1
+
+
+async def test_a_public_key_signs_nothing(
+    valkey: EmbeddedValkey, simulator: Simulator, provider: IdentityProvider, new_track: NewTrack
+) -> None:
+    """The published key taken for a shared secret, no signature, a key of one's own under a known name: all nobody's.
+
+    Also where join tokens, which have a shared secret, are read.
+    """
+    claims = jwt.decode(provider.token("eve"), options={"verify_signature": False})
+    (published,) = jwt.PyJWKSet.from_dict(provider.document).keys
+    pem = published.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    text = json.dumps(provider.document["keys"][0])
+    own = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    kid = {"kid": published.key_id or ""}
+    forged = [
+        _hs256(claims, pem, kid),
+        _hs256(claims, text.encode(), kid),
+        jwt.encode(claims, "", algorithm="none", headers=kid),
+        jwt.encode(claims, own, algorithm="RS256", headers=kid),
+        jwt.encode(claims, own, algorithm="PS512"),
+    ]
+    settings = provider.settings | {"GATEWAY_JOIN_TOKENS": "any-room"}
+    async with gateway_for(valkey, simulator, **settings) as client:
+        for token in forged:
+            answer = await client.post(START, json=new_track(), headers=bearer(token))
+            assert answer.status_code == 401
+            assert token not in answer.text
+
+
+def _hs256(claims: dict[str, Any], secret: bytes, headers: dict[str, str]) -> str:
+    """Sign by hand: the library would refuse to take a public key for a secret."""
+    import base64
+    import hmac
+
+    def encode(value: bytes) -> str:
+        return base64.urlsafe_b64encode(value).decode().rstrip("=")
+
+    head = encode(json.dumps({"alg": "HS256", "typ": "JWT", **headers}).encode())
+    signed = f"{head}.{encode(json.dumps(claims).encode())}"
+    return f"{signed}.{encode(hmac.digest(secret, signed.encode(), 'sha256'))}"
+
+
+async def test_keys_are_fetched_again_for_a_new_one_once_a_minute(provider: IdentityProvider) -> None:
+    """After a rotation the new key is learnt within a minute; made-up names of keys do not become requests."""
+    clock = Clock()
+    company = reader(provider, clock)
+    old = provider.token("ada")
+    assert (await company.identify(old)).name == "ada"
+    assert provider.fetches == 1
+
+    provider.rotate()
+    new = provider.token("ada")
+    with pytest.raises(Unauthenticated):
+        await company.identify(new)
+    assert provider.fetches == 1
+    clock.now += 61
+    assert [caller.name for caller in await asyncio.gather(*(company.identify(new) for _ in range(20)))] == ["ada"] * 20
+    assert (await company.identify(old)).name == "ada"
+    assert provider.fetches == 2
+
+    unknown = jwt.encode({"sub": "eve"}, rsa.generate_private_key(65537, 2048), "RS256", headers={"kid": "made-up"})
+    for _ in range(20):
+        with pytest.raises(Unauthenticated):
+            await company.identify(unknown)
+    assert provider.fetches == 2
+    clock.now += 61
+    for _ in range(20):
+        with pytest.raises(Unauthenticated):
+            await company.identify(unknown)
+    assert provider.fetches == 3
+
+
+async def test_a_key_that_was_withdrawn_is_refused_in_time(provider: IdentityProvider) -> None:
+    """An hour later at most; a provider that does not answer then changes nothing."""
+    clock = Clock()
+    company = reader(provider, clock)
+    withdrawn = provider.token("ada")
+    assert (await company.identify(withdrawn)).name == "ada"
+    provider.status = 503
+    clock.now += 3601
+    assert (await company.identify(withdrawn)).name == "ada"
+    provider.rotate(forget=True)
+    provider.status = 200
+    clock.now += 61
+    with pytest.raises(Unauthenticated):
+        await company.identify(withdrawn)
+
+
+async def test_a_provider_that_never_answered_is_said_to_be_unavailable(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    provider: IdentityProvider,
+    new_track: NewTrack,
+    check_problem: CheckProblem,
+) -> None:
+    """Nobody can tell who asks: 503 with Retry-After, and not 401, which would send people to log in again."""
+    provider.status = 500
+    async with gateway_for(valkey, simulator, **provider.settings) as client:
+        answer = await client.post(START, json=new_track(), headers=bearer(provider.token("ada")))
+        check_problem(answer, "identity-unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
+    company = reader(provider, Clock())
+    with pytest.raises(IdentityUnavailable):
+        await company.identify(provider.token("ada"))
+
+
+async def test_identities_stand_side_by_side(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    provider: IdentityProvider,
+    demo: harness.Demo,
+    new_track: NewTrack,
+) -> None:
+    """A gateway with all three knows each by what it shows."""
+    settings = {**provider.settings, "GATEWAY_JOIN_TOKENS": "on", "GATEWAY_CALLERS_FILE": str(demo.file)}
+    async with gateway_for(valkey, simulator, **settings) as client:
+        names: list[str] = []
+        for number in range(3):
+            track = new_track()
+            join = MINTED(room=track["roomId"], participant=track["participantId"])
+            shown = (demo.key, join, provider.token("grace"))[number]
+            names.append((await client.post(START, json=track, headers=bearer(shown))).json()["requestedBy"])
+    assert names == ["demo", "participant:p2", "grace"]

@@ -1,0 +1,354 @@
+"""What a caller may ask for: hostile and honest values, each rule by itself, and how a caller's table is read."""
+
+import json
+import time
+import tomllib
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.api.wire import StartTrackRecording, read_body
+from gateway.auth.policy import RULES, Policy, PolicyError, Scope, check, check_room, covers
+from gateway.errors import Forbidden, InvalidRequest
+from gateway.recordings import Kind, Track
+from tests.api.honest_inputs import HONEST, Honest
+from tests.api.hostile_inputs import HOSTILE, INVALID, LISTED, LISTED_ONLY, OPEN, PATH, URL, Hostile
+
+TRACK = Track("lesson-1", "teacher-1", Kind.VIDEO)
+START, STOP, READ, ADMIN = Scope.START, Scope.STOP, Scope.READ, Scope.ADMIN
+CALLERS = {"open": Policy.from_table(OPEN), "listed": Policy.from_table(LISTED)}
+
+
+def broken(policy: Policy, field: str, value: str) -> str | None:
+    """Return the rule that a start with this value breaks; check that the refusal says no more than its name."""
+    path = value if field == PATH else policy.bucket_dir_prefix
+    url = value if field == URL else None
+    try:
+        check(policy, START, TRACK, url, path)
+    except Forbidden as error:
+        refusal = error
+    else:
+        return None
+    rule = refusal.extensions["rule"]
+    assert refusal.extensions == {"rule": rule}
+    assert refusal.detail == RULES[rule]
+    assert refusal.__context__ is None
+    return rule
+
+
+def refused(policy: Policy, scope: str = START, track: Track = TRACK) -> str | None:
+    """Return the rule that a request about a track breaks."""
+    try:
+        check(policy, scope, track)
+    except Forbidden as refusal:
+        return refusal.extensions["rule"]
+    return None
+
+
+def read(field: str, value: str) -> StartTrackRecording:
+    """Read a request with this value as it comes over HTTP."""
+    body = {"roomId": TRACK.room_id, "participantId": TRACK.participant_id, "kind": TRACK.kind, field: value}
+    return read_body(json.dumps(body).encode(), StartTrackRecording)
+
+
+def received(request: StartTrackRecording, field: str) -> str | None:
+    """Return the value of a field that goes along to VideoSDK."""
+    return request.parameters.webhook_url if field == URL else request.parameters.bucket_dir_path
+
+
+# --- the tables --------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_hold_what_they_promise() -> None:
+    """There are at least 120 hostile and 40 honest values, none twice, and every rule on values has several."""
+    assert len({(row.field, row.value) for row in HOSTILE}) == len(HOSTILE) >= 120
+    assert len({(row.field, row.value) for row in HONEST}) == len(HONEST) >= 40
+    rows = Counter(row.rule for row in HOSTILE)
+    on_values = {rule for rule in RULES if rule.startswith(("webhook-", "bucket-"))}
+    assert on_values - {"bucket-form"} == rows.keys() - {INVALID}  # whatever breaks that one is not valid at all
+    assert min(rows.values()) >= 2
+
+
+@pytest.mark.parametrize("row", HOSTILE, ids=lambda row: f"{row.trick}: {ascii(row.value)[1:60]}")
+def test_hostile_values_are_refused(row: Hostile) -> None:
+    """Each is refused by its rule: as an invalid request, for every caller, or for callers with lists."""
+    if row.rule == INVALID:
+        with pytest.raises(InvalidRequest) as refusal:
+            read(row.field, row.value)
+        assert [error["field"] for error in refusal.value.extensions["errors"]] == [row.field]
+        assert all(broken(policy, row.field, row.value) for policy in CALLERS.values()), "the policy alone must do, too"
+        return
+    assert received(read(row.field, row.value), row.field) == row.value
+    assert broken(CALLERS["listed"], row.field, row.value) == row.rule
+    assert broken(CALLERS["open"], row.field, row.value) == (None if row.rule in LISTED_ONLY else row.rule)
+
+
+@pytest.mark.parametrize("row", HONEST, ids=lambda row: ascii(row.value)[1:60])
+def test_honest_values_pass_as_they_are(row: Honest) -> None:
+    """Each is read unchanged and breaks no rule; it breaks only a list's rule where it is not listed."""
+    request = read(row.field, row.value)
+    assert received(request, row.field) == row.value
+    assert broken(CALLERS["open"], row.field, row.value) is None
+    rule = broken(CALLERS["listed"], row.field, row.value)
+    assert rule is None if row.listed else rule in LISTED_ONLY
+    assert received(request, row.field) == row.value
+
+
+@pytest.mark.parametrize("row", [row for row in HOSTILE if row.rule != INVALID], ids=lambda row: ascii(row.value)[1:60])
+def test_hosts_and_folders_do_not_excuse_a_trick(row: Hostile) -> None:
+    """Naming a host or a folder in a list makes no hostile value pass, whatever else is listed."""
+    wide = Policy(
+        webhook_hosts=("hooks.example.com", "*.example", "*.com", "*.1", "127.0.0.1", "localhost", "*.local"),
+        bucket_dir_prefix="recordings",
+    )
+    if row.rule not in LISTED_ONLY:
+        assert broken(wide, row.field, row.value) == row.rule
+
+
+# --- any value at all --------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+@settings(max_examples=500, deadline=None)
+def test_any_text_is_judged(host: str, rest: str) -> None:
+    """Whatever is sent is allowed or refused by a rule; nothing else ever happens."""
+    for policy in CALLERS.values():
+        assert broken(policy, URL, f"https://{host}/{rest}") in {None, *RULES}
+        assert broken(policy, PATH, rest) in {None, *RULES}
+
+
+def test_judging_takes_no_time() -> None:
+    """Values made to be decoded for long are judged at once."""
+    nested, wide = "%" + "25" * 1000, "%25" * 660
+    started = time.perf_counter()
+    for value in (nested, wide, "&amp;" * 100, "ﷺ" * 500, "%c0%ae" * 80, ("." + " " * 80) * 6, "a." * 1000):
+        broken(CALLERS["open"], URL, f"https://hooks.example.com/{value}")
+        broken(CALLERS["open"], URL, f"https://{value}/")
+        broken(CALLERS["open"], PATH, value[:512])
+    assert time.perf_counter() - started < 1
+
+
+def test_empty_lists_allow_nothing() -> None:
+    """A list without entries is not the same as no list."""
+    assert broken(Policy.from_table({"webhook_hosts": []}), URL, "https://hooks.example.com/") == "webhook-hosts"
+    assert broken(Policy.from_table({"webhook_hosts": []}), PATH, "recordings") is None
+    assert refused(Policy.from_table({"rooms": []})) == "room"
+    assert refused(Policy.from_table({"participants": []})) == "participant"
+    assert refused(Policy.from_table({"kinds": []})) == "kind"
+    assert refused(Policy.from_table({"scopes": []})) == "scope"
+
+
+# --- scopes, rooms, participants, kinds, folders -----------------------------------------------------------------
+
+
+def test_scopes_are_had_one_by_one() -> None:
+    """No scope includes another; without the key everybody has the everyday ones."""
+    for scope in Scope:
+        policy = Policy.from_table({"scopes": [scope]})
+        assert {other for other in Scope if refused(policy, other) is None} == {scope}
+    assert {scope for scope in Scope if refused(Policy(), scope) is None} == {START, STOP, READ}
+    assert refused(Policy(), "recordings:everything") == "scope"
+    assert refused(Policy(), "recordings:start") is None
+
+
+@pytest.mark.parametrize("key", ["rooms", "participants"])
+def test_ids_are_named_whole_or_by_their_beginning(key: str) -> None:
+    """Only a `*` at the end stands for more; capital letters differ."""
+    policy = Policy.from_table({key: ["one", "lesson-*"]})
+
+    def rule(identifier: str) -> str | None:
+        return refused(policy, START, Track(*((identifier, "p") if key == "rooms" else ("r", identifier)), Kind.AUDIO))
+
+    assert [rule(name) for name in ("one", "lesson-", "lesson-1", "lesson-a-b")] == [None] * 4
+    assert {rule(name) for name in ("One", "one1", "on", "lesson", "LESSON-1", "a-lesson-1", "*")} == {key[:-1]}
+    assert refused(Policy.from_table({key: ["*"]})) is None
+
+
+def test_kinds_are_named() -> None:
+    """Only the kinds in the list."""
+    policy = Policy.from_table({"kinds": ["audio", "screen_audio"]})
+    rules = {kind: refused(policy, START, Track("r", "p", kind)) for kind in Kind}
+    assert rules == {Kind.AUDIO: None, Kind.SCREEN_AUDIO: None, Kind.VIDEO: "kind", Kind.SCREEN_VIDEO: "kind"}
+
+
+def test_the_first_broken_rule_is_named() -> None:
+    """Who may not act at all learns nothing of the further rules."""
+    policy = Policy.from_table({"scopes": ["recordings:read"], "rooms": [], "participants": [], "kinds": []})
+    assert refused(policy, START) == "scope"
+    assert refused(policy, READ) == "room"
+
+
+def test_whole_rooms() -> None:
+    """A request about a room asks for its scope and the room; what it shows is chosen track by track."""
+    policy = Policy.from_table({"rooms": ["lesson-*"], "participants": ["teacher-*"], "kinds": ["video"]})
+    check_room(policy, READ, "lesson-1")
+    for scope, room in ((READ, "exam-1"), (ADMIN, "lesson-1")):
+        with pytest.raises(Forbidden):
+            check_room(policy, scope, room)
+    assert covers(policy, TRACK)
+    for other in (
+        Track("exam-1", "teacher-1", Kind.VIDEO),
+        Track("lesson-1", "pupil-1", Kind.VIDEO),
+        Track("lesson-1", "teacher-1", Kind.AUDIO),
+    ):
+        assert not covers(policy, other)
+    assert not covers(Policy.from_table({"kinds": []}), TRACK)
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    {
+        "a/b": None,
+        "a/b/c": None,
+        "a/b/a/b": None,
+        "a/bc": "bucket-prefix",
+        "a": "bucket-prefix",
+        "b/a/b": "bucket-prefix",
+        "a/B": "bucket-prefix",
+        "a/b%2fc": "bucket-encoding",
+        "a/b/../c": "bucket-traversal",
+        "a/b/": "bucket-form",
+    }.items(),
+)
+def test_folders_are_compared_segment_by_segment(path: str, rule: str | None) -> None:
+    """`a/b` allows what lies in it, and not what begins alike."""
+    assert broken(Policy.from_table({"bucket_dir_prefix": "a/b"}), PATH, path) == rule
+
+
+def test_a_required_folder_must_be_named_by_starts() -> None:
+    """Left out, the recording would lie elsewhere; a stop and a question name none."""
+    policy = Policy.from_table({"bucket_dir_prefix": "a/b"})
+    assert refused(policy, START) == "bucket-prefix"
+    assert refused(policy, STOP) is refused(policy, READ) is None
+
+
+def test_refusals_never_hold_the_value() -> None:
+    """What a refusal says is the same for every value."""
+    secret = "s3cr3t-canary"
+    policy = Policy.from_table({**LISTED, "rooms": ["lesson-*"]})
+    for track, url, path in (
+        (Track(secret, "p", Kind.VIDEO), None, None),
+        (TRACK, f"https://{secret}.example/", None),
+        (TRACK, f"https://{secret}@hooks.example.com/", None),
+        (TRACK, f"https://{secret}_/", None),
+        (TRACK, None, secret),
+        (TRACK, None, f"{secret}/%2e%2e"),
+    ):
+        with pytest.raises(Forbidden) as refusal:
+            check(policy, START, track, url, path)
+        assert secret not in f"{refusal.value!r}{refusal.value.detail}{refusal.value.extensions}"
+
+
+# --- a caller's table --------------------------------------------------------------------------------------------
+
+TABLE = """
+scopes = ["recordings:start", "recordings:stop"]
+rooms = ["lesson-*", "demo"]
+participants = ["teacher-1"]
+kinds = ["audio", "video"]
+webhook_hosts = ["Hooks.Example.com.", "*.BÜCHER.example"]
+webhook_http = true
+webhook_private = false
+bucket_dir_prefix = "recordings/lesson 1"
+"""
+
+
+def test_a_whole_table() -> None:
+    """Every key has its place; hosts are normalised; the table is left as it was; policies can be compared."""
+    table = tomllib.loads(TABLE)
+    policy = Policy.from_table(table)
+    assert policy == Policy(
+        scopes=frozenset({START, STOP}),
+        rooms=("lesson-*", "demo"),
+        participants=("teacher-1",),
+        kinds=frozenset({Kind.AUDIO, Kind.VIDEO}),
+        webhook_hosts=("hooks.example.com", "*.xn--bcher-kva.example"),
+        webhook_http=True,
+        bucket_dir_prefix="recordings/lesson 1",
+    )
+    assert table == tomllib.loads(TABLE)
+    assert hash(policy) == hash(Policy.from_table(table))
+    before = repr(policy)
+    for row in HOSTILE:
+        broken(policy, row.field, row.value)
+    assert repr(policy) == before
+    with pytest.raises(AttributeError):
+        policy.webhook_http = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_empty_table() -> None:
+    """No key restricts nothing."""
+    assert Policy.from_table({}) == Policy()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("webhook_host", ["hooks.example.com"]),
+        ("Rooms", []),
+        ("scopes", "recordings:start"),
+        ("scopes", ["start"]),
+        ("scopes", ["recordings:start", "recordings:*"]),
+        ("scopes", None),
+        ("kinds", ["smell"]),
+        ("kinds", ["VIDEO"]),
+        ("kinds", [1]),
+        ("rooms", "lesson"),
+        ("rooms", [""]),
+        ("rooms", ["les*son"]),
+        ("rooms", ["**"]),
+        ("rooms", ["*-1"]),
+        ("rooms", ["a b"]),
+        ("rooms", ["lesson\n"]),
+        ("rooms", ["x" * 129]),
+        ("participants", [7]),
+        ("participants", {"teacher": True}),
+        ("webhook_http", "yes"),
+        ("webhook_private", 1),
+        ("bucket_dir_prefix", ["a"]),
+        ("bucket_dir_prefix", ""),
+        ("bucket_dir_prefix", "/a"),
+        ("bucket_dir_prefix", "a/"),
+        ("bucket_dir_prefix", "a/../b"),
+        ("bucket_dir_prefix", "a%2fb"),
+        ("webhook_hosts", "hooks.example.com"),
+        *(
+            ("webhook_hosts", [pattern])
+            for pattern in (
+                *("", "*", "*.", "*.*", "*.*.example.com", "a.*.example.com", "hooks*.example.com", "**.example.com"),
+                *("https://hooks.example.com", "hooks.example.com:443", "hooks.example.com/x", "u@hooks.example.com"),
+                *("hooks..example.com", ".example.com", "hooks_1.example.com", "hooks.example.com\n", " example.com"),
+                *("*.com", "com", "localhost", "*.localhost", "db.internal", "*.svc", "nip.io", "*.nip.io"),
+                *("127.0.0.1", "*.127.0.0.1", "127.1", "0x7f.1", "[::1]", "::1", "１２７.0.0.1", "127%2e0.0.1"),
+                *("straße.example", "xn--a.example", "a" * 64 + ".example", "a." * 130 + "example"),
+            )
+        ),
+    ],
+)
+def test_wrong_tables_are_refused(key: str, value: object) -> None:
+    """The message names the key, and the place in its list, not what stands there."""
+    with pytest.raises(PolicyError) as error:
+        Policy.from_table({"rooms": ["demo"], "webhook_hosts": ["hooks.example.com"], key: value})
+    assert key in str(error.value)
+    assert error.value.__cause__ is None
+    if key == "webhook_hosts" and isinstance(value, list) and len(value[0]) > 6:
+        assert value[0] not in str(error.value)
+
+
+def test_lists_name_the_wrong_entry() -> None:
+    """The place in the list is told, counted from nought as in the file's own language."""
+    with pytest.raises(PolicyError, match=r"webhook_hosts\[1\]"):
+        Policy.from_table({"webhook_hosts": ["hooks.example.com", "127.0.0.1"]})
+    for pattern in ("127.1", "*.127.0.0.1", "::1", "[127.0.0.1]"):
+        with pytest.raises(PolicyError, match=r"webhook_hosts\[0\]"):
+            Policy.from_table({"webhook_private": True, "webhook_hosts": [pattern]})
+
+
+def test_no_rule_is_unknown() -> None:
+    """Every rule has a slug that fits an address, and a sentence that ends."""
+    for slug, sentence in RULES.items():
+        assert slug.replace("-", "").isalpha()
+        assert slug == slug.lower()
+        assert sentence.endswith(".")

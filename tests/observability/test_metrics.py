@@ -1,0 +1,332 @@
+"""The numbers: every promised name is there, moves when it should, and grows no series with the number of rooms."""
+
+import asyncio
+import gzip
+import uuid
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+
+from gateway.observability import metrics
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+from tests.observability.numbers import Numbers, scrape
+
+pytestmark = pytest.mark.anyio
+
+NewTrack = Callable[..., dict[str, str]]
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+
+PROMISED: dict[str, tuple[str, set[str]]] = {
+    "build_info": ("gauge", {"version"}),
+    "http_requests": ("counter", {"route", "method", "status"}),
+    "http_request_duration_seconds": ("histogram", {"route"}),
+    "starts": ("counter", {"outcome"}),
+    "stops": ("counter", {"outcome"}),
+    "operations_in_flight": ("gauge", set()),
+    "phase_duration_seconds": ("histogram", {"phase"}),
+    "waiting_callers": ("gauge", set()),
+    "unknown_tracks": ("gauge", set()),
+    "unknown_oldest_seconds": ("gauge", set()),
+    "settler_lag_seconds": ("gauge", set()),
+    "upstream_requests": ("counter", {"operation", "status"}),
+    "upstream_request_duration_seconds": ("histogram", {"operation"}),
+    "redis_errors": ("counter", {"kind"}),
+    "redis_duration_seconds": ("histogram", set()),
+    "redis_up": ("gauge", set()),
+    "leases_lost": ("counter", set()),
+    "fenced_writes": ("counter", {"how"}),
+    "duplicates_suspected": ("counter", set()),
+    "webhook_events": ("counter", {"type", "verdict"}),
+    "webhook_deliveries_failed": ("counter", set()),
+    "videosdk_token_age_seconds": ("gauge", set()),
+    "videosdk_token_expires_seconds": ("gauge", set()),
+    "event_readers": ("gauge", set()),
+}
+"""Alerts, dashboard and runbook rely on these names; what has gone or changed its labels breaks them silently."""
+
+
+@pytest.fixture
+def fragile() -> Generator[EmbeddedValkey]:
+    """A server of the test's own, where nobody else's tracks are unknown, and which may be harmed."""
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving(
+    server: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str
+) -> AsyncGenerator[httpx.AsyncClient]:
+    """Serve a gateway on a server of its own."""
+    settings = harness.environment(server.url, simulator.url, demo.file, **harness.FAST, **more)
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+        yield gateway
+
+
+def labels(family: object) -> set[str]:
+    """Return the labels that a family's samples have."""
+    return {label for sample in family.samples for label in sample.labels} - {"le"}  # pyright: ignore
+
+
+async def test_every_promised_name_is_there(gateway: httpx.AsyncClient, new_track: NewTrack) -> None:
+    """Names, types and labels are those that alerts and dashboard use, after one start: it takes a token."""
+    await gateway.post(START, json=new_track())
+    await scrape(gateway)
+    told = {
+        family.name.removeprefix("gateway_"): (family.type, labels(family))
+        for family in (await scrape(gateway)).families
+    }
+    assert told == PROMISED
+
+
+async def test_a_start_two_repeats_and_a_stop_are_told(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Outcomes, phases, upstream calls and requests grow by what was done, and by nothing else."""
+    track = new_track()
+    await gateway.get("/livez")
+    before = await scrape(gateway)
+    simulator.inject(harness.delay("start", 0.3))
+    answers = await asyncio.gather(*(gateway.post(START, json=track) for _ in range(3)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 201]
+    await gateway.post(START, json=track)
+    await gateway.post(STOP, json=track)
+    after = await scrape(gateway)
+
+    def grown(name: str, **of: str) -> float:
+        return after.total(name, **of) - before.total(name, **of)
+
+    assert {word: grown("starts_total", outcome=word) for word in ("started", "joined", "already_recording")} == {
+        "started": 1,
+        "joined": 2,
+        "already_recording": 1,
+    }
+    assert grown("starts_total") == 4
+    assert grown("stops_total", outcome="stopped") == grown("stops_total") == 1
+    assert grown("upstream_requests_total", operation="start", status="2xx") == 1
+    assert grown("upstream_requests_total", operation="stop", status="2xx") == 1
+    assert grown("upstream_request_duration_seconds_count", operation="start") == 1
+    assert grown("upstream_request_duration_seconds_sum", operation="start") >= 0.3
+    assert grown("phase_duration_seconds_count", phase="upstream") == 2
+    assert grown("phase_duration_seconds_count", phase="finish") >= 2
+    assert grown("phase_duration_seconds_count", phase="claim") >= 3
+    assert grown("phase_duration_seconds_count", phase="wait") == 5
+    assert grown("phase_duration_seconds_sum", phase="wait") >= 0.9
+    assert grown("http_requests_total", route="startTrackRecording", method="POST", status="201") == 1
+    assert grown("http_requests_total", route="startTrackRecording", method="POST", status="200") == 3
+    assert grown("http_requests_total", route="stopTrackRecording", status="200") == 1
+    assert grown("http_request_duration_seconds_count", route="startTrackRecording") == 4
+    assert grown("redis_duration_seconds_count") >= 5
+
+
+async def test_what_goes_on_is_told_while_it_goes_on(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Three callers wait for one operation; afterwards nobody does."""
+    simulator.inject(harness.delay("start", 1))
+    track = new_track()
+    before = await scrape(gateway)
+    callers = [asyncio.create_task(gateway.post(START, json=track)) for _ in range(3)]
+
+    def more(seen: Numbers, name: str) -> float:
+        return seen.total(name) - before.total(name)
+
+    await harness.until(lambda: scrape(gateway), lambda seen: more(seen, "waiting_callers") == 3)
+    await harness.until(lambda: scrape(gateway), lambda seen: seen.total("operations_in_flight") >= 1)
+    await asyncio.gather(*callers)
+    # Tracks of other tests may be settled in between: theirs come and go.
+    await harness.until(
+        lambda: scrape(gateway),
+        lambda seen: more(seen, "waiting_callers") == 0 and more(seen, "operations_in_flight") <= 0,
+    )
+
+
+async def test_refusals_are_told_by_their_slugs(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """A start that is answered with a problem counts as that problem, and so does VideoSDK's status."""
+    before = await scrape(gateway)
+    simulator.inject(Fault(action="refuse", endpoint="start", status=402))
+    assert (await gateway.post(START, json=new_track())).status_code == 422
+    simulator.inject(Fault(action="refuse", endpoint="start", status=418))
+    await gateway.post(START, json=new_track())
+    await gateway.post(START, json={"roomId": 1})
+    await gateway.post(START, json=new_track(), headers={"authorization": "Bearer wrong"})
+    after = await scrape(gateway)
+    grown = {dict(series[1])["outcome"]: more for series, more in after.since(before).items() if "starts" in series[0]}
+    assert grown == {"upstream-refused": 2, "invalid-request": 1, "unauthenticated": 1}
+    for status in ("402", "4xx"):
+        asked = {"operation": "start", "status": status}
+        assert after.total("upstream_requests_total", **asked) - before.total("upstream_requests_total", **asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [("error", "5xx"), ("reset_before", "broken"), ("hang_before", "timeout"), ("nowhere", "never_sent")],
+)
+async def test_what_came_back_from_videosdk_is_told_apart(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, action: str, status: str
+) -> None:
+    """An error, a broken connection, no answer in time, and nothing sent: each has a status of its own."""
+    if action == "nowhere":
+        await simulator.stop()
+    else:
+        simulator.inject(Fault(action=action, endpoint="stop", times=1))  # pyright: ignore[reportArgumentType]
+    async with serving(valkey, simulator, demo, GATEWAY_VERIFY_ABSENT="never") as gateway:
+        asked = {"operation": "stop", "status": status}
+        before = await scrape(gateway)
+        await gateway.post(STOP, json=new_track())
+        after = await scrape(gateway)
+        assert after.total("upstream_requests_total", **asked) > before.total("upstream_requests_total", **asked)
+
+
+async def test_no_series_grows_with_what_callers_send(gateway: httpx.AsyncClient, new_track: NewTrack) -> None:
+    """Rooms, paths, methods, problem pages and webhook types that were never seen before make not one series more."""
+
+    async def wander(mark: str) -> None:
+        track = {"roomId": f"room-{mark}", "participantId": f"person-{mark}", "kind": "audio"}
+        await gateway.post(START, json=track | {"webhookUrl": f"http://127.0.0.1:9/{mark}?key={mark}"})
+        await gateway.get(f"/v1/recordings/track/room-{mark}/person-{mark}/audio")
+        await gateway.post(STOP, json=track)
+        await gateway.get(f"/{mark}")
+        await gateway.get(f"/v1/{mark}/{mark}")
+        await gateway.get(f"/problems/{mark}")
+        await gateway.get(f"/docs/{mark}")
+        await gateway.request(mark.upper()[:8], "/livez")
+        metrics.webhook_event(f"event-{mark}", "accepted")
+
+    first = f"A{uuid.uuid4().hex}"
+    await wander(first)
+    await scrape(gateway)
+    before = await scrape(gateway)
+    marks = [f"B{uuid.uuid4().hex}" for _ in range(8)]
+    for mark in marks:
+        await wander(mark)
+    after = await scrape(gateway)
+    # Which statuses VideoSDK answered by now depends on the moment, and there are only so many of them.
+    assert {name for name, _ in after.series - before.series} <= {"gateway_upstream_requests_total"}
+    assert len(after.series - before.series) <= 2
+    assert not any(mark.lower() in after.text.lower() for mark in (first, *marks))
+
+
+async def test_an_event_that_videosdk_documents_keeps_its_name(gateway: httpx.AsyncClient) -> None:
+    """The known names are labels; whatever else comes is `other`."""
+    before = await scrape(gateway)
+    metrics.webhook_event("participant-track-recording-stopped", "accepted")
+    metrics.webhook_event("participant-track-recording-stopped\n", "forged")
+    metrics.WEBHOOK_DELIVERIES_FAILED.inc()
+    after = await scrape(gateway)
+    grown = {(series[0], *sorted(dict(series[1]).values())): more for series, more in after.since(before).items()}
+    assert grown["gateway_webhook_events_total", "accepted", "participant-track-recording-stopped"] == 1
+    assert grown["gateway_webhook_events_total", "forged", "other"] == 1
+    assert grown["gateway_webhook_deliveries_failed_total",] == 1
+
+
+async def test_what_is_unknown_is_told_until_it_is_known(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """A start and a stop without an answer and a list that fails: two tracks, ever older; then none."""
+    async with serving(fragile, simulator, demo) as gateway:
+        stopped, started = new_track(), new_track()
+        assert (await gateway.post(START, json=stopped)).status_code == 201
+        assert (await scrape(gateway)).get("unknown_tracks") == 0
+        for endpoint in ("start", "stop", "list"):
+            simulator.inject(Fault(action="error", endpoint=endpoint, times=None))  # pyright: ignore[reportArgumentType]
+        assert (await gateway.post(STOP, json=stopped)).status_code == 202
+        assert (await gateway.post(START, json=started)).status_code == 504
+        seen = await harness.until(lambda: scrape(gateway), lambda seen: seen.get("unknown_tracks") == 2)
+        young = seen.get("unknown_oldest_seconds") or 0
+        # Tried again meanwhile, several times, without success: that makes nothing younger.
+        await harness.until(lambda: scrape(gateway), lambda seen: (seen.get("unknown_oldest_seconds") or 0) > young + 2)
+        simulator.clear_faults()
+        seen = await harness.until(lambda: scrape(gateway), lambda seen: seen.get("unknown_tracks") == 0)
+        assert seen.get("unknown_oldest_seconds") == 0
+
+
+async def test_without_redis_nothing_is_claimed(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Redis is away: `redis_up` is 0, and what only Redis knows is absent rather than 0. It is back: all is there."""
+    looked_up = ("unknown_tracks", "unknown_oldest_seconds", "settler_lag_seconds")
+    async with serving(fragile, simulator, demo) as gateway:
+        before = await harness.until(lambda: scrape(gateway), lambda seen: seen.get("redis_up") == 1)
+        assert all(before.get(name) is not None for name in looked_up)
+        fragile.kill()
+        seen = await harness.until(lambda: scrape(gateway), lambda seen: seen.get("redis_up") == 0)
+        assert [seen.get(name) for name in looked_up] == [None, None, None]
+        assert seen.total("redis_errors_total") > before.total("redis_errors_total")
+        assert seen.total("redis_errors_total", kind="connection") > before.total(
+            "redis_errors_total", kind="connection"
+        )
+        fragile.restart()
+        seen = await harness.until(lambda: scrape(gateway), lambda seen: seen.get("redis_up") == 1)
+        assert all(seen.get(name) is not None for name in looked_up)
+
+
+async def test_a_stopped_server_is_a_timeout(fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> None:
+    """A Redis that takes connections and says nothing is told apart from one that is not there."""
+    async with serving(fragile, simulator, demo) as gateway:
+        before = await scrape(gateway)
+        fragile.pause()
+        try:
+            seen = await harness.until(lambda: scrape(gateway), lambda seen: seen.get("redis_up") == 0)
+        finally:
+            fragile.resume()
+        assert seen.total("redis_errors_total", kind="timeout") > before.total("redis_errors_total", kind="timeout")
+
+
+async def test_the_format_is_negotiated(gateway: httpx.AsyncClient) -> None:
+    """OpenMetrics for those who ask, Prometheus's text for all others, packed for those who can unpack it."""
+    asked = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+    answer = await gateway.get("/metrics", headers={"accept": asked, "accept-encoding": "identity"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert "content-encoding" not in answer.headers
+    assert "gateway_starts" in {family.name for family in read_openmetrics(answer.text)}
+    async with gateway.stream("GET", "/metrics", headers={"accept-encoding": "br, gzip;q=0.8"}) as packed:
+        assert packed.headers["content-encoding"] == "gzip"
+        assert b"gateway_starts_total" in gzip.decompress(b"".join([part async for part in packed.aiter_raw()]))
+    refused = await gateway.get("/metrics", headers={"accept-encoding": "gzip;q=0"})
+    assert "content-encoding" not in refused.headers
+    assert "accept" in refused.headers["vary"].lower()
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=x",
+        "application/openmetrics-text;version=" + "9" * 5000,
+        "application/openmetrics-text;version=1.0.0 <script>",
+        "text/plain;version=-1",
+        "application/openmetrics-text; version=1.0.0; escaping=%00",
+        ";;;,=,version",
+    ],
+)
+async def test_a_strange_wish_is_answered_all_the_same(gateway: httpx.AsyncClient, accept: str) -> None:
+    """Nothing that is asked for is a mistake of ours, and nothing of it is repeated."""
+    answer = await gateway.get("/metrics", headers={"accept": accept})
+    assert answer.status_code == 200
+    assert "script" not in answer.headers["content-type"]
+    assert len(answer.headers["content-type"]) < 120
+
+
+async def test_numbers_tell_no_secret(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Secrets in settings, headers, bodies, paths and queries: none comes out, in any format."""
+    secret = f"hunter2{uuid.uuid4().hex}"
+    track = new_track(webhookUrl=f"http://127.0.0.1:9/{secret}?key={secret}", bucketDirPath=secret)
+    async with serving(valkey, simulator, demo) as gateway:
+        await gateway.post(START, json=track, headers={"idempotency-key": secret, "x-request-id": "fine"})
+        await gateway.post(START, json=track | {"fileFormat": secret})
+        await gateway.post(f"{START}?key={secret}", json=track, headers={"authorization": f"Bearer {secret}"})
+        await gateway.get(f"/{secret}?{secret}")
+        for accept in ("", "application/openmetrics-text;version=1.0.0"):
+            answer = await gateway.get("/metrics", headers={"accept": accept})
+            told = answer.text + str(answer.headers)
+            for hidden in (secret, harness.SECRET, harness.API_KEY, demo.key, demo.name, track["roomId"], "127.0.0.1"):
+                assert hidden not in told

@@ -1,0 +1,244 @@
+"""Traces: one tells the whole story of a start, on all replicas; off costs nothing; no secret is in any."""
+
+import asyncio
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.sandbox.wire import Exchange, Reply, Server
+from tests import harness
+from tests.observability.collector import Collector, Span
+from tests.test_main import gateway_command
+
+pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
+
+NewTrack = Callable[..., dict[str, str]]
+Started = Callable[[dict[str, str], Path], harness.GatewayProcess]
+START = "/v1/recordings/track/start"
+ROUTE = "startTrackRecording"
+ATTRIBUTES = {
+    *("gateway.kind", "gateway.operation", "gateway.outcome", "gateway.verdict", "gateway.attempt", "gateway.doing"),
+    *("gateway.how", "gateway.state", "gateway.status", "http.route", "http.response.status_code", "error.type"),
+}
+"""All that a span may say."""
+
+
+class Parent:
+    """A caller's own span, and the header that tells of it."""
+
+    def __init__(self) -> None:
+        self.trace, self.id = secrets.token_hex(16), secrets.token_hex(8)
+        self.headers = {"traceparent": f"00-{self.trace}-{self.id}-01", "tracestate": "vendor=private"}
+
+
+@pytest.fixture
+def started() -> Generator[Started]:
+    """Start gateways that end with the test, whatever becomes of it."""
+    with ExitStack() as stack:
+
+        def start(settings: dict[str, str], log: Path) -> harness.GatewayProcess:
+            process = harness.GatewayProcess(settings, log)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    started: Started,
+    tmp_path: Path,
+) -> None:
+    """The leader's request, claim, operation, upstream call and finish; and two who joined, linked to the operation."""
+    simulator.inject(harness.delay("start", 1.5))
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    settings |= {"GATEWAY_VERIFY_ABSENT": "never", "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6"}
+    parent, track = Parent(), new_track()
+    async with Collector() as collector:
+        first = started(settings | collector.settings, tmp_path / "first")
+        second = started(settings | collector.settings, tmp_path / "second")
+        await first.ready()
+        await second.ready()
+        async with harness.client(first.url, demo.key) as one, harness.client(second.url, demo.key) as other:
+            lead = asyncio.create_task(one.post(START, json=track, headers=parent.headers))
+            await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
+            near = asyncio.create_task(one.post(START, json=track, headers=parent.headers))
+            far = asyncio.create_task(other.post(START, json=track, headers=parent.headers))
+            outcomes = [answer.json()["outcome"] for answer in await asyncio.gather(lead, near, far)]
+            assert outcomes == ["started", "joined", "joined"]
+        assert await asyncio.gather(ended(first), ended(second)) == [0, 0]
+
+        mine = [span for span in collector.spans if span.trace == parent.trace]
+        requests = sorted((span for span in mine if span.kind == "SERVER"), key=lambda span: span.begun)
+        assert [(span.name, span.parent) for span in requests] == [(ROUTE, parent.id)] * 3
+        (leader,) = (span for span in requests if span.attributes["gateway.outcome"] == "started")
+        joiners = [span for span in requests if span.attributes["gateway.outcome"] == "joined"]
+        (operation,) = (span for span in mine if span.name == "operation")
+        (upstream,) = (span for span in mine if span.name == "upstream start")
+        (finish,) = (span for span in mine if span.name == "finish")
+        claims = {span.parent: span for span in mine if span.name == "claim"}
+
+        assert operation.parent == leader.id
+        assert claims[leader.id].attributes["gateway.verdict"] == "lead"
+        assert claims[leader.id].ended <= operation.begun
+        assert (upstream.parent, upstream.kind) == (operation.id, "CLIENT")
+        assert finish.parent == operation.id
+        assert upstream.ended <= finish.begun <= finish.ended <= operation.ended
+        assert operation.attributes["gateway.kind"] == "video"
+        assert operation.attributes["gateway.doing"] == "start"
+        assert leader.links == []
+        assert [span.links for span in joiners] == [[operation.id]] * 2
+        assert {span.process for span in joiners} == {span.process for span in mine}
+        assert len({span.process for span in mine}) == 2
+        assert all(span.resource["service.name"] == "recording-gateway" for span in mine)
+        check_attributes(collector.spans)
+
+
+async def test_videosdk_is_told_of_the_trace_and_of_nothing_else(
+    valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """The upstream call's own span is its `traceparent`; what a caller wrote beside it stays here."""
+    seen: list[dict[str, str]] = []
+
+    async def take(exchange: Exchange) -> None:
+        seen.append(dict(exchange.request.headers))
+        exchange.reply(Reply(200, b'"track recording started successfully."'))
+
+    server = Server(take, host="127.0.0.1", port=0)
+    await server.start()
+    parent = Parent()
+    settings = harness.environment(valkey.url, server.url, demo.file, **harness.FAST, GATEWAY_VERIFY_ABSENT="never")
+    async with Collector() as collector:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in collector.settings.items():
+                if name.startswith("OTEL_"):
+                    patch.setenv(name, value)
+            async with (
+                harness.serve(settings | {"GATEWAY_TRACING": "otlp"}) as url,
+                harness.client(url, demo.key) as gateway,
+            ):
+                headers = parent.headers | {"baggage": "secret=1"}
+                assert (await gateway.post(START, json=new_track(), headers=headers)).status_code == 201
+        (upstream,) = collector.named("upstream start")
+        assert seen[0]["traceparent"] == f"00-{parent.trace}-{upstream.id}-01"
+        assert not {"tracestate", "baggage"} & set(seen[0])
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+        await gateway.post(START, json=new_track(), headers=parent.headers)
+        assert "traceparent" not in seen[-1]
+    await server.stop()
+
+
+async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_none(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    started: Started,
+    tmp_path: Path,
+) -> None:
+    """An unknown start is settled in the background, within `settle`; no span holds what callers or settings said."""
+    secret = f"hunter2{uuid.uuid4().hex}"
+    simulator.inject(Fault(action="reset_before", endpoint="start"))
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    track = new_track(webhookUrl=f"http://127.0.0.1:9/{secret}?key={secret}", bucketDirPath=secret)
+    async with Collector() as collector:
+        process = started(settings | collector.settings, tmp_path / "log")
+        await process.ready()
+        async with harness.client(process.url, demo.key) as gateway:
+            assert (await gateway.post(START, json=track)).status_code == 504
+            await gateway.post(f"{START}?key={secret}", json=track | {"roomId": "!"}, headers={"x-request-id": secret})
+            await gateway.get(f"/{secret}", headers={"authorization": f"Bearer {secret}", "tracestate": f"a={secret}"})
+            await gateway.get("/livez")
+            # Not by asking for the track: that would settle it, in the trace of whoever asks.
+            await harness.eventually(lambda: "failed" in states(collector))
+        assert await ended(process) == 0
+
+        told = {span.id: span for span in collector.spans}
+        settled = [span for span in collector.named("finish") if span.attributes["gateway.state"] == "failed"]
+        roots = {story(span, told)[-1].name for span in settled}
+        assert roots == {"settle"}
+        (failed,) = collector.named("upstream start")
+        assert (failed.attributes["gateway.status"], failed.events) == ("broken", 0)
+        assert "getLiveness" not in {span.name for span in collector.spans}
+        check_attributes(collector.spans)
+        everything = "\n".join(collector.texts)
+        hidden = (secret, harness.SECRET, harness.API_KEY, demo.key, track["roomId"], "127.0.0.1", "Traceback")
+        assert not [what for what in hidden if what in everything]
+
+
+async def test_off_imports_nothing(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    started: Started,
+    tmp_path: Path,
+) -> None:
+    """Where OpenTelemetry is not installed the gateway serves; asked for traces, it names the extra that is missing."""
+    absent = tmp_path / "opentelemetry"
+    absent.mkdir()
+    (absent / "__init__.py").write_text('raise ModuleNotFoundError("as if it were not installed", name=__name__)\n')
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST) | {"PYTHONPATH": str(tmp_path)}
+    process = started(settings, tmp_path / "log")
+    await process.ready()
+    async with harness.client(process.url, demo.key) as gateway:
+        assert (await gateway.post(START, json=new_track(), headers=Parent().headers)).status_code == 201
+    assert process.stop() == 0
+    code, printed = await gateway_command("serve", **settings, GATEWAY_TRACING="otlp")
+    assert code == 2
+    assert "recording-gateway[tracing]" in printed
+    assert "Traceback" not in printed
+
+
+async def test_a_collector_that_is_away_harms_nobody(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    started: Started,
+    tmp_path: Path,
+) -> None:
+    """Callers are served, and the process ends soon although its last spans cannot be delivered."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    settings |= {"GATEWAY_TRACING": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    process = started(settings, tmp_path / "log")
+    await process.ready()
+    async with harness.client(process.url, demo.key) as gateway:
+        assert (await gateway.post(START, json=new_track())).status_code == 201
+    begun = time.monotonic()
+    assert await ended(process) == 0
+    assert time.monotonic() - begun < 9
+
+
+def states(collector: Collector) -> set[str]:
+    """Return what was written of tracks."""
+    return {span.attributes["gateway.state"] for span in collector.named("finish")}
+
+
+async def ended(process: harness.GatewayProcess) -> int:
+    """End a process while servers of this one answer: it exports what is left."""
+    return await asyncio.to_thread(process.stop)
+
+
+def story(span: Span, told: dict[str, Span]) -> list[Span]:
+    """Return a span and what it is part of."""
+    return [span] if span.parent not in told else [span, *story(told[span.parent], told)]
+
+
+def check_attributes(spans: list[Span]) -> None:
+    """Check that spans say what they may say, in few words, and nothing else."""
+    assert spans
+    assert {name for span in spans for name in span.attributes} <= ATTRIBUTES
+    assert all(len(str(value)) <= 40 for span in spans for value in span.attributes.values())
+    assert not any(span.events for span in spans)
