@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import httpx
 import jwt
@@ -27,7 +27,7 @@ from gateway.api.pipeline import RequestPipeline
 from gateway.api.problems import MAX_BODY_BYTES, answer_problem, problem_page
 from gateway.api.rate_limits import RateLimiter
 from gateway.api.recordings import routes
-from gateway.api.system import ReadGauges, livez, metrics, readyz
+from gateway.api.system import ReadGauges, livez, readyz, serve_metrics
 from gateway.api.webhooks import WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
 from gateway.api.wire import TrackRecording
 from gateway.auth.api_keys import CallersFile
@@ -59,8 +59,9 @@ from gateway.store.notifications import Notifications
 from gateway.store.tickets import Tickets
 from gateway.store.token_buckets import TokenBuckets
 from gateway.videosdk.client import VideoSDK
-from gateway.videosdk.signatures import FetchedKeys, KeySource, PinnedKeys, Signatures
+from gateway.videosdk.signatures import Signatures
 from gateway.videosdk.tokens import FixedToken, MintedTokens, Tokens
+from gateway.videosdk.webhook_keys import FetchedKeys, KeySource, PinnedKeys
 
 __all__ = [
     "create_app",
@@ -200,7 +201,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
             receive_videosdk_webhook,
             livez,
             readyz,
-            metrics,
+            serve_metrics,
             problem_page,
             docs,
             docs_file,
@@ -325,10 +326,14 @@ def _project(settings: Settings) -> tuple[Callable[[], str], Callable[[], Secret
     return lambda: api_key().reveal(), _current(settings, "videosdk_secret", settings.videosdk_secret)
 
 
-def _current(settings: Settings, field: str, secret: Secret, kind: ValueType = SECRET) -> Callable[[], Secret]:
+def _current(settings: Settings, field: str, secret: Secret, value_type: ValueType = SECRET) -> Callable[[], Secret]:
     """Return what gives a secret as it is now: from its file, where it was read from one."""
     path = settings.mounted.get(field)
-    return (lambda: secret) if path is None else SecretFile(path, secret, kind=kind)
+    return (
+        (lambda: secret)
+        if path is None
+        else SecretFile(path, secret, parse=cast("Callable[[str], Secret]", value_type.parse))
+    )
 
 
 def _tenant(settings: Settings) -> str:

@@ -1,12 +1,37 @@
-"""A value that may be used but not shown; imports nothing of ours, so that every layer may hold one."""
+"""Values that may be used but not shown, and the files they come from, which are replaced while the gateway runs.
+
+Imports nothing of the gateway, so that every layer may hold a secret.
+"""
 
 import hmac
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, NoReturn
+
+import structlog
+
+__all__ = [
+    "MAX_FILE_BYTES",
+    "Secret",
+    "SecretFile",
+    "WatchedFile",
+    "WrongTextError",
+    "known_secrets",
+    "read_file",
+    "read_value",
+]
+
+MAX_FILE_BYTES: Final = 64 * 1024
+"""The longest file that can hold a value."""
+_LOOK_EVERY_SECONDS: Final = 1.0
 
 _SHOWN: Final = "[secret]"
 _SHORTEST_KNOWN: Final = 8
 """Shorter ones would be found in the middle of words."""
 _MAX_KNOWN: Final = 256
+
+_log = structlog.get_logger("gateway.secrets")
 
 _known: dict[str, None] = {}
 
@@ -70,3 +95,117 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         message = "a Secret is not written out"
         raise TypeError(message)
+
+
+class WrongTextError(Exception):
+    """A text is not what its variable expects; the message says why, without the text."""
+
+
+def read_file(path: str, size: int) -> bytes:
+    """Read at most `size` bytes of a file.
+
+    Raises:
+        WrongTextError: It cannot be read; the message does not repeat the path, since a secret may stand in its place.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        message = f"cannot be read ({error.strerror or type(error).__name__})"
+    except ValueError:
+        message = "is not a path"
+    # Raised out here so that the error, which holds the path, is not attached: a secret may stand in its place.
+    raise WrongTextError(message)
+
+
+def read_value(path: str) -> str:
+    """Read the text of a variable from a file.
+
+    Raises:
+        WrongTextError: If it cannot be read, is empty, or is longer than any value.
+    """
+    content = read_file(path, MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise WrongTextError("is longer than any value")
+    text = content.decode("utf-8-sig", "replace").strip()
+    if not text:
+        raise WrongTextError("is empty")
+    return text
+
+
+class WatchedFile:
+    """Tells when a file has changed, looking at most once a second.
+
+    Args:
+        path: The file.
+        clock: Seconds that never step.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self._clock = clock
+        self._looked = clock()
+        self._seen = self._state()
+
+    def changed(self) -> bool:
+        """Return whether it is another file, has another content, or is gone, unlike when this last said so."""
+        if self._clock() - self._looked < _LOOK_EVERY_SECONDS:
+            return False
+        self._looked = self._clock()
+        state = self._state()
+        if state == self._seen:
+            return False
+        self._seen = state
+        return True
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            # A mounted file is a link that is turned to another file; `stat` follows it.
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+class SecretFile:
+    """The secret in a file, as it is now; the last good one while the file holds none that can be used.
+
+    Args:
+        path: The file.
+        first: What it held when the gateway started.
+        clock: Seconds that never step.
+        parse: Makes the secret of the text, or raises `WrongTextError`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        first: Secret,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        parse: Callable[[str], Secret] = Secret,
+    ) -> None:
+        self._watched = WatchedFile(path, clock)
+        self._secret = first
+        self._parse = parse
+        # It may have been replaced since `first` was read.
+        self._read()
+
+    def __call__(self) -> Secret:
+        """Return the secret."""
+        if self._watched.changed():
+            self._read()
+        return self._secret
+
+    def _read(self) -> None:
+        try:
+            secret = self._parse(read_value(str(self._watched.path)))
+        except WrongTextError as wrong:
+            _log.warning("mounted.unusable", file=self._watched.path.name, reason=str(wrong))
+            return
+        if secret != self._secret:
+            self._secret = secret
+            _log.info("mounted.replaced", file=self._watched.path.name)
+
+    def __repr__(self) -> str:
+        return "SecretFile()"

@@ -1,8 +1,10 @@
-"""Whether the process lives, and whether it can keep its promises."""
+"""The probes and the metrics: whether the process lives, whether it can keep its promises, and what it counts."""
 
-from typing import Annotated, Literal
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
 
-from litestar import get
+from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
@@ -12,9 +14,10 @@ from gateway.api.openapi_texts import problems
 from gateway.auth.authenticator import Authenticator
 from gateway.errors import CoordinationUnavailable, ShuttingDown
 from gateway.lifecycle import Drain
+from gateway.observability import metrics
 from gateway.recordings import Recordings
 
-__all__ = ["livez", "readyz"]
+__all__ = ["ReadGauges", "livez", "readyz", "serve_metrics"]
 
 
 class Health(Struct, frozen=True, omit_defaults=True):
@@ -63,3 +66,18 @@ async def readyz(
     if not await recordings.ready():
         raise CoordinationUnavailable("Redis does not answer.", retry_after=1)
     return Health("ok", authenticator.warnings)
+
+
+ReadGauges = Callable[[], Awaitable[metrics.GaugeValues]]
+"""Looks how things stand where that is not counted."""
+
+
+# No part of the contract: it is for who runs the gateway, not for who calls it.
+@get("/metrics", operation_id="getMetrics", include_in_schema=False)
+async def serve_metrics(request: Request[Any, Any, Any], read_gauges: NamedDependency[ReadGauges]) -> Response[bytes]:
+    """Answer with all metrics. Nobody has to say who they are: it tells of no caller, room or participant."""
+    gauge_values, headers = await read_gauges(), request.headers
+    accept, accept_encoding = headers.get("accept", ""), headers.get("accept-encoding", "")
+    # In a thread: with several workers it reads files.
+    body, described = await asyncio.to_thread(metrics.render, gauge_values, accept, accept_encoding)
+    return Response(body, headers=described, media_type=described["content-type"])

@@ -30,7 +30,8 @@ from gateway.errors import (
 )
 from gateway.recordings import EventType, Kind, WebhookEvent
 from gateway.recordings.targets import is_id
-from gateway.videosdk.signatures import REFETCH_SECONDS, SIGNATURE_HEADER, Signatures, Verdict
+from gateway.videosdk.signatures import SIGNATURE_HEADER, Signatures, SignatureVerdict
+from gateway.videosdk.webhook_keys import REFETCH_SECONDS
 
 __all__ = ["EVENTS", "MAX_WEBHOOK_BYTES", "WEBHOOK_PATH", "WebhookReceiver", "receive_videosdk_webhook"]
 
@@ -99,10 +100,10 @@ class WebhookReceiver:
                 `IdentityUnavailable` and `TooManyWaiting`, after which VideoSDK may try again.
         """
         verdict = await self._signatures.judge(body, signatures)
-        if verdict is Verdict.UNDECIDED:
+        if verdict is SignatureVerdict.UNDECIDED:
             self.count(_OTHER, _POSTPONED)
             raise IdentityUnavailable("VideoSDK's public key cannot be had.", retry_after=REFETCH_SECONDS)
-        if verdict is not Verdict.GENUINE:
+        if verdict is not SignatureVerdict.GENUINE:
             self.count(_OTHER, verdict)
             raise Unauthenticated("VideoSDK did not sign this body.")
         try:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, cast
 
 import jwt
-from gateway.recordings.targets import ID_PATTERN
 
 from gateway.auth.api_keys import Caller, expiry
 from gateway.auth.policy import Policy, Scope
 from gateway.errors import Unauthenticated
+from gateway.recordings.targets import ID_PATTERN
 from gateway.secrets import Secret
 
 __all__ = ["JoinTokens"]

@@ -36,17 +36,11 @@ epoch change in one script on a Cluster too. An operation number is Redis's cloc
 the last: it grows for ever, also across a Redis that forgot the last one.
 """
 
-import time
 from enum import StrEnum
 
 from msgspec import Struct, field
 
-__all__ = ["VERSION", "Claim", "Command", "Event", "Finished", "Lease", "Record", "Room", "Timing", "Verdict", "clock"]
-
-
-def clock() -> float:
-    """Return seconds of a clock that never steps and also counts while the machine sleeps, where there is one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+__all__ = ["VERSION", "Claim", "Command", "Event", "Finished", "Lease", "Record", "Room", "Timing", "Verdict"]
 
 
 VERSION = 1

@@ -137,7 +137,7 @@ class Recordings:
             parameters: Passed on as they are; part of what makes two starts the same.
             caller: Name of who asks.
             timeout: Seconds this caller is willing to wait. The operation does not depend on it.
-            arrived_at: When (`clock`) the caller came, if that was not now: how long Redis is waited for counts from then.
+            arrived_at: When (`clock`) the caller came, if that was not now: how long to wait for Redis counts from then.
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where somebody has asked for a
                 stop since, nothing is done, and the answer tells without an outcome how the track stands.
 
@@ -350,7 +350,7 @@ class Recordings:
             finished_signal = self._finished_signals[place[:2]] = asyncio.get_running_loop().create_future()
         poll = (_POLL_SECONDS if self._subscription.listening else _POLL_UNSUBSCRIBED_SECONDS) * random.uniform(
             0.8, 1.2
-        )  # noqa: S311
+        )
         lapse = claim.lease_left / 1000 + random.uniform(0.01, 0.06)  # noqa: S311
         self._waiting[place] = batch
         try:

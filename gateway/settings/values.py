@@ -15,10 +15,9 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from gateway.secrets import Secret
-from gateway.videosdk.keys import WrongKeyError, read_keys
+from gateway.secrets import Secret, WrongTextError, read_file
+from gateway.settings.pem import WrongKeyError, read_keys
 
-_MAX_FILE_BYTES: Final = 64 * 1024
 _SINGLE_SERVER: Final = ("redis", "rediss")
 _SEVERAL_SERVERS: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
@@ -37,10 +36,6 @@ class ValueType(msgspec.Struct, frozen=True):
 
     schema: Mapping[str, Any] = MappingProxyType({"type": "string", "minLength": 1})
     """JSON Schema of the value as people write it in YAML; the Helm chart's is made of these."""
-
-
-class WrongTextError(Exception):
-    """A text is not what its variable expects; the message says why, without the text."""
 
 
 def whole_number(low: int, high: int) -> ValueType:
@@ -260,12 +255,12 @@ def _public_key_file(text: str) -> Path:
 
 
 def _readable_file(text: str) -> Path:
-    _read_file(text, 1)
+    read_file(text, 1)
     return Path(text)
 
 
 def _certificates(text: str) -> Path:
-    _read_file(text, 1)
+    read_file(text, 1)
     try:
         ssl.create_default_context(cafile=text)
     except (ssl.SSLError, OSError):
@@ -273,33 +268,6 @@ def _certificates(text: str) -> Path:
     else:
         return Path(text)
     raise problem
-
-
-def _read_file(path: str, size: int) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(size)
-    except OSError as error:
-        message = f"cannot be read ({error.strerror or type(error).__name__})"
-    except ValueError:
-        message = "is not a path"
-    # Raised out here so that the error, which holds the path, is not attached: a secret may stand in its place.
-    raise WrongTextError(message)
-
-
-def read_value(path: str) -> str:
-    """Read the text of a variable from a file.
-
-    Raises:
-        WrongTextError: If it cannot be read, is empty, or is longer than any value.
-    """
-    content = _read_file(path, _MAX_FILE_BYTES + 1)
-    if len(content) > _MAX_FILE_BYTES:
-        raise WrongTextError("is longer than any value")
-    text = content.decode("utf-8-sig", "replace").strip()
-    if not text:
-        raise WrongTextError("is empty")
-    return text
 
 
 ADDRESS: Final = ValueType("an IP address or a host name", _listening_address)

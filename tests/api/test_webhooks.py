@@ -32,8 +32,9 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from gateway.secrets import Secret
 from gateway.videosdk.client import VideoSDK
-from gateway.videosdk.signatures import FetchedKeys, Signatures
+from gateway.videosdk.signatures import Signatures
 from gateway.videosdk.tokens import MintedTokens
+from gateway.videosdk.webhook_keys import FetchedKeys
 from tests import harness
 
 pytestmark = pytest.mark.anyio

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, cast
 import redis
 import structlog
 
-from gateway.coordinator import Timing, protocol
+from gateway.coordinator import Timing
 from gateway.errors import GatewayError, UpstreamError
 from gateway.store.notifications import OperationFinished
 from tests.model.clockwork import OWNER, VirtualLoop
@@ -92,9 +92,9 @@ class World:
         self.loop = VirtualLoop()
         self.loop.set_task_factory(self._task)
         self.upstream = Upstream(self)
-        self._real_time = protocol.time
+        self._real_time = clock.time
         shim = types.SimpleNamespace(clock_gettime=self._clock_gettime, CLOCK_BOOTTIME=0, monotonic=lambda: self.now)
-        cast("Any", claims).time = shim
+        cast("Any", clock).time = shim
         self._logs = structlog.testing.capture_logs()
         self._logs.__enter__()
 
@@ -113,7 +113,7 @@ class World:
             process.end()
         self.loop.run_until_complete(asyncio.sleep(1))
         self.loop.close()
-        cast("Any", claims).time = self._real_time
+        cast("Any", clock).time = self._real_time
         self._logs.__exit__(None, None, None)
         self._pubsub.close()
 

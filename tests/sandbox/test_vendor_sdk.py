@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.videosdk.signatures import FetchedKeys, Signatures, Verdict
+from gateway.videosdk.signatures import Signatures, SignatureVerdict
+from gateway.videosdk.webhook_keys import FetchedKeys
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +98,7 @@ async def test_the_vendors_package_and_the_gateway_agree_on_signatures(seen, sim
 
     signatures = Signatures(FetchedKeys(public_key))
     ours = [
-        await signatures.judge(base64.b64decode(case["body"]), [case["signature"].encode()]) is Verdict.GENUINE
+        await signatures.judge(base64.b64decode(case["body"]), [case["signature"].encode()]) is SignatureVerdict.GENUINE
         for case in seen["judged"]
     ]
     assert ours == [case["genuine"] for case in seen["judged"]]

@@ -14,10 +14,11 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.webhooks import Signer
 from gateway.secrets import Secret
+from gateway.settings.pem import WrongKeyError, read_keys
 from gateway.videosdk.client import VideoSDK
-from gateway.videosdk.keys import WrongKeyError, read_keys
-from gateway.videosdk.signatures import FetchedKeys, PinnedKeys, Signatures, Verdict
+from gateway.videosdk.signatures import Signatures, SignatureVerdict
 from gateway.videosdk.tokens import MintedTokens
+from gateway.videosdk.webhook_keys import FetchedKeys, PinnedKeys
 from tests import harness
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +46,7 @@ class Upstream:
         self.keys = FetchedKeys(client.public_key, self.clock)
         self.signatures = Signatures(self.keys)
 
-    async def judge(self, signature: str | bytes, body: bytes = BODY) -> Verdict:
+    async def judge(self, signature: str | bytes, body: bytes = BODY) -> SignatureVerdict:
         """Have one signature checked."""
         header = signature.encode() if isinstance(signature, str) else signature
         return await self.signatures.judge(body, [header])
@@ -74,7 +75,7 @@ async def test_a_genuine_signature_fits_and_the_key_is_fetched_once(upstream: Up
     """Many at once, before any key is there: one call for the key."""
     signature = upstream.simulator.sign(BODY)
     verdicts = await asyncio.gather(*(upstream.judge(signature) for _ in range(50)))
-    assert set(verdicts) == {Verdict.GENUINE}
+    assert set(verdicts) == {SignatureVerdict.GENUINE}
     assert upstream.fetches == 1
 
 
@@ -95,15 +96,17 @@ async def test_whatever_is_no_signature_of_this_body_is_forged_without_a_call(up
         "A" * 100_000,
         b"\xff" * 344,
     ):
-        assert await upstream.judge(wrong) is Verdict.FORGED, wrong
-    assert await upstream.signatures.judge(BODY, []) is Verdict.UNSIGNED
-    assert await upstream.signatures.judge(BODY, [b""]) is Verdict.UNSIGNED
-    assert await upstream.signatures.judge(BODY, [b"", b""]) is Verdict.UNSIGNED
+        assert await upstream.judge(wrong) is SignatureVerdict.FORGED, wrong
+    assert await upstream.signatures.judge(BODY, []) is SignatureVerdict.UNSIGNED
+    assert await upstream.signatures.judge(BODY, [b""]) is SignatureVerdict.UNSIGNED
+    assert await upstream.signatures.judge(BODY, [b"", b""]) is SignatureVerdict.UNSIGNED
     assert upstream.fetches == 0
     twice = [signature.encode(), signature.encode()]
-    assert await upstream.signatures.judge(BODY, twice) is Verdict.FORGED
-    assert await upstream.judge(signature) is Verdict.GENUINE
-    assert await upstream.judge(base64.b64decode(signature).hex()) is Verdict.FORGED, "as long as one of 3072 bits"
+    assert await upstream.signatures.judge(BODY, twice) is SignatureVerdict.FORGED
+    assert await upstream.judge(signature) is SignatureVerdict.GENUINE
+    assert await upstream.judge(base64.b64decode(signature).hex()) is SignatureVerdict.FORGED, (
+        "as long as one of 3072 bits"
+    )
 
 
 async def test_a_storm_of_forgeries_fetches_once_a_minute(upstream: Upstream) -> None:
@@ -114,35 +117,35 @@ async def test_a_storm_of_forgeries_fetches_once_a_minute(upstream: Upstream) ->
         verdicts += [await upstream.judge(forged) for _ in range(50)]
         upstream.clock.now += 59
         verdicts.append(await upstream.judge(forged))
-        assert set(verdicts) == {Verdict.FORGED}
+        assert set(verdicts) == {SignatureVerdict.FORGED}
         assert upstream.fetches == minute
-        assert await upstream.judge(upstream.simulator.sign(BODY)) is Verdict.GENUINE
+        assert await upstream.judge(upstream.simulator.sign(BODY)) is SignatureVerdict.GENUINE
         upstream.clock.now += 1
 
 
 async def test_a_new_key_is_found_with_one_call(upstream: Upstream) -> None:
     """VideoSDK signs with another key: the first webhooks that do not fit share one fetch, and then fit."""
     old = upstream.simulator.sign(BODY)
-    assert await upstream.judge(old) is Verdict.GENUINE
+    assert await upstream.judge(old) is SignatureVerdict.GENUINE
     await upstream.simulator.rotate_key()
     new = upstream.simulator.sign(BODY)
-    assert await upstream.judge(new) is Verdict.FORGED
+    assert await upstream.judge(new) is SignatureVerdict.FORGED
     assert upstream.fetches == 1, "not within the minute"
     upstream.clock.now += 60
-    assert set(await asyncio.gather(*(upstream.judge(new) for _ in range(50)))) == {Verdict.GENUINE}
+    assert set(await asyncio.gather(*(upstream.judge(new) for _ in range(50)))) == {SignatureVerdict.GENUINE}
     assert upstream.fetches == 2
-    assert await upstream.judge(old) is Verdict.FORGED
+    assert await upstream.judge(old) is SignatureVerdict.FORGED
 
 
 async def test_a_withdrawn_key_is_not_believed_for_ever(upstream: Upstream) -> None:
     """Signatures that fit are enough to keep a key for an hour; then VideoSDK is asked whether it is still the one."""
     old = upstream.simulator.sign(BODY)
-    assert await upstream.judge(old) is Verdict.GENUINE
+    assert await upstream.judge(old) is SignatureVerdict.GENUINE
     await upstream.simulator.rotate_key()
     upstream.clock.now += 3599
-    assert await upstream.judge(old) is Verdict.GENUINE
+    assert await upstream.judge(old) is SignatureVerdict.GENUINE
     upstream.clock.now += 1
-    assert await upstream.judge(old) is Verdict.FORGED
+    assert await upstream.judge(old) is SignatureVerdict.FORGED
     assert upstream.fetches == 2
 
 
@@ -159,27 +162,27 @@ async def test_without_a_key_nobody_can_tell(upstream: Upstream, fault: Fault) -
     upstream.simulator.inject(fault)
     genuine, forged = upstream.simulator.sign(BODY), base64.b64encode(os.urandom(256))
     for _ in range(3):
-        assert await upstream.judge(genuine) is Verdict.UNDECIDED
-        assert await upstream.judge(forged) is Verdict.UNDECIDED
+        assert await upstream.judge(genuine) is SignatureVerdict.UNDECIDED
+        assert await upstream.judge(forged) is SignatureVerdict.UNDECIDED
     assert upstream.fetches == 1
     upstream.clock.now += 60
-    assert await upstream.judge(genuine) is Verdict.GENUINE
-    assert await upstream.judge(forged) is Verdict.FORGED
+    assert await upstream.judge(genuine) is SignatureVerdict.GENUINE
+    assert await upstream.judge(forged) is SignatureVerdict.FORGED
     assert upstream.fetches == 2
 
 
 async def test_a_key_that_cannot_be_fetched_again_leaves_the_old_one(upstream: Upstream) -> None:
     """What fits the old key is genuine; what does not may be signed with a new one, so it is not called forged."""
     old = upstream.simulator.sign(BODY)
-    assert await upstream.judge(old) is Verdict.GENUINE
+    assert await upstream.judge(old) is SignatureVerdict.GENUINE
     await upstream.simulator.rotate_key()
     upstream.simulator.inject(Fault(action="refuse", endpoint="key", status=503, times=1))
     upstream.clock.now += 60
     new = upstream.simulator.sign(BODY)
-    assert await upstream.judge(new) is Verdict.UNDECIDED
-    assert await upstream.judge(old) is Verdict.GENUINE
+    assert await upstream.judge(new) is SignatureVerdict.UNDECIDED
+    assert await upstream.judge(old) is SignatureVerdict.GENUINE
     upstream.clock.now += 60
-    assert await upstream.judge(new) is Verdict.GENUINE
+    assert await upstream.judge(new) is SignatureVerdict.GENUINE
 
 
 async def test_a_fetch_that_is_cancelled_holds_up_nobody(upstream: Upstream) -> None:
@@ -190,10 +193,10 @@ async def test_a_fetch_that_is_cancelled_holds_up_nobody(upstream: Upstream) -> 
     second = asyncio.create_task(upstream.judge(genuine))
     await harness.eventually(lambda: upstream.fetches == 1)
     first.cancel()
-    assert await second is Verdict.UNDECIDED
+    assert await second is SignatureVerdict.UNDECIDED
     upstream.simulator.clear_faults()
     upstream.clock.now += 60
-    assert await upstream.judge(genuine) is Verdict.GENUINE
+    assert await upstream.judge(genuine) is SignatureVerdict.GENUINE
 
 
 async def test_a_pinned_key_needs_no_call_and_follows_its_file(tmp_path: Path, signer: Signer) -> None:
@@ -202,20 +205,20 @@ async def test_a_pinned_key_needs_no_call_and_follows_its_file(tmp_path: Path, s
     file.write_text(signer.public_key)
     signatures = Signatures(PinnedKeys(file, clock))
 
-    async def verdicts() -> tuple[Verdict, Verdict]:
+    async def verdicts() -> tuple[SignatureVerdict, SignatureVerdict]:
         clock.now += 2
         mine = await signatures.judge(BODY, [signer.sign(BODY).encode()])
         return mine, await signatures.judge(BODY, [other.sign(BODY).encode()])
 
-    assert await verdicts() == (Verdict.GENUINE, Verdict.FORGED)
+    assert await verdicts() == (SignatureVerdict.GENUINE, SignatureVerdict.FORGED)
     file.write_text(f"the old one:{signer.public_key}and the new one:{other.public_key}")
-    assert await verdicts() == (Verdict.GENUINE, Verdict.GENUINE)
+    assert await verdicts() == (SignatureVerdict.GENUINE, SignatureVerdict.GENUINE)
     file.write_text("broken")
-    assert await verdicts() == (Verdict.GENUINE, Verdict.GENUINE)
+    assert await verdicts() == (SignatureVerdict.GENUINE, SignatureVerdict.GENUINE)
     file.unlink()
-    assert await verdicts() == (Verdict.GENUINE, Verdict.GENUINE)
+    assert await verdicts() == (SignatureVerdict.GENUINE, SignatureVerdict.GENUINE)
     file.write_text(other.public_key)
-    assert await verdicts() == (Verdict.FORGED, Verdict.GENUINE)
+    assert await verdicts() == (SignatureVerdict.FORGED, SignatureVerdict.GENUINE)
 
 
 def test_keys_are_read_in_both_forms_and_nothing_else_is() -> None:

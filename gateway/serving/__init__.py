@@ -1,0 +1,1 @@
+"""How the gateway listens, answers connections, reports its health and ends."""
