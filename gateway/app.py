@@ -35,18 +35,18 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.join_tokens import JoinTokens
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
 from gateway.coordinator import Backlog, BacklogGauge, Coordinator, Timing
-from gateway.errors import CoordinationUnavailable
 from gateway.lifecycle import Drain
 from gateway.observability import metrics, tracing
 from gateway.recordings import (
+    Batches,
     Leader,
     ListingCache,
     Operator,
+    Reconciler,
     Recording,
     Recordings,
     RoomFeeds,
-    Settler,
-    Watcher,
+    WebhookEvents,
     WithoutRedisMode,
 )
 from gateway.secrets import Secret, SecretFile
@@ -153,22 +153,25 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     tokens = _tokens(settings)
     videosdk = create_client(settings, tokens)
     listings = ListingCache(videosdk)
-    subscription = Notifications(connection)
-    recordings = Recordings(
+    notifications = Notifications(connection)
+    leader = Leader(coordinator, videosdk, listings)
+    reconciler = Reconciler(coordinator, listings, leader, checks_per_second=settings.checks_per_second)
+    without_redis = WithoutRedisMode(coordinator, videosdk)
+    batches = Batches(
         coordinator,
-        Leader(coordinator, videosdk, listings),
-        subscription,
-        WithoutRedisMode(coordinator, videosdk),
+        leader,
+        notifications,
+        without_redis,
+        reconciler,
         degrade=settings.without_redis == "degrade",
     )
-    reconciler = Watcher(coordinator, listings, recordings.reconcile, checks_per_second=settings.checks_per_second)
-    reconciler_loop = Settler(coordinator, reconciler)
-    operator = Operator(coordinator, Backlog(connection), listings, reconciler)
-    pipeline = _pipeline(settings, recordings, reconciler, connection)
-    room_feeds = RoomFeeds(coordinator, subscription, _text, max_readers=settings.most_event_readers)
+    recordings = Recordings(coordinator, batches, reconciler, without_redis)
+    operator = Operator(coordinator, Backlog(connection), listings, reconciler, recordings)
+    pipeline = _pipeline(settings, recordings, connection)
+    room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
     event_streams = EventStreams(room_feeds, Tickets(connection, _TICKET_LIFETIME), _tenant(settings))
     signatures = Signatures(create_webhook_keys(settings, videosdk))
-    webhook_receiver = WebhookReceiver(signatures, reconciler.handle, metrics.webhook_event)
+    webhook_receiver = WebhookReceiver(signatures, WebhookEvents(coordinator, reconciler).handle, metrics.webhook_event)
     read_gauges = _read_gauges(BacklogGauge(connection), tokens)
     metrics.BUILD_INFO.labels(__version__).set(1)
 
@@ -177,17 +180,12 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         if settings.tracing != "off":
             tracing.start(__version__)
         await recordings.open()
-        with suppress(CoordinationUnavailable):
-            await coordinator.mark()
-        await reconciler_loop.start()
         drain.watch()
         yield
         await room_feeds.close()
-        await reconciler_loop.stop()
         ends = time.monotonic() + settings.quiet.total_seconds()
         # First, since what it has accepted may begin operations.
         await webhook_receiver.close(grace=ends - time.monotonic())
-        await reconciler.close()
         await recordings.close(grace=max(ends - time.monotonic(), 0))
         await videosdk.aclose()
         await connection.aclose()
@@ -244,9 +242,7 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
     return read_gauges
 
 
-def _pipeline(
-    settings: Settings, recordings: Recordings, reconciler: Watcher, connection: Connection
-) -> RequestPipeline:
+def _pipeline(settings: Settings, recordings: Recordings, connection: Connection) -> RequestPipeline:
     tenant = _tenant(settings)
     rate_limiter = RateLimiter(
         TokenBuckets(connection),
@@ -255,7 +251,7 @@ def _pipeline(
         track_per_minute=settings.track_starts_per_minute,
     )
     return RequestPipeline(
-        recordings, reconciler, rate_limiter, Idempotency(IdempotencyRecords(connection, settings.idempotency), tenant)
+        recordings, rate_limiter, Idempotency(IdempotencyRecords(connection, settings.idempotency), tenant)
     )
 
 

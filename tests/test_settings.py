@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.secrets import Secret
+from gateway.settings import table as settings_module
 from gateway.settings.load import SettingsError, load, warnings
 from gateway.settings.table import SETTINGS, Settings, describe
-from gateway.settings.table import table as settings_module
 
 ENOUGH = {
     "GATEWAY_REDIS_URL": "redis://:hunter2@redis.internal:6379/0?password=hunter3",

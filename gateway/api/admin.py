@@ -157,7 +157,7 @@ def admin(authenticator: Authenticator | None) -> Router:
     ) -> TrackRecording:
         track = read_track(roomId, participantId, kind)
         check(_caller(request).policy, Scope.ADMIN, track)
-        return TrackRecording.of(await operator.settle(track, by=_caller(request).name))
+        return TrackRecording.of(await operator.reconcile(track, by=_caller(request).name))
 
     @post(
         "/tracks/{roomId:str}/{participantId:str}/{kind:str}/release",

@@ -16,7 +16,7 @@ from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecor
 from gateway.auth.api_keys import Caller
 from gateway.auth.policy import Scope, check, check_room, covers
 from gateway.errors import GatewayError
-from gateway.recordings import Answer, Outcome, Recordings, Track, Watcher
+from gateway.recordings import Answer, Outcome, Recordings, Track
 from gateway.store.clock import clock
 
 __all__ = ["RequestPipeline"]
@@ -33,16 +33,12 @@ class RequestPipeline:
 
     Args:
         recordings: Who starts and stops.
-        reconciler: Who tells.
         rate_limiter: How often callers may ask.
         idempotency_service: What they were answered.
     """
 
-    def __init__(
-        self, recordings: Recordings, reconciler: Watcher, rate_limiter: RateLimiter, idempotency_service: Idempotency
-    ) -> None:
+    def __init__(self, recordings: Recordings, rate_limiter: RateLimiter, idempotency_service: Idempotency) -> None:
         self._recordings = recordings
-        self._reconciler = reconciler
         self._rate_limiter = rate_limiter
         self._idempotency = idempotency_service
 
@@ -74,13 +70,13 @@ class RequestPipeline:
     async def show(self, request: _Request, track: Track) -> TrackRecording:
         """Show what is known of a track."""
         check(_caller(request).policy, Scope.READ, track)
-        return TrackRecording.of(await self._reconciler.get(track))
+        return TrackRecording.of(await self._recordings.get(track))
 
     async def list(self, request: _Request) -> TrackRecordings:
         """Show what is known of a room's tracks, as far as the caller may see them."""
         listing, policy = RecordingsQuery.read(request.query_params.multi_items()), _caller(request).policy
         check_room(policy, Scope.READ, listing.room_id)
-        recordings = await self._reconciler.list(listing.room_id)
+        recordings = await self._recordings.list(listing.room_id)
         return listing.page(recording for recording in recordings if covers(policy, recording.track))
 
     async def _take_in(

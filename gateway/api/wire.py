@@ -12,9 +12,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.errors import InvalidRequest, MalformedRequest
 from gateway.recordings import Answer, EndReason, Kind, Origin, Outcome, Recording, StartParameters, Status, Track
+from gateway.recordings.targets import ID_PATTERN, is_id
 
 __all__ = [
-    "ID_PATTERN",
     "PATH_PARTS",
     "EventsTicket",
     "ProblemDocument",
@@ -22,14 +22,11 @@ __all__ = [
     "StopTrackRecording",
     "TrackRecording",
     "check_part",
-    "is_id",
     "read_body",
     "read_room",
     "read_track",
 ]
 
-ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}$"
-"""What VideoSDK can carry into a storage path, and the gateway into a key."""
 _MAX_URL: Final = 2048
 _MAX_PATH: Final = 512
 _URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u0020\u007f/?#\\][^\u0000-\u0020\u007f\\]*$"
@@ -38,7 +35,6 @@ _PATH_PATTERN: Final = r"^[^\u0000-\u001f\u007f/\\]+(?:/[^\u0000-\u001f\u007f/\\
 _MAX_NAME: Final = 64
 _MAX_UNKNOWN: Final = 100
 """How many unknown fields are named: a body of nothing else would be answered with ten times its size."""
-_ID: Final = re.compile(ID_PATTERN.strip("^$"))
 _NO_HOST: Final = re.compile(r"[\s\\\"<>^`{|}]")
 
 _T = TypeVar("_T", bound=Struct)
@@ -284,11 +280,6 @@ def read_track(room_id: str, participant_id: str, kind: str) -> Track:
     if errors:
         raise InvalidRequest.of(errors)
     return Track(room_id, participant_id, Kind(kind))
-
-
-def is_id(text: str) -> bool:
-    """Tell whether a text can be an id of VideoSDK's."""
-    return _ID.fullmatch(text) is not None
 
 
 def read_room(room_id: str) -> str:

@@ -48,7 +48,7 @@ class BacklogGauge:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._script = Script("backlog", prelude=False)
+        self._script = Script("gateway.coordinator", "backlog")
         self._looking = asyncio.Lock()
         self._seen: UncertainTracks | None = None
         self._seen_at = float("-inf")

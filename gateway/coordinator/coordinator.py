@@ -17,12 +17,13 @@ from msgspec import Struct
 from gateway.coordinator.leases import Leases
 from gateway.coordinator.protocol import VERSION, Claim, Command, Event, Finished, Lease, Record, Room, Timing, Verdict
 from gateway.coordinator.rewrites import Rewrites
+from gateway.coordinator.scripts import Scripts, events_of
 from gateway.errors import CoordinationUnavailable, NewerRecord
 from gateway.observability import metrics, tracing
 from gateway.store.clock import RedisClock, clock
 from gateway.store.connection import Connection
 from gateway.store.notifications import CHANNEL
-from gateway.store.scripts import BUCKETS, Scripts, bucket_of, events_of
+from gateway.store.scripts import BUCKETS, bucket_of
 
 __all__ = ["BUCKETS", "Coordinator"]
 

@@ -6,9 +6,9 @@ import msgspec
 import structlog
 
 from gateway.coordinator.protocol import Finished, Lease, Timing
+from gateway.coordinator.scripts import Scripts
 from gateway.errors import CoordinationUnavailable
 from gateway.observability import metrics
-from gateway.store.scripts import Scripts
 
 __all__ = ["Leases"]
 

@@ -15,11 +15,12 @@ import structlog
 from msgspec import Struct
 
 from gateway.coordinator.protocol import Finished
+from gateway.coordinator.scripts import Scripts
 from gateway.errors import CoordinationUnavailable
 from gateway.observability import metrics
 from gateway.store.clock import clock
 from gateway.store.connection import Connection
-from gateway.store.scripts import Scripts, bucket_in
+from gateway.store.scripts import bucket_in
 
 __all__ = ["Rewrites"]
 

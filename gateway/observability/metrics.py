@@ -1,12 +1,12 @@
-"""What the gateway tells of itself: numbers here (Prometheus), traces in `gateway.observability.tracing`, both at the same seams.
+"""What the gateway counts (Prometheus). Traces are in `gateway.observability.tracing`, taken at the same places.
 
-Every metric stands here, with what it means; the rest of the house calls the few functions below at its seams, and
-everybody may, because nothing of ours but `gateway.observability.tracing` is imported. A label takes its values from a small set that
-is known beforehand: never a room, a participant, a caller or a path.
+Every metric stands here, with what it means; the other packages call the few functions below, and every package may,
+because this module imports nothing of theirs. A label takes its values from a small set that is known beforehand:
+never a room, a participant, a caller or a path.
 
 With one process the numbers lie in memory. With several workers they lie in files of one directory (see `shared`): each
-worker writes its own, and whichever worker is asked adds all of them up. What only Redis or the token knows is not
-counted at all but looked up when somebody asks, so it is the same from every worker, and absent where it is not known.
+worker writes its own, and the worker that answers `/metrics` adds all of them up. What only Redis or the token knows is
+not counted but looked up at each scrape, so it is the same from every worker, and absent where it is not known.
 """
 
 import fcntl

@@ -1,35 +1,26 @@
-"""The domain: tracks, their recordings, and how any number of wishes becomes one operation.
+"""The domain: targets, their recordings, and how any number of commands becomes one operation.
 
 Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and to the other replicas through
 `gateway.coordinator`.
 """
 
+from gateway.recordings.batches import Batches
 from gateway.recordings.leader import Leader
 from gateway.recordings.listings import ListingCache
-from gateway.recordings.model import (
-    ENDED,
-    Answer,
-    EndReason,
-    Kind,
-    Origin,
-    Outcome,
-    Recording,
-    StartParameters,
-    Status,
-    Track,
-    recording_of,
-    track_of,
-)
+from gateway.recordings.model import ENDED, Answer, EndReason, Origin, Outcome, Recording, Status
 from gateway.recordings.operator import Operator
-from gateway.recordings.reconciler import Settler, Watcher
+from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
+from gateway.recordings.records import recording_of
 from gateway.recordings.room_feeds import FeedUpdate, Reader, RoomFeeds
-from gateway.recordings.webhook_events import EventType, WebhookEvent
+from gateway.recordings.targets import Kind, StartParameters, Track, track_of
+from gateway.recordings.webhook_events import EventType, WebhookEvent, WebhookEvents
 from gateway.recordings.without_redis import WithoutRedisMode
 
 __all__ = [
     "ENDED",
     "Answer",
+    "Batches",
     "EndReason",
     "EventType",
     "FeedUpdate",
@@ -40,15 +31,15 @@ __all__ = [
     "Origin",
     "Outcome",
     "Reader",
+    "Reconciler",
     "Recording",
     "Recordings",
     "RoomFeeds",
-    "Settler",
     "StartParameters",
     "Status",
     "Track",
-    "Watcher",
     "WebhookEvent",
+    "WebhookEvents",
     "WithoutRedisMode",
     "recording_of",
     "track_of",

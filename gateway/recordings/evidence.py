@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from gateway.videosdk.client import Deliveries, TrackFile, TrackRow
+from gateway.recordings.model import RecordedFile, WebhookDeliveries
+from gateway.videosdk.client import TrackRow
 
 __all__ = ["Evidence", "milliseconds", "open_rows", "own_row"]
 
@@ -26,18 +27,22 @@ class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     generation: str
     videosdk_id: str
     ended: bool = False
-    files: tuple[TrackFile, ...] = ()
-    deliveries: Deliveries | None = None
+    files: tuple[RecordedFile, ...] = ()
+    deliveries: WebhookDeliveries | None = None
 
     @classmethod
     def of(cls, generation: str, row: TrackRow) -> "Evidence":
         """Take what matters of a row."""
+        counted = row.deliveries
         return cls(
             generation=generation,
             videosdk_id=row.id,
             ended=row.end is not None,
-            files=row.files[:_MAX_FILES],
-            deliveries=row.deliveries,
+            files=tuple(
+                RecordedFile(file_path=file.file_path, file_url=file.file_url, type=file.type, size=file.size)
+                for file in row.files[:_MAX_FILES]
+            ),
+            deliveries=WebhookDeliveries(total=counted.total, succeeded=counted.succeeded) if counted else None,
         )
 
     def encode(self) -> str:

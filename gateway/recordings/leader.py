@@ -31,18 +31,10 @@ from gateway.observability import metrics, tracing
 from gateway.recordings.evidence import Evidence, open_rows, own_row
 from gateway.recordings.failures import list_unavailable, problem_for
 from gateway.recordings.listings import ListingCache
-from gateway.recordings.model import (
-    ENDED,
-    Descriptor,
-    Origin,
-    Outcome,
-    Problem,
-    Result,
-    StartParameters,
-    Status,
-    decode_descriptor,
-)
-from gateway.recordings.operation import Operation
+from gateway.recordings.model import ENDED, Descriptor, Origin, Outcome, Problem, Status
+from gateway.recordings.operation import Completed, Operation, Result
+from gateway.recordings.records import decode_descriptor
+from gateway.recordings.targets import StartParameters
 from gateway.store.clock import clock
 from gateway.videosdk.client import TrackRow, VideoSDK
 
@@ -85,13 +77,16 @@ class Leader:
         self._listings = listings
         self._timing = coordinator.timing
 
-    async def lead(self, operation: Operation) -> tuple[Result, bool]:
-        """Carry out the operation the claim was granted for, to its end, whoever still waits.
+    async def lead(self, operation: Operation) -> Completed:
+        """Carry out the operation that the claim was granted for, to its end, also when no caller waits any more."""
+        try:
+            return await self._lead(operation)
+        except BaseException:
+            # Stop renewing: the lease expires and the next caller recovers the operation.
+            self._coordinator.let_lapse(operation.lease)
+            raise
 
-        Returns:
-            What became of it, already written to the record, and whether a stop that was asked for meanwhile is left
-            to do.
-        """
+    async def _lead(self, operation: Operation) -> Completed:
         with metrics.operation(
             kind=operation.track.kind, action=operation.lease.action, attempt=operation.lease.attempt
         ):
@@ -107,7 +102,7 @@ class Leader:
 
     # --- start ---------------------------------------------------------------------------------------------------
 
-    async def _start(self, operation: Operation) -> tuple[Result, bool]:
+    async def _start(self, operation: Operation) -> Completed:
         parameters = operation.parameters or StartParameters()
         operation.lease.evidence = ""
         try:
@@ -126,7 +121,7 @@ class Leader:
             return await self._start_failed(operation, error)
         return await self._finish(operation, Status.RECORDING, Outcome.STARTED, confirmed_by="reply")
 
-    async def _start_failed(self, operation: Operation, error: UpstreamError) -> tuple[Result, bool]:
+    async def _start_failed(self, operation: Operation, error: UpstreamError) -> Completed:
         _log.warning(
             "upstream.start_failed", error=type(error).__name__, status=error.status, attempt=operation.lease.attempt
         )
@@ -141,7 +136,7 @@ class Leader:
             operation, Status.UNKNOWN, None, problem=Problem.of(problem_for(error)), due_in=_UNKNOWN_DUE_SECONDS
         )
 
-    async def _start_refused(self, operation: Operation, error: Refused) -> tuple[Result, bool]:
+    async def _start_refused(self, operation: Operation, error: Refused) -> Completed:
         try:
             row = await self._open_row(operation)
         except UpstreamError as unseen:
@@ -166,7 +161,7 @@ class Leader:
     def _just_stopped(self, operation: Operation) -> bool:
         return self._coordinator.now_ms() - operation.claim.ended_at < _PROCESSING_SECONDS * 1000
 
-    async def _start_again(self, operation: Operation, error: Refused) -> tuple[Result, bool]:
+    async def _start_again(self, operation: Operation, error: Refused) -> Completed:
         """Start once more after VideoSDK had time for the previous recording, if somebody waits that long.
 
         Its signalling layer knows "previous recording still being processed, retry in seconds" (4018); how REST says it
@@ -187,7 +182,7 @@ class Leader:
 
     # --- stop ----------------------------------------------------------------------------------------------------
 
-    async def _stop(self, operation: Operation) -> tuple[Result, bool]:
+    async def _stop(self, operation: Operation) -> Completed:
         try:
             with _noted(operation.lease, "stop"):
                 await self._videosdk.stop_track(
@@ -214,7 +209,7 @@ class Leader:
             )
         return await self._finish(operation, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
 
-    async def _stop_refused(self, operation: Operation, error: Refused) -> tuple[Result, bool]:
+    async def _stop_refused(self, operation: Operation, error: Refused) -> Completed:
         """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
         try:
             row = await self._open_row(operation)
@@ -265,7 +260,7 @@ class Leader:
 
     # --- evidence ------------------------------------------------------------------------------------------------
 
-    async def _verify(self, operation: Operation) -> tuple[Result, bool]:
+    async def _verify(self, operation: Operation) -> Completed:
         """Find out whether what was recording still is, and start again, or write its end, if it is not."""
         misses = 0
         while not operation.lease.lost:
@@ -287,9 +282,9 @@ class Leader:
             if self._seen_to_end(operation) or (misses > 1 and not self._is_behind(operation)):
                 return await self._absent(operation)
             await asyncio.sleep(_MISSES_APART_SECONDS)
-        return self._again(operation), False
+        return Completed(self._again(operation))
 
-    async def _recover(self, operation: Operation) -> tuple[Result, bool]:
+    async def _recover(self, operation: Operation) -> Completed:
         """Find out what became of something nobody finished, before anything else may be sent."""
         begun = clock()
         starts_land_until = begun + operation.claim.start_may_land_ms / 1000
@@ -324,7 +319,7 @@ class Leader:
         if operation.lease.stop_wanted and not operation.lease.lost:
             await self._coordinator.release(operation.lease, result=self._again(operation).encode())
         if operation.lease.lost or operation.lease.stop_wanted:
-            return self._again(operation), False
+            return Completed(self._again(operation))
         return await self._finish(
             operation, Status.UNKNOWN, None, problem=Problem.of(list_unavailable(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
@@ -334,7 +329,7 @@ class Leader:
         claim = operation.claim
         return tries > 0 and claim.before in _NONE_RUNS and claim.start_may_land_ms == 0 and claim.stop_may_land_ms == 0
 
-    async def _absent(self, operation: Operation) -> tuple[Result, bool]:
+    async def _absent(self, operation: Operation) -> Completed:
         """Nothing records and nothing can land any more: start if that is wished, else write it down."""
         if operation.command is not Command.START:
             return await self._finish(operation, self._end(operation), None, confirmed_by="list", settled=True)
@@ -342,9 +337,9 @@ class Leader:
             promoted = await self._coordinator.promote_to_start(operation.lease)
         except CoordinationUnavailable as error:
             await self._coordinator.release(operation.lease, result=self._again(operation).encode())
-            return Result(command=operation.command, problem=Problem.of(error)), False
+            return Completed(Result(command=operation.command, problem=Problem.of(error)))
         if not promoted:
-            return self._again(operation), False
+            return Completed(self._again(operation))
         return await self._start(operation)
 
     def _seen_to_end(self, operation: Operation) -> bool:
@@ -419,7 +414,7 @@ class Leader:
         settled: bool = False,
         answered: bool = False,
         due_in: float = 0,
-    ) -> tuple[Result, bool]:
+    ) -> Completed:
         lease = operation.lease
         if state is Status.RECORDING and lease.action == "recover" and operation.claim.before in _NONE_RUNS:
             # Found in the list, begun by nobody we remember: this operation's number becomes its identity.
@@ -467,8 +462,8 @@ class Leader:
             if outcome is Outcome.STARTED:
                 metrics.DUPLICATES_SUSPECTED.inc()
                 _log.error("duplicate.suspected", key=operation.key, attempt=lease.attempt)
-            return self._again(operation), False
-        return result, finished.stop
+            return Completed(self._again(operation))
+        return Completed(result, finished.stop)
 
     def _look_again(self, lease: Lease, state: Status, outcome: Outcome | None) -> float:
         """Return after how many seconds a track with nothing uncertain is compared with the list; 0 is never."""
@@ -482,14 +477,18 @@ class Leader:
         files_to_come = state is Status.STOPPED and (lease.action == "stop" or lease.evidence)
         return _FILES_DUE_SECONDS if files_to_come else 0
 
-    async def _release(self, operation: Operation, error: UpstreamError) -> tuple[Result, bool]:
+    async def _release(self, operation: Operation, error: UpstreamError) -> Completed:
         late = isinstance(error, SendWindowClosed)
-        result = self._again(operation) if late else Result(
-            command=operation.serves, problem=Problem.of(problem_for(error)), fingerprint=operation.lease.wanted_fingerprint,
+        result = Result(
+            command=operation.serves,
+            problem=Problem.of(problem_for(error)),
+            fingerprint=operation.lease.wanted_fingerprint,
             trace=tracing.here(),
-        )  # fmt: skip
+        )
+        if late:
+            result = self._again(operation)
         await self._coordinator.release(operation.lease, result=result.encode())
-        return result, False
+        return Completed(result)
 
     def _again(self, operation: Operation) -> Result:
         return Result(command=operation.command)

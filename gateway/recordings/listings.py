@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from gateway.errors import UpstreamError
-from gateway.recordings.model import Track
+from gateway.recordings.targets import Track
 from gateway.store.clock import clock
 from gateway.videosdk.client import TrackRow, VideoSDK
 

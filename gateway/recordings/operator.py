@@ -6,8 +6,10 @@ from gateway.coordinator import Backlog, Coordinator, PendingTrack
 from gateway.errors import GatewayError, NotFound, UpstreamError
 from gateway.recordings.failures import problem_for
 from gateway.recordings.listings import ListingCache
-from gateway.recordings.model import Recording, Track
-from gateway.recordings.reconciler import Watcher
+from gateway.recordings.model import Recording
+from gateway.recordings.reconciler import Reconciler
+from gateway.recordings.recordings import Recordings
+from gateway.recordings.targets import Track
 
 __all__ = ["Operator"]
 
@@ -21,14 +23,23 @@ class Operator:
         coordinator: Where claims are.
         backlog: Where they are read.
         listings: Whom to ask what records.
-        reconciler: Who settles.
+        reconciler: Finds out what is uncertain.
+        recordings: Shows what is known.
     """
 
-    def __init__(self, coordinator: Coordinator, backlog: Backlog, listings: ListingCache, reconciler: Watcher) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        backlog: Backlog,
+        listings: ListingCache,
+        reconciler: Reconciler,
+        recordings: Recordings,
+    ) -> None:
         self._coordinator = coordinator
         self._backlog = backlog
         self._listings = listings
         self._reconciler = reconciler
+        self._recordings = recordings
 
     async def pending_tracks(self, most: int) -> tuple[int, list[PendingTrack]]:
         """Return Redis's clock (ms), and the tracks that somebody holds or has to look at, the soonest due first.
@@ -46,12 +57,12 @@ class Operator:
             NotFound: Nothing is known of the track.
             CoordinationUnavailable: Redis does not answer.
         """
-        recording = await self._reconciler.get(track)
+        recording = await self._recordings.get(track)
         key = self._key(track)
         await self._coordinator.invalidate(key)
-        await self._reconciler.reconcile(key)
+        await self._recordings.briefly(self._reconciler.reconcile_all([key]))
         _log.warning("audit.settled", by=by, track=key, recording=recording.id)
-        return await self._reconciler.get(track)
+        return await self._recordings.get(track)
 
     async def release(self, track: Track, *, reason: str, by: str) -> tuple[bool, Recording]:
         """Take the track's claim away, after a look at VideoSDK; the track is then settled by whoever comes.
@@ -80,8 +91,8 @@ class Operator:
             by=by, reason=reason, track=key, taken=taken, attempt=pending_tracks.holder, owner=pending_tracks.owner,
             action=pending_tracks.action, records=records,
         )  # fmt: skip
-        await self._reconciler.reconcile(key)
-        return taken, await self._reconciler.get(track)
+        await self._recordings.briefly(self._reconciler.reconcile_all([key]))
+        return taken, await self._recordings.get(track)
 
     def _key(self, track: Track) -> str:
         return self._coordinator.key(track.room_id, track.participant_id, track.kind)

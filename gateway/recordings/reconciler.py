@@ -1,172 +1,157 @@
-"""Keeps records true, and tells what they say: compares them with VideoSDK's list, and hears its webhooks.
+"""Keeps records true although no caller may come again: carries out what is due, and compares records with the list.
 
-A list that agrees with a record confirms it. One that disagrees changes nothing by itself: the track is marked as
-doubtful and settled by whoever claims it, as everything uncertain is. A webhook is a hint of where to look: it carries
-no id and no time, so it may be an echo of an earlier recording.
+Every script of the protocol writes down when its track has to be looked at again. Any replica may take up what is due;
+the claim decides which one does. One list answers for all that is due in a room: a list that agrees with a record
+confirms it, and one that disagrees changes nothing by itself, since only a leader may.
 """
 
 import asyncio
 import random
-import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import structlog
 
-from gateway.coordinator import Coordinator, Record
-from gateway.errors import CoordinationUnavailable, NewerRecord, NotFound, UpstreamError
-from gateway.observability import metrics
+from gateway.coordinator import Command, Coordinator, Record
+from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
+from gateway.observability import metrics, tracing
 from gateway.recordings.evidence import Evidence, open_rows, own_row
+from gateway.recordings.leader import Leader
 from gateway.recordings.listings import ListingCache, TrackListing
-from gateway.recordings.model import ENDED, EndReason, Kind, Recording, Status, Track, recording_of, track_of
-from gateway.recordings.webhook_events import EventType, WebhookEvent
+from gateway.recordings.model import ENDED, EndReason, Status
+from gateway.recordings.operation import Operation
+from gateway.recordings.targets import Kind, Track, is_id, track_of
+from gateway.store.scripts import BUCKETS
 from gateway.videosdk.client import Pace, TrackRow
 
-__all__ = ["Watcher"]
+__all__ = ["Reconciler"]
 
-_PATIENCE_SECONDS: Final = 1.5
-"""How long a question waits for VideoSDK's answer before what is known is told."""
+_ROUND_SECONDS: Final = 1.0
+_MAX_PER_BUCKET: Final = 500
 _MAX_CONCURRENT: Final = 200
-_NAMEABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_MAX_CONCURRENT_ROOMS: Final = 64
+"""Rooms in which something uncertain is reconciled; and just as many, which do not hold those up, are compared."""
 _FILES_EVERY_SECONDS: Final = 2.0
 _FILES_FOR_SECONDS: Final = 600.0
 _REST_SECONDS: Final = 5.0
 """How long what is due in a room is left alone after its list could not be had."""
-_MAX_CONCURRENT: Final = 64
-"""Rooms in which something uncertain is settled; and just as many, which do not keep those waiting, are compared."""
-_HINTS: Final = {
-    EventType.STOPPED: "ended",
-    EventType.FAILED: "failed",
-    EventType.LEFT: "participant_left",
-    EventType.ENDED: "session_ended",
-}
-"""What is remembered of what was heard: the reason, if it turns out to be true."""
 
 _log = structlog.get_logger("gateway.recordings")
 
 
-class Watcher:
-    """Compares, hears and tells, for one process.
+class Reconciler:
+    """Reconciles records with VideoSDK, for one process.
 
     Args:
-        coordinator: Where records are.
-        listings: Whom to ask what records.
-        reconcile: Who finds out what is uncertain of a record, by its key.
-        checks_per_second: Most rooms that are compared in a second because it is time.
+        coordinator: Where records and due times are.
+        listings: Says what VideoSDK records.
+        leader: Finds out what a list cannot tell by itself.
+        checks_per_second: Most rooms that are compared in a second because it is time; 0 is no limit.
     """
 
     def __init__(
-        self,
-        coordinator: Coordinator,
-        listings: ListingCache,
-        reconcile: Callable[[str], Awaitable[None]],
-        *,
-        checks_per_second: float = 0,
+        self, coordinator: Coordinator, listings: ListingCache, leader: Leader, *, checks_per_second: float = 0
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
         self._listings = listings
-        self._reconcile = reconcile
-        self._reconciling: dict[str, asyncio.Task[None]] = {}
+        self._leader = leader
         self._pace = Pace(checks_per_second)
-        self._places = asyncio.Semaphore(_MAX_CONCURRENT)
-        self._comparing = asyncio.Semaphore(_MAX_CONCURRENT)
-        self._tasks: set[asyncio.Future[object]] = set()
+        self._reconciling: dict[str, asyncio.Task[None]] = {}
+        self._checking: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(_MAX_CONCURRENT_ROOMS)
+        self._comparing = asyncio.Semaphore(_MAX_CONCURRENT_ROOMS)
+        self._loop: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to look for what is due."""
+        self._loop = asyncio.create_task(self._check_for_ever(), name="reconciler")
 
     async def close(self) -> None:
-        """Leave what is under way to other replicas."""
-        tasks = [*self._reconciling.values(), *self._tasks]
+        """Stop looking, and leave what is under way to other replicas."""
+        tasks = [*self._reconciling.values(), *self._checking.values(), *([self._loop] if self._loop else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # --- telling -------------------------------------------------------------------------------------------------
-
-    async def get(self, track: Track) -> Recording:
-        """Return what is known of the track, compared with VideoSDK's list where that was long ago.
-
-        Raises:
-            NotFound: Nothing is known to have recorded it, or that is long ago.
-            CoordinationUnavailable: Redis does not answer.
-        """
-        key = self._key(track)
-        record = await self._coordinator.read(key)
-        if self._is_stale(record):
-            records = {} if record is None else {key: record}
-            # Of what is not known the whole room is asked: one answer then does for whoever tries others in it.
-            whole = record is None
-            await self._patiently(self._refresh(track.room_id, records, track, whole=whole, max_age=self._timing.trust))
-            record = await self._coordinator.read(key)
-        if record is None or record.generation == "0":
-            raise NotFound("The gateway knows of no recording of this track.")
-        return recording_of(key, track, record)
-
-    async def list(self, room: str) -> list[Recording]:
-        """Return what is known of the room's tracks, by participant and kind, compared with VideoSDK's list like `get`.
-
-        Raises:
-            CoordinationUnavailable: Redis does not answer.
-        """
-        records = (await self._coordinator.room(room)).records
-        if not records or any(self._is_stale(record) for record in records.values()):
-            await self._patiently(self._refresh(room, records, max_age=self._timing.trust))
-            records = (await self._coordinator.room(room)).records
-        known = {key: record for key, record in records.items() if record.generation != "0"}
-        return [recording_of(key, track_of(key), known[key]) for key in sorted(known)]
-
-    def _is_stale(self, record: Record | None) -> bool:
-        if record is None:
-            return True
-        if record.holder:
-            return False  # whoever holds it finds out
-        if record.state != Status.RECORDING and record.state not in ENDED:
-            return True
-        return self._coordinator.now_ms() - record.confirmed > self._timing.trust * 1000
-
-    async def _patiently(self, work: Awaitable[object]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                await asyncio.shield(task)
+    # --- one record ----------------------------------------------------------------------------------------------
 
     async def reconcile(self, key: str) -> None:
-        """Have what is uncertain of a record found out, and wait a moment for it."""
-        await self._patiently(self._reconcile_all([key]))
-
-    # --- hearing -------------------------------------------------------------------------------------------------
-
-    async def handle(self, hint: WebhookEvent) -> None:
-        """Look where VideoSDK says that something happened.
-
-        When this returns it will be looked at: if not here, then by whichever replica settles what is due.
+        """Carry out what is left to do on a track, and find out what is not known of it.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
-        if hint.happened in {EventType.STARTING, EventType.STOPPING}:
-            return  # what is about to happen is not so yet
-        track = Track(hint.room_id, hint.participant_id, hint.kind) if hint.participant_id and hint.kind else None
-        concerned = await self._concerned(hint, track)
-        if reason := _HINTS.get(hint.happened):
-            running = [key for key, record in concerned.items() if record.state not in ENDED]
-            suspect = [key for key in running if await self._coordinator.invalidate(key, hint=reason)]
-        else:
-            suspect = [key for key, record in concerned.items() if record.state == Status.UNKNOWN]
-        for key in suspect[: max(_MAX_CONCURRENT - len(self._reconciling), 0)]:
-            self._reconcile_once(key)
-        # An end that is known may have files now; a beginning may be one that nobody here knows of.
-        if track is not None and all(record.state in ENDED for record in concerned.values()):
-            await self._refresh(hint.room_id, concerned, track)
+        while await self._reconcile_once(key):
+            pass  # a stop that was requested meanwhile is left to do
 
-    async def _concerned(self, hint: WebhookEvent, track: Track | None) -> dict[str, Record]:
-        if track is not None:
-            record = await self._coordinator.read(self._key(track))
-            return {} if record is None else {self._key(track): record}
-        records = (await self._coordinator.room(hint.room_id)).records
-        return {key: record for key, record in records.items() if hint.concerns(track_of(key))}
+    async def _reconcile_once(self, key: str) -> bool:
+        track = track_of(key)
+        with tracing.span("settle", root=True, kind=track.kind):
+            claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
+            if lease is None:
+                return False
+            operation = Operation(key, track, Command.RECONCILE, None, claim, lease, lambda: 0.0)
+            return (await self._leader.lead(operation)).stop_pending
+
+    def reconcile_if_idle(self, key: str) -> None:
+        """Reconcile a record in the background, unless so much is under way that it had better wait until it is due."""
+        if len(self._reconciling) < _MAX_CONCURRENT:
+            self.reconcile_soon(key)
+
+    def reconcile_soon(self, key: str) -> asyncio.Task[None]:
+        """Reconcile a record in the background, once for all who ask while that goes on."""
+        task = self._reconciling.get(key)
+        if task is None:
+            task = self._reconciling[key] = asyncio.create_task(self.reconcile_quietly(key), name="reconcile")
+            task.add_done_callback(lambda _: self._reconciling.pop(key, None))
+        return task
+
+    async def reconcile_all(self, keys: Iterable[str]) -> None:
+        """Reconcile records, and wait for it."""
+        tasks = [self.reconcile_soon(key) for key in keys]
+        if tasks:
+            await asyncio.gather(*(asyncio.shield(task) for task in tasks), return_exceptions=True)
+
+    async def reconcile_quietly(self, key: str) -> None:
+        """Reconcile a record; what goes wrong is logged, and tried again when the record is due."""
+        try:
+            await self.reconcile(key)
+        except (CoordinationUnavailable, NewerRecord):
+            _log.warning("settle.postponed", track=key)
+        except Exception:  # noqa: BLE001 - one track's trouble must not end the reconciling of the others
+            _log.exception("settle.failed", track=key)
+
+    # --- what is due ---------------------------------------------------------------------------------------------
+
+    async def _check_for_ever(self) -> None:
+        while True:
+            # Jittered, so that replicas seldom reach for the same track in the same moment.
+            await asyncio.sleep(_ROUND_SECONDS * random.uniform(0.7, 1.3))  # noqa: S311
+            try:
+                await self._check_due()
+            except CoordinationUnavailable:
+                continue
+            except Exception:  # noqa: BLE001 - whatever went wrong, the next round must come
+                _log.exception("look.failed")
+
+    async def _check_due(self) -> None:
+        for bucket in random.sample(range(BUCKETS), BUCKETS):
+            rooms: dict[str, list[str]] = {}
+            for key in await self._coordinator.due(bucket, _MAX_PER_BUCKET):
+                rooms.setdefault(track_of(key).room_id, []).append(key)
+            for room, keys in rooms.items():
+                if room not in self._checking:
+                    task = self._checking[room] = asyncio.create_task(self._check_quietly(keys), name="check")
+                    task.add_done_callback(lambda _, room=room: self._checking.pop(room, None))
+
+    async def _check_quietly(self, keys: list[str]) -> None:
+        try:
+            await self.check(keys)
+        except (CoordinationUnavailable, NewerRecord):
+            pass
+        except Exception:  # noqa: BLE001 - one room's trouble must not end the checks of the others
+            _log.exception("check.failed")
 
     # --- comparing -----------------------------------------------------------------------------------------------
 
@@ -194,7 +179,7 @@ class Watcher:
     async def _reconcile_in_place(self, keys: Sequence[str]) -> None:
         if keys:
             async with self._places:
-                await self._reconcile_all(keys)
+                await self.reconcile_all(keys)
 
     async def _compare_in_turn(self, room: str, records: dict[str, Record]) -> None:
         if not records:
@@ -202,13 +187,13 @@ class Watcher:
         async with self._comparing:
             await self._pace.turn()
             track = track_of(next(iter(records))) if len(records) == 1 else None
-            if not await self._refresh(room, records, track):
+            if not await self.refresh(room, records, track):
                 rest = _REST_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311
                 await asyncio.gather(
                     *(self._coordinator.postpone(key, record, due_in=rest) for key, record in records.items())
                 )
 
-    async def _refresh(
+    async def refresh(
         self,
         room: str,
         records: dict[str, Record],
@@ -225,7 +210,7 @@ class Watcher:
             return False
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
         differing = [key for key, agrees in zip(records, agreed, strict=True) if not agrees]
-        await self._reconcile_all({*differing, *await self._strangers(room, records, track, listed)})
+        await self.reconcile_all({*differing, *await self._strangers(room, records, track, listed)})
         return True
 
     async def _strangers(
@@ -234,7 +219,7 @@ class Watcher:
         """Return what records although nobody here knows of it, of what was not compared."""
         begun = {(row.participant_id or "", row.kind or "") for row in listed.rows if row.end is None}
         # VideoSDK may know participants and kinds that no caller here could name.
-        nameable = [(who, kind) for who, kind in begun if _NAMEABLE.fullmatch(who) and kind in set(Kind)]
+        nameable = [(who, kind) for who, kind in begun if is_id(who) and kind in set(Kind)]
         tracks = [Track(room, participant, Kind(kind)) for participant, kind in nameable]
         found = {self._key(one) for one in tracks if track in {None, one}} - records.keys()
         # Those of the room that are not due are known all the same.
@@ -254,7 +239,7 @@ class Watcher:
         if record.holder:
             return True
         rows = listed.of(track_of(key))
-        records = open_rows(rows, record.ended_at, self._coordinator.now_ms(), self._timing.reconcile)
+        records = open_rows(rows, record.ended_at, self._coordinator.now_ms(), self._timing.settle)
         over = record.state in ENDED
         if not over and (record.state != Status.RECORDING or not records):
             return False
@@ -276,7 +261,7 @@ class Watcher:
         )
 
     def _row_of_ended(self, record: Record, rows: Sequence[TrackRow], known: Evidence | None) -> TrackRow | None:
-        settled = self._coordinator.now_ms() - record.ended_at >= self._timing.reconcile * 1000
+        settled = self._coordinator.now_ms() - record.ended_at >= self._timing.settle * 1000
         if record.because == EndReason.REFUSED or (known is None and not settled):
             # It never was; or the list may not show it yet, and show the one before it.
             return None
@@ -290,26 +275,6 @@ class Watcher:
         if not self._timing.check or complete or missing or record.state == Status.FAILED or age > _FILES_FOR_SECONDS:
             return 0
         return max(_FILES_EVERY_SECONDS, age)
-
-    async def _reconcile_all(self, keys: Iterable[str]) -> None:
-        tasks = [self._reconcile_once(key) for key in keys]
-        if tasks:
-            await asyncio.gather(*(asyncio.shield(task) for task in tasks), return_exceptions=True)
-
-    def _reconcile_once(self, key: str) -> asyncio.Task[None]:
-        task = self._reconciling.get(key)
-        if task is None:
-            task = self._reconciling[key] = asyncio.create_task(self._reconcile_quietly(key), name="reconcile")
-            task.add_done_callback(lambda _: self._reconciling.pop(key, None))
-        return task
-
-    async def _reconcile_quietly(self, key: str) -> None:
-        try:
-            await self._reconcile(key)
-        except (CoordinationUnavailable, NewerRecord):
-            pass
-        except Exception:  # noqa: BLE001 - one track's trouble must not end the settling of the others
-            _log.exception("settle.failed", track=key)
 
     def _key(self, track: Track) -> str:
         return self._coordinator.key(track.room_id, track.participant_id, track.kind)

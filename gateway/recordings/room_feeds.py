@@ -20,7 +20,9 @@ from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Event, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, TooManyWaiting
-from gateway.recordings.model import Recording, Track, recording_of, track_of
+from gateway.recordings.model import Recording
+from gateway.recordings.records import recording_of
+from gateway.recordings.targets import Track, track_of
 from gateway.store.clock import clock
 from gateway.store.notifications import Notifications
 

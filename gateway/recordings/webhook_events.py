@@ -1,12 +1,20 @@
-"""What VideoSDK's webhooks say of tracks: hints, since they carry no id, no time and no order, and may be replays."""
+"""What VideoSDK's webhooks say, and what the gateway makes of it.
+
+A webhook carries no id, no time and no order, and may be a replay or an echo of an earlier recording. So an event
+proves nothing: it says where to look, and the list decides.
+"""
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
-from gateway.recordings.model import Kind, Track
+from gateway.coordinator import Coordinator, Record
+from gateway.recordings.model import ENDED, Status
+from gateway.recordings.reconciler import Reconciler
+from gateway.recordings.targets import Kind, Track, track_of
 
-__all__ = ["EventType", "WebhookEvent"]
+__all__ = ["EventType", "WebhookEvent", "WebhookEvents"]
 
 
 class EventType(StrEnum):
@@ -32,7 +40,7 @@ class WebhookEvent(Struct, frozen=True):
     """None where the whole room is meant."""
     kind: Kind | None
     """None where all tracks of the participant, or of the room, are meant."""
-    happened: EventType
+    type: EventType
 
     def concerns(self, track: Track) -> bool:
         """Tell whether a track is among those it is about."""
@@ -41,3 +49,58 @@ class WebhookEvent(Struct, frozen=True):
             and self.participant_id in {None, track.participant_id}
             and self.kind in {None, track.kind}
         )
+
+
+_REASONS: Final = {
+    EventType.STOPPED: "ended",
+    EventType.FAILED: "failed",
+    EventType.LEFT: "participant_left",
+    EventType.ENDED: "session_ended",
+}
+"""Why a recording ended, if the list shows that it did."""
+
+
+class WebhookEvents:
+    """Acts on webhooks, for one process.
+
+    Args:
+        coordinator: Where records are.
+        reconciler: Finds out what is true.
+    """
+
+    def __init__(self, coordinator: Coordinator, reconciler: Reconciler) -> None:
+        self._coordinator = coordinator
+        self._reconciler = reconciler
+
+    async def handle(self, event: WebhookEvent) -> None:
+        """Look where VideoSDK says that something happened.
+
+        When this returns it will be looked at: if not here, then by the replica that takes up what is due.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer.
+        """
+        if event.type in {EventType.STARTING, EventType.STOPPING}:
+            return  # what is about to happen is not so yet
+        track = Track(event.room_id, event.participant_id, event.kind) if event.participant_id and event.kind else None
+        concerned = await self._concerned(event, track)
+        if reason := _REASONS.get(event.type):
+            running = [key for key, record in concerned.items() if record.state not in ENDED]
+            suspect = [key for key in running if await self._coordinator.invalidate(key, hint=reason)]
+        else:
+            suspect = [key for key, record in concerned.items() if record.state == Status.UNKNOWN]
+        for key in suspect:
+            self._reconciler.reconcile_if_idle(key)
+        # An end that is known may have files now; a beginning may be one that nobody here knows of.
+        if track is not None and all(record.state in ENDED for record in concerned.values()):
+            await self._reconciler.refresh(event.room_id, concerned, track)
+
+    async def _concerned(self, event: WebhookEvent, track: Track | None) -> dict[str, Record]:
+        if track is not None:
+            record = await self._coordinator.read(self._key(track))
+            return {} if record is None else {self._key(track): record}
+        records = (await self._coordinator.room(event.room_id)).records
+        return {key: record for key, record in records.items() if event.concerns(track_of(key))}
+
+    def _key(self, track: Track) -> str:
+        return self._coordinator.key(track.room_id, track.participant_id, track.kind)

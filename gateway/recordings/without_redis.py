@@ -12,16 +12,8 @@ import structlog
 from gateway.coordinator import Coordinator
 from gateway.errors import CoordinationUnavailable, ParametersDiffer, Refused, UpstreamError
 from gateway.recordings.failures import problem_for
-from gateway.recordings.model import (
-    Answer,
-    Outcome,
-    Problem,
-    Recording,
-    StartParameters,
-    Status,
-    Track,
-    differing_fields,
-)
+from gateway.recordings.model import Answer, Outcome, Problem, Recording, Status
+from gateway.recordings.targets import StartParameters, Track, differing_fields
 from gateway.store.clock import clock
 from gateway.videosdk.client import VideoSDK
 

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from gateway.secrets import Secret, WrongTextError, read_file
+from gateway.secrets import Secret, WrongTextError, read_file, read_value
 from gateway.settings.pem import WrongKeyError, read_keys
 
 _SINGLE_SERVER: Final = ("redis", "rediss")

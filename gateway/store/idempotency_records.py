@@ -37,7 +37,7 @@ class IdempotencyRecords:
     def __init__(self, connection: Connection, keep: timedelta) -> None:
         self._connection = connection
         self._ttl = round(keep.total_seconds() * 1000)
-        self._script = Script("idempotency", prelude=False)
+        self._script = Script("gateway.store", "idempotency")
 
     async def begin(self, scope: tuple[str, ...], fingerprint: str) -> IdempotencyRecord:
         """Say that this is being asked, unless it was before.

@@ -57,7 +57,7 @@ class TokenBuckets:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._script = Script("limit", prelude=False)
+        self._script = Script("gateway.store", "limit")
         self._waiting: dict[_Ask, list[asyncio.Future[Quota]]] = {}
         self._asking: dict[_Ask, asyncio.Task[None]] = {}
 

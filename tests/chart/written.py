@@ -60,8 +60,8 @@ def unreachable() -> list[str]:
     """Say of each setting that none of the three can hold what has to be done."""
     return [
         f"{row.variable} is {'secret' if row.secret else 'required'}, and must not stand in `settings`: give it "
-        "has_file=True in gateway/settings/table.py, or have templates/_container.tpl make it of a value of its own, and "
-        "name it in GIVEN_BY_THE_CHART in tests/chart/written.py"
+        "has_file=True in gateway/settings/table.py, or have templates/_container.tpl make it of a value of its own, "
+        "and name it in GIVEN_BY_THE_CHART in tests/chart/written.py"
         for row in plain()
         if row.secret or row.required
     ]

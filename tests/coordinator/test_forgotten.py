@@ -13,9 +13,9 @@ import pytest
 from gateway.coordinator import Claim, Lease, Timing
 from gateway.coordinator.leases import Leases
 from gateway.coordinator.rewrites import Rewrites
+from gateway.coordinator.scripts import Scripts
 from gateway.errors import CoordinationUnavailable
 from gateway.store.connection import Connection
-from gateway.store.scripts import Scripts
 from tests import harness
 from tests.coordinator.test_regressions import plan, replicas, rest, sends, sent, started
 from tests.coordinator.track import GRACE, Track

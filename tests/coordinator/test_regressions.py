@@ -12,8 +12,7 @@ import pytest
 from gateway.coordinator import Timing
 from gateway.errors import CoordinationUnavailable
 from gateway.recordings.leader import Leader
-from gateway.recordings.model import Result
-from gateway.recordings.operation import Operation
+from gateway.recordings.operation import Completed, Operation
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
 from tests.model.replica import PARAMETERS
 from tests.model.upstream import TRACK, Row
@@ -1041,7 +1040,7 @@ def test_a_leader_that_makes_a_mistake_lets_go(new_world: Callable[..., World]) 
     class Mistaken(Leader):
         mistakes = 1
 
-        async def lead(self, operation: Operation) -> tuple[Result, bool]:
+        async def lead(self, operation: Operation) -> Completed:
             if operation.command == "start" and Mistaken.mistakes:
                 Mistaken.mistakes -= 1
                 raise RuntimeError("a mistake")

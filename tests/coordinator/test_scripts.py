@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gateway.coordinator import Record
-from gateway.store.scripts import SCRIPTS
+from gateway.coordinator.scripts import SCRIPTS
 from tests.coordinator.track import GRACE, LEASE, MEMORY, QUIET, TRUST, Reply, Track
 from tests.model.world import Fate, World
 

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import redis
 
 from gateway.coordinator import Timing
-from gateway.store.scripts import SCRIPTS, Script
+from gateway.coordinator.scripts import SCRIPTS, load_script
 
 TIMING: Final = Timing()
 LEASE: Final = int(TIMING.lease * 1000)
@@ -45,7 +45,7 @@ class Track:
         self.keys = (
             f"{room}:someone:video", f"{slot}:due", f"{slot}:epoch", f"{room}:tracks", f"{room}:events"
         )  # fmt: skip
-        self._texts = {name: Script(name).text for name in SCRIPTS} | dict(code or {})
+        self._texts = {name: load_script(name).text for name in SCRIPTS} | dict(code or {})
         self._attempts = itertools.count(1)
         self.arguments: dict[str, set[str]] = {}
         """Names of what each script was given."""

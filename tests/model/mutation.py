@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import cast
 
+from gateway.coordinator.scripts import load_script
 from gateway.recordings import Leader
-from gateway.store.scripts import Script
 
 
 def scripts(changes: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, str]:
     """Return scripts with some of their text replaced; fail where the text is not there."""
-    return {name: _replace(f"{name}.lua", Script(name).text, pairs) for name, pairs in changes.items()}
+    return {name: _replace(f"{name}.lua", load_script(name).text, pairs) for name, pairs in changes.items()}
 
 
 def leader(*replacements: tuple[str, str]) -> type[Leader]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from gateway.coordinator import Coordinator, Lease
 from gateway.errors import CoordinationUnavailable, GatewayError
-from gateway.recordings import Leader, ListingCache, Recordings, Watcher, WithoutRedisMode
-from gateway.recordings.model import StartParameters
+from gateway.recordings import Batches, Leader, ListingCache, Reconciler, Recordings, WithoutRedisMode
+from gateway.recordings.targets import StartParameters
 from gateway.store.connection import Connection
 from gateway.store.notifications import Notifications, OperationFinished
 from tests.model.clockwork import OWNER
@@ -168,13 +168,11 @@ class Process:
         self.coordinator.boot = name
         self.script_names = self.coordinator.scripts.names
         leader: type[Leader] = world.code.get("Leader", Leader)
-        self.recordings = Recordings(
-            self.coordinator,
-            leader(self.coordinator, videosdk, listings),
-            self.ears,
-            WithoutRedisMode(self.coordinator, videosdk),
-        )
-        self.reconciler = Watcher(self.coordinator, listings, self.recordings.reconcile)
+        without_redis = WithoutRedisMode(self.coordinator, videosdk)
+        lead = leader(self.coordinator, videosdk, listings)
+        self.reconciler = Reconciler(self.coordinator, listings, lead)
+        batches = Batches(self.coordinator, lead, self.ears, without_redis, self.reconciler)
+        self.recordings = Recordings(self.coordinator, batches, self.reconciler, without_redis)
         self.do(self.recordings.open())
         if world.settling:
             self.do(self._settle_for_ever())

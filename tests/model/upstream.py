@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Limited, MayHaveHappened, NeverSent, Refused, SendWindowClosed, UpstreamError
-from gateway.recordings.model import Kind, Track
+from gateway.recordings.targets import Kind, Track
 from gateway.videosdk.client import TrackRow, VideoSDK
 
 if TYPE_CHECKING:

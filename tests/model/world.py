@@ -18,6 +18,7 @@ import structlog
 
 from gateway.coordinator import Timing
 from gateway.errors import GatewayError, UpstreamError
+from gateway.store import clock
 from gateway.store.notifications import OperationFinished
 from tests.model.clockwork import OWNER, VirtualLoop
 from tests.model.replica import Call, Process
@@ -424,7 +425,7 @@ class World:
     def look(self, process: Process) -> None:
         """Have a process look at the track, due or not; again, since the server may just have come up."""
         for _ in range(2):
-            process.do(process.recordings.reconcile(self.key))
+            process.do(process.reconciler.reconcile(self.key))
             self.advance(5.0)
 
     def _last_word(self) -> str:

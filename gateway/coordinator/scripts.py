@@ -1,0 +1,64 @@
+"""The protocol's scripts and the keys they touch. Each script says what it decides and why that must be one step."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.store.connection import Connection
+from gateway.store.scripts import Script, bucket_in
+
+__all__ = ["SCRIPTS", "Scripts", "events_of", "load_script"]
+
+SCRIPTS: Final = ("claim", "finish", "renew", "release", "invalidate", "confirm", "room", "revoke")
+
+
+def load_script(name: str) -> Script:
+    """Load one of `SCRIPTS`, with what all of them share in front."""
+    return Script("gateway.coordinator", "prelude", name)
+
+
+class Scripts:
+    """The protocol's scripts, as one process runs them.
+
+    Args:
+        connection: How Redis is reached.
+        lasting: Arguments that all of them get every time.
+    """
+
+    def __init__(self, connection: Connection, lasting: Mapping[str, Any]) -> None:
+        self._connection = connection
+        self._lasting = lasting
+        self._all = {name: load_script(name) for name in SCRIPTS}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Their names by what Redis caches them by."""
+        return {script.sha: name for name, script in self._all.items()}
+
+    async def run(self, name: str, key: str, arguments: Mapping[str, Any]) -> bytes:
+        """Run one on a track.
+
+        Args:
+            name: Which.
+            key: The track's record.
+            arguments: Its own.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer. The script may still run later.
+        """
+        script = self._all[name]
+        bucket = bucket_in(key)
+        keys = (key, f"{bucket}:due", f"{bucket}:epoch", f"{_room_of(key)}:tracks", events_of(key))
+        argument = msgspec.json.encode({**self._lasting, **arguments})
+        return await self._connection.evaluate(script.text, script.sha, keys, argument)
+
+
+def events_of(key: str) -> str:
+    """Return the name of the events of a record's room, and of the channel of their ids."""
+    return f"{_room_of(key)}:events"
+
+
+def _room_of(key: str) -> str:
+    """Return what the names of all keys of a record's room begin with."""
+    return key.rsplit(":", 2)[0]
