@@ -7,7 +7,7 @@ from msgspec import Struct, field
 
 from gateway.coordinator.protocol import VERSION
 from gateway.store.connection import Connection
-from gateway.store.scripts import BUCKETS
+from gateway.store.scripts import BUCKETS, due_times
 
 __all__ = ["Backlog", "PendingTrack"]
 
@@ -47,10 +47,12 @@ class Backlog:
 
     Args:
         connection: How Redis is reached.
+        tenant: Whose tracks; separates the projects that share a Redis.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, tenant: str) -> None:
         self._connection = connection
+        self._tenant = tenant
 
     async def now(self) -> int:
         """Return Redis's clock in ms.
@@ -66,7 +68,7 @@ class Backlog:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        buckets = [f"rec:{{{bucket:02d}}}:due" for bucket in range(BUCKETS)]
+        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
         lots = await asyncio.gather(*(self._connection.scheduled(bucket, _FAR_MS, most) for bucket in buckets))
         soonest = sorted((at, key) for lot in lots for key, at in lot.items())[:most]
         found = await asyncio.gather(*(self.read(key, at) for at, key in soonest))

@@ -16,8 +16,7 @@ import structlog
 
 from gateway.coordinator import Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, NotFound, UpstreamError
-from gateway.observability import metrics
-from gateway.recordings.evidence import Evidence, open_rows, own_row
+from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
 from gateway.recordings.listings import ListingCache, TrackListing
 from gateway.recordings.model import ENDED, EndReason, Kind, Recording, Status, Track, recording_of, track_of
 from gateway.recordings.webhook_events import EventType, WebhookEvent
@@ -25,15 +24,16 @@ from gateway.videosdk.client import Pace, TrackRow
 
 __all__ = ["Watcher"]
 
-_PATIENCE_SECONDS: Final = 1.5
+_ANSWER_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before what is known is told."""
-_MAX_CONCURRENT: Final = 200
+_MAX_SETTLING: Final = 200
+"""Tracks that are settled at the same time because of what was heard; the others are due, and come to their turn."""
 _NAMEABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FILES_EVERY_SECONDS: Final = 2.0
 _FILES_FOR_SECONDS: Final = 600.0
 _REST_SECONDS: Final = 5.0
 """How long what is due in a room is left alone after its list could not be had."""
-_MAX_CONCURRENT: Final = 64
+_MAX_CONCURRENT_ROOMS: Final = 64
 """Rooms in which something uncertain is settled; and just as many, which do not keep those waiting, are compared."""
 _HINTS: Final = {
     EventType.STOPPED: "ended",
@@ -54,6 +54,10 @@ class Watcher:
         listings: Whom to ask what records.
         reconcile: Who finds out what is uncertain of a record, by its key.
         checks_per_second: Most rooms that are compared in a second because it is time.
+        max_concurrent_rooms: Rooms in which something uncertain is settled at the same time, and as many that are
+            compared.
+        max_settling: Tracks that are settled at the same time because of what was heard.
+        answer_within: Seconds after which a question is answered with what is known.
     """
 
     def __init__(
@@ -63,6 +67,9 @@ class Watcher:
         reconcile: Callable[[str], Awaitable[None]],
         *,
         checks_per_second: float = 0,
+        max_concurrent_rooms: int = _MAX_CONCURRENT_ROOMS,
+        max_settling: int = _MAX_SETTLING,
+        answer_within: float = _ANSWER_SECONDS,
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
@@ -70,8 +77,10 @@ class Watcher:
         self._reconcile = reconcile
         self._reconciling: dict[str, asyncio.Task[None]] = {}
         self._pace = Pace(checks_per_second)
-        self._places = asyncio.Semaphore(_MAX_CONCURRENT)
-        self._comparing = asyncio.Semaphore(_MAX_CONCURRENT)
+        self._places = asyncio.Semaphore(max_concurrent_rooms)
+        self._comparing = asyncio.Semaphore(max_concurrent_rooms)
+        self._max_settling = max_settling
+        self._answer_within = answer_within
         self._tasks: set[asyncio.Future[object]] = set()
 
     async def close(self) -> None:
@@ -129,7 +138,7 @@ class Watcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(self._answer_within):
                 await asyncio.shield(task)
 
     async def reconcile(self, key: str) -> None:
@@ -155,7 +164,7 @@ class Watcher:
             suspect = [key for key in running if await self._coordinator.invalidate(key, hint=reason)]
         else:
             suspect = [key for key, record in concerned.items() if record.state == Status.UNKNOWN]
-        for key in suspect[: max(_MAX_CONCURRENT - len(self._reconciling), 0)]:
+        for key in suspect[: max(self._max_settling - len(self._reconciling), 0)]:
             self._reconcile_once(key)
         # An end that is known may have files now; a beginning may be one that nobody here knows of.
         if track is not None and all(record.state in ENDED for record in concerned.values()):
@@ -261,12 +270,12 @@ class Watcher:
         if over and records:
             await self._coordinator.invalidate(key)
             return False
+        report_duplicates(key, records)
         known = Evidence.decode(record.evidence, record.generation)
         row = self._row_of_ended(record, rows, known) if over else records[0]
         evidence = Evidence.of(record.generation, row) if row is not None else None
-        if evidence is not None and _failed(evidence) and not (known and _failed(known)):
-            metrics.WEBHOOK_DELIVERIES_FAILED.inc()
-            _log.warning("webhook.deliveries_failed", kind=track_of(key).kind)
+        if evidence is not None:
+            report_deliveries(known, evidence, track_of(key).kind)
         return await self._coordinator.confirm(
             key,
             record,
@@ -313,7 +322,3 @@ class Watcher:
 
     def _key(self, track: Track) -> str:
         return self._coordinator.key(track.room_id, track.participant_id, track.kind)
-
-
-def _failed(evidence: Evidence) -> bool:
-    return evidence.deliveries is not None and evidence.deliveries.succeeded < evidence.deliveries.total

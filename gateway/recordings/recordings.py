@@ -51,7 +51,7 @@ __all__ = ["Recordings"]
 
 _POLL_SECONDS = 1.0
 _POLL_UNSUBSCRIBED_SECONDS = 0.25
-_MAX_RECENT_RESULTS = 1_000
+_MAX_RESULTS = 1_000
 _MAX_WAITING = 20_000
 _MAX_WAITING_PER_TRACK = 1_000
 
@@ -77,6 +77,9 @@ class Recordings:
         subscription: How replicas tell each other that one is finished.
         without_redis: Who stops, and perhaps starts, while Redis does not answer.
         degrade: Whether a start is done without Redis rather than refused.
+        max_results: Results of a moment ago that are kept.
+        max_waiting: Callers that may wait at the same time.
+        max_waiting_per_track: The same for one track.
     """
 
     def __init__(
@@ -87,12 +90,18 @@ class Recordings:
         without_redis: WithoutRedisMode,
         *,
         degrade: bool = False,
+        max_results: int = _MAX_RESULTS,
+        max_waiting: int = _MAX_WAITING,
+        max_waiting_per_track: int = _MAX_WAITING_PER_TRACK,
     ) -> None:
         self._coordinator = coordinator
         self._leader = leader
         self._subscription = subscription
         self._without_redis = without_redis
         self._degrade = degrade
+        self._max_results = max_results
+        self._max_waiting = max_waiting
+        self._max_waiting_per_track = max_waiting_per_track
         self._arriving: dict[str, dict[tuple[Command, str, int | None], Batch]] = {}
         self._submitting: set[str] = set()
         self._waiting: dict[_WaitKey, Batch] = {}
@@ -186,7 +195,8 @@ class Recordings:
         asked_at: int | None = None,
     ) -> Answer:
         key = self._key(track)
-        if self._waiters_per_track.get(key, 0) >= _MAX_WAITING_PER_TRACK or self._waiters >= _MAX_WAITING:
+        full = self._waiters_per_track.get(key, 0) >= self._max_waiting_per_track
+        if full or self._waiters >= self._max_waiting:
             raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
         caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
         batch = self._join_batch(
@@ -380,11 +390,13 @@ class Recordings:
             await self.reconcile(key)
         except (CoordinationUnavailable, NewerRecord):
             _log.warning("settle.postponed", track=key)
+        except Exception:  # noqa: BLE001 - the reconciliation of what is due takes it up again
+            _log.exception("settle.failed", track=key)
 
     def _wake_waiters(self, key: str, operation: str, result: Result | None) -> None:
         if result is not None and result.state is not None:
             self._recent_results[key, operation] = (clock(), result)
-            if len(self._recent_results) > _MAX_RECENT_RESULTS:
+            if len(self._recent_results) > self._max_results:
                 del self._recent_results[next(iter(self._recent_results))]
         finished_signal = self._finished_signals.get((key, operation))
         if finished_signal is not None and not finished_signal.done():

@@ -29,11 +29,22 @@ class Settler:
     Args:
         coordinator: Where due times are read.
         reconciler: Who looks after what is due.
+        every: Seconds between two rounds, about.
+        max_per_bucket: Tracks of a bucket that are taken up in one round, the longest due first.
     """
 
-    def __init__(self, coordinator: Coordinator, reconciler: Watcher) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        reconciler: Watcher,
+        *,
+        every: float = _ROUND_SECONDS,
+        max_per_bucket: int = _MAX_PER_BUCKET,
+    ) -> None:
         self._coordinator = coordinator
         self._reconciler = reconciler
+        self._every = every
+        self._max_per_bucket = max_per_bucket
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -51,7 +62,7 @@ class Settler:
     async def _look_for_ever(self) -> None:
         while True:
             # Jittered, so that replicas seldom reach for the same track in the same moment.
-            await asyncio.sleep(_ROUND_SECONDS * random.uniform(0.7, 1.3))  # noqa: S311
+            await asyncio.sleep(self._every * random.uniform(0.7, 1.3))  # noqa: S311
             try:
                 await self._look()
             except CoordinationUnavailable:
@@ -62,7 +73,7 @@ class Settler:
     async def _look(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):
             rooms: dict[str, list[str]] = {}
-            for key in await self._coordinator.due(bucket, _MAX_PER_BUCKET):
+            for key in await self._coordinator.due(bucket, self._max_per_bucket):
                 rooms.setdefault(track_of(key).room_id, []).append(key)
             for room, keys in rooms.items():
                 if room not in self._busy:

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.store.connection import Connection
 
-__all__ = ["BUCKETS", "SCRIPTS", "Script", "Scripts", "bucket_in", "bucket_of", "events_of"]
+__all__ = ["BUCKETS", "SCRIPTS", "Script", "Scripts", "bucket_in", "bucket_of", "due_times", "events_of"]
 
 BUCKETS: Final = 16
 """Slots the keys are spread over. A part of the key format: changing it orphans every record."""
@@ -65,7 +65,7 @@ class Scripts:
         """
         script = self._all[name]
         bucket = bucket_in(key)
-        keys = (key, f"{bucket}:due", f"{bucket}:epoch", f"{_room_of(key)}:tracks", events_of(key))
+        keys = (key, _due_times_of(key), f"{bucket}:epoch", f"{_room_of(key)}:tracks", events_of(key))
         argument = msgspec.json.encode({**self._lasting, **arguments})
         return await self._connection.evaluate(script.text, script.sha, keys, argument)
 
@@ -78,6 +78,19 @@ def bucket_in(key: str) -> str:
 def events_of(key: str) -> str:
     """Return the name of the events of a record's room, and of the channel of their ids."""
     return f"{_room_of(key)}:events"
+
+
+def due_times(bucket: int, tenant: str) -> str:
+    """Return the name of the due times of one project's records in a bucket.
+
+    Each project has its own: another project's gateway would look for these tracks in an account where they are not.
+    """
+    return f"rec:{{{bucket:02d}}}:{tenant}:due"
+
+
+def _due_times_of(key: str) -> str:
+    """Return the name of the due times that a record's own is among."""
+    return f"{':'.join(key.split(':', 3)[:3])}:due"
 
 
 def _room_of(key: str) -> str:
