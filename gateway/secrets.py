@@ -4,6 +4,7 @@ Imports nothing of the gateway, so that every layer may hold a secret.
 """
 
 import hmac
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,22 +27,48 @@ MAX_FILE_BYTES: Final = 64 * 1024
 """The longest file that can hold a value."""
 _LOOK_EVERY_SECONDS: Final = 1.0
 
+_log = structlog.get_logger("gateway.secrets")
 _SHOWN: Final = "[secret]"
 _SHORTEST_KNOWN: Final = 8
 """Shorter ones would be found in the middle of words."""
-_MAX_KNOWN: Final = 256
+_MAX_RELEASED: Final = 64
+"""Tokens are minted and dropped without end; what was in use a while ago is in no message any more."""
 
-_log = structlog.get_logger("gateway.secrets")
-
-_known: dict[str, None] = {}
+_held: dict[str, int] = {}
+"""How many secrets hold a text. As long as one does it is masked, however many come and go meanwhile."""
+_released: dict[str, None] = {}
+"""The latest texts that no secret holds any more: a library's message may still hold one."""
+_lock: Final = threading.RLock()
 
 
 def known_secrets() -> tuple[str, ...]:
-    """Return the texts of the secrets there are in this process, so that they can be masked wherever they turn up.
+    """Return the texts of the secrets in use in this process, so that they can be masked wherever they turn up.
 
-    Of those that were replaced the latest are among them: a library's message may still hold one.
+    Of those that were replaced the latest are among them.
     """
-    return tuple(_known)
+    # `list` copies in one step: neither another thread nor the garbage collector changes a dict within it.
+    return (*list(_held), *list(_released))
+
+
+def _hold(text: str) -> None:
+    if len(text) >= _SHORTEST_KNOWN:
+        with _lock:
+            _held[text] = _held.get(text, 0) + 1
+
+
+def _release(text: str) -> None:
+    if len(text) < _SHORTEST_KNOWN:
+        return
+    with _lock:
+        if _held[text] > 1:
+            _held[text] -= 1
+            return
+        # First known here, then no more there: who asks in between finds it in one of the two.
+        _released.pop(text, None)
+        _released[text] = None
+        del _held[text]
+        while len(_released) > _MAX_RELEASED:
+            del _released[next(iter(_released))]
 
 
 class Secret:
@@ -54,12 +81,12 @@ class Secret:
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
+        _hold(text)
         self._text: Final = text
-        if len(text) >= _SHORTEST_KNOWN:
-            _known.pop(text, None)
-            _known[text] = None
-            while len(_known) > _MAX_KNOWN:
-                del _known[next(iter(_known))]
+
+    def __del__(self) -> None:
+        if text := getattr(self, "_text", ""):
+            _release(text)
 
     def reveal(self) -> str:
         """Return the text itself."""

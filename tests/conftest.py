@@ -4,18 +4,27 @@ import itertools
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
+import redis
 
 from gateway.observability import logs
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from tests import harness, leaks
+from tests.endings import pytest_pyfunc_call, pytest_runtest_teardown
 from tests.leaks import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
 
-__all__ = ["pytest_sessionfinish", "pytest_terminal_summary", "pytest_testnodedown"]
+__all__ = [
+    "pytest_pyfunc_call",
+    "pytest_runtest_teardown",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+]
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +40,37 @@ def kept_logs() -> None:
     logs.configure("debug", "json", leaks.EVIDENCE.log)
 
 
+@pytest.fixture(autouse=True)
+def no_process_left() -> Generator[None]:
+    """Leave no gateway behind, whatever becomes of the test."""
+    with harness.no_process_left():
+        yield
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Generator[EmbeddedValkey]:
     """A real server for tests that do not harm it."""
-    with EmbeddedValkey() as server:
+    with harness.PatientValkey() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def keys_that_go(request: pytest.FixtureRequest) -> Generator[None]:
+    """Fail a test after which a key without a TTL lies on the server that it used."""
+    if "valkey" not in request.fixturenames:
+        yield
+        return
+    # Asked for here, so that this looks while the server still runs, and after the test's gateways have ended.
+    server = cast("EmbeddedValkey", request.getfixturevalue("valkey"))
+    yield
+    with redis.Redis.from_url(server.url, decode_responses=True) as client:
+        counts = cast("dict[str, dict[str, int]]", client.info("keyspace")).get("db0", {})
+        if counts.get("keys", 0) != counts.get("expires", 0):
+            lasting = [key for key in cast("list[str]", client.keys("*")) if client.pttl(key) == -1]
+            # Each is told of once: the tests after this one are not to blame.
+            for key in lasting:
+                client.expire(key, 60)
+            assert not lasting, f"without a TTL: {lasting}"
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +97,14 @@ async def gateway(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 ) -> AsyncGenerator[httpx.AsyncClient]:
     """A gateway on a socket, and a client that speaks to it as the demo caller."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
+        yield client
+
+
+@pytest.fixture
+async def hasty(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[httpx.AsyncClient]:
+    """The same, with times that run out soon: for tests that wait for that."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         yield client
@@ -74,6 +117,7 @@ def new_track() -> Callable[..., dict[str, str]]:
     numbers = itertools.count(1)
 
     def make(kind: str = "video", **more: str) -> dict[str, str]:
-        return {"roomId": room, "participantId": f"p{next(numbers)}", "kind": kind, **more}
+        # Tests look for an id in texts that hold random ids: none is part of another, nor of what looks like base64.
+        return {"roomId": room, "participantId": f"person-{next(numbers):04}", "kind": kind, **more}
 
     return make

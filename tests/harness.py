@@ -23,7 +23,7 @@ from gateway.sandbox import tether
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
-from gateway.sandbox.valkey import packaged_binary
+from gateway.sandbox.valkey import EmbeddedValkey, packaged_binary
 from gateway.secrets import Secret
 from gateway.serving.server import SERVER
 from gateway.settings.load import load
@@ -44,7 +44,28 @@ FAST: dict[str, str] = {
     "GATEWAY_LEASE_SECONDS": "2",
     "GATEWAY_REQUEST_DEADLINE_SECONDS": "10",
 }
-"""The protocol's times scaled down, in the proportions of the defaults."""
+"""The protocol's times scaled down, in the proportions of the defaults: for tests that wait for one of them."""
+
+CALM: dict[str, str] = {
+    "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "12",
+    "GATEWAY_SEND_WINDOW_SECONDS": "5",
+    "GATEWAY_SETTLE_SECONDS": "0.7",
+    "GATEWAY_LEASE_SECONDS": "8",
+    "GATEWAY_REQUEST_DEADLINE_SECONDS": "60",
+}
+"""Times that a busy machine does not miss: for tests in which nothing has to run out."""
+
+BOUND = 60.0
+"""Seconds that a condition may take to come true: generous, because only a failing test waits for so long."""
+
+
+class PatientValkey(EmbeddedValkey):
+    """A server that no test harms: where it answers late, the machine is busy, and no caller needs to hear of it."""
+
+    @property
+    def url(self) -> str:
+        """Its address, with time-outs that a busy machine does not miss."""
+        return f"{super().url}?socket_connect_timeout=20&socket_timeout=20"
 
 
 class Demo:
@@ -133,7 +154,7 @@ def _listening() -> socket.socket:
     return listener
 
 
-async def eventually(condition: Callable[[], object], timeout: float = 20.0) -> None:
+async def eventually(condition: Callable[[], object], timeout: float = BOUND) -> None:
     """Wait until a condition holds that costs nothing to look at."""
 
     async def look() -> object:
@@ -142,7 +163,7 @@ async def eventually(condition: Callable[[], object], timeout: float = 20.0) -> 
     await until(look, timeout=timeout, every=0.005)
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = BOUND) -> None:
     """Wait until a condition holds, outside of an event loop."""
     give_up = time.monotonic() + timeout
     while not condition():
@@ -153,7 +174,7 @@ def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
 async def until(
     ask: Callable[[], Awaitable[T]],
     accept: Callable[[T], object] = bool,
-    timeout: float = 20.0,
+    timeout: float = BOUND,
     every: float = 0.05,
 ) -> T:
     """Ask again and again until an answer is acceptable, and return it: the one loop that tests wait in."""
@@ -216,6 +237,25 @@ class Variant:
 _AS_IT_STANDS = Variant()
 
 
+_running: "set[GatewayProcess]" = set()
+"""What was started and has not ended."""
+
+
+@contextmanager
+def no_process_left() -> Generator[None]:
+    """Kill the gateways that a test has started and, because it failed, has not ended.
+
+    The failure's traceback keeps them, and so their tethers: until the session ends they would look after the tracks of
+    other tests, and they hold the pipe that the session writes to.
+    """
+    before = set(_running)
+    try:
+        yield
+    finally:
+        for process in _running - before:
+            process.kill()
+
+
 class GatewayProcess:
     """A real gateway process, tied to the life of the test."""
 
@@ -237,6 +277,7 @@ class GatewayProcess:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
         self._environ = {**kept, **settings, **own, **variant.environ, "GATEWAY_PORT": str(self.port)}
         self._tether, self.pid = self._start(variant, command)
+        _running.add(self)
 
     def _start(self, variant: Variant, command: tuple[str, ...]) -> tuple[Any, int]:
         """Start the process; return what ends it when its input is closed, and its process id."""
@@ -264,7 +305,7 @@ class GatewayProcess:
                     return False
 
             try:
-                await until(serves, timeout=30)
+                await until(serves)
             except AssertionError as waited:
                 raise AssertionError(self.log.read_text()) from waited
         return self
@@ -277,25 +318,24 @@ class GatewayProcess:
         """Ask it to end and wait for that; its exit code."""
         if self._tether.poll() is None:
             self._tether.terminate()
-        status = self._tether.wait(30)
-        self._let_go()
-        EVIDENCE.keep(self.log)
-        return status
+        return self.wait()
 
     def wait(self) -> int:
-        """Wait until it ends by itself; its exit code."""
-        status = self._tether.wait(30)
-        self._let_go()
-        EVIDENCE.keep(self.log)
-        return status
+        """Wait until it ends by itself; its exit code. One that does not end is killed."""
+        try:
+            return self._tether.wait(BOUND)
+        finally:
+            self._let_go()
+            EVIDENCE.keep(self.log)
 
     def kill(self) -> None:
         """End it as a crash would."""
         self._let_go()
-        self._tether.wait(30)
+        self._tether.wait(BOUND)
         EVIDENCE.keep(self.log)
 
     def _let_go(self) -> None:
+        _running.discard(self)
         for pipe in (self._tether.stdin, self._tether.stdout):
             if pipe is not None:
                 pipe.close()

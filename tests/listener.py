@@ -67,7 +67,7 @@ class Listener:
         """The id a client would resume after."""
         return next((heard.id for heard in reversed(self.heard) if heard.id), "")
 
-    async def until(self, condition: Callable[["Listener"], object], timeout: float = 20.0) -> None:
+    async def until(self, condition: Callable[["Listener"], object], timeout: float = harness.BOUND) -> None:
         """Wait until a condition holds."""
         try:
             await harness.eventually(lambda: condition(self), timeout)

@@ -54,7 +54,7 @@ _OTHER: Final = "other"
 _POSTPONED: Final = "postponed"
 
 _MAX_CONCURRENT: Final = 16
-_MAX_UNHANDLED: Final = 10_000
+_MAX_UNHEARD: Final = 10_000
 """A session of a thousand participants that ends tells of each of their tracks."""
 _PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between tries while Redis does not answer. Who asks VideoSDK by itself finds out what is given up here."""
@@ -78,6 +78,9 @@ class WebhookReceiver:
         handle: Who acts on them.
         count: Told of every event: its type, or `other`, and `accepted`, `unsigned`, `forged`, `malformed`,
             `too_large`, or `postponed` for those that VideoSDK is asked to send again.
+        max_concurrent: Events that are acted on at the same time; more wait.
+        max_unheard: Events that wait; more are refused, and VideoSDK may send them again.
+        pauses: Seconds between tries while Redis does not answer; after the last the event is given up.
     """
 
     def __init__(
@@ -85,11 +88,17 @@ class WebhookReceiver:
         signatures: Signatures,
         handle: Callable[[WebhookEvent], Awaitable[None]],
         count: Callable[[str, str], None] = lambda _type, _verdict: None,
+        *,
+        max_concurrent: int = _MAX_CONCURRENT,
+        max_unheard: int = _MAX_UNHEARD,
+        pauses: Sequence[float] = _PAUSES,
     ) -> None:
         self._signatures = signatures
         self._handle = handle
         self.count = count
-        self._places = asyncio.Semaphore(_MAX_CONCURRENT)
+        self._places = asyncio.Semaphore(max_concurrent)
+        self._max_unheard = max_unheard
+        self._pauses = pauses
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def take(self, body: bytes, signatures: Sequence[bytes]) -> str:
@@ -133,7 +142,7 @@ class WebhookReceiver:
         await asyncio.gather(*left, return_exceptions=True)
 
     def _take_up(self, name: str, hint: WebhookEvent) -> None:
-        if len(self._tasks) >= _MAX_UNHANDLED:
+        if len(self._tasks) >= self._max_unheard:
             self.count(name, _POSTPONED)
             raise TooManyWaiting("More events wait than are kept.", retry_after=1)
         # A strong reference: asyncio itself keeps only a weak one.
@@ -142,7 +151,7 @@ class WebhookReceiver:
         task.add_done_callback(self._tasks.discard)
 
     async def _handle_all(self, name: str, hint: WebhookEvent) -> None:
-        for pause in (0.0, *_PAUSES):
+        for pause in (0.0, *self._pauses):
             await asyncio.sleep(pause)
             try:
                 async with self._places:

@@ -8,8 +8,9 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
@@ -97,7 +98,7 @@ class Callers:
         """
         try:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise CallersFileError(f"the callers file cannot be read: {type(error).__name__}") from None
         callers = document.get("callers")
         if not isinstance(callers, dict) or not callers:
@@ -137,14 +138,15 @@ class CallersFile:
 
     Args:
         path: The file.
+        clock: Seconds that never step.
 
     Raises:
         CallersFileError: It cannot be used now, so there is no last good one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         # Before it is read: what is written in between then shows as a change.
-        self._watched = WatchedFile(path)
+        self._watched = WatchedFile(path, clock)
         self._callers = Callers.load(path)
         self.broken: str = ""
         """Why the file cannot be used as it is now; empty where it can."""

@@ -130,6 +130,9 @@ class OidcTokens:
             except (OSError, UnicodeDecodeError, jwt.PyJWTError, ValueError) as error:
                 _log.warning("jwks.unavailable", reason=type(error).__name__)
                 return
+            except Exception:  # noqa: BLE001 - such as a document of another shape: the keys there are stay in use
+                _log.exception("jwks.failed")
+                return
             self._keys = {key.key_id or "": key for key in found if key.key_type != "oct"}
             self._fetched = self._clock()
 

@@ -4,9 +4,11 @@ import asyncio
 import time
 
 import msgspec
+import structlog
 from msgspec import Struct, field
 
 from gateway.coordinator.protocol import VERSION
+from gateway.coordinator.scripts import due_times
 from gateway.errors import CoordinationUnavailable
 from gateway.store.connection import Connection
 from gateway.store.scripts import BUCKETS, Script
@@ -17,6 +19,9 @@ _FRESH_SECONDS = 2.0
 _MAX_PER_BUCKET = 1_000
 _HORIZON_MS = 120_000
 """Whatever is uncertain is looked at again within this time: it is the longest lease there can be."""
+
+
+_log = structlog.get_logger("gateway.coordinator")
 
 
 class UncertainTracks(Struct, frozen=True):
@@ -44,22 +49,29 @@ class BacklogGauge:
 
     Args:
         connection: How Redis is reached.
+        tenant: Whose tracks; separates the projects that share a Redis.
+        max_per_bucket: Tracks of a bucket that are looked at, the most urgent.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, tenant: str, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
         self._connection = connection
+        self._tenant = tenant
+        self._max_per_bucket = max_per_bucket
         self._script = Script("gateway.coordinator", "backlog")
         self._looking = asyncio.Lock()
         self._seen: UncertainTracks | None = None
         self._seen_at = float("-inf")
 
     async def look(self) -> UncertainTracks | None:
-        """Return how things stand, or None where Redis does not answer."""
+        """Return how things stand, or None where Redis does not answer, or not as expected."""
         async with self._looking:
             if time.monotonic() - self._seen_at > _FRESH_SECONDS:
                 try:
                     self._seen = await self._look()
                 except CoordinationUnavailable:
+                    self._seen = None
+                except Exception:  # noqa: BLE001 - all other metrics are to be shown
+                    _log.exception("survey.failed")
                     self._seen = None
                 self._seen_at = time.monotonic()
             return self._seen
@@ -67,9 +79,9 @@ class BacklogGauge:
     async def _look(self) -> UncertainTracks:
         # Asked first, and alone: where Redis is away that is found out once and not sixteen times.
         now = await self._connection.now()
-        buckets = [f"rec:{{{bucket:02d}}}:due" for bucket in range(BUCKETS)]
+        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
         due = await asyncio.gather(
-            *(self._connection.scheduled(bucket, now + _HORIZON_MS, _MAX_PER_BUCKET) for bucket in buckets)
+            *(self._connection.scheduled(bucket, now + _HORIZON_MS, self._max_per_bucket) for bucket in buckets)
         )
         found = await asyncio.gather(*(self._inspect(list(times)) for times in due if times))
         since = min((lot.since for lot in found if lot.uncertain_since), default=now)
@@ -121,10 +133,12 @@ class Backlog:
 
     Args:
         connection: How Redis is reached.
+        tenant: Whose tracks; separates the projects that share a Redis.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, tenant: str) -> None:
         self._connection = connection
+        self._tenant = tenant
 
     async def now(self) -> int:
         """Return Redis's clock in ms.
@@ -140,7 +154,7 @@ class Backlog:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        buckets = [f"rec:{{{bucket:02d}}}:due" for bucket in range(BUCKETS)]
+        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
         lots = await asyncio.gather(*(self._connection.scheduled(bucket, _FAR_MS, most) for bucket in buckets))
         soonest = sorted((at, key) for lot in lots for key, at in lot.items())[:most]
         found = await asyncio.gather(*(self.read(key, at) for at, key in soonest))

@@ -34,9 +34,10 @@ local start_may_land_until, stop_may_land_until = num(r.start_may_land_until), n
 local suspect_since = num(r.suspect_since)
 local ended = state == '' or state == 'stopped' or state == 'failed'
 
-local predates = predates_epoch(r, since) and now <= since + a.memory
+local predates = predates_epoch(r, since) and now <= since + a.memory -- rule: forgotten
 local suspect = predates or suspect_since > 0
-local fresh = not suspect and num(r.confirmed) > 0 and now - num(r.confirmed) <= a.trust
+local fresh = not suspect and num(r.confirmed) > 0
+  and now - num(r.confirmed) <= a.trust -- rule: trust
 
 if a.verify_absent == 'always' then suspect = suspect or ended end
 if a.verify_absent == 'never' then suspect = suspect_since > 0 or (suspect and state ~= '') end
@@ -93,7 +94,7 @@ local function lead(action)
 end
 
 local function wait()
-  redis.call('HSET', record, 'waiting', '1')
+  redis.call('HSET', record, 'waiting', '1') -- rule: wake-waiters
   if superseding then redis.call('HSET', record, 'intent', '') end
   return answer('wait', r.action)
 end
@@ -105,16 +106,20 @@ local grace_left = since + a.grace - now
 local believed = held(r) and num(r.epoch) >= since
 
 if newer(r) then return answer('newer') end
-if a.not_after > 0 and now > a.not_after then return answer('late') end
-if (r.holder or '') == a.attempt then return answer('lead', r.action) end
-if a.seen ~= '' and a.seen == r.done then return answer('done') end
+if a.not_after > 0 and now > a.not_after then return answer('late') end -- rule: not-after
+if (r.holder or '') == a.attempt then return answer('lead', r.action) end -- rule: one-grant-an-attempt
+if -- rule: hand-over
+  a.seen ~= ''
+  and a.seen == r.done -- rule: own-result
+then return answer('done') end
 
-if predates and grace_left > 0 and not believed then
+if predates and grace_left > 0 and not believed then -- rule: grace
   r.lease = text(now + grace_left)
   return answer('wait', 'grace')
 end
 
-local must_stop = state == 'stopping' or (not ended and (r.intent or '') ~= '')
+local must_stop = state == 'stopping'
+  or (not ended and (r.intent or '') ~= '') -- rule: intent
 
 -- A recording that was found and not started by us has parameters that nobody knows: they cannot be said to differ.
 local differs = (r.fingerprint or '') ~= '' and r.fingerprint ~= a.fingerprint
@@ -143,7 +148,7 @@ if a.command == 'start' then
     return answer('running')
   end
   -- Never a blind second start: whatever may still land, or may have been forgotten, is looked at first.
-  if not ended or start_may_land_until > 0 or stop_may_land_until > now or suspect then return lead('recover') end
+  if not ended or start_may_land_until > 0 or stop_may_land_until > now or suspect then return lead('recover') end -- rule: look-first
   return lead('start')
 end
 
@@ -169,7 +174,7 @@ newer_one = newer_one or (a.target == '' and a.asked_ago > 0 and num(r.started_o
 if newer_one and (r.intent or '') ~= op then return answer('gone') end
 if held(r) then
   -- The wish outlives its caller: whoever finishes the operation in flight carries it out.
-  if r.action ~= 'stop' then redis.call('HSET', record, 'intent', op) end
+  if r.action ~= 'stop' then redis.call('HSET', record, 'intent', op) end -- rule: note-stop
   redis.call('HSET', record, 'stop_asked', text(now))
   return wait()
 end

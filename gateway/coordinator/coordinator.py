@@ -6,7 +6,6 @@ must be one step.
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
@@ -17,12 +16,13 @@ from msgspec import Struct
 from gateway.coordinator.leases import Leases
 from gateway.coordinator.protocol import VERSION, Claim, Command, Event, Finished, Lease, Record, Room, Timing, Verdict
 from gateway.coordinator.rewrites import Rewrites
-from gateway.coordinator.scripts import Scripts, events_of
+from gateway.coordinator.scripts import Scripts, due_times, events_of
 from gateway.errors import CoordinationUnavailable, NewerRecord
 from gateway.observability import metrics, tracing
 from gateway.store.clock import RedisClock, clock
 from gateway.store.connection import Connection
 from gateway.store.notifications import CHANNEL
+from gateway.store.retries import Retries
 from gateway.store.scripts import BUCKETS, bucket_of
 
 __all__ = ["BUCKETS", "Coordinator"]
@@ -52,10 +52,22 @@ class Coordinator:
         connection: How Redis is reached.
         timing: The protocol's times; the same in every replica.
         tenant: Separates the projects that share a Redis; safe in a key.
+        max_events: Events of a room that are kept, about.
+        max_tracks: Tracks of a room that are told of, the latest changed.
     """
 
-    def __init__(self, connection: Connection, timing: Timing, tenant: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        timing: Timing,
+        tenant: str,
+        *,
+        max_events: int = _MAX_EVENTS,
+        max_tracks: int = _MAX_TRACKS,
+    ) -> None:
         self.timing = timing
+        self.max_events = max_events
+        self._max_tracks = max_tracks
         self.boot = secrets.token_hex(4)
         """Names this process among all there ever were."""
         self._connection = connection
@@ -68,14 +80,14 @@ class Coordinator:
             "memory": _ms(timing.memory),
             "keep": _ms(timing.keep),
             "replay": _ms(timing.replay),
-            "most_events": _MAX_EVENTS,
+            "most_events": max_events,
         }
         self.scripts = Scripts(connection, lasting)
         self.leases = Leases(self.scripts, timing, self.boot)
         """What this process holds."""
         self._rewrites = Rewrites(self.scripts, connection, timing.renewal)
         self._background: list[asyncio.Task[None]] = []
-        self._pending: set[asyncio.Task[None]] = set()
+        self._retries = Retries()
 
     async def start(self) -> None:
         """Begin to renew in the background what this process holds, and to tell a Redis what it has forgotten."""
@@ -86,12 +98,10 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Stop renewing, after a last try to write what is still unwritten."""
-        if self._pending:
-            await asyncio.wait(self._pending, timeout=_HOLD_SECONDS)
-        tasks = [*self._pending, *self._background]
-        for task in tasks:
+        await self._retries.stop(_HOLD_SECONDS)
+        for task in self._background:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     def key(self, room: str, participant: str, kind: str) -> str:
         """Return the record's key. The parts must match `[A-Za-z0-9_-]+`."""
@@ -135,7 +145,7 @@ class Coordinator:
                 failed += 1
                 asked_at = asked_at or granted_at
                 if self._connection.open or (clock() > give_up and failed > 1):
-                    self._later(self._abandon(key, attempt), "abandon-claim")
+                    self._abandon(key, attempt)
                     raise CoordinationUnavailable(
                         "Redis does not answer, so exactly one start cannot be promised.", retry_after=2
                     ) from None
@@ -230,7 +240,7 @@ class Coordinator:
             return await self._finish_once(lease.key, arguments)
         except CoordinationUnavailable:
             self.leases.hold(lease)
-            self._later(self._finish_later(lease, arguments), "finish-later")
+            self._finish_later(lease, arguments)
             return Finished("pending", stop=lease.stop_wanted)
 
     async def release(self, lease: Lease, *, result: str) -> None:
@@ -333,7 +343,7 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self.scripts.run("room", self.key(room, "", ""), {"most": _MAX_TRACKS, "watch": watch})
+        reply = await self.scripts.run("room", self.key(room, "", ""), {"most": self._max_tracks, "watch": watch})
         read = msgspec.json.decode(reply, type=_RoomReply)
         return Room(read.last, {key: _record(fields) for key, fields in read.records})
 
@@ -343,7 +353,7 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        entries = await self._connection.entries(self.channel(room), after, _MAX_EVENTS + 1)
+        entries = await self._connection.entries(self.channel(room), after, self.max_events + 1)
         if after != _BEFORE_ALL:
             # Where the one asked for is still there, nothing after it can be missing.
             if not entries or entries[0][0] != after:
@@ -377,12 +387,12 @@ class Coordinator:
         return self._clock.now_ms()
 
     async def due(self, bucket: int, most: int) -> list[str]:
-        """Return the keys of up to `most` records of a bucket that somebody should look at now.
+        """Return the keys of up to `most` records of this project in a bucket that have to be looked at now.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        return await self._connection.due(f"rec:{{{bucket:02d}}}:due", await self._clock.learned_now_ms(), most)
+        return await self._connection.due(due_times(bucket, self._tenant), await self._clock.learned_now_ms(), most)
 
     # --- scripts -------------------------------------------------------------------------------------------------
 
@@ -437,35 +447,25 @@ class Coordinator:
             self._rewrites.keep("finish", key, arguments["attempt"], told, open_until=open_until, horizons=left)
         return finished
 
-    async def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:
-        arguments = _as_history(arguments)
-        pause, give_up = 0.1, clock() + 2 * self.timing.quiet
-        while clock() < give_up:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0)
-            with suppress(CoordinationUnavailable):
-                await self._finish_once(lease.key, arguments)
-                break
-        self.leases.drop(lease)
+    def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:
+        history = _as_history(arguments)
+        self._retries.begin(
+            "finish", lambda: self._finish_once(lease.key, history),
+            pause=0.1, longest_pause=1.0, seconds=2 * self.timing.quiet, at_end=lambda: self.leases.drop(lease),
+        )  # fmt: skip
 
-    async def _abandon(self, key: str, attempt: str) -> None:
+    def _abandon(self, key: str, attempt: str) -> None:
         """Give back what a claim may have won although its reply was lost; otherwise it would have to lapse."""
-        give_up = clock() + self.timing.lease
-        while clock() < give_up:
-            await asyncio.sleep(self.timing.renewal / 2)
-            with suppress(CoordinationUnavailable):
-                await self._release_once(key, attempt, "")
-                return
+        pause = self.timing.renewal / 2
+        self._retries.begin(
+            "abandon", lambda: self._release_once(key, attempt, ""),
+            pause=pause, longest_pause=pause, seconds=self.timing.lease,
+        )  # fmt: skip
 
     async def _release_once(self, key: str, attempt: str, result: str) -> None:
         arguments = {"attempt": attempt, "result": result}
         if msgspec.json.decode(await self.scripts.run("release", key, arguments), type=Finished).how == "ok":
             self._rewrites.keep("release", key, attempt, {**arguments, "result": ""})
-
-    def _later(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
 
 
 def _as_history(arguments: dict[str, Any]) -> dict[str, Any]:

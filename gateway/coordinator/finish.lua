@@ -36,14 +36,16 @@ local function answer(how, stop, start_may_land_until, stop_may_land_until)
   })
 end
 local how
-if r.holder == a.attempt then
+if r.holder == a.attempt then -- rule: fence
   -- Where a failover forgot that we started_op to send, it forgot the horizon too.
   how = a.action == 'start' and r.action ~= 'start' and 'restored' or 'ok'
 elseif r.done == a.op and r.finished_by == a.attempt then
   return answer('repeated', false, r.start_may_land_until, r.stop_may_land_until)
 elseif not r.op or num(r.op) < num(a.op) or (r.op == a.op and r.done ~= a.op and num(r.epoch) < since) then
   how = 'restored'
-elseif r.op == a.op and r.done ~= a.op and r.action == 'recover' and a.state == 'recording' then
+elseif r.op == a.op and r.done ~= a.op and a.state == 'recording'
+  and r.action == 'recover' -- rule: late-truth-while-recovering
+then
   how = 'late'
 else
   return answer('stale', false)
@@ -99,14 +101,14 @@ if how == 'restored' then
   if a.action == 'stop' then changes.stop_asked = math.max(num(r.stop_asked), math.floor(num(a.op) / 1000)) end
 end
 if a.state == 'recording' or a.settled then start_may_land_until = 0 end
-if a.settled then stop_may_land_until = 0 end
+if a.settled then stop_may_land_until = 0 end -- rule: settled
 if how == 'ok' and not a.settled then
   -- What this operation itself sent is answered; what was sent before it may land all the same.
   if a.answered and a.action == 'start' and a.state ~= 'recording' then start_may_land_until = num(r.before_quiet) end
   if a.answered and a.action == 'stop' then stop_may_land_until = num(r.before_quiet) end
 elseif how == 'restored' and not a.settled then
   -- The horizon was lost with the record: count it anew.
-  if a.state == 'unknown' then start_may_land_until = now + a.quiet end
+  if a.state == 'unknown' then start_may_land_until = now + a.quiet end -- rule: restored-horizon
   if a.state == 'stopping' then stop_may_land_until = now + a.quiet end
 end
 changes.start_may_land_until, changes.stop_may_land_until = start_may_land_until, stop_may_land_until
@@ -120,7 +122,7 @@ local intent = r.intent or ''
 if how == 'restored' and a.action == 'start' and intent ~= a.op then intent = '' end
 if how == 'restored' and a.stop_wanted then intent = a.op end
 if over then
-  intent = start_may_land_until > 0 and a.action == 'stop' and a.op or ''
+  intent = start_may_land_until > 0 and a.action == 'stop' and a.op or '' -- rule: stop-what-may-land
   a.due_in = start_may_land_until > 0 and math.max(start_may_land_until - now, 0) + 1 or a.due_in
 end
 changes.intent = intent

@@ -1,6 +1,6 @@
 -- Shared by every script of the protocol: put in front of each of them before it is sent.
 --
--- KEYS  1 the track's record (hash)   2 its bucket's due times (sorted set)   3 its bucket's epoch (string)
+-- KEYS  1 the track's record (hash)   2 its project's due times in the bucket (sorted set)   3 its bucket's epoch (string)
 --       4 its room's tracks (sorted set)   5 its room's events (stream)
 -- ARGV  1 the arguments, one JSON object; all scripts get a.channel, a.ttl of records, a.keep of ended ones, a.memory,
 --       a.replay of events and a.most_events; times and durations in ms; operation numbers as strings, since JSON in
@@ -110,7 +110,10 @@ end
 
 -- Whether what came after the last finish, or claim, may have been forgotten: both count from before the epoch. A
 -- finish of an operation that was begun before the epoch counts from then, because others may have come between.
-local function predates_epoch(r, since) return num(r.written) <= since or num(r.epoch) < since end
+local function predates_epoch(r, since)
+  return num(r.written) <= since
+    or num(r.epoch) < since -- rule: claimed-before-the-epoch
+end
 
 local function wake(r, op, payload)
   if (r.waiting or '1') == '1' then

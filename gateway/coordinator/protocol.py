@@ -23,7 +23,7 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         unsure                       since when (ms) it is unknown, or stopping without an answer; 0: it is known
         before_*                     what a release puts back
         v                            version of this format
-    rec:{07}:due     sorted set, record -> when (ms) somebody must look at it though no caller may come
+    rec:{07}:<tenant>:due   sorted set, record -> when (ms) it must be looked at though no caller may come
     rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
     rec:{07}:<tenant>:<room>:tracks   sorted set, record -> when (ms) it changed last. TTL: twice a record's
     rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).

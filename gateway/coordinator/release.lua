@@ -6,7 +6,9 @@
 -- Returns a JSON object: `how` is ok or lost.
 
 local r = load()
-if newer(r) or r.holder ~= a.attempt then return cjson.encode({ how = 'lost', now = now }) end
+if newer(r) or r.holder ~= a.attempt then -- rule: fence
+  return cjson.encode({ how = 'lost', now = now })
+end
 
 local changes = { holder = '', owner = '', action = '', lease = '0', waiting = '0' }
 local state = r.before_state or ''

@@ -13,18 +13,22 @@
 local r = load()
 if newer(r) then return cjson.encode({ how = 'lost', stop = false, now = now }) end
 local how = 'ok'
-local changes = { lease = now + a.lease }
+local changes = { lease = now + a.lease } -- rule: renew-the-lease-only
 
 local since = epoch()
-if a.promote_to_start and since ~= a.epoch then return cjson.encode({ how = 'lost', stop = false, now = now }) end
+if a.promote_to_start and since ~= a.epoch then -- rule: arm-in-the-epoch-of-the-claim
+  return cjson.encode({ how = 'lost', stop = false, now = now })
+end
 
 -- Ours, but from before we started_op to send: what came after that was forgotten.
 local reverted = r.holder == a.attempt and a.action == 'start' and r.action ~= 'start' and not a.promote_to_start
 
-if r.holder ~= a.attempt or reverted then
+if r.holder ~= a.attempt or reverted then -- rule: fence
   -- Of two attempts at one operation, the one that this server's memory knows only from before its epoch is the predates.
-  local later = r.op and (num(r.op) > num(a.op) or (r.op == a.op and (r.done == a.op or num(r.epoch) >= since)))
-  if not reverted and (a.promote_to_start or not a.restore or later) then
+  local believed = num(r.epoch) >= since -- rule: one-attempt-of-two
+  local later = r.op and (num(r.op) > num(a.op) or (r.op == a.op and (r.done == a.op or believed)))
+  local may_restore = a.restore and not a.promote_to_start -- rule: restore
+  if not reverted and (later or not may_restore) then
     return cjson.encode({ how = 'lost', stop = false, now = now })
   end
   how = 'restored'

@@ -8,7 +8,7 @@ import msgspec
 from gateway.store.connection import Connection
 from gateway.store.scripts import Script, bucket_in
 
-__all__ = ["SCRIPTS", "Scripts", "events_of", "load_script"]
+__all__ = ["SCRIPTS", "Scripts", "due_times", "events_of", "load_script"]
 
 SCRIPTS: Final = ("claim", "finish", "renew", "release", "invalidate", "confirm", "room", "revoke")
 
@@ -49,9 +49,17 @@ class Scripts:
         """
         script = self._all[name]
         bucket = bucket_in(key)
-        keys = (key, f"{bucket}:due", f"{bucket}:epoch", f"{_room_of(key)}:tracks", events_of(key))
+        keys = (key, _due_times_of(key), f"{bucket}:epoch", f"{_room_of(key)}:tracks", events_of(key))
         argument = msgspec.json.encode({**self._lasting, **arguments})
         return await self._connection.evaluate(script.text, script.sha, keys, argument)
+
+
+def due_times(bucket: int, tenant: str) -> str:
+    """Return the name of the due times of one project's records in a bucket.
+
+    Each project has its own: another project's gateway would look for these tracks in an account where they are not.
+    """
+    return f"rec:{{{bucket:02d}}}:{tenant}:due"
 
 
 def events_of(key: str) -> str:
@@ -62,3 +70,8 @@ def events_of(key: str) -> str:
 def _room_of(key: str) -> str:
     """Return what the names of all keys of a record's room begin with."""
     return key.rsplit(":", 2)[0]
+
+
+def _due_times_of(key: str) -> str:
+    """Return the name of the due times that a record's own is among."""
+    return f"{':'.join(key.split(':', 3)[:3])}:due"

@@ -41,7 +41,7 @@ __all__ = ["Batches"]
 
 _POLL_SECONDS = 1.0
 _POLL_UNSUBSCRIBED_SECONDS = 0.25
-_MAX_RECENT_RESULTS = 1_000
+_MAX_RESULTS = 1_000
 _MAX_WAITING = 20_000
 _MAX_WAITING_PER_TRACK = 1_000
 
@@ -142,6 +142,9 @@ class Batches:
         without_redis: Stops, and perhaps starts, while Redis does not answer.
         reconciler: Carries out a stop that was requested during an operation.
         degrade: Whether to start without Redis rather than refuse.
+        max_results: Results of a moment ago that are kept.
+        max_waiting: Callers that may wait at the same time.
+        max_waiting_per_track: The same for one track.
     """
 
     def __init__(
@@ -153,6 +156,9 @@ class Batches:
         reconciler: Reconciler,
         *,
         degrade: bool = False,
+        max_results: int = _MAX_RESULTS,
+        max_waiting: int = _MAX_WAITING,
+        max_waiting_per_track: int = _MAX_WAITING_PER_TRACK,
     ) -> None:
         self._coordinator = coordinator
         self._leader = leader
@@ -160,6 +166,9 @@ class Batches:
         self._without_redis = without_redis
         self._reconciler = reconciler
         self._degrade = degrade
+        self._max_results = max_results
+        self._max_waiting = max_waiting
+        self._max_waiting_per_track = max_waiting_per_track
         self._arriving: dict[str, dict[tuple[Command, str, int | None], Batch]] = {}
         self._submitting: set[str] = set()
         self._waiting: dict[_WaitKey, Batch] = {}
@@ -211,7 +220,8 @@ class Batches:
             GatewayError: What the caller is answered instead.
         """
         key = self._key(track)
-        if self._waiters_per_track.get(key, 0) >= _MAX_WAITING_PER_TRACK or self._waiters >= _MAX_WAITING:
+        full = self._waiters_per_track.get(key, 0) >= self._max_waiting_per_track
+        if full or self._waiters >= self._max_waiting:
             raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
         caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
         batch = self._join_batch(
@@ -397,7 +407,7 @@ class Batches:
     def _wake_waiters(self, key: str, operation: str, result: Result | None) -> None:
         if result is not None and result.state is not None:
             self._recent_results[key, operation] = (clock(), result)
-            if len(self._recent_results) > _MAX_RECENT_RESULTS:
+            if len(self._recent_results) > self._max_results:
                 del self._recent_results[next(iter(self._recent_results))]
         finished_signal = self._finished_signals.get((key, operation))
         if finished_signal is not None and not finished_signal.done():

@@ -9,16 +9,20 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+import structlog
 from msgspec import Struct
 
+from gateway.observability import metrics
 from gateway.recordings.model import RecordedFile, WebhookDeliveries
 from gateway.videosdk.client import TrackRow
 
-__all__ = ["Evidence", "milliseconds", "open_rows", "own_row"]
+__all__ = ["Evidence", "milliseconds", "open_rows", "own_row", "report_deliveries", "report_duplicates"]
 
 _SKEW_MS: Final = 2_000
 """How far VideoSDK's clock may be off Redis's."""
 _MAX_FILES: Final = 100
+
+_log = structlog.get_logger("gateway.recordings")
 
 
 class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -44,6 +48,11 @@ class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
             ),
             deliveries=WebhookDeliveries(total=counted.total, succeeded=counted.succeeded) if counted else None,
         )
+
+    @property
+    def undelivered(self) -> bool:
+        """Whether webhooks of the recording did not arrive."""
+        return self.deliveries is not None and self.deliveries.succeeded < self.deliveries.total
 
     def encode(self) -> str:
         """Return it as the record keeps it."""
@@ -98,6 +107,20 @@ def own_row(rows: Sequence[TrackRow], known: Evidence | None, started_at: int, e
         first, last = started_at - _SKEW_MS, ended_at + _SKEW_MS
     ours = [row for row in rows if first <= milliseconds(row.start) <= last]
     return max(ours, key=lambda row: milliseconds(row.start), default=None)
+
+
+def report_duplicates(key: str, records: Sequence[TrackRow]) -> None:
+    """Count and log that several recordings of one track are open, as long as every look finds them so."""
+    if len(records) > 1:
+        metrics.DUPLICATES_SUSPECTED.inc()
+        _log.error("duplicate.suspected", key=key, rows=len(records))
+
+
+def report_deliveries(known: Evidence | None, now: Evidence, kind: str) -> None:
+    """Count and log that webhooks of a recording do not arrive, once: what was known of it already is not news."""
+    if now.undelivered and not (known is not None and known.undelivered):
+        metrics.WEBHOOK_DELIVERIES_FAILED.inc()
+        _log.warning("webhook.deliveries_failed", kind=kind)
 
 
 def milliseconds(moment: str | None) -> float:

@@ -28,7 +28,7 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
-from gateway.recordings.evidence import Evidence, open_rows, own_row
+from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
 from gateway.recordings.failures import list_unavailable, problem_for
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, Descriptor, Origin, Outcome, Problem, Status
@@ -127,7 +127,7 @@ class Leader:
         )
         if isinstance(error, Refused):
             return await self._start_refused(operation, error)
-        if not error.may_have_happened:
+        if not error.may_have_happened:  # rule: release-what-was-not-sent
             return await self._release(operation, error)
         row = await self._look_for(operation, min(_LOOK_SECONDS, self._timing.settle))
         if row:
@@ -384,13 +384,13 @@ class Leader:
         lease.looked_at = listed.asked_at
         rows = listed.of(operation.track)
         records = open_rows(rows, operation.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
-        if len(records) > 1:
-            metrics.DUPLICATES_SUSPECTED.inc()
-            _log.error("duplicate.suspected", key=operation.key, rows=len(records))
+        report_duplicates(operation.key, records)
         row = next(iter(records), None)
         known = Evidence.decode(lease.evidence, lease.generation)
         if shown := row or own_row(rows, known, lease.started_at, operation.claim.ended_at):
-            lease.evidence = Evidence.of(lease.generation, shown).encode()
+            now = Evidence.of(lease.generation, shown)
+            report_deliveries(known, now, operation.track.kind)
+            lease.evidence = now.encode()
         return row
 
     # --- the one write -------------------------------------------------------------------------------------------
@@ -399,7 +399,8 @@ class Leader:
         def may_send() -> bool:
             # From before the grant was asked for; renewals lengthen the lease, never the window, because Redis counts
             # the quiet time from the grant.
-            return not lease.lost and clock() - lease.granted_at < self._timing.send_window
+            in_time = clock() - lease.granted_at < self._timing.send_window  # rule: send-gate
+            return in_time and not lease.lost
 
         return may_send
 

@@ -47,10 +47,12 @@ class ListingCache:
 
     Args:
         videosdk: Whom to ask.
+        max_remembered: Lists of rooms that are remembered, and as many of single participants.
     """
 
-    def __init__(self, videosdk: VideoSDK) -> None:
+    def __init__(self, videosdk: VideoSDK, *, max_remembered: int = _MAX_REMEMBERED) -> None:
         self._videosdk = videosdk
+        self._max_remembered = max_remembered
         self._next: dict[str, _Batch] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._whole: OrderedDict[str, TrackListing] = OrderedDict()
@@ -113,14 +115,13 @@ class ListingCache:
             batch.answer.cancel()
             raise
         if participant is None:
-            _remember(self._whole, room, listed)
+            self._remember(self._whole, room, listed)
         else:
-            _remember(self._single, (room, participant), listed)
+            self._remember(self._single, (room, participant), listed)
         batch.answer.set_result(listed)
 
-
-def _remember(known: OrderedDict[Any, TrackListing], name: object, listed: TrackListing) -> None:
-    known[name] = listed
-    known.move_to_end(name)
-    if len(known) > _MAX_REMEMBERED:
-        known.popitem(last=False)
+    def _remember(self, known: OrderedDict[Any, TrackListing], name: object, listed: TrackListing) -> None:
+        known[name] = listed
+        known.move_to_end(name)
+        if len(known) > self._max_remembered:
+            known.popitem(last=False)

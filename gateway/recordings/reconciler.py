@@ -14,8 +14,8 @@ import structlog
 
 from gateway.coordinator import Command, Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
-from gateway.observability import metrics, tracing
-from gateway.recordings.evidence import Evidence, open_rows, own_row
+from gateway.observability import tracing
+from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
 from gateway.recordings.leader import Leader
 from gateway.recordings.listings import ListingCache, TrackListing
 from gateway.recordings.model import ENDED, EndReason, Status
@@ -28,7 +28,8 @@ __all__ = ["Reconciler"]
 
 _ROUND_SECONDS: Final = 1.0
 _MAX_PER_BUCKET: Final = 500
-_MAX_CONCURRENT: Final = 200
+_MAX_RECONCILING: Final = 200
+"""Tracks that are reconciled at once because of what was heard; the others are due, and come to their turn."""
 _MAX_CONCURRENT_ROOMS: Final = 64
 """Rooms in which something uncertain is reconciled; and just as many, which do not hold those up, are compared."""
 _FILES_EVERY_SECONDS: Final = 2.0
@@ -47,20 +48,36 @@ class Reconciler:
         listings: Says what VideoSDK records.
         leader: Finds out what a list cannot tell by itself.
         checks_per_second: Most rooms that are compared in a second because it is time; 0 is no limit.
+        every: Seconds between two rounds, about.
+        max_per_bucket: Tracks of a bucket that are taken up in one round, the longest due first.
+        max_concurrent_rooms: Rooms in which something uncertain is reconciled at once, and as many that are compared.
+        max_reconciling: Tracks that are reconciled at once because of what was heard.
     """
 
     def __init__(
-        self, coordinator: Coordinator, listings: ListingCache, leader: Leader, *, checks_per_second: float = 0
+        self,
+        coordinator: Coordinator,
+        listings: ListingCache,
+        leader: Leader,
+        *,
+        checks_per_second: float = 0,
+        every: float = _ROUND_SECONDS,
+        max_per_bucket: int = _MAX_PER_BUCKET,
+        max_concurrent_rooms: int = _MAX_CONCURRENT_ROOMS,
+        max_reconciling: int = _MAX_RECONCILING,
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
         self._listings = listings
         self._leader = leader
+        self._every = every
+        self._max_per_bucket = max_per_bucket
+        self._max_reconciling = max_reconciling
         self._pace = Pace(checks_per_second)
         self._reconciling: dict[str, asyncio.Task[None]] = {}
         self._checking: dict[str, asyncio.Task[None]] = {}
-        self._places = asyncio.Semaphore(_MAX_CONCURRENT_ROOMS)
-        self._comparing = asyncio.Semaphore(_MAX_CONCURRENT_ROOMS)
+        self._places = asyncio.Semaphore(max_concurrent_rooms)
+        self._comparing = asyncio.Semaphore(max_concurrent_rooms)
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -96,7 +113,7 @@ class Reconciler:
 
     def reconcile_if_idle(self, key: str) -> None:
         """Reconcile a record in the background, unless so much is under way that it had better wait until it is due."""
-        if len(self._reconciling) < _MAX_CONCURRENT:
+        if len(self._reconciling) < self._max_reconciling:
             self.reconcile_soon(key)
 
     def reconcile_soon(self, key: str) -> asyncio.Task[None]:
@@ -127,7 +144,7 @@ class Reconciler:
     async def _check_for_ever(self) -> None:
         while True:
             # Jittered, so that replicas seldom reach for the same track in the same moment.
-            await asyncio.sleep(_ROUND_SECONDS * random.uniform(0.7, 1.3))  # noqa: S311
+            await asyncio.sleep(self._every * random.uniform(0.7, 1.3))  # noqa: S311
             try:
                 await self._check_due()
             except CoordinationUnavailable:
@@ -138,7 +155,7 @@ class Reconciler:
     async def _check_due(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):
             rooms: dict[str, list[str]] = {}
-            for key in await self._coordinator.due(bucket, _MAX_PER_BUCKET):
+            for key in await self._coordinator.due(bucket, self._max_per_bucket):
                 rooms.setdefault(track_of(key).room_id, []).append(key)
             for room, keys in rooms.items():
                 if room not in self._checking:
@@ -246,12 +263,12 @@ class Reconciler:
         if over and records:
             await self._coordinator.invalidate(key)
             return False
+        report_duplicates(key, records)
         known = Evidence.decode(record.evidence, record.generation)
         row = self._row_of_ended(record, rows, known) if over else records[0]
         evidence = Evidence.of(record.generation, row) if row is not None else None
-        if evidence is not None and _failed(evidence) and not (known and _failed(known)):
-            metrics.WEBHOOK_DELIVERIES_FAILED.inc()
-            _log.warning("webhook.deliveries_failed", kind=track_of(key).kind)
+        if evidence is not None:
+            report_deliveries(known, evidence, track_of(key).kind)
         return await self._coordinator.confirm(
             key,
             record,
@@ -278,7 +295,3 @@ class Reconciler:
 
     def _key(self, track: Track) -> str:
         return self._coordinator.key(track.room_id, track.participant_id, track.kind)
-
-
-def _failed(evidence: Evidence) -> bool:
-    return evidence.deliveries is not None and evidence.deliveries.succeeded < evidence.deliveries.total

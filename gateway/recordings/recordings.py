@@ -16,7 +16,7 @@ from gateway.recordings.without_redis import WithoutRedisMode
 
 __all__ = ["Recordings"]
 
-_LIST_SECONDS: Final = 1.5
+_ANSWER_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before it is answered from the record."""
 
 
@@ -28,16 +28,24 @@ class Recordings:
         batches: Turn commands into operations.
         reconciler: Compares records with VideoSDK's list.
         without_redis: Works while Redis does not answer.
+        answer_within: Seconds after which a question is answered with what is known.
     """
 
     def __init__(
-        self, coordinator: Coordinator, batches: Batches, reconciler: Reconciler, without_redis: WithoutRedisMode
+        self,
+        coordinator: Coordinator,
+        batches: Batches,
+        reconciler: Reconciler,
+        without_redis: WithoutRedisMode,
+        *,
+        answer_within: float = _ANSWER_SECONDS,
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
         self._batches = batches
         self._reconciler = reconciler
         self._without_redis = without_redis
+        self._answer_within = answer_within
         self._questions: set[asyncio.Future[object]] = set()
 
     async def open(self) -> None:
@@ -152,7 +160,7 @@ class Recordings:
         self._questions.add(task)
         task.add_done_callback(self._questions.discard)
         with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
-            async with asyncio.timeout(_LIST_SECONDS):
+            async with asyncio.timeout(self._answer_within):
                 await asyncio.shield(task)
 
     def _key(self, track: Track) -> str:

@@ -36,7 +36,6 @@ _MAX_WAITING: Final = 2_000
 _MAX_MISSED: Final = 500
 """Events a reader is told one by one when it comes back; after more it is better served with the room as it is. As many
 are remembered here, since all the readers of a process that ended come at once, and miss the same."""
-_MAX_CONCURRENT: Final = 1_000
 _NOTHING_YET: Final = (0, 0)
 
 _log = structlog.get_logger("gateway.events")
@@ -131,6 +130,7 @@ class RoomFeeds:
         subscription: Says when there are new ones.
         render: Makes the text of a recording.
         max_readers: How many may read at the same time.
+        max_missed: Events that are remembered here, and told one by one to a reader who comes back.
     """
 
     def __init__(
@@ -140,11 +140,13 @@ class RoomFeeds:
         render: Callable[[Recording], bytes],
         *,
         max_readers: int,
+        max_missed: int = _MAX_MISSED,
     ) -> None:
         self._coordinator = coordinator
         self._subscription = subscription
         self._render = render
         self._most_readers = max_readers
+        self._max_missed = max_missed
         self._room_feeds: dict[str, _Feed] = {}
         self._readers: dict[Reader, _Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -171,7 +173,7 @@ class RoomFeeds:
             raise TooManyWaiting("Too many read events from this gateway at the moment.", retry_after=2)
         feed = self._room_feeds.get(room)
         if feed is None:
-            feed = self._room_feeds[room] = _Feed(self._coordinator, room, self._render)
+            feed = self._room_feeds[room] = _Feed(self._coordinator, room, self._render, self._max_missed)
             self._subscription.watch(self._coordinator.channel(room), feed.look)
             # A strong reference: asyncio itself keeps only a weak one.
             task = asyncio.create_task(self._run(feed), name="feed")
@@ -220,8 +222,11 @@ class RoomFeeds:
 class _Feed:
     """A room, as far as its readers have been told of it."""
 
-    def __init__(self, coordinator: Coordinator, room: str, render: Callable[[Recording], bytes]) -> None:
+    def __init__(
+        self, coordinator: Coordinator, room: str, render: Callable[[Recording], bytes], max_missed: int
+    ) -> None:
         self.room = room
+        self._max_missed = max_missed
         self.readers: set[Reader] = set()
         self._coordinator = coordinator
         self._render = render
@@ -286,7 +291,7 @@ class _Feed:
             missed = self._remembered_since(after)
             if missed is None:
                 events = await self._coordinator.events(self.room, after)
-                if events is None or len(events) > _MAX_MISSED:
+                if events is None or len(events) > self._max_missed:
                     return None
                 missed = [update for event in events if (update := self._of(event)) is not None]
                 self._recent, self._recent_after = deque(missed), after
@@ -301,7 +306,7 @@ class _Feed:
     def _remember(self, update: FeedUpdate) -> None:
         if _position(update.id) > _position(self._recent[-1].id if self._recent else self._recent_after):
             self._recent.append(update)
-        if len(self._recent) > _MAX_MISSED:
+        if len(self._recent) > self._max_missed:
             self._recent_after = self._recent.popleft().id
 
     async def _advance(self) -> None:
@@ -315,7 +320,7 @@ class _Feed:
                 return
             for event in events:
                 self._tell(event)
-            if len(events) < _MAX_CONCURRENT:
+            if len(events) < self._coordinator.max_events:
                 break
         if clock() - self._read_at > _REFRESH_SECONDS:
             await self._read_room()

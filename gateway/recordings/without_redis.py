@@ -6,6 +6,8 @@ every track touched here is marked as doubtful, so that nobody believes a record
 """
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -19,7 +21,7 @@ from gateway.videosdk.client import VideoSDK
 
 __all__ = ["WithoutRedisMode"]
 
-_DOUBT_EVERY_SECONDS = 0.5
+_REPORT_EVERY_SECONDS = 0.5
 
 _log = structlog.get_logger("gateway.recordings")
 
@@ -30,12 +32,16 @@ class WithoutRedisMode:
     Args:
         coordinator: Who is told of it when Redis is back.
         videosdk: Whom to call.
+        report_every: Seconds between two tries to tell Redis.
     """
 
-    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK) -> None:
+    def __init__(
+        self, coordinator: Coordinator, videosdk: VideoSDK, *, report_every: float = _REPORT_EVERY_SECONDS
+    ) -> None:
+        self._report_every = report_every
         self._coordinator = coordinator
         self._videosdk = videosdk
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns: dict[str, _Turn] = {}
         self._running: dict[str, tuple[str, float]] = {}
         self._touched: set[str] = set()
         self._task: asyncio.Task[None] | None = None
@@ -106,8 +112,17 @@ class WithoutRedisMode:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def _turn(self, key: str) -> asyncio.Lock:
-        return self._turns.setdefault(key, asyncio.Lock())
+    @asynccontextmanager
+    async def _turn(self, key: str) -> AsyncGenerator[None]:
+        turn = self._turns.setdefault(key, _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[key]
 
     async def _is_open(self, track: Track) -> bool:
         rows = await self._videosdk.list_tracks(track.room_id, track.participant_id)
@@ -136,10 +151,19 @@ class WithoutRedisMode:
 
     async def _cast_doubt(self) -> None:
         while self._touched:
-            await asyncio.sleep(_DOUBT_EVERY_SECONDS)
+            await asyncio.sleep(self._report_every)
             for key in list(self._touched):
                 try:
                     await self.reconcile(key)
                 except CoordinationUnavailable:
                     break
-        self._turns = {key: turn for key, turn in self._turns.items() if turn.locked()}
+                except Exception:  # noqa: BLE001 - one track's trouble must not keep the others from being reported
+                    _log.exception("uncoordinated.report_failed", track=key)
+
+
+class _Turn:
+    """One track's lock, kept while anyone uses or awaits it."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0

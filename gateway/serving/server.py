@@ -31,6 +31,10 @@ from gateway.settings.table import Settings
 __all__ = ["SERVER", "NoPlaceError", "build", "serve"]
 
 _MAX_HEADERS: Final = 32 * 1024
+_WORKER_SECONDS: Final = 30
+"""How long a worker may leave uvicorn's question unanswered whether it lives. It answers once the gateway's modules are
+read, which takes longer than uvicorn's own 5 s on a machine that is busy or short of CPU: such a worker would be killed
+and replaced for ever, and none would serve."""
 
 _log = structlog.get_logger("gateway.access")
 
@@ -63,6 +67,7 @@ def serve(settings: Settings) -> None:
             host=settings.host,
             port=settings.port,
             workers=settings.workers,
+            timeout_worker_healthcheck=_WORKER_SECONDS,
             # A request's own deadline is the longest wait; what is left then is for the lifespan and other replicas.
             timeout_graceful_shutdown=round(settings.request_deadline.total_seconds()) + 1,
             **SERVER,

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
@@ -35,6 +35,7 @@ _log = structlog.get_logger("gateway.coordinator")
 
 _COMMAND_SECONDS = 1.0
 _CONNECT_SECONDS = 0.5
+_LONGEST_SECONDS = _CONNECT_SECONDS + _COMMAND_SECONDS
 _MAX_CONNECTIONS = 64
 _FAILURES_TO_OPEN = 3
 _PROBE_EVERY_SECONDS = 0.5
@@ -59,18 +60,31 @@ class Connection:
             password is replaced, connections are made anew. Another server is not moved to: replicas that move at
             different moments would not see each other's claims.
         ca_file: Certificates (PEM) that a server's must go back to, instead of the system's own; for TLS only.
+        max_connections: Calls at the same time; more wait for their turn.
+        probe_every: Seconds between two calls that try whether Redis is back.
 
-    After three failures in a row the connection answers at once for half a second at a time, so that an outage costs
-    callers no time-outs; one call in each half second tries whether Redis is back.
+    A URL without `+` may give time-outs of its own, in seconds: `?socket_timeout=…&socket_connect_timeout=…`.
+
+    After three failures in a row the connection answers at once for half a second (`probe_every`) at a time, so that an
+    outage costs callers no time-outs; one call in each half second tries whether Redis is back.
     """
 
-    def __init__(self, url: str | Callable[[], str], ca_file: str = "") -> None:
+    def __init__(
+        self,
+        url: str | Callable[[], str],
+        ca_file: str = "",
+        *,
+        max_connections: int = _MAX_CONNECTIONS,
+        probe_every: float = _PROBE_EVERY_SECONDS,
+    ) -> None:
         self._url = (lambda: url) if isinstance(url, str) else url
         self._ca_file = ca_file
         self._opened: _Opened | None = None
         self._opened_url = self._refused_url = ""
         self._retiring: set[asyncio.Task[None]] = set()
-        self._places = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._max_connections = max_connections
+        self._probe_every = probe_every
+        self._places = asyncio.Semaphore(max_connections)
         self._failures = 0
         """How many calls in a row have failed."""
         self.failures = 0
@@ -253,7 +267,7 @@ class Connection:
                 task = asyncio.create_task(_retire(self._opened), name="redis-retire")
                 self._retiring.add(task)
                 task.add_done_callback(self._retiring.discard)
-            self._opened, self._opened_url = _connect(url, self._ca_file, connections=_MAX_CONNECTIONS), url
+            self._opened, self._opened_url = _connect(url, self._ca_file, connections=self._max_connections), url
         return self._opened
 
     async def _call(self, call: Any) -> object:
@@ -266,11 +280,12 @@ class Connection:
         if self._failures >= _FAILURES_TO_OPEN:
             if moment < self._probe_at:
                 raise _unavailable()
-            self._probe_at = moment + _PROBE_EVERY_SECONDS
-        client = self._current().client
+            self._probe_at = moment + self._probe_every
+        opened = self._current()
+        client = opened.client
         try:
             # redis-py bounds each read; a Cluster client may add rounds of its own (redirects, slot refresh).
-            async with asyncio.timeout(_CONNECT_SECONDS + _COMMAND_SECONDS):
+            async with asyncio.timeout(opened.longest_seconds):
                 if isinstance(client, RedisCluster):
                     await client.initialize()
                 result = await call(client)
@@ -279,7 +294,7 @@ class Connection:
             metrics.redis_failed(_kind(error))
             self._failures += 1
             self.failures += 1
-            self._probe_at = time.monotonic() + _PROBE_EVERY_SECONDS
+            self._probe_at = time.monotonic() + self._probe_every
             raise _unavailable() from error
         uncancelled()
         self._failures = 0
@@ -326,13 +341,23 @@ def uncancelled() -> None:
 class _Opened:
     """A client, and the clients it needs to find its server."""
 
-    def __init__(self, client: Redis | RedisCluster, *helpers: Redis) -> None:
+    def __init__(
+        self, client: Redis | RedisCluster, *helpers: Redis, longest_seconds: float = _LONGEST_SECONDS
+    ) -> None:
         self.client = client
+        self.longest_seconds = longest_seconds
+        """How long a call may take, a new connection included."""
         self._helpers = helpers
 
     async def aclose(self) -> None:
         for client in (self.client, *self._helpers):
             await client.aclose()
+
+
+def _longest_seconds(url: str) -> float:
+    """Return how long connecting and a command may take together, where redis-py reads time-outs out of the URL."""
+    given = parse_qs(urlsplit(url).query)
+    return sum(float(given.get(name, [_SOCKET[name]])[0]) for name in ("socket_connect_timeout", "socket_timeout"))
 
 
 def _connect(url: str, ca_file: str, *, connections: int) -> _Opened:
@@ -344,7 +369,7 @@ def _connect(url: str, ca_file: str, *, connections: int) -> _Opened:
         pool = BlockingConnectionPool.from_url(
             url, max_connections=connections, timeout=_COMMAND_SECONDS, **_SOCKET, **trust
         )
-        return _Opened(Redis.from_pool(pool))
+        return _Opened(Redis.from_pool(pool), longest_seconds=_longest_seconds(url))
     parts = urlsplit(f"//{rest}")
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")

@@ -50,10 +50,23 @@ class Notifications:
 
     Args:
         connection: How Redis is reached.
+        now: A clock in seconds that does not step: tells for how long nothing was heard.
+        ping_after: Seconds of silence after which the server is asked for a sign of life.
+        reconnect_after: Seconds of silence after which the connection is given up.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        ping_after: float = _QUIET_BEFORE_PING_SECONDS,
+        reconnect_after: float = _QUIET_BEFORE_RECONNECT_SECONDS,
+    ) -> None:
         self._connection = connection
+        self._now = now
+        self._ping_after = ping_after
+        self._reconnect_after = reconnect_after
         self._on_finished: Callable[[OperationFinished], None] = lambda _: None
         self._on_gap: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
@@ -106,8 +119,11 @@ class Notifications:
             except (*LOST, CoordinationUnavailable) as error:
                 uncancelled()
                 if self._subscribed.is_set():
-                    failures = 0
                     _log.warning("wakeups.lost", reason=type(error).__name__)
+            except Exception:  # noqa: BLE001 - for example a message that cannot be read: the next ones must be heard
+                _log.exception("wakeups.failed")
+            if self._subscribed.is_set():
+                failures = 0
             self._subscribed.clear()
             await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
             failures += 1
@@ -140,7 +156,7 @@ class Notifications:
             subscribed = watched
 
     async def _read(self, pubsub: PubSub, following: asyncio.Task[None]) -> None:
-        heard = time.monotonic()
+        heard = self._now()
         pinged = False
         while True:
             if following.done():
@@ -148,16 +164,16 @@ class Notifications:
                 following.result()
             message = cast("dict[str, Any] | None", await pubsub.get_message(timeout=_READ_SECONDS))
             uncancelled()
-            silence = time.monotonic() - heard
+            silence = self._now() - heard
             if message is None:
                 # redis-py never notices a connection that went silent without a reset: ask it for a sign of life.
-                if silence > _QUIET_BEFORE_RECONNECT_SECONDS:
+                if silence > self._reconnect_after:
                     raise TimeoutError
-                if silence > _QUIET_BEFORE_PING_SECONDS and not pinged:
+                if silence > self._ping_after and not pinged:
                     pinged = True
                     await cast("Any", pubsub.ping())
                 continue
-            heard, pinged = time.monotonic(), False
+            heard, pinged = self._now(), False
             self._take(message)
 
     def _take(self, message: dict[str, Any]) -> None:

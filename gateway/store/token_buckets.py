@@ -6,6 +6,7 @@ Those who ask for the same at the same time ask together: a thousand joiners mus
 import asyncio
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from gateway.errors import CoordinationUnavailable
@@ -13,6 +14,8 @@ from gateway.store.connection import Connection
 from gateway.store.scripts import Script, bucket_of
 
 __all__ = ["Quota", "TokenBuckets"]
+
+_log = structlog.get_logger("gateway.coordinator")
 
 
 class Quota(Struct, frozen=True):
@@ -87,7 +90,9 @@ class TokenBuckets:
             while waiting := self._waiting.pop(ask, None):
                 try:
                     reply = await self._run(ask, len(waiting))
-                except Exception:  # noqa: BLE001 - nobody must wait for an answer that never comes
+                except Exception as error:  # noqa: BLE001 - nobody must wait for an answer that never comes
+                    if not isinstance(error, CoordinationUnavailable):
+                        _log.exception("limits.failed")
                     for answer in waiting:
                         if not answer.done():
                             answer.set_exception(CoordinationUnavailable("The limits cannot be had."))

@@ -84,9 +84,17 @@ class FetchedKeys:
     Args:
         fetch: Gets them in PEM; raises `UpstreamError` where it cannot.
         clock: Seconds that never step.
+        timeout: How many of them one fetch may take.
     """
 
-    def __init__(self, fetch: Callable[[], Awaitable[str]], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[str]],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        timeout: float = _FETCH_SECONDS,
+    ) -> None:
+        self._timeout = timeout
         self._fetch = fetch
         self._clock = clock
         self._keys: Keys = ()
@@ -119,11 +127,14 @@ class FetchedKeys:
             # Not before it is known: a fetch that is cancelled has brought nothing.
             self._certain = False
             try:
-                async with asyncio.timeout(_FETCH_SECONDS):
+                async with asyncio.timeout(self._timeout):
                     keys = read_keys(await self._fetch())
             except (UpstreamError, WrongKeyError, TimeoutError) as error:
                 reason = str(error) if isinstance(error, WrongKeyError) else type(error).__name__
                 _log.warning("webhook_key.unavailable", reason=reason)
+                return
+            except Exception:  # noqa: BLE001 - the keys there are stay in use, and are fetched again in a minute
+                _log.exception("webhook_key.failed")
                 return
             self._certain, self._fetched = True, self._clock()
             if keys != self._keys:

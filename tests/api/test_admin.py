@@ -18,6 +18,7 @@ from tests import harness
 pytestmark = pytest.mark.anyio
 
 NewTrack = Callable[..., dict[str, str]]
+TIMES = {**harness.FAST, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6", "GATEWAY_REQUEST_DEADLINE_SECONDS": "30"}
 START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
 
@@ -34,7 +35,7 @@ def settings(valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path) -> di
     both = tmp_path / "both.toml"
     both.write_text(operator.file.read_text() + scopes + other.file.read_text())
     return {
-        **harness.environment(valkey.url, simulator.url, both, **harness.FAST),
+        **harness.environment(valkey.url, simulator.url, both, **TIMES),
         "operator": operator.key,
         "user": other.key,
     }
@@ -58,7 +59,7 @@ async def test_what_is_in_flight_is_listed_with_its_holder(
     operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Who holds it, since when, for how long; and when it is over, nobody."""
-    simulator.inject(harness.delay("start", 1))
+    simulator.inject(harness.delay("start", 4))
     track = new_track()
     start = asyncio.create_task(operator.post(START, json=track))
     seen = await harness.until(lambda: pending_tracks(operator, track), lambda one: one.get("claim"))

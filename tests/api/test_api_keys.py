@@ -193,7 +193,7 @@ async def test_a_recording_names_who_asked_for_it(
     (app, first), (bot, second) = new_key("app"), new_key("bot")
     file = tmp_path / "both.toml"
     file.write_text(first + second)
-    settings = harness.environment(valkey.url, simulator.url, file, **harness.FAST)
+    settings = harness.environment(valkey.url, simulator.url, file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, app) as as_app, harness.client(url, bot) as as_bot:
         track = new_track()
         assert (await as_app.post(START, json=track)).json()["requestedBy"] == "app"
@@ -205,7 +205,7 @@ async def test_where_nobody_need_be_known_everybody_is_anyone(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """`GATEWAY_AUTH=none` lets in a caller without a key, and one with any."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, GATEWAY_AUTH="none")
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_AUTH="none")
     async with harness.serve(settings) as url, harness.client(url) as client:
         track = new_track()
         started = await client.post(START, json=track)

@@ -7,7 +7,7 @@ import json
 import textwrap
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ async def gateway_for(
     valkey: EmbeddedValkey, simulator: Simulator, **settings: str
 ) -> AsyncGenerator[httpx.AsyncClient]:
     """Serve a gateway that knows callers by these settings alone."""
-    environ = harness.environment(valkey.url, simulator.url, Path("unset"), **harness.FAST)
+    environ = harness.environment(valkey.url, simulator.url, Path("unset"), **harness.CALM)
     del environ["GATEWAY_CALLERS_FILE"]
     async with harness.serve(environ | settings) as url, harness.client(url) as client:
         yield client
@@ -451,6 +451,57 @@ async def test_keys_are_fetched_again_for_a_new_one_once_a_minute(provider: Iden
     assert provider.fetches == 3
 
 
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "in parts"])
+async def test_a_jwks_document_beyond_the_bound_is_not_read(*, declared: bool) -> None:
+    """256 KiB are read to the end; what goes on beyond them is given up, whether or not its length was declared."""
+    most = 256 * 1024
+    sizes = [most, most + 1]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        size = sizes.pop(0)
+        length = f"content-length: {size}\r\n" if declared else ""
+        writer.write(f"HTTP/1.1 200 OK\r\n{length}connection: close\r\n\r\n".encode() + b" " * size)
+        # Until the other side has read it, or has given up.
+        with suppress(ConnectionError):
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
+    assert len(await fetch_jwks(url)) == most
+    with pytest.raises(OSError, match="too long"):
+        await fetch_jwks(url)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_jwks_document_that_never_ends_is_given_up() -> None:
+    """Each part arrives in time, and the whole does not."""
+    ended = asyncio.Event()
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.transport.abort()
+        ended.set()
+
+    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
+    async with asyncio.timeout(20):
+        with pytest.raises(TimeoutError):
+            await fetch_jwks(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks", timeout=0.3)
+        await ended.wait()
+    server.close()
+    await server.wait_closed()
+
+
 async def test_a_key_that_was_withdrawn_is_refused_in_time(provider: IdentityProvider) -> None:
     """An hour later at most; a provider that does not answer then changes nothing."""
     clock = Clock()
@@ -496,9 +547,9 @@ async def test_identities_stand_side_by_side(
     settings = {**provider.settings, "GATEWAY_JOIN_TOKENS": "on", "GATEWAY_CALLERS_FILE": str(demo.file)}
     async with gateway_for(valkey, simulator, **settings) as client:
         names: list[str] = []
-        for number in range(3):
-            track = new_track()
+        tracks = [new_track() for _ in range(3)]
+        for number, track in enumerate(tracks):
             join = MINTED(room=track["roomId"], participant=track["participantId"])
             shown = (demo.key, join, provider.token("grace"))[number]
             names.append((await client.post(START, json=track, headers=bearer(shown))).json()["requestedBy"])
-    assert names == ["demo", "participant:p2", "grace"]
+    assert names == ["demo", f"participant:{tracks[1]['participantId']}", "grace"]

@@ -168,7 +168,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> harness.Demo:
 @pytest.fixture(scope="module")
 async def gateway(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncIterator[httpx.AsyncClient]:
     """One gateway for all of them: nothing of a bad request may stay behind in it either."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         yield client
 
@@ -407,7 +407,7 @@ async def unreadable(gateway: httpx.AsyncClient, sent: bytes) -> httpx.Response:
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     writer.write(sent)
     await writer.drain()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(harness.BOUND):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()

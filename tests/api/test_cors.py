@@ -39,7 +39,7 @@ NewTrack = Callable[..., dict[str, str]]
 @pytest.fixture
 async def page(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway that pages may use."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, GATEWAY_CORS_ORIGINS=ORIGINS)
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_CORS_ORIGINS=ORIGINS)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         yield client
 

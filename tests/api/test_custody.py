@@ -48,7 +48,7 @@ async def gateway_at(
     valkey: EmbeddedValkey, videosdk_url: str, demo: harness.Demo, **settings: str
 ) -> AsyncGenerator[httpx.AsyncClient]:
     """Serve a gateway with credentials of its own."""
-    environ = harness.environment(valkey.url, videosdk_url, demo.file, **harness.FAST)
+    environ = harness.environment(valkey.url, videosdk_url, demo.file, **harness.CALM)
     for name in ("GATEWAY_VIDEOSDK_API_KEY", "GATEWAY_VIDEOSDK_SECRET"):
         del environ[name]
     async with harness.serve(environ | settings) as url, harness.client(url, demo.key) as client:
@@ -157,14 +157,14 @@ def test_tokens_are_made_anew_when_what_makes_them_changes() -> None:
 async def test_calls_wait_for_their_turn(simulator: Simulator) -> None:
     """Calls a second are kept; who waits too long was never sent, and takes nobody's turn."""
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
-    videosdk = VideoSDK(simulator.url, tokens, timeout=1, calls_per_second=20)
+    videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, calls_per_second=20)
     loop = asyncio.get_running_loop()
     begun = loop.time()
     await asyncio.gather(*(videosdk.start_track("room-1", f"p{number}", "video") for number in range(10)))
     assert loop.time() - begun >= 9 / 20
     await videosdk.aclose()
 
-    slow = VideoSDK(simulator.url, tokens, timeout=0.3, calls_per_second=1)
+    slow = VideoSDK(simulator.url, tokens, timeout=3, calls_per_second=0.1)
     calls = len(simulator.calls)
     ended = await asyncio.gather(
         *(slow.start_track("room-2", f"p{number}", "video") for number in range(5)), return_exceptions=True
@@ -178,7 +178,7 @@ async def test_only_so_many_calls_are_under_way(simulator: Simulator) -> None:
     """Calls beyond the limit wait, and those whose wait is too long were never sent."""
     simulator.inject(harness.delay("start", 0.2))
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
-    videosdk = VideoSDK(simulator.url, tokens, timeout=5, max_connections=3)
+    videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, max_connections=3)
     await asyncio.gather(*(videosdk.start_track("room-3", f"p{number}", "video") for number in range(9)))
     mine = [call for call in simulator.calls if call.room_id == "room-3"]
     for call in mine:

@@ -106,7 +106,7 @@ async def test_a_retry_of_what_is_under_way_joins_it(
     gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Ten at once under one key: one start, and everybody hears of the same recording."""
-    simulator.inject(harness.delay("start", 0.3))
+    simulator.inject(harness.delay("start", 2))
     track, key = new_track(), under()
     answers = await asyncio.gather(*(gateway.post(START, json=track, headers=key) for _ in range(10)))
     assert Counter(answer.json()["outcome"] for answer in answers) == {"started": 1, "joined": 9}
@@ -119,7 +119,7 @@ async def test_a_key_names_one_request(
 ) -> None:
     """Another body under the same key is refused, also while nothing of the first was answered yet."""
     track, key = new_track(), under()
-    simulator.inject(harness.delay("start", 0.3))
+    simulator.inject(harness.delay("start", 1))
     first = asyncio.create_task(gateway.post(START, json=track, headers=key))
     await harness.eventually(lambda: starts(simulator))
     other = {**track, "bucketDirPath": "elsewhere"}
@@ -136,7 +136,7 @@ async def test_a_key_is_the_callers_and_the_routes(
     (one, first), (two, second) = new_key("one"), new_key("two")
     file = tmp_path / "both.toml"
     file.write_text(first + second)
-    settings = harness.environment(valkey.url, simulator.url, file, **harness.FAST)
+    settings = harness.environment(valkey.url, simulator.url, file, **harness.CALM)
     track, key = new_track(), under()
     async with harness.serve(settings) as url, harness.client(url, one) as a, harness.client(url, two) as b:
         assert (await a.post(START, json=track, headers=key)).status_code == 201
@@ -188,6 +188,24 @@ async def test_final_refusals_are_kept_and_passing_ones_are_not(
     assert "idempotency-replayed" not in won.headers
 
 
+async def test_retry_of_a_stop_that_was_only_requested_stops_again(
+    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """202 promises what is still to come: it is no final answer, so the retry is told what became of it."""
+    track, key = new_track(), under()
+    await gateway.post(START, json=track)
+    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    requested = await gateway.post(STOP, json=track, headers=key)
+    assert (requested.status_code, requested.json()["outcome"]) == (202, "stop_requested")
+
+    retry = await gateway.post(STOP, json=track, headers=key)
+
+    assert (retry.status_code, retry.json()["status"]) == (200, "stopped")
+    assert "idempotency-replayed" not in retry.headers
+    again = await gateway.post(STOP, json=track, headers=key)
+    assert (again.content, again.headers["idempotency-replayed"]) == (retry.content, "true")
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [('"abc-{}"', "abc-{}"), ("8e03{}", '"8e03{}"'), ('"a\\"b{}"', '"a\\"b{}"'), ("a:b/c={}", '"a:b/c={}"')],
@@ -231,7 +249,7 @@ async def test_without_redis_a_start_cannot_be_remembered_and_a_stop_need_not(
     """A start under a key is refused, even where starts are done without Redis; a stop is carried out."""
     with EmbeddedValkey() as server:
         url = server.url
-    settings = harness.environment(url, simulator.url, demo.file, **harness.FAST, GATEWAY_WITHOUT_REDIS="degrade")
+    settings = harness.environment(url, simulator.url, demo.file, **harness.CALM, GATEWAY_WITHOUT_REDIS="degrade")
     async with harness.serve(settings) as base, harness.client(base, demo.key) as client:
         track = new_track()
         check_problem(await client.post(START, json=track, headers=under()), "coordination-unavailable")
@@ -250,7 +268,8 @@ async def test_what_is_kept_goes_in_time(
         keys = [key async for key in redis.scan_iter(match="*:answer:*")]
         assert keys
         for key in keys:
-            assert 0 < await redis.pttl(key) <= 24 * 3600 * 1000
+            # The server is shared with other tests, whose answers may be some minutes old.
+            assert 23 * 3600 * 1000 < await redis.pttl(key) <= 24 * 3600 * 1000
             kept = repr((key, await redis.hgetall(key)))  # pyright: ignore[reportGeneralTypeIssues]
             assert name not in kept
             assert "hunter2" not in kept
@@ -273,16 +292,16 @@ async def test_a_retry_of_a_start_that_was_never_sent_starts(
 
 
 async def test_a_retry_of_a_start_that_never_landed_starts(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+    hasty: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Nobody answered, and it was found out that nothing records: the retry is not a late one."""
     track, key = new_track(), under()
     simulator.inject(Fault(action="reset_before", endpoint="start"))
-    check_problem(await gateway.post(START, json=track, headers=key), "outcome-unknown")
+    check_problem(await hasty.post(START, json=track, headers=key), "outcome-unknown")
     address = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/video"
-    await harness.until(lambda: gateway.get(address), lambda seen: seen.json()["status"] in {"stopped", "failed"})
+    await harness.until(lambda: hasty.get(address), lambda seen: seen.json()["status"] in {"stopped", "failed"})
 
-    won = await gateway.post(START, json=track, headers=key)
+    won = await hasty.post(START, json=track, headers=key)
 
     assert (won.status_code, won.json().get("outcome")) == (201, "started")
 
@@ -292,7 +311,7 @@ async def test_a_retry_is_overruled_by_a_stop_at_whatever_moment(
 ) -> None:
     """A stop slips in between the moment a retry is taken in and its claim: the retry still does not start again."""
     track, key = new_track(), under()
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         first = await client.post(START, json=track, headers=key)
         await _forget_answers(valkey)
@@ -314,7 +333,7 @@ async def test_a_retry_does_not_hold_back_who_asks_anew(
     track, key = new_track(), under()
     await gateway.post(START, json=track, headers=key)
     await _forget_answers(valkey)
-    simulator.inject(harness.delay("stop", 0.3))
+    simulator.inject(harness.delay("stop", 2))
     stop = asyncio.create_task(gateway.post(STOP, json=track))
     await harness.eventually(lambda: any(call.endpoint == "stop" for call in simulator.calls))
 

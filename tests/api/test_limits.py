@@ -42,7 +42,7 @@ async def limited(
     key, entry = new_key(f"{name}-{folder.name}"[:64].strip("-"))
     file = folder / "callers.toml"
     file.write_text(entry if own is None else f"{entry}starts_per_minute = {own}\n")
-    environ = harness.environment(valkey.url, simulator.url, file, **harness.FAST) | settings
+    environ = harness.environment(valkey.url, simulator.url, file, **harness.CALM) | settings
     async with harness.serve(environ) as url, harness.client(url, key) as client:
         yield client
 
@@ -123,7 +123,7 @@ async def test_a_storm_on_one_track_passes(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Fifty equal starts are one real one: neither the caller's limit of ten nor the track's of two minds."""
-    simulator.inject(harness.delay("start", 0.2))
+    simulator.inject(harness.delay("start", 2))
     async with limited(
         valkey, simulator, tmp_path, name="storm", own=10, GATEWAY_TRACK_STARTS_PER_MINUTE="2"
     ) as client:
@@ -136,7 +136,7 @@ async def test_a_storm_that_is_refused_is_paid_for_once(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Fifty callers hear of one refusal: it costs what one refusal costs."""
-    simulator.inject(harness.delay("start", 0.2))
+    simulator.inject(harness.delay("start", 2))
     simulator.inject(Fault(action="refuse", endpoint="start", status=404, times=None))
     async with limited(valkey, simulator, tmp_path, name="refused", own=20) as client:
         track = new_track()
@@ -147,6 +147,36 @@ async def test_a_storm_that_is_refused_is_paid_for_once(
         after = await client.post(START, json=new_track())
         assert after.status_code == 201
         assert told(after)["caller"][1] >= 20 - 5 - calls - 2
+
+
+async def test_a_stop_that_was_sent_without_an_answer_costs_a_whole_token(
+    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """202: VideoSDK may have carried it out. The only token of a caller is gone, and comes back in a minute."""
+    track, folder = new_track(), tmp_path / "another"
+    folder.mkdir()
+    assert (await gateway.post(START, json=track)).status_code == 201
+    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    async with limited(valkey, simulator, folder, name="unanswered", own=1) as client:
+        stopped = await client.post(STOP, json=track)
+        assert stopped.status_code == 202
+        # Of the last tenth, or of nothing, less than seven seconds would be missing.
+        assert told(stopped)["caller"][2] > 30
+
+
+async def test_callers_of_one_stop_without_an_answer_pay_for_it_once(
+    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """Ten who stop together are told 202; it costs a tenth of a token each, and the rest of one."""
+    track, folder = new_track(), tmp_path / "another"
+    folder.mkdir()
+    assert (await gateway.post(START, json=track)).status_code == 201
+    simulator.inject(harness.delay("stop", 0.3))
+    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    async with limited(valkey, simulator, folder, name="together", own=20) as client:
+        answers = await asyncio.gather(*(client.post(STOP, json=track) for _ in range(10)))
+        assert {answer.status_code for answer in answers} == {202}
+        assert min(told(answer)["caller"][1] for answer in answers) >= 17
 
 
 async def test_who_asks_together_is_counted_together(valkey: EmbeddedValkey) -> None:

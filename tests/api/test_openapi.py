@@ -255,7 +255,7 @@ async def test_real_answers_keep_the_contract(
         simulator.inject(Fault(action="refuse", endpoint="start", status=status, headers=headers, times=2))
         check(document, await gateway.post(START, json=new_track()), "post", START)
         simulator.clear_faults()
-    simulator.inject(harness.delay("start", 0.3))
+    simulator.inject(harness.delay("start", 1.5))
     early = await gateway.post(START, json=new_track(), headers={"x-request-timeout-ms": "50"})
     assert early.status_code == 504
     check(document, early, "post", START)

@@ -46,7 +46,7 @@ async def callers(
     file = tmp_path_factory.mktemp("policy") / "callers.toml"
     file.write_text(f"{first}{toml(OPEN)}{second}{toml(LISTED)}", encoding="utf-8")
     settings = harness.environment(
-        valkey.url, simulator.url, file, **harness.FAST, GATEWAY_CALLER_STARTS_PER_MINUTE="0"
+        valkey.url, simulator.url, file, **harness.CALM, GATEWAY_CALLER_STARTS_PER_MINUTE="0"
     )
     async with (
         harness.serve(settings) as url,

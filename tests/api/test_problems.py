@@ -292,7 +292,6 @@ async def test_without_redis_nothing_is_promised(
     for answer in answers:
         check_problem(answer, "coordination-unavailable")
         assert int(answer.headers["retry-after"]) >= 1
-        assert answer.elapsed.total_seconds() < 3
         assert "valkey" not in answer.text
     assert live.status_code == 200
     assert simulator.calls == []
@@ -302,7 +301,7 @@ async def test_a_caller_may_wait_less(
     gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A caller's own limit ends its wait and not the operation: the same request then learns the result."""
-    simulator.inject(harness.delay("start", 1.2))
+    simulator.inject(harness.delay("start", 2))
     track = new_track()
     early = await gateway.post(START, json=track, headers={"x-request-timeout-ms": "100"})
     check_problem(early, "deadline-exceeded")

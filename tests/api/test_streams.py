@@ -10,6 +10,7 @@ import pytest
 from gateway.api.sse import EventStream
 from gateway.recordings import FeedUpdate, Kind, Reader, Track
 from tests import harness
+from tests.model.clockwork import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 
@@ -175,3 +176,64 @@ async def test_a_room_told_anew_counts_anew(reader: Reader) -> None:
     reader.offer(update(3, whole=True))
     reader.offer(update(4))
     assert [one.id for one in await reader.read(0)] == ["3-0", "4-0"]
+
+
+async def lived(*, busy: bool, **limits: float | None) -> tuple[float, Server]:
+    """Answer a reader until the answer ends by itself; return how many seconds it took.
+
+    In a busy room there is always something to be told for two hours, and each part takes a second to be taken.
+    """
+    reader, now = Reader(lambda _: None), asyncio.get_running_loop().time
+    reader.begin(update(1, whole=True))
+    begun = now()
+    ended: list[float] = []
+
+    class Room(Server):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if busy and now() - begun < 7200:
+                reader.offer(update(len(self.taken) + 1))
+                await asyncio.sleep(1)
+
+    server = Room()
+    async with answering(server, reader, **limits) as answer:
+        answer.add_done_callback(lambda _: ended.append(now()))
+        await answer
+    return ended[0] - begun, server
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("later", [None, 7200.0])
+def test_stream_of_an_hour_ends_whatever_else_would_end_it_later(later: float | None, busy: bool) -> None:
+    """A client keeps its rights no longer than an hour, silent room or not: it is told to come again, and asked anew.
+
+    On a clock that jumps, so that the hour passes at once. Not all end at the same age.
+    """
+    loop = VirtualLoop()
+    try:
+        ages: list[float] = []
+        for _ in range(3):
+            seconds, server = loop.run_until_complete(lived(busy=busy, expires_in=later, timeout=later))
+            assert server.text.endswith('event: reconnect\ndata: {"reason":"age"}\n\n')
+            assert server.complete
+            ages.append(seconds)
+        assert 3240 <= min(ages) < max(ages) <= 3602
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [({"expires_in": 91.0, "timeout": 100.0}, "expired"), ({"expires_in": 100.0, "timeout": 91.0}, "")],
+)
+def test_stream_ends_at_the_earliest_of_its_limits(limits: dict[str, float], reason: str) -> None:
+    """What the caller showed expires, or its own time is over: not the later of the two, nor the hour."""
+    loop = VirtualLoop()
+    try:
+        seconds, server = loop.run_until_complete(lived(busy=False, **limits))
+    finally:
+        loop.close()
+    assert seconds == pytest.approx(91.0)
+    assert ("reconnect" in server.text) == bool(reason)
+    assert reason in server.text
+    assert server.complete

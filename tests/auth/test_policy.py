@@ -122,12 +122,13 @@ def test_any_text_is_judged(host: str, rest: str) -> None:
 def test_judging_takes_no_time() -> None:
     """Values made to be decoded for long are judged at once."""
     nested, wide = "%" + "25" * 1000, "%25" * 660
-    started = time.perf_counter()
+    started = time.process_time()
     for value in (nested, wide, "&amp;" * 100, "ﷺ" * 500, "%c0%ae" * 80, ("." + " " * 80) * 6, "a." * 1000):
         broken(CALLERS["open"], URL, f"https://hooks.example.com/{value}")
         broken(CALLERS["open"], URL, f"https://{value}/")
         broken(CALLERS["open"], PATH, value[:512])
-    assert time.perf_counter() - started < 1
+    # Of the processor, and a hundred times what it takes: what decodes for long would take minutes.
+    assert time.process_time() - started < 10
 
 
 def test_empty_lists_allow_nothing() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from gateway.sandbox.faults import Fault
+from tests import harness
 from tests.faults.clients import Caller, Recorder, Track
 from tests.faults.history import ClientCall
 from tests.faults.stage import Stage
@@ -14,9 +15,7 @@ from tests.faults.stage import Stage
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
 CALM = {
-    # Hundreds of callers on a small machine: what is slow must not look like what is lost.
-    "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6",
-    "GATEWAY_REQUEST_DEADLINE_SECONDS": "20",
+    **harness.CALM,
     # The server is new, and nothing was ever recorded: a start need not look first.
     "GATEWAY_VERIFY_ABSENT": "never",
 }
@@ -111,7 +110,7 @@ async def test_each_path_costs_as_many_round_trips_as_it_should(house: House) ->
     (stopped,), scripts = await house.cost((1, "stop", track))
     assert (stopped.outcome, scripts) == ("stopped", 2)
 
-    house.stage.simulator.inject(Fault(action="delay", endpoint="start", seconds=0.5, when="after"))
+    house.stage.simulator.inject(Fault(action="delay", endpoint="start", seconds=2, when="after"))
     answers, scripts = await house.cost((0, "start", joined), (1, "start", joined))
     assert sorted(answer.outcome for answer in answers) == ["joined", "started"]
     assert scripts == 3

@@ -24,12 +24,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 REPLICAS = 3
 CALLERS = 4
-SETTINGS = {
-    **harness.FAST,
-    # Times for a busy machine: what is slow must not look like what is lost.
-    "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6",
-    "GATEWAY_REQUEST_DEADLINE_SECONDS": "20",
-}
 DRAIN = "1"
 """Seconds: longer than the load balancer takes to notice, here a tenth of one."""
 
@@ -144,7 +138,7 @@ async def test_replaced_one_by_one_under_load_nobody_notices(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path, earlier: bool
 ) -> None:
     """Three replicas behind HAProxy, which repeats nothing: no failed request, and one start at VideoSDK per track."""
-    fleet = Fleet(harness.environment(valkey.url, simulator.url, demo.file, **SETTINGS), tmp_path)
+    fleet = Fleet(harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM), tmp_path)
     async with AsyncExitStack() as stack:
         stack.callback(fleet.close)
         proxy = await stack.enter_async_context(balancer(fleet.ports, tmp_path))

@@ -24,12 +24,6 @@ from tests.leaks import EVIDENCE
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
 START = "/v1/recordings/track/start"
-TIMES = {
-    **harness.FAST,
-    # Hundreds of callers on a small machine: what is slow must not look like what is lost.
-    "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6",
-    "GATEWAY_REQUEST_DEADLINE_SECONDS": "20",
-}
 
 Track = dict[str, str]
 
@@ -107,9 +101,9 @@ async def _processes(settings: dict[str, str], folder: Path, count: int) -> Asyn
 async def replicas(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
 ) -> AsyncIterator[Replicas]:
-    """Two gateway processes on one Valkey, against a VideoSDK that takes half a second to start anything."""
-    simulator.inject(harness.delay("start", 0.5))
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **TIMES)
+    """Two gateway processes on one Valkey, against a VideoSDK that takes three seconds to start anything."""
+    simulator.inject(harness.delay("start", 3))
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     async with _processes(settings, tmp_path, 2) as urls:
         yield Replicas(urls, demo.key)
 
@@ -143,8 +137,8 @@ async def test_200_equal_starts_are_one_with_two_workers(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
 ) -> None:
     """200 at once at one address behind which two processes serve: one start upstream, and both have had callers."""
-    simulator.inject(harness.delay("start", 1.0))
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **TIMES, GATEWAY_WORKERS="2")
+    simulator.inject(harness.delay("start", 3))
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_WORKERS="2")
     process = await harness.GatewayProcess(settings, tmp_path / "gateway.log").ready()
     await harness.eventually(lambda: process.log.read_text().count("Application startup complete") == 2)
     before = {worker: _sockets(worker) for worker in _children(process.pid)}

@@ -49,7 +49,7 @@ async def url(simulator: Simulator, demo: harness.Demo, page: str) -> AsyncGener
             valkey.url,
             simulator.url,
             demo.file,
-            **harness.FAST,
+            **harness.CALM,
             GATEWAY_JOIN_TOKENS="on",
             GATEWAY_CORS_ORIGINS=page,
         )
@@ -133,7 +133,7 @@ async def test_a_page_follows_a_room_over_the_death_of_a_gateway(
         for event in changes
         if event["data"]["participantId"] == first["participantId"]
     }
-    assert all(delay < 1000 for delay in delays.values()), delays
+    assert all(delay < 15_000 for delay in delays.values()), delays
     tickets = [request for request in seen["requests"] if "ticket=" in request]
     assert {urlsplit(request).netloc for request in tickets} == {urlsplit(url).netloc for url in (dying.url, other.url)}
     for log in (dying.log, other.log):

@@ -32,7 +32,7 @@ async def test_a_pod_stays_in_the_service_while_redis_is_away(
     """Stops must go through: readiness says yes, while a new pod waits for Redis before it is let in."""
     part = container(helm.render(values_of("default")))
     with EmbeddedValkey() as valkey:
-        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
         async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
             valkey.stop()
             assert (await client.get(part["readinessProbe"]["httpGet"]["path"])).status_code == 200

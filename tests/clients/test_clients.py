@@ -43,7 +43,7 @@ def tool(project: Path, name: str) -> Path:
 @pytest.fixture
 def slow_start(simulator: Simulator) -> None:
     """Have a start take long enough for another to meet it."""
-    simulator.inject(harness.delay("start", 0.5))
+    simulator.inject(harness.delay("start", 2))
 
 
 @pytest.mark.usefixtures("slow_start")

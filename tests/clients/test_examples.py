@@ -1,9 +1,10 @@
-"""The code that callers are shown in `docs/callers.md` and in the README is run as it stands there."""
+"""Runs the code that the pages show to callers and operators, as it stands there."""
 
 import json
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,15 @@ from tests.browser import node_project
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-SHOWN = (ROOT / "docs" / "callers.md").read_text("utf-8")
+CALLERS = (ROOT / "docs" / "callers.md").read_text("utf-8")
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 TRACK = {"roomId": "abcd-efgh-ijkl", "participantId": "ada", "kind": "video"}
 
 
-def block(language: str, text: str = SHOWN) -> str:
-    """Return the one block of code in a language."""
-    (found,) = re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+def block(language: str, heading: str, text: str = CALLERS) -> str:
+    """Return the one block of code in a language below a heading."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    (found,) = re.findall(rf"^ *```{language}\n(.*?)^ *```$", section, re.MULTILINE | re.DOTALL)
     return found
 
 
@@ -52,7 +55,7 @@ async def house(simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[Hous
     """A gateway that lets in services and participants, with a Redis of its own: the examples name one track."""
     join_token = demo_join_token(harness.API_KEY, harness.SECRET, room=TRACK["roomId"], participant="ada")
     with EmbeddedValkey() as valkey:
-        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, GATEWAY_JOIN_TOKENS="on")
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_JOIN_TOKENS="on")
         async with harness.serve(settings) as url:
             yield House(url, demo.key, join_token, simulator)
 
@@ -63,7 +66,7 @@ async def test_the_shell_lines(house: House, tmp_path: Path) -> None:
         harness.skip_unless_ci("curl is not installed")
     script = tmp_path / "lines.sh"
     # One answer a line.
-    script.write_text(re.sub(r"^curl", "echo; curl", block("sh"), flags=re.MULTILINE))
+    script.write_text(re.sub(r"^curl", "echo; curl", block("sh", "A shell"), flags=re.MULTILINE))
     use = ["env", f"GATEWAY={house.url}", f"KEY={house.key}", "sh", "-eu", script]
     code, out, err = await node_project.run(*use, cwd=tmp_path)
     assert code == 0, err
@@ -72,10 +75,23 @@ async def test_the_shell_lines(house: House, tmp_path: Path) -> None:
     assert house.upstream == ["start", "stop"]
 
 
+async def test_the_line_of_the_readme(house: House, tmp_path: Path) -> None:
+    """The README's one request starts a recording."""
+    if shutil.which("curl") is None:
+        harness.skip_unless_ci("curl is not installed")
+    script = tmp_path / "line.sh"
+    line = block("sh", "Use it", (ROOT / "README.md").read_text("utf-8"))
+    script.write_text(line.replace("curl", "curl --silent --fail-with-body"))
+    use = ["env", f"GATEWAY={house.url}", f"KEY={house.key}", "sh", "-eu", script]
+    code, out, err = await node_project.run(*use, cwd=tmp_path)
+    assert code == 0, out + err
+    assert json.loads(out)["outcome"] == "started"
+
+
 async def test_the_service_in_python(house: House, tmp_path: Path) -> None:
     """It starts although VideoSDK is busy at first, hears the same of a second start, and raises what is refused."""
     house.simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
-    (tmp_path / "service.py").write_text(block("python"))
+    (tmp_path / "service.py").write_text(block("python", "A service in Python"))
     (tmp_path / "use.py").write_text(
         "import json, sys, httpx\nfrom service import start_recording\n"
         "gateway, key, track = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])\n"
@@ -98,7 +114,7 @@ async def test_the_page(house: House, tmp_path: Path) -> None:
     """A participant starts and stops with its join token, and is told in words why another's track is not for it."""
     if shutil.which("node") is None:
         harness.skip_unless_ci("node is not installed")
-    (tmp_path / "record.mjs").write_text(block("js"))
+    (tmp_path / "record.mjs").write_text(block("js", "A web page"))
     (tmp_path / "use.mjs").write_text(
         'import {record} from "./record.mjs";\nconst [, , gateway, token, text] = process.argv;\n'
         "const track = JSON.parse(text);\n"
@@ -119,7 +135,7 @@ async def test_the_page(house: House, tmp_path: Path) -> None:
 
 async def test_the_flutter_app_as_far_as_it_can_be_read(house: House) -> None:
     """Without a Dart SDK: what the block sends, sent the way Dart's http package does, which adds the charset."""
-    code = block("dart")
+    code = block("dart", "A Flutter app")
     known = {"gateway": house.url, "joinToken": house.join_token, **TRACK}
 
     def filled(text: str) -> str:
@@ -137,19 +153,37 @@ async def test_the_flutter_app_as_far_as_it_can_be_read(house: House) -> None:
     assert re.findall(r"// (\d): was", code) == ["1", "2"]
 
 
-def test_the_callers_file_of_the_readme_can_be_used(tmp_path: Path) -> None:
+async def test_the_line_that_follows_a_room(house: House, tmp_path: Path) -> None:
+    """The curl line of the live events gets the room as it is."""
+    if shutil.which("curl") is None:
+        harness.skip_unless_ci("curl is not installed")
+    script = tmp_path / "line.sh"
+    line = block("sh", "Live events").partition("#")[0].strip()
+    script.write_text(f'{line} --silent --fail-with-body -H "X-Request-Timeout-Ms: 200"\n')
+    use = ["env", f"GATEWAY={house.url}", f"KEY={house.key}", "sh", "-eu", script]
+    code, out, err = await node_project.run(*use, cwd=tmp_path)
+    assert code == 0, err
+    assert "event: snapshot\n" in out
+
+
+def test_the_page_that_follows_a_room_is_the_one_that_browsers_run() -> None:
+    """`tests/browser/page.html` holds the shown code, and the browser tests run that."""
+    page = textwrap.dedent((ROOT / "tests" / "browser" / "page.html").read_text("utf-8"))
+    shown = textwrap.indent(block("js", "Live events"), " " * 6)
+    assert shown in page
+
+
+def test_the_callers_file_of_the_operators_page_can_be_used(tmp_path: Path) -> None:
     """The table that people copy holds no key that is unknown, and no value of another sort."""
-    text = block("toml", (ROOT / "README.md").read_text("utf-8"))
+    text = block("toml", "Callers", (ROOT / "docs" / "operating.md").read_text("utf-8"))
     file = tmp_path / "callers.toml"
     file.write_text(text.replace('"…"', f'"{"ab" * 32}"'))
     assert Callers.load(file)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/callers.md"])
+@pytest.mark.parametrize("page", PAGES)
 async def test_nothing_that_is_named_is_missing(page: str, gateway: httpx.AsyncClient) -> None:
-    """Files that are linked exist, and problems that are named have a page."""
+    """Problems that are named have a page."""
     text = (ROOT / page).read_text("utf-8")
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-        assert ((ROOT / page).parent / link).exists(), link
     for slug in re.findall(r"(?:409|422|502|503|504) `([a-z-]+)`", text):
         assert (await gateway.get(f"/problems/{slug}")).status_code == 200, slug

@@ -65,13 +65,13 @@ async def test_it_counts_the_unknown_and_what_a_dead_leader_left(fresh: Embedded
     for name in ("flying", "unknown", "dead"):
         _, leases[name] = await coordinator.claim(coordinator.key(f"room-{name}", "p", "video"), Command.START)
         assert leases[name] is not None
-    assert (await BacklogGauge(connection).look()).tracks == 0  # pyright: ignore[reportOptionalMemberAccess]
+    assert (await BacklogGauge(connection, "t").look()).tracks == 0  # pyright: ignore[reportOptionalMemberAccess]
     await coordinator.finish(leases["unknown"], "unknown", result="", due_in=5)
     with redis.Redis.from_url(fresh.url) as admin:
         lapsed = int(time.time() * 1000) - LONG_AGO
         admin.hset(leases["dead"].key, mapping={"lease": lapsed, "granted": lapsed})
-        admin.zadd(f"{leases['dead'].key.partition('}')[0]}}}:due", {leases["dead"].key: lapsed})
-    seen = await BacklogGauge(connection).look()
+        admin.zadd(f"{leases['dead'].key.partition('}')[0]}}}:t:due", {leases["dead"].key: lapsed})
+    seen = await BacklogGauge(connection, "t").look()
     assert seen is not None
     assert seen.tracks == 2
     assert LONG_AGO / 1000 <= seen.oldest < LONG_AGO / 1000 + 60
@@ -81,7 +81,7 @@ async def test_it_counts_the_unknown_and_what_a_dead_leader_left(fresh: Embedded
 @pytest.mark.anyio
 async def test_any_number_who_ask_cost_one_look(fresh: EmbeddedValkey, connection: Connection) -> None:
     """Whoever reaches the port may ask: Redis does not feel it."""
-    backlog_gauge = BacklogGauge(connection)
+    backlog_gauge = BacklogGauge(connection, "t")
     await backlog_gauge.look()
     with redis.Redis.from_url(fresh.url) as admin:
         before = admin.info("commandstats")["cmdstat_zrange"]["calls"]  # pyright: ignore

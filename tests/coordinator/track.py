@@ -43,7 +43,7 @@ class Track:
         slot = f"rec:{{{next(_numbers)}}}"
         room = f"{slot}:t:room"
         self.keys = (
-            f"{room}:someone:video", f"{slot}:due", f"{slot}:epoch", f"{room}:tracks", f"{room}:events"
+            f"{room}:someone:video", f"{slot}:t:due", f"{slot}:epoch", f"{room}:tracks", f"{room}:events"
         )  # fmt: skip
         self._texts = {name: load_script(name).text for name in SCRIPTS} | dict(code or {})
         self._attempts = itertools.count(1)
@@ -165,7 +165,7 @@ class Track:
                 self.redis.publish(fence, "")
                 messages: list[str] = []
                 while True:
-                    message = cast("dict[str, Any] | None", pubsub.get_message(timeout=5))
+                    message = cast("dict[str, Any] | None", pubsub.get_message(timeout=30))
                     if message and message["channel"] == fence:
                         return messages
                     if message and message["data"].startswith(self.keys[0]):

@@ -85,7 +85,7 @@ def judge(history: History) -> Judgement:
             found.extend(rule(view))
         excused += view.excused
         if history.limits.duplicates is not None:
-            verdict = linearize(view.calls, view.intervals, view.posts, view.limits)
+            verdict = linearize(view.calls, view.intervals, view.posts, view.limits, view.troubles)
             searches += 1
             given_up += verdict.too_big
             if not verdict.good:

@@ -135,11 +135,11 @@ class Sentinels:
 
     def lose_master(self) -> float | None:
         """Kill the master; then have it come back, empty, as the replica of its successor."""
-        harness.wait_until(self._watched, timeout=30)
+        harness.wait_until(self._watched)
         (port,) = self.masters()
         lost, successor = sorted(self.servers, key=lambda server: server.port != port)
         died = _die_unheard(lost, successor)
-        harness.wait_until(lambda: self.masters() == [successor.port], timeout=30)
+        harness.wait_until(lambda: self.masters() == [successor.port])
         harness.wait_until(lambda: _role(successor.port) == "master")
         lost.restart()
         _ask(lost.port, "REPLICAOF", "127.0.0.1", successor.port)
@@ -184,7 +184,7 @@ class Cluster:
         harness.wait_until(lambda: all(_ask(port, "CLUSTER", "NODES").count("\n") == len(ports) for port in ports))
         for index, port in enumerate(ports[3:]):
             _ask(port, "CLUSTER", "REPLICATE", _ask(ports[index], "CLUSTER", "MYID"))
-        harness.wait_until(lambda: all(self._knows_all(port) for port in ports), timeout=30)
+        harness.wait_until(lambda: all(self._knows_all(port) for port in ports))
 
     def _knows_all(self, port: int) -> bool:
         slots = _ask(port, "CLUSTER", "SLOTS")
@@ -210,8 +210,8 @@ class Cluster:
         successor, lost = max(led.items(), key=lambda pair: int(_ask(pair[1].port, "DBSIZE")))
         harness.wait_until(lambda: _ask(successor.port, "ROLE")[3] == "connected")
         died = _die_unheard(lost, successor)
-        harness.wait_until(lambda: _role(successor.port) == "master", timeout=30)
-        harness.wait_until(lambda: all(_is_whole(node.port) for node in self._alive), timeout=30)
+        harness.wait_until(lambda: _role(successor.port) == "master")
+        harness.wait_until(lambda: all(_is_whole(node.port) for node in self._alive))
         return died
 
 

@@ -13,8 +13,9 @@ both told that they ended the one recording there was contradict each other, tho
             joined                     nothing, or a recording -> nothing: whoever led the start before it did it
             without a definite answer  perhaps: a recording -> nothing
     selfend                            a recording -> nothing; callers may believe in it for the trust time
-    a start that VideoSDK carried out and could not answer: perhaps nothing -> a recording. Whoever led it may have lost
-    its claim before it knew, and its callers then be told of the next one, begun after somebody stopped this one
+    a start that VideoSDK carried out and could not answer, or answered when a gateway had just been stopped or killed:
+    perhaps nothing -> a recording. Its leader may have lost its claim before it read the answer, and its callers then
+    be told of the next one, begun after somebody stopped this one
 
 Calls that change nothing are put in as soon as they fit, which loses no order, and of those that do the same the one
 that ends first; so only different changes are tried out, and the search also ends for crowds. Where there is too much
@@ -27,7 +28,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from tests.faults.history import ClientCall, Interval, TokenBuckets, UpstreamCall
+from tests.faults.history import ClientCall, Interval, TokenBuckets, Trouble, UpstreamCall
 
 __all__ = ["Verdict", "linearize"]
 
@@ -86,7 +87,11 @@ class Verdict(Struct, frozen=True):
 
 
 def linearize(
-    calls: Iterable[ClientCall], intervals: Iterable[Interval], posts: Iterable[UpstreamCall], limits: TokenBuckets
+    calls: Iterable[ClientCall],
+    intervals: Iterable[Interval],
+    posts: Iterable[UpstreamCall],
+    limits: TokenBuckets,
+    troubles: Iterable[Trouble] = (),
 ) -> Verdict:
     """Search an order for the calls of one track.
 
@@ -95,8 +100,10 @@ def linearize(
         intervals: What was recorded: of these, only which ended by themselves, and when anything began.
         posts: What VideoSDK saw: of these, only the stops that went around Redis and the starts that got no answer.
         limits: Trust and quiet time; where Redis forgets, ids mean nothing.
+        troubles: What was done to the gateways: of these, only when one was stopped or killed.
     """
-    operations = list(_operations(list(calls), list(intervals), list(posts), limits))
+    deaf = [trouble for trouble in troubles if trouble.what in {"pause", "kill"}]
+    operations = list(_operations(list(calls), list(intervals), list(posts), limits, deaf))
     # What begins at the moment at which something else ends was under way together with it.
     moments = sorted(
         [(one.begun, 0, one.number) for one in operations] + [(one.ended, 1, one.number) for one in operations]
@@ -128,7 +135,11 @@ def linearize(
 
 
 def _operations(
-    calls: list[ClientCall], intervals: list[Interval], posts: list[UpstreamCall], limits: TokenBuckets
+    calls: list[ClientCall],
+    intervals: list[Interval],
+    posts: list[UpstreamCall],
+    limits: TokenBuckets,
+    deaf: list[Trouble],
 ) -> Iterator[_Operation]:
     around = [post for post in posts if post.endpoint == "stop" and not post.attempt]
     number = 0
@@ -144,7 +155,7 @@ def _operations(
             yield operation
             number += 1
     for post in posts:
-        if post.endpoint == "start" and post.answered is None and post.gone is not None and post.applied is not None:
+        if post.endpoint == "start" and post.applied is not None and _unheard(post, deaf):
             yield _Operation(
                 number=number, does="begin", begun=post.received, ended=post.received + limits.quiet + _LATE,
                 perhaps=True, text="a start without an answer",
@@ -155,6 +166,13 @@ def _operations(
             until = one.closed + limits.trust + _SLACK
             yield _Operation(number=number, does="self-end", begun=one.closed, ended=until, text="an end by itself")
             number += 1
+
+
+def _unheard(post: UpstreamCall, deaf: list[Trouble]) -> bool:
+    """Return whether nobody may have read the answer to a call. Which gateway had sent it is not known here."""
+    if post.answered is None:
+        return post.gone is not None
+    return any(one.begun - _SLACK <= post.answered <= one.ended + _SLACK for one in deaf)
 
 
 def _start(number: int, call: ClientCall, intervals: list[Interval], limits: TokenBuckets) -> _Operation | None:

@@ -414,7 +414,7 @@ def test_answers_that_fit_together_are_let_pass(name: str) -> None:
 
 
 def test_a_start_that_was_taken_over_is_nobody_s() -> None:
-    """Its leader was stopped before it had an answer; somebody stopped what it began, and its caller got the next."""
+    """Its leader was stopped before it read an answer; somebody stopped what it began, and its caller got the next."""
     calls = [
         call("start", 1.0, 5.0, "joined", id="rec_2"),
         call("stop", 1.5, 3.0, "stopped", process="g2"),
@@ -425,6 +425,11 @@ def test_a_start_that_was_taken_over_is_nobody_s() -> None:
     assert linearize(calls, intervals, [unanswered], TokenBuckets()).good
     answered = msgspec.structs.replace(unanswered, answered=1.2, gone=None, status=200)
     assert not linearize(calls, intervals, [answered], TokenBuckets()).good
+    stopped = Trouble(what="pause", begun=1.19, ended=4.0, process="g1")
+    assert linearize(calls, intervals, [answered], TokenBuckets(), [stopped]).good
+    assert not linearize(calls, intervals, [answered], TokenBuckets(), [stall("g1", 1.19, 4.0)]).good
+    long_before = Trouble(what="pause", begun=0.1, ended=0.5, process="g1")
+    assert not linearize(calls, intervals, [answered], TokenBuckets(), [long_before]).good
 
 
 def test_a_search_that_grows_too_big_is_given_up() -> None:

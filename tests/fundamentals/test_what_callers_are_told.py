@@ -31,7 +31,7 @@ async def test_who_comes_during_a_start_joins_it(
     gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """A second start while the first is under way waits for it and shares its recording."""
-    simulator.inject(Fault(action="delay", endpoint="start", seconds=0.5))
+    simulator.inject(Fault(action="delay", endpoint="start", seconds=2))
     track = new_track()
 
     first = asyncio.create_task(gateway.post(START, json=track))

@@ -63,7 +63,7 @@ async def test_what_was_installed_records(
     environment: Path, valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
 ) -> None:
     """The installed command serves: a start, two that join it, a repeat, a stop, a health check, an orderly end."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     process = harness.GatewayProcess(settings, tmp_path / "log", command=(str(bin_of(environment) / "gateway"),))
     await process.ready()
     async with harness.client(process.url, demo.key) as gateway:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from gateway.coordinator import Coordinator, Lease
+from gateway.coordinator import Backlog, Coordinator, Lease
 from gateway.errors import CoordinationUnavailable, GatewayError
-from gateway.recordings import Batches, Leader, ListingCache, Reconciler, Recordings, WithoutRedisMode
+from gateway.recordings import Batches, Leader, ListingCache, Operator, Reconciler, Recordings, WithoutRedisMode
 from gateway.recordings.targets import StartParameters
 from gateway.store.connection import Connection
 from gateway.store.notifications import Notifications, OperationFinished
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 PARAMETERS: Final = {"A": StartParameters(), "B": StartParameters(bucket_dir_path="elsewhere")}
 _TIMES_OUT_SECONDS = 1.5
 _RUNS_LATE_SECONDS = 1.2
-_SLOW_SECONDS = 1.0
 
 
 @dataclass
@@ -62,13 +61,20 @@ class Wire(Connection):
         self._world = world
         self.loses = ""
         """The script whose next reply is lost."""
+        self.refuses: set[str] = set()
+        """Scripts that never run, while all else does."""
+        self.slow_seconds = 1.0
+        """How long a slow reply takes."""
         self.faults: deque[str] = deque()
         """What becomes of the next commands: ok, refused or hung (do not run), lost (runs, no reply), slow (runs, and
-        the reply takes a second), delayed (runs when nobody waits for it any more)."""
+        the reply takes `slow_seconds`), delayed (runs when nobody waits for it any more)."""
 
     async def evaluate(self, script: str, sha: str, keys: Sequence[str], argument: bytes) -> bytes:
         """Run a script."""
         name = self._process.script_names[sha]
+        if name in self.refuses:
+            await self._process.awake()
+            self._fail()
         text = self._world.code.get(name, script)
         reply = cast("bytes", await self._call(lambda: self._world.run(name, text, keys, json.loads(argument))))
         if self.loses == name:
@@ -105,7 +111,7 @@ class Wire(Connection):
             self._fail()
         result = call()
         if fault == "slow":
-            await asyncio.sleep(_SLOW_SECONDS)
+            await asyncio.sleep(self.slow_seconds)
         if fault == "lost":
             await asyncio.sleep(_TIMES_OUT_SECONDS)
             self._fail()
@@ -171,8 +177,9 @@ class Process:
         without_redis = WithoutRedisMode(self.coordinator, videosdk)
         lead = leader(self.coordinator, videosdk, listings)
         self.reconciler = Reconciler(self.coordinator, listings, lead)
-        batches = Batches(self.coordinator, lead, self.ears, without_redis, self.reconciler)
+        batches = Batches(self.coordinator, lead, self.ears, without_redis, self.reconciler, degrade=world.degrade)
         self.recordings = Recordings(self.coordinator, batches, self.reconciler, without_redis)
+        self.operator = Operator(self.coordinator, Backlog(self.wire, "t"), listings, self.reconciler, self.recordings)
         self.do(self.recordings.open())
         if world.settling:
             self.do(self._settle_for_ever())

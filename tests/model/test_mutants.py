@@ -1,8 +1,9 @@
 """The protocol broken on purpose, one rule at a time: each time something must go red.
 
-Changes are made to texts in memory. Each mutant is shown the cheapest thing that kills it: a story of
+A mutant names a rule of the source (`-- rule: fence`) and what becomes of it (`tests/mutants/README.md`); changes are
+made to texts in memory. Each mutant is shown the cheapest thing that kills it: a story of
 `tests.coordinator.test_regressions`, a row of `test_scripts`, or, where it finds the mutant quickly, the random walk.
-A change whose text is no longer there fails too, so that nobody believes in a mutant that mutates nothing.
+A mutant whose rule is no longer there fails too, so that nobody believes in a mutant that mutates nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from tests.coordinator.track import Track
 from tests.model import test_protocol_model as model
 from tests.model.mutation import leader, scripts
 from tests.model.world import World
+from tests.mutants.rules import Change, always, becomes, drop, never, value
 
 WALKS = 1_000
 """Far more than the random search needs for the mutants that are left to it (a few dozen), so that no seed fails."""
@@ -42,61 +44,56 @@ class QuietWithoutWindow(Timing, frozen=True, kw_only=True):
         return self.upstream_timeout + self.settle
 
 
-def changed(script: str, *replacements: tuple[str, str]) -> Callable[[], Mapping[str, Any]]:
+def changed(script: str, *changes: Change) -> Callable[[], Mapping[str, Any]]:
     """Return code with one script changed."""
-    return lambda: scripts({script: replacements})
+    return lambda: scripts({script: changes})
 
 
-def led(*replacements: tuple[str, str]) -> Callable[[], Mapping[str, Any]]:
+def led(*changes: Change) -> Callable[[], Mapping[str, Any]]:
     """Return code with the leader changed."""
-    return lambda: {"Leader": leader(*replacements)}
+    return lambda: {"Leader": leader(*changes)}
 
 
-BLIND = changed("claim", ("or doubted then return lead('recover') end", "or doubted then return lead('start') end"))
-ANY_ERROR = led(
-    (
-        "if not error.may_have_happened:\n            return await self._release(job, error)\n        row",
-        "if error:\n            return await self._release(job, error)\n        row",
-    )
-)
+BLIND = changed("claim", never("look-first"))
+ANY_ERROR = led(always("release-what-was-not-sent"))
 
 STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None]]] = {
     "blind takeover": (BLIND, partial(stories.test_quiet_time_passes_before_a_start_is_sent_again, list_seconds=0.02)),
     "believed for ever": (
-        changed("claim", ("now - num(r.confirmed) <= a.trust", "true")),
+        changed("claim", drop("trust")),
         stories.test_recording_that_ended_by_itself_is_started_again,
     ),
     "epoch ignored": (
-        changed("claim", ("local ghost = ", "local ghost = false and ")),
+        changed("claim", value("predates_epoch", "false")),
         stories.test_live_leader_comes_before_whoever_finds_redis_empty,
     ),
     "no grace": (
-        changed("claim", ("ghost and grace_left > 0", "false")),
+        changed("claim", never("grace")),
         stories.test_live_leader_comes_before_whoever_finds_redis_empty,
     ),
     "no claiming again": (
-        changed("renew", ("a.arm or not a.restore or later", "true")),
+        changed("renew", value("restore", "false")),
         stories.test_live_leader_comes_before_whoever_finds_redis_empty,
     ),
     "ghost of the same number wins": (
-        changed("renew", ("num(r.epoch) >= since", "true")),
+        changed("renew", value("one-attempt-of-two", "true")),
         stories.test_released_operation_goes_on_under_its_number_after_a_failover,
     ),
     "no stop intent": (
-        changed("claim", ("if r.doing ~= 'stop' then redis.call('HSET', record, 'intent', op) end", "")),
+        changed("claim", never("note-stop")),
         stories.test_stop_behind_a_start_outlives_its_caller,
     ),
     "release on any error": (ANY_ERROR, stories.test_zombie_start_is_stopped_when_it_lands),
     "no send gate": (
-        led(("clock() - lease.granted_at < self._timing.send_window", "True")),
+        led(value("send-gate", "True")),
         stories.test_slowness_of_our_own_is_no_failure_of_videosdk,
     ),
     "a refusal settles all": (
-        changed("finish", ("if a.settled then stop_quiet = 0 end", "if a.answered then start_quiet = 0 end")),
+        changed("finish", becomes("settled", "if a.answered then start_quiet = 0 end")),
         stories.test_refused_stop_does_not_settle_what_else_is_on_its_way,
     ),
     "zombie not waited for after a stop": (
-        changed("finish", ("intent = start_quiet > 0 and a.doing == 'stop' and a.op or ''", "intent = ''")),
+        changed("finish", value("stop-what-may-land", "''")),
         stories.test_zombie_start_is_stopped_when_it_lands,
     ),
 }  # fmt: skip
@@ -104,67 +101,63 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
 
 ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]] = {
     "finish without a fence": (
-        changed("finish", ("if r.holder == a.attempt then", "if true then")),
+        changed("finish", always("fence")),
         rows.test_finish_of_an_earlier_operation_is_refused,
     ),
     "what is told again is believed": (
-        changed("claim", (" or num(r.epoch) < since end", " end")),
+        changed("claim", drop("claimed-before-the-epoch")),
         rows.test_what_is_told_again_waits_for_others_to_tell,
     ),
     "renewal without a fence": (
-        changed("renew", ("if r.holder ~= a.attempt or reverted then", "if false then")),
+        changed("renew", never("fence")),
         rows.test_renewal_steals_nothing,
     ),
     "release without a fence": (
-        changed("release", ("if newer(r) or r.holder ~= a.attempt then", "if false then")),
+        changed("release", never("fence")),
         rows.test_release_twice_and_by_a_stranger_does_nothing,
     ),
     "no seen": (
-        changed("claim", ("a.seen ~= '' and a.seen == r.done", "false")),
+        changed("claim", never("hand-over")),
         rows.test_joiner_is_handed_the_result_of_its_operation_only,
     ),
     "any result is the awaited one": (
-        changed("claim", ("a.seen ~= '' and a.seen == r.done", "a.seen ~= ''")),
+        changed("claim", drop("own-result")),
         rows.test_joiner_is_handed_the_result_of_its_operation_only,
     ),
     "no not_after": (
-        changed("claim", ("a.not_after > 0 and now > a.not_after", "false")),
+        changed("claim", never("not-after")),
         rows.test_claim_after_its_time_does_nothing,
     ),
     "arm restores": (
-        changed(
-            "renew",
-            ("a.arm or not a.restore or later", "later"),
-            ("if a.arm and since ~= a.epoch then", "if false then"),
-        ),
+        changed("renew", value("restore", "true"), never("arm-in-the-epoch-of-the-claim")),
         stories.test_arm_is_refused_where_the_record_was_lost,
     ),
     "arm in any epoch": (
-        changed("renew", ("if a.arm and since ~= a.epoch then", "if false then")),
+        changed("renew", never("arm-in-the-epoch-of-the-claim")),
         stories.test_arm_is_refused_after_another_epoch_even_where_the_record_came_back,
     ),
     "late truth from anybody": (
-        changed("finish", ("r.doing == 'recover' and a.state == 'recording'", "a.state == 'recording'")),
+        changed("finish", drop("late-truth-while-recovering")),
         stories.test_late_truth_is_taken_from_an_unarmed_recoverer_only,
     ),
     "renewal lengthens the quiet time": (
-        changed("renew", ("{ lease = now + a.lease }", "{ lease = now + a.lease, start_quiet = now + a.quiet }")),
+        changed("renew", value("renew-the-lease-only", "{ lease = now + a.lease, start_quiet = now + a.quiet }")),
         rows.test_renewal_lengthens_the_lease_and_nothing_else,
     ),
     "no horizon after a restore": (
-        changed("finish", ("if a.state == 'unknown' then start_quiet = now + a.quiet end", "")),
+        changed("finish", drop("restored-horizon")),
         stories.test_unknown_outcome_written_to_an_empty_redis_has_a_quiet_time,
     ),
     "intent without a consequence": (
-        changed("claim", ("(not ended and (r.intent or '') ~= '')", "false")),
+        changed("claim", drop("intent")),
         rows.test_wish_survives_an_unknown_outcome,
     ),
     "nobody is told": (
-        changed("claim", ("redis.call('HSET', record, 'waiting', '1')", "")),
+        changed("claim", drop("wake-waiters")),
         rows.test_only_who_is_waited_for_publishes,
     ),
     "a second grant on a retry": (
-        changed("claim", ("if (r.holder or '') == a.attempt then return answer('lead', r.doing) end", "")),
+        changed("claim", never("one-grant-an-attempt")),
         lambda track: rows.test_same_attempt_is_given_the_same_answer(track, Track.started, "start"),
     ),
 }  # fmt: skip

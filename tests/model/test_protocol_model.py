@@ -210,7 +210,7 @@ class Walk(RuleBasedStateMachine):
         world = self.world
         replicas = [replica for replica in self.replicas if replica.alive]
         assume(not any(replica.stalled or replica.wire.faults for replica in replicas))
-        assume(not any(replica.coordinator._pending for replica in replicas))
+        assume(not any(replica.coordinator._retries.pending for replica in replicas))
         if not self.forgetful:
             # What nobody holds any more, nobody can tell a server that forgot it.
             held = {attempt for replica in replicas for attempt in replica.leases}

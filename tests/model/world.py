@@ -49,6 +49,7 @@ class World:
         settling: Whether replicas settle in the background.
         landing: Seconds after its sending at which a POST may take effect at the latest; D + S unless given.
         code: Replacements of the code under test: scripts by their names, and `Leader`.
+        degrade: Whether replicas start without Redis rather than refuse.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class World:
         settling: bool = True,
         landing: float | None = None,
         code: Mapping[str, Any] | None = None,
+        degrade: bool = False,
     ) -> None:
         self.redis = client
         self.timing = timing or Timing()
         self.settling = settling
         self.landing = landing or self.timing.upstream_timeout + self.timing.settle
         self.code = code or {}
+        self.degrade = degrade
         self.skew = 0.0
         """Seconds by which Redis's clock is ahead."""
         self.stepped = False
@@ -201,7 +204,7 @@ class World:
     def keys(self) -> tuple[str, str, str]:
         """Return the record's key and those of its bucket."""
         slot = self.key[: self.key.index("}") + 1]
-        return self.key, f"{slot}:due", f"{slot}:epoch"
+        return self.key, f"{slot}:{self.key.split(':')[2]}:due", f"{slot}:epoch"
 
     def record(self) -> dict[str, str]:
         """Return the track's record."""
@@ -230,9 +233,8 @@ class World:
                 a.get("op") or said.get("op"),
                 a.get("state"),
             ]
-            self.note(
-                f"    {name}{'/promote_to_start' if a.get('promote_to_start') else ''} {' '.join(filter(None, details))}: {what}"
-            )
+            promoting = "/promote_to_start" if a.get("promote_to_start") else ""
+            self.note(f"    {name}{promoting} {' '.join(filter(None, details))}: {what}")
         if name == "finish" and what in {"ok", "restored", "late"}:
             self._results[a["op"]] = a["result"]
             self._written_at = self.now
@@ -296,7 +298,7 @@ class World:
         # What was published before the fence has arrived when the fence has.
         self.redis.publish("fence", "")
         while True:
-            message = cast("dict[str, Any] | None", self._pubsub.get_message(timeout=5))
+            message = cast("dict[str, Any] | None", self._pubsub.get_message(timeout=30))
             if message and message["channel"] == "fence":
                 return
             if message:

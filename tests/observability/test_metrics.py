@@ -91,7 +91,7 @@ async def test_a_start_two_repeats_and_a_stop_are_told(
     track = new_track()
     await gateway.get("/livez")
     before = await scrape(gateway)
-    simulator.inject(harness.delay("start", 0.3))
+    simulator.inject(harness.delay("start", 2))
     answers = await asyncio.gather(*(gateway.post(START, json=track) for _ in range(3)))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 201]
     await gateway.post(START, json=track)
@@ -128,7 +128,7 @@ async def test_what_goes_on_is_told_while_it_goes_on(
     gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Three callers wait for one operation; afterwards nobody does."""
-    simulator.inject(harness.delay("start", 1))
+    simulator.inject(harness.delay("start", 4))
     track = new_track()
     before = await scrape(gateway)
     callers = [asyncio.create_task(gateway.post(START, json=track)) for _ in range(3)]

@@ -61,9 +61,9 @@ async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
     tmp_path: Path,
 ) -> None:
     """The leader's request, claim, operation, upstream call and finish; and two who joined, linked to the operation."""
-    simulator.inject(harness.delay("start", 1.5))
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
-    settings |= {"GATEWAY_VERIFY_ABSENT": "never", "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6"}
+    simulator.inject(harness.delay("start", 4))
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+    settings |= {"GATEWAY_VERIFY_ABSENT": "never"}
     parent, track = Parent(), new_track()
     async with Collector() as collector:
         first = started(settings | collector.settings, tmp_path / "first")
@@ -118,7 +118,7 @@ async def test_videosdk_is_told_of_the_trace_and_of_nothing_else(
     server = Server(take, host="127.0.0.1", port=0)
     await server.start()
     parent = Parent()
-    settings = harness.environment(valkey.url, server.url, demo.file, **harness.FAST, GATEWAY_VERIFY_ABSENT="never")
+    settings = harness.environment(valkey.url, server.url, demo.file, **harness.CALM, GATEWAY_VERIFY_ABSENT="never")
     async with Collector() as collector:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in collector.settings.items():
@@ -150,7 +150,7 @@ async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_no
     """An unknown start is settled in the background, within `settle`; no span holds what callers or settings said."""
     secret = f"hunter2{uuid.uuid4().hex}"
     simulator.inject(Fault(action="reset_before", endpoint="start"))
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     track = new_track(webhookUrl=f"http://127.0.0.1:9/{secret}?key={secret}", bucketDirPath=secret)
     async with Collector() as collector:
         process = started(settings | collector.settings, tmp_path / "log")
@@ -189,7 +189,7 @@ async def test_off_imports_nothing(
     absent = tmp_path / "opentelemetry"
     absent.mkdir()
     (absent / "__init__.py").write_text('raise ModuleNotFoundError("as if it were not installed", name=__name__)\n')
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST) | {"PYTHONPATH": str(tmp_path)}
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM) | {"PYTHONPATH": str(tmp_path)}
     process = started(settings, tmp_path / "log")
     await process.ready()
     async with harness.client(process.url, demo.key) as gateway:
@@ -210,7 +210,7 @@ async def test_a_collector_that_is_away_harms_nobody(
     tmp_path: Path,
 ) -> None:
     """Callers are served, and the process ends soon although its last spans cannot be delivered."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     settings |= {"GATEWAY_TRACING": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     process = started(settings, tmp_path / "log")
     await process.ready()
@@ -218,7 +218,8 @@ async def test_a_collector_that_is_away_harms_nobody(
         assert (await gateway.post(START, json=new_track())).status_code == 201
     begun = time.monotonic()
     assert await ended(process) == 0
-    assert time.monotonic() - begun < 9
+    # Without a bound of its own the exporter would go on trying for a minute.
+    assert time.monotonic() - begun < 30
 
 
 def states(collector: Collector) -> set[str]:

@@ -23,12 +23,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 T = TypeVar("T")
 
 START = "/v1/recordings/track/start"
-TIMES = {
-    **harness.FAST,
-    # Hundreds of callers on a small machine: what is slow must not look like what is lost.
-    "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6",
-    "GATEWAY_REQUEST_DEADLINE_SECONDS": "20",
-}
 
 
 def children(pid: int) -> set[int]:
@@ -63,7 +57,7 @@ def counters(folder: Path) -> int:
 @pytest.fixture
 def valkey() -> Generator[EmbeddedValkey]:
     """A server of the test's own: what another left there would be looked after here, and counted."""
-    with EmbeddedValkey() as server:
+    with harness.PatientValkey() as server:
         yield server
 
 
@@ -93,8 +87,8 @@ async def test_a_storm_over_two_workers_is_one_start_and_adds_up(
     new_track: Any,
 ) -> None:
     """200 equal starts: one upstream, 200 answers counted; every worker tells the same; nothing is left behind."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **TIMES, GATEWAY_WORKERS="2")
-    simulator.inject(harness.delay("start", 1))
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_WORKERS="2")
+    simulator.inject(harness.delay("start", 4))
     async with gateway_process(settings, place, monkeypatch) as process:
         await harness.eventually(lambda: len(children(process.pid)) == 2)
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=0)
@@ -131,8 +125,8 @@ async def test_what_a_dead_worker_counted_stays_and_what_it_did_is_over(
     new_track: Any,
 ) -> None:
     """Both are killed with starts under way: counters do not fall, nobody waits, and there are no more files."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **TIMES, GATEWAY_WORKERS="2")
-    simulator.inject(harness.delay("start", 3))
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_WORKERS="2")
+    simulator.inject(harness.delay("start", 6))
 
     async def start(track: dict[str, str]) -> None:
         async with harness.client(process.url, demo.key) as caller:
@@ -166,7 +160,7 @@ async def test_one_process_makes_no_files(
     theirs = place / "theirs"
     theirs.mkdir()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(theirs))
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **TIMES)
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     async with gateway_process(settings, place, monkeypatch) as process, harness.client(process.url) as gateway:
         seen = await scrape(gateway)
         assert (await scrape(gateway)).total("http_requests_total") == seen.total("http_requests_total") + 1
@@ -186,7 +180,7 @@ async def test_workers_end_with_their_parent(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
 ) -> None:
     """The process that would ask them to end is killed: they end by themselves, and leave the port."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **TIMES, GATEWAY_WORKERS="2")
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_WORKERS="2")
     process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
     await harness.eventually(lambda: len(children(process.pid)) == 2)
     workers = children(process.pid)

@@ -1,5 +1,6 @@
 """Which of VideoSDK's rows tells of which recording: concluded from times alone, until an id is known."""
 
+import msgspec
 import pytest
 
 from gateway.recordings.evidence import Evidence, milliseconds, own_row
@@ -60,6 +61,13 @@ def test_an_id_that_is_known_decides_alone() -> None:
     without = Evidence(generation="7", videosdk_id="")
     rows = [row("", 1, 2), row("", 10, 12)]
     assert own_row(rows, without, BEGIN + 10_000, BEGIN + 12_000) is rows[1]
+
+
+def test_files_beyond_the_bound_are_not_kept() -> None:
+    """Of 150 files the record keeps the first 100: it is read at every claim."""
+    files = msgspec.Raw(msgspec.json.encode([{"filePath": f"{number}"} for number in range(150)]))
+    kept = Evidence.of("1", TrackRow(id="own", raw_files=files)).files
+    assert [file.file_path for file in kept] == [f"{number}" for number in range(100)]
 
 
 @pytest.mark.parametrize("text", ["2027-01-15T08:00:00Z", "2027-01-15T08:00:00", "2027-01-15T09:00:00+01:00"])

@@ -9,6 +9,7 @@ from gateway.recordings.listings import ListingCache, TrackListing
 from gateway.secrets import Secret
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import FixedToken
+from tests import harness
 
 pytestmark = pytest.mark.anyio
 
@@ -31,9 +32,9 @@ async def test_a_mistake_reaches_all_who_wait() -> None:
         if not late:
             late.append(asyncio.create_task(listings.ask("room", "late")))
 
-    videosdk = VideoSDK("http://127.0.0.1:9", _NoToken(ask_late), timeout=2)
+    videosdk = VideoSDK("http://127.0.0.1:9", _NoToken(ask_late), timeout=harness.BOUND)
     listings = ListingCache(videosdk)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(harness.BOUND):
         told = await asyncio.gather(
             *(listings.ask("room", f"p{number}") for number in range(2)), return_exceptions=True
         )

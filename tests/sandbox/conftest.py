@@ -54,7 +54,7 @@ class Client(httpx.AsyncClient):
 
     def __init__(self, url):
         # Without TLS no certificates need loading, which is most of the time such a client takes to make.
-        super().__init__(base_url=url, headers={"authorization": mint()}, timeout=10, verify=False)
+        super().__init__(base_url=url, headers={"authorization": mint()}, timeout=60, verify=False)
 
     async def start(self, **fields):
         """Start recording; the track's three fields have defaults."""

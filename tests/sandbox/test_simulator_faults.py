@@ -94,14 +94,14 @@ async def test_errors_come_in_every_shape(client, shape, kind, body):
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_delay_comes_before_or_after_the_effect(client, simulator, when):
     """The wait lies between arrival and effect, or between effect and answer; waits add up."""
-    delay = {"action": "delay", "endpoint": "start", "seconds": 0.1, "when": when, "times": None}
+    delay = {"action": "delay", "endpoint": "start", "seconds": 0.4, "when": when, "times": None}
     await client.inject(delay, delay)
     assert (await client.start()).status_code == 200
     (call,) = simulator.calls
     assert call.fault == "delay"
     waits = {"before": call.applied - call.received, "after": call.answered - call.applied}
-    assert waits.pop(when) >= 0.19
-    assert waits.popitem()[1] < 0.1
+    assert waits.pop(when) >= 0.79
+    assert waits.popitem()[1] < 0.4
 
 
 async def test_a_delay_and_another_fault_go_together(client, simulator):
@@ -118,11 +118,12 @@ async def test_a_delay_and_another_fault_go_together(client, simulator):
 async def test_a_start_may_take_effect_after_the_client_gave_up(pair, how, error):
     """The zombie: nothing in the list when the client looks first, a recording later."""
     simulator, client = pair
-    await client.inject({"action": "apply_late", "endpoint": "start", "seconds": 0.4, "how": how})
-    client.timeout = httpx.Timeout(0.1)
+    await client.inject({"action": "apply_late", "endpoint": "start", "seconds": 2, "how": how})
+    # A reset comes by itself; a call that hangs is given up, but not before it has arrived.
+    client.timeout = httpx.Timeout(0.5 if how == "hang" else 10)
     with pytest.raises(error):
         await client.start()
-    client.timeout = httpx.Timeout(5)
+    client.timeout = httpx.Timeout(30)
     assert await client.list(roomId="abcd-efgh-ijkl") == []
 
     async def listed():
@@ -131,13 +132,13 @@ async def test_a_start_may_take_effect_after_the_client_gave_up(pair, how, error
     await harness.until(listed)
     call = simulator.calls[0]
     assert call.took_effect
-    assert call.applied - call.received >= 0.4
+    assert call.applied - call.received >= 1.99
 
 
 async def test_a_client_that_hangs_up_cancels_nothing(client, simulator):
     """An upstream goes on with what it was asked, as it must be expected to."""
-    await client.inject({"action": "delay", "endpoint": "start", "seconds": 0.3})
-    client.timeout = httpx.Timeout(0.05)
+    await client.inject({"action": "delay", "endpoint": "start", "seconds": 1.5})
+    client.timeout = httpx.Timeout(0.5)
     with pytest.raises(httpx.ReadTimeout):
         await client.start()
     await harness.eventually(call_is_over(simulator))
@@ -222,7 +223,7 @@ async def test_an_unauthorised_call_uses_no_rule_up(client, simulator):
 
 async def test_many_calls_wait_at_once(client, simulator, mint):
     """Three hundred slow starts are in flight at one moment, over connections as plain as can be."""
-    await client.inject({"action": "delay", "endpoint": "start", "seconds": 0.5, "times": None})
+    await client.inject({"action": "delay", "endpoint": "start", "seconds": 3, "times": None})
     address = simulator.url.removeprefix("http://")
 
     async def start(number):

@@ -10,6 +10,8 @@ from redis.asyncio import Redis
 from gateway.errors import CoordinationUnavailable
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
+from tests import harness
+from tests.faults.proxy import Gate
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +37,7 @@ async def test_a_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: Embedded
         for _ in range(steps % 40):
             await asyncio.sleep(0)
         task.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(harness.BOUND):
             await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
     await connection.aclose()
@@ -58,6 +60,54 @@ async def test_a_server_that_is_not_there_is_unavailable_at_once(url: str) -> No
             await connection.now()
     assert connection.open
     await connection.aclose()
+
+
+async def test_a_server_that_fails_is_not_asked_until_it_is_time() -> None:
+    """After three failures fifty calls are answered without a word to the server."""
+    asked: list[asyncio.StreamWriter] = []
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connection = Connection(f"redis://127.0.0.1:{port}", probe_every=3600)
+    for _ in range(53):
+        with pytest.raises(CoordinationUnavailable):
+            await connection.now()
+    assert len(asked) == 3
+    assert connection.failures == 3
+    await connection.aclose()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_server_that_is_back_is_found_by_the_next_try() -> None:
+    """One call tries, and where it succeeds all others are made again."""
+    with EmbeddedValkey() as server:
+        connection = Connection(server.url, probe_every=0)
+        server.kill()
+        for _ in range(3):
+            with pytest.raises(CoordinationUnavailable):
+                await connection.now()
+        assert connection.open
+        server.restart()
+        await connection.now()
+        assert not connection.open
+        assert connection.healthy
+        await connection.aclose()
+
+
+async def test_calls_share_so_many_connections() -> None:
+    """Thirty calls at once open two connections where no more are allowed."""
+    with EmbeddedValkey() as server:
+        connection = Connection(server.url, max_connections=2)
+        await asyncio.gather(*(connection.now() for _ in range(30)))
+        async with Redis.from_url(server.url) as admin:
+            clients = [client for client in await admin.client_list() if client["cmd"] == "time"]
+        assert len(clients) == 2
+        await connection.aclose()
 
 
 async def test_another_server_is_not_moved_to(valkey: EmbeddedValkey) -> None:
@@ -86,6 +136,24 @@ async def test_waiting_for_a_connection_is_no_failure(valkey: EmbeddedValkey) ->
     await asyncio.gather(*(connection.evaluate(BUSY, sha, ("rec:{00}:any",), b"") for _ in range(2_500)))
     assert connection.healthy
     await connection.aclose()
+
+
+async def test_a_url_says_for_how_long_redis_is_waited_for() -> None:
+    """Time-outs in its query bound a command, and a new connection with it; otherwise Redis is lost after a second."""
+    with EmbeddedValkey(port=0) as server:
+        gate = Gate(server.port)
+        await gate.open()
+        url = f"redis://127.0.0.1:{gate.port}"
+        patient = Connection(f"{url}?socket_timeout=20&socket_connect_timeout=20")
+        hasty = Connection(url)
+        await asyncio.gather(patient.now(), hasty.now())
+        gate.slow = (1.7, 1.7)
+        assert await patient.now()
+        with pytest.raises(CoordinationUnavailable):
+            await hasty.now()
+        for connection in (patient, hasty):
+            await connection.aclose()
+        await gate.close()
 
 
 async def test_whatever_the_client_stumbles_over_when_a_connection_ends_is_unavailable(valkey: EmbeddedValkey) -> None:

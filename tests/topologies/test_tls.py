@@ -1,68 +1,29 @@
 """TLS to Redis with an authority of one's own: one server, Sentinels and a Cluster, commands and subscriptions."""
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import pytest
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness, servers
+from tests.papers import Papers, make_papers
 
 pytestmark = pytest.mark.anyio
 
 NewTrack = Callable[..., dict[str, str]]
 
 
-class Papers(NamedTuple):
-    """A server's certificate and key, and the authority that signed it."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-
-    @property
-    def arguments(self) -> list[str]:
-        """What makes a server present them, and ask clients for none."""
-        return [
-            *("--tls-ca-cert-file", str(self.authority), "--tls-cert-file", str(self.certificate)),
-            *("--tls-key-file", str(self.key), "--tls-auth-clients", "no"),
-        ]
-
-
 @pytest.fixture(scope="module")
 def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
     """An authority nobody knows, and a certificate of its making for 127.0.0.1."""
-    folder = tmp_path_factory.mktemp("papers")
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority, server = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "redis"))
-    now = datetime.now(UTC)
-
-    def certificate(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(authority).public_key(public)
-        builder = builder.serial_number(x509.random_serial_number())
-        return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
-
-    loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    own = certificate(authority, authority_key.public_key()).add_extension(x509.BasicConstraints(True, None), True)
-    signed = certificate(server, key.public_key()).add_extension(loopback, False)
-    papers = Papers(folder / "authority.pem", folder / "redis.pem", folder / "redis.key")
-    papers.authority.write_bytes(own.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    papers.certificate.write_bytes(signed.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    papers.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return papers
+    return make_papers(tmp_path_factory.mktemp("papers"))
 
 
 def _port() -> int:
@@ -129,7 +90,7 @@ async def test_a_private_authority_is_trusted_where_it_is_named(
 ) -> None:
     """Start on one replica, joined on another while it is in flight: commands and wake-ups both come through."""
     settings = harness.environment(
-        address, simulator.url, demo.file, **harness.FAST, GATEWAY_REDIS_CA_FILE=str(papers.authority)
+        address, simulator.url, demo.file, **harness.CALM, GATEWAY_REDIS_CA_FILE=str(papers.authority)
     )
     async with (
         harness.serve(settings) as one,
@@ -138,7 +99,7 @@ async def test_a_private_authority_is_trusted_where_it_is_named(
         harness.client(other, demo.key) as second,
     ):
         track = new_track()
-        simulator.inject(harness.delay("start", 0.5))
+        simulator.inject(harness.delay("start", 2))
         answers = await asyncio.gather(
             *(replica.post("/v1/recordings/track/start", json=track) for replica in (first, second))
         )
@@ -148,6 +109,6 @@ async def test_a_private_authority_is_trusted_where_it_is_named(
 
 async def test_an_unknown_authority_is_not_trusted(address: str, simulator: Simulator, demo: harness.Demo) -> None:
     """Without the authority's name no command reaches Redis, and the gateway says that it is not ready."""
-    settings = harness.environment(address, simulator.url, demo.file, **harness.FAST)
+    settings = harness.environment(address, simulator.url, demo.file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         assert (await client.get("/readyz")).status_code == 503

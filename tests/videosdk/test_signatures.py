@@ -60,7 +60,7 @@ class Upstream:
 @pytest.fixture
 async def upstream(simulator: Simulator) -> AsyncGenerator[Upstream]:
     """A simulator whose key has not been fetched."""
-    client = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=5)
+    client = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=harness.BOUND)
     yield Upstream(simulator, client)
     await client.aclose()
 
@@ -199,6 +199,19 @@ async def test_a_fetch_that_is_cancelled_holds_up_nobody(upstream: Upstream) -> 
     assert await upstream.judge(genuine) is SignatureVerdict.GENUINE
 
 
+async def test_a_fetch_that_hangs_is_given_up() -> None:
+    """The sender of a webhook waits meanwhile: after so many seconds it is told that nobody can tell."""
+    hanging = asyncio.Event()
+
+    async def hang() -> str:
+        await hanging.wait()
+        return ""
+
+    signatures = Signatures(FetchedKeys(hang, Clock(), timeout=0.05))
+    async with asyncio.timeout(20):
+        assert await signatures.judge(BODY, [base64.b64encode(os.urandom(256))]) is SignatureVerdict.UNDECIDED
+
+
 async def test_a_pinned_key_needs_no_call_and_follows_its_file(tmp_path: Path, signer: Signer) -> None:
     """PKCS#1 as VideoSDK writes it; two keys during a change; what is broken is not taken up."""
     other, clock, file = Signer(), Clock(), tmp_path / "key.pem"
@@ -229,12 +242,14 @@ def test_keys_are_read_in_both_forms_and_nothing_else_is() -> None:
     unencrypted = serialization.NoEncryption()
     whole = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unencrypted).decode()
     short = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()
+    long = rsa.RSAPublicNumbers(65537, (1 << 8200) + 1).public_key()
     cut = pem(public).replace(pem(public).splitlines()[2] + "\n", "")
     wrong = [
         "",
         "x",
         whole,
         pem(short),
+        pem(long),
         pem(ec.generate_private_key(ec.SECP256R1()).public_key()),
         cut,
         pem(public) * 5,

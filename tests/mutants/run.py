@@ -1,0 +1,301 @@
+"""Makes mutants of the gateway, runs the tests that can notice each, and says which survived."""
+
+import json
+import os
+import queue
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pytest
+import redis
+
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests.mutants import lua, python
+from tests.mutants.mutant import Mutant
+from tests.mutants.recording import Recording
+from tests.mutants.tree import Project, Tree
+
+__all__ = ["Bounds", "Verdict", "drawn", "every", "run"]
+
+_LEFT_OUT: Final = ("gateway/sandbox/", "gateway/api/swagger/", "gateway/api/openapi_texts.py")
+"""No behaviour of the product: the simulator, vendored files, the contract's examples."""
+_FIRST_SECONDS: Final = 2.0
+"""Tests that take this long together are tried first, in a process of their own: most mutants die there."""
+
+_LATE: Final = -1
+"""The code of a run that was ended because it took too long."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much is done.
+
+    Attributes:
+        count: How many mutants at most.
+        minutes: After which no further mutant is begun.
+        workers: How many at a time.
+        seconds: Of recorded time that the tests of one mutant may take; the fastest are run.
+        deadline: How long tests may take beside four times what was recorded: for starting, on a busy machine.
+    """
+
+    count: int = 160
+    minutes: float = 20.0
+    workers: int = 2
+    seconds: float = 30.0
+    deadline: float = 20.0
+
+
+@dataclass
+class Verdict:
+    """What became of one mutant.
+
+    Attributes:
+        mutant: Which.
+        killed: Whether a test failed, or did not end.
+        by: The test, or why there was none.
+        cpu: What it cost in seconds.
+        tests: How many tests were to be run.
+        left: How many more could have noticed, but would have taken too long.
+    """
+
+    mutant: Mutant
+    killed: bool = False
+    by: str = ""
+    cpu: float = 0.0
+    tests: int = 0
+    left: int = 0
+
+
+def every(sources: Mapping[str, str], modules: Sequence[str] = ()) -> list[Mutant]:
+    """Return every mutant of modules whose path begins with one of these, or of all that are behaviour."""
+    found: list[Mutant] = []
+    for module, source in sources.items():
+        wanted = module.startswith(tuple(modules)) if modules else not module.startswith(_LEFT_OUT)
+        if wanted:
+            found += lua.named(module, source)
+            found += (lua if module.endswith(".lua") else python).mutants(module, source)
+    return found
+
+
+def drawn(mutants: Collection[Mutant], seed: int, compiles: Callable[[Mutant], bool]) -> Iterator[Mutant]:
+    """Yield mutants in an order that the seed decides: as many of each kind, and of modules as they are long.
+
+    Of the changes of one kind in one line only one is drawn: the others would tell the same.
+    """
+    choice = random.Random(seed)
+    kinds: dict[str, dict[str, list[Mutant]]] = {}
+    for mutant in mutants:
+        kinds.setdefault(mutant.module, {}).setdefault(mutant.operator.partition(" ")[0], []).append(mutant)
+    weights = {module: len({m.line for ms in of.values() for m in ms}) for module, of in kinds.items()}
+    places: set[tuple[str, int, str]] = set()
+    while kinds:
+        module = choice.choices(list(kinds), [weights[name] for name in kinds])[0]
+        kind = choice.choice(list(kinds[module]))
+        group = kinds[module][kind]
+        mutant = group.pop(choice.randrange(len(group)))
+        if not group:
+            del kinds[module][kind]
+        if not kinds[module]:
+            del kinds[module]
+        place = (module, mutant.line, mutant.operator)
+        if place not in places and compiles(mutant):
+            places.add(place)
+            yield mutant
+
+
+def run(
+    project: Project,
+    recording: Recording,
+    mutants: Collection[Mutant],
+    seed: int,
+    bounds: Bounds,
+    say: Callable[[Verdict], None] = lambda _: None,
+) -> list[Verdict]:
+    """Try mutants, several at a time.
+
+    Raises:
+        RuntimeError: The tests fail on the code as it is, so nothing could be said of mutants.
+    """
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary, _Compiler(recording.sources) as compiler:
+        order = drawn(mutants, seed, compiler.compiles)
+        operation = _Job(recording, bounds, seed, say)
+        for mutant, _ in zip(order, range(bounds.count), strict=False):
+            operation.waiting.put(mutant)
+        threads = [
+            threading.Thread(target=operation.work, args=(project, Path(temporary).resolve() / str(number)))
+            for number in range(bounds.workers)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if operation.failure:
+        raise RuntimeError(operation.failure[0])
+    return sorted(operation.verdicts, key=lambda verdict: (verdict.mutant.module, verdict.mutant.start))
+
+
+class _Job:
+    """What the workers of one run share."""
+
+    def __init__(self, recording: Recording, bounds: Bounds, seed: int, say: Callable[[Verdict], None]) -> None:
+        self.recording = recording
+        self.bounds = bounds
+        self.seed = seed
+        self.say = say
+        self.waiting: queue.Queue[Mutant] = queue.Queue()
+        self.verdicts: list[Verdict] = []
+        self.failure: list[str] = []
+        self._until = time.monotonic() + bounds.minutes * 60
+
+    def work(self, project: Project, folder: Path) -> None:
+        """Try mutants in a copy of the project until there are none, or there is no time."""
+        if time.monotonic() >= self._until:
+            return
+        try:
+            with _Zygote(Tree(project, folder / "tree"), folder, self.seed, project.package) as zygote:
+                self._try_as_it_is(zygote)
+                while time.monotonic() < self._until and not self.failure:
+                    verdict = self._try(zygote, self.waiting.get_nowait())
+                    self.verdicts.append(verdict)
+                    self.say(verdict)
+        except queue.Empty:
+            pass
+        except Exception as error:  # noqa: BLE001 - said by the thread that waits for this one
+            self.failure.append(f"{type(error).__name__}: {error}")
+
+    def _try_as_it_is(self, zygote: "_Zygote") -> None:
+        """Run a few tests of every file on the code as it is."""
+        chosen = self._within(sorted(self.recording.seconds, key=self.recording.seconds.__getitem__), _FIRST_SECONDS)
+        told = zygote.run(chosen, 120)
+        if told["code"] != 0:
+            raise RuntimeError(f"the tests fail without a mutant: {told}\n{zygote.output()}")
+
+    def _try(self, zygote: "_Zygote", mutant: Mutant) -> Verdict:
+        able = self.recording.tests(mutant)
+        chosen = self._within(able, self.bounds.seconds)
+        verdict = Verdict(mutant, by="no test runs it", tests=len(chosen), left=len(able) - len(chosen))
+        if not chosen:
+            return verdict
+        verdict.by = ""
+        first = self._within(chosen, _FIRST_SECONDS)
+        with zygote.tree.changed(mutant.module, mutant.applied(self.recording.sources[mutant.module])):
+            for tests in (first, chosen[len(first) :]):
+                if not verdict.killed:
+                    self._test(zygote, verdict, tests)
+        return verdict
+
+    def _test(self, zygote: "_Zygote", verdict: Verdict, tests: Sequence[str]) -> None:
+        """Run tests on a mutant. One that fails must do so twice: the first time may have been a busy machine."""
+        while tests and not verdict.killed:
+            told = self._run(zygote, verdict, tests)
+            failed = told["failed"]
+            verdict.killed = told["code"] != 0 and (
+                failed not in tests or self._run(zygote, verdict, [failed])["code"] != 0
+            )
+            if verdict.killed:
+                verdict.by = "time-out" if told["code"] == _LATE else failed or f"pytest: {told['code']}"
+            tests = tests[tests.index(failed) + 1 :] if failed in tests else []
+
+    def _run(self, zygote: "_Zygote", verdict: Verdict, tests: Sequence[str]) -> dict[str, Any]:
+        busy = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+        recorded = sum(self.recording.seconds[test] for test in tests)
+        told = zygote.run(tests, busy * (self.bounds.deadline + 4 * recorded))
+        if told["code"] == pytest.ExitCode.NO_TESTS_COLLECTED:
+            raise RuntimeError(f"none of these tests was found: {tests[:3]}\n{zygote.output()}")
+        verdict.cpu += told["cpu"]
+        return told
+
+    def _within(self, tests: Sequence[str], seconds: float) -> list[str]:
+        chosen: list[str] = []
+        for test in tests:
+            seconds -= self.recording.seconds[test]
+            if seconds < 0 and chosen:
+                break
+            chosen.append(test)
+        return chosen
+
+
+class _Zygote:
+    """The process that forks test runs in one tree."""
+
+    def __init__(self, tree: Tree, folder: Path, seed: int, package: str) -> None:
+        self.tree = tree
+        self._folder = folder / "t"
+        self._seed = seed
+        self._command = [sys.executable, "-m", "mutants_zygote", package, *_imported(tree.folder, package)]
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command, cwd=self.tree.folder, env=self.tree.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe
+            pipe.close()
+        self._process.wait(30)
+
+    def run(self, tests: Sequence[str], seconds: float) -> dict[str, Any]:
+        """Run tests in a fork; return what it says of them."""
+        assert self._process.stdin
+        assert self._process.stdout
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir()
+        wanted = {"tests": list(tests), "seconds": seconds, "folder": str(self._folder), "seed": self._seed}
+        self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the process that forks has ended")
+        return json.loads(line)
+
+    def output(self) -> str:
+        """Return the end of what pytest said last."""
+        return (self._folder / "output").read_text(errors="replace")[-3000:]
+
+
+def _imported(folder: Path, package: str) -> list[str]:
+    """Return the modules whose libraries are worth importing beforehand: the package's, and what tests share."""
+    names = [
+        f"{path.parent.name}.{path.stem}" for path in sorted((folder / package).glob("*.py")) if path.stem[0] != "_"
+    ]
+    return [
+        *names,
+        *(f"tests.{name}" for name in ("harness", "conftest") if (folder / "tests" / f"{name}.py").exists()),
+    ]
+
+
+class _Compiler:
+    """Tells what compiles: what does not dies whatever is tested. Asks a server about Lua."""
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        self._sources = sources
+
+    def __enter__(self) -> Self:
+        self._server = EmbeddedValkey().__enter__() if any(name.endswith(".lua") for name in self._sources) else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server:
+            self._server.__exit__(None, None, None)
+
+    def compiles(self, mutant: Mutant) -> bool:
+        """Tell whether a mutant compiles, and differs."""
+        if self._server is None or not mutant.module.endswith(".lua"):
+            return python.is_change(mutant, self._sources[mutant.module])
+        with redis.Redis.from_url(self._server.url) as client:
+            try:
+                client.script_load(mutant.applied(self._sources[mutant.module]))
+            except redis.ResponseError:
+                return False
+        return True

@@ -1,0 +1,115 @@
+"""What mutants there are: of Python, of Lua, and those that need not be killed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import lua, python
+from tests.mutants.accepted import entries, without
+from tests.mutants.mutant import Mutant
+from tests.mutants.run import every
+from tests.mutants.tree import Project
+
+ROOT = Path(__file__).parents[2]
+
+
+def _changes(of: list[Mutant], source: str, operator: str) -> set[str]:
+    return {mutant.becomes(source) for mutant in of if mutant.operator == operator}
+
+
+@pytest.mark.parametrize(
+    ("source", "operator", "becomes"),
+    [
+        ("x = a < b", "comparison", {"x = a <= b"}),
+        ("x = a not in b", "comparison", {"x = a in b"}),
+        ("x = a and b", "boolean", {"x = a or b"}),
+        ("x = a and b", "operand", {"x = (a)", "x = (b)"}),
+        ("x = a + 1", "arithmetic", {"x = a - 1"}),
+        ("x = 'a' + b", "arithmetic", set[str]()),
+        ("x = not a", "not", {"x = a"}),
+        ("x = 'zoë', 9 > 8", "comparison", {"x = 'zoë', 9 >= 8"}),
+        ("x = 1, 60, True, 0.5", "constant", {
+            "x = 2, 60, True, 0.5", "x = 1, 600, True, 0.5", "x = 1, 60, False, 0.5", "x = 1, 60, True, 1.5",
+        }),
+        ("if a: b()", "condition", {"if (not (a)): b()"}),
+        ("if a: b()", "statement", {"if a: pass"}),
+        ("async def f(): await a.b()", "statement", {"async def f(): pass"}),
+        ("x.y = 1", "statement", {"pass"}),
+        ("x = f(a, b, c=1)", "argument", {"x = f(b, a, c=1)", "x = f(a, b, )"}),
+        ("x = min(a)", "function", {"x = max(a)"}),
+        ("for x in a:\n    break", "loop", {"continue"}),
+        ("def f(a=True): return a", "default", {"def f(a=False): return a"}),
+        ("def f(a=True): return a", "return", {"def f(a=True): return None"}),
+        ("def f(a):\n    a.b = 1\n    a.c = 2", "early return", {"return a.b = 1"}),
+        ("@get('/x', sync=False)\ndef f(): return 1", "decorator", {"@get('/x', )"}),
+    ],
+)  # fmt: skip
+def test_python_operator_makes_its_changes_and_no_other(source: str, operator: str, becomes: set[str]) -> None:
+    """Each operator changes what it is about."""
+    made = list(python.mutants("x.py", source))
+    assert _changes(made, source, operator) == becomes
+    assert all(python.is_change(mutant, source) for mutant in made)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""A text."""',
+        "x: dict[str, 'Path']",
+        "def f(a: 'int') -> 'str': ...",
+        "_log.info('happened', count=1)",
+        "class A:\n    def __repr__(self): return 'a'",
+        "if TYPE_CHECKING:\n    x = 1",
+        "x = f(description='text')",
+        "from a import b",
+        "x = 'A sentence is no behaviour.'",
+    ],
+)
+def test_python_without_behaviour_has_no_mutants(source: str) -> None:
+    """Texts, annotations and log lines are left alone."""
+    of_the_call = {"argument"}
+    assert [mutant for mutant in python.mutants("x.py", source) if mutant.operator not in of_the_call] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "operator", "becomes"),
+    [
+        ("if a < b then c() end -- a > b", "comparison", {"if a <= b then c() end -- a > b"}),
+        ("x = a and b", "boolean", {"x = a or b"}),
+        ("x = a - 1", "arithmetic", {"x = a + 1"}),
+        ("x = f(-1)", "arithmetic", set[str]()),
+        ("x = not a", "not", {"x = a"}),
+        ("x = 'stop', 1", "constant", {"x = 'stop_mutated', 1", "x = 'stop', 2"}),
+        ("x = math.max(a, b)", "function", {"x = math.min(a, b)"}),
+        ("if a then b = 1 end", "condition", {"if not (a) then b = 1 end"}),
+        ("if a then b = 1 end", "statement", {""}),
+        ("schedule(now, a.ttl)", "statement", {""}),
+        ("changes.state = 'x' -- as it is", "statement", {"-- as it is"}),
+    ],
+)
+def test_lua_operator_makes_its_changes_and_no_other(source: str, operator: str, becomes: set[str]) -> None:
+    """Each operator changes what it is about, and no comment."""
+    assert _changes(list(lua.mutants("x.lua", source)), source, operator) == becomes
+
+
+def test_accepted_mutant_is_left_out_as_long_as_its_code_stands(tmp_path: Path) -> None:
+    """An entry takes away its mutants, and fails once it matches nothing."""
+    listed = tmp_path / "accepted.toml"
+    listed.write_text(
+        "[[mutant]]\nmodule = 'x.py'\noperator = 'constant'\ncode = 'x = 1, 2'\nbecomes = 'x = 1, 3'\n"
+        "kind = 'equivalent'\nreason = 'nothing reads it'\n"
+    )
+    before, after = "x = 1, 2\n", "x = 2, 2\n"
+
+    left = without(python.mutants("x.py", before), {"x.py": before}, entries(listed))
+
+    assert [mutant.becomes(before) for mutant in left] == ["x = 2, 2"]
+    with pytest.raises(LookupError, match="x = 1, 2"):
+        without(python.mutants("x.py", after), {"x.py": after}, entries(listed))
+
+
+def test_every_accepted_mutant_is_still_there() -> None:
+    """No entry of the list outlives its code, and each has a reason."""
+    sources, listed = Project(ROOT).sources(), entries()
+    without(every(sources), sources, listed)
+    assert all(len(entry.reason) > 10 for entry in listed)

@@ -1,0 +1,409 @@
+"""Every bound of the domain is met with small values: who may wait, what is remembered, what is done at once."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Generator
+from typing import Any, cast
+
+import pytest
+from msgspec import Struct
+
+from gateway.api.rate_limits import RateLimiter
+from gateway.auth.api_keys import Caller
+from gateway.coordinator import BacklogGauge, Command, Coordinator
+from gateway.coordinator.rewrites import Rewrites
+from gateway.errors import DeadlineExceeded, TooManyWaiting
+from gateway.recordings import (
+    EventType,
+    Kind,
+    Outcome,
+    Reconciler,
+    Recordings,
+    StartParameters,
+    Track,
+    WebhookEvent,
+    WebhookEvents,
+)
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.token_buckets import TokenBuckets
+from tests import harness
+from tests.recordings.parts import Parts, settled_valkey
+
+pytestmark = pytest.mark.anyio
+
+NOTHING = StartParameters()
+ROOM = "room"
+
+
+@pytest.fixture
+def valkey() -> Generator[EmbeddedValkey]:
+    """A server of the test's own."""
+    with settled_valkey() as server:
+        yield server
+
+
+@pytest.fixture
+async def parts(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncGenerator[Parts]:
+    """A process's parts; nothing looks after what is due."""
+    async with Parts(valkey, simulator.url).running(settling=False) as running:
+        yield running
+
+
+def track(participant: str, room: str = ROOM) -> Track:
+    """Return a track."""
+    return Track(room, participant, Kind.VIDEO)
+
+
+def key_of(parts: Parts, one: Track) -> str:
+    """Return the name of a track's record."""
+    return parts.coordinator.key(one.room_id, one.participant_id, one.kind)
+
+
+def asked(simulator: Simulator, endpoint: str = "list") -> int:
+    """Count the calls of an endpoint."""
+    return sum(call.endpoint == endpoint for call in simulator.calls)
+
+
+class HeldReconciler(Reconciler):
+    """Takes up every track it is given, and finishes when let go."""
+
+    def __init__(self, parts: Parts, **bounds: Any) -> None:
+        super().__init__(parts.coordinator, parts.listings, parts.leader, **bounds)
+        self.begun: list[str] = []
+        self.running = self.most_running = 0
+        self.go = asyncio.Event()
+
+    async def reconcile(self, key: str) -> None:
+        """Reconcile a track."""
+        self.begun.append(key)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        await self.go.wait()
+        self.running -= 1
+
+
+# --- callers -----------------------------------------------------------------------------------------------------
+
+
+async def test_callers_beyond_the_bound_are_refused_until_others_leave(
+    valkey: EmbeddedValkey, simulator: Simulator
+) -> None:
+    """Two may wait for one track and three in all; one more is told to come again, and is let in afterwards."""
+    bounds = {"max_waiting": 3, "max_waiting_per_track": 2}
+    simulator.inject(Fault(action="hang_before", endpoint="start", times=None))
+    async with Parts(valkey, simulator.url, recordings=bounds).running(settling=False) as parts:
+
+        def start(participant: str) -> asyncio.Task[Any]:
+            return asyncio.create_task(parts.recordings.start(track(participant), NOTHING, caller="demo", timeout=60))
+
+        waiting = [start("ada"), start("ada")]
+        await harness.eventually(lambda: asked(simulator, "start") == 1)
+        with pytest.raises(TooManyWaiting) as refused:
+            await start("ada")
+        assert refused.value.retry_after
+        waiting.append(start("bob"))
+        await harness.eventually(lambda: asked(simulator, "start") == 2)
+        with pytest.raises(TooManyWaiting):
+            await start("eve")
+        for task in waiting[:2]:
+            task.cancel()
+        await asyncio.gather(*waiting[:2], return_exceptions=True)
+        for participant in ("ada", "eve"):
+            with pytest.raises(DeadlineExceeded):
+                await parts.recordings.start(track(participant), NOTHING, caller="demo", timeout=0.01)
+        waiting[2].cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+# --- what is remembered ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("participant", [None, "ada"], ids=["whole rooms", "single participants"])
+async def test_lists_of_many_rooms_are_forgotten_but_the_latest(
+    valkey: EmbeddedValkey, simulator: Simulator, participant: str | None
+) -> None:
+    """Of three rooms the first is asked for again, the other two are still known."""
+    async with Parts(valkey, simulator.url, listings={"max_remembered": 2}).running(settling=False) as parts:
+        for room in ("one", "two", "three"):
+            await parts.listings.ask(room, participant, max_age=3600)
+        for room in ("two", "three"):
+            await parts.listings.ask(room, participant, max_age=3600)
+        assert asked(simulator) == 3
+        await parts.listings.ask("one", participant, max_age=3600)
+        assert asked(simulator) == 4
+
+
+def sizes(holder: object, path: str = "", seen: set[int] | None = None) -> dict[str, int]:
+    """Return how much every container holds that can be reached from a part of ours, by where it was found."""
+    seen = set() if seen is None else seen
+    if id(holder) in seen or isinstance(holder, Rewrites | Counter | Struct):
+        # What was written of late is kept for ten seconds: that has a test of its own. A counter is the test's.
+        return {}
+    seen.add(id(holder))
+    found: dict[str, int] = {}
+    inner: list[tuple[str, object]] = []
+    if isinstance(holder, dict | list | set | deque):
+        container = cast("Any", holder)
+        found[path] = len(container)
+        inner = [(f"{path}[]", item) for item in (container.values() if isinstance(holder, dict) else container)]
+    elif any(base.__module__.startswith("gateway.") for base in type(holder).__mro__):
+        names = [*getattr(holder, "__dict__", {}), *getattr(type(holder), "__slots__", ())]
+        inner = [(f"{path}.{name}", getattr(holder, name, None)) for name in names]
+    for name, value in inner:
+        for where, size in sizes(value, name, seen).items():
+            found[where] = found.get(where, 0) + size
+    return found
+
+
+async def use(here: Parts, there: Parts, rate_limiter: RateLimiter, simulator: Simulator, name: str) -> None:
+    """Do everything once that anything is remembered for, with tracks that nothing else uses."""
+    one, room = track(name, f"room-{name}"), f"room-{name}"
+    reader = await there.room_feeds.open(room)
+    admission = await rate_limiter.admit(Caller(name, account=name), one, starts=True)
+    simulator.inject(Fault(action="delay", endpoint="start", seconds=0.1, participant_id=name))
+    before = asked(simulator, "start")
+    start = asyncio.create_task(here.recordings.start(one, NOTHING, caller=name, timeout=20))
+    await harness.eventually(lambda: asked(simulator, "start") > before)
+    joined, again = await asyncio.gather(
+        there.recordings.start(one, NOTHING, caller=name, timeout=20),
+        here.recordings.start(one, NOTHING, caller=name, timeout=20),
+    )
+    assert {joined.outcome, again.outcome, (await start).outcome} == {Outcome.STARTED, Outcome.JOINED}
+    for parts in (here, there):
+        await parts.listings.ask(room)
+        await parts.listings.ask(room, name)
+        await parts.recordings.get(one)
+        await parts.recordings.list(room)
+        await parts.webhook_events.handle(WebhookEvent(room, name, Kind.VIDEO, EventType.STOPPED))
+        # A start without Redis that finds it running, one that starts, and a stop.
+        await parts.without_redis.start(f"{key_of(parts, one)}", one, NOTHING, name)
+        other = track(f"other-{name}", room)
+        await parts.without_redis.start(key_of(parts, other), other, NOTHING, name)
+        await parts.without_redis.stop(key_of(parts, other), other)
+        left = track(f"left-{name}", room)
+        await parts.without_redis.start(key_of(parts, left), left, NOTHING, name)
+    await harness.until(lambda: there.recordings.stop(one, caller=name, timeout=20), lambda answer: answer.outcome)
+    await admission.charge(Outcome.STARTED)
+    admission.leave()
+    reader.leave()
+
+
+async def test_nothing_that_a_process_remembers_grows_with_the_tracks(
+    valkey: EmbeddedValkey, simulator: Simulator
+) -> None:
+    """After seven tracks no part holds more than after three: no results, lists, locks, waiters, feeds or leases."""
+    bounds: dict[str, Any] = {"listings": {"max_remembered": 2}, "recordings": {"max_results": 2}}
+    async with (
+        Parts(valkey, simulator.url, **bounds).running() as here,
+        Parts(valkey, simulator.url, **bounds).running() as there,
+    ):
+        rate_limiter = RateLimiter(TokenBuckets(here.connection), "t", caller_per_minute=100, track_per_minute=100)
+        held = {"here": here.all, "there": there.all, "rate_limiter": rate_limiter}
+        for number in range(3):
+            await use(here, there, rate_limiter, simulator, f"first-{number}")
+        # What is still under way then is not counted: the least of what was seen.
+        least = sizes(held)
+
+        def grown() -> dict[str, int]:
+            now = sizes(held)
+            return {where: size for where, size in now.items() if size > max(least.get(where, 0), 2)}
+
+        for number in range(4):
+            await use(here, there, rate_limiter, simulator, f"then-{number}")
+
+        async def look() -> dict[str, int]:
+            return grown()
+
+        await harness.until(look, lambda found: not found, timeout=10)
+
+
+async def test_a_reader_who_missed_more_than_is_remembered_is_told_the_room(
+    valkey: EmbeddedValkey, simulator: Simulator
+) -> None:
+    """Two missed events are told one by one; after three the room is told as it is."""
+    async with Parts(valkey, simulator.url, room_feeds={"max_missed": 2}).running(settling=False) as parts:
+        first = await parts.room_feeds.open(ROOM)
+        (begun,) = await first.read(5)
+        first.leave()
+        _, lease = await parts.coordinator.claim(key_of(parts, track("ada")), Command.START)
+        assert lease is not None
+        await parts.coordinator.finish(lease, "recording", result="", confirmed_by="reply")
+        second = await parts.room_feeds.open(ROOM, begun.id)
+        told = await second.read(5)
+        assert [update.whole for update in told] == [False, False]
+        await parts.coordinator.claim(key_of(parts, track("bob")), Command.START)
+        heard = await second.read(20)
+        assert [update.whole for update in heard] == [False]
+        third = await parts.room_feeds.open(ROOM, begun.id)
+        assert [update.whole for update in await third.read(5)] == [True]
+        for reader in (second, third):
+            reader.leave()
+
+
+# --- what is done at once ----------------------------------------------------------------------------------------
+
+
+async def test_uncertain_rooms_beyond_the_bound_wait_for_their_turn(parts: Parts) -> None:
+    """Of five rooms two are settled at the same time."""
+    held = HeldReconciler(parts, max_concurrent_rooms=2)
+    keys = [key_of(parts, track("ada", f"room-{number}")) for number in range(5)]
+    checks = [asyncio.create_task(held.check([key])) for key in keys]
+    await harness.eventually(lambda: held.running == 2)
+    held.go.set()
+    await asyncio.gather(*checks)
+    assert held.most_running == 2
+    assert sorted(held.begun) == sorted(keys)
+
+
+async def test_compared_rooms_beyond_the_bound_wait_for_their_turn(parts: Parts, simulator: Simulator) -> None:
+    """Of five rooms two are compared with VideoSDK's list at the same time."""
+    tracks = [track("ada", f"room-{number}") for number in range(5)]
+    for one in tracks:
+        await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
+    simulator.inject(harness.delay("list", 0.1))
+    reconciler = HeldReconciler(parts, max_concurrent_rooms=2)
+    await asyncio.gather(*(reconciler.check([key_of(parts, one)]) for one in tracks))
+    calls = [call for call in simulator.calls if call.endpoint == "list"]
+    assert len(calls) == 5
+    for call in calls:
+        assert sum(other.received <= call.received < (other.answered or 0) for other in calls) <= 2
+
+
+async def test_tracks_of_a_session_that_ended_are_settled_so_many_at_once(parts: Parts) -> None:
+    """Of five tracks two are settled where the event is heard; the others are due, for any replica."""
+    held = HeldReconciler(parts, max_reconciling=2)
+    tracks = [track(f"p-{number}") for number in range(5)]
+    for one in tracks:
+        await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
+    await WebhookEvents(parts.coordinator, held).handle(WebhookEvent(ROOM, None, None, EventType.ENDED))
+    await harness.eventually(lambda: held.begun)
+    held.go.set()
+    await held.close()
+    assert len(held.begun) == 2
+    # Redis's clock is known to some milliseconds only: what became due just now may not be due yet.
+    bucket, keys = bucket_of(parts, tracks[0]), {key_of(parts, one) for one in tracks}
+    await harness.until(lambda: parts.coordinator.due(bucket, 100), lambda due: set(due) == keys)
+
+
+def bucket_of(parts: Parts, one: Track) -> int:
+    """Return the number of a track's bucket."""
+    return int(key_of(parts, one)[5:7])
+
+
+async def test_a_round_of_the_settler_takes_up_so_many_tracks_of_a_bucket(parts: Parts) -> None:
+    """Of five that are due two are taken up; the next rounds leave the room alone that is being looked after."""
+    held = HeldReconciler(parts, every=0.01, max_per_bucket=2)
+    for number in range(5):
+        await parts.coordinator.invalidate(key_of(parts, track(f"p-{number}")))
+    await held.start()
+    await harness.eventually(lambda: held.begun)
+    seen = parts.connection.made["due"]
+    await harness.eventually(lambda: parts.connection.made["due"] > seen + 3 * 16)
+    assert len(held.begun) == 2
+    held.go.set()
+    await held.close()
+
+
+async def test_a_question_is_answered_although_the_list_hangs(parts: Parts, simulator: Simulator) -> None:
+    """What is known is told after a moment, long before VideoSDK's own time-out."""
+    one = track("ada")
+    await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
+    await parts.coordinator.invalidate(key_of(parts, one))
+    simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
+    recordings = Recordings(parts.coordinator, parts.batches, parts.reconciler, parts.without_redis, answer_within=0.05)
+    answered = asyncio.create_task(recordings.get(one))
+    another = asyncio.create_task(parts.listings.ask(ROOM))
+    await asyncio.wait([answered, another], return_when=asyncio.FIRST_COMPLETED)
+    assert answered.done()
+    another.cancel()
+    assert answered.result().status == "recording"
+
+
+async def test_closing_waits_for_operations_no_longer_than_its_grace(parts: Parts, simulator: Simulator) -> None:
+    """A start that VideoSDK does not answer is left to other replicas."""
+    simulator.inject(Fault(action="hang_before", endpoint="start", times=None))
+    start = asyncio.create_task(parts.recordings.start(track("ada"), NOTHING, caller="demo", timeout=60))
+    await harness.eventually(lambda: asked(simulator, "start") == 1)
+    closing = asyncio.create_task(parts.recordings.close(grace=0.01))
+    await asyncio.wait([closing, start], return_when=asyncio.FIRST_COMPLETED)
+    # VideoSDK's own time-out would have answered the caller first.
+    assert closing.done()
+    start.cancel()
+    await asyncio.gather(start, return_exceptions=True)
+
+
+# --- a list that fails -------------------------------------------------------------------------------------------
+
+
+async def due_at(parts: Parts, key: str) -> float:
+    """Return when a track is due (ms by Redis's clock)."""
+    schedule = await parts.connection.scheduled(f"{key[:8]}:t:due", 2**53, 100)
+    return schedule[key]
+
+
+async def test_a_room_whose_list_fails_rests_before_any_replica_asks_again(parts: Parts, simulator: Simulator) -> None:
+    """A comparison without a list makes the track due in five seconds at the earliest, for all replicas."""
+    one = track("ada")
+    await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
+    simulator.inject(Fault(action="refuse", endpoint="list", status=500, times=None))
+    before = await parts.connection.now()
+    await parts.reconciler.check([key_of(parts, one)])
+    assert asked(simulator) == 1
+    assert await due_at(parts, key_of(parts, one)) >= before + 5_000
+
+
+async def test_a_doubted_track_whose_list_fails_rests_before_any_replica_asks_again(
+    parts: Parts, simulator: Simulator
+) -> None:
+    """The same where a leader had to look, because the record was not believed any more."""
+    one = track("ada")
+    await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
+    simulator.inject(Fault(action="refuse", endpoint="list", status=500, times=None))
+    assert await parts.coordinator.invalidate(key_of(parts, one))
+    # A doubt in the very millisecond of the claim counts as later than it.
+    doubted = await parts.connection.now()
+    before = await harness.until(parts.connection.now, lambda now: now > doubted, every=0.001)
+    await parts.reconciler.reconcile(key_of(parts, one))
+    assert asked(simulator) == 1
+    assert await due_at(parts, key_of(parts, one)) >= before + 5_000
+
+
+# --- what Redis keeps and tells ----------------------------------------------------------------------------------
+
+
+async def claimed(coordinator: Coordinator, *participants: str) -> None:
+    """Have tracks change, one after the other."""
+    for participant in participants:
+        await coordinator.claim(coordinator.key(ROOM, participant, "video"), Command.START)
+
+
+async def test_a_room_is_told_with_so_many_tracks_the_latest_changed(
+    valkey: EmbeddedValkey, simulator: Simulator
+) -> None:
+    """Of three tracks the two that changed last."""
+    async with Parts(valkey, simulator.url, coordinator={"max_tracks": 2}).running(settling=False) as parts:
+        await claimed(parts.coordinator, "ada", "bob", "eve")
+        records = (await parts.coordinator.room(ROOM)).records
+        assert {key.split(":")[-2] for key in records} == {"bob", "eve"}
+
+
+async def test_events_of_a_room_beyond_the_bound_are_dropped(valkey: EmbeddedValkey, simulator: Simulator) -> None:
+    """Redis trims by the hundred: of 250 events about ten are wanted, and fewer than 120 are kept."""
+    async with Parts(valkey, simulator.url, coordinator={"max_events": 10}).running(settling=False) as parts:
+        coordinator = parts.coordinator
+        await asyncio.gather(*(claimed(coordinator, f"p-{number}") for number in range(250)))
+        kept = await parts.connection.entries(coordinator.channel(ROOM), "-", 1000)
+        assert 10 <= len(kept) < 120
+        assert await coordinator.events(ROOM, "1-0") is None
+
+
+async def test_of_a_bucket_only_the_most_urgent_tracks_are_counted(parts: Parts) -> None:
+    """Three tracks of a room are unknown; where two are looked at, two are told."""
+    for name in ("ada", "bob", "eve"):
+        _, lease = await parts.coordinator.claim(key_of(parts, track(name)), Command.START)
+        assert lease is not None
+        await parts.coordinator.finish(lease, "unknown", result="", due_in=5)
+    counted = [await BacklogGauge(parts.connection, "t", max_per_bucket=most).look() for most in (2, 3)]
+    assert [seen.tracks for seen in counted if seen] == [2, 3]

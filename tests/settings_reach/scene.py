@@ -1,0 +1,268 @@
+"""What a setting is observed with: a gateway served on a socket, between real servers that can be looked at."""
+
+import asyncio
+import ssl
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
+
+import httpx
+from redis.asyncio import Redis
+
+from gateway.sandbox.identities import IdentityProvider
+from gateway.sandbox.ports import free_port
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.sandbox.webhooks import Signer
+from gateway.sandbox.wire import Exchange, Reply, Request, Server
+from tests import harness
+from tests.papers import make_papers
+
+__all__ = ["START", "STOP", "Given", "Observe", "Row", "Scene", "Upstream"]
+
+START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+
+Given = Mapping[str, str | None]
+"""Variables, over those of every test; None takes one away."""
+
+
+class Upstream:
+    """A VideoSDK that holds every start until it is released, and lists nothing."""
+
+    def __init__(self) -> None:
+        self.starts: list[Request] = []
+        self.in_flight = self.peak = 0
+        self.released = asyncio.Event()
+        self.server = Server(self._take, host="127.0.0.1", port=0)
+
+    async def _take(self, exchange: Exchange) -> None:
+        if exchange.request.method != "POST":
+            exchange.reply(Reply(200, b'{"pageInfo":{"lastPage":1},"data":[]}'))
+            return
+        self.starts.append(exchange.request)
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        await self.released.wait()
+        self.in_flight -= 1
+        exchange.reply(Reply(200, b'"track recording started successfully."'))
+
+
+class Scene:
+    """One row's servers, and the names by which the table speaks of what only exists while they run."""
+
+    def __init__(self, valkey: EmbeddedValkey, simulator: Simulator, folder: Path, stack: AsyncExitStack) -> None:
+        self.valkey, self.simulator, self.folder, self._stack = valkey, simulator, folder, stack
+        self.demo = harness.Demo(folder / "demo")
+        self._names: dict[str, str] = {}
+        self._kept: dict[str, Any] = {}
+
+    def keep(self, name: str, thing: object) -> str:
+        """Keep what stands behind a name of the table."""
+        self._kept[name] = thing
+        return name
+
+    def kept(self, name: str) -> Any:
+        """Return what stands behind a name of the table."""
+        return self._kept[name]
+
+    async def fill(self, text: str) -> str:
+        """Replace a name in braces, `{other-server}`, by what it stands for; the same every time."""
+        if not text.startswith("{"):
+            return text
+        if text not in self._names:
+            self._names[text] = await _MAKERS[text.strip("{}")](self)
+        return self._names[text]
+
+    async def enter(self, manager: Any) -> Any:
+        """Have something run until the test is over."""
+        if hasattr(manager, "__aenter__"):
+            return await self._stack.enter_async_context(manager)
+        return self._stack.enter_context(manager)
+
+    async def upstream(self) -> Upstream:
+        """Return a VideoSDK that holds every start."""
+        upstream = Upstream()
+        await upstream.server.start()
+        self._stack.push_async_callback(upstream.server.stop)
+        return upstream
+
+    async def environment(self, given: Given) -> dict[str, str]:
+        """Return all variables of a gateway."""
+        every: dict[str, str | None] = {
+            **harness.environment(self.valkey.url, self.simulator.url, self.demo.file, **harness.FAST),
+            **given,
+        }
+        return {name: await self.fill(text) for name, text in every.items() if text is not None}
+
+    @asynccontextmanager
+    async def serving(self, given: Given, key: str | None = None) -> AsyncGenerator[httpx.AsyncClient]:
+        """Serve a gateway; a client that shows the demo caller's key, or another; `""` for none."""
+        settings = await self.environment(given)
+        async with harness.serve(settings) as url, harness.client(url, self.demo.key if key is None else key) as client:
+            yield client
+
+    def track(self) -> dict[str, str]:
+        """Return a track in a room of its own."""
+        return {"roomId": f"room-{uuid.uuid4().hex[:12]}", "participantId": "p", "kind": "video"}
+
+    async def record(self, track: dict[str, str], *fields: str) -> list[int] | None:
+        """Return numbers of a track's record; None while there is none."""
+        async with Redis.from_url(self.valkey.url, decode_responses=True) as redis:
+            if key := await record_key(redis, track):
+                return [int(value or 0) for value in await cast("Awaitable[list[str]]", redis.hmget(key, fields))]
+        return None
+
+    def asked(self, endpoint: str) -> int:
+        """Return how often an endpoint of VideoSDK was called."""
+        return sum(call.endpoint == endpoint for call in self.simulator.calls)
+
+
+async def record_key(redis: Any, track: dict[str, str]) -> str | None:
+    """Find the record of a track."""
+    pattern = f"rec:*:{track['roomId']}:{track['participantId']}:{track['kind']}"
+    found = [key async for key in redis.scan_iter(match=pattern, count=1000)]
+    return found[0] if found else None
+
+
+Observe = Callable[[Scene, Given], Awaitable[object]]
+
+
+class Row(NamedTuple):
+    """One setting, and what can be seen of it.
+
+    Attributes:
+        variable: Its name.
+        values: Values and what is observed with each; a value in braces is made by the scene, None is "not set".
+        confirm: How it is observed.
+        more: What else is set for it.
+        tested_in: Where a value that is only seen to arrive is tested to do what it should.
+    """
+
+    variable: str
+    values: dict[str | None, object]
+    confirm: Observe
+    more: Given = MappingProxyType({})
+    tested_in: str = ""
+
+
+# --- what the names stand for -----------------------------------------------------------------------------------------
+
+
+async def _this_server(scene: Scene) -> str:
+    return scene.valkey.url
+
+
+async def _other_server(scene: Scene) -> str:
+    return cast("EmbeddedValkey", await scene.enter(EmbeddedValkey())).url
+
+
+async def _nowhere(scene: Scene) -> str:
+    return f"unix://{scene.folder}/absent.sock"
+
+
+async def _tls_server(scene: Scene) -> str:
+    """Offer the server over TLS and nothing else: the one of the package knows none."""
+    papers = make_papers(scene.folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(papers.certificate, papers.key)
+    socket = scene.valkey.url.removeprefix("unix://")
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError, ssl.SSLError):
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_unix_connection(socket)
+        await asyncio.gather(copy(reader, redis_writer), copy(redis_reader, writer))
+
+    server = await scene.enter(await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context))
+    return f"rediss://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def _authority(scene: Scene) -> str:
+    return str(scene.folder / "authority.pem")
+
+
+async def _other_authority(scene: Scene) -> str:
+    folder = scene.folder / "other"
+    folder.mkdir()
+    return str(make_papers(folder).authority)
+
+
+async def _this_account(scene: Scene) -> str:
+    return scene.simulator.url
+
+
+async def _other_account(scene: Scene) -> str:
+    other = await scene.enter(harness.simulator(signer=Signer()))
+    scene.keep("other-account", other)
+    return other.url
+
+
+async def _token(_: Scene) -> str:
+    return harness.management_token()
+
+
+async def _key_file(scene: Scene) -> str:
+    file = scene.folder / "webhooks.pem"
+    file.write_text(scene.simulator.public_key)
+    return str(file)
+
+
+async def _other_key_file(scene: Scene) -> str:
+    file, signer = scene.folder / "others.pem", Signer()
+    file.write_text(signer.public_key)
+    return str(file)
+
+
+async def _demo_callers(scene: Scene) -> str:
+    return str(scene.demo.file)
+
+
+async def _other_callers(scene: Scene) -> str:
+    return str(harness.Demo(scene.folder / "others", "other").file)
+
+
+async def _provider(scene: Scene, name: str) -> IdentityProvider:
+    provider = await scene.enter(IdentityProvider())
+    scene.keep(name, provider)
+    return provider
+
+
+async def _keys_of_the_provider(scene: Scene) -> str:
+    return (await _provider(scene, "provider")).settings["GATEWAY_JWT_JWKS_URL"]
+
+
+async def _keys_of_another(scene: Scene) -> str:
+    return (await _provider(scene, "another")).settings["GATEWAY_JWT_JWKS_URL"]
+
+
+async def _port(_: Scene) -> str:
+    return str(free_port())
+
+
+_MAKERS: dict[str, Callable[[Scene], Awaitable[str]]] = {
+    "this-server": _this_server,
+    "other-server": _other_server,
+    "nowhere": _nowhere,
+    "tls-server": _tls_server,
+    "authority": _authority,
+    "other-authority": _other_authority,
+    "this-account": _this_account,
+    "other-account": _other_account,
+    "token": _token,
+    "key-file": _key_file,
+    "other-key-file": _other_key_file,
+    "demo-callers": _demo_callers,
+    "other-callers": _other_callers,
+    "keys-of-the-provider": _keys_of_the_provider,
+    "keys-of-another": _keys_of_another,
+    "port": _port,
+    "other-port": _port,
+}

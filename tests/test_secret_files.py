@@ -1,0 +1,20 @@
+"""Files that are watched are looked at now and then, however often they are needed."""
+
+from pathlib import Path
+
+from gateway.secrets import WatchedFile
+
+
+def test_a_file_is_looked_at_once_a_second(tmp_path: Path) -> None:
+    """A change shows after a second and not before, and is told once."""
+    now = 0.0
+    file = tmp_path / "file"
+    file.write_text("one")
+    watched = WatchedFile(file, lambda: now)
+    file.write_text("another")
+    now = 0.9
+    assert not watched.changed()
+    now = 1.0
+    assert watched.changed()
+    now = 2.0
+    assert not watched.changed()
