@@ -16,7 +16,8 @@ from tests.mutants.tree import Project
 _ROOT: Final = Path(__file__).parents[2]
 _ENOUGH: Final = 0.85
 _RECORDED: Final = (
-    "tests/api tests/recordings tests/coordinator tests/videosdk tests/observability tests/auth tests/store tests/fundamentals tests/topologies "
+    "tests/api tests/auth tests/recordings tests/coordinator tests/store tests/videosdk tests/observability "
+    "tests/settings_reach tests/fundamentals tests/topologies "
     "tests/model/test_protocol_model.py tests/test_leaks.py tests/test_main.py"
     " tests/test_settings.py tests/blackbox/test_shutdown.py"
 )
