@@ -8,7 +8,8 @@ from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
 from gateway.api import openapi_texts
-from gateway.api.guards import BEARER, authenticate, checked
+from gateway.api.context import RequestContext
+from gateway.api.guards import BEARER, JsonRequest, authenticate
 from gateway.api.openapi_texts import problems
 from gateway.api.pagination import Parameter, read_query
 from gateway.api.wire import TrackRecording, read_track
@@ -167,7 +168,6 @@ def admin(authenticator: Authenticator | None) -> Router:
         tags=["operations"],
         security=BEARER,
         opt={"scope": Scope.ADMIN},
-        before_request=checked(ReleaseClaim),
         status_code=200,
         responses={
             200: openapi_texts.released(ReleasedClaim),
@@ -194,8 +194,9 @@ def admin(authenticator: Authenticator | None) -> Router:
         "/v1/admin",
         route_handlers=[list_attended_tracks, settle_track, release_claim],
         guards=[authenticate(authenticator)],
+        request_class=JsonRequest,
     )
 
 
 def _caller(request: Request[Any, Any, Any]) -> Caller:
-    return request.scope["state"]["identity"]
+    return RequestContext.of(request.scope).sender

@@ -18,6 +18,7 @@ from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 from msgspec import Struct
 
 from gateway.api import openapi_texts
+from gateway.api.context import RequestContext
 from gateway.api.openapi_texts import problems
 from gateway.errors import (
     CoordinationUnavailable,
@@ -189,8 +190,8 @@ async def receive_videosdk_webhook(
     request: Request[Any, Any, Any], webhook_receiver: NamedDependency[WebhookReceiver]
 ) -> None:
     """Answer quickly: VideoSDK does not say how long it waits."""
-    state = request.scope["state"]
-    state["challenge"] = "VideoSDK-Signature"
+    context = RequestContext.of(request.scope)
+    context.challenge = "VideoSDK-Signature"
     try:
         body = await request.body()
     except InternalServerException:
@@ -203,7 +204,7 @@ async def receive_videosdk_webhook(
         webhook_receiver.count(_OTHER, "too_large")
         raise PayloadTooLarge(f"The body may have at most {MAX_WEBHOOK_BYTES} bytes.") from None
     signatures = [value for name, value in request.scope["headers"] if name == SIGNATURE_HEADER.encode()]
-    state["webhook"] = await webhook_receiver.take(body, signatures)
+    context.webhook = await webhook_receiver.take(body, signatures)
 
 
 def _read(body: bytes) -> dict[str, object]:
