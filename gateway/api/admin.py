@@ -1,6 +1,6 @@
 """For operators: what is held or uncertain, asking VideoSDK now, and taking a claim away. Each needs its own scope."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
@@ -75,7 +75,7 @@ class PendingTrackBody(Struct, frozen=True, kw_only=True, rename="camel"):
         return cls(
             room_id=track.room_id,
             participant_id=track.participant_id,
-            kind=track.kind,
+            kind=cast("Kind", track.kind),
             status=Status(pending_tracks.state) if pending_tracks.state else None,
             claim=claim if pending_tracks.holder else None,
             due_in_seconds=(pending_tracks.due - now) / 1000,

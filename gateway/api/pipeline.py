@@ -84,7 +84,7 @@ class RequestPipeline:
         self, request: _Request, scope: Scope, asked: StartTrackRecording | StopTrackRecording, work: _Work
     ) -> Response[TrackRecording]:
         track, context = asked.track, RequestContext.of(request.scope)
-        context.status_path = f"/v1/recordings/track/{track.room_id}/{track.participant_id}/{track.kind}"
+        context.status_path = f"/v1/recordings/{track.path}"
         key = read_key(request)
         admission = await self._rate_limiter.admit(context.sender, track, starts=scope is Scope.START)
         try:

@@ -69,7 +69,7 @@ class RateLimiter:
         account = hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
         buckets = [_Bucket("caller", f"{self._tenant}:caller:{account}", per_minute, _ARRIVAL, _REST)]
         if starts:
-            name = f"{self._tenant}:track:{track.room_id}:{track.participant_id}:{track.kind}"
+            name = ":".join((self._tenant, "track", track.room_id, *track.parts))
             buckets.append(_Bucket("track", name, self._track_per_minute, 0, 1))
         group = self._groups.setdefault((track, starts), _Group())
         group.members += 1

@@ -29,7 +29,7 @@ from gateway.errors import (
     TooManyWaiting,
     Unauthenticated,
 )
-from gateway.recordings import EventType, Kind, WebhookEvent
+from gateway.recordings import MODES, EventType, Kind, WebhookEvent
 from gateway.recordings.targets import is_id
 from gateway.videosdk.signatures import SIGNATURE_HEADER, Signatures, SignatureVerdict
 from gateway.videosdk.webhook_keys import REFETCH_SECONDS
@@ -40,17 +40,19 @@ WEBHOOK_PATH: Final = "/v1/webhooks/videosdk"
 MAX_WEBHOOK_BYTES: Final = 256 * 1024
 """Bytes. The end of a recording names every file of it: a participant who unmutes all day makes many."""
 
-_TRACK_EVENTS = (EventType.STARTING, EventType.STARTED, EventType.STOPPING, EventType.STOPPED, EventType.FAILED)
+_HAPPENINGS = (EventType.STARTING, EventType.STARTED, EventType.STOPPING, EventType.STOPPED, EventType.FAILED)
+_OTHER_MODES: Final = {"participant-recording", "recording"} - {spec.events for spec in MODES.values()}
 EVENTS: Final[dict[str, EventType | None]] = {
-    **{f"participant-track-recording-{happened}": happened for happened in _TRACK_EVENTS},
+    **{f"{spec.events}-{happened}": happened for spec in MODES.values() for happened in _HAPPENINGS},
     "participant-left": EventType.LEFT,
     "session-ended": EventType.ENDED,
-    # Of no track: accepted, and that is all.
-    **{f"{of}-{happened}": None for of in ("participant-recording", "recording") for happened in _TRACK_EVENTS},
+    # Of modes that the gateway does not record: accepted, and that is all.
+    **{f"{events}-{happened}": None for events in _OTHER_MODES for happened in _HAPPENINGS},
     "participant-joined": None,
     "session-started": None,
 }
 """Every event that VideoSDK documents, and what it says of tracks."""
+_MODE_OF: Final = {f"{spec.events}-{happened}": mode for mode, spec in MODES.items() for happened in _HAPPENINGS}
 _OTHER: Final = "other"
 _POSTPONED: Final = "postponed"
 
@@ -229,8 +231,8 @@ def _webhook_event(name: str, data: object) -> WebhookEvent | None:
     room, participant, kind = told.meeting_id, told.participant_id, told.kind
     if happened is EventType.ENDED:
         return WebhookEvent(room, None, None, happened) if is_id(room) else None
-    if participant is None or not is_id(room) or not is_id(participant):
-        return None
     if happened is EventType.LEFT:
-        return WebhookEvent(room, participant, None, happened)
-    return WebhookEvent(room, participant, kind, happened) if kind is not None else None
+        named = participant is not None and is_id(room) and is_id(participant)
+        return WebhookEvent(room, participant, None, happened) if named else None
+    event = WebhookEvent(room, participant, kind, happened, _MODE_OF[name])
+    return event if event.track is not None else None
