@@ -77,8 +77,8 @@ __all__ = [
 class UpstreamError(Exception):
     """A call to VideoSDK that brought no success.
 
-    Whoever does not know better must assume that the call had its effect, so `may_have_happened` is true unless a
-    subclass can prove otherwise.
+    The gateway must assume that the call had its effect, so `may_have_happened` is true unless a subclass proves
+    otherwise.
     """
 
     may_have_happened: ClassVar[bool] = True
@@ -134,7 +134,7 @@ class MayHaveHappened(UpstreamError):
 
 
 class GatewayError(Exception):
-    """A problem that a caller is told about as `application/problem+json`.
+    """A problem that a caller receives as `application/problem+json`.
 
     Args:
         detail: This occurrence, in a sentence safe to show: no secret, no exception text.
@@ -162,15 +162,15 @@ class GatewayError(Exception):
 class MalformedRequest(GatewayError):
     """The request cannot be read at all."""
 
-    slug, status, title = "malformed-request", 400, "The request cannot be read"
+    slug, status, title = "malformed-request", 400, "Malformed request"
     advice = "Send a body that is one valid JSON object in UTF-8, and complete headers."
 
 
 class InvalidRequest(GatewayError):
     """The request can be read, and asks for something that cannot be meant. Names every field at once."""
 
-    slug, status, title = "invalid-request", 422, "The request is not valid"
-    advice = "Mend every field listed in `errors`, then send the request again. Nothing was done."
+    slug, status, title = "invalid-request", 422, "Invalid request"
+    advice = "Correct every field listed in `errors`, then send the request again. The gateway did nothing."
 
     @classmethod
     def of(cls, errors: list[tuple[str, str]]) -> "InvalidRequest":
@@ -185,7 +185,7 @@ class InvalidRequest(GatewayError):
 class Unauthenticated(GatewayError):
     """The gateway does not know who asks."""
 
-    slug, status, title = "unauthenticated", 401, "Who you are is not known"
+    slug, status, title = "unauthenticated", 401, "Unauthenticated"
     advice = (
         "Send `Authorization: Bearer <key or token>` with a key or a token that is valid here and has not expired. A "
         "webhook has to be signed by VideoSDK, over its body exactly as it arrives."
@@ -195,7 +195,7 @@ class Unauthenticated(GatewayError):
 class Forbidden(GatewayError):
     """The gateway knows who asks, and that caller may not do this."""
 
-    slug, status, title = "forbidden", 403, "You may not do this"
+    slug, status, title = "forbidden", 403, "Forbidden"
     advice = (
         "The member `rule` names the rule that refused, and `detail` what it asks for. Ask for something else, or ask "
         "the operator of the gateway to allow this."
@@ -205,21 +205,21 @@ class Forbidden(GatewayError):
 class NotFound(GatewayError):
     """There is no such route, or nothing is known of the track."""
 
-    slug, status, title = "not-found", 404, "There is nothing here"
+    slug, status, title = "not-found", 404, "Not found"
     advice = "Check the address. A track is known once the gateway was asked to record it."
 
 
 class MethodNotAllowed(GatewayError):
     """The route exists, with another method."""
 
-    slug, status, title = "method-not-allowed", 405, "The route does not take this method"
+    slug, status, title = "method-not-allowed", 405, "Method not allowed"
     advice = "Use one of the methods in the `Allow` header."
 
 
 class ParametersDiffer(GatewayError):
     """The track is being recorded with other parameters."""
 
-    slug, status, title = "parameters-differ", 409, "The track is recorded with other parameters"
+    slug, status, title = "parameters-differ", 409, "Parameters differ"
     advice = (
         "`fields` names what differs. Leave the running recording as it is and ask with its parameters, or stop it "
         "first and start again with yours."
@@ -227,49 +227,49 @@ class ParametersDiffer(GatewayError):
 
     @classmethod
     def of(cls, fields: list[str]) -> "ParametersDiffer":
-        """Build from the names of the parameters that differ; their values are nobody else's to see."""
+        """Build from the names of the parameters that differ; other callers must not see their values."""
         return cls(f"The track is recorded with another {', '.join(fields)}.", extensions={"fields": fields})
 
 
 class StillStopping(GatewayError):
     """VideoSDK still works on the recording that was stopped just now, and starts no other until it is done."""
 
-    slug, status, title = "still-stopping", 409, "The previous recording is still being processed"
+    slug, status, title = "still-stopping", 409, "Previous recording still stopping"
     advice = "Nothing is being recorded. Send the same request again after the seconds in `Retry-After`."
 
 
 class PayloadTooLarge(GatewayError):
     """The body is longer than any honest request."""
 
-    slug, status, title = "payload-too-large", 413, "The body is too large"
+    slug, status, title = "payload-too-large", 413, "Payload too large"
     advice = "Keep the body under the limit that `detail` names."
 
 
 class HeadersTooLarge(GatewayError):
     """The request's first line and headers are longer than any honest request's."""
 
-    slug, status, title = "headers-too-large", 431, "The headers are too large"
+    slug, status, title = "headers-too-large", 431, "Headers too large"
     advice = "Keep the address and all headers together under the limit that `detail` names."
 
 
 class UnsupportedMediaType(GatewayError):
     """The body is not JSON."""
 
-    slug, status, title = "unsupported-media-type", 415, "The body is of a type that is not read"
+    slug, status, title = "unsupported-media-type", 415, "Unsupported media type"
     advice = "Send `Content-Type: application/json`."
 
 
 class IdempotencyKeyReused(GatewayError):
     """The caller has used this idempotency key for another request."""
 
-    slug, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
+    slug, status, title = "idempotency-key-reused", 422, "Idempotency key reused"
     advice = "Nothing was done. Send each new request with a new `Idempotency-Key`, and only its retries with the same."
 
 
 class TooManyRequests(GatewayError):
     """The caller, or all callers together for one track, ask more often than they may."""
 
-    slug, status, title = "too-many-requests", 429, "You ask too often"
+    slug, status, title = "too-many-requests", 429, "Too many requests"
     advice = (
         "Nothing was done. Send the same request again after the seconds in `Retry-After`. `RateLimit-Policy` says how "
         "much is allowed, `RateLimit` how much of it is left."
@@ -279,7 +279,7 @@ class TooManyRequests(GatewayError):
 class UpstreamRefused(GatewayError):
     """VideoSDK refused what the caller asked for, and nothing is being recorded."""
 
-    slug, status, title = "upstream-refused", 422, "VideoSDK refused the request"
+    slug, status, title = "upstream-refused", 422, "Refused by VideoSDK"
     advice = (
         "Nothing is being recorded. `upstreamStatus` and `upstreamMessage` carry what VideoSDK said; most often the "
         "room has no live session, or the participant does not publish this track. Change that, then ask again."
@@ -289,35 +289,35 @@ class UpstreamRefused(GatewayError):
 class UpstreamCredentialsRefused(GatewayError):
     """VideoSDK refused the gateway's own credentials."""
 
-    slug, status, title = "upstream-credentials-refused", 502, "VideoSDK refused the gateway's credentials"
+    slug, status, title = "upstream-credentials-refused", 502, "Gateway credentials refused by VideoSDK"
     advice = "Nothing was done. Only the operator of the gateway can mend this: `gateway check` shows it."
 
 
 class UpstreamLimited(GatewayError):
     """VideoSDK limits the gateway."""
 
-    slug, status, title = "upstream-limited", 503, "VideoSDK limits the gateway at the moment"
+    slug, status, title = "upstream-limited", 503, "Limited by VideoSDK"
     advice = "Nothing was done. Try again after the seconds in `Retry-After`."
 
 
 class UpstreamUnavailable(GatewayError):
     """VideoSDK could not be reached, and the request never left."""
 
-    slug, status, title = "upstream-unavailable", 503, "VideoSDK cannot be reached"
+    slug, status, title = "upstream-unavailable", 503, "VideoSDK unavailable"
     advice = "Nothing was done. Try again after the seconds in `Retry-After`."
 
 
 class CoordinationUnavailable(GatewayError):
-    """Redis cannot be reached, so nobody can promise exactly one start."""
+    """Redis cannot be reached, so the gateway cannot promise exactly one start."""
 
-    slug, status, title = "coordination-unavailable", 503, "The gateway cannot coordinate at the moment"
+    slug, status, title = "coordination-unavailable", 503, "Coordination unavailable"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
 
 
 class NewerRecord(GatewayError):
     """A later version of the gateway keeps this track's record, in a form that this one does not know."""
 
-    slug, status, title = "newer-record", 503, "A later version of the gateway looks after this track"
+    slug, status, title = "newer-record", 503, "Record of a newer gateway version"
     advice = (
         "This replica did nothing. While the gateway is being replaced, two versions serve side by side: send the same "
         "request again after the seconds in `Retry-After`, until the later one gets it."
@@ -327,28 +327,28 @@ class NewerRecord(GatewayError):
 class TooManyWaiting(GatewayError):
     """More callers wait than the gateway lets wait."""
 
-    slug, status, title = "too-many-waiting", 503, "Too many callers are waiting"
+    slug, status, title = "too-many-waiting", 503, "Too many waiting requests"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
 
 
 class IdentityUnavailable(GatewayError):
-    """The identity provider's or VideoSDK's keys cannot be had, so nobody can tell whether a signature is valid."""
+    """The keys of the identity provider or of VideoSDK are missing, so the gateway cannot check a signature."""
 
-    slug, status, title = "identity-unavailable", 503, "Who you are cannot be checked at the moment"
+    slug, status, title = "identity-unavailable", 503, "Identity check unavailable"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
 
 
 class ShuttingDown(GatewayError):
-    """This process was asked to end, and takes leave of those who send it requests."""
+    """This process was asked to end, and accepts no new requests."""
 
-    slug, status, title = "shutting-down", 503, "This gateway process is about to end"
-    advice = "Send new requests to another replica. What this one has begun it brings to an end."
+    slug, status, title = "shutting-down", 503, "Shutting down"
+    advice = "Send new requests to another replica. This one completes the requests it has accepted."
 
 
 class OutcomeUnknown(GatewayError):
-    """The request reached VideoSDK, and nobody knows yet what became of it."""
+    """The request reached VideoSDK, and its result is not known yet."""
 
-    slug, status, title = "outcome-unknown", 504, "Nobody knows yet whether it records"
+    slug, status, title = "outcome-unknown", 504, "Outcome unknown"
     advice = (
         "The track may be recorded. The gateway finds out by itself. Ask for the track's state (the `Link` header "
         "names it), or send the same request again after `Retry-After`: that is safe and gets the truth."
@@ -358,14 +358,14 @@ class OutcomeUnknown(GatewayError):
 class DeadlineExceeded(GatewayError):
     """The caller's own wait ran out. The operation goes on without the caller."""
 
-    slug, status, title = "deadline-exceeded", 504, "The operation takes longer than you wanted to wait"
+    slug, status, title = "deadline-exceeded", 504, "Deadline exceeded"
     advice = "The operation goes on. Send the same request again: it joins the operation or learns its result."
 
 
 class InternalError(GatewayError):
     """A mistake of ours."""
 
-    slug, status, title = "internal", 500, "The gateway made a mistake"
+    slug, status, title = "internal", 500, "Internal error"
     advice = "Tell the operator of the gateway the `requestId`. Ask for the track's state before you try again."
 
 

@@ -47,15 +47,15 @@ class HeldClaim(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class PendingTrackBody(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A track that somebody holds or has to look at."""
+    """A track with a claim, or one that the reconciler has to check."""
 
     room_id: str
     participant_id: str
     kind: Kind
     status: Status | None
     claim: HeldClaim | None
-    due_in_seconds: Annotated[float, Meta(description="When somebody looks at it next; below 0 it is overdue.")]
-    tries: Annotated[int, Meta(description="How often it was taken up since it was settled last.")]
+    due_in_seconds: Annotated[float, Meta(description="When the reconciler checks it next; below 0 it is overdue.")]
+    tries: Annotated[int, Meta(description="How often the reconciler took it up since it last agreed with VideoSDK.")]
     last_upstream_answer: Annotated[str, Meta(description="`start 200`, `list 503`, `stop NeverSent`.")] | None
     uncertain_for_seconds: float | None
     stop_wanted: bool
@@ -104,7 +104,7 @@ class ReleaseClaim(Struct, frozen=True, kw_only=True, rename="camel"):
 class ReleasedClaim(Struct, frozen=True, kw_only=True):
     """What became of it."""
 
-    released: Annotated[bool, Meta(description="False where nobody held it any more.")]
+    released: Annotated[bool, Meta(description="False where the claim had ended already.")]
     recording: TrackRecording
 
 
@@ -117,15 +117,15 @@ def admin(authenticator: Authenticator | None) -> Router:
 
     @get(
         "/tracks",
-        operation_id="listAttendedTracks",
+        operation_id="listPendingTracks",
         summary="List what is held or has to be looked at",
-        description=openapi_texts.ATTENDED,
+        description=openapi_texts.PENDING,
         tags=["operations"],
         security=BEARER,
         opt={"scope": Scope.ADMIN},
         responses={200: openapi_texts.pending_tracks(PendingTracks), **problems(*_ALWAYS, "invalid-request")},
     )
-    async def list_attended_tracks(
+    async def list_pending_tracks(
         request: Request[Any, Any, Any], operator: NamedDependency[Operator]
     ) -> PendingTracks:
         query = read_query(request.query_params.multi_items(), PENDING_QUERY)
@@ -137,7 +137,7 @@ def admin(authenticator: Authenticator | None) -> Router:
 
     @post(
         "/tracks/{roomId:str}/{participantId:str}/{kind:str}/settle",
-        operation_id="settleTrack",
+        operation_id="reconcileTrack",
         summary="Ask VideoSDK now",
         description=openapi_texts.SETTLE,
         tags=["operations"],
@@ -149,7 +149,7 @@ def admin(authenticator: Authenticator | None) -> Router:
             **problems(*_ALWAYS, *_BODY, "not-found"),
         },
     )
-    async def settle_track(
+    async def reconcile_track(
         request: Request[Any, Any, Any],
         roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
         participantId: FromPath[str],  # noqa: N803
@@ -192,7 +192,7 @@ def admin(authenticator: Authenticator | None) -> Router:
 
     return Router(
         "/v1/admin",
-        route_handlers=[list_attended_tracks, settle_track, release_claim],
+        route_handlers=[list_pending_tracks, reconcile_track, release_claim],
         guards=[authenticate(authenticator)],
         request_class=JsonRequest,
     )

@@ -82,15 +82,15 @@ def _problem(error: Exception) -> GatewayError:
         case GatewayError():
             return error
         case NotFoundException():
-            return NotFound("There is no such route. `/docs` shows those there are.")
+            return NotFound("The gateway has no such route; `/docs` lists its routes.")
         case MethodNotAllowedException():
             return MethodNotAllowed("The route does not take this method.")
         case HTTPException(status_code=status) if status == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
             return PayloadTooLarge(f"The body may have at most {MAX_BODY_BYTES} bytes.")
         case HTTPException(status_code=status) if 400 <= status < 500:
-            return MalformedRequest("The request cannot be read.")
+            return MalformedRequest("The gateway cannot read this request.")
         case _:
-            return InternalError("Nothing more can be said here; the log holds the rest under this requestId.")
+            return InternalError("The gateway failed; its log has the details under this requestId.")
 
 
 @get("/problems/{slug:str}", include_in_schema=False, media_type=MediaType.HTML, sync_to_thread=False)

@@ -125,7 +125,7 @@ class WebhookDeliveries(Struct, frozen=True, kw_only=True, rename="camel"):
 
 _OUTCOME: Final = (
     "What this request did. Null where it did nothing: in the answer to a mere question, and to the retry of a start "
-    "under its `Idempotency-Key` where somebody has asked for a stop since."
+    "under its `Idempotency-Key` where a stop has been requested since."
 )
 
 
@@ -139,7 +139,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     file_format: str
     status: Status
     outcome: Annotated[Outcome, Meta(description=_OUTCOME)] | None
-    origin: Annotated[Origin, Meta(description="`videosdk` where somebody began it beside the gateway.")]
+    origin: Annotated[Origin, Meta(description="`videosdk` where it was started without the gateway.")]
     requested_by: str | None
     requested_at: datetime | None
     confirmed_at: Annotated[datetime, Meta(description="When the status was last seen to be true.")] | None
@@ -155,7 +155,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     ended_at: Annotated[datetime, Meta(description="When the gateway learned that it ended.")] | None
     ended_because: Annotated[EndReason, Meta(description="Why it ended, where that is known.")] | None
     videosdk_recording_id: (
-        Annotated[str, Meta(description="VideoSDK's own id of the recording, once its list told it.")] | None
+        Annotated[str, Meta(description="VideoSDK's own id of the recording, once its list has shown it.")] | None
     )
     files: list[RecordedFile]
     webhook_deliveries: WebhookDeliveries | None

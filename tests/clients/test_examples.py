@@ -129,7 +129,7 @@ async def test_the_page(house: House, tmp_path: Path) -> None:
     started, stopped, refusal = json.loads(out)
     assert (started["outcome"], stopped["outcome"]) == ("started", "stopped")
     assert started["requestedBy"] == "participant:ada"
-    assert refusal.startswith("You may not do this: You may not act on this participant. (")
+    assert refusal.startswith("Forbidden: You may not act on this participant. (")
     assert house.upstream == ["start", "stop"]
 
 
