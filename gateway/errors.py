@@ -77,8 +77,8 @@ __all__ = [
 class UpstreamError(Exception):
     """A call to VideoSDK that brought no success.
 
-    Without proof the leader must assume that the call had its effect, so `may_have_happened` is true unless a
-    subclass can prove otherwise.
+    The gateway must assume that the call had its effect, so `may_have_happened` is true unless a subclass proves
+    otherwise.
     """
 
     may_have_happened: ClassVar[bool] = True
@@ -134,7 +134,7 @@ class MayHaveHappened(UpstreamError):
 
 
 class GatewayError(Exception):
-    """A problem that a caller gets as `application/problem+json`.
+    """A problem that a caller receives as `application/problem+json`.
 
     Args:
         detail: This occurrence, in a sentence safe to show: no secret, no exception text.
@@ -170,7 +170,7 @@ class InvalidRequest(GatewayError):
     """The request can be read, and asks for something that cannot be meant. Names every field at once."""
 
     slug, status, title = "invalid-request", 422, "Invalid request"
-    advice = "Mend every field listed in `errors`, then send the request again. Nothing was done."
+    advice = "Correct every field listed in `errors`, then send the request again. The gateway did nothing."
 
     @classmethod
     def of(cls, errors: list[tuple[str, str]]) -> "InvalidRequest":
@@ -227,7 +227,7 @@ class ParametersDiffer(GatewayError):
 
     @classmethod
     def of(cls, fields: list[str]) -> "ParametersDiffer":
-        """Build from the names of the parameters that differ; no other caller may see their values."""
+        """Build from the names of the parameters that differ; other callers must not see their values."""
         return cls(f"The track is recorded with another {', '.join(fields)}.", extensions={"fields": fields})
 
 
@@ -279,7 +279,7 @@ class TooManyRequests(GatewayError):
 class UpstreamRefused(GatewayError):
     """VideoSDK refused what the caller asked for, and nothing is being recorded."""
 
-    slug, status, title = "upstream-refused", 422, "VideoSDK refused the request"
+    slug, status, title = "upstream-refused", 422, "Refused by VideoSDK"
     advice = (
         "Nothing is being recorded. `upstreamStatus` and `upstreamMessage` carry what VideoSDK said; most often the "
         "room has no live session, or the participant does not publish this track. Change that, then ask again."
@@ -289,14 +289,14 @@ class UpstreamRefused(GatewayError):
 class UpstreamCredentialsRefused(GatewayError):
     """VideoSDK refused the gateway's own credentials."""
 
-    slug, status, title = "upstream-credentials-refused", 502, "VideoSDK refused the gateway's credentials"
+    slug, status, title = "upstream-credentials-refused", 502, "Gateway credentials refused by VideoSDK"
     advice = "Nothing was done. Only the operator of the gateway can mend this: `gateway check` shows it."
 
 
 class UpstreamLimited(GatewayError):
     """VideoSDK limits the gateway."""
 
-    slug, status, title = "upstream-limited", 503, "VideoSDK limits the gateway"
+    slug, status, title = "upstream-limited", 503, "Limited by VideoSDK"
     advice = "Nothing was done. Try again after the seconds in `Retry-After`."
 
 
@@ -308,7 +308,7 @@ class UpstreamUnavailable(GatewayError):
 
 
 class CoordinationUnavailable(GatewayError):
-    """Redis cannot be reached, so exactly one start cannot be promised."""
+    """Redis cannot be reached, so the gateway cannot promise exactly one start."""
 
     slug, status, title = "coordination-unavailable", 503, "Coordination unavailable"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
@@ -317,7 +317,7 @@ class CoordinationUnavailable(GatewayError):
 class NewerRecord(GatewayError):
     """A later version of the gateway keeps this track's record, in a form that this one does not know."""
 
-    slug, status, title = "newer-record", 503, "Record of a later version"
+    slug, status, title = "newer-record", 503, "Record of a newer gateway version"
     advice = (
         "This replica did nothing. While the gateway is being replaced, two versions serve side by side: send the same "
         "request again after the seconds in `Retry-After`, until the later one gets it."
@@ -327,26 +327,26 @@ class NewerRecord(GatewayError):
 class TooManyWaiting(GatewayError):
     """More callers wait than the gateway lets wait."""
 
-    slug, status, title = "too-many-waiting", 503, "Too many waiting callers"
+    slug, status, title = "too-many-waiting", 503, "Too many waiting requests"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
 
 
 class IdentityUnavailable(GatewayError):
-    """The identity provider's or VideoSDK's keys cannot be had, so no signature can be checked."""
+    """The keys of the identity provider or of VideoSDK are missing, so the gateway cannot check a signature."""
 
-    slug, status, title = "identity-unavailable", 503, "Identity unavailable"
+    slug, status, title = "identity-unavailable", 503, "Identity check unavailable"
     advice = "Nothing was done for this request. Try again after the seconds in `Retry-After`."
 
 
 class ShuttingDown(GatewayError):
-    """This process was asked to end, and takes leave of those who send it requests."""
+    """This process was asked to end, and accepts no new requests."""
 
     slug, status, title = "shutting-down", 503, "Shutting down"
-    advice = "Send new requests to another replica. What this one has begun it brings to an end."
+    advice = "Send new requests to another replica. This one completes the requests it has accepted."
 
 
 class OutcomeUnknown(GatewayError):
-    """The request reached VideoSDK, and it is not known yet what became of it."""
+    """The request reached VideoSDK, and its result is not known yet."""
 
     slug, status, title = "outcome-unknown", 504, "Outcome unknown"
     advice = (

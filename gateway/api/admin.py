@@ -1,6 +1,6 @@
 """For operators: what is held or uncertain, asking VideoSDK now, and taking a claim away. Each needs its own scope."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
@@ -8,7 +8,8 @@ from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
 from gateway.api import openapi_texts
-from gateway.api.guards import BEARER, authenticate, checked
+from gateway.api.context import RequestContext
+from gateway.api.guards import BEARER, JsonRequest, authenticate
 from gateway.api.openapi_texts import problems
 from gateway.api.pagination import Parameter, read_query
 from gateway.api.wire import TrackRecording, read_track
@@ -46,15 +47,15 @@ class HeldClaim(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class PendingTrackBody(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A track that a leader holds or a reconciler has to look at."""
+    """A track with a claim, or one that the reconciler has to check."""
 
     room_id: str
     participant_id: str
     kind: Kind
     status: Status | None
     claim: HeldClaim | None
-    due_in_seconds: Annotated[float, Meta(description="When a reconciler looks at it next; below 0 it is overdue.")]
-    tries: Annotated[int, Meta(description="How often it was taken up since it was settled last.")]
+    due_in_seconds: Annotated[float, Meta(description="When the reconciler checks it next; below 0 it is overdue.")]
+    tries: Annotated[int, Meta(description="How often the reconciler took it up since it last agreed with VideoSDK.")]
     last_upstream_answer: Annotated[str, Meta(description="`start 200`, `list 503`, `stop NeverSent`.")] | None
     uncertain_for_seconds: float | None
     stop_wanted: bool
@@ -74,7 +75,7 @@ class PendingTrackBody(Struct, frozen=True, kw_only=True, rename="camel"):
         return cls(
             room_id=track.room_id,
             participant_id=track.participant_id,
-            kind=track.kind,
+            kind=cast("Kind", track.kind),
             status=Status(pending_tracks.state) if pending_tracks.state else None,
             claim=claim if pending_tracks.holder else None,
             due_in_seconds=(pending_tracks.due - now) / 1000,
@@ -103,7 +104,7 @@ class ReleaseClaim(Struct, frozen=True, kw_only=True, rename="camel"):
 class ReleasedClaim(Struct, frozen=True, kw_only=True):
     """What became of it."""
 
-    released: Annotated[bool, Meta(description="False where no leader held it any more.")]
+    released: Annotated[bool, Meta(description="False where the claim had ended already.")]
     recording: TrackRecording
 
 
@@ -116,15 +117,15 @@ def admin(authenticator: Authenticator | None) -> Router:
 
     @get(
         "/tracks",
-        operation_id="listAttendedTracks",
+        operation_id="listPendingTracks",
         summary="List what is held or has to be looked at",
-        description=openapi_texts.ATTENDED,
+        description=openapi_texts.PENDING,
         tags=["operations"],
         security=BEARER,
         opt={"scope": Scope.ADMIN},
         responses={200: openapi_texts.pending_tracks(PendingTracks), **problems(*_ALWAYS, "invalid-request")},
     )
-    async def list_attended_tracks(
+    async def list_pending_tracks(
         request: Request[Any, Any, Any], operator: NamedDependency[Operator]
     ) -> PendingTracks:
         query = read_query(request.query_params.multi_items(), PENDING_QUERY)
@@ -136,7 +137,7 @@ def admin(authenticator: Authenticator | None) -> Router:
 
     @post(
         "/tracks/{roomId:str}/{participantId:str}/{kind:str}/settle",
-        operation_id="settleTrack",
+        operation_id="reconcileTrack",
         summary="Ask VideoSDK now",
         description=openapi_texts.SETTLE,
         tags=["operations"],
@@ -148,7 +149,7 @@ def admin(authenticator: Authenticator | None) -> Router:
             **problems(*_ALWAYS, *_BODY, "not-found"),
         },
     )
-    async def settle_track(
+    async def reconcile_track(
         request: Request[Any, Any, Any],
         roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
         participantId: FromPath[str],  # noqa: N803
@@ -167,7 +168,6 @@ def admin(authenticator: Authenticator | None) -> Router:
         tags=["operations"],
         security=BEARER,
         opt={"scope": Scope.ADMIN},
-        before_request=checked(ReleaseClaim),
         status_code=200,
         responses={
             200: openapi_texts.released(ReleasedClaim),
@@ -192,10 +192,11 @@ def admin(authenticator: Authenticator | None) -> Router:
 
     return Router(
         "/v1/admin",
-        route_handlers=[list_attended_tracks, settle_track, release_claim],
+        route_handlers=[list_pending_tracks, reconcile_track, release_claim],
         guards=[authenticate(authenticator)],
+        request_class=JsonRequest,
     )
 
 
 def _caller(request: Request[Any, Any, Any]) -> Caller:
-    return request.scope["state"]["identity"]
+    return RequestContext.of(request.scope).sender

@@ -18,6 +18,7 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 
 from gateway.api import openapi_texts
+from gateway.api.context import RequestContext
 from gateway.api.guards import BEARER, asked_seconds, authenticate
 from gateway.api.openapi_texts import problems
 from gateway.api.sse import EVENT_STREAM, LINE, EventStream
@@ -55,7 +56,7 @@ class EventStreams:
 
     async def issue(self, request: _Request, room: str) -> EventsTicket:
         """Make a ticket for whatever the caller may see in a room."""
-        caller: Caller = request.scope["state"]["identity"]
+        caller = RequestContext.of(request.scope).sender
         check_room(caller.policy, Scope.READ, room)
         seen = Policy(
             scopes=frozenset({Scope.READ}),
@@ -83,8 +84,7 @@ class EventStreams:
 
     async def open(self, request: _Request, room: str) -> EventStream:
         """Begin to tell a room's events."""
-        state = request.scope["state"]
-        caller: Caller = state["identity"]
+        caller = RequestContext.of(request.scope).sender
         check_room(caller.policy, Scope.READ, room)
         timeout = asked_seconds(request)
         # A browser that reconnects by itself says it in the header, and repeats the query it began with.
@@ -95,7 +95,7 @@ class EventStreams:
             partial(covers, caller.policy),
             expires_in=None if caller.expires is None else caller.expires - time.time(),
             timeout=timeout,
-            line=state.get(LINE),
+            line=request.scope["state"].get(LINE),
         )
 
     def _scope(self, room: str) -> tuple[str, ...]:
@@ -183,7 +183,6 @@ def _by_ticket_or(
             return
         assert event_streams is not None  # noqa: S101 - only the contract is drawn without
         caller = await event_streams.admit(str(connection.path_params["roomId"]), ticket)
-        state = connection.scope["state"]
-        state["identity"], state["caller"] = caller, caller.name
+        RequestContext.of(connection.scope).caller = caller
 
     return guard

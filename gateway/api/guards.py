@@ -1,7 +1,7 @@
 """What runs before a handler: who asks, whether the route is for that caller, and whether the body can be read."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from litestar import Request
 from litestar.connection import ASGIConnection
@@ -10,12 +10,13 @@ from litestar.handlers import BaseRouteHandler
 from msgspec import Struct
 
 from gateway.api import openapi_texts
+from gateway.api.context import RequestContext
 from gateway.api.wire import read_body
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import RULES
 from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
 
-__all__ = ["BEARER", "DEADLINE_HEADER", "asked_seconds", "authenticate", "checked"]
+__all__ = ["BEARER", "DEADLINE_HEADER", "JsonRequest", "asked_seconds", "authenticate"]
 
 DEADLINE_HEADER = "x-request-timeout-ms"
 """A caller's own limit on its waiting, in milliseconds."""
@@ -31,8 +32,7 @@ def authenticate(
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         assert authenticator is not None  # noqa: S101 - only the contract is drawn without
         caller = await authenticator.identify(connection.headers.get("authorization"))
-        state = connection.scope["state"]
-        state["identity"], state["caller"] = caller, caller.name
+        RequestContext.of(connection.scope).caller = caller
         # Litestar answers OPTIONS by itself, which needs no scope.
         if "scope" in handler.opt and handler.opt["scope"] not in caller.policy.scopes:
             raise Forbidden(RULES["scope"], extensions={"rule": "scope"})
@@ -40,21 +40,42 @@ def authenticate(
     return guard
 
 
-def checked(model: type[Struct]) -> Callable[[Request[Any, Any, Any]], Awaitable[None]]:
-    """Make the hook that reads the body before Litestar does, since Litestar would name one wrong field at most."""
+class JsonRequest(Request[Any, Any, Any]):
+    """A request whose body becomes the handler's `data` in one step.
 
-    async def check(request: Request[Any, Any, Any]) -> None:
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    Litestar would name at most one wrong field, so it gets the finished struct in place of plain JSON and passes it on
+    as it is. It asks only after the guards have let the request pass.
+    """
+
+    async def body(self) -> bytes:
+        """Read the body.
+
+        Raises:
+            UnsupportedMediaType: The request does not say that it is JSON.
+            MalformedRequest: The body ended early, or is empty.
+        """
+        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
-            raise UnsupportedMediaType("The body must be `application/json`.")
+            raise UnsupportedMediaType("Send the body as `application/json`.")
         try:
-            body = await request.body()
+            body = await super().body()
         except InternalServerException:
-            # What Litestar makes of a caller that hangs up within its body: not a mistake of the gateway.
+            # Litestar raises this where the client closes the connection within the body: no mistake of ours.
             raise MalformedRequest("The body ended early.") from None
-        read_body(body, model)
+        if not body:
+            raise MalformedRequest("The body is not valid JSON.")
+        return body
 
-    return check
+    async def json(self) -> Struct:
+        """Decode the body into the model that the handler takes as `data`.
+
+        Raises:
+            MalformedRequest: The body is not one JSON object.
+            InvalidRequest: Names every field that is missing, unknown or wrong.
+        """
+        data = self.route_handler.parsed_data_field
+        assert data is not None  # noqa: S101 - Litestar asks for handlers with `data` only
+        return read_body(await self.body(), cast("type[Struct]", data.annotation))
 
 
 def asked_seconds(request: Request[Any, Any, Any]) -> float | None:

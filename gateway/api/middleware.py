@@ -5,18 +5,18 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Final, cast
+from typing import Final
 
 import structlog
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
+from gateway.api.context import RequestContext
 from gateway.lifecycle import Drain
 from gateway.observability import metrics, tracing
 
 __all__ = ["Cors", "RequestMiddleware"]
 
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_LOGGED: Final = ("caller", "outcome", "problem", "rule", "recording", "replayed", "webhook")
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 _DECISIONS: Final = {"startTrackRecording": metrics.STARTS, "stopTrackRecording": metrics.STOPS}
@@ -42,8 +42,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        context = RequestContext.begin(scope, request_id)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         begun = time.perf_counter()
@@ -57,12 +56,11 @@ class RequestMiddleware:
                 more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
                 more.append((b"x-content-type-options", b"nosniff"))
                 if not any(name == b"cache-control" for name, _ in message["headers"]):
-                    # How a recording stands is true for the moment: no cache may keep it.
+                    # The state of a recording is true for the moment only: no cache may keep it.
                     more.append((b"cache-control", b"no-store"))
-                given = cast("dict[str, str]", state.get("headers") or {})
-                more += [(name.encode(), value.encode()) for name, value in given.items()]
+                more += [(name.encode(), value.encode()) for name, value in context.headers.items()]
                 if self._drain.begun:
-                    # So that a client that keeps connections opens the next one elsewhere.
+                    # The client opens its next connection to another replica.
                     more.append((b"connection", b"close"))
                 message["headers"] = [*message["headers"], *more]
             await send(message)
@@ -73,9 +71,8 @@ class RequestMiddleware:
                 try:
                     await self._app(scope, receive, tagged_send)
                 finally:
-                    _tell(scope, status, seconds or time.perf_counter() - begun)
+                    _observe(scope, context, status, seconds or time.perf_counter() - begun)
         finally:
-            known = {name: state[name] for name in _LOGGED if name in state}
             level = "debug" if quiet else "error" if status >= 500 else "info"
             getattr(_log, level)(
                 "request.answered",
@@ -83,15 +80,15 @@ class RequestMiddleware:
                 path=scope["path"],
                 status=status,
                 seconds=round(time.perf_counter() - begun, 4),
-                **known,
+                **context.logged(),
             )
 
 
-def _tell(scope: HTTPScope, status: int, seconds: float) -> None:
-    """Count and trace what became of the request, by the route and never by the path."""
-    route, state = _route(scope), cast("dict[str, str]", scope["state"])
+def _observe(scope: HTTPScope, context: RequestContext, status: int, seconds: float) -> None:
+    """Count and trace the answer, by the route and never by the path."""
+    route = _route(scope)
     metrics.answered(route, scope["method"], status, seconds)
-    said = state.get("outcome") or state.get("problem") or ""
+    said = context.outcome or context.problem or ""
     if said and route in _DECISIONS:
         _DECISIONS[route].labels(said).inc()
     tracing.note(name=route, http__route=route, http__response__status_code=status, outcome=said)

@@ -90,7 +90,7 @@ _IDEMPOTENCY_KEY: Final = {
 
 _WHOLE: Final = {
     "recordings": openapi_texts.page,
-    "tracks": openapi_texts.attended_tracks,
+    "tracks": openapi_texts.pending_tracks_example,
     "released": openapi_texts.released_claim,
 }
 """Examples by a member that only they have: Litestar drops what is null in them."""
@@ -111,7 +111,7 @@ _STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
 ]
 
 
-_QUERIES: Final = {"listRecordings": QUERY, "listAttendedTracks": PENDING_QUERY}
+_QUERIES: Final = {"listRecordings": QUERY, "listPendingTracks": PENDING_QUERY}
 
 
 @cache

@@ -14,7 +14,6 @@ from gateway.errors import PROBLEMS
 from gateway.recordings import Outcome, Status
 
 __all__ = [
-    "ATTENDED",
     "A_TICKET",
     "BY_TICKET",
     "DESCRIPTION",
@@ -22,6 +21,7 @@ __all__ = [
     "GET",
     "IDENTITIES",
     "LIST",
+    "PENDING",
     "RELEASE",
     "REQUESTS",
     "SCOPES",
@@ -36,10 +36,10 @@ __all__ = [
     "WEBHOOK_BODY",
     "WEBHOOK_SIGNATURE",
     "answers",
-    "attended_tracks",
     "listed",
     "page",
     "pending_tracks",
+    "pending_tracks_example",
     "problem",
     "problems",
     "recording",
@@ -50,8 +50,8 @@ __all__ = [
 DESCRIPTION = """\
 Starts and stops VideoSDK recordings for callers who do not hold the VideoSDK token.
 
-Any number of equal starts of one track, on any replica, become exactly one start at VideoSDK; everybody gets its
-result. An answer never guesses: what is not known is said to be unknown, and found out.
+Any number of equal starts of one track, on any replica, become exactly one start at VideoSDK; every caller gets its
+result. An answer never guesses: what the gateway does not know it reports as `unknown`, and finds out.
 """
 
 START = """\
@@ -87,30 +87,31 @@ WEBHOOK_SIGNATURE = (
 )
 
 LIST = """\
-The latest recording of each track, by participant and kind; those begun beside the gateway too, with
+The latest recording of each track, by participant and kind; recordings started without the gateway too, with
 `origin: videosdk`. Compared with VideoSDK first, as for a single track, with one question for the whole room.
 """
 
-ATTENDED = """\
-Whose claim it is, how old, how often it was tried and what VideoSDK said last: what is held, what is uncertain,
-what runs and is looked at again and again. The soonest due comes first; below 0 it is overdue.
+PENDING = """\
+The tracks with a claim, with an uncertain state, or with a recording that the reconciler checks again and again: who
+holds the claim, its age, the number of tries and VideoSDK's last answer. The soonest due comes first.
 """
 
 SETTLE = """\
-Marks what is known as doubtful and asks VideoSDK, whatever is believed. Where that takes longer than a moment, the
-answer tells what is known so far, and the finding out goes on.
+The reconciler asks VideoSDK now, however fresh the record is. Where that takes longer than a moment, the answer shows
+the record as it is, and the reconciler goes on.
 """
 
 RELEASE = """\
 For a claim whose holder hangs. Asks VideoSDK first, and takes nothing away where it does not answer. The track is then
-as if the claim had lapsed: the next leader finds out what became of the operation, and nothing is sent again while what
+as if the claim had expired: the next caller recovers the operation, and nothing is sent again while what
 was sent can still land. The reason goes to the audit log with your name.
 """
 
 EVENTS = """\
 Server-Sent Events. The first is `snapshot`: `{"recordings": […]}`, all that is known of the room. Then each change is a
 `recording`, whole. An `id` stands with each; show the last one, as `Last-Event-ID` or `lastEventId`, to go on after it.
-You then get what you missed, each change once. After ten minutes, or several hundred changes, it is a `snapshot` again.
+The stream then sends what you missed, each change once. After ten minutes, or several hundred changes, it is a
+`snapshot` again.
 
 A comment comes every 15 s. After `reconnect` the stream ends, and you should come again: you read too slowly (`slow`),
 the gateway restarts (`restart`), what you showed expires (`expired`), or an hour is over (`age`).
@@ -143,8 +144,8 @@ SCOPES = {
     "stopTrackRecording": Scope.STOP,
     "getTrackRecording": Scope.READ,
     "listRecordings": Scope.READ,
-    "listAttendedTracks": Scope.ADMIN,
-    "settleTrack": Scope.ADMIN,
+    "listPendingTracks": Scope.ADMIN,
+    "reconcileTrack": Scope.ADMIN,
     "releaseClaim": Scope.ADMIN,
     "streamRoomEvents": Scope.READ,
     "createRoomEventsTicket": Scope.READ,
@@ -153,7 +154,7 @@ SCOPES = {
 
 TAGS = {
     "recordings": "Start, stop and look at the recording of one participant's track.",
-    "webhooks": "What VideoSDK sends. Only VideoSDK can call these.",
+    "webhooks": "VideoSDK's webhooks. Only VideoSDK can call these.",
     "operations": "For those who look after the gateway.",
     "events": "Follow what changes in a room, as it happens.",
     "health": "For probes: no key is needed.",
@@ -240,11 +241,11 @@ _DETAILS = {
     "forbidden": RULES["room"],
     "not-found": "The gateway knows of no recording of this track.",
     "payload-too-large": f"The body may have at most {MAX_BODY_BYTES} bytes.",
-    "unsupported-media-type": "The body must be `application/json`.",
+    "unsupported-media-type": "Send the body as `application/json`.",
     "parameters-differ": "The track is recorded with another webhookUrl.",
     "still-stopping": "VideoSDK still works on the recording that was stopped just now.",
     "idempotency-key-reused": "This key was sent with another body before.",
-    "too-many-requests": "More requests than are allowed for you in a minute.",
+    "too-many-requests": "You have sent more requests in a minute than the gateway allows you.",
     "upstream-refused": "VideoSDK refused with status 404.",
     "upstream-credentials-refused": "VideoSDK did not accept the gateway's token; nothing was done.",
     "upstream-limited": "VideoSDK accepts no more requests at the moment; nothing was done.",
@@ -257,7 +258,7 @@ _DETAILS = {
     "identity-unavailable": "The identity provider's keys cannot be had.",
     "outcome-unknown": "VideoSDK was asked, and did not say what happened.",
     "deadline-exceeded": "The operation goes on; ask again to learn its result.",
-    "internal": "Nothing more can be said here; the log holds the rest under this requestId.",
+    "internal": "The gateway failed; its log has the details under this requestId.",
 }
 """What a problem's `detail` says, for example."""
 _EXTENSIONS: dict[str, dict[str, Any]] = {
@@ -351,11 +352,11 @@ def pending_tracks(model: type) -> ResponseSpec:
         model,
         generate_examples=False,
         description="What is held or due.",
-        examples=[Example(id="unknown", value=attended_tracks())],
+        examples=[Example(id="unknown", value=pending_tracks_example())],
     )
 
 
-def attended_tracks() -> dict[str, Any]:
+def pending_tracks_example() -> dict[str, Any]:
     """Return an example of it."""
     claim = {"action": "recover", "attempt": "8c1f03ab.17", "owner": "8c1f03ab", "ageSeconds": 2.5, "leaseSeconds": 3.2}
     return {

@@ -9,6 +9,7 @@ from typing import Any
 
 from litestar import Request, Response
 
+from gateway.api.context import RequestContext
 from gateway.api.idempotency import Idempotency, IdempotentRequest, read_key
 from gateway.api.pagination import RecordingsQuery, TrackRecordings
 from gateway.api.rate_limits import Admission, RateLimiter
@@ -82,61 +83,59 @@ class RequestPipeline:
     async def _take_in(
         self, request: _Request, scope: Scope, asked: StartTrackRecording | StopTrackRecording, work: _Work
     ) -> Response[TrackRecording]:
-        track, state = asked.track, request.scope["state"]
-        state["track_path"] = f"/v1/recordings/track/{track.room_id}/{track.participant_id}/{track.kind}"
+        track, context = asked.track, RequestContext.of(request.scope)
+        context.status_path = f"/v1/recordings/{track.path}"
         key = read_key(request)
-        admission = await self._rate_limiter.admit(_caller(request), track, starts=scope is Scope.START)
+        admission = await self._rate_limiter.admit(context.sender, track, starts=scope is Scope.START)
         try:
-            state["headers"] = dict(admission.headers)
+            context.headers |= admission.headers
             admission.check()
-            replay = await self._idempotency.begin(_caller(request), scope, key, asked) if key else None
+            replay = await self._idempotency.begin(context.sender, scope, key, asked) if key else None
             if replay is not None and replay.kept is not None:
-                return _replayed(request, replay)
+                return _replayed(context, replay)
             begun = replay.begun if replay is not None else None
-            return await self._carry_out(request, admission, replay, lambda: work(begun))
+            return await self._carry_out(context, admission, replay, lambda: work(begun))
         finally:
             admission.leave()
 
     async def _carry_out(
         self,
-        request: _Request,
+        context: RequestContext,
         admission: Admission,
         replay: IdempotentRequest | None,
         work: Callable[[], Awaitable[Answer]],
     ) -> Response[TrackRecording]:
-        state = request.scope["state"]
         try:
             answer = await work()
         except GatewayError as error:
             await admission.charge(error)
-            state["headers"] |= admission.headers
+            context.headers |= admission.headers
             await self._idempotency.keep(replay, error.status, error)
             raise
         await admission.charge(answer.outcome)
-        state["headers"] |= admission.headers
+        context.headers |= admission.headers
         status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
         body = TrackRecording.answering(answer)
         await self._idempotency.keep(replay, status, body)
-        return _answered(request, body, status)
+        return _answered(context, body, status)
 
 
 def _caller(request: _Request) -> Caller:
-    return request.scope["state"]["identity"]
+    return RequestContext.of(request.scope).sender
 
 
-def _replayed(request: _Request, replay: IdempotentRequest) -> Response[TrackRecording]:
-    kept, state = replay.kept, request.scope["state"]
-    assert kept is not None  # noqa: S101 - the caller of this function has looked
-    state["headers"]["idempotency-replayed"] = "true"
-    state["replayed"] = True
+def _replayed(context: RequestContext, replay: IdempotentRequest) -> Response[TrackRecording]:
+    kept = replay.kept
+    assert kept is not None  # noqa: S101 - the caller has checked
+    context.headers["idempotency-replayed"] = "true"
+    context.replayed = True
     if kept.problem is not None:
         raise kept.problem.error()
     assert kept.recording is not None  # noqa: S101 - it is the one or the other
-    return _answered(request, kept.recording, kept.status)
+    return _answered(context, kept.recording, kept.status)
 
 
-def _answered(request: _Request, body: TrackRecording, status: int) -> Response[TrackRecording]:
-    state = request.scope["state"]
-    state["outcome"], state["recording"] = body.outcome, body.id
-    headers = {"location": state["track_path"]} if status in {201, 202} else {}
+def _answered(context: RequestContext, body: TrackRecording, status: int) -> Response[TrackRecording]:
+    context.outcome, context.recording = body.outcome, body.id
+    headers = {"location": context.status_path} if status in {201, 202} else {}
     return Response(body, status_code=status, headers=headers)

@@ -16,6 +16,7 @@ from litestar.exceptions import (
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 
+from gateway.api.context import RequestContext
 from gateway.auth.policy import RULES
 from gateway.errors import (
     PROBLEMS,
@@ -44,23 +45,20 @@ _log = structlog.get_logger("gateway.api")
 
 def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Turn whatever was raised into a problem document. The only exception handler there is."""
-    problem = _problem(error)
+    problem, context = _problem(error), RequestContext.of(request.scope)
     if isinstance(problem, InternalError):
         _log.error("request.failed", exc_info=error)
     headers: dict[str, str] = {}
     if problem.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(problem.retry_after)))
     if isinstance(problem, Unauthenticated):
-        scheme = request.scope["state"].get("challenge", "Bearer")
-        headers["www-authenticate"] = f'{scheme} realm="recording-gateway"'
+        headers["www-authenticate"] = f'{context.challenge} realm="recording-gateway"'
     if isinstance(error, MethodNotAllowedException) and error.headers:
         headers |= {name.lower(): value for name, value in error.headers.items()}
-    if isinstance(problem, OutcomeUnknown) and (status_path := request.scope["state"].get("track_path")):
-        headers["link"] = f'<{status_path}>; rel="describedby"'
-    request.scope["state"]["problem"] = problem.slug
-    if "rule" in problem.extensions:
-        request.scope["state"]["rule"] = problem.extensions["rule"]
-    body = problem_document(problem, request.scope["path"], request.scope["state"].get("request_id", ""))
+    if isinstance(problem, OutcomeUnknown) and context.status_path:
+        headers["link"] = f'<{context.status_path}>; rel="describedby"'
+    context.problem, context.rule = problem.slug, problem.extensions.get("rule")
+    body = problem_document(problem, request.scope["path"], context.request_id)
     return Response(body, status_code=problem.status, headers=headers, media_type=PROBLEM_JSON)
 
 
@@ -84,15 +82,15 @@ def _problem(error: Exception) -> GatewayError:
         case GatewayError():
             return error
         case NotFoundException():
-            return NotFound("There is no such route. `/docs` shows those there are.")
+            return NotFound("The gateway has no such route; `/docs` lists its routes.")
         case MethodNotAllowedException():
             return MethodNotAllowed("The route does not take this method.")
         case HTTPException(status_code=status) if status == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
             return PayloadTooLarge(f"The body may have at most {MAX_BODY_BYTES} bytes.")
         case HTTPException(status_code=status) if 400 <= status < 500:
-            return MalformedRequest("The request cannot be read.")
+            return MalformedRequest("The gateway cannot read this request.")
         case _:
-            return InternalError("Nothing more can be said here; the log holds the rest under this requestId.")
+            return InternalError("The gateway failed; its log has the details under this requestId.")
 
 
 @get("/problems/{slug:str}", include_in_schema=False, media_type=MediaType.HTML, sync_to_thread=False)

@@ -9,7 +9,7 @@ requests may arrive before the first is answered.
 A track's bucket holds real starts and nothing else, since a storm of tabs on one track is what the gateway is for.
 
 A stop is refused by the caller's bucket alone. Who may stop at all must be able to end a recording whatever others did
-to the track; and a caller over its own limit can wait.
+to the track; and a caller over its own limit can be asked to wait.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class RateLimiter:
         account = hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
         buckets = [_Bucket("caller", f"{self._tenant}:caller:{account}", per_minute, _ARRIVAL, _REST)]
         if starts:
-            name = f"{self._tenant}:track:{track.room_id}:{track.participant_id}:{track.kind}"
+            name = ":".join((self._tenant, "track", track.room_id, *track.parts))
             buckets.append(_Bucket("track", name, self._track_per_minute, 0, 1))
         group = self._groups.setdefault((track, starts), _Group())
         group.members += 1
@@ -120,11 +120,10 @@ class Admission:
         empty = [bucket for bucket in self._buckets if bucket.quota is not None and not bucket.quota.allowed]
         if empty:
             wait = max(bucket.quota.wait for bucket in empty if bucket.quota is not None)
-            whose = "for you" if empty[0].policy == "caller" else "for this track"
-            raise TooManyRequests(
-                f"More requests than are allowed {whose} in a minute.",
-                retry_after=wait,
-            )
+            own = empty[0].policy == "caller"
+            who = "You have sent" if own else "All callers together have sent"
+            whom = "you" if own else "for this track"
+            raise TooManyRequests(f"{who} more requests in a minute than the gateway allows {whom}.", retry_after=wait)
 
     async def charge(self, ended: Outcome | GatewayError | None) -> None:
         """Take the rest if this was not free. None: nothing was done."""

@@ -7,7 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from gateway.api import openapi_texts
-from gateway.api.guards import BEARER, asked_seconds, authenticate, checked
+from gateway.api.guards import BEARER, JsonRequest, asked_seconds, authenticate
 from gateway.api.openapi_texts import answers, problems
 from gateway.api.pagination import TrackRecordings
 from gateway.api.pipeline import RequestPipeline
@@ -53,7 +53,6 @@ def routes(authenticator: Authenticator | None, deadline: float) -> Router:
         tags=["recordings"],
         security=BEARER,
         opt={"scope": Scope.START},
-        before_request=checked(StartTrackRecording),
         status_code=201,
         responses={
             201: answers("This request started it.", Outcome.STARTED),
@@ -81,7 +80,6 @@ def routes(authenticator: Authenticator | None, deadline: float) -> Router:
         tags=["recordings"],
         security=BEARER,
         opt={"scope": Scope.STOP},
-        before_request=checked(StopTrackRecording),
         status_code=200,
         responses={
             200: answers("Nothing records.", Outcome.STOPPED, Outcome.JOINED, Outcome.NOT_RECORDING),
@@ -140,4 +138,5 @@ def routes(authenticator: Authenticator | None, deadline: float) -> Router:
         "/v1",
         route_handlers=[start_track_recording, stop_track_recording, get_track_recording, list_recordings],
         guards=[authenticate(authenticator)],
+        request_class=JsonRequest,
     )

@@ -18,6 +18,7 @@ from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 from msgspec import Struct
 
 from gateway.api import openapi_texts
+from gateway.api.context import RequestContext
 from gateway.api.openapi_texts import problems
 from gateway.errors import (
     CoordinationUnavailable,
@@ -28,7 +29,7 @@ from gateway.errors import (
     TooManyWaiting,
     Unauthenticated,
 )
-from gateway.recordings import EventType, Kind, WebhookEvent
+from gateway.recordings import MODES, EventType, Kind, WebhookEvent
 from gateway.recordings.targets import is_id
 from gateway.videosdk.signatures import SIGNATURE_HEADER, Signatures, SignatureVerdict
 from gateway.videosdk.webhook_keys import REFETCH_SECONDS
@@ -39,17 +40,19 @@ WEBHOOK_PATH: Final = "/v1/webhooks/videosdk"
 MAX_WEBHOOK_BYTES: Final = 256 * 1024
 """Bytes. The end of a recording names every file of it: a participant who unmutes all day makes many."""
 
-_TRACK_EVENTS = (EventType.STARTING, EventType.STARTED, EventType.STOPPING, EventType.STOPPED, EventType.FAILED)
+_HAPPENINGS = (EventType.STARTING, EventType.STARTED, EventType.STOPPING, EventType.STOPPED, EventType.FAILED)
+_OTHER_MODES: Final = {"participant-recording", "recording"} - {spec.events for spec in MODES.values()}
 EVENTS: Final[dict[str, EventType | None]] = {
-    **{f"participant-track-recording-{happened}": happened for happened in _TRACK_EVENTS},
+    **{f"{spec.events}-{happened}": happened for spec in MODES.values() for happened in _HAPPENINGS},
     "participant-left": EventType.LEFT,
     "session-ended": EventType.ENDED,
-    # Of no track: accepted, and that is all.
-    **{f"{of}-{happened}": None for of in ("participant-recording", "recording") for happened in _TRACK_EVENTS},
+    # Of modes that the gateway does not record: accepted, and that is all.
+    **{f"{events}-{happened}": None for events in _OTHER_MODES for happened in _HAPPENINGS},
     "participant-joined": None,
     "session-started": None,
 }
 """Every event that VideoSDK documents, and what it says of tracks."""
+_MODE_OF: Final = {f"{spec.events}-{happened}": mode for mode, spec in MODES.items() for happened in _HAPPENINGS}
 _OTHER: Final = "other"
 _POSTPONED: Final = "postponed"
 
@@ -189,8 +192,8 @@ async def receive_videosdk_webhook(
     request: Request[Any, Any, Any], webhook_receiver: NamedDependency[WebhookReceiver]
 ) -> None:
     """Answer quickly: VideoSDK does not say how long it waits."""
-    state = request.scope["state"]
-    state["challenge"] = "VideoSDK-Signature"
+    context = RequestContext.of(request.scope)
+    context.challenge = "VideoSDK-Signature"
     try:
         body = await request.body()
     except InternalServerException:
@@ -203,7 +206,7 @@ async def receive_videosdk_webhook(
         webhook_receiver.count(_OTHER, "too_large")
         raise PayloadTooLarge(f"The body may have at most {MAX_WEBHOOK_BYTES} bytes.") from None
     signatures = [value for name, value in request.scope["headers"] if name == SIGNATURE_HEADER.encode()]
-    state["webhook"] = await webhook_receiver.take(body, signatures)
+    context.webhook = await webhook_receiver.take(body, signatures)
 
 
 def _read(body: bytes) -> dict[str, object]:
@@ -228,8 +231,8 @@ def _webhook_event(name: str, data: object) -> WebhookEvent | None:
     room, participant, kind = event.meeting_id, event.participant_id, event.kind
     if happened is EventType.ENDED:
         return WebhookEvent(room, None, None, happened) if is_id(room) else None
-    if participant is None or not is_id(room) or not is_id(participant):
-        return None
     if happened is EventType.LEFT:
-        return WebhookEvent(room, participant, None, happened)
-    return WebhookEvent(room, participant, kind, happened) if kind is not None else None
+        named = participant is not None and is_id(room) and is_id(participant)
+        return WebhookEvent(room, participant, None, happened) if named else None
+    event = WebhookEvent(room, participant, kind, happened, _MODE_OF[name])
+    return event if event.track is not None else None

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.errors import InvalidRequest, MalformedRequest
-from gateway.recordings import Answer, EndReason, Kind, Origin, Outcome, Recording, StartParameters, Status, Track
+from gateway.recordings import Answer, EndReason, Kind, Mode, Origin, Outcome, Recording, StartParameters, Status, Track
 from gateway.recordings.targets import ID_PATTERN, is_id
 
 __all__ = [
@@ -86,7 +86,7 @@ class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def track(self) -> Track:
         """The track it names."""
-        return Track(self.room_id, self.participant_id, self.kind)
+        return Track(Mode.TRACK, self.room_id, self.participant_id, self.kind)
 
     @property
     def parameters(self) -> StartParameters:
@@ -104,7 +104,7 @@ class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def track(self) -> Track:
         """The track it names."""
-        return Track(self.room_id, self.participant_id, self.kind)
+        return Track(Mode.TRACK, self.room_id, self.participant_id, self.kind)
 
 
 class RecordedFile(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -125,7 +125,7 @@ class WebhookDeliveries(Struct, frozen=True, kw_only=True, rename="camel"):
 
 _OUTCOME: Final = (
     "What this request did. Null where it did nothing: in the answer to a mere question, and to the retry of a start "
-    "under its `Idempotency-Key` where a caller has asked for a stop since."
+    "under its `Idempotency-Key` where a stop has been requested since."
 )
 
 
@@ -139,7 +139,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     file_format: str
     status: Status
     outcome: Annotated[Outcome, Meta(description=_OUTCOME)] | None
-    origin: Annotated[Origin, Meta(description="`videosdk` where it was begun beside the gateway.")]
+    origin: Annotated[Origin, Meta(description="`videosdk` where it was started without the gateway.")]
     requested_by: str | None
     requested_at: datetime | None
     confirmed_at: Annotated[datetime, Meta(description="When the status was last seen to be true.")] | None
@@ -155,7 +155,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     ended_at: Annotated[datetime, Meta(description="When the gateway learned that it ended.")] | None
     ended_because: Annotated[EndReason, Meta(description="Why it ended, where that is known.")] | None
     videosdk_recording_id: (
-        Annotated[str, Meta(description="VideoSDK's own id of the recording, once its list shows it.")] | None
+        Annotated[str, Meta(description="VideoSDK's own id of the recording, once its list has shown it.")] | None
     )
     files: list[RecordedFile]
     webhook_deliveries: WebhookDeliveries | None
@@ -171,7 +171,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
             id=recording.id,
             room_id=recording.track.room_id,
             participant_id=recording.track.participant_id,
-            kind=recording.track.kind,
+            kind=cast("Kind", recording.track.kind),
             file_format=recording.file_format,
             status=recording.status,
             outcome=outcome,
@@ -279,7 +279,7 @@ def read_track(room_id: str, participant_id: str, kind: str) -> Track:
     errors = [(name, message) for name, value in given.items() if (message := _CHECKS[name](value))]
     if errors:
         raise InvalidRequest.of(errors)
-    return Track(room_id, participant_id, Kind(kind))
+    return Track(Mode.TRACK, room_id, participant_id, Kind(kind))
 
 
 def read_room(room_id: str) -> str:

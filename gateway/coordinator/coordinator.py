@@ -109,9 +109,9 @@ class Coordinator:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
 
-    def key(self, room: str, participant: str, kind: str) -> str:
-        """Return the record's key. The parts must match `[A-Za-z0-9_-]+`."""
-        return f"{bucket_of(f'{self._tenant}/{room}')}:{self._tenant}:{room}:{participant}:{kind}"
+    def key(self, room: str, *parts: str) -> str:
+        """Return the key of the record that these parts name within its room. Each must match `[A-Za-z0-9_-]*`."""
+        return ":".join((bucket_of(f"{self._tenant}/{room}"), self._tenant, room, *parts))
 
     @metrics.phase("claim")
     async def claim(
@@ -350,7 +350,7 @@ class Coordinator:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self.scripts.run("room", self.key(room, "", ""), {"most": self._max_tracks, "watch": watch})
+        reply = await self.scripts.run("room", self.key(room, ""), {"most": self._max_tracks, "watch": watch})
         read = msgspec.json.decode(reply, type=_RoomReply)
         return Room(read.last, {key: _record(fields) for key, fields in read.records})
 
@@ -371,7 +371,7 @@ class Coordinator:
 
     def channel(self, room: str) -> str:
         """Return the name of a room's events, which is also the channel of their ids."""
-        return events_of(self.key(room, "", ""))
+        return events_of(self.key(room, ""))
 
     async def mark(self, *, age: float = 0) -> float:
         """Mark every bucket's epoch where none is marked, so that Q has passed since before the first caller comes.

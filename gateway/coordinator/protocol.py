@@ -2,7 +2,7 @@ r"""What the coordinator is asked and what it answers: commands, verdicts, claim
 
 What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
 
-    rec:{07}:<tenant>:<room>:<participant>:<kind>   hash, one per track. TTL: 24 h
+    rec:{07}:<tenant>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h
         state                        starting, recording, stopping, stopped, failed, unknown
         op done result               number of the current operation; last finished one and its payload for joiners
         holder owner doing lease     attempt that leads, its process, start/stop/verify/recover, until when (ms)

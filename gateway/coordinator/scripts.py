@@ -69,7 +69,7 @@ def events_of(key: str) -> str:
 
 def _room_of(key: str) -> str:
     """Return what the names of all keys of a record's room begin with."""
-    return key.rsplit(":", 2)[0]
+    return ":".join(key.split(":", 4)[:4])
 
 
 def _due_times_of(key: str) -> str:

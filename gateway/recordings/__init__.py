@@ -13,12 +13,13 @@ from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
 from gateway.recordings.records import recording_of
 from gateway.recordings.room_feeds import FeedUpdate, Reader, RoomFeeds
-from gateway.recordings.targets import Kind, StartParameters, Track, track_of
+from gateway.recordings.targets import MODES, Kind, Mode, StartParameters, Track, track_of
 from gateway.recordings.webhook_events import EventType, WebhookEvent, WebhookEvents
 from gateway.recordings.without_redis import WithoutRedisMode
 
 __all__ = [
     "ENDED",
+    "MODES",
     "Answer",
     "Batches",
     "EndReason",
@@ -27,6 +28,7 @@ __all__ = [
     "Kind",
     "Leader",
     "ListingCache",
+    "Mode",
     "Operator",
     "Origin",
     "Outcome",

@@ -471,7 +471,7 @@ class Batches:
                 return Answer(outcome, msgspec.structs.replace(recording, status=Status.STOPPED))
 
     def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, track.participant_id, track.kind)
+        return self._coordinator.key(track.room_id, *track.parts)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str, context: Context | None = None) -> None:
         # A strong reference: asyncio itself keeps only a weak one.

@@ -88,7 +88,7 @@ class Leader:
 
     async def _lead(self, operation: Operation) -> Completed:
         with metrics.operation(
-            kind=operation.track.kind, action=operation.lease.action, attempt=operation.lease.attempt
+            kind=operation.track.label, action=operation.lease.action, attempt=operation.lease.attempt
         ):
             match operation.lease.action:
                 case "start":
@@ -107,13 +107,9 @@ class Leader:
         operation.lease.evidence = ""
         try:
             with _noted(operation.lease, "start"):
-                await self._videosdk.start_track(
-                    operation.track.room_id,
-                    operation.track.participant_id,
-                    operation.track.kind,
-                    file_format=parameters.file_format,
-                    webhook_url=parameters.webhook_url,
-                    bucket_dir_path=parameters.bucket_dir_path,
+                await self._videosdk.start(
+                    operation.track,
+                    parameters.fields(operation.track.mode),
                     may_send=self._gate(operation.lease),
                     attempt=operation.lease.attempt,
                 )
@@ -185,12 +181,8 @@ class Leader:
     async def _stop(self, operation: Operation) -> Completed:
         try:
             with _noted(operation.lease, "stop"):
-                await self._videosdk.stop_track(
-                    operation.track.room_id,
-                    operation.track.participant_id,
-                    operation.track.kind,
-                    may_send=self._gate(operation.lease),
-                    attempt=operation.lease.attempt,
+                await self._videosdk.stop(
+                    operation.track, may_send=self._gate(operation.lease), attempt=operation.lease.attempt
                 )
         except Refused as error:
             return await self._stop_refused(operation, error)
@@ -387,7 +379,9 @@ class Leader:
         """
         lease = operation.lease
         with _noted(lease, "list"):
-            listed = await self._listings.ask(operation.track.room_id, operation.track.participant_id)
+            listed = await self._listings.ask(
+                operation.track.room_id, operation.track.participant_id, operation.track.mode
+            )
         lease.looked_at = listed.asked_at
         rows = listed.of(operation.track)
         records = open_rows(rows, operation.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
@@ -396,7 +390,7 @@ class Leader:
         known = Evidence.decode(lease.evidence, lease.generation)
         if shown := row or own_row(rows, known, lease.started_at, operation.claim.ended_at):
             now = Evidence.of(lease.generation, shown)
-            report_deliveries(known, now, operation.track.kind)
+            report_deliveries(known, now, operation.track.label)
             lease.evidence = now.encode()
         return row
 

@@ -9,10 +9,10 @@ from collections import OrderedDict
 from typing import Any, Final
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from gateway.errors import UpstreamError
-from gateway.recordings.targets import Track
+from gateway.recordings.targets import MODES, Mode, Track
 from gateway.store.clock import clock
 from gateway.videosdk.client import TrackRow, VideoSDK
 
@@ -20,6 +20,8 @@ __all__ = ["ListingCache", "TrackListing"]
 
 _WHOLE_ROOM_EVERY_SECONDS: Final = 0.5
 _MAX_REMEMBERED: Final = 100
+
+_ALL: Final = frozenset(MODES)
 
 _log = structlog.get_logger("gateway.recordings")
 
@@ -30,15 +32,24 @@ class TrackListing(Struct, frozen=True):
     rows: list[TrackRow]
     asked_at: float
     """When (`clock`) it was asked: what it says is no younger."""
+    modes: frozenset[Mode] = _ALL
+    """Which recordings it is about."""
 
     def of(self, track: Track) -> list[TrackRow]:
         """Return the rows of one track."""
-        return [row for row in self.rows if row.participant_id == track.participant_id and row.kind == track.kind]
+        return [
+            row
+            for row in self.rows
+            if row.mode == track.mode
+            and track.participant_id in {"", row.participant_id}
+            and track.kind in {None, row.kind}
+        ]
 
 
 class _Batch:
     def __init__(self) -> None:
         self.participants: set[str | None] = set()
+        self.modes: set[Mode] = set()
         self.answer: asyncio.Future[TrackListing] = asyncio.get_running_loop().create_future()
 
 
@@ -59,30 +70,36 @@ class ListingCache:
         """The last list of each whole room."""
         self._single: OrderedDict[tuple[str, str], TrackListing] = OrderedDict()
 
-    async def ask(self, room: str, participant: str | None = None, *, max_age: float = 0) -> TrackListing:
+    async def ask(
+        self, room: str, participant: str | None = None, mode: Mode | None = None, *, max_age: float = 0
+    ) -> TrackListing:
         """Return the list of a room, or at least of one participant in it.
 
         Args:
             room: Which room.
-            participant: Whose rows matter; None for everybody's.
+            participant: Whose rows matter; None for all participants'.
+            mode: Which recordings matter; None for those of every mode.
             max_age: How many seconds ago it may have been asked for; 0 asks now.
 
         Raises:
             UpstreamError: VideoSDK did not tell.
         """
-        if max_age and (known := self._known(room, participant)) and clock() - known.asked_at <= max_age:
+        modes = _ALL if mode is None else frozenset({mode})
+        participant = participant or None
+        if max_age and (known := self._known(room, participant, modes)) and clock() - known.asked_at <= max_age:
             return known
         batch = self._next.get(room)
         if batch is None:
             batch = self._next[room] = _Batch()
         batch.participants.add(participant)
+        batch.modes |= modes
         if room not in self._asking:
             self._asking[room] = asyncio.create_task(self._ask_for_all(room), name="list")
         return await asyncio.shield(batch.answer)
 
-    def _known(self, room: str, participant: str | None) -> TrackListing | None:
+    def _known(self, room: str, participant: str | None, modes: frozenset[Mode]) -> TrackListing | None:
         known = [self._whole.get(room), self._single.get((room, participant)) if participant else None]
-        return max((listed for listed in known if listed), key=lambda listed: listed.asked_at, default=None)
+        return max((one for one in known if one and one.modes >= modes), key=lambda one: one.asked_at, default=None)
 
     async def _ask_for_all(self, room: str) -> None:
         try:
@@ -100,7 +117,12 @@ class ListingCache:
         participant = next(iter(batch.participants)) if len(batch.participants) == 1 else None
         asked_at = clock()
         try:
-            listed = TrackListing(await self._videosdk.list_tracks(room, participant), asked_at)
+            rows = [
+                structs.replace(row, mode=mode)
+                for mode in sorted(batch.modes)
+                for row in await self._videosdk.list_rows(MODES[mode].path, room, participant)
+            ]
+            listed = TrackListing(rows, asked_at, frozenset(batch.modes))
         except UpstreamError as error:
             _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
             batch.answer.set_exception(error)

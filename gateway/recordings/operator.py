@@ -81,7 +81,7 @@ class Operator:
         if pending_tracks is None or not pending_tracks.state:
             raise NotFound("The gateway knows of no recording of this track.")
         try:
-            listed = await self._listings.ask(track.room_id, track.participant_id)
+            listed = await self._listings.ask(track.room_id, track.participant_id, track.mode)
         except UpstreamError as error:
             raise _unseen(problem_for(error)) from None
         records = sum(row.end is None for row in listed.of(track))
@@ -95,7 +95,7 @@ class Operator:
         return taken, await self._recordings.get(track)
 
     def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, track.participant_id, track.kind)
+        return self._coordinator.key(track.room_id, *track.parts)
 
 
 def _unseen(problem: GatewayError) -> GatewayError:

@@ -20,7 +20,7 @@ from gateway.recordings.leader import Leader
 from gateway.recordings.listings import ListingCache, TrackListing
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
-from gateway.recordings.targets import Kind, Track, is_id, track_of
+from gateway.recordings.targets import Mode, Track, track_of
 from gateway.store.scripts import BUCKETS
 from gateway.videosdk.client import Pace, TrackRow
 
@@ -104,7 +104,7 @@ class Reconciler:
 
     async def _reconcile_once(self, key: str) -> bool:
         track = track_of(key)
-        with tracing.span("settle", root=True, kind=track.kind):
+        with tracing.span("settle", root=True, kind=track.label):
             claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
             if lease is None:
                 return False
@@ -222,7 +222,7 @@ class Reconciler:
         """Compare records with the list of their room, or of one track. Return whether the list could be had."""
         participant = None if track is None or whole else track.participant_id
         try:
-            listed = await self._listings.ask(room, participant, max_age=max_age)
+            listed = await self._listings.ask(room, participant, track and track.mode, max_age=max_age)
         except UpstreamError:
             return False
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
@@ -234,11 +234,11 @@ class Reconciler:
         self, room: str, records: dict[str, Record], track: Track | None, listed: TrackListing
     ) -> set[str]:
         """Return what the list shows as recording although no record says so, of what was not compared."""
-        begun = {(row.participant_id or "", row.kind or "") for row in listed.rows if row.end is None}
         # VideoSDK may know participants and kinds that no caller here could name.
-        nameable = [(who, kind) for who, kind in begun if is_id(who) and kind in set(Kind)]
-        tracks = [Track(room, participant, Kind(kind)) for participant, kind in nameable]
-        found = {self._key(one) for one in tracks if track in {None, one}} - records.keys()
+        tracks = {
+            Track.named(Mode(row.mode), room, row.participant_id, row.kind) for row in listed.rows if row.end is None
+        }
+        found = {self._key(one) for one in tracks if one is not None and track in {None, one}} - records.keys()
         # Those of the room that are not due are known all the same.
         known = (await self._coordinator.room(room)).records if found and track is None else {}
         strangers: set[str] = set()
@@ -268,7 +268,7 @@ class Reconciler:
         row = self._row_of_ended(record, rows, known) if over else records[0]
         evidence = Evidence.of(record.generation, row) if row is not None else None
         if evidence is not None:
-            report_deliveries(known, evidence, track_of(key).kind)
+            report_deliveries(known, evidence, track_of(key).label)
         return await self._coordinator.confirm(
             key,
             record,
@@ -294,4 +294,4 @@ class Reconciler:
         return max(_FILES_EVERY_SECONDS, age)
 
     def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, track.participant_id, track.kind)
+        return self._coordinator.key(track.room_id, *track.parts)

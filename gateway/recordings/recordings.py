@@ -168,4 +168,4 @@ class Recordings:
                 await asyncio.shield(task)
 
     def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, track.participant_id, track.kind)
+        return self._coordinator.key(track.room_id, *track.parts)

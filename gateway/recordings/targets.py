@@ -2,12 +2,24 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
 
-__all__ = ["ID_PATTERN", "Kind", "StartParameters", "Track", "differing_fields", "is_id", "track_of"]
+__all__ = [
+    "ID_PATTERN",
+    "MODES",
+    "Kind",
+    "Mode",
+    "ModeSpec",
+    "StartParameters",
+    "Track",
+    "differing_fields",
+    "is_id",
+    "track_of",
+]
 
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}$"
 """What ids of rooms and participants look like; every such id is safe in a Redis key and in a path."""
@@ -23,12 +35,89 @@ class Kind(StrEnum):
     SCREEN_VIDEO = "screen_video"
 
 
-class Track(Struct, frozen=True):
-    """The natural key of a recording. Each part is safe in a key and in a path."""
+class Mode(StrEnum):
+    """What VideoSDK records at a time."""
 
+    TRACK = "track"
+
+
+class ModeSpec(Struct, frozen=True, kw_only=True):
+    """How VideoSDK addresses recordings of one mode (docs.videosdk.live)."""
+
+    path: str
+    """Where its recordings are listed, and below which they are started and stopped."""
+    stop: str = "stop"
+    """The last part of the path that stops one."""
+    events: str
+    """What the names of its webhook events begin with."""
+    ids: Mapping[str, str]
+    """The fields that name a target: VideoSDK's name, and ours."""
+    parameters: Mapping[str, str]
+    """What a start may say beside them: VideoSDK's name, and ours."""
+
+
+MODES: Final[Mapping[Mode, ModeSpec]] = {
+    Mode.TRACK: ModeSpec(
+        path="/v2/recordings/participant/track",
+        events="participant-track-recording",
+        ids={"roomId": "room_id", "participantId": "participant_id", "kind": "kind"},
+        parameters={"fileFormat": "file_format", "webhookUrl": "webhook_url", "bucketDirPath": "bucket_dir_path"},
+    ),
+}
+"""Every mode that the gateway records."""
+
+
+class Track(Struct, frozen=True):
+    """The natural key of a recording. Each part is safe in a key and in a path; what its mode does not have is empty.
+
+    `start_path`, `stop_path` and `ids` are how VideoSDK addresses it.
+    """
+
+    mode: Mode
     room_id: str
-    participant_id: str
-    kind: Kind
+    participant_id: str = ""
+    kind: Kind | None = None
+
+    @classmethod
+    def named(cls, mode: Mode, room_id: str, participant_id: str | None, kind: str | None) -> "Track | None":
+        """Return what VideoSDK names so in a row or an event; None where no caller could name it."""
+        ids = MODES[mode].ids
+        participant_id = (participant_id or "") if "participantId" in ids else ""
+        kind = kind if "kind" in ids else None
+        complete = is_id(room_id) and (is_id(participant_id) or "participantId" not in ids)
+        if not complete or ("kind" in ids and kind not in set(Kind)):
+            return None
+        return cls(mode, room_id, participant_id, Kind(kind) if kind else None)
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """What its record's key says of it after the room; `track_of` reads it back."""
+        return self.mode, self.participant_id, self.kind or ""
+
+    @property
+    def path(self) -> str:
+        """Its address below `/v1/recordings`."""
+        return "/".join((self.mode, *self.ids.values()))
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Its ids, under VideoSDK's names."""
+        return {name: str(getattr(self, ours)) for name, ours in MODES[self.mode].ids.items()}
+
+    @property
+    def label(self) -> str:
+        """Its kind, and its mode where it has no kind: what metrics and traces say of it."""
+        return self.kind or self.mode
+
+    @property
+    def start_path(self) -> str:
+        """Where VideoSDK starts its recording."""
+        return f"{MODES[self.mode].path}/start"
+
+    @property
+    def stop_path(self) -> str:
+        """Where VideoSDK stops its recording."""
+        return f"{MODES[self.mode].path}/{MODES[self.mode].stop}"
 
 
 class StartParameters(Struct, frozen=True):
@@ -37,6 +126,11 @@ class StartParameters(Struct, frozen=True):
     file_format: str | None = None
     webhook_url: str | None = None
     bucket_dir_path: str | None = None
+
+    def fields(self, mode: Mode) -> dict[str, str]:
+        """Return what was said, under VideoSDK's names."""
+        said = {name: getattr(self, ours) for name, ours in MODES[mode].parameters.items()}
+        return {name: value for name, value in said.items() if value is not None}
 
     @property
     def fingerprint(self) -> str:
@@ -59,9 +153,9 @@ def differing_fields(one: str, other: str) -> list[str]:
 
 
 def track_of(key: str) -> Track:
-    """Return the track of a record, which its key ends with."""
-    room, participant, kind = key.split(":")[-3:]
-    return Track(room, participant, Kind(kind))
+    """Return the track of a record, which its key ends with: the room, and then `parts`."""
+    room, mode, participant, kind = key.split(":")[-4:]
+    return Track(Mode(mode), room, participant, Kind(kind) if kind else None)
 
 
 def is_id(text: str) -> bool:

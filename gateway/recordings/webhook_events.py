@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.coordinator import Coordinator, Record
 from gateway.recordings.model import ENDED, Status
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.targets import Kind, Track, track_of
+from gateway.recordings.targets import Kind, Mode, Track, track_of
 
 __all__ = ["EventType", "WebhookEvent", "WebhookEvents"]
 
@@ -41,6 +41,13 @@ class WebhookEvent(Struct, frozen=True):
     kind: Kind | None
     """None where all tracks of the participant, or of the room, are meant."""
     type: EventType
+    mode: Mode | None = None
+    """None where the recordings of every mode are meant."""
+
+    @property
+    def track(self) -> Track | None:
+        """The one track it is about, if it is about one."""
+        return Track.named(self.mode, self.room_id, self.participant_id, self.kind) if self.mode else None
 
     def concerns(self, track: Track) -> bool:
         """Tell whether a track is among those it is about."""
@@ -48,6 +55,7 @@ class WebhookEvent(Struct, frozen=True):
             track.room_id == self.room_id
             and self.participant_id in {None, track.participant_id}
             and self.kind in {None, track.kind}
+            and self.mode in {None, track.mode}
         )
 
 
@@ -82,7 +90,7 @@ class WebhookEvents:
         """
         if event.type in {EventType.STARTING, EventType.STOPPING}:
             return  # what is about to happen is not so yet
-        track = Track(event.room_id, event.participant_id, event.kind) if event.participant_id and event.kind else None
+        track = event.track
         concerned = await self._concerned(event, track)
         if reason := _REASONS.get(event.type):
             running = [key for key, record in concerned.items() if record.state not in ENDED]
@@ -103,4 +111,4 @@ class WebhookEvents:
         return {key: record for key, record in records.items() if event.concerns(track_of(key))}
 
     def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, track.participant_id, track.kind)
+        return self._coordinator.key(track.room_id, *track.parts)

@@ -15,7 +15,7 @@ from gateway.coordinator import Coordinator
 from gateway.errors import CoordinationUnavailable, ParametersDiffer, Refused, UpstreamError
 from gateway.recordings.failures import problem_for
 from gateway.recordings.model import Answer, Outcome, Problem, Recording, Status
-from gateway.recordings.targets import StartParameters, Track, differing_fields
+from gateway.recordings.targets import MODES, StartParameters, Track, differing_fields
 from gateway.store.clock import clock
 from gateway.videosdk.client import VideoSDK
 
@@ -60,14 +60,7 @@ class WithoutRedisMode:
                 if await self._is_open(track):
                     return Answer(Outcome.ALREADY_RECORDING, self._recording(track, parameters, None))
                 self._remember(key)
-                await self._videosdk.start_track(
-                    track.room_id,
-                    track.participant_id,
-                    track.kind,
-                    file_format=parameters.file_format,
-                    webhook_url=parameters.webhook_url,
-                    bucket_dir_path=parameters.bucket_dir_path,
-                )
+                await self._videosdk.start(track, parameters.fields(track.mode))
             except UpstreamError as error:
                 return Problem.of(problem_for(error))
             self._running[key] = (parameters.fingerprint, clock())
@@ -80,7 +73,7 @@ class WithoutRedisMode:
             self._running.pop(key, None)
             outcome = Outcome.STOPPED
             try:
-                await self._videosdk.stop_track(track.room_id, track.participant_id, track.kind)
+                await self._videosdk.stop(track)
             except Refused as error:
                 try:
                     if await self._is_open(track):
@@ -125,8 +118,8 @@ class WithoutRedisMode:
                 del self._turns[key]
 
     async def _is_open(self, track: Track) -> bool:
-        rows = await self._videosdk.list_tracks(track.room_id, track.participant_id)
-        return any(row.kind == track.kind and row.end is None for row in rows)
+        rows = await self._videosdk.list_rows(MODES[track.mode].path, track.room_id, track.participant_id or None)
+        return any(track.kind in {None, row.kind} and row.end is None for row in rows)
 
     def _recording(
         self, track: Track, parameters: StartParameters, caller: str | None, status: Status = Status.RECORDING

@@ -10,9 +10,9 @@ the vendor documents no error bodies, so statuses are read by family and texts a
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -31,9 +31,9 @@ from gateway.errors import (
 from gateway.observability import metrics, tracing
 from gateway.videosdk.tokens import Tokens
 
-__all__ = ["Deliveries", "Pace", "TrackFile", "TrackRow", "VideoSDK"]
+__all__ = ["Addressed", "Deliveries", "Pace", "TrackFile", "TrackRow", "VideoSDK"]
 
-_TRACKS: Final = "/v2/recordings/participant/track"
+_HARMLESS: Final = "/v2/recordings/participant/track"
 _PUBLIC_KEY: Final = "/v2/public/rsa-public-key"
 _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
@@ -68,6 +68,7 @@ class TrackRow(Struct, frozen=True, kw_only=True, rename="camel"):
     room_id: str | None = None
     participant_id: str | None = None
     kind: str | None = None
+    mode: str = ""
     start: str | None = None
     """ISO 8601, by VideoSDK's clock."""
     end: str | None = None
@@ -105,6 +106,25 @@ class _Page(Struct, rename="camel"):
 
 class _PublicKey(Struct, rename="camel"):
     public_key: str
+
+
+class Addressed(Protocol):
+    """What can be recorded, as VideoSDK addresses it."""
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The fields that name it."""
+        ...
+
+    @property
+    def start_path(self) -> str:
+        """Where a recording of it is started."""
+        ...
+
+    @property
+    def stop_path(self) -> str:
+        """Where a recording of it is stopped."""
+        ...
 
 
 class VideoSDK:
@@ -153,61 +173,43 @@ class VideoSDK:
         await self._client.aclose()
 
     @metrics.phase("upstream")
-    async def start_track(
+    async def start(
         self,
-        room: str,
-        participant: str,
-        kind: str,
+        target: Addressed,
+        parameters: Mapping[str, str] | None = None,
         *,
-        file_format: str | None = None,
-        webhook_url: str | None = None,
-        bucket_dir_path: str | None = None,
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
     ) -> None:
-        """Ask VideoSDK to start recording a track. Absent parameters are absent in the request.
+        """Ask VideoSDK to start a recording.
 
         Args:
-            room: `roomId`.
-            participant: `participantId`.
-            kind: `audio`, `video`, `screen_audio` or `screen_video`.
-            file_format: `webm` is the one documented.
-            webhook_url: Sent exactly as given; where it is absent, the client's own, if it has one.
-            bucket_dir_path: Sent exactly as given.
+            target: What to record.
+            parameters: Further fields of the request, each sent exactly as given. Without a `webhookUrl` the client's
+                own goes along, if it has one.
             may_send: Asked immediately before the first byte leaves; False stops the request.
-            attempt: Goes along as `X-Rec-Attempt`, which VideoSDK ignores and readers of its logs do not.
+            attempt: Goes along as `X-Rec-Attempt`, which VideoSDK ignores, for the readers of its logs.
 
         Raises:
             UpstreamError: What the failure proves is said by its class.
         """
-        # Only here, past everything that compares starts: what no caller asked for makes no two starts differ, not even
-        # before and after this address has changed.
-        webhook_url = self._webhook_url if webhook_url is None else webhook_url
-        parameters = {"fileFormat": file_format, "webhookUrl": webhook_url, "bucketDirPath": bucket_dir_path}
-        body = {"roomId": room, "participantId": participant, "kind": kind}
-        body |= {name: value for name, value in parameters.items() if value is not None}
-        await self._send("start", "POST", f"{_TRACKS}/start", body=body, may_send=may_send, attempt=attempt)
+        # Only here, past everything that compares starts: an address that no caller gave makes no two starts differ,
+        # not even before and after it has changed.
+        own = {} if self._webhook_url is None else {"webhookUrl": self._webhook_url}
+        body = {**target.ids, **own, **(parameters or {})}
+        await self._send("start", "POST", target.start_path, body=body, may_send=may_send, attempt=attempt)
 
     @metrics.phase("upstream")
-    async def stop_track(
-        self,
-        room: str,
-        participant: str,
-        kind: str,
-        *,
-        may_send: Callable[[], bool] = lambda: True,
-        attempt: str = "",
-    ) -> None:
-        """Ask VideoSDK to stop recording a track: whatever records it when the request lands.
+    async def stop(self, target: Addressed, *, may_send: Callable[[], bool] = lambda: True, attempt: str = "") -> None:
+        """Ask VideoSDK to stop a recording: the one of this target that runs when the request lands.
 
         Raises:
             UpstreamError: What the failure proves is said by its class.
         """
-        body = {"roomId": room, "participantId": participant, "kind": kind}
-        await self._send("stop", "POST", f"{_TRACKS}/stop", body=body, may_send=may_send, attempt=attempt)
+        await self._send("stop", "POST", target.stop_path, body=target.ids, may_send=may_send, attempt=attempt)
 
-    async def list_tracks(self, room: str, participant: str | None = None) -> list[TrackRow]:
-        """Return the track recordings of the room, or of one participant in it: all pages, each row once.
+    async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[TrackRow]:
+        """Return the recordings of one mode in the room, or of one participant in it: all pages, each row once.
 
         VideoSDK is known to answer a query it does not understand with the whole account, so what it returns is
         filtered again here. Pages that are not of one list do not make a whole: where their number or that of all rows
@@ -217,19 +219,19 @@ class VideoSDK:
             UpstreamError: The list could not be had, or not to its end, or not of a piece.
         """
         for _ in range(_MAX_READINGS):
-            rows = await self._read_pages(room, participant)
+            rows = await self._read_pages(path, room, participant)
             if rows is not None:
                 return rows
         raise UpstreamError("VideoSDK's list changes from page to page.")
 
-    async def _read_pages(self, room: str, participant: str | None) -> list[TrackRow] | None:
+    async def _read_pages(self, path: str, room: str, participant: str | None) -> list[TrackRow] | None:
         rows: dict[str, TrackRow] = {}
         first: _PageInfo | None = None
         for page in range(1, _MAX_PAGES + 1):
             query = {"roomId": room, "page": str(page), "perPage": str(_PER_PAGE)}
             if participant is not None:
                 query["participantId"] = participant
-            response = await self._send("list", "GET", _TRACKS, query=query)
+            response = await self._send("list", "GET", path, query=query)
             try:
                 listed = msgspec.json.decode(response.content, type=_Page)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -264,7 +266,7 @@ class VideoSDK:
         Raises:
             UpstreamError: `CredentialsRefused` where it does not.
         """
-        await self._send("check", "GET", _TRACKS, query={"roomId": "gateway-check", "page": "1", "perPage": "1"})
+        await self._send("check", "GET", _HARMLESS, query={"roomId": "gateway-check", "page": "1", "perPage": "1"})
 
     async def _send(
         self,

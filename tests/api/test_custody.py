@@ -12,6 +12,7 @@ import jwt
 import pytest
 
 from gateway.errors import NeverSent
+from gateway.recordings import Kind, Mode, Track
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -29,6 +30,11 @@ EVIDENCE.guard(NEW_SECRET, "the rotated VideoSDK secret")
 
 NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
+
+
+def numbered(room: str, number: int) -> Track:
+    """Return one of a room's tracks."""
+    return Track(Mode.TRACK, room, f"p{number}", Kind.VIDEO)
 
 
 def replace(file: Path, text: str) -> None:
@@ -160,14 +166,15 @@ async def test_calls_wait_for_their_turn(simulator: Simulator) -> None:
     videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, calls_per_second=20)
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    await asyncio.gather(*(videosdk.start_track("room-1", f"p{number}", "video") for number in range(10)))
+    await asyncio.gather(*(videosdk.start(numbered("room-1", number)) for number in range(10)))
     assert loop.time() - begun >= 9 / 20
     await videosdk.aclose()
 
     slow = VideoSDK(simulator.url, tokens, timeout=3, calls_per_second=0.1)
     calls = len(simulator.calls)
     ended = await asyncio.gather(
-        *(slow.start_track("room-2", f"p{number}", "video") for number in range(5)), return_exceptions=True
+        *(slow.start(numbered("room-2", number)) for number in range(5)),
+        return_exceptions=True,
     )
     assert [type(error) for error in ended] == [type(None)] + [NeverSent] * 4
     assert len(simulator.calls) == calls + 1
@@ -179,7 +186,7 @@ async def test_only_so_many_calls_are_under_way(simulator: Simulator) -> None:
     simulator.inject(harness.delay("start", 0.2))
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, max_connections=3)
-    await asyncio.gather(*(videosdk.start_track("room-3", f"p{number}", "video") for number in range(9)))
+    await asyncio.gather(*(videosdk.start(numbered("room-3", number)) for number in range(9)))
     mine = [call for call in simulator.calls if call.room_id == "room-3"]
     for call in mine:
         assert sum(other.received <= call.received < (other.answered or 0) for other in mine) <= 3

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller, new_key
-from gateway.recordings import Kind, Track
+from gateway.recordings import Kind, Mode, Track
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
@@ -267,7 +267,7 @@ async def test_without_redis_a_stop_goes_through(
 
 async def test_a_redis_that_is_slow_to_count_keeps_nobody_waiting() -> None:
     """Within the three seconds after which a start is refused, a claim has to be tried: counting must not use them."""
-    caller, track = Caller("somebody", account="somebody"), Track("room", "ada", Kind.VIDEO)
+    caller, track = Caller("somebody", account="somebody"), Track(Mode.TRACK, "room", "ada", Kind.VIDEO)
     with EmbeddedValkey(port=0) as server:
         gate = Gate(server.port)
         await gate.open()

@@ -3,14 +3,14 @@
 import pytest
 
 from gateway.api.pagination import RecordingsQuery
-from gateway.recordings import Kind, Recording, Status, Track
+from gateway.recordings import Kind, Mode, Recording, Status, Track
 
 
 def recording(participant: str, kind: Kind) -> Recording:
     """Return a recording of this track."""
     return Recording(
         id="rec_x",
-        track=Track("room", participant, kind),
+        track=Track(Mode.TRACK, "room", participant, kind),
         file_format="webm",
         status=Status.RECORDING,
         requested_by=None,

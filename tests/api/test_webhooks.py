@@ -24,7 +24,7 @@ from gateway.api.problems import answer_problem
 from gateway.api.webhooks import EVENTS, MAX_WEBHOOK_BYTES, WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
 from gateway.errors import CoordinationUnavailable, GatewayError, NewerRecord
 from gateway.lifecycle import Drain
-from gateway.recordings import EventType, Kind, WebhookEvent
+from gateway.recordings import EventType, Kind, Mode, WebhookEvent
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -147,7 +147,7 @@ async def test_the_documented_sample_is_understood(door: Door) -> None:
     answer = await door.send(SAMPLE)
     assert (answer.status_code, answer.content) == (204, b"")
     await harness.eventually(lambda: door.heard)
-    assert door.heard == [WebhookEvent(ROOM, "abcd", Kind.AUDIO, EventType.STOPPED)]
+    assert door.heard == [WebhookEvent(ROOM, "abcd", Kind.AUDIO, EventType.STOPPED, Mode.TRACK)]
     assert door.counted == {("participant-track-recording-stopped", "accepted"): 1}
 
 
@@ -159,7 +159,7 @@ HINTS = [
     *(
         (
             event(f"participant-track-recording-{happened}", **WHO, kind="screen_video"),
-            WebhookEvent(ROOM, "ada", Kind.SCREEN_VIDEO, happened),
+            WebhookEvent(ROOM, "ada", Kind.SCREEN_VIDEO, happened, Mode.TRACK),
         )
         for happened in list(EventType)[:5]
     ),
@@ -167,16 +167,16 @@ HINTS = [
     (event("session-ended", meetingId=ROOM, start="x", end="y"), WebhookEvent(ROOM, None, None, EventType.ENDED)),
     (
         event(STOPPED, **WHO, kind="video", fileDetails=[{"filePath": "a", "fileUrl": None}]),
-        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED),
+        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED, Mode.TRACK),
     ),
     # What is not as documented about the files does not make the rest less true.
     (
         event(STOPPED, **WHO, kind="video", fileDetails={"filePath": 7}),
-        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED),
+        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED, Mode.TRACK),
     ),
     (
         event(STOPPED, **WHO, kind="video", fileDetails=None, more=[1]),
-        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED),
+        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED, Mode.TRACK),
     ),
 ]
 

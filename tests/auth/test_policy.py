@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from gateway.api.wire import StartTrackRecording, read_body
 from gateway.auth.policy import RULES, Policy, PolicyError, Scope, check, check_room, covers
 from gateway.errors import Forbidden, InvalidRequest
-from gateway.recordings import Kind, Track
+from gateway.recordings import Kind, Mode, Track
 from tests.api.honest_inputs import HONEST, Honest
 from tests.api.hostile_inputs import HOSTILE, INVALID, LISTED, LISTED_ONLY, OPEN, PATH, URL, Hostile
 
-TRACK = Track("lesson-1", "teacher-1", Kind.VIDEO)
+TRACK = Track(Mode.TRACK, "lesson-1", "teacher-1", Kind.VIDEO)
 START, STOP, READ, ADMIN = Scope.START, Scope.STOP, Scope.READ, Scope.ADMIN
 CALLERS = {"open": Policy.from_table(OPEN), "listed": Policy.from_table(LISTED)}
 
@@ -160,7 +160,9 @@ def test_ids_are_named_whole_or_by_their_beginning(key: str) -> None:
     policy = Policy.from_table({key: ["one", "lesson-*"]})
 
     def rule(identifier: str) -> str | None:
-        return refused(policy, START, Track(*((identifier, "p") if key == "rooms" else ("r", identifier)), Kind.AUDIO))
+        return refused(
+            policy, START, Track(Mode.TRACK, *((identifier, "p") if key == "rooms" else ("r", identifier)), Kind.AUDIO)
+        )
 
     assert [rule(name) for name in ("one", "lesson-", "lesson-1", "lesson-a-b")] == [None] * 4
     assert {rule(name) for name in ("One", "one1", "on", "lesson", "LESSON-1", "a-lesson-1", "*")} == {key[:-1]}
@@ -170,7 +172,7 @@ def test_ids_are_named_whole_or_by_their_beginning(key: str) -> None:
 def test_kinds_are_named() -> None:
     """Only the kinds in the list."""
     policy = Policy.from_table({"kinds": ["audio", "screen_audio"]})
-    rules = {kind: refused(policy, START, Track("r", "p", kind)) for kind in Kind}
+    rules = {kind: refused(policy, START, Track(Mode.TRACK, "r", "p", kind)) for kind in Kind}
     assert rules == {Kind.AUDIO: None, Kind.SCREEN_AUDIO: None, Kind.VIDEO: "kind", Kind.SCREEN_VIDEO: "kind"}
 
 
@@ -190,9 +192,9 @@ def test_whole_rooms() -> None:
             check_room(policy, scope, room)
     assert covers(policy, TRACK)
     for other in (
-        Track("exam-1", "teacher-1", Kind.VIDEO),
-        Track("lesson-1", "pupil-1", Kind.VIDEO),
-        Track("lesson-1", "teacher-1", Kind.AUDIO),
+        Track(Mode.TRACK, "exam-1", "teacher-1", Kind.VIDEO),
+        Track(Mode.TRACK, "lesson-1", "pupil-1", Kind.VIDEO),
+        Track(Mode.TRACK, "lesson-1", "teacher-1", Kind.AUDIO),
     ):
         assert not covers(policy, other)
     assert not covers(Policy.from_table({"kinds": []}), TRACK)
@@ -230,7 +232,7 @@ def test_refusals_never_hold_the_value() -> None:
     secret = "s3cr3t-canary"
     policy = Policy.from_table({**LISTED, "rooms": ["lesson-*"]})
     for track, url, path in (
-        (Track(secret, "p", Kind.VIDEO), None, None),
+        (Track(Mode.TRACK, secret, "p", Kind.VIDEO), None, None),
         (TRACK, f"https://{secret}.example/", None),
         (TRACK, f"https://{secret}@hooks.example.com/", None),
         (TRACK, f"https://{secret}_/", None),

@@ -147,7 +147,7 @@ async def test_sigterm_loses_no_webhook_that_was_accepted(
         async with harness.client(process.url, demo.key) as gateway, Redis.from_url(valkey.url) as redis:
             assert (await gateway.post(START, json=track)).status_code == 201
             await simulator.settle()
-            (key,) = [key async for key in redis.scan_iter(f"rec:*:{track['roomId']}:{track['participantId']}:*")]
+            (key,) = [key async for key in redis.scan_iter(f"rec:*:{track['roomId']}:track:{track['participantId']}:*")]
             await redis.execute_command("CLIENT", "PAUSE", 1500, "ALL")
             simulator.end_recording(track["roomId"], track["participantId"], track["kind"])
             await harness.eventually(lambda: [found.status for found in simulator.deliveries].count(204) == 3)

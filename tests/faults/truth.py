@@ -497,7 +497,7 @@ class _Play:
     async def _find(self) -> None:
         """Learn the records' keys, whose beginnings are the gateway's business."""
         async for key in self._redis.scan_iter(match="rec:*:video", count=1_000):
-            room, participant, kind = key.rsplit(":", 3)[1:]
+            room, _, participant, kind = key.rsplit(":", 4)[1:]
             self._keys[f"{room}/{participant}/{kind}"] = key
 
     async def _doubts(self) -> int:

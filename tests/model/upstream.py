@@ -2,20 +2,20 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Limited, MayHaveHappened, NeverSent, Refused, SendWindowClosed, UpstreamError
-from gateway.recordings.targets import Kind, Track
-from gateway.videosdk.client import TrackRow, VideoSDK
+from gateway.recordings.targets import Kind, Mode, Track
+from gateway.videosdk.client import Addressed, TrackRow, VideoSDK
 
 if TYPE_CHECKING:
     from tests.model.replica import Process
     from tests.model.world import World
 
-TRACK: Final = Track("room", "someone", Kind.VIDEO)
+TRACK: Final = Track(Mode.TRACK, "room", "someone", Kind.VIDEO)
 EPOCH: Final = 1_800_000_000.0
 """What every clock shows when the world's shows 0."""
 
@@ -214,28 +214,22 @@ class ImaginedVideoSDK(VideoSDK):
         self._process = process
         self._upstream = upstream
 
-    async def start_track(
+    async def start(
         self,
-        room: str,
-        participant: str,
-        kind: str,
+        target: Addressed,
+        parameters: Mapping[str, str] | None = None,
         *,
-        file_format: str | None = None,
-        webhook_url: str | None = None,
-        bucket_dir_path: str | None = None,
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
     ) -> None:
         """Send a start."""
         await self._upstream.post(self._process, "start", may_send, attempt)
 
-    async def stop_track(
-        self, room: str, participant: str, kind: str, *, may_send: Callable[[], bool] = lambda: True, attempt: str = ""
-    ) -> None:
+    async def stop(self, target: Addressed, *, may_send: Callable[[], bool] = lambda: True, attempt: str = "") -> None:
         """Send a stop."""
         await self._upstream.post(self._process, "stop", may_send, attempt)
 
-    async def list_tracks(self, room: str, participant: str | None = None) -> list[TrackRow]:
+    async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[TrackRow]:
         """Ask for the list."""
         return await self._upstream.list(self._process)
 

@@ -125,7 +125,7 @@ class World:
         """Start a replica."""
         process = Process(self, f"p{len(self.processes) + 1}")
         self.processes.append(process)
-        self.key = process.coordinator.key(TRACK.room_id, TRACK.participant_id, TRACK.kind)
+        self.key = process.coordinator.key(TRACK.room_id, *TRACK.parts)
         return process
 
     def _task(

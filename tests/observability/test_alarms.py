@@ -154,7 +154,7 @@ async def take_over(valkey: EmbeddedValkey, room: str) -> None:
         holder = await redis.hget(record, "holder")
     connection = Connection(lambda: valkey.url)
     other = Coordinator(connection, Timing(), record.split(":")[2])
-    key = other.key(room, *record.split(":")[-2:])
+    key = other.key(room, *record.split(":")[-3:])
     assert await other.revoke(key, str(holder))
     _, lease = await other.claim(key, Command.RECONCILE)
     assert lease is not None

@@ -16,6 +16,7 @@ from gateway.errors import DeadlineExceeded, TooManyWaiting
 from gateway.recordings import (
     EventType,
     Kind,
+    Mode,
     Outcome,
     Reconciler,
     StartParameters,
@@ -52,12 +53,12 @@ async def parts(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncGenerator[
 
 def track(participant: str, room: str = ROOM) -> Track:
     """Return a track."""
-    return Track(room, participant, Kind.VIDEO)
+    return Track(Mode.TRACK, room, participant, Kind.VIDEO)
 
 
 def key_of(parts: Parts, one: Track) -> str:
     """Return the name of a track's record."""
-    return parts.coordinator.key(one.room_id, one.participant_id, one.kind)
+    return parts.coordinator.key(one.room_id, *one.parts)
 
 
 def asked(simulator: Simulator, endpoint: str = "list") -> int:
@@ -175,7 +176,7 @@ async def use(here: Parts, there: Parts, rate_limiter: RateLimiter, simulator: S
         await parts.listings.ask(room, name)
         await parts.recordings.get(one)
         await parts.recordings.list(room)
-        await parts.webhook_events.handle(WebhookEvent(room, name, Kind.VIDEO, EventType.STOPPED))
+        await parts.webhook_events.handle(WebhookEvent(room, name, Kind.VIDEO, EventType.STOPPED, Mode.TRACK))
         # A start without Redis that finds it running, one that starts, and a stop.
         await parts.without_redis.start(f"{key_of(parts, one)}", one, NOTHING, name)
         other = track(f"other-{name}", room)
@@ -375,7 +376,7 @@ async def test_a_doubted_track_whose_list_fails_rests_before_any_replica_asks_ag
 async def claimed(coordinator: Coordinator, *participants: str) -> None:
     """Have tracks change, one after the other."""
     for participant in participants:
-        await coordinator.claim(coordinator.key(ROOM, participant, "video"), Command.START)
+        await coordinator.claim(coordinator.key(ROOM, "track", participant, "video"), Command.START)
 
 
 async def test_a_room_is_told_with_so_many_tracks_the_latest_changed(

@@ -81,7 +81,7 @@ async def test_an_ended_recording_is_kept_for_so_many_hours(
     ):
         track = new_track()
         await gateway.post(START, json=track)
-        (key,) = [key async for key in redis.scan_iter(f"rec:*:{track['roomId']}:{track['participantId']}:video")]
+        (key,) = [key async for key in redis.scan_iter(f"rec:*:{track['roomId']}:track:{track['participantId']}:video")]
         assert 23 * HOUR_MS < await redis.pttl(key) <= 24 * HOUR_MS
         await gateway.post(STOP, json=track)
         assert HOUR_MS < await redis.pttl(key) <= 2 * HOUR_MS

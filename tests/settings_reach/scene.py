@@ -122,7 +122,7 @@ class Scene:
 
 async def record_key(redis: Any, track: dict[str, str]) -> str | None:
     """Find the record of a track."""
-    pattern = f"rec:*:{track['roomId']}:{track['participantId']}:{track['kind']}"
+    pattern = f"rec:*:{track['roomId']}:track:{track['participantId']}:{track['kind']}"
     found = [key async for key in redis.scan_iter(match=pattern, count=1000)]
     return found[0] if found else None
 

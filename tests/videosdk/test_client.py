@@ -15,6 +15,7 @@ from gateway.errors import (
     SendWindowClosed,
     UpstreamError,
 )
+from gateway.recordings import MODES, Kind, Mode, Track
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.wire import Exchange, Reply, Server
@@ -25,7 +26,7 @@ from tests import harness
 
 pytestmark = pytest.mark.anyio
 
-TRACK = ("room-1", "ada", "video")
+TRACK = Track(Mode.TRACK, "room-1", "ada", Kind.VIDEO)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def videosdk(simulator: Simulator) -> AsyncGenerator[VideoSDK]:
 async def failure(videosdk: VideoSDK, **options: object) -> UpstreamError:
     """Start a track and return what went wrong."""
     with pytest.raises(UpstreamError) as caught:
-        await videosdk.start_track(*TRACK, **options)  # pyright: ignore[reportArgumentType]
+        await videosdk.start(TRACK, **options)  # pyright: ignore[reportArgumentType]
     return caught.value
 
 
@@ -127,7 +128,7 @@ async def test_a_closed_gate_keeps_every_byte_back(videosdk: VideoSDK, simulator
     assert type(error) is SendWindowClosed
     assert not error.may_have_happened
     assert not simulator.calls
-    await videosdk.start_track(*TRACK)
+    await videosdk.start(TRACK)
     assert [call.endpoint for call in simulator.calls] == ["start"]
 
 
@@ -136,7 +137,7 @@ async def test_no_connection_to_be_had_means_never_sent(simulator: Simulator) ->
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=30, max_connections=1)
     simulator.inject(Fault(action="hang_before", endpoint="start"))
-    first = asyncio.ensure_future(videosdk.start_track(*TRACK))
+    first = asyncio.ensure_future(videosdk.start(TRACK))
     await harness.eventually(lambda: simulator.calls)
     assert type(await failure(videosdk)) is NeverSent
     assert not first.done()
@@ -147,7 +148,7 @@ async def test_no_connection_to_be_had_means_never_sent(simulator: Simulator) ->
 
 async def test_absent_parameters_stay_absent(videosdk: VideoSDK, simulator: Simulator) -> None:
     """`null` may be refused, so nothing is sent that was not given."""
-    await videosdk.start_track(*TRACK)
+    await videosdk.start(TRACK)
     assert simulator.calls[0].body == {"roomId": "room-1", "participantId": "ada", "kind": "video"}
 
 
@@ -156,8 +157,8 @@ async def test_every_shape_of_success_is_success(answers: str, signer: object) -
     """A bare JSON string is documented; plain text and nothing are what the vendor's package also takes."""
     async with harness.simulator(signer=signer, answers=answers) as simulator:
         videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=20)
-        await videosdk.start_track(*TRACK)
-        await videosdk.stop_track(*TRACK)
+        await videosdk.start(TRACK)
+        await videosdk.stop(TRACK)
         await videosdk.aclose()
 
 
@@ -165,10 +166,10 @@ async def test_the_list_is_read_to_its_end_and_filtered_again(simulator: Simulat
     """More than a page of rows, and rows of others."""
     videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=20)
     for _ in range(105):
-        await videosdk.start_track(*TRACK)
-        await videosdk.stop_track(*TRACK)
-    await videosdk.start_track("room-1", "bob", "audio")
-    rows = await videosdk.list_tracks("room-1", "ada")
+        await videosdk.start(TRACK)
+        await videosdk.stop(TRACK)
+    await videosdk.start(Track(Mode.TRACK, "room-1", "bob", Kind.AUDIO))
+    rows = await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")
     await videosdk.aclose()
     assert len(rows) == 105
     assert {row.participant_id for row in rows} == {"ada"}
@@ -185,7 +186,7 @@ async def test_a_list_that_ignores_its_filters_is_filtered_here() -> None:
     server = Server(answer, host="127.0.0.1", port=0)
     await server.start()
     videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
-    assert await videosdk.list_tracks("room-1", "ada") == []
+    assert await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada") == []
     await videosdk.aclose()
     await server.stop()
 
@@ -216,9 +217,9 @@ async def test_pages_of_different_lists_make_no_list(wrong: int, found: list[str
     videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
     if found is None:
         with pytest.raises(UpstreamError):
-            await videosdk.list_tracks("room-1", "ada")
+            await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")
     else:
-        assert [row.id for row in await videosdk.list_tracks("room-1", "ada")] == found
+        assert [row.id for row in await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")] == found
     await videosdk.aclose()
     await server.stop()
 
@@ -235,10 +236,10 @@ async def test_a_list_of_more_pages_than_are_read_is_no_list() -> None:
     server = Server(answer, host="127.0.0.1", port=0)
     await server.start()
     videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
-    assert len(await videosdk.list_tracks("room-1", "ada")) == 50
+    assert len(await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")) == 50
     last = 51
     with pytest.raises(UpstreamError, match="more pages"):
-        await videosdk.list_tracks("room-1", "ada")
+        await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")
     await videosdk.aclose()
     await server.stop()
 
@@ -254,7 +255,7 @@ async def test_rows_without_an_id_are_all_there() -> None:
     server = Server(answer, host="127.0.0.1", port=0)
     await server.start()
     videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
-    assert len(await videosdk.list_tracks("room-1", "ada")) == 3
+    assert len(await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")) == 3
     await videosdk.aclose()
     await server.stop()
 

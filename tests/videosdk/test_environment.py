@@ -8,6 +8,7 @@ import pytest
 
 from gateway.app import create_client, fetch_jwks
 from gateway.errors import NeverSent
+from gateway.recordings import Kind, Mode, Track
 from gateway.sandbox.simulator import Simulator
 from gateway.settings.load import load
 from gateway.videosdk.client import VideoSDK
@@ -15,7 +16,7 @@ from tests import harness
 
 pytestmark = pytest.mark.anyio
 
-TRACK = ("room-1", "ada", "video")
+TRACK = Track(Mode.TRACK, "room-1", "ada", Kind.VIDEO)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
@@ -59,13 +60,13 @@ async def test_call_with_a_proxy_in_the_environment_goes_to_videosdk_alone(
     """A call over http arrives where it belongs, one over https goes nowhere else; the proxy hears of neither."""
     monkeypatch.setenv(name, f"http://127.0.0.1:{eavesdropper.port}")
     videosdk = client(simulator.url, tmp_path / "http")
-    await videosdk.start_track(*TRACK)
+    await videosdk.start(TRACK)
     assert [call.endpoint for call in simulator.calls] == ["start"]
     await videosdk.aclose()
 
     over_tls = client("https://127.0.0.1:1", tmp_path / "https")
     with pytest.raises(NeverSent):
-        await over_tls.start_track(*TRACK)
+        await over_tls.start(TRACK)
     await over_tls.aclose()
     with pytest.raises(OSError, match="HTTPStatusError"):
         await fetch_jwks(f"{simulator.url}/no-such-document")
