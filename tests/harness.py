@@ -28,6 +28,7 @@ from gateway.secrets import Secret
 from gateway.serving.server import SERVER
 from gateway.settings.load import load
 from gateway.videosdk.tokens import MintedTokens
+from tests.api_client import ApiClient
 from tests.leaks import EVIDENCE
 
 T = TypeVar("T")
@@ -96,19 +97,9 @@ def environment(redis_url: str, videosdk_url: str, callers_file: Path, **more: s
     }
 
 
-class _Client(httpx.AsyncClient):
-    """Keeps what it was answered, for the search after the last test."""
-
-    async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
-        response = await super().send(request, stream=stream, **options)
-        if not stream:
-            EVIDENCE.note(response)
-        return response
-
-
-def client(url: str, key: str | None = None) -> httpx.AsyncClient:
+def client(url: str, key: str | None = None) -> ApiClient:
     """Return a client of a gateway: no proxies, a generous time-out, as many connections as asked for."""
-    return _Client(
+    return ApiClient(
         base_url=url,
         headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=60,

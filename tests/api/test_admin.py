@@ -3,23 +3,21 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
 TIMES = {**harness.FAST, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6", "GATEWAY_REQUEST_DEADLINE_SECONDS": "30"}
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
 
 def path(track: dict[str, str], action: str) -> str:
@@ -42,26 +40,26 @@ def settings(valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path) -> di
 
 
 @pytest.fixture
-async def operator(settings: dict[str, str]) -> AsyncGenerator[httpx.AsyncClient]:
+async def operator(settings: dict[str, str]) -> AsyncGenerator[ApiClient]:
     """A client that speaks as the operator."""
     given = {name: value for name, value in settings.items() if name.startswith("GATEWAY_")}
     async with harness.serve(given) as url, harness.client(url, settings["operator"]) as client:
         yield client
 
 
-async def pending_tracks(operator: httpx.AsyncClient, track: dict[str, str]) -> dict[str, Any]:
+async def pending_tracks(operator: ApiClient, track: dict[str, str]) -> dict[str, Any]:
     """Return what an operator sees of a track, nothing where it is not listed."""
     listed = (await operator.get("/v1/admin/tracks", params={"limit": "1000"})).json()["tracks"]
     return next((one for one in listed if track.items() <= one.items()), {})
 
 
 async def test_what_is_in_flight_is_listed_with_its_holder(
-    operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+    operator: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Who holds it, since when, for how long; and when it is over, nobody."""
     simulator.inject(harness.delay("start", 4))
     track = new_track()
-    start = asyncio.create_task(operator.post(START, json=track))
+    start = asyncio.create_task(operator.start(track))
     seen = await harness.until(lambda: pending_tracks(operator, track), lambda one: one.get("claim"))
     assert seen["status"] == "starting"
     assert seen["claim"]["action"] in {"start", "recover"}
@@ -72,13 +70,13 @@ async def test_what_is_in_flight_is_listed_with_its_holder(
 
 
 async def test_what_is_unknown_is_listed_with_what_videosdk_said(
-    operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+    operator: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """How long it has been uncertain, how often it was tried, and the last answer."""
     simulator.inject(Fault(action="error", endpoint="start", status=504))
     simulator.inject(Fault(action="error", endpoint="list", status=503, times=None))
     track = new_track()
-    started = asyncio.create_task(operator.post(START, json=track))
+    started = asyncio.create_task(operator.start(track))
     seen = await harness.until(lambda: pending_tracks(operator, track), lambda one: one.get("uncertainForSeconds"))
     assert seen["status"] == "unknown"
     assert seen["lastUpstreamAnswer"] == "list 503"
@@ -88,10 +86,10 @@ async def test_what_is_unknown_is_listed_with_what_videosdk_said(
     await harness.until(lambda: pending_tracks(operator, track), lambda one: not one.get("uncertainForSeconds"))
 
 
-async def test_settling_asks_now(operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_settling_asks_now(operator: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
     """A record that is believed is asked about all the same; the end is found."""
     track = new_track()
-    await operator.post(START, json=track)
+    await operator.start(track)
     simulator.end_recording(track["roomId"], track["participantId"], track["kind"], webhook=False)
     settled = await operator.post(path(track, "settle"))
     assert settled.status_code == 200
@@ -115,7 +113,7 @@ async def test_a_claim_is_taken_from_a_process_that_hangs(
             harness.client(hangs.url, settings["operator"]) as first,
             harness.client(helps.url, settings["operator"]) as second,
         ):
-            start = asyncio.create_task(first.post(START, json=track))
+            start = asyncio.create_task(first.start(track))
             await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
             hangs.signal(signal.SIGSTOP)
             refused = await second.post(path(track, "release"), json={})
@@ -123,7 +121,7 @@ async def test_a_claim_is_taken_from_a_process_that_hangs(
             released = await second.post(path(track, "release"), json={"reason": "its process hangs"})
             assert released.status_code == 200, released.text
             assert released.json()["released"] is True
-            answer = await second.post(START, json=track)
+            answer = await second.start(track)
             assert answer.json()["outcome"] == "already_recording"
             hangs.signal(signal.SIGCONT)
             assert (await start).status_code in {200, 201}
@@ -140,12 +138,10 @@ async def test_a_claim_is_taken_from_a_process_that_hangs(
     ]
 
 
-async def test_nothing_is_taken_away_blindly(
-    operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
-) -> None:
+async def test_nothing_is_taken_away_blindly(operator: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
     """VideoSDK cannot be asked: the claim stays."""
     track = new_track()
-    await operator.post(START, json=track)
+    await operator.start(track)
     simulator.inject(Fault(action="refuse", endpoint="list", status=429, times=None))
     refused = await operator.post(path(track, "release"), json={"reason": "to see"})
     assert refused.status_code == 503
@@ -153,7 +149,7 @@ async def test_nothing_is_taken_away_blindly(
     simulator.clear_faults()
 
 
-async def test_only_operators_may(operator: httpx.AsyncClient, settings: dict[str, str], new_track: NewTrack) -> None:
+async def test_only_operators_may(operator: ApiClient, settings: dict[str, str], new_track: NewTrack) -> None:
     """Another caller is refused by the rule, a query or a body that is wrong by name."""
     track = new_track()
     headers = {"authorization": f"Bearer {settings['user']}"}

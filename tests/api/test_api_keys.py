@@ -16,13 +16,11 @@ from gateway.errors import Unauthenticated
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
-
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+from tests.api_client import START, STOP, ApiClient, NewTrack
 
 KEY = f'{{ prefix = "gw_1", sha256 = "{"cd" * 32}" }}'
 SHARED = {"app": "ab", "bot": "AB"}
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 
 
@@ -160,7 +158,7 @@ def test_the_command_refuses_names_that_need_quoting(name: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("header", ["", "Bearer gw_00000000_wrong", "Basic Z3c6Z3c=", "Bearer"])
 async def test_a_stranger_is_told_how_to_say_who_it_is(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem, header: str
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem, header: str
 ) -> None:
     """Every route of ours answers 401 with WWW-Authenticate, before it looks at anything else."""
     track = new_track()
@@ -179,7 +177,7 @@ async def test_a_stranger_is_told_how_to_say_who_it_is(
 
 
 @pytest.mark.anyio
-async def test_probes_docs_and_problems_need_no_key(gateway: httpx.AsyncClient) -> None:
+async def test_probes_docs_and_problems_need_no_key(gateway: ApiClient) -> None:
     """What tells nothing of anybody's recordings is open."""
     for path in ("/livez", "/readyz", "/docs", "/openapi.json", "/problems/internal"):
         assert (await gateway.get(path, headers={"authorization": ""})).status_code == 200
@@ -196,8 +194,8 @@ async def test_a_recording_names_who_asked_for_it(
     settings = harness.environment(valkey.url, simulator.url, file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, app) as as_app, harness.client(url, bot) as as_bot:
         track = new_track()
-        assert (await as_app.post(START, json=track)).json()["requestedBy"] == "app"
-        assert (await as_bot.post(START, json=track)).json()["requestedBy"] == "app"
+        assert (await as_app.start(track)).json()["requestedBy"] == "app"
+        assert (await as_bot.start(track)).json()["requestedBy"] == "app"
 
 
 @pytest.mark.anyio
@@ -208,8 +206,8 @@ async def test_where_nobody_need_be_known_everybody_is_anyone(
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_AUTH="none")
     async with harness.serve(settings) as url, harness.client(url) as client:
         track = new_track()
-        started = await client.post(START, json=track)
+        started = await client.start(track)
         assert started.status_code == 201
         assert started.json()["requestedBy"] == "anyone"
-        again = await client.post(START, json=track, headers={"authorization": "Bearer whatever"})
+        again = await client.start(track, headers={"authorization": "Bearer whatever"})
         assert again.status_code == 200

@@ -28,20 +28,17 @@ from gateway.sandbox.identities import IdentityProvider, demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, STOP, ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 MINTED = partial(demo_join_token, harness.API_KEY, harness.SECRET)
 
 
 @asynccontextmanager
-async def gateway_for(
-    valkey: EmbeddedValkey, simulator: Simulator, **settings: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+async def gateway_for(valkey: EmbeddedValkey, simulator: Simulator, **settings: str) -> AsyncGenerator[ApiClient]:
     """Serve a gateway that knows callers by these settings alone."""
     environ = harness.environment(valkey.url, simulator.url, Path("unset"), **harness.CALM)
     del environ["GATEWAY_CALLERS_FILE"]
@@ -235,25 +232,25 @@ NOBODY = {
 
 
 @pytest.fixture
-async def browser(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+async def browser(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncIterator[ApiClient]:
     """A gateway that lets in participants alone."""
     async with gateway_for(valkey, simulator, GATEWAY_JOIN_TOKENS="on") as client:
         yield client
 
 
-async def test_a_participant_records_its_own_tracks(browser: httpx.AsyncClient, new_track: NewTrack) -> None:
+async def test_a_participant_records_its_own_tracks(browser: ApiClient, new_track: NewTrack) -> None:
     """Start, look and stop with the token the browser already has; the recording says whose wish it was."""
     track = new_track()
     headers = bearer(MINTED(room=track["roomId"], participant=track["participantId"]))
-    started = await browser.post(START, json=track, headers=headers)
+    started = await browser.start(track, headers=headers)
     assert started.status_code == 201
     assert started.json()["requestedBy"] == f"participant:{track['participantId']}"
     assert (await browser.get(started.headers["location"], headers=headers)).json()["status"] == "recording"
-    assert (await browser.post(STOP, json=track, headers=headers)).json()["outcome"] == "stopped"
+    assert (await browser.stop(track, headers=headers)).json()["outcome"] == "stopped"
 
 
 async def test_a_participant_keeps_to_itself(
-    browser: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+    browser: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Neither another room, nor another participant, nor anybody without a participant of its own."""
     track = new_track()
@@ -274,23 +271,23 @@ async def test_a_participant_keeps_to_itself(
 
 
 async def test_a_moderator_records_everybody_in_its_room(
-    browser: httpx.AsyncClient, new_track: NewTrack, check_problem: CheckProblem
+    browser: ApiClient, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """`allow_mod` reaches all participants, and no other room."""
     track = new_track()
     headers = bearer(MINTED(room=track["roomId"], participant="teacher", permissions=["allow_join", "allow_mod"]))
-    assert (await browser.post(START, json=track, headers=headers)).status_code == 201
-    answer = await browser.post(START, json={**track, "roomId": "another"}, headers=headers)
+    assert (await browser.start(track, headers=headers)).status_code == 201
+    answer = await browser.start({**track, "roomId": "another"}, headers=headers)
     assert check_problem(answer, "forbidden")["rule"] == "room"
 
 
 @pytest.mark.parametrize("token", NOBODY.values(), ids=NOBODY)
 async def test_what_is_no_join_token_of_ours_is_nobody(
-    browser: httpx.AsyncClient, simulator: Simulator, check_problem: CheckProblem, token: str
+    browser: ApiClient, simulator: Simulator, check_problem: CheckProblem, token: str
 ) -> None:
     """Whatever is wrong with it: 401, in words without the token."""
     body = {"roomId": "r1", "participantId": "ada", "kind": "video"}
-    answer = await browser.post(START, json=body, headers=bearer(token))
+    answer = await browser.start(body, headers=bearer(token))
     check_problem(answer, "unauthenticated")
     assert token not in answer.text
     assert simulator.calls == []
@@ -303,20 +300,20 @@ async def test_any_room_admits_tokens_that_name_none(
     async with gateway_for(valkey, simulator, GATEWAY_JOIN_TOKENS="any-room") as client:
         track = new_track()
         free = bearer(MINTED(room=None, participant=track["participantId"]))
-        assert (await client.post(START, json=track, headers=free)).status_code == 201
+        assert (await client.start(track, headers=free)).status_code == 201
         bound = bearer(MINTED(room="another", participant=track["participantId"]))
-        assert check_problem(await client.post(START, json=track, headers=bound), "forbidden")["rule"] == "room"
+        assert check_problem(await client.start(track, headers=bound), "forbidden")["rule"] == "room"
         for token in (NOBODY["for a list of rooms"], NOBODY["for every room"]):
-            check_problem(await client.post(START, json=track, headers=bearer(token)), "unauthenticated")
+            check_problem(await client.start(track, headers=bearer(token)), "unauthenticated")
 
 
 async def test_join_tokens_are_off_unless_wanted(
-    gateway: httpx.AsyncClient, new_track: NewTrack, check_problem: CheckProblem
+    gateway: ApiClient, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A gateway for services does not know them."""
     track = new_track()
     token = MINTED(room=track["roomId"], participant=track["participantId"])
-    check_problem(await gateway.post(START, json=track, headers=bearer(token)), "unauthenticated")
+    check_problem(await gateway.start(track, headers=bearer(token)), "unauthenticated")
 
 
 # --- company tokens ----------------------------------------------------------------------------------------------
@@ -362,7 +359,7 @@ async def test_a_person_of_the_company_gets_in(
             said: dict[str, object] = {"email": "ada@example.com", "video": {"rooms": list(rooms)}, **claims}
             return bearer(provider.token("1815", **said))
 
-        started = await client.post(START, json=track, headers=person("room-*"))
+        started = await client.start(track, headers=person("room-*"))
         assert (started.status_code, started.json()["requestedBy"]) == (201, "ada@example.com")
         for headers, rule in (
             (person("elsewhere"), "room"),
@@ -371,11 +368,11 @@ async def test_a_person_of_the_company_gets_in(
             (person("room-*", scope="recordings:read openid"), "scope"),
             (person("room-*", scope=None), "scope"),
         ):
-            assert check_problem(await client.post(START, json=track, headers=headers), "forbidden")["rule"] == rule
+            assert check_problem(await client.start(track, headers=headers), "forbidden")["rule"] == rule
         as_list = person("room-*", scope=["recordings:stop"])
-        assert (await client.post(STOP, json=track, headers=as_list)).json()["outcome"] == "stopped"
+        assert (await client.stop(track, headers=as_list)).json()["outcome"] == "stopped"
         for wrong in ({"iss": "https://evil.example"}, {"aud": "another"}, {"exp": 1}, {"exp": None}, {"email": 7}):
-            answer = await client.post(START, json=track, headers=person("room-*", **wrong))
+            answer = await client.start(track, headers=person("room-*", **wrong))
             check_problem(answer, "unauthenticated")
     assert provider.fetches == 1
 
@@ -403,7 +400,7 @@ async def test_a_public_key_signs_nothing(
     settings = provider.settings | {"GATEWAY_JOIN_TOKENS": "any-room"}
     async with gateway_for(valkey, simulator, **settings) as client:
         for token in forged:
-            answer = await client.post(START, json=new_track(), headers=bearer(token))
+            answer = await client.start(new_track(), headers=bearer(token))
             assert answer.status_code == 401
             assert token not in answer.text
 
@@ -528,7 +525,7 @@ async def test_a_provider_that_never_answered_is_said_to_be_unavailable(
     """Nobody can tell who asks: 503 with Retry-After, and not 401, which would send people to log in again."""
     provider.status = 500
     async with gateway_for(valkey, simulator, **provider.settings) as client:
-        answer = await client.post(START, json=new_track(), headers=bearer(provider.token("ada")))
+        answer = await client.start(new_track(), headers=bearer(provider.token("ada")))
         check_problem(answer, "identity-unavailable")
         assert int(answer.headers["retry-after"]) >= 1
     company = reader(provider, Clock())
@@ -551,5 +548,5 @@ async def test_identities_stand_side_by_side(
         for number, track in enumerate(tracks):
             join = MINTED(room=track["roomId"], participant=track["participantId"])
             shown = (demo.key, join, provider.token("grace"))[number]
-            names.append((await client.post(START, json=track, headers=bearer(shown))).json()["requestedBy"])
+            names.append((await client.start(track, headers=bearer(shown))).json()["requestedBy"])
     assert names == ["demo", f"participant:{tracks[1]['participantId']}", "grace"]

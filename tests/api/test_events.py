@@ -18,21 +18,20 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, STOP, ApiClient, NewTrack
 from tests.leaks import EVIDENCE
 from tests.listener import Listener, listening
 
 pytestmark = pytest.mark.anyio
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
-NewTrack = Callable[..., dict[str, str]]
 Check = Callable[[httpx.Response, str], dict[str, Any]]
 
 
 @asynccontextmanager
 async def replica(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+) -> AsyncGenerator[ApiClient]:
     """Serve a gateway; a client of the demo caller."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, **more)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
@@ -40,7 +39,7 @@ async def replica(
 
 
 @pytest.fixture
-async def pages(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[httpx.AsyncClient]:
+async def pages(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[ApiClient]:
     """A gateway that lets join tokens in; its client shows nothing by itself."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_JOIN_TOKENS="on")
     async with harness.serve(settings) as url, harness.client(url) as client:
@@ -64,13 +63,13 @@ def bare(track: dict[str, str]) -> dict[str, str]:
     return {name: track[name] for name in ("roomId", "participantId", "kind")}
 
 
-async def play(gateway: httpx.AsyncClient, track: dict[str, str]) -> None:
+async def play(gateway: ApiClient, track: dict[str, str]) -> None:
     """Start a track and stop it."""
-    assert (await gateway.post(START, json=track)).status_code == 201
-    assert (await gateway.post(STOP, json=bare(track))).status_code == 200
+    assert (await gateway.start(track)).status_code == 201
+    assert (await gateway.stop(bare(track))).status_code == 200
 
 
-async def ticket(gateway: httpx.AsyncClient, room: str, headers: dict[str, str] | None = None) -> str:
+async def ticket(gateway: ApiClient, room: str, headers: dict[str, str] | None = None) -> str:
     """Get a ticket."""
     answer = await gateway.post(f"/v1/rooms/{room}/events/tickets", headers=headers)
     assert answer.status_code == 201, answer.text
@@ -83,14 +82,14 @@ async def ticket(gateway: httpx.AsyncClient, room: str, headers: dict[str, str] 
 # --- what is told ------------------------------------------------------------------------------------------------
 
 
-async def test_a_reader_is_told_the_room_and_then_each_change(gateway: httpx.AsyncClient, new_track: NewTrack) -> None:
+async def test_a_reader_is_told_the_room_and_then_each_change(gateway: ApiClient, new_track: NewTrack) -> None:
     """The snapshot comes first; each change is the recording as GET shows it, with a growing id; then nothing more."""
     before, track = (
         new_track(),
         new_track(webhookUrl="http://127.0.0.1:9/hook?key=s3cr3t-query", bucketDirPath="hidden"),
     )
     EVIDENCE.guard("s3cr3t-query", "a webhook's query")
-    started = (await gateway.post(START, json=before)).json()
+    started = (await gateway.start(before)).json()
     async with listening(gateway, track["roomId"]) as reader:
         assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert reader.response.headers["cache-control"] == "no-store"
@@ -114,14 +113,14 @@ async def test_a_reader_is_told_the_room_and_then_each_change(gateway: httpx.Asy
 
 @pytest.mark.parametrize("status", [402, 429])
 async def test_a_start_that_came_to_nothing_is_told(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, status: int
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, status: int
 ) -> None:
     """Who saw it starting sees that it failed; who comes later sees what GET shows, which may be nothing."""
     track = new_track()
     room = track["roomId"]
     simulator.inject(Fault(action="refuse", endpoint="start", status=status, times=2))
     async with listening(gateway, room) as reader:
-        assert (await gateway.post(START, json=track)).status_code >= 400
+        assert (await gateway.start(track)).status_code >= 400
         await reader.until_statuses("starting", "failed")
         shown = await gateway.get("/v1/recordings/track/" + "/".join(bare(track).values()))
         assert shown.is_success == (status == 402)
@@ -148,7 +147,7 @@ async def test_who_comes_back_is_told_what_it_missed_and_nothing_twice(
         listening(here, room) as whole,
     ):
         async with listening(here, room) as reader:
-            await here.post(START, json=first)
+            await here.start(first)
             await reader.until_statuses("starting", "recording")
         await play(there, second)
         for gateway in (here, there):
@@ -156,7 +155,7 @@ async def test_who_comes_back_is_told_what_it_missed_and_nothing_twice(
                 await resumed.until_statuses("starting", "recording", "stopping", "stopped")
                 assert {heard.data["participantId"] for heard in resumed.heard} == {second["participantId"]}
         async with listening(there, room, **after(resumed)) as resumed:
-            await here.post(STOP, json=bare(first))
+            await here.stop(bare(first))
             await resumed.until_statuses("stopping", "stopped")
         await whole.until(lambda whole: len(whole.changes) == 8)
         assert [heard.id for heard in whole.changes][-2:] == [heard.id for heard in resumed.heard]
@@ -164,28 +163,28 @@ async def test_who_comes_back_is_told_what_it_missed_and_nothing_twice(
 
 @pytest.mark.parametrize("last", ["0-0", "1-1", "999999999999999999-0", "nonsense", "-", "+", "$", "1" * 400])
 async def test_an_id_that_the_room_does_not_know_begins_anew(
-    gateway: httpx.AsyncClient, new_track: NewTrack, last: str
+    gateway: ApiClient, new_track: NewTrack, last: str
 ) -> None:
     """Forgotten, made up or not an id at all: the reader gets the room as it is, and the changes after it."""
     track = new_track()
-    await gateway.post(START, json=track)
+    await gateway.start(track)
     async with listening(gateway, track["roomId"], headers={"last-event-id": last}) as reader:
         await reader.until(lambda reader: reader.heard)
         assert reader.heard[0].event == "snapshot"
         assert [recording["status"] for recording in reader.heard[0].data["recordings"]] == ["recording"]
-        await gateway.post(STOP, json=bare(track))
+        await gateway.stop(bare(track))
         await reader.until_statuses("stopping", "stopped")
     assert (await gateway.get("/readyz")).status_code == 200
 
 
 async def test_what_was_forgotten_while_a_reader_was_away_is_noticed(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, new_track: NewTrack
+    gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
     """A reader that saw only an empty room is not told that nothing happened, when what happened was forgotten."""
     track = new_track()
     async with listening(gateway, track["roomId"]) as reader:
         await reader.until(lambda reader: reader.heard)
-    await gateway.post(START, json=track)
+    await gateway.start(track)
     async with Redis.from_url(valkey.url) as redis:
         assert await redis.delete(*[key async for key in redis.scan_iter(f"*{track['roomId']}:events")]) == 1
     async with listening(gateway, track["roomId"], lastEventId=reader.last) as again:
@@ -194,7 +193,7 @@ async def test_what_was_forgotten_while_a_reader_was_away_is_noticed(
         assert len(again.heard[0].data["recordings"]) == 1
 
 
-async def test_a_caller_may_say_how_long(gateway: httpx.AsyncClient, new_track: NewTrack) -> None:
+async def test_a_caller_may_say_how_long(gateway: ApiClient, new_track: NewTrack) -> None:
     """The stream ends by itself after `X-Request-Timeout-Ms`, without a wish to reconnect; nonsense is refused."""
     room = new_track()["roomId"]
     async with listening(gateway, room, headers={"x-request-timeout-ms": "300"}) as reader:
@@ -207,15 +206,13 @@ async def test_a_caller_may_say_how_long(gateway: httpx.AsyncClient, new_track: 
 # --- who may read ------------------------------------------------------------------------------------------------
 
 
-async def test_a_participant_sees_its_own_tracks_and_a_moderator_all(
-    pages: httpx.AsyncClient, new_track: NewTrack
-) -> None:
+async def test_a_participant_sees_its_own_tracks_and_a_moderator_all(pages: ApiClient, new_track: NewTrack) -> None:
     """In the snapshot, in the changes, and in what it missed; through a ticket no more than without."""
     own, other, late = new_track(), new_track(), new_track("audio")
     late["participantId"] = own["participantId"]
     room = own["roomId"]
     for track in (own, other):
-        await pages.post(START, json=track, headers=bearer(track))
+        await pages.start(track, headers=bearer(track))
     shown = await ticket(pages, room, bearer(own))
     async with (
         listening(pages, room, headers=bearer(own)) as mine,
@@ -237,14 +234,14 @@ async def test_a_participant_sees_its_own_tracks_and_a_moderator_all(
 
 
 async def test_who_may_not_read_is_refused(
-    pages: httpx.AsyncClient, gateway: httpx.AsyncClient, new_track: NewTrack, check_problem: Check
+    pages: ApiClient, gateway: ApiClient, new_track: NewTrack, check_problem: Check
 ) -> None:
     """Nobody known, a foreign room, no scope, no room: events and tickets alike."""
     track = new_track()
     foreign = {**track, "roomId": "somebody-elses"}
     for method, path in (("GET", "events"), ("POST", "events/tickets")):
 
-        async def ask(client: httpx.AsyncClient, room: str, headers: dict[str, str]) -> httpx.Response:
+        async def ask(client: ApiClient, room: str, headers: dict[str, str]) -> httpx.Response:
             return await client.request(method, f"/v1/rooms/{room}/{path}", headers=headers)  # noqa: B023
 
         answer = await ask(pages, track["roomId"], {})
@@ -256,7 +253,7 @@ async def test_who_may_not_read_is_refused(
 
 
 async def test_scope_and_rooms_of_a_key_are_kept(
-    gateway: httpx.AsyncClient, demo: harness.Demo, new_track: NewTrack, check_problem: Check
+    gateway: ApiClient, demo: harness.Demo, new_track: NewTrack, check_problem: Check
 ) -> None:
     """A key without `recordings:read` reads no events, and one for other rooms none of this."""
     room = new_track()["roomId"]
@@ -305,9 +302,7 @@ async def test_a_ticket_opens_once_on_any_replica_and_only_its_room(
 
 
 @pytest.mark.parametrize("way", ["header", "ticket"])
-async def test_a_stream_ends_when_what_was_shown_expires(
-    pages: httpx.AsyncClient, new_track: NewTrack, way: str
-) -> None:
+async def test_a_stream_ends_when_what_was_shown_expires(pages: ApiClient, new_track: NewTrack, way: str) -> None:
     """Not later than the join token itself, also behind a ticket; the reader is told why."""
     track = new_track()
     headers = bearer(track, lasts=5)
@@ -343,7 +338,7 @@ async def subscriptions(valkey: EmbeddedValkey, room: str) -> int:
 
 
 async def test_two_hundred_readers_are_one_subscription(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, new_track: NewTrack
+    gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
     """Each hears every event once, in the same order; when all are gone, so is the subscription."""
     track = new_track()
@@ -399,7 +394,7 @@ async def test_readers_stay_while_redis_is_away(
             replica(fragile, simulator, demo) as there,
             listening(here, first["roomId"]) as reader,
         ):
-            await here.post(START, json=first)
+            await here.start(first)
             await reader.until_statuses("starting", "recording")
             if outage == "frozen":
                 fragile.pause()
@@ -412,7 +407,7 @@ async def test_readers_stay_while_redis_is_away(
             else:
                 async with Redis.from_url(fragile.url) as redis:
                     assert await redis.client_kill_filter(_type="pubsub") > 0
-            await harness.until(lambda: there.post(START, json=second), lambda answer: answer.status_code in {200, 201})
+            await harness.until(lambda: there.start(second), lambda answer: answer.status_code in {200, 201})
             await reader.until(lambda reader: "recording" in told(reader, second))
             assert not reader.ended
             if outage == "emptied":
@@ -422,7 +417,7 @@ async def test_readers_stay_while_redis_is_away(
                 assert told(reader, second)[-2:] == ["starting", "recording"]
                 assert len({heard.id for heard in reader.heard}) == len(reader.heard)
                 assert [heard.event for heard in reader.heard].count("snapshot") == 1
-            await there.post(STOP, json=bare(second))
+            await there.stop(bare(second))
             await reader.until(lambda reader: told(reader, second)[-2:] == ["stopping", "stopped"])
             await harness.until(lambda: subscriptions(fragile, first["roomId"]), lambda count: count == 1)
 
@@ -453,7 +448,7 @@ async def flood(valkey: EmbeddedValkey, room: str, count: int, size: int) -> Non
 
 
 async def test_a_reader_that_takes_nothing_is_cut_off_and_holds_nobody_up(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
+    gateway: ApiClient, valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Others hear everything meanwhile; and what waits for the one who does not read is not kept for ever."""
     room = new_track()["roomId"]

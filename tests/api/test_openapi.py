@@ -4,7 +4,7 @@ import difflib
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,12 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from tests import harness
 from tests.api.honest_inputs import HONEST, Honest
+from tests.api_client import START, STOP, ApiClient, NewTrack
 
 COMMITTED = Path(__file__).parents[2] / "openapi" / "gateway.yaml"
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 SHOW = "/v1/recordings/track/{roomId}/{participantId}/{kind}"
 HOOK = "/v1/webhooks/videosdk"
 METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
-
-NewTrack = Callable[..., dict[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +214,7 @@ def test_the_schema_refuses_what_the_gateway_refuses(document: dict[str, Any], b
 
 
 @pytest.mark.anyio
-async def test_the_gateway_serves_the_contract(gateway: httpx.AsyncClient, document: dict[str, Any]) -> None:
+async def test_the_gateway_serves_the_contract(gateway: ApiClient, document: dict[str, Any]) -> None:
     """`/openapi.json` is the same document, and nothing of a framework's stands beside it."""
     answer = await gateway.get("/openapi.json", headers={"authorization": ""})
     assert answer.status_code == 200
@@ -228,35 +226,35 @@ async def test_the_gateway_serves_the_contract(gateway: httpx.AsyncClient, docum
 
 @pytest.mark.anyio
 async def test_real_answers_keep_the_contract(
-    gateway: httpx.AsyncClient, simulator: Simulator, document: dict[str, Any], new_track: NewTrack
+    gateway: ApiClient, simulator: Simulator, document: dict[str, Any], new_track: NewTrack
 ) -> None:
     """Each sort of answer, good and bad, is described, and is as described."""
     track = new_track(webhookUrl="http://127.0.0.1:9/hook")
-    started = await gateway.post(START, json=track)
+    started = await gateway.start(track)
     check(document, started, "post", START)
-    check(document, await gateway.post(START, json=track), "post", START)
-    check(document, await gateway.post(START, json={**track, "bucketDirPath": "other"}), "post", START)
+    check(document, await gateway.start(track), "post", START)
+    check(document, await gateway.start({**track, "bucketDirPath": "other"}), "post", START)
     check(document, await gateway.get(started.headers["location"]), "get", SHOW)
     bare = {name: track[name] for name in ("roomId", "participantId", "kind")}
-    check(document, await gateway.post(STOP, json=bare), "post", STOP)
-    check(document, await gateway.post(STOP, json=bare), "post", STOP)
+    check(document, await gateway.stop(bare), "post", STOP)
+    check(document, await gateway.stop(bare), "post", STOP)
 
-    check(document, await gateway.post(START, json={"kind": 1}), "post", START)
+    check(document, await gateway.start({"kind": 1}), "post", START)
     check(
         document, await gateway.post(START, content=b"{", headers={"content-type": "application/json"}), "post", START
     )
     check(document, await gateway.post(START, content=b"{}"), "post", START)
-    check(document, await gateway.post(START, json={"roomId": "a" * 70_000}), "post", START)
-    check(document, await gateway.post(STOP, json=bare, headers={"authorization": "Bearer no"}), "post", STOP)
+    check(document, await gateway.start({"roomId": "a" * 70_000}), "post", START)
+    check(document, await gateway.stop(bare, headers={"authorization": "Bearer no"}), "post", STOP)
     check(document, await gateway.get("/v1/recordings/track/a/b/c"), "get", SHOW)
     check(document, await gateway.get(f"/v1/recordings/track/{bare['roomId']}/nobody/video"), "get", SHOW)
 
     for status, headers in ((404, {}), (401, {}), (429, {"Retry-After": "2"})):
         simulator.inject(Fault(action="refuse", endpoint="start", status=status, headers=headers, times=2))
-        check(document, await gateway.post(START, json=new_track()), "post", START)
+        check(document, await gateway.start(new_track()), "post", START)
         simulator.clear_faults()
     simulator.inject(harness.delay("start", 1.5))
-    early = await gateway.post(START, json=new_track(), headers={"x-request-timeout-ms": "50"})
+    early = await gateway.start(new_track(), headers={"x-request-timeout-ms": "50"})
     assert early.status_code == 504
     check(document, early, "post", START)
 

@@ -20,6 +20,7 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from gateway.settings.load import load
 from tests import harness
+from tests.api_client import ApiClient
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +107,7 @@ class Gateway:
         routes: The application's own.
     """
 
-    client: httpx.AsyncClient
+    client: ApiClient
     keys: dict[str, str]
     routes: frozenset[str]
 
@@ -138,7 +139,7 @@ async def served(
     app: Any = create_app(load(settings | {"GATEWAY_CALLER_STARTS_PER_MINUTE": "0"}))
     async with harness.serve_app(app) as url, harness.client(url) as client:
         gateway = Gateway(client, keys, frozenset(routes_of(app)))
-        started = await client.post("/v1/recordings/track/start", json=TRACK, headers=gateway.bearer("all"))
+        started = await client.start(TRACK, headers=gateway.bearer("all"))
         assert started.status_code == 201, started.text
         yield gateway
 

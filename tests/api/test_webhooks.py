@@ -35,11 +35,10 @@ from gateway.videosdk.signatures import Signatures
 from gateway.videosdk.tokens import MintedTokens
 from gateway.videosdk.webhook_keys import FetchedKeys
 from tests import harness
+from tests.api_client import NewTrack
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 ROOM = "jvsg-8rjn-j304"
 SAMPLE = (
     b'{"webhookType":"participant-track-recording-stopped","data":{"meetingId":"jvsg-8rjn-j304",'
@@ -455,20 +454,15 @@ async def hearing(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.De
         yield client
 
 
-def path_of(track: dict[str, str]) -> str:
-    """Return the address of a track's recording."""
-    return f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
-
-
 async def test_the_end_of_a_recording_is_heard_of(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Nobody gave a webhookUrl: the gateway gave its own, and knows of an end that nobody asked for."""
     async with hearing(valkey, simulator, demo) as gateway:
         track = new_track()
-        assert (await gateway.post(START, json=track)).status_code == 201
+        assert (await gateway.start(track)).status_code == 201
         simulator.end_recording(track["roomId"], track["participantId"], track["kind"])
-        await harness.until(lambda: gateway.get(path_of(track)), lambda answer: answer.json()["status"] == "stopped")
+        await harness.until(lambda: gateway.show(track), lambda answer: answer.json()["status"] == "stopped")
     (start,) = (call for call in simulator.calls if call.endpoint == "start")
     assert isinstance(start.body, dict)
     assert start.body["webhookUrl"] == f"{gateway.base_url}{WEBHOOK_PATH}"
@@ -483,7 +477,7 @@ async def test_a_callers_webhook_url_stays_the_callers(
     """It reaches VideoSDK byte for byte, whether or not the gateway has an address of its own."""
     url = "http://127.0.0.1:9/h%2Fook/?key=a%20b&c=%E2%82%AC&&=+~"
     async with hearing(valkey, simulator, demo) as gateway:
-        assert (await gateway.post(START, json=new_track(webhookUrl=url))).status_code == 201
+        assert (await gateway.start(new_track(webhookUrl=url))).status_code == 201
     (start,) = (call for call in simulator.calls if call.endpoint == "start")
     assert isinstance(start.body, dict)
     assert start.body["webhookUrl"] == url
@@ -504,10 +498,10 @@ async def test_starts_without_a_webhook_url_are_equal_whatever_the_gateways_own(
         harness.serve(environment) as url,
         harness.client(url, demo.key) as third,
     ):
-        answers = await asyncio.gather(*(gateway.post(START, json=track) for gateway in (one, other, third)))
+        answers = await asyncio.gather(*(gateway.start(track) for gateway in (one, other, third)))
         assert sorted(answer.status_code for answer in answers) == [200, 200, 201]
         own = {**track, "webhookUrl": f"{one.base_url}{WEBHOOK_PATH}"}
-        assert (await one.post(START, json=own)).status_code == 409
+        assert (await one.start(own)).status_code == 409
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
@@ -593,10 +587,10 @@ async def test_a_thousand_forgeries_change_nothing(
     # A reader does not make it look either, however long this takes.
     async with hearing(valkey, simulator, demo, GATEWAY_TRUST_SECONDS="3600") as gateway:
         track = new_track(webhookUrl="http://127.0.0.1:9/")
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         # VideoSDK has ended it, and the gateway was not told: a forgery that gets through makes it look.
         simulator.end_recording(track["roomId"], track["participantId"], track["kind"], webhook=False)
-        before = standing(await gateway.get(path_of(track)))
+        before = standing(await gateway.show(track))
         assert before["status"] == "recording"
         calls = len(simulator.calls)
         bodies = [told(name, track) for name in ("stopped", "failed", "started")]
@@ -612,14 +606,14 @@ async def test_a_thousand_forgeries_change_nothing(
         for start in range(0, 1000, 8):
             answers.update(await asyncio.gather(*(send(number) for number in range(start, start + 8))))
         assert answers == {(401, "VideoSDK did not sign this body."): 1000}, seed
-        assert standing(await gateway.get(path_of(track))) == before, seed
+        assert standing(await gateway.show(track)) == before, seed
         # Of other rooms the settler may still have something to find out.
         mine = [call for call in simulator.calls[calls:] if call.room_id in {None, track["roomId"]}]
         assert Counter(call.endpoint for call in mine) == {"key": 1}
 
         # The same body, genuine: so it was the signature that kept the others out.
         await gateway.post(WEBHOOK_PATH, content=bodies[0], headers={"videosdk-signature": signer.sign(bodies[0])})
-        await harness.until(lambda: gateway.get(path_of(track)), lambda answer: answer.json()["status"] == "stopped")
+        await harness.until(lambda: gateway.show(track), lambda answer: answer.json()["status"] == "stopped")
 
 
 async def test_replays_of_genuine_events_change_nothing(
@@ -647,25 +641,25 @@ async def test_replays_of_genuine_events_change_nothing(
                 sent = await gateway.post(WEBHOOK_PATH, content=body, headers={"videosdk-signature": signer.sign(body)})
                 assert sent.status_code == 204
 
-        await gateway.post(START, json=track)
-        await gateway.post(STOP, json=track)
-        started = await gateway.post(START, json=track)
+        await gateway.start(track)
+        await gateway.stop(track)
+        started = await gateway.start(track)
         assert started.json()["outcome"] == "started"
         listings = sum(call.endpoint == "list" for call in simulator.calls)
         await replay()
         await harness.eventually(lambda: sum(call.endpoint == "list" for call in simulator.calls) > listings)
         running = await harness.until(
-            lambda: gateway.get(path_of(track)), lambda answer: answer.json()["confirmedBy"] == "list"
+            lambda: gateway.show(track), lambda answer: answer.json()["confirmedBy"] == "list"
         )
         assert (running.json()["status"], running.json()["id"]) == ("recording", started.json()["id"])
-        again = await gateway.post(START, json=track)
+        again = await gateway.start(track)
         assert (again.json()["outcome"], again.json()["id"]) == ("already_recording", started.json()["id"])
 
-        assert (await gateway.post(STOP, json=track)).json()["outcome"] == "stopped"
+        assert (await gateway.stop(track)).json()["outcome"] == "stopped"
         await replay()
     # Closed: whatever was accepted has been heard to its end.
     async with hearing(valkey, simulator, demo) as gateway:
-        ended = (await gateway.get(path_of(track))).json()
+        ended = (await gateway.show(track)).json()
         assert (ended["status"], ended["id"]) == ("stopped", started.json()["id"])
     assert Counter(call.endpoint for call in simulator.calls if call.endpoint in {"start", "stop"}) == {
         "start": 2,

@@ -89,7 +89,7 @@ async def measure(count: int, folder: Path) -> dict[str, Any]:
 async def _measure(count: int, gateway: harness.GatewayProcess, key: str, redis_url: str) -> dict[str, Any]:
     async with harness.client(gateway.url, key) as client:
         body = {"roomId": "warm-up", "participantId": "p", "kind": "video"}
-        assert (await client.post("/v1/recordings/track/start", json=body)).is_success
+        assert (await client.start(body)).is_success
         empty = _resident_kib(gateway.pid)
         readers = [Reader() for _ in range(count)]
         tasks: list[asyncio.Task[None]] = []

@@ -27,10 +27,10 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.settings.table import SETTINGS
 from tests import harness
+from tests.api_client import START, STOP
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 TRACKS = "/v1/recordings/track"
 JSON = {"content-type": "application/json"}
 API_KEY, SECRET = "hunted-api-key-4d2f8a", "hunted-secret-91c3e7-0123456789abcdef01234567"

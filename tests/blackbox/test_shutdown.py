@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,11 @@ from redis.asyncio import Redis
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, NewTrack
 from tests.listener import listening
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
-NewTrack = Callable[..., dict[str, str]]
-START = "/v1/recordings/track/start"
 HEALING = {**harness.CALM, "GATEWAY_SEND_WINDOW_SECONDS": "2", "GATEWAY_LEASE_SECONDS": "3"}
 """Of these only the lease runs out."""
 
@@ -30,7 +28,7 @@ async def test_sigterm_lets_an_operation_come_to_its_end(
     process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
     simulator.inject(harness.delay("start", 3))
     async with harness.client(process.url, demo.key) as gateway:
-        start = asyncio.create_task(gateway.post(START, json=new_track()))
+        start = asyncio.create_task(gateway.start(new_track()))
         await harness.eventually(lambda: simulator.calls)
         process.signal(signal.SIGTERM)
         assert (await start).status_code == 201
@@ -97,9 +95,9 @@ async def test_sigkill_of_the_leader_is_healed_by_whoever_waits(
     track = new_track()
     simulator.inject(harness.delay("start", 0.6))
     async with harness.client(leader.url, demo.key) as dying, harness.client(other.url, demo.key) as gateway:
-        start = asyncio.create_task(dying.post(START, json=track))
+        start = asyncio.create_task(dying.start(track))
         await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
-        join = asyncio.create_task(gateway.post(START, json=track))
+        join = asyncio.create_task(gateway.start(track))
         leader.kill()
         answer = await join
         assert answer.json()["outcome"] == "already_recording", answer.text
@@ -118,7 +116,7 @@ async def test_sigkill_of_the_only_process_is_healed_by_the_next(
     track = new_track()
     simulator.inject(harness.delay("start", 0.6))
     async with harness.client(first.url, demo.key) as dying:
-        start = asyncio.create_task(dying.post(START, json=track))
+        start = asyncio.create_task(dying.start(track))
         await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
         first.kill()
         await asyncio.gather(start, return_exceptions=True)
@@ -143,7 +141,7 @@ async def test_sigterm_loses_no_webhook_that_was_accepted(
         process = await harness.GatewayProcess(settings, tmp_path / "log", public=True).ready()
         track = new_track()
         async with harness.client(process.url, demo.key) as gateway, Redis.from_url(valkey.url) as redis:
-            assert (await gateway.post(START, json=track)).status_code == 201
+            assert (await gateway.start(track)).status_code == 201
             await simulator.settle()
             (key,) = [key async for key in redis.scan_iter(f"rec:*:{track['roomId']}:{track['participantId']}:*")]
             await redis.execute_command("CLIENT", "PAUSE", 1500, "ALL")
@@ -173,7 +171,7 @@ async def test_a_drained_process_says_so_and_serves_until_it_ends(
         assert answer.headers["retry-after"] == "1"
         assert (await gateway.get("/livez")).status_code == 200
         async with harness.client(process.url, demo.key) as newcomer:
-            started = await newcomer.post(START, json=new_track())
+            started = await newcomer.start(new_track())
         assert (started.status_code, started.headers["connection"]) == (201, "close")
     assert process.stop() == 0
 

@@ -19,11 +19,11 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.wire import Exchange, Reply, Request, Server
 from tests import harness
+from tests.api_client import START
 from tests.leaks import EVIDENCE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
-START = "/v1/recordings/track/start"
 
 Track = dict[str, str]
 

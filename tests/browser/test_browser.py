@@ -14,6 +14,7 @@ import pytest
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import NewTrack
 from tests.browser.conftest import Outside
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +22,6 @@ pytestmark = pytest.mark.anyio
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 
 Drive = Callable[..., Awaitable[dict[str, Any]]]
-NewTrack = Callable[..., dict[str, str]]
 
 
 def token(track: dict[str, str], *, secret: str = harness.SECRET, lasts: int = 600, moderates: bool = False) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from gateway.settings.table import SETTINGS
+from tests.api_client import ApiClient
 from tests.chart.written import CHART
 from tests.harness import skip_unless_ci
 
@@ -142,13 +142,11 @@ def metrics(exposition: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.anyio
-async def test_every_metric_they_name_is_there(
-    gateway: httpx.AsyncClient, new_track: Callable[..., dict[str, str]]
-) -> None:
+async def test_every_metric_they_name_is_there(gateway: ApiClient, new_track: Callable[..., dict[str, str]]) -> None:
     """In `/metrics` of a gateway that has started and stopped something, with the labels that are asked for."""
     track = new_track()
-    assert (await gateway.post("/v1/recordings/track/start", json=track)).status_code == 201
-    assert (await gateway.post("/v1/recordings/track/stop", json=track)).status_code == 200
+    assert (await gateway.start(track)).status_code == 201
+    assert (await gateway.stop(track)).status_code == 200
     there = metrics((await gateway.get("/metrics")).text)
     expressions = [*shown(), *recorded().values(), *(alert["expr"] for alert in alerts().values())]
     own = set(recorded())

@@ -4,19 +4,19 @@ import re
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient
 from tests.browser.node_project import run
 from tests.chart.helm import Helm, container, one, values_of
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_every_probe_is_answered(helm: Helm, gateway: httpx.AsyncClient) -> None:
+async def test_every_probe_is_answered(helm: Helm, gateway: ApiClient) -> None:
     """With 200, by a gateway that serves."""
     for name in ("default", "everything"):
         part = container(helm.render(values_of(name)))
@@ -40,7 +40,7 @@ async def test_a_pod_stays_in_the_service_while_redis_is_away(
 
 
 async def test_the_first_curl_starts_a_recording(
-    helm: Helm, gateway: httpx.AsyncClient, demo: harness.Demo, simulator: Simulator, tmp_path: Path
+    helm: Helm, gateway: ApiClient, demo: harness.Demo, simulator: Simulator, tmp_path: Path
 ) -> None:
     """The notes' line, pasted into a shell: 201, and once more 200."""
     notes = helm.notes(values_of("default"), tmp_path)
@@ -76,7 +76,7 @@ def test_the_notes_say_what_matters(helm: Helm, name: str, words: str, tmp_path:
 
 async def test_the_test_pod_finds_out(
     helm: Helm,
-    gateway: httpx.AsyncClient,
+    gateway: ApiClient,
     simulator: Simulator,
     valkey: EmbeddedValkey,
     demo: harness.Demo,

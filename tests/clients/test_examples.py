@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
 from gateway.auth.api_keys import Callers
@@ -18,6 +17,7 @@ from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient
 from tests.browser import node_project
 
 pytestmark = pytest.mark.anyio
@@ -182,7 +182,7 @@ def test_the_callers_file_of_the_operators_page_can_be_used(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_nothing_that_is_named_is_missing(page: str, gateway: httpx.AsyncClient) -> None:
+async def test_nothing_that_is_named_is_missing(page: str, gateway: ApiClient) -> None:
     """Problems that are named have a page."""
     text = (ROOT / page).read_text("utf-8")
     for slug in re.findall(r"(?:409|422|502|503|504) `([a-z-]+)`", text):

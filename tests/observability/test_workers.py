@@ -16,13 +16,12 @@ import pytest
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, ApiClient
 from tests.observability.numbers import Numbers, scrape
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
 T = TypeVar("T")
-
-START = "/v1/recordings/track/start"
 
 
 def children(pid: int) -> set[int]:
@@ -69,7 +68,7 @@ def place(tmp_path: Path) -> Path:
     return folder
 
 
-async def ask(url: str, key: str, times: int, work: Callable[[httpx.AsyncClient], Awaitable[T]]) -> list[T]:
+async def ask(url: str, key: str, times: int, work: Callable[[ApiClient], Awaitable[T]]) -> list[T]:
     """Ask several times, each on a connection of its own, so that any worker may answer."""
     answers: list[T] = []
     for _ in range(times):
@@ -130,7 +129,7 @@ async def test_what_a_dead_worker_counted_stays_and_what_it_did_is_over(
 
     async def start(track: dict[str, str]) -> None:
         async with harness.client(process.url, demo.key) as caller:
-            await caller.post(START, json=track)
+            await caller.start(track)
 
     async def numbers() -> Numbers:
         (seen,) = await ask(process.url, demo.key, 1, scrape)

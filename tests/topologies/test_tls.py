@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
@@ -13,11 +13,10 @@ import redis
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness, servers
+from tests.api_client import NewTrack
 from tests.papers import Papers, make_papers
 
 pytestmark = pytest.mark.anyio
-
-NewTrack = Callable[..., dict[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +99,7 @@ async def test_a_private_authority_is_trusted_where_it_is_named(
     ):
         track = new_track()
         simulator.inject(harness.delay("start", 2))
-        answers = await asyncio.gather(
-            *(replica.post("/v1/recordings/track/start", json=track) for replica in (first, second))
-        )
+        answers = await asyncio.gather(*(replica.start(track) for replica in (first, second)))
         assert sorted(answer.json().get("outcome", answer.text) for answer in answers) == ["joined", "started"]
         assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start"]
 

@@ -1,7 +1,7 @@
 """The gateway on every kind of Redis it supports: one flow, one answer, whatever lies beneath."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -14,12 +14,12 @@ from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness, servers
+from tests.api_client import ApiClient, NewTrack
 from tests.faults.groups import Sentinels, deafen
 from tests.listener import listening
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
 
 ACL_RULES = (
     "resetchannels ~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +pexpire +pttl +zadd +zrem +zrange "
@@ -31,7 +31,7 @@ ACL_RULES = (
 @asynccontextmanager
 async def two_gateways(
     redis_url: str, simulator: Simulator, demo: harness.Demo
-) -> AsyncGenerator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+) -> AsyncGenerator[tuple[ApiClient, ApiClient]]:
     """Serve two gateways, as two replicas would be, on one Redis."""
     settings = harness.environment(
         redis_url, simulator.url, demo.file, **{**harness.FAST, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6"}
@@ -50,15 +50,13 @@ async def start_join_stop(redis_url: str, simulator: Simulator, demo: harness.De
     async with two_gateways(redis_url, simulator, demo) as (first, second):
         track = new_track()
         simulator.inject(harness.delay("start", 2))
-        answers = await asyncio.gather(
-            *(replica.post("/v1/recordings/track/start", json=track) for replica in (first, second))
-        )
+        answers = await asyncio.gather(*(replica.start(track) for replica in (first, second)))
         outcomes = [answer.json().get("outcome", answer.text) for answer in answers]
         assert sorted(outcomes) == ["joined", "started"]
         assert len({answer.json()["id"] for answer in answers}) == 1
         ticket = (await first.post(f"/v1/rooms/{track['roomId']}/events/tickets")).json()["ticket"]
         async with listening(second, track["roomId"], ticket=ticket) as reader:
-            stopped = await first.post("/v1/recordings/track/stop", json=track)
+            stopped = await first.stop(track)
             assert stopped.json()["outcome"] == "stopped"
             await reader.until_statuses("stopping", "stopped")
         assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
@@ -169,14 +167,14 @@ async def test_on_sentinels_through_a_failover(
     await start_join_stop(url, simulator, demo, new_track)
     async with two_gateways(url, simulator, demo) as (first, second):
         track = new_track()
-        assert (await first.post("/v1/recordings/track/start", json=track)).status_code == 201
+        assert (await first.start(track)).status_code == 201
         with redis.Redis(port=port, decode_responses=True) as reconciler:
             before = reconciler.sentinel_get_master_addr_by_name("tracks")
             master.kill()
             harness.wait_until(lambda: reconciler.sentinel_get_master_addr_by_name("tracks") != before)
 
         async def settled() -> httpx.Response:
-            return await second.post("/v1/recordings/track/start", json=track)
+            return await second.start(track)
 
         answer = await harness.until(settled, lambda answer: answer.status_code != 503)
         assert answer.json().get("outcome") == "already_recording", answer.text
@@ -186,7 +184,7 @@ async def test_on_sentinels_through_a_failover(
             if call.endpoint == "start" and call.participant_id == track["participantId"]
         ]
         assert len(starts) == 1
-        stopped = await first.post("/v1/recordings/track/stop", json=track)
+        stopped = await first.stop(track)
         assert stopped.json()["outcome"] == "stopped"
 
 
@@ -205,23 +203,23 @@ async def test_a_failover_that_forgets_an_answered_stop_does_not_repeat_it(
     with Sentinels(tmp_path) as group:
         master, replica = group.servers
         async with two_gateways(group.url, simulator, demo) as (first, second):
-            started = await first.post("/v1/recordings/track/start", json=track)
+            started = await first.start(track)
             assert started.json()["outcome"] == "started"
             simulator.inject(harness.delay("stop", 0.5))
-            stopping = asyncio.create_task(first.post("/v1/recordings/track/stop", json=track))
+            stopping = asyncio.create_task(first.stop(track))
             await harness.eventually(lambda: calls("stop"))
             with redis.Redis(port=master.port) as writer:
                 assert writer.wait(1, 1000) == 1
             deafen(master, replica)
             assert (await stopping).json()["outcome"] == "stopped"
-            again = await first.post("/v1/recordings/track/start", json=track)
+            again = await first.start(track)
             assert again.json()["outcome"] == "started"
             master.kill()
             replica.resume()
             await asyncio.to_thread(harness.wait_until, lambda: group.masters() == [replica.port])
 
             async def asked() -> httpx.Response:
-                return await second.post("/v1/recordings/track/start", json=track)
+                return await second.start(track)
 
             answer = await harness.until(asked, lambda answer: answer.status_code != 503)
             assert answer.json().get("outcome") == "already_recording", answer.text
