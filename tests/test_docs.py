@@ -25,7 +25,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_table_of_settings_is_the_settings() -> None:
+def test_settings_page_is_up_to_date() -> None:
     """`make settings` writes the table, and nothing else changes it."""
     assert settings_page.PAGE.read_text() == settings_page.written(), "run `make settings`"
 
@@ -61,12 +61,12 @@ def test_everything_the_readme_links_to_is_in_the_package() -> None:
         assert link.partition("#")[0].partition("/")[0] in packed, link
 
 
-def test_the_readme_fits_on_two_screens() -> None:
+def test_readme_fits_on_two_screens() -> None:
     """About 700 words, at most 1,000: the rest belongs below docs/."""
     assert len(README.read_text().split()) <= 1000
 
 
-def test_the_code_map_is_the_packages_and_modules_of_the_gateway() -> None:
+def test_code_map_is_the_packages_and_modules_of_the_gateway() -> None:
     """Each line of the map names what exists, and no package or module of `gateway/` is missing from it."""
     (drawn,) = re.findall(r"^gateway/\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
     named = re.findall(r"^  ([\w.]+/?) ", drawn, re.MULTILINE)

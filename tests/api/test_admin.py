@@ -53,7 +53,7 @@ async def pending_tracks(operator: ApiClient, track: dict[str, str]) -> dict[str
     return next((one for one in listed if track.items() <= one.items()), {})
 
 
-async def test_what_is_in_flight_is_listed_with_its_holder(
+async def test_admin_list_during_an_operation_names_its_holder(
     operator: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Who holds it, since when, for how long; and when it is over, nobody."""
@@ -69,7 +69,7 @@ async def test_what_is_in_flight_is_listed_with_its_holder(
     assert not (await pending_tracks(operator, track)).get("claim")
 
 
-async def test_what_is_unknown_is_listed_with_what_videosdk_said(
+async def test_admin_list_of_an_unknown_track_shows_videosdks_last_answer(
     operator: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """How long it has been uncertain, how often it was tried, and the last answer."""
@@ -86,7 +86,9 @@ async def test_what_is_unknown_is_listed_with_what_videosdk_said(
     await harness.until(lambda: pending_tracks(operator, track), lambda one: not one.get("uncertainForSeconds"))
 
 
-async def test_settling_asks_now(operator: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_admin_settle_of_a_fresh_record_asks_videosdk_at_once(
+    operator: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """A record that is believed is asked about all the same; the end is found."""
     track = new_track()
     await operator.start(track)
@@ -98,7 +100,7 @@ async def test_settling_asks_now(operator: ApiClient, simulator: Simulator, new_
     assert (await operator.post(path(new_track(), "settle"))).status_code == 404
 
 
-async def test_a_claim_is_taken_from_a_process_that_hangs(
+async def test_admin_release_of_a_hanging_leaders_claim_lets_others_recover(
     settings: dict[str, str], simulator: Simulator, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """Its leader is stopped in the middle, with a long lease: after the release others find out; nothing doubles."""
@@ -138,7 +140,9 @@ async def test_a_claim_is_taken_from_a_process_that_hangs(
     ]
 
 
-async def test_nothing_is_taken_away_blindly(operator: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_admin_release_while_videosdk_fails_keeps_the_claim(
+    operator: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """VideoSDK cannot be asked: the claim stays."""
     track = new_track()
     await operator.start(track)
@@ -149,7 +153,9 @@ async def test_nothing_is_taken_away_blindly(operator: ApiClient, simulator: Sim
     simulator.clear_faults()
 
 
-async def test_only_operators_may(operator: ApiClient, settings: dict[str, str], new_track: NewTrack) -> None:
+async def test_admin_routes_refuse_other_callers_and_wrong_requests(
+    operator: ApiClient, settings: dict[str, str], new_track: NewTrack
+) -> None:
     """Another caller is refused by the rule, a query or a body that is wrong by name."""
     track = new_track()
     headers = {"authorization": f"Bearer {settings['user']}"}

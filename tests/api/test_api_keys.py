@@ -31,7 +31,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_key_is_known_by_its_hash(tmp_path: Path) -> None:
+def test_new_key_is_stored_as_its_hash(tmp_path: Path) -> None:
     """A new key's lines make it valid; they hold its hash and not the key; two keys are never the same."""
     key, entry = new_key("lesson-service")
     file = tmp_path / "callers.toml"
@@ -45,7 +45,7 @@ def test_a_key_is_known_by_its_hash(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_callers_may_have_two_keys(tmp_path: Path) -> None:
+async def test_authentication_with_either_of_two_keys_finds_the_caller(tmp_path: Path) -> None:
     """Any key of a caller is that caller's, so that keys can be changed without a gap."""
     (old, first), (new, second), (other, third) = new_key("app"), new_key("app"), new_key("bot")
     hashes = [tomllib.loads(entry)["callers"]["app"]["keys"][0]["sha256"] for entry in (first, second)]
@@ -73,7 +73,7 @@ async def test_callers_may_have_two_keys(tmp_path: Path) -> None:
         "Bearer ä",
     ],
 )
-async def test_anything_but_a_known_key_is_nobody(tmp_path: Path, header: str | None) -> None:
+async def test_authentication_without_a_known_key_is_refused(tmp_path: Path, header: str | None) -> None:
     """No key, another scheme, half a key and a key with something behind it are refused in words without the key."""
     key, entry = new_key("app")
     file = tmp_path / "callers.toml"
@@ -115,7 +115,7 @@ async def test_anything_but_a_known_key_is_nobody(tmp_path: Path, header: str | 
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str, said: str) -> None:
+def test_callers_file_with_a_mistake_is_refused_without_its_secrets(tmp_path: Path, content: str, said: str) -> None:
     """Whatever is wrong with the file is said without a key or a hash."""
     file = tmp_path / "callers.toml"
     file.write_text(content)
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str, sai
     assert "ab" * 8 not in str(refused.value)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_callers_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     """Bytes that are no UTF-8, and a folder, cannot be read."""
     file = tmp_path / "callers.toml"
     file.write_bytes(b"\xff\xfe\x00")
@@ -134,7 +134,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
             Callers.load(path)
 
 
-def test_the_command_makes_lines_that_can_be_used(tmp_path: Path) -> None:
+def test_key_command_prints_usable_lines_and_the_key_apart(tmp_path: Path) -> None:
     """Standard output is the file; the key is told apart from it, so that it does not end up there."""
     made = command("lesson-service_2")
     assert made.returncode == 0
@@ -146,7 +146,7 @@ def test_the_command_makes_lines_that_can_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", 'a"b', "a]\n[callers.root", "größe", "a" * 65])
-def test_the_command_refuses_names_that_need_quoting(name: str) -> None:
+def test_key_command_refuses_names_that_need_quoting(name: str) -> None:
     """A name that would break the file, or mean another table, is refused and makes no key."""
     refused = command(name)
     assert refused.returncode == 2
@@ -157,7 +157,7 @@ def test_the_command_refuses_names_that_need_quoting(name: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("header", ["", "Bearer gw_00000000_wrong", "Basic Z3c6Z3c=", "Bearer"])
-async def test_a_stranger_is_told_how_to_say_who_it_is(
+async def test_request_without_a_key_is_answered_401_with_www_authenticate(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem, header: str
 ) -> None:
     """Every route of ours answers 401 with WWW-Authenticate, before it looks at anything else."""
@@ -177,14 +177,14 @@ async def test_a_stranger_is_told_how_to_say_who_it_is(
 
 
 @pytest.mark.anyio
-async def test_probes_docs_and_problems_need_no_key(gateway: ApiClient) -> None:
+async def test_request_for_probes_docs_and_problems_needs_no_key(gateway: ApiClient) -> None:
     """What tells nothing of anybody's recordings is open."""
     for path in ("/livez", "/readyz", "/docs", "/openapi.json", "/problems/internal"):
         assert (await gateway.get(path, headers={"authorization": ""})).status_code == 200
 
 
 @pytest.mark.anyio
-async def test_a_recording_names_who_asked_for_it(
+async def test_show_names_the_caller_that_started(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """The caller who started it stays named, whoever looks."""
@@ -199,7 +199,7 @@ async def test_a_recording_names_who_asked_for_it(
 
 
 @pytest.mark.anyio
-async def test_where_nobody_need_be_known_everybody_is_anyone(
+async def test_start_without_authentication_is_open_to_all(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """`GATEWAY_AUTH=none` lets in a caller without a key, and one with any."""

@@ -72,7 +72,7 @@ def expiring(entry: str, when: datetime) -> str:
     return entry.replace(" }]", f", expires = {when.isoformat()} }}]")
 
 
-def test_a_key_expires(tmp_path: Path) -> None:
+def test_key_past_its_expiry_is_refused(tmp_path: Path) -> None:
     """A key is good until its time, in whichever zone that is written, and then no more."""
     key, entry = new_key("app")
     file = tmp_path / "callers.toml"
@@ -83,7 +83,7 @@ def test_a_key_expires(tmp_path: Path) -> None:
         Callers.load(file).identify(key)
 
 
-def test_a_key_is_rotated_without_a_gap(tmp_path: Path) -> None:
+def test_key_rotation_refuses_the_old_key_only_after_its_removal(tmp_path: Path) -> None:
     """Old, both, new: whoever still has the old one gets in until it is taken away."""
     (old, first), (new, second) = new_key("app"), new_key("app")
     file = tmp_path / "callers.toml"
@@ -96,7 +96,7 @@ def test_a_key_is_rotated_without_a_gap(tmp_path: Path) -> None:
                 callers.identify(key)
 
 
-def test_every_key_is_compared_in_constant_time() -> None:
+def test_key_lookup_compares_every_key_in_constant_time() -> None:
     """The search compares each key with `compare_digest` and never ends early, whatever it has found."""
     (function,) = ast.parse(textwrap.dedent(inspect.getsource(Callers.identify))).body
     (loop,) = (node for node in ast.walk(function) if isinstance(node, ast.For))
@@ -107,7 +107,7 @@ def test_every_key_is_compared_in_constant_time() -> None:
     assert not any(isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) for node in ast.walk(function))
 
 
-async def test_the_file_is_replaced_under_load(
+async def test_callers_file_replaced_under_load_fails_no_request(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, check_problem: CheckProblem
 ) -> None:
     """While requests run the file is replaced again and again: none fails.
@@ -154,7 +154,7 @@ async def test_the_file_is_replaced_under_load(
     assert statuses == {404}
 
 
-def test_a_file_that_breaks_keeps_its_callers(tmp_path: Path) -> None:
+def test_callers_file_that_breaks_keeps_its_callers(tmp_path: Path) -> None:
     """What is wrong is said, and said to be over when it is."""
     key, entry = new_key("app")
     file = tmp_path / "callers.toml"
@@ -174,7 +174,7 @@ def test_a_file_that_breaks_keeps_its_callers(tmp_path: Path) -> None:
     harness.wait_until(lambda: not broken())
 
 
-async def test_callers_do_what_their_scopes_say(
+async def test_request_outside_the_callers_scopes_is_refused(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Each route asks for its own scope, before it looks at the body."""
@@ -238,7 +238,7 @@ async def browser(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncIterator
         yield client
 
 
-async def test_a_participant_records_its_own_tracks(browser: ApiClient, new_track: NewTrack) -> None:
+async def test_join_token_of_a_participant_records_its_own_tracks(browser: ApiClient, new_track: NewTrack) -> None:
     """Start, look and stop with the token the browser already has; the recording says whose wish it was."""
     track = new_track()
     headers = bearer(MINTED(room=track["roomId"], participant=track["participantId"]))
@@ -249,7 +249,7 @@ async def test_a_participant_records_its_own_tracks(browser: ApiClient, new_trac
     assert (await browser.stop(track, headers=headers)).json()["outcome"] == "stopped"
 
 
-async def test_a_participant_keeps_to_itself(
+async def test_join_token_of_a_participant_is_refused_for_others(
     browser: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Neither another room, nor another participant, nor anybody without a participant of its own."""
@@ -270,7 +270,7 @@ async def test_a_participant_keeps_to_itself(
     assert simulator.calls == []
 
 
-async def test_a_moderator_records_everybody_in_its_room(
+async def test_join_token_of_a_moderator_records_all_participants_of_its_room(
     browser: ApiClient, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """`allow_mod` reaches all participants, and no other room."""
@@ -282,7 +282,7 @@ async def test_a_moderator_records_everybody_in_its_room(
 
 
 @pytest.mark.parametrize("token", NOBODY.values(), ids=NOBODY)
-async def test_what_is_no_join_token_of_ours_is_nobody(
+async def test_join_token_that_is_not_genuine_is_refused(
     browser: ApiClient, simulator: Simulator, check_problem: CheckProblem, token: str
 ) -> None:
     """Whatever is wrong with it: 401, in words without the token."""
@@ -293,7 +293,7 @@ async def test_what_is_no_join_token_of_ours_is_nobody(
     assert simulator.calls == []
 
 
-async def test_any_room_admits_tokens_that_name_none(
+async def test_join_token_without_a_room_is_accepted_under_any_room(
     valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """`any-room` is for projects whose tokens name no room; one that names a room is still held to it."""
@@ -307,7 +307,7 @@ async def test_any_room_admits_tokens_that_name_none(
             check_problem(await client.start(track, headers=bearer(token)), "unauthenticated")
 
 
-async def test_join_tokens_are_off_unless_wanted(
+async def test_join_token_is_refused_unless_configured(
     gateway: ApiClient, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A gateway for services does not know them."""
@@ -343,7 +343,7 @@ def reader(provider: IdentityProvider, clock: Clock, claims: ClaimNames | None =
     return OidcTokens(fetch, provider.issuer, "recording-gateway", claims or ClaimNames(), clock)
 
 
-async def test_a_person_of_the_company_gets_in(
+async def test_oidc_token_grants_its_scopes_and_rooms(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     provider: IdentityProvider,
@@ -377,7 +377,7 @@ async def test_a_person_of_the_company_gets_in(
     assert provider.fetches == 1
 
 
-async def test_a_public_key_signs_nothing(
+async def test_oidc_token_signed_with_a_public_key_is_refused(
     valkey: EmbeddedValkey, simulator: Simulator, provider: IdentityProvider, new_track: NewTrack
 ) -> None:
     """The published key taken for a shared secret, no signature, a key of one's own under a known name: all nobody's.
@@ -418,7 +418,7 @@ def _hs256(claims: dict[str, Any], secret: bytes, headers: dict[str, str]) -> st
     return f"{signed}.{encode(hmac.digest(secret, signed.encode(), 'sha256'))}"
 
 
-async def test_keys_are_fetched_again_for_a_new_one_once_a_minute(provider: IdentityProvider) -> None:
+async def test_oidc_token_with_an_unknown_key_fetches_keys_once_a_minute(provider: IdentityProvider) -> None:
     """After a rotation the new key is learnt within a minute; made-up names of keys do not become requests."""
     clock = Clock()
     company = reader(provider, clock)
@@ -449,7 +449,7 @@ async def test_keys_are_fetched_again_for_a_new_one_once_a_minute(provider: Iden
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "in parts"])
-async def test_a_jwks_document_beyond_the_bound_is_not_read(*, declared: bool) -> None:
+async def test_jwks_fetch_beyond_the_bound_is_given_up(*, declared: bool) -> None:
     """256 KiB are read to the end; what goes on beyond them is given up, whether or not its length was declared."""
     most = 256 * 1024
     sizes = [most, most + 1]
@@ -475,7 +475,7 @@ async def test_a_jwks_document_beyond_the_bound_is_not_read(*, declared: bool) -
     await server.wait_closed()
 
 
-async def test_a_jwks_document_that_never_ends_is_given_up() -> None:
+async def test_jwks_fetch_that_never_ends_is_given_up() -> None:
     """Each part arrives in time, and the whole does not."""
     ended = asyncio.Event()
 
@@ -499,7 +499,7 @@ async def test_a_jwks_document_that_never_ends_is_given_up() -> None:
     await server.wait_closed()
 
 
-async def test_a_key_that_was_withdrawn_is_refused_in_time(provider: IdentityProvider) -> None:
+async def test_oidc_token_with_a_withdrawn_key_is_refused_within_an_hour(provider: IdentityProvider) -> None:
     """An hour later at most; a provider that does not answer then changes nothing."""
     clock = Clock()
     company = reader(provider, clock)
@@ -515,7 +515,7 @@ async def test_a_key_that_was_withdrawn_is_refused_in_time(provider: IdentityPro
         await company.identify(withdrawn)
 
 
-async def test_a_provider_that_never_answered_is_said_to_be_unavailable(
+async def test_oidc_token_before_any_provider_answer_is_answered_503(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     provider: IdentityProvider,
@@ -533,7 +533,7 @@ async def test_a_provider_that_never_answered_is_said_to_be_unavailable(
         await company.identify(provider.token("ada"))
 
 
-async def test_identities_stand_side_by_side(
+async def test_authentication_with_all_three_identities_finds_each(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     provider: IdentityProvider,

@@ -183,7 +183,7 @@ def fields(document: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(("wrong", "named"), [*WRONG_VALUES, *WRONG_TOGETHER])
-async def test_what_is_wrong_is_named_and_goes_no_further(
+async def test_start_with_wrong_fields_names_each_and_sends_nothing(
     gateway: ApiClient,
     nothing_reaches: NothingReaches,
     check_problem: CheckProblem,
@@ -202,7 +202,7 @@ async def test_what_is_wrong_is_named_and_goes_no_further(
 
 
 @pytest.mark.parametrize("route", [START, STOP])
-async def test_what_is_missing_is_named(
+async def test_start_with_an_empty_body_names_the_missing_fields(
     gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, route: str
 ) -> None:
     """An empty object is answered with all that a track needs."""
@@ -212,7 +212,7 @@ async def test_what_is_missing_is_named(
     assert {error["message"] for error in document["errors"]} == {"is missing"}
 
 
-async def test_a_stop_takes_a_track_and_nothing_else(
+async def test_stop_with_fields_of_a_start_is_refused(
     gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem
 ) -> None:
     """What only a start takes is an unknown field of a stop; wrong values are named as for a start."""
@@ -222,7 +222,7 @@ async def test_a_stop_takes_a_track_and_nothing_else(
     assert fields(document) == ["kind", "roomId", "webhookUrl"]
 
 
-async def test_ten_thousand_unknown_fields_are_answered_briefly(
+async def test_start_with_ten_thousand_unknown_fields_gets_a_bounded_answer(
     gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem
 ) -> None:
     """A body of nothing but unknown fields, or with a name as long as the body, gets an answer of bounded size."""
@@ -260,7 +260,7 @@ async def test_ten_thousand_unknown_fields_are_answered_briefly(
     ],
     ids=lambda body: repr(body[:30]),
 )
-async def test_what_is_no_json_object_cannot_be_read(
+async def test_start_with_a_body_that_is_no_json_object_is_malformed(
     gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, body: bytes
 ) -> None:
     """Broken JSON, and JSON that is not one object, is malformed."""
@@ -272,7 +272,7 @@ async def test_what_is_no_json_object_cannot_be_read(
     "content_type",
     [None, "", "text/plain", "application/x-www-form-urlencoded", "application/json-patch+json", "*/*", "json"],
 )
-async def test_a_body_must_say_that_it_is_json(
+async def test_start_without_a_json_content_type_is_refused(
     gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, content_type: str | None
 ) -> None:
     """Any other content type, or none, is refused before the body is read."""
@@ -285,7 +285,7 @@ async def test_a_body_must_say_that_it_is_json(
 @pytest.mark.parametrize(
     "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/json ;x=y"]
 )
-async def test_parameters_of_the_content_type_do_not_matter(
+async def test_start_with_content_type_parameters_is_accepted(
     gateway: ApiClient, new_track: NewTrack, content_type: str
 ) -> None:
     """A charset, other letters and blanks are as good."""
@@ -294,7 +294,7 @@ async def test_parameters_of_the_content_type_do_not_matter(
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "in chunks"])
-async def test_a_body_over_64_kib_is_too_large(
+async def test_start_with_a_body_over_64_kib_is_too_large(
     gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, chunked: bool
 ) -> None:
     """One byte too many is refused, whether the length is announced or not; the limit itself is not."""
@@ -318,7 +318,7 @@ async def test_a_body_over_64_kib_is_too_large(
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "1.5", "1e3", "soon", "", "٣", "0000000000", "99999999999"])
-async def test_a_limit_on_waiting_is_a_whole_number(
+async def test_start_with_a_wrong_timeout_header_names_it(
     gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, given: str
 ) -> None:
     """A header that cannot be meant is named like a field."""
@@ -329,7 +329,7 @@ async def test_a_limit_on_waiting_is_a_whole_number(
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/recordings/track", "/v2/x", "/schema", "/..%2f"])
-async def test_an_unknown_address_is_not_found(
+async def test_request_to_an_unknown_path_is_not_found(
     gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, path: str
 ) -> None:
     """Where there is no route, 404 says so, in the same form as everything else."""
@@ -347,7 +347,7 @@ async def test_an_unknown_address_is_not_found(
         ("POST", "/v1/recordings/track/a/b/video", "GET"),
     ],
 )
-async def test_another_method_is_answered_with_those_there_are(
+async def test_request_with_another_method_is_told_the_allowed_ones(
     gateway: ApiClient,
     nothing_reaches: NothingReaches,
     check_problem: CheckProblem,
@@ -372,7 +372,7 @@ async def test_another_method_is_answered_with_those_there_are(
         (f"{'x' * 129}/%C3%A4/VIDEO", ["kind", "participantId", "roomId"]),
     ],
 )
-async def test_a_wrong_part_of_a_path_is_named(
+async def test_show_with_a_wrong_path_segment_names_it(
     gateway: ApiClient,
     nothing_reaches: NothingReaches,
     check_problem: CheckProblem,
@@ -385,7 +385,7 @@ async def test_a_wrong_part_of_a_path_is_named(
     assert fields(document) == named
 
 
-async def test_a_caller_that_hangs_up_within_its_body_harms_nobody(
+async def test_start_aborted_within_its_body_changes_nothing(
     gateway: ApiClient, nothing_reaches: NothingReaches, demo: harness.Demo
 ) -> None:
     """Half a body is nobody's mistake here: no request comes of it, and the gateway goes on."""
@@ -429,7 +429,7 @@ async def unreadable(gateway: ApiClient, sent: bytes) -> httpx.Response:
     ],
     ids=["long header", "long address", "no HTTP", "no host", "length is a word", "TLS"],
 )
-async def test_what_is_no_request_is_answered_with_a_problem_too(
+async def test_unparsable_request_is_answered_with_a_problem(
     gateway: ApiClient, nothing_reaches: NothingReaches, slug: str, sent: bytes
 ) -> None:
     """What the parser refuses gets the same kind of document as everything else, and the connection is closed."""
@@ -462,7 +462,7 @@ async def test_what_is_no_request_is_answered_with_a_problem_too(
         "數" * 512,
     ],
 )
-async def test_an_honest_folder_arrives_as_it_was_sent(
+async def test_start_with_an_honest_folder_sends_it_unchanged(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, value: str
 ) -> None:
     """What a folder may be called reaches VideoSDK unchanged, as does everything beside it."""
@@ -487,7 +487,7 @@ async def test_an_honest_folder_arrives_as_it_was_sent(
         "https://app.example.com/" + "a" * (2048 - len("https://app.example.com/")),
     ],
 )
-async def test_an_honest_address_arrives_as_it_was_sent(
+async def test_start_with_an_honest_webhook_url_sends_it_unchanged(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, value: str
 ) -> None:
     """An address reaches VideoSDK byte for byte: nothing is put in order, escaped or unescaped."""
@@ -499,7 +499,7 @@ async def test_an_honest_address_arrives_as_it_was_sent(
 
 
 @pytest.mark.parametrize("more", [{}, {"fileFormat": "webm"}, {"bucketDirPath": "a"}], ids=["none", "format", "folder"])
-async def test_absent_fields_are_absent_upstream(
+async def test_start_without_optional_fields_sends_none(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, more: dict[str, str]
 ) -> None:
     """The gateway adds nothing, not even a default."""
@@ -512,7 +512,7 @@ async def test_absent_fields_are_absent_upstream(
 
 
 @pytest.mark.parametrize("kind", ["audio", "video", "screen_audio", "screen_video"])
-async def test_every_kind_and_the_longest_ids_are_honest(
+async def test_start_with_every_kind_and_the_longest_ids_is_accepted(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, kind: str
 ) -> None:
     """Ids up to 128 of their characters, and all four kinds, pass and can be asked for again."""

@@ -47,7 +47,7 @@ def words(field: str) -> set[str]:
 
 
 @pytest.mark.parametrize("origin", PAGES)
-async def test_a_listed_page_may_ask(page: ApiClient, new_track: NewTrack, origin: str) -> None:
+async def test_cors_request_of_a_listed_page_is_allowed(page: ApiClient, new_track: NewTrack, origin: str) -> None:
     """Preflight needs no key, is cached, and allows what callers send; the answer itself can be read."""
     preflight = await page.options(START, headers={"origin": origin, "authorization": "", **ASKS})
     assert preflight.status_code == 204
@@ -71,7 +71,7 @@ async def test_a_listed_page_may_ask(page: ApiClient, new_track: NewTrack, origi
 
 
 @pytest.mark.parametrize("origin", STRANGERS)
-async def test_another_page_may_not(page: ApiClient, new_track: NewTrack, origin: str) -> None:
+async def test_cors_request_of_another_page_is_not_allowed(page: ApiClient, new_track: NewTrack, origin: str) -> None:
     """Its browser finds no permission, neither before it asks nor in an answer; caches are told to keep them apart."""
     preflight = await page.options(START, headers={"origin": origin, "authorization": "", **ASKS})
     answer = await page.get("/livez", headers={"origin": origin})
@@ -80,7 +80,7 @@ async def test_another_page_may_not(page: ApiClient, new_track: NewTrack, origin
         assert words(seen.headers["vary"]) == {"origin"}
 
 
-async def test_a_page_can_read_what_went_wrong(page: ApiClient) -> None:
+async def test_cors_error_answers_carry_the_permission(page: ApiClient) -> None:
     """401, 404, 405, 413, 415 and 422 carry the permission too."""
     headers = {"origin": PAGES[0]}
     json = {"content-type": "application/json"}
@@ -98,7 +98,7 @@ async def test_a_page_can_read_what_went_wrong(page: ApiClient) -> None:
         assert answer.headers["x-request-id"]
 
 
-async def test_who_is_no_page_sees_nothing_of_it(page: ApiClient, new_track: NewTrack) -> None:
+async def test_request_without_an_origin_gets_no_cors_headers(page: ApiClient, new_track: NewTrack) -> None:
     """Requests without an Origin, and OPTIONS that are no preflight, are answered as ever."""
     for answer in (await page.start(new_track()), await page.get("/livez")):
         assert answer.is_success
@@ -108,7 +108,7 @@ async def test_who_is_no_page_sees_nothing_of_it(page: ApiClient, new_track: New
     assert "access-control-max-age" not in options.headers
 
 
-async def test_where_no_origin_is_configured_no_page_may_ask(gateway: ApiClient) -> None:
+async def test_cors_without_configured_origins_is_off(gateway: ApiClient) -> None:
     """Without the setting nothing is said of origins at all."""
     preflight = await gateway.options(START, headers={"origin": PAGES[0], **ASKS})
     answer = await gateway.get("/livez", headers={"origin": PAGES[0]})

@@ -54,7 +54,7 @@ async def gateway_at(
         yield client
 
 
-async def test_a_mounted_secret_is_replaced_without_a_restart(
+async def test_mounted_secret_is_replaced_without_a_restart(
     valkey: EmbeddedValkey, demo: harness.Demo, signer: object, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """VideoSDK knows the new secret, then the file holds it: starts succeed again, and so do new join tokens."""
@@ -90,7 +90,7 @@ def _join(secret: str, track: dict[str, str]) -> str:
     return demo_join_token(harness.API_KEY, secret, room=track["roomId"], participant=track["participantId"])
 
 
-async def test_another_api_key_changes_nothing_that_is_remembered(
+async def test_videosdk_api_key_replaced_keeps_every_record(
     valkey: EmbeddedValkey, demo: harness.Demo, signer: object, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Calls go out under the new key, the running recording stays known, and the log warns once, without either key."""
@@ -117,7 +117,7 @@ async def test_another_api_key_changes_nothing_that_is_remembered(
     assert "api-key" not in warned
 
 
-async def test_a_mounted_token_is_replaced_without_a_restart(
+async def test_mounted_token_is_replaced_without_a_restart(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """A token that VideoSDK refuses is the operator's to mend: by replacing the file, and nothing else."""
@@ -134,7 +134,7 @@ async def test_a_mounted_token_is_replaced_without_a_restart(
         await harness.until(started, lambda status: status == 201)
 
 
-def test_tokens_are_made_anew_when_what_makes_them_changes() -> None:
+def test_videosdk_token_is_minted_anew_when_its_key_or_secret_changes() -> None:
     """Another key or another secret ends the use of a minted token at once; a given one is renewed by another."""
     held = {"key": "one", "secret": harness.SECRET}
     tokens = MintedTokens(lambda: held["key"], lambda: Secret(held["secret"]))
@@ -153,7 +153,7 @@ def test_tokens_are_made_anew_when_what_makes_them_changes() -> None:
     assert given.current() == "three"
 
 
-async def test_calls_wait_for_their_turn(simulator: Simulator) -> None:
+async def test_upstream_call_beyond_the_rate_waits_or_is_not_sent(simulator: Simulator) -> None:
     """Calls a second are kept; who waits too long was never sent, and takes nobody's turn."""
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, calls_per_second=20)
@@ -173,7 +173,7 @@ async def test_calls_wait_for_their_turn(simulator: Simulator) -> None:
     await slow.aclose()
 
 
-async def test_only_so_many_calls_are_under_way(simulator: Simulator) -> None:
+async def test_upstream_call_beyond_the_concurrency_waits_or_is_not_sent(simulator: Simulator) -> None:
     """Calls beyond the limit wait, and those whose wait is too long were never sent."""
     simulator.inject(harness.delay("start", 0.2))
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
@@ -185,7 +185,7 @@ async def test_only_so_many_calls_are_under_way(simulator: Simulator) -> None:
     await videosdk.aclose()
 
 
-async def test_headers_have_a_bound(gateway: ApiClient) -> None:
+async def test_request_with_headers_beyond_the_bound_is_refused(gateway: ApiClient) -> None:
     """Headers beyond it are refused cleanly, and an answer says nothing of the server that gave it."""
     url = urlsplit(str(gateway.base_url))
     reader, writer = await asyncio.open_connection(url.hostname, url.port)

@@ -82,7 +82,9 @@ async def ticket(gateway: ApiClient, room: str, headers: dict[str, str] | None =
 # --- what is told ------------------------------------------------------------------------------------------------
 
 
-async def test_a_reader_is_told_the_room_and_then_each_change(gateway: ApiClient, new_track: NewTrack) -> None:
+async def test_events_begin_with_the_room_and_continue_with_each_change(
+    gateway: ApiClient, new_track: NewTrack
+) -> None:
     """The snapshot comes first; each change is the recording as GET shows it, with a growing id; then nothing more."""
     before, track = (
         new_track(),
@@ -112,7 +114,7 @@ async def test_a_reader_is_told_the_room_and_then_each_change(gateway: ApiClient
 
 
 @pytest.mark.parametrize("status", [402, 429])
-async def test_a_start_that_came_to_nothing_is_told(
+async def test_events_of_a_failed_start_show_the_failure(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, status: int
 ) -> None:
     """Who saw it starting sees that it failed; who comes later sees what GET shows, which may be nothing."""
@@ -131,7 +133,7 @@ async def test_a_start_that_came_to_nothing_is_told(
 
 
 @pytest.mark.parametrize("said", ["Last-Event-ID", "lastEventId"])
-async def test_who_comes_back_is_told_what_it_missed_and_nothing_twice(
+async def test_events_after_a_reconnect_continue_without_gap_or_repetition(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, said: str
 ) -> None:
     """On the same replica or another: what two readers with a gap heard is what one without heard."""
@@ -162,7 +164,7 @@ async def test_who_comes_back_is_told_what_it_missed_and_nothing_twice(
 
 
 @pytest.mark.parametrize("last", ["0-0", "1-1", "999999999999999999-0", "nonsense", "-", "+", "$", "1" * 400])
-async def test_an_id_that_the_room_does_not_know_begins_anew(
+async def test_events_from_an_unknown_id_begin_with_the_room(
     gateway: ApiClient, new_track: NewTrack, last: str
 ) -> None:
     """Forgotten, made up or not an id at all: the reader gets the room as it is, and the changes after it."""
@@ -177,7 +179,7 @@ async def test_an_id_that_the_room_does_not_know_begins_anew(
     assert (await gateway.get("/readyz")).status_code == 200
 
 
-async def test_what_was_forgotten_while_a_reader_was_away_is_noticed(
+async def test_events_after_redis_forgot_begin_with_the_room(
     gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
     """A reader that saw only an empty room is not told that nothing happened, when what happened was forgotten."""
@@ -193,7 +195,7 @@ async def test_what_was_forgotten_while_a_reader_was_away_is_noticed(
         assert len(again.heard[0].data["recordings"]) == 1
 
 
-async def test_a_caller_may_say_how_long(gateway: ApiClient, new_track: NewTrack) -> None:
+async def test_events_with_a_timeout_header_end_after_it(gateway: ApiClient, new_track: NewTrack) -> None:
     """The stream ends by itself after `X-Request-Timeout-Ms`, without a wish to reconnect; nonsense is refused."""
     room = new_track()["roomId"]
     async with listening(gateway, room, headers={"x-request-timeout-ms": "300"}) as reader:
@@ -206,7 +208,9 @@ async def test_a_caller_may_say_how_long(gateway: ApiClient, new_track: NewTrack
 # --- who may read ------------------------------------------------------------------------------------------------
 
 
-async def test_a_participant_sees_its_own_tracks_and_a_moderator_all(pages: ApiClient, new_track: NewTrack) -> None:
+async def test_events_show_a_participant_its_own_tracks_and_a_moderator_all(
+    pages: ApiClient, new_track: NewTrack
+) -> None:
     """In the snapshot, in the changes, and in what it missed; through a ticket no more than without."""
     own, other, late = new_track(), new_track(), new_track("audio")
     late["participantId"] = own["participantId"]
@@ -233,7 +237,7 @@ async def test_a_participant_sees_its_own_tracks_and_a_moderator_all(pages: ApiC
         assert other["participantId"] not in resumed.text
 
 
-async def test_who_may_not_read_is_refused(
+async def test_events_without_permission_are_refused(
     pages: ApiClient, gateway: ApiClient, new_track: NewTrack, check_problem: Check
 ) -> None:
     """Nobody known, a foreign room, no scope, no room: events and tickets alike."""
@@ -252,7 +256,7 @@ async def test_who_may_not_read_is_refused(
         assert check_problem(await ask(gateway, "a b", {}), "invalid-request")["errors"][0]["field"] == "roomId"
 
 
-async def test_scope_and_rooms_of_a_key_are_kept(
+async def test_events_outside_the_keys_scope_or_rooms_are_refused(
     gateway: ApiClient, demo: harness.Demo, new_track: NewTrack, check_problem: Check
 ) -> None:
     """A key without `recordings:read` reads no events, and one for other rooms none of this."""
@@ -269,7 +273,7 @@ async def test_scope_and_rooms_of_a_key_are_kept(
             check_problem(answer, "forbidden")
 
 
-async def test_a_ticket_opens_once_on_any_replica_and_only_its_room(
+async def test_ticket_opens_its_room_once_on_any_replica(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: Check
 ) -> None:
     """Made here, used there; not twice, not elsewhere, not made up. Redis holds its hash, for half a minute."""
@@ -302,7 +306,7 @@ async def test_a_ticket_opens_once_on_any_replica_and_only_its_room(
 
 
 @pytest.mark.parametrize("way", ["header", "ticket"])
-async def test_a_stream_ends_when_what_was_shown_expires(pages: ApiClient, new_track: NewTrack, way: str) -> None:
+async def test_events_end_when_the_join_token_expires(pages: ApiClient, new_track: NewTrack, way: str) -> None:
     """Not later than the join token itself, also behind a ticket; the reader is told why."""
     track = new_track()
     headers = bearer(track, lasts=5)
@@ -313,7 +317,7 @@ async def test_a_stream_ends_when_what_was_shown_expires(pages: ApiClient, new_t
         assert reader.heard[-1].data == {"reason": "expired"}
 
 
-async def test_a_key_that_expires_ends_its_streams(
+async def test_events_end_when_the_api_key_expires(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """An API key's `expires` ends what it opened."""
@@ -337,7 +341,7 @@ async def subscriptions(valkey: EmbeddedValkey, room: str) -> int:
         return sum(count for _, count in await redis.pubsub_numsub(*names)) if names else 0
 
 
-async def test_two_hundred_readers_are_one_subscription(
+async def test_events_of_two_hundred_readers_use_one_subscription(
     gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
     """Each hears every event once, in the same order; when all are gone, so is the subscription."""
@@ -357,7 +361,7 @@ async def test_two_hundred_readers_are_one_subscription(
     await harness.until(lambda: subscriptions(valkey, track["roomId"]), lambda count: count == 0)
 
 
-async def test_readers_are_bounded_and_places_are_given_back(
+async def test_events_beyond_the_bound_of_readers_are_refused_until_one_leaves(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: Check
 ) -> None:
     """One more than may is told to try again; when one hangs up there is room."""
@@ -383,7 +387,7 @@ def fragile() -> EmbeddedValkey:
 
 
 @pytest.mark.parametrize("outage", ["frozen", "emptied", "subscriber cut"])
-async def test_readers_stay_while_redis_is_away(
+async def test_events_continue_after_a_redis_outage(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, outage: str
 ) -> None:
     """Afterwards they go on without a gap; where Redis has forgotten, they are given the room anew."""
@@ -447,7 +451,7 @@ async def flood(valkey: EmbeddedValkey, room: str, count: int, size: int) -> Non
             await pipeline.execute()
 
 
-async def test_a_reader_that_takes_nothing_is_cut_off_and_holds_nobody_up(
+async def test_events_to_a_reader_that_takes_nothing_are_cut_off(
     gateway: ApiClient, valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Others hear everything meanwhile; and what waits for the one who does not read is not kept for ever."""

@@ -34,7 +34,9 @@ def starts(simulator: Simulator) -> int:
     return sum(call.endpoint == "start" for call in simulator.calls)
 
 
-async def test_a_retry_gets_the_answer_it_got(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_start_retried_with_its_key_replays_the_answer(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """Status, headers and body are those of the first answer, to the byte; the header says that it is a replay."""
     track, key = new_track(), under()
     first = await gateway.start(track, headers=key)
@@ -47,7 +49,9 @@ async def test_a_retry_gets_the_answer_it_got(gateway: ApiClient, simulator: Sim
     assert starts(simulator) == 1
 
 
-async def test_a_late_retry_does_not_start_again(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_start_retried_after_a_stop_does_not_start_again(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """Somebody else has stopped the recording meanwhile: the retry hears what it was answered, and nothing starts."""
     track, key = new_track(), under()
     first = await gateway.start(track, headers=key)
@@ -60,7 +64,7 @@ async def test_a_late_retry_does_not_start_again(gateway: ApiClient, simulator: 
     assert starts(simulator) == 2
 
 
-async def test_a_retry_whose_answer_was_never_kept_does_not_start_again(
+async def test_start_retried_after_a_crash_and_a_stop_does_not_start_again(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """The process that answered is gone before it could keep that; the recording has been stopped since."""
@@ -78,7 +82,7 @@ async def test_a_retry_whose_answer_was_never_kept_does_not_start_again(
     assert replayed.headers["idempotency-replayed"] == "true"
 
 
-async def test_a_retry_of_what_still_records_joins_it(
+async def test_start_retried_without_a_stored_answer_joins_the_recording(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """No answer was kept, and it runs: the track itself knows."""
@@ -97,7 +101,7 @@ async def _forget_answers(valkey: EmbeddedValkey) -> None:
             await redis.hdel(name, "answer")  # pyright: ignore[reportGeneralTypeIssues]
 
 
-async def test_a_retry_of_what_is_under_way_joins_it(
+async def test_start_retried_while_under_way_joins_it(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Ten at once under one key: one start, and everybody hears of the same recording."""
@@ -109,7 +113,7 @@ async def test_a_retry_of_what_is_under_way_joins_it(
     assert starts(simulator) == 1
 
 
-async def test_a_key_names_one_request(
+async def test_idempotency_key_with_another_body_is_refused(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Another body under the same key is refused, also while nothing of the first was answered yet."""
@@ -124,7 +128,7 @@ async def test_a_key_names_one_request(
     assert starts(simulator) == 1
 
 
-async def test_a_key_is_the_callers_and_the_routes(
+async def test_idempotency_key_of_another_caller_or_route_is_another_key(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """The same key of another caller, or for a stop, is another key."""
@@ -140,7 +144,7 @@ async def test_a_key_is_the_callers_and_the_routes(
         assert (await a.stop(track, headers=key)).headers["idempotency-replayed"] == "true"
 
 
-async def test_a_replayed_stop_does_not_stop_what_came_after(
+async def test_stop_retried_after_a_new_start_does_not_stop_it(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """The retry of a stop is about the recording it stopped, not about the next one."""
@@ -154,7 +158,7 @@ async def test_a_replayed_stop_does_not_stop_what_came_after(
     assert (await gateway.get(next_one.headers["location"])).json()["status"] == "recording"
 
 
-async def test_final_refusals_are_kept_and_passing_ones_are_not(
+async def test_start_retried_replays_final_refusals_only(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """`parameters-differ` and `upstream-refused` are answers; a limit or an outage is not one, and a retry may win."""
@@ -183,7 +187,7 @@ async def test_final_refusals_are_kept_and_passing_ones_are_not(
     assert "idempotency-replayed" not in won.headers
 
 
-async def test_retry_of_a_stop_that_was_only_requested_stops_again(
+async def test_stop_retried_after_202_stops_again(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """202 promises what is still to come: it is no final answer, so the retry is told what became of it."""
@@ -205,7 +209,9 @@ async def test_retry_of_a_stop_that_was_only_requested_stops_again(
     ("one", "other"),
     [('"abc-{}"', "abc-{}"), ("8e03{}", '"8e03{}"'), ('"a\\"b{}"', '"a\\"b{}"'), ("a:b/c={}", '"a:b/c={}"')],
 )
-async def test_a_key_may_be_quoted_or_bare(gateway: ApiClient, new_track: NewTrack, one: str, other: str) -> None:
+async def test_idempotency_key_quoted_or_bare_is_the_same(
+    gateway: ApiClient, new_track: NewTrack, one: str, other: str
+) -> None:
     """The draft has a quoted string; many clients send it bare; it is the same key."""
     track, unique = new_track(), uuid.uuid4().hex
     await gateway.start(track, headers=under(one.format(unique)))
@@ -217,7 +223,7 @@ async def test_a_key_may_be_quoted_or_bare(gateway: ApiClient, new_track: NewTra
     "key",
     ["", '""', '"', '"abc', 'abc"', '"a b"', "a b", "a,b", '"a";x=1', '"a", "b"', '"a\\n"', "ä", "x" * 256, "a\tb"],
 )
-async def test_a_key_that_cannot_be_read_is_named(
+async def test_idempotency_key_that_is_malformed_is_refused(
     gateway: ApiClient,
     nothing_reaches: Callable[[], Any],
     new_track: NewTrack,
@@ -230,13 +236,15 @@ async def test_a_key_that_cannot_be_read_is_named(
     assert [error["field"] for error in check_problem(answer, "invalid-request")["errors"]] == ["idempotency-key"]
 
 
-async def test_two_keys_are_none(gateway: ApiClient, new_track: NewTrack, check_problem: CheckProblem) -> None:
+async def test_idempotency_key_given_twice_is_refused(
+    gateway: ApiClient, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
     """A request has one name."""
     headers = [("idempotency-key", "a"), ("idempotency-key", "b")]
     check_problem(await gateway.start(new_track(), headers=headers), "invalid-request")
 
 
-async def test_without_redis_a_start_cannot_be_remembered_and_a_stop_need_not(
+async def test_start_with_a_key_without_redis_is_refused_and_stop_is_done(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A start under a key is refused, even where starts are done without Redis; a stop is carried out."""
@@ -251,7 +259,9 @@ async def test_without_redis_a_start_cannot_be_remembered_and_a_stop_need_not(
         assert stopped.json()["coordinated"] is False
 
 
-async def test_what_is_kept_goes_in_time(gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack) -> None:
+async def test_idempotency_record_expires_and_holds_no_key_in_the_clear(
+    gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
+) -> None:
     """Nothing of a key stays beyond its hours, and neither the key nor the caller is in Redis in the clear."""
     track, name = new_track(webhookUrl="https://app.example.com/hook?key=hunter2"), uuid.uuid4().hex
     await gateway.start(track, headers=under(name))
@@ -266,7 +276,7 @@ async def test_what_is_kept_goes_in_time(gateway: ApiClient, valkey: EmbeddedVal
             assert "hunter2" not in kept
 
 
-async def test_a_retry_of_a_start_that_was_never_sent_starts(
+async def test_start_retried_after_one_that_was_never_sent_starts(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """An older recording has ended, and the first try brought nothing about: the retry hears nothing of the old one."""
@@ -282,7 +292,7 @@ async def test_a_retry_of_a_start_that_was_never_sent_starts(
     assert (won.status_code, won.json().get("outcome")) == (201, "started")
 
 
-async def test_a_retry_of_a_start_that_never_landed_starts(
+async def test_start_retried_after_one_that_never_landed_starts(
     hasty: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Nobody answered, and it was found out that nothing records: the retry is not a late one."""
@@ -297,7 +307,7 @@ async def test_a_retry_of_a_start_that_never_landed_starts(
     assert (won.status_code, won.json().get("outcome")) == (201, "started")
 
 
-async def test_a_retry_is_overruled_by_a_stop_at_whatever_moment(
+async def test_start_retried_while_a_stop_slips_in_does_not_start(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """A stop slips in between the moment a retry is taken in and its claim: the retry still does not start again."""
@@ -315,7 +325,7 @@ async def test_a_retry_is_overruled_by_a_stop_at_whatever_moment(
     assert starts(simulator) == 1
 
 
-async def test_a_retry_does_not_hold_back_who_asks_anew(
+async def test_start_beside_an_overruled_retry_starts(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """An overruled retry and a new start, at the same moment and for the same: the new one starts."""
@@ -334,7 +344,7 @@ async def test_a_retry_does_not_hold_back_who_asks_anew(
     assert starts(simulator) == 2
 
 
-async def test_a_retry_of_what_was_recording_already_does_not_start_again(
+async def test_start_retried_after_already_recording_and_a_stop_does_not_start_again(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """The recording is older than the key: a stop that came after the first asking is the later wish all the same."""

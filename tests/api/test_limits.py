@@ -61,7 +61,7 @@ def _members(field: str) -> dict[str, tuple[int, int]]:
     return {member[1]: (int(member[3]), int(member[5])) for member in found if member}
 
 
-async def test_what_reached_videosdk_costs_one_and_the_rest_a_tenth(
+async def test_limit_charges_one_for_an_upstream_call_and_a_tenth_otherwise(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """A start and a stop cost a token each; nine answers that cost VideoSDK nothing are nine tenths of one."""
@@ -84,7 +84,7 @@ async def test_what_reached_videosdk_costs_one_and_the_rest_a_tenth(
         assert "track" not in told(stopped)
 
 
-async def test_a_caller_over_its_limit_is_told_when_to_come_back(
+async def test_limit_of_a_caller_exceeded_is_answered_429_with_retry_after(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     tmp_path: Path,
@@ -106,7 +106,7 @@ async def test_a_caller_over_its_limit_is_told_when_to_come_back(
         assert len(simulator.calls) == calls
 
 
-async def test_what_was_spent_at_once_is_owed(
+async def test_limit_exceeded_by_simultaneous_starts_is_paid_back(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Starts of many tracks that arrive together pass, and are paid for afterwards."""
@@ -118,7 +118,7 @@ async def test_what_was_spent_at_once_is_owed(
         assert int(refused.headers["retry-after"]) > 60
 
 
-async def test_a_storm_on_one_track_passes(
+async def test_limit_lets_fifty_equal_starts_pass(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Fifty equal starts are one real one: neither the caller's limit of ten nor the track's of two minds."""
@@ -131,7 +131,7 @@ async def test_a_storm_on_one_track_passes(
         assert Counter(answer.json()["outcome"] for answer in answers) == {"started": 1, "joined": 49}
 
 
-async def test_a_storm_that_is_refused_is_paid_for_once(
+async def test_limit_charges_one_refusal_to_fifty_equal_starts(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Fifty callers hear of one refusal: it costs what one refusal costs."""
@@ -148,7 +148,7 @@ async def test_a_storm_that_is_refused_is_paid_for_once(
         assert told(after)["caller"][1] >= 20 - 5 - calls - 2
 
 
-async def test_a_stop_that_was_sent_without_an_answer_costs_a_whole_token(
+async def test_limit_charges_a_whole_token_for_an_unanswered_stop(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """202: VideoSDK may have carried it out. The only token of a caller is gone, and comes back in a minute."""
@@ -163,7 +163,7 @@ async def test_a_stop_that_was_sent_without_an_answer_costs_a_whole_token(
         assert told(stopped)["caller"][2] > 30
 
 
-async def test_callers_of_one_stop_without_an_answer_pay_for_it_once(
+async def test_limit_charges_an_unanswered_stop_once_to_all_its_callers(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Ten who stop together are told 202; it costs a tenth of a token each, and the rest of one."""
@@ -178,7 +178,7 @@ async def test_callers_of_one_stop_without_an_answer_pay_for_it_once(
         assert min(told(answer)["caller"][1] for answer in answers) >= 17
 
 
-async def test_who_asks_together_is_counted_together(valkey: EmbeddedValkey) -> None:
+async def test_limit_counts_a_thousand_simultaneous_takes_in_few_scripts(valkey: EmbeddedValkey) -> None:
     """A thousand takes at once are a few scripts, and exactly as many are granted as there are tokens for."""
     connection = Connection(valkey.url)
     limits, name = TokenBuckets(connection), f"test:{uuid.uuid4().hex}"
@@ -200,7 +200,7 @@ async def test_who_asks_together_is_counted_together(valkey: EmbeddedValkey) -> 
     await connection.aclose()
 
 
-async def test_a_track_is_really_started_only_so_often(
+async def test_limit_of_a_track_exceeded_delays_the_start_only(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Start and stop in a loop: the third start waits; other tracks and every stop go on."""
@@ -216,7 +216,7 @@ async def test_a_track_is_really_started_only_so_often(
         assert (await client.start(new_track())).status_code == 201
 
 
-async def test_no_limit_says_nothing_of_limits(
+async def test_limit_of_zero_sends_no_limit_headers(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """With 0 there is none, and no header speaks of one."""
@@ -226,7 +226,7 @@ async def test_no_limit_says_nothing_of_limits(
         assert not any(name.startswith("ratelimit") for answer in answers for name in answer.headers)
 
 
-async def test_participants_of_the_same_name_are_not_the_same(
+async def test_limit_of_a_participant_is_counted_per_room(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """What ada spends in one room is not missing to ada in another."""
@@ -248,7 +248,7 @@ async def test_participants_of_the_same_name_are_not_the_same(
         assert statuses == [201, 429, 201]
 
 
-async def test_without_redis_a_stop_goes_through(
+async def test_limit_without_redis_lets_a_stop_through(
     simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Nobody counts then: a start is refused for its own reason, and a stop is carried out."""
@@ -263,7 +263,7 @@ async def test_without_redis_a_stop_goes_through(
         assert "ratelimit" not in stopped.headers
 
 
-async def test_a_redis_that_is_slow_to_count_keeps_nobody_waiting() -> None:
+async def test_limit_while_redis_is_slow_leaves_time_for_the_claim() -> None:
     """Within the three seconds after which a start is refused, a claim has to be tried: counting must not use them."""
     caller, track = Caller("somebody", account="somebody"), Track("room", "ada", Kind.VIDEO)
     with EmbeddedValkey(port=0) as server:

@@ -61,7 +61,7 @@ def toml(table: dict[str, object]) -> str:
 
 
 @pytest.mark.parametrize("row", HOSTILE, ids=lambda row: f"{row.trick}: {ascii(row.value)[1:60]}")
-async def test_hostile_values_go_no_further(
+async def test_start_with_hostile_values_is_refused_and_sends_nothing(
     callers: dict[str, ApiClient],
     nothing_reaches: Callable[[], Any],
     new_track: NewTrack,
@@ -81,7 +81,7 @@ async def test_hostile_values_go_no_further(
 
 
 @pytest.mark.parametrize("row", HONEST, ids=lambda row: f"{row.field}: {ascii(row.value)[1:60]}")
-async def test_honest_values_arrive_byte_for_byte(
+async def test_start_with_honest_values_sends_them_unchanged(
     callers: dict[str, ApiClient], simulator: Simulator, new_track: NewTrack, row: Honest
 ) -> None:
     """VideoSDK gets what was sent, and nothing beside it."""

@@ -39,7 +39,7 @@ def starts(simulator: Simulator) -> int:
 # --- the form ----------------------------------------------------------------------------------------------------
 
 
-def test_every_problem_has_a_slug_of_its_own() -> None:
+def test_problem_slugs_are_unique() -> None:
     """No class is forgotten, and none hides another."""
     leaves = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, GatewayError)} - {
         GatewayError
@@ -67,7 +67,7 @@ async def raising(error: Exception) -> AsyncGenerator[ApiClient]:
 
 
 @pytest.mark.parametrize("slug", sorted(PROBLEMS))
-async def test_every_problem_is_one_form_and_has_a_page(slug: str, check_problem: CheckProblem) -> None:
+async def test_problem_of_every_type_has_its_members_and_a_page(slug: str, check_problem: CheckProblem) -> None:
     """A problem of each type: its members, its Retry-After in whole seconds, and the page that its type names."""
     problem = PROBLEMS[slug]("Said this time.", retry_after=1.2, extensions={"upstreamStatus": 404})
     async with raising(problem) as client:
@@ -92,14 +92,14 @@ async def test_every_problem_is_one_form_and_has_a_page(slug: str, check_problem
     assert len(problem.advice) > 20
 
 
-async def test_the_page_of_forbidden_explains_every_rule(gateway: ApiClient) -> None:
+async def test_problem_page_of_forbidden_explains_every_rule(gateway: ApiClient) -> None:
     """Whoever was refused by a rule can look up what it asks for."""
     page = await gateway.get("/problems/forbidden")
     assert all(f"<code>{rule}</code>" in page.text for rule in RULES)
     assert "`" not in page.text
 
 
-async def test_a_problem_without_a_page_is_not_found(gateway: ApiClient, check_problem: CheckProblem) -> None:
+async def test_problem_page_of_an_unknown_type_is_not_found(gateway: ApiClient, check_problem: CheckProblem) -> None:
     """There are no pages but those of problems."""
     check_problem(await gateway.get("/problems/of-mine"), "not-found")
 
@@ -107,7 +107,7 @@ async def test_a_problem_without_a_page_is_not_found(gateway: ApiClient, check_p
 @pytest.mark.parametrize(
     "error", [ValueError("hunter2"), KeyError("hunter2"), RuntimeError("hunter2 at redis://u:hunter2@h")]
 )
-async def test_what_nobody_expected_is_a_mistake_of_ours(error: Exception, check_problem: CheckProblem) -> None:
+async def test_unexpected_exception_is_answered_500_and_logged(error: Exception, check_problem: CheckProblem) -> None:
     """Any other exception is 500 `internal`, and what it says stays in the log."""
     async with raising(error) as client:
         answer = await client.get("/v1/raise")
@@ -116,7 +116,7 @@ async def test_what_nobody_expected_is_a_mistake_of_ours(error: Exception, check
     assert type(error).__name__ not in answer.text
 
 
-async def test_a_record_that_cannot_be_read_is_a_mistake_of_ours(
+async def test_unreadable_record_is_answered_500_and_the_gateway_continues(
     gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Rubbish where a record should be: 500 without a word of it, and the gateway goes on."""
@@ -137,7 +137,7 @@ async def test_a_record_that_cannot_be_read_is_a_mistake_of_ours(
 
 
 @pytest.mark.parametrize("given", ["", "a b", "ä", "x" * 129, "a\tb", "{}"])
-async def test_a_request_id_that_cannot_be_logged_is_replaced(gateway: ApiClient, given: str) -> None:
+async def test_request_id_that_is_not_harmless_is_replaced(gateway: ApiClient, given: str) -> None:
     """Only a harmless id is taken over from the caller."""
     answer = await gateway.get("/livez", headers={b"x-request-id": given.encode()})
     assert answer.headers["x-request-id"] not in {"", given}
@@ -148,7 +148,7 @@ async def test_a_request_id_that_cannot_be_logged_is_replaced(gateway: ApiClient
 
 
 @pytest.mark.parametrize("status", [400, 402, 404, 409, 410, 422])
-async def test_a_refusal_carries_status_and_words(
+async def test_start_that_videosdk_refuses_is_answered_422_with_its_words(
     gateway: ApiClient,
     simulator: Simulator,
     new_track: NewTrack,
@@ -165,7 +165,7 @@ async def test_a_refusal_carries_status_and_words(
     assert starts(simulator) == len(shapes)
 
 
-async def test_words_of_a_refusal_are_bounded_and_scrubbed(
+async def test_start_that_videosdk_refuses_is_answered_in_bounded_scrubbed_words(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A token, a query and control characters do not come through; a whole page does not either."""
@@ -182,7 +182,7 @@ async def test_words_of_a_refusal_are_bounded_and_scrubbed(
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("route", [START, STOP])
-async def test_refused_credentials_are_the_operators(
+async def test_start_with_refused_credentials_is_answered_502(
     gateway: ApiClient,
     simulator: Simulator,
     new_track: NewTrack,
@@ -206,7 +206,7 @@ async def test_refused_credentials_are_the_operators(
 
 
 @pytest.mark.parametrize(("status", "after", "told"), [(429, None, None), (429, "7", "7"), (503, "9", "9")])
-async def test_a_limit_is_passed_on_as_one(
+async def test_start_that_videosdk_limits_is_answered_503_with_retry_after(
     gateway: ApiClient,
     simulator: Simulator,
     new_track: NewTrack,
@@ -229,7 +229,7 @@ async def test_a_limit_is_passed_on_as_one(
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
-async def test_a_breakdown_upstream_proves_nothing(
+async def test_start_answered_5xx_is_found_by_the_list(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, status: int
 ) -> None:
     """A 5xx, or 408, after which the track records: the list says so, the start was sent once, and it is no refusal."""
@@ -250,7 +250,7 @@ def nobody() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
-async def test_nothing_listening_is_unavailable(
+async def test_start_while_videosdk_is_unreachable_is_answered_unavailable(
     valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Where VideoSDK cannot be connected to, nothing was done and a retry makes sense."""
@@ -264,7 +264,7 @@ async def test_nothing_listening_is_unavailable(
 
 
 @pytest.mark.parametrize("way", ["killed", "paused"])
-async def test_without_redis_nothing_is_promised(
+async def test_start_and_show_without_redis_are_answered_503(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: CheckProblem, way: str
 ) -> None:
     """Redis gone or silent: 503 within three seconds for start and question; nothing reaches VideoSDK."""
@@ -296,7 +296,7 @@ async def test_without_redis_nothing_is_promised(
     assert simulator.calls == []
 
 
-async def test_a_caller_may_wait_less(
+async def test_start_with_a_short_timeout_ends_the_wait_and_not_the_operation(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A caller's own limit ends its wait and not the operation: the same request then learns the result."""
@@ -309,6 +309,6 @@ async def test_a_caller_may_wait_less(
     assert starts(simulator) == 1
 
 
-def test_outcome_unknown_says_that_a_retry_is_safe() -> None:
+def test_start_of_unknown_outcome_says_that_a_retry_is_safe() -> None:
     """The one error after which something may record tells a person what to do."""
     assert "safe" in OutcomeUnknown.advice

@@ -93,7 +93,7 @@ def reader(left: list[Reader]) -> Reader:
     return reader
 
 
-async def test_silence_is_broken_by_comments(reader: Reader, left: list[Reader]) -> None:
+async def test_stream_in_silence_sends_comments(reader: Reader, left: list[Reader]) -> None:
     """A comment, again and again, keeps proxies from thinking that nobody is there; no client hears it."""
     server = Server()
     async with answering(server, reader, heartbeat=0.02):
@@ -103,7 +103,7 @@ async def test_silence_is_broken_by_comments(reader: Reader, left: list[Reader])
         await harness.eventually(lambda: left)
 
 
-async def test_a_slow_reader_is_told_to_come_again(reader: Reader) -> None:
+async def test_stream_of_a_slow_reader_ends_with_a_reconnect(reader: Reader) -> None:
     """While it takes nothing, news wait up to a bound; past it they are dropped, and it hears that it was too slow."""
     server = Server()
     async with answering(server, reader) as answer:
@@ -123,7 +123,7 @@ async def test_a_slow_reader_is_told_to_come_again(reader: Reader) -> None:
         assert server.complete
 
 
-async def test_a_process_that_ends_ends_its_answers(reader: Reader) -> None:
+async def test_stream_ends_when_the_process_shuts_down(reader: Reader) -> None:
     """The server says that it is to end: the answer is over at once, in order, with a word to the client."""
     server = Server()
     async with answering(server, reader) as answer:
@@ -136,7 +136,7 @@ async def test_a_process_that_ends_ends_its_answers(reader: Reader) -> None:
     assert server.on_ending is None
 
 
-async def test_an_answer_that_begins_while_the_process_ends_is_short(reader: Reader) -> None:
+async def test_stream_begun_during_shutdown_ends_at_once(reader: Reader) -> None:
     """Whoever comes in the last moment is sent on as well."""
     server = Server()
     server.ending = True
@@ -146,7 +146,7 @@ async def test_an_answer_that_begins_while_the_process_ends_is_short(reader: Rea
     assert server.complete
 
 
-async def test_news_are_read_once(left: list[Reader]) -> None:
+async def test_stream_sends_overlapping_updates_once_in_order(left: list[Reader]) -> None:
     """What was missed and what came meanwhile overlap; each is told once, in order."""
     reader = Reader(left.append)
     for number in (5, 6):
@@ -159,7 +159,7 @@ async def test_news_are_read_once(left: list[Reader]) -> None:
     assert [one.id for one in await reader.read(0)] == ["7-0"]
 
 
-async def test_what_waits_is_part_of_the_room_as_a_whole(left: list[Reader]) -> None:
+async def test_stream_after_the_room_sends_only_later_changes(left: list[Reader]) -> None:
     """A reader who begins with the room is told only what changed after it."""
     reader = Reader(left.append)
     reader.offer(update(5))
@@ -169,7 +169,7 @@ async def test_what_waits_is_part_of_the_room_as_a_whole(left: list[Reader]) -> 
     assert [one.id for one in await reader.read(0)] == ["6-0", "7-0"]
 
 
-async def test_a_room_told_anew_counts_anew(reader: Reader) -> None:
+async def test_stream_after_redis_forgot_restarts_its_ids(reader: Reader) -> None:
     """After a Redis that has forgotten, ids may be smaller: the whole room is told all the same, and what follows."""
     reader.offer(update(9))
     assert [one.id for one in await reader.read(0)] == ["1-0", "9-0"]

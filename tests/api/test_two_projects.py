@@ -124,7 +124,7 @@ async def test_limit_used_up_in_one_project_is_whole_in_the_other(
         assert '"track";r=4;' in answer.headers["ratelimit"]
 
 
-async def test_reader_of_one_project_hears_nothing_of_the_other(projects: TwoProjects, new_track: NewTrack) -> None:
+async def test_events_of_one_project_are_absent_from_the_other(projects: TwoProjects, new_track: NewTrack) -> None:
     """Events: what happens in the other project's room of the same name is neither told nor part of the room."""
     track = new_track()
     foreign = new_track(kind="audio")
@@ -184,7 +184,7 @@ def kind_of(key: str) -> str:
     return parts[-1] if parts[-1] in {"due", "tracks", "events"} else "record"
 
 
-async def test_settler_leaves_the_tracks_of_another_project_alone(
+async def test_reconciler_leaves_the_tracks_of_another_project_alone(
     valkey: EmbeddedValkey, projects: TwoProjects, new_track: NewTrack
 ) -> None:
     """The settler: a recording that is due stays as it is while only the other project's gateways run.

@@ -133,7 +133,7 @@ def check(load: Load, simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["same version", "from an earlier version"])
-async def test_replaced_one_by_one_under_load_nobody_notices(
+async def test_rolling_replacement_under_load_fails_no_request(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path, earlier: bool
 ) -> None:
     """Three replicas behind HAProxy, which repeats nothing: no failed request, and one start at VideoSDK per track."""

@@ -36,7 +36,7 @@ async def answers(url: str, key: str, times: int = 12) -> set[int]:
     return seen
 
 
-async def test_keys_are_rotated_under_load_without_a_gap(
+async def test_key_rotation_under_load_refuses_no_valid_key(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path
 ) -> None:
     """Old, both, a broken file, new: who changes keys in between is never refused, and the old one is at the end."""

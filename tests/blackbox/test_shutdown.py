@@ -20,7 +20,7 @@ HEALING = {**harness.CALM, "GATEWAY_SEND_WINDOW_SECONDS": "2", "GATEWAY_LEASE_SE
 """Of these only the lease runs out."""
 
 
-async def test_sigterm_lets_an_operation_come_to_its_end(
+async def test_sigterm_during_a_start_answers_its_caller(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """The caller whose start is under way gets its answer; nobody new is let in; the exit is clean."""
@@ -36,7 +36,7 @@ async def test_sigterm_lets_an_operation_come_to_its_end(
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
-async def test_sigterm_ends_live_events_at_once(
+async def test_sigterm_ends_event_streams_at_once(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """Readers are told to come again, on whichever worker they are, and nobody waits for them."""
@@ -85,7 +85,7 @@ async def test_sigterm_waits_no_longer_than_the_grace_period_for_half_a_request(
     assert "Traceback" not in process.log.read_text()
 
 
-async def test_sigkill_of_the_leader_is_healed_by_whoever_waits(
+async def test_sigkill_of_the_leader_is_recovered_by_a_waiter(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """The leader dies with its call under way; a joiner on another replica gets the recording, started once."""
@@ -107,7 +107,7 @@ async def test_sigkill_of_the_leader_is_healed_by_whoever_waits(
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
-async def test_sigkill_of_the_only_process_is_healed_by_the_next(
+async def test_sigkill_of_the_only_process_is_recovered_by_the_next(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """Nobody waits and nobody asks: the settler of a process started later finds out what became of the start."""
@@ -129,7 +129,7 @@ async def test_sigkill_of_the_only_process_is_healed_by_the_next(
     assert second.stop() == 0
 
 
-async def test_sigterm_loses_no_webhook_that_was_accepted(
+async def test_sigterm_after_an_accepted_webhook_writes_it_first(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """SIGTERM right after the 204, while Redis does not answer: the process stays until it has written what it heard.
@@ -156,7 +156,7 @@ async def test_sigterm_loses_no_webhook_that_was_accepted(
             await harness.until(lambda: gateway.get(path), lambda answer: answer.json()["status"] == "stopped")
 
 
-async def test_a_drained_process_says_so_and_serves_until_it_ends(
+async def test_sigterm_makes_the_process_unready_and_still_serving(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """After SIGTERM it is not ready, yet serves newcomers, and closes connections; a second SIGTERM ends it."""
@@ -176,7 +176,7 @@ async def test_a_drained_process_says_so_and_serves_until_it_ends(
     assert process.stop() == 0
 
 
-async def test_draining_ends_by_itself(
+async def test_drain_ends_by_itself_after_its_seconds(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
 ) -> None:
     """With several workers all drain at once, and when the time is over the process ends without another signal."""

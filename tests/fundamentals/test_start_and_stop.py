@@ -8,7 +8,9 @@ from tests.api_client import ApiClient, NewTrack
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_recording_from_start_to_stop(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_start_again_show_and_stop_is_one_recording(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """Start, start again, look, stop: one start and one stop reach VideoSDK."""
     track = new_track()
 

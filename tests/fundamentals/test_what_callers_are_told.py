@@ -17,7 +17,7 @@ def endpoints(simulator: Simulator) -> list[str]:
     return [call.endpoint for call in simulator.calls if call.method == "POST"]
 
 
-async def test_who_comes_during_a_start_joins_it(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_start_during_a_start_joins_it(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
     """A second start while the first is under way waits for it and shares its recording."""
     simulator.inject(Fault(action="delay", endpoint="start", seconds=2))
     track = new_track()
@@ -33,7 +33,9 @@ async def test_who_comes_during_a_start_joins_it(gateway: ApiClient, simulator: 
     assert endpoints(simulator) == ["start"]
 
 
-async def test_other_parameters_are_a_conflict(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_start_with_other_parameters_is_a_conflict(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """A running recording is not changed by a start with other parameters: 409 names the fields, not their values."""
     track = new_track(bucketDirPath="lessons/1", webhookUrl="https://app.example.com/hook?key=hunter2")
     assert (await gateway.start(track)).status_code == 201
@@ -49,7 +51,9 @@ async def test_other_parameters_are_a_conflict(gateway: ApiClient, simulator: Si
     assert endpoints(simulator) == ["start"]
 
 
-async def test_a_refusal_is_passed_on(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_start_that_videosdk_refuses_is_answered_422(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """What VideoSDK refuses is the caller's to change: 422 with VideoSDK's status and words; a later start works."""
     simulator.inject(Fault(action="refuse", endpoint="start", status=404, text="no live session"))
     track = new_track()
@@ -65,7 +69,7 @@ async def test_a_refusal_is_passed_on(gateway: ApiClient, simulator: Simulator, 
     assert (await gateway.start(track)).status_code == 201
 
 
-async def test_what_is_not_known_is_said_to_be_unknown_and_found_out(
+async def test_start_without_an_answer_is_unknown_and_then_found(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """A start that is carried out late and never answered: 504 with a Link; soon the truth, and no second start."""
@@ -94,7 +98,7 @@ async def test_what_is_not_known_is_said_to_be_unknown_and_found_out(
     assert endpoints(simulator) == ["start"]
 
 
-async def test_stopping_what_does_not_run_is_no_error(
+async def test_stop_of_what_does_not_record_succeeds(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """A stop of a track that nothing records says so; the wish is fulfilled all the same."""
@@ -109,7 +113,7 @@ async def test_stopping_what_does_not_run_is_no_error(
     assert simulator.rows == []
 
 
-async def test_a_track_nobody_recorded_is_not_found(
+async def test_show_of_an_unrecorded_track_is_not_found(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """VideoSDK is asked whether somebody else records it, once however often it is asked for."""

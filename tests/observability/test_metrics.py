@@ -71,7 +71,7 @@ def labels(family: object) -> set[str]:
     return {label for sample in family.samples for label in sample.labels} - {"le"}  # pyright: ignore
 
 
-async def test_every_promised_name_is_there(gateway: ApiClient, new_track: NewTrack) -> None:
+async def test_metrics_have_every_promised_name(gateway: ApiClient, new_track: NewTrack) -> None:
     """Names, types and labels are those that alerts and dashboard use, after one start: it takes a token."""
     await gateway.start(new_track())
     await scrape(gateway)
@@ -82,7 +82,7 @@ async def test_every_promised_name_is_there(gateway: ApiClient, new_track: NewTr
     assert told == PROMISED
 
 
-async def test_a_start_two_repeats_and_a_stop_are_told(
+async def test_metrics_count_a_start_two_repeats_and_a_stop(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Outcomes, phases, upstream calls and requests grow by what was done, and by nothing else."""
@@ -122,7 +122,7 @@ async def test_a_start_two_repeats_and_a_stop_are_told(
     assert grown("redis_duration_seconds_count") >= 5
 
 
-async def test_what_goes_on_is_told_while_it_goes_on(
+async def test_metrics_during_an_operation_show_its_waiters(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Three callers wait for one operation; afterwards nobody does."""
@@ -144,7 +144,9 @@ async def test_what_goes_on_is_told_while_it_goes_on(
     )
 
 
-async def test_refusals_are_told_by_their_slugs(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_metrics_count_refusals_by_their_slugs(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """A start that is answered with a problem counts as that problem, and so does VideoSDK's status."""
     before = await scrape(gateway)
     simulator.inject(Fault(action="refuse", endpoint="start", status=402))
@@ -165,7 +167,7 @@ async def test_refusals_are_told_by_their_slugs(gateway: ApiClient, simulator: S
     ("action", "status"),
     [("error", "5xx"), ("reset_before", "broken"), ("hang_before", "timeout"), ("nowhere", "never_sent")],
 )
-async def test_what_came_back_from_videosdk_is_told_apart(
+async def test_metrics_distinguish_videosdks_failures(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, action: str, status: str
 ) -> None:
     """An error, a broken connection, no answer in time, and nothing sent: each has a status of its own."""
@@ -181,7 +183,7 @@ async def test_what_came_back_from_videosdk_is_told_apart(
         assert after.total("upstream_requests_total", **asked) > before.total("upstream_requests_total", **asked)
 
 
-async def test_no_series_grows_with_what_callers_send(gateway: ApiClient, new_track: NewTrack) -> None:
+async def test_metrics_series_do_not_grow_with_requests(gateway: ApiClient, new_track: NewTrack) -> None:
     """Rooms, paths, methods, problem pages and webhook types that were never seen before make not one series more."""
 
     async def wander(mark: str) -> None:
@@ -210,7 +212,7 @@ async def test_no_series_grows_with_what_callers_send(gateway: ApiClient, new_tr
     assert not any(mark.lower() in after.text.lower() for mark in (first, *marks))
 
 
-async def test_an_event_that_videosdk_documents_keeps_its_name(gateway: ApiClient) -> None:
+async def test_metrics_name_documented_webhook_events(gateway: ApiClient) -> None:
     """The known names are labels; whatever else comes is `other`."""
     before = await scrape(gateway)
     metrics.webhook_event("participant-track-recording-stopped", "accepted")
@@ -223,7 +225,7 @@ async def test_an_event_that_videosdk_documents_keeps_its_name(gateway: ApiClien
     assert grown["gateway_webhook_deliveries_failed_total",] == 1
 
 
-async def test_what_is_unknown_is_told_until_it_is_known(
+async def test_metrics_show_unknown_tracks_until_they_are_known(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """A start and a stop without an answer and a list that fails: two tracks, ever older; then none."""
@@ -244,7 +246,7 @@ async def test_what_is_unknown_is_told_until_it_is_known(
         assert seen.get("unknown_oldest_seconds") == 0
 
 
-async def test_without_redis_nothing_is_claimed(
+async def test_metrics_without_redis_omit_what_only_redis_knows(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Redis is away: `redis_up` is 0, and what only Redis knows is absent rather than 0. It is back: all is there."""
@@ -264,7 +266,9 @@ async def test_without_redis_nothing_is_claimed(
         assert all(seen.get(name) is not None for name in looked_up)
 
 
-async def test_a_stopped_server_is_a_timeout(fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> None:
+async def test_metrics_count_a_stopped_redis_as_a_timeout(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
+) -> None:
     """A Redis that takes connections and says nothing is told apart from one that is not there."""
     async with serving(fragile, simulator, demo) as gateway:
         before = await scrape(gateway)
@@ -276,7 +280,7 @@ async def test_a_stopped_server_is_a_timeout(fragile: EmbeddedValkey, simulator:
         assert seen.total("redis_errors_total", kind="timeout") > before.total("redis_errors_total", kind="timeout")
 
 
-async def test_the_format_is_negotiated(gateway: ApiClient) -> None:
+async def test_metrics_format_is_negotiated(gateway: ApiClient) -> None:
     """OpenMetrics for those who ask, Prometheus's text for all others, packed for those who can unpack it."""
     asked = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
     answer = await gateway.get("/metrics", headers={"accept": asked, "accept-encoding": "identity"})
@@ -302,7 +306,7 @@ async def test_the_format_is_negotiated(gateway: ApiClient) -> None:
         ";;;,=,version",
     ],
 )
-async def test_a_strange_wish_is_answered_all_the_same(gateway: ApiClient, accept: str) -> None:
+async def test_metrics_with_a_strange_accept_header_are_answered(gateway: ApiClient, accept: str) -> None:
     """Nothing that is asked for is a mistake of ours, and nothing of it is repeated."""
     answer = await gateway.get("/metrics", headers={"accept": accept})
     assert answer.status_code == 200
@@ -310,7 +314,7 @@ async def test_a_strange_wish_is_answered_all_the_same(gateway: ApiClient, accep
     assert len(answer.headers["content-type"]) < 120
 
 
-async def test_numbers_tell_no_secret(
+async def test_metrics_hold_no_secret(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Secrets in settings, headers, bodies, paths and queries: none comes out, in any format."""

@@ -51,7 +51,7 @@ def started() -> Generator[Started]:
         yield start
 
 
-async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
+async def test_trace_of_a_start_links_its_joiners_on_two_processes(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -104,7 +104,7 @@ async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
         check_attributes(collector.spans)
 
 
-async def test_videosdk_is_told_of_the_trace_and_of_nothing_else(
+async def test_trace_header_to_videosdk_holds_only_the_span(
     valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The upstream call's own span is its `traceparent`; what a caller wrote beside it stays here."""
@@ -138,7 +138,7 @@ async def test_videosdk_is_told_of_the_trace_and_of_nothing_else(
     await server.stop()
 
 
-async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_none(
+async def test_trace_of_background_work_is_its_own_and_holds_no_secret(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -176,7 +176,7 @@ async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_no
         assert not [what for what in hidden if what in everything]
 
 
-async def test_off_imports_nothing(
+async def test_tracing_off_imports_nothing(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -200,7 +200,7 @@ async def test_off_imports_nothing(
     assert "Traceback" not in printed
 
 
-async def test_a_collector_that_is_away_harms_nobody(
+async def test_tracing_without_its_collector_delays_nothing(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,

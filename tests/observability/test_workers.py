@@ -77,7 +77,7 @@ async def ask(url: str, key: str, times: int, work: Callable[[ApiClient], Awaita
     return answers
 
 
-async def test_a_storm_over_two_workers_is_one_start_and_adds_up(
+async def test_metrics_of_two_workers_add_up_over_200_starts(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -115,7 +115,7 @@ async def test_a_storm_over_two_workers_is_one_start_and_adds_up(
     assert folders(place) == []
 
 
-async def test_what_a_dead_worker_counted_stays_and_what_it_did_is_over(
+async def test_metrics_of_a_dead_worker_keep_counters_and_drop_gauges(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -152,7 +152,7 @@ async def test_what_a_dead_worker_counted_stays_and_what_it_did_is_over(
         assert counters(numbers_folder) <= 2
 
 
-async def test_one_process_makes_no_files(
+async def test_metrics_of_one_process_make_no_files(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its numbers lie in memory, even where somebody has set a directory for several processes of their own."""

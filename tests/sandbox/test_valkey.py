@@ -161,7 +161,7 @@ def test_another_binary_may_be_given(tmp_path: Path):
         assert Path(f"/proc/{valkey.pid}/exe").resolve() == link
 
 
-def test_failure_to_start_is_told_with_the_servers_words():
+def test_failure_to_start_names_the_servers_error():
     """A server that refuses its arguments, or is not there, is an error that holds what it said."""
     with pytest.raises(ValkeyError, match="Bad directive"):
         EmbeddedValkey(extra=["--no-such-directive", "1"]).start()
@@ -179,7 +179,7 @@ def test_silent_server_is_given_up(tmp_path: Path):
     assert not runs(int(said.read_text()))
 
 
-def test_a_port_that_is_given_back_in_a_moment_is_waited_for() -> None:
+def test_port_that_is_given_back_in_a_moment_is_waited_for() -> None:
     """Whoever is being started holds for a moment what was open here when it was forked."""
     port = free_port()
     with socket.socket() as inherited:

@@ -76,7 +76,7 @@ async def heard(server: EmbeddedValkey) -> AsyncGenerator[Heard]:
     await connection.aclose()
 
 
-async def test_wakeup_that_is_published_is_heard_as_it_is(heard: Heard, admin: "redis.Redis") -> None:
+async def test_notification_that_is_published_arrives_unchanged(heard: Heard, admin: "redis.Redis") -> None:
     """The record, the operation, and the payload with whatever lines it has; to subscribe was one gap."""
     admin.publish(WAKE, "rec:{00}:t:r:p:video\n17\n")
     admin.publish(WAKE, "rec:{00}:t:r:p:video\n18\n{}\n€")
@@ -88,7 +88,7 @@ async def test_wakeup_that_is_published_is_heard_as_it_is(heard: Heard, admin: "
     assert heard.gaps == 1
 
 
-async def test_watch_of_a_channel_hears_its_news_until_unwatch(heard: Heard, admin: "redis.Redis") -> None:
+async def test_watch_of_a_channel_receives_messages_until_unwatch(heard: Heard, admin: "redis.Redis") -> None:
     """Once when the subscription is in force, since something may have happened before; then each message."""
     heard.watch(ROOM)
     heard.watch(OTHER)
@@ -103,7 +103,7 @@ async def test_watch_of_a_channel_hears_its_news_until_unwatch(heard: Heard, adm
     assert (heard.messages, heard.gaps) == ([], 1)
 
 
-async def test_watch_by_a_second_watcher_replaces_the_first(heard: Heard, admin: "redis.Redis") -> None:
+async def test_watch_again_replaces_the_first_listener(heard: Heard, admin: "redis.Redis") -> None:
     """A channel has one watcher at a time."""
     first: list[int] = []
     heard.wakeups.watch(ROOM, lambda: first.append(1))
@@ -227,7 +227,7 @@ def on_its_own_clock(lines: Lines, story: Callable[[Heard], Any]) -> None:
         loop.close()
 
 
-def test_subscription_to_what_stays_away_is_tried_ever_more_seldom() -> None:
+def test_subscription_to_an_absent_server_backs_off() -> None:
     """At once, soon, and then once a second, for as long as it takes."""
     lines = Lines()
     lines.away = True

@@ -84,7 +84,7 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
             yield f"rediss+sentinel://127.0.0.1:{sentinel}/tracks"
 
 
-async def test_a_private_authority_is_trusted_where_it_is_named(
+async def test_redis_tls_with_a_named_authority_is_trusted(
     address: str, papers: Papers, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Start on one replica, joined on another while it is in flight: commands and wake-ups both come through."""
@@ -104,7 +104,9 @@ async def test_a_private_authority_is_trusted_where_it_is_named(
         assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start"]
 
 
-async def test_an_unknown_authority_is_not_trusted(address: str, simulator: Simulator, demo: harness.Demo) -> None:
+async def test_redis_tls_with_an_unknown_authority_is_refused(
+    address: str, simulator: Simulator, demo: harness.Demo
+) -> None:
     """Without the authority's name no command reaches Redis, and the gateway says that it is not ready."""
     settings = harness.environment(address, simulator.url, demo.file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:

@@ -62,7 +62,7 @@ async def start_join_stop(redis_url: str, simulator: Simulator, demo: harness.De
         assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
 
 
-async def test_on_the_embedded_valkey(
+async def test_start_join_stop_on_the_embedded_valkey(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """One server over a Unix socket."""
@@ -70,7 +70,9 @@ async def test_on_the_embedded_valkey(
 
 
 @pytest.mark.parametrize("kind", [servers.OLDEST, "redis", "valkey"])
-async def test_with_the_least_rights(kind: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
+async def test_start_join_stop_with_the_least_rights(
+    kind: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
     """Over TCP, on old servers and new, as a user with only the rights that the page lists."""
     page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
     assert ACL_RULES in " ".join(page.split())
@@ -84,7 +86,7 @@ async def test_with_the_least_rights(kind: str, simulator: Simulator, demo: harn
 
 
 @pytest.mark.parametrize("kind", [kind for kind in servers.KINDS if "-" in kind])
-def test_an_old_server_is_as_old_as_it_is_called(kind: str) -> None:
+def test_old_server_has_the_version_of_its_name(kind: str) -> None:
     """What runs under an old version's name is of that version."""
     family, _, version = kind.partition("-")
     with (
@@ -119,7 +121,9 @@ def cluster(request: pytest.FixtureRequest) -> Generator[str]:
         yield f"redis+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}"
 
 
-async def test_on_a_cluster(cluster: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
+async def test_start_join_stop_on_a_cluster(
+    cluster: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
     """Three masters: every track's keys in one slot, wake-ups across nodes."""
     await start_join_stop(cluster, simulator, demo, new_track)
 
@@ -150,7 +154,7 @@ def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
         yield "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/tracks", master, ports[0]
 
 
-async def test_a_sentinel_that_is_gone_delays_nobody(
+async def test_start_with_the_first_sentinel_gone_is_in_time(
     sentinel: tuple[str, EmbeddedValkey, int], simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The first Sentinel named is not there: the next one is asked, within a caller's time."""
@@ -159,7 +163,7 @@ async def test_a_sentinel_that_is_gone_delays_nobody(
     await start_join_stop(gone, simulator, demo, new_track)
 
 
-async def test_on_sentinels_through_a_failover(
+async def test_stop_after_a_sentinel_failover_stops_the_recording(
     sentinel: tuple[str, EmbeddedValkey, int], simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """A recording that was started before a failover is stopped after it, without a restart of the gateway."""
@@ -188,7 +192,7 @@ async def test_on_sentinels_through_a_failover(
         assert stopped.json()["outcome"] == "stopped"
 
 
-async def test_a_failover_that_forgets_an_answered_stop_does_not_repeat_it(
+async def test_failover_that_forgets_an_answered_stop_does_not_repeat_it(
     tmp_path: Path, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The replica heard that a stop was begun, but neither that it was done nor of the start that came after it.
