@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import settings_page
+from tests.faults.rows import ROWS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -41,6 +42,13 @@ def test_every_promise_names_a_test_that_exists() -> None:
         for file, test in named:
             text = (ROOT / "tests" / file).read_text()
             assert not test or f"def {test}(" in text, f"{file} has no {test}"
+
+
+def test_fault_page_lists_every_row_of_the_matrix() -> None:
+    """`tests/faults/README.md` has one line for each row, in order, with the row's own name."""
+    table = (ROOT / "tests" / "faults" / "README.md").read_text().partition("## The rows")[2]
+    listed = re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", table, re.MULTILINE)[1:]
+    assert [(number, name) for number, name in listed if number != "---"] == [(row.number, row.name) for row in ROWS]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
