@@ -65,7 +65,7 @@ def keys_that_go(request: pytest.FixtureRequest) -> Generator[None]:
         counts = cast("dict[str, dict[str, int]]", client.info("keyspace")).get("db0", {})
         if counts.get("keys", 0) != counts.get("expires", 0):
             lasting = [key for key in cast("list[str]", client.keys("*")) if client.pttl(key) == -1]
-            # Each is told of once: the tests after this one are not to blame.
+            # Each is reported once: the tests after this one are not to blame.
             for key in lasting:
                 client.expire(key, 60)
             assert not lasting, f"without a TTL: {lasting}"

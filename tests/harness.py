@@ -61,7 +61,7 @@ BOUND = 60.0
 
 
 class PatientValkey(EmbeddedValkey):
-    """A server that no test harms: where it answers late, the machine is busy, and no caller needs to hear of it."""
+    """A server that no test harms: where it answers late, the machine is busy, and no caller needs to notice."""
 
     @property
     def url(self) -> str:
@@ -195,7 +195,7 @@ def delay(endpoint: str, seconds: float, **match: str) -> Fault:
 
 @contextmanager
 def sentinel(configuration: Path, binary: str | None = None) -> Generator[None]:
-    """Run a Sentinel from its configuration file; the one of the package unless told which binary."""
+    """Run a Sentinel from its configuration file; the package's own unless a binary is given."""
     process = subprocess.Popen(
         [sys.executable, tether.__file__, binary or str(packaged_binary()), str(configuration), "--sentinel"],
         stdin=subprocess.PIPE,
@@ -332,7 +332,7 @@ class GatewayProcess:
                 pipe.close()
 
 
-"""Nobody else's: tests set the seed of the module's own, and workers would all draw the same ports."""
+"""Of this module alone: tests set the seed of the module's own, and workers would all draw the same ports."""
 
 
 def simulator(**options: object) -> Simulator:

@@ -112,7 +112,7 @@ async def test_check_with_working_servers_exits_0(
 async def test_check_with_a_refused_token_exits_1(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 ) -> None:
-    """Another secret than VideoSDK's: exit code 1 and the status; Redis is told of all the same."""
+    """Another secret than VideoSDK's: exit code 1 and the status; Redis is reported as well."""
     settings = harness.environment(valkey.url, simulator.url, demo.file)
     settings["GATEWAY_VIDEOSDK_SECRET"] = "another-hunter2-secret-0123456789"
     code, printed = await gateway_command("check", **settings)
@@ -124,7 +124,7 @@ async def test_check_with_a_refused_token_exits_1(
 
 @pytest.mark.anyio
 async def test_check_without_servers_exits_1(simulator: Simulator, demo: harness.Demo, tmp_path: Path) -> None:
-    """No Redis and no VideoSDK: exit code 1, both are told of, without a traceback."""
+    """No Redis and no VideoSDK: exit code 1, both are reported, without a traceback."""
     settings = harness.environment(f"unix://{tmp_path}/absent.sock", f"http://127.0.0.1:{free_port()}", demo.file)
     code, printed = await gateway_command("check", **settings, GATEWAY_AUTH="none")
     assert code == 1
@@ -137,7 +137,7 @@ async def test_check_without_servers_exits_1(simulator: Simulator, demo: harness
 async def test_check_with_broken_identities_exits_1(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 ) -> None:
-    """A callers file that broke and an identity provider without keys are told of, with exit code 1."""
+    """A callers file that broke and an identity provider without keys are reported, with exit code 1."""
     demo.file.write_text("[callers.app]\nkeys = []\n")
     company = {
         "GATEWAY_JWT_JWKS_URL": f"http://127.0.0.1:{free_port()}/keys",
@@ -209,14 +209,14 @@ class Sandbox:
 
     @property
     def upstream_log(self) -> list[dict[str, Any]]:
-        """What the simulator told of its calls."""
+        """What the simulator printed of its calls."""
         lines = (line for line in self.printed.splitlines() if line.startswith("videosdk "))
         return [msgspec.json.decode(line.partition(" ")[2]) for line in lines]
 
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    """A running sandbox, on a machine where somebody has set up a real account."""
+    """A running sandbox, on a machine with the settings of a real account."""
     box = Sandbox(
         tmp_path, GATEWAY_VIDEOSDK_TOKEN="hunter2", GATEWAY_REDIS_URL="redis://redis.example", GATEWAY_AUTH="none"
     )
@@ -267,7 +267,7 @@ def test_sandbox_printed_lines_work_as_printed(sandbox: Sandbox) -> None:
 
 
 def test_sandbox_demo_callers_are_accepted(sandbox: Sandbox) -> None:
-    """The printed join token acts for ada and for nobody else; the printed JWT is a person of the company."""
+    """The printed join token acts for ada alone; the printed JWT is a person of the company."""
     printed = {line.split()[0]: line.split()[-1] for line in sandbox.printed.splitlines() if line.startswith("  ")}
     base = f"http://127.0.0.1:{sandbox.port}/v1/recordings/track"
     track = {"roomId": "abcd-efgh-ijkl", "participantId": "ada", "kind": "audio"}

@@ -425,7 +425,7 @@ def test_settings_with_one_way_of_authentication_are_enough():
 
 
 def test_join_tokens_need_the_secret_that_signs_them():
-    """With a token made elsewhere nobody can tell whether a join token is genuine."""
+    """With a token made elsewhere the gateway cannot verify a join token."""
     (said,) = problems({**ENOUGH, "GATEWAY_JOIN_TOKENS": "on"})
     assert said.startswith("GATEWAY_JOIN_TOKENS: ")
 
@@ -461,7 +461,7 @@ def test_lease_must_outlast_the_send_window(lease: str, right: bool):
 
 
 def test_request_deadline_must_outlast_the_quiet_time():
-    """The deadline of a request is longer than the quiet time, or nobody would learn what a crashed leader did."""
+    """The deadline of a request is longer than the quiet time, or no caller would learn what a crashed leader did."""
     (said,) = problems({**ENOUGH, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "23"})
     assert said.startswith("GATEWAY_REQUEST_DEADLINE_SECONDS: ")
     assert "crashed" in said
@@ -485,7 +485,7 @@ def test_settings_in_any_shape_show_no_secret(environ: dict[str, str]):
 
 
 def test_description_distinguishes_default_from_set():
-    """`describe` lists every variable in order, what it holds, and whether somebody set it."""
+    """`describe` lists every variable in order, what it holds, and whether it was set."""
     rows = describe(load({**ENOUGH, "GATEWAY_PORT": "9000", "GATEWAY_TRUST_SECONDS": "2.50"}))
     assert [name for name, _, _ in rows] == [row.variable for row in SETTINGS]
     shown = {name: (value, origin) for name, value, origin in rows}
@@ -498,7 +498,7 @@ def test_description_distinguishes_default_from_set():
 
 
 def test_settings_are_frozen():
-    """Nobody changes the settings of a running gateway."""
+    """The settings of a running gateway cannot be changed."""
     settings: Any = load(ENOUGH)
     with pytest.raises(AttributeError):
         settings.port = 1
@@ -517,7 +517,7 @@ def test_secrets_compare_and_copy_like_values():
 
 
 def test_redis_ca_file_without_tls_is_refused(tmp_path: Path):
-    """A CA file beside an address without TLS would make somebody believe in encryption that is not there."""
+    """A CA file beside an address without TLS would suggest encryption that is not there."""
     file = tmp_path / "authority.pem"
     file.write_text(_AUTHORITY)
     environ = {**ENOUGH, "GATEWAY_REDIS_CA_FILE": str(file)}

@@ -1,4 +1,4 @@
-"""For operators: what is held, asking VideoSDK now, and taking a claim away from whoever hangs."""
+"""For operators: what is held, asking VideoSDK now, and revoking the claim of a leader that hangs."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ def path(track: dict[str, str], action: str) -> str:
 
 @pytest.fixture
 def settings(valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path) -> dict[str, str]:
-    """Settings with an operator and somebody who is none."""
+    """Settings with an operator and a caller who is none."""
     operator, other = harness.Demo(tmp_path / "o", "operator"), harness.Demo(tmp_path / "u", "user")
     scopes = 'scopes = ["recordings:start", "recordings:stop", "recordings:read", "recordings:admin"]\n'
     both = tmp_path / "both.toml"
@@ -56,7 +56,7 @@ async def pending_tracks(operator: ApiClient, track: dict[str, str]) -> dict[str
 async def test_admin_list_during_an_operation_names_its_holder(
     operator: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Who holds it, since when, for how long; and when it is over, nobody."""
+    """The list shows the holder, since when and for how long; once the operation is over the list is empty."""
     simulator.inject(harness.delay("start", 4))
     track = new_track()
     start = asyncio.create_task(operator.start(track))

@@ -1,4 +1,4 @@
-"""Who asks: keys, the file that makes them valid, and what a caller without one is told."""
+"""Who asks: keys, the file that makes them valid, and the answer to a caller without one."""
 
 import subprocess
 import sys
@@ -135,7 +135,7 @@ def test_callers_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_key_command_prints_usable_lines_and_the_key_apart(tmp_path: Path) -> None:
-    """Standard output is the file; the key is told apart from it, so that it does not end up there."""
+    """Standard output is the file; the key goes to standard error, so that it does not end up there."""
     made = command("lesson-service_2")
     assert made.returncode == 0
     file = tmp_path / "callers.toml"
@@ -178,7 +178,7 @@ async def test_request_without_a_key_is_answered_401_with_www_authenticate(
 
 @pytest.mark.anyio
 async def test_request_for_probes_docs_and_problems_needs_no_key(gateway: ApiClient) -> None:
-    """What tells nothing of anybody's recordings is open."""
+    """A caller without a key reads only what shows no recording."""
     for path in ("/livez", "/readyz", "/docs", "/openapi.json", "/problems/internal"):
         assert (await gateway.get(path, headers={"authorization": ""})).status_code == 200
 
@@ -187,7 +187,7 @@ async def test_request_for_probes_docs_and_problems_needs_no_key(gateway: ApiCli
 async def test_show_names_the_caller_that_started(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
-    """The caller who started it stays named, whoever looks."""
+    """The recording names the caller who started it, to every reader."""
     (app, first), (bot, second) = new_key("app"), new_key("bot")
     file = tmp_path / "both.toml"
     file.write_text(first + second)

@@ -84,7 +84,7 @@ def test_key_past_its_expiry_is_refused(tmp_path: Path) -> None:
 
 
 def test_key_rotation_refuses_the_old_key_only_after_its_removal(tmp_path: Path) -> None:
-    """Old, both, new: whoever still has the old one gets in until it is taken away."""
+    """Old, both, new: a caller with the old key is accepted until the operator removes it."""
     (old, first), (new, second) = new_key("app"), new_key("app")
     file = tmp_path / "callers.toml"
     for entries, good, bad in (((first,), [old], [new]), ((first, second), [old, new], []), ((second,), [new], [old])):
@@ -208,7 +208,7 @@ async def test_request_outside_the_callers_scopes_is_refused(
 # --- join tokens -------------------------------------------------------------------------------------------------
 
 OTHER_SECRET = "another-project-0123456789abcdef0123456789"
-NOBODY = {
+NOT_GENUINE = {
     "forged": demo_join_token(harness.API_KEY, OTHER_SECRET, room="r1", participant="ada"),
     "expired": MINTED(room="r1", participant="ada", exp=int(time.time()) - 60),
     "without an end": MINTED(room="r1", participant="ada", exp=None),
@@ -239,7 +239,7 @@ async def browser(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncIterator
 
 
 async def test_join_token_of_a_participant_records_its_own_tracks(browser: ApiClient, new_track: NewTrack) -> None:
-    """Start, look and stop with the token the browser already has; the recording says whose wish it was."""
+    """Start, look and stop with the token the browser already has; the recording names the participant."""
     track = new_track()
     headers = bearer(MINTED(room=track["roomId"], participant=track["participantId"]))
     started = await browser.start(track, headers=headers)
@@ -252,14 +252,14 @@ async def test_join_token_of_a_participant_records_its_own_tracks(browser: ApiCl
 async def test_join_token_of_a_participant_is_refused_for_others(
     browser: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
-    """Neither another room, nor another participant, nor anybody without a participant of its own."""
+    """The gateway refuses another room, another participant, and a token without a participant."""
     track = new_track()
     own = MINTED(room=track["roomId"], participant=track["participantId"])
-    nobody = MINTED(room=track["roomId"], participant=None)
+    without_participant = MINTED(room=track["roomId"], participant=None)
     refused = [
         (own, {**track, "roomId": "another"}, "room"),
         (own, {**track, "participantId": "another"}, "participant"),
-        (nobody, track, "participant"),
+        (without_participant, track, "participant"),
     ]
     for token, body, rule in refused:
         for route in (START, STOP):
@@ -281,7 +281,7 @@ async def test_join_token_of_a_moderator_records_all_participants_of_its_room(
     assert check_problem(answer, "forbidden")["rule"] == "room"
 
 
-@pytest.mark.parametrize("token", NOBODY.values(), ids=NOBODY)
+@pytest.mark.parametrize("token", NOT_GENUINE.values(), ids=NOT_GENUINE)
 async def test_join_token_that_is_not_genuine_is_refused(
     browser: ApiClient, simulator: Simulator, check_problem: CheckProblem, token: str
 ) -> None:
@@ -303,7 +303,7 @@ async def test_join_token_without_a_room_is_accepted_under_any_room(
         assert (await client.start(track, headers=free)).status_code == 201
         bound = bearer(MINTED(room="another", participant=track["participantId"]))
         assert check_problem(await client.start(track, headers=bound), "forbidden")["rule"] == "room"
-        for token in (NOBODY["for a list of rooms"], NOBODY["for every room"]):
+        for token in (NOT_GENUINE["for a list of rooms"], NOT_GENUINE["for every room"]):
             check_problem(await client.start(track, headers=bearer(token)), "unauthenticated")
 
 
@@ -380,7 +380,7 @@ async def test_oidc_token_grants_its_scopes_and_rooms(
 async def test_oidc_token_signed_with_a_public_key_is_refused(
     valkey: EmbeddedValkey, simulator: Simulator, provider: IdentityProvider, new_track: NewTrack
 ) -> None:
-    """The published key taken for a shared secret, no signature, a key of one's own under a known name: all nobody's.
+    """The published key taken for a shared secret, no signature, another key under a known name: all refused.
 
     Also where join tokens, which have a shared secret, are read.
     """
@@ -522,7 +522,7 @@ async def test_oidc_token_before_any_provider_answer_is_answered_503(
     new_track: NewTrack,
     check_problem: CheckProblem,
 ) -> None:
-    """Nobody can tell who asks: 503 with Retry-After, and not 401, which would send people to log in again."""
+    """The gateway cannot verify the token: 503 with Retry-After, not 401, which would send people to log in again."""
     provider.status = 500
     async with gateway_for(valkey, simulator, **provider.settings) as client:
         answer = await client.start(new_track(), headers=bearer(provider.token("ada")))

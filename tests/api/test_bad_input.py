@@ -388,7 +388,7 @@ async def test_show_with_a_wrong_path_segment_names_it(
 async def test_start_aborted_within_its_body_changes_nothing(
     gateway: ApiClient, nothing_reaches: NothingReaches, demo: harness.Demo
 ) -> None:
-    """Half a body is nobody's mistake here: no request comes of it, and the gateway goes on."""
+    """The gateway drops half a body, sends nothing, and serves the next caller."""
     url = urlsplit(str(gateway.base_url))
     async with nothing_reaches():
         _, writer = await asyncio.open_connection(url.hostname, url.port)

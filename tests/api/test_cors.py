@@ -1,4 +1,4 @@
-"""Which web pages may ask: those of the configured origins, and what a browser must be told for it."""
+"""Which web pages may ask: those of the configured origins, and the headers that a browser needs for it."""
 
 from collections.abc import AsyncIterator
 
@@ -72,7 +72,7 @@ async def test_cors_request_of_a_listed_page_is_allowed(page: ApiClient, new_tra
 
 @pytest.mark.parametrize("origin", STRANGERS)
 async def test_cors_request_of_another_page_is_not_allowed(page: ApiClient, new_track: NewTrack, origin: str) -> None:
-    """Its browser finds no permission, neither before it asks nor in an answer; caches are told to keep them apart."""
+    """Its browser finds no permission, before it asks and in an answer; `Vary` keeps caches from mixing them."""
     preflight = await page.options(START, headers={"origin": origin, "authorization": "", **ASKS})
     answer = await page.get("/livez", headers={"origin": origin})
     for seen in (preflight, answer):

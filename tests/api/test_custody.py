@@ -154,7 +154,7 @@ def test_videosdk_token_is_minted_anew_when_its_key_or_secret_changes() -> None:
 
 
 async def test_upstream_call_beyond_the_rate_waits_or_is_not_sent(simulator: Simulator) -> None:
-    """Calls a second are kept; who waits too long was never sent, and takes nobody's turn."""
+    """Calls a second are kept; a call that waits too long is not sent and uses up no turn."""
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, calls_per_second=20)
     loop = asyncio.get_running_loop()

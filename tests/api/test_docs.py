@@ -53,7 +53,7 @@ async def test_docs_page_names_only_what_the_gateway_serves(gateway: httpx.Async
 
 @pytest.mark.parametrize(("name", "media_type"), ASSETS.items())
 async def test_docs_assets_have_their_content_types(gateway: httpx.AsyncClient, name: str, media_type: str) -> None:
-    """Each file comes with its own type, which browsers are told not to guess, and may be kept for a while."""
+    """Each file comes with its own type, which browsers must not guess, and may be kept for a while."""
     answer = await gateway.get(f"/docs/{name}")
     assert answer.status_code == 200
     assert answer.headers["content-type"].partition(";")[0] == media_type
@@ -83,7 +83,7 @@ async def test_docs_path_of_another_file_is_not_found(gateway: httpx.AsyncClient
 
 
 def test_licences_of_the_vendored_files_are_in_the_package() -> None:
-    """Whoever installs the package gets Swagger UI's licence, notice and those of what it bundles."""
+    """The package holds Swagger UI's licence, notice and those of what it bundles."""
     folder = resources.files("gateway.api") / "swagger"
     assert "Apache License" in (folder / "LICENSE").read_text("utf-8")
     assert (folder / "NOTICE").read_text("utf-8").strip()

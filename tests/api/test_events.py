@@ -1,4 +1,4 @@
-"""Live events: what a room's readers are told, what they miss, and who may be one."""
+"""Live events: what a room's readers receive, what they miss, and who may be one."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ async def ticket(gateway: ApiClient, room: str, headers: dict[str, str] | None =
     return answer.json()["ticket"]
 
 
-# --- what is told ------------------------------------------------------------------------------------------------
+# --- what is sent ------------------------------------------------------------------------------------------------
 
 
 async def test_events_begin_with_the_room_and_continue_with_each_change(
@@ -97,17 +97,17 @@ async def test_events_begin_with_the_room_and_continue_with_each_change(
         assert reader.response.headers["cache-control"] == "no-store"
         assert reader.response.headers["x-accel-buffering"] == "no"
         assert "content-length" not in reader.response.headers
-        await reader.until(lambda reader: reader.heard)
+        await reader.until(lambda reader: reader.received)
         assert reader.text.startswith("retry: ")
-        assert reader.heard[0].event == "snapshot"
-        assert [recording["id"] for recording in reader.heard[0].data["recordings"]] == [started["id"]]
+        assert reader.received[0].event == "snapshot"
+        assert [recording["id"] for recording in reader.received[0].data["recordings"]] == [started["id"]]
 
         await play(gateway, track)
         await reader.until_statuses("starting", "recording", "stopping", "stopped")
         shown = (await gateway.get("/v1/recordings/track/" + "/".join(bare(track).values()))).json()
-        assert reader.heard[-1].data == shown
-        assert {heard.data["id"] for heard in reader.changes} == {shown["id"]}
-        positions = [tuple(map(int, heard.id.split("-"))) for heard in reader.heard]
+        assert reader.received[-1].data == shown
+        assert {update.data["id"] for update in reader.changes} == {shown["id"]}
+        positions = [tuple(map(int, update.id.split("-"))) for update in reader.received]
         assert positions == sorted(set(positions))
         for secret in ("s3cr3t-query", "hidden", "127.0.0.1:9"):
             assert secret not in reader.text
@@ -126,9 +126,12 @@ async def test_events_of_a_failed_start_show_the_failure(
         await reader.until_statuses("starting", "failed")
         shown = await gateway.get("/v1/recordings/track/" + "/".join(bare(track).values()))
         assert shown.is_success == (status == 402)
-        async with listening(gateway, room) as later, listening(gateway, room, lastEventId=reader.heard[0].id) as again:
-            await later.until(lambda later: later.heard)
-            assert later.heard[0].data == {"recordings": [shown.json()] if shown.is_success else []}
+        async with (
+            listening(gateway, room) as later,
+            listening(gateway, room, lastEventId=reader.received[0].id) as again,
+        ):
+            await later.until(lambda later: later.received)
+            assert later.received[0].data == {"recordings": [shown.json()] if shown.is_success else []}
             await again.until_statuses("starting", "failed")
 
 
@@ -136,7 +139,7 @@ async def test_events_of_a_failed_start_show_the_failure(
 async def test_events_after_a_reconnect_continue_without_gap_or_repetition(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, said: str
 ) -> None:
-    """On the same replica or another: what two readers with a gap heard is what one without heard."""
+    """On the same replica or another: what two readers with a gap heard is what one without update."""
     first, second = new_track(), new_track()
     room = first["roomId"]
 
@@ -155,12 +158,12 @@ async def test_events_after_a_reconnect_continue_without_gap_or_repetition(
         for gateway in (here, there):
             async with listening(gateway, room, **after(reader)) as resumed:
                 await resumed.until_statuses("starting", "recording", "stopping", "stopped")
-                assert {heard.data["participantId"] for heard in resumed.heard} == {second["participantId"]}
+                assert {update.data["participantId"] for update in resumed.received} == {second["participantId"]}
         async with listening(there, room, **after(resumed)) as resumed:
             await here.stop(bare(first))
             await resumed.until_statuses("stopping", "stopped")
         await whole.until(lambda whole: len(whole.changes) == 8)
-        assert [heard.id for heard in whole.changes][-2:] == [heard.id for heard in resumed.heard]
+        assert [update.id for update in whole.changes][-2:] == [update.id for update in resumed.received]
 
 
 @pytest.mark.parametrize("last", ["0-0", "1-1", "999999999999999999-0", "nonsense", "-", "+", "$", "1" * 400])
@@ -171,9 +174,9 @@ async def test_events_from_an_unknown_id_begin_with_the_room(
     track = new_track()
     await gateway.start(track)
     async with listening(gateway, track["roomId"], headers={"last-event-id": last}) as reader:
-        await reader.until(lambda reader: reader.heard)
-        assert reader.heard[0].event == "snapshot"
-        assert [recording["status"] for recording in reader.heard[0].data["recordings"]] == ["recording"]
+        await reader.until(lambda reader: reader.received)
+        assert reader.received[0].event == "snapshot"
+        assert [recording["status"] for recording in reader.received[0].data["recordings"]] == ["recording"]
         await gateway.stop(bare(track))
         await reader.until_statuses("stopping", "stopped")
     assert (await gateway.get("/readyz")).status_code == 200
@@ -182,25 +185,25 @@ async def test_events_from_an_unknown_id_begin_with_the_room(
 async def test_events_after_redis_forgot_begin_with_the_room(
     gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
-    """A reader that saw only an empty room is not told that nothing happened, when what happened was forgotten."""
+    """A reader that saw an empty room receives it again once Redis has forgotten what happened since."""
     track = new_track()
     async with listening(gateway, track["roomId"]) as reader:
-        await reader.until(lambda reader: reader.heard)
+        await reader.until(lambda reader: reader.received)
     await gateway.start(track)
     async with Redis.from_url(valkey.url) as redis:
         assert await redis.delete(*[key async for key in redis.scan_iter(f"*{track['roomId']}:events")]) == 1
     async with listening(gateway, track["roomId"], lastEventId=reader.last) as again:
-        await again.until(lambda again: again.heard)
-        assert again.heard[0].event == "snapshot"
-        assert len(again.heard[0].data["recordings"]) == 1
+        await again.until(lambda again: again.received)
+        assert again.received[0].event == "snapshot"
+        assert len(again.received[0].data["recordings"]) == 1
 
 
 async def test_events_with_a_timeout_header_end_after_it(gateway: ApiClient, new_track: NewTrack) -> None:
-    """The stream ends by itself after `X-Request-Timeout-Ms`, without a wish to reconnect; nonsense is refused."""
+    """The stream ends after `X-Request-Timeout-Ms`, without a request to reconnect; a wrong value fails."""
     room = new_track()["roomId"]
     async with listening(gateway, room, headers={"x-request-timeout-ms": "300"}) as reader:
         await reader.until(lambda reader: reader.ended)
-        assert [heard.event for heard in reader.heard] == ["snapshot"]
+        assert [update.event for update in reader.received] == ["snapshot"]
     refused = await gateway.get(f"/v1/rooms/{room}/events", headers={"x-request-timeout-ms": "0"})
     assert refused.status_code == 422
 
@@ -223,16 +226,16 @@ async def test_events_show_a_participant_its_own_tracks_and_a_moderator_all(
         listening(pages, room, ticket=shown) as ticketed,
         listening(pages, room, headers=bearer(own, moderates=True)) as everybody,
     ):
-        await everybody.until(lambda reader: reader.heard)
+        await everybody.until(lambda reader: reader.received)
         for track in (other, late):
             answer = await pages.post(STOP if track is other else START, json=bare(track), headers=bearer(track))
             assert answer.is_success
         await everybody.until_statuses("stopping", "stopped", "starting", "recording")
         for reader in (mine, ticketed):
             await reader.until_statuses("starting", "recording")
-            assert len(reader.heard[0].data["recordings"]) == 1
+            assert len(reader.received[0].data["recordings"]) == 1
             assert other["participantId"] not in reader.text
-    async with listening(pages, room, headers=bearer(own), lastEventId=everybody.heard[0].id) as resumed:
+    async with listening(pages, room, headers=bearer(own), lastEventId=everybody.received[0].id) as resumed:
         await resumed.until_statuses("starting", "recording")
         assert other["participantId"] not in resumed.text
 
@@ -240,7 +243,7 @@ async def test_events_show_a_participant_its_own_tracks_and_a_moderator_all(
 async def test_events_without_permission_are_refused(
     pages: ApiClient, gateway: ApiClient, new_track: NewTrack, check_problem: Check
 ) -> None:
-    """Nobody known, a foreign room, no scope, no room: events and tickets alike."""
+    """An unknown caller, a foreign room, no scope, no room: the gateway refuses events and tickets alike."""
     track = new_track()
     foreign = {**track, "roomId": "somebody-elses"}
     for method, path in (("GET", "events"), ("POST", "events/tickets")):
@@ -292,7 +295,7 @@ async def test_ticket_opens_its_room_once_on_any_replica(
 
             answers = [await anonymous.get("/v1/rooms/another/events", params={"ticket": shown})]
             async with listening(anonymous, room, ticket=shown) as reader:
-                await reader.until(lambda reader: reader.heard)
+                await reader.until(lambda reader: reader.received)
             answers += [
                 await anonymous.get(f"/v1/rooms/{room}/events", params={"ticket": wrong})
                 for wrong in (shown, shown[:-1], "x" * 43, "", "x" * 5000)
@@ -307,14 +310,14 @@ async def test_ticket_opens_its_room_once_on_any_replica(
 
 @pytest.mark.parametrize("way", ["header", "ticket"])
 async def test_events_end_when_the_join_token_expires(pages: ApiClient, new_track: NewTrack, way: str) -> None:
-    """Not later than the join token itself, also behind a ticket; the reader is told why."""
+    """Not later than the join token itself, also behind a ticket; the last event says why."""
     track = new_track()
     headers = bearer(track, lasts=5)
     query = {"ticket": await ticket(pages, track["roomId"], headers)} if way == "ticket" else {}
     async with listening(pages, track["roomId"], headers=headers if way == "header" else {}, **query) as reader:
         await reader.until(lambda reader: reader.ended)
-        assert [heard.event for heard in reader.heard] == ["snapshot", "reconnect"]
-        assert reader.heard[-1].data == {"reason": "expired"}
+        assert [update.event for update in reader.received] == ["snapshot", "reconnect"]
+        assert reader.received[-1].data == {"reason": "expired"}
 
 
 async def test_events_end_when_the_api_key_expires(
@@ -328,7 +331,7 @@ async def test_events_end_when_the_api_key_expires(
         listening(gateway, new_track()["roomId"]) as reader,
     ):
         await reader.until(lambda reader: reader.ended)
-        assert reader.heard[-1].data == {"reason": "expired"}
+        assert reader.received[-1].data == {"reason": "expired"}
 
 
 # --- many, slow and none -----------------------------------------------------------------------------------------
@@ -344,7 +347,7 @@ async def subscriptions(valkey: EmbeddedValkey, room: str) -> int:
 async def test_events_of_two_hundred_readers_use_one_subscription(
     gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
-    """Each hears every event once, in the same order; when all are gone, so is the subscription."""
+    """Each reader receives every event once, in the same order; when all are gone, so is the subscription."""
     track = new_track()
     async with AsyncExitStack() as stack:
         async with asyncio.TaskGroup() as group:
@@ -356,7 +359,7 @@ async def test_events_of_two_hundred_readers_use_one_subscription(
         await play(gateway, track)
         for reader in readers:
             await reader.until_statuses("starting", "recording", "stopping", "stopped")
-        assert len({tuple(heard.id for heard in reader.changes) for reader in readers}) == 1
+        assert len({tuple(update.id for update in reader.changes) for reader in readers}) == 1
         assert await subscriptions(valkey, track["roomId"]) == 1
     await harness.until(lambda: subscriptions(valkey, track["roomId"]), lambda count: count == 0)
 
@@ -364,7 +367,7 @@ async def test_events_of_two_hundred_readers_use_one_subscription(
 async def test_events_beyond_the_bound_of_readers_are_refused_until_one_leaves(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: Check
 ) -> None:
-    """One more than may is told to try again; when one hangs up there is room."""
+    """The gateway refuses one reader too many with Retry-After, and accepts it when another hangs up."""
     room = new_track()["roomId"]
     async with (
         replica(valkey, simulator, demo, GATEWAY_MOST_EVENT_READERS="2") as gateway,
@@ -412,25 +415,25 @@ async def test_events_continue_after_a_redis_outage(
                 async with Redis.from_url(fragile.url) as redis:
                     assert await redis.client_kill_filter(_type="pubsub") > 0
             await harness.until(lambda: there.start(second), lambda answer: answer.status_code in {200, 201})
-            await reader.until(lambda reader: "recording" in told(reader, second))
+            await reader.until(lambda reader: "recording" in statuses_of(reader, second))
             assert not reader.ended
             if outage == "emptied":
-                assert [heard.event for heard in reader.heard].count("snapshot") > 1
+                assert [update.event for update in reader.received].count("snapshot") > 1
             else:
-                # A claim that was frozen with Redis may have been given back first: that is told as well.
-                assert told(reader, second)[-2:] == ["starting", "recording"]
-                assert len({heard.id for heard in reader.heard}) == len(reader.heard)
-                assert [heard.event for heard in reader.heard].count("snapshot") == 1
+                # A claim that was frozen with Redis may have been given back first: that is an event as well.
+                assert statuses_of(reader, second)[-2:] == ["starting", "recording"]
+                assert len({update.id for update in reader.received}) == len(reader.received)
+                assert [update.event for update in reader.received].count("snapshot") == 1
             await there.stop(bare(second))
-            await reader.until(lambda reader: told(reader, second)[-2:] == ["stopping", "stopped"])
+            await reader.until(lambda reader: statuses_of(reader, second)[-2:] == ["stopping", "stopped"])
             await harness.until(lambda: subscriptions(fragile, first["roomId"]), lambda count: count == 1)
 
 
-def told(reader: Listener, track: dict[str, str]) -> list[str]:
-    """Return what was told of one track: changes, and what stood in a snapshot that came later than the first."""
+def statuses_of(reader: Listener, track: dict[str, str]) -> list[str]:
+    """Return the statuses that a reader received of one track: changes, and later snapshots."""
     statuses: list[str] = []
-    for heard in reader.heard[1:]:
-        several = heard.data.get("recordings", [heard.data])
+    for update in reader.received[1:]:
+        several = update.data.get("recordings", [update.data])
         statuses += [one["status"] for one in several if one.get("participantId") == track["participantId"]]
     return statuses
 
@@ -454,7 +457,7 @@ async def flood(valkey: EmbeddedValkey, room: str, count: int, size: int) -> Non
 async def test_events_to_a_reader_that_takes_nothing_are_cut_off(
     gateway: ApiClient, valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
 ) -> None:
-    """Others hear everything meanwhile; and what waits for the one who does not read is not kept for ever."""
+    """Other readers receive everything; the gateway drops what waits for the one that does not read."""
     room = new_track()["roomId"]
     lines = [
         f"GET /v1/rooms/{room}/events HTTP/1.1",
@@ -472,7 +475,7 @@ async def test_events_to_a_reader_that_takes_nothing_are_cut_off(
         async with listening(gateway, room) as quick:
             await flood(valkey, room, 600, 16_000)
             await quick.until(lambda quick: len(quick.changes) == 600)
-            assert {heard.data["requestedBy"] for heard in quick.changes} == {"x" * 16_000}
+            assert {update.data["requestedBy"] for update in quick.changes} == {"x" * 16_000}
             assert not quick.ended
         await harness.until(lambda: subscriptions(valkey, room), lambda count: count == 0)
         with pytest.raises(ConnectionResetError):

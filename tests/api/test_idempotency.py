@@ -25,7 +25,7 @@ CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 
 
 def under(key: str | None = None) -> dict[str, str]:
-    """Return the header with a key, by default one that nobody has used."""
+    """Return the header with a key, by default an unused one."""
     return {"idempotency-key": key or f'"{uuid.uuid4()}"'}
 
 
@@ -52,7 +52,7 @@ async def test_start_retried_with_its_key_replays_the_answer(
 async def test_start_retried_after_a_stop_does_not_start_again(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Somebody else has stopped the recording meanwhile: the retry hears what it was answered, and nothing starts."""
+    """Another caller has stopped the recording meanwhile: the retry receives the first answer, and nothing starts."""
     track, key = new_track(), under()
     first = await gateway.start(track, headers=key)
     assert (await gateway.stop(track)).json()["outcome"] == "stopped"
@@ -104,7 +104,7 @@ async def _forget_answers(valkey: EmbeddedValkey) -> None:
 async def test_start_retried_while_under_way_joins_it(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Ten at once under one key: one start, and everybody hears of the same recording."""
+    """Ten at once under one key: one start, and every caller receives the same recording."""
     simulator.inject(harness.delay("start", 2))
     track, key = new_track(), under()
     answers = await asyncio.gather(*(gateway.start(track, headers=key) for _ in range(10)))
@@ -190,7 +190,7 @@ async def test_start_retried_replays_final_refusals_only(
 async def test_stop_retried_after_202_stops_again(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """202 promises what is still to come: it is no final answer, so the retry is told what became of it."""
+    """202 promises what is still to come: it is no final answer, so the retry receives the result."""
     track, key = new_track(), under()
     await gateway.start(track)
     simulator.inject(Fault(action="reset_before", endpoint="stop"))
@@ -279,7 +279,7 @@ async def test_idempotency_record_expires_and_holds_no_key_in_the_clear(
 async def test_start_retried_after_one_that_was_never_sent_starts(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
-    """An older recording has ended, and the first try brought nothing about: the retry hears nothing of the old one."""
+    """An older recording has ended, and the first try brought nothing about: the retry starts a new one."""
     track, key = new_track(), under()
     await gateway.start(track)
     await gateway.stop(track)
@@ -295,7 +295,7 @@ async def test_start_retried_after_one_that_was_never_sent_starts(
 async def test_start_retried_after_one_that_never_landed_starts(
     hasty: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
-    """Nobody answered, and it was found out that nothing records: the retry is not a late one."""
+    """VideoSDK did not answer and its list shows no recording: the retry starts."""
     track, key = new_track(), under()
     simulator.inject(Fault(action="reset_before", endpoint="start"))
     check_problem(await hasty.start(track, headers=key), "outcome-unknown")
@@ -347,7 +347,7 @@ async def test_start_beside_an_overruled_retry_starts(
 async def test_start_retried_after_already_recording_and_a_stop_does_not_start_again(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """The recording is older than the key: a stop that came after the first asking is the later wish all the same."""
+    """The recording is older than the key: a stop that came after the first request still overrules the retry."""
     track, key = new_track(), under()
     await gateway.start(track)
     assert (await gateway.start(track, headers=key)).json()["outcome"] == "already_recording"

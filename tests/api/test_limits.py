@@ -46,7 +46,7 @@ async def limited(
         yield client
 
 
-def told(answer: httpx.Response) -> dict[str, tuple[int, int, int]]:
+def limits_of(answer: httpx.Response) -> dict[str, tuple[int, int, int]]:
     """Return quota, what is left of it and the seconds, by policy; check the form of both headers."""
     policies = _members(answer.headers["ratelimit-policy"])
     left = _members(answer.headers["ratelimit"])
@@ -70,18 +70,18 @@ async def test_limit_charges_one_for_an_upstream_call_and_a_tenth_otherwise(
         track = new_track()
         started = await client.start(track)
         assert started.status_code == 201
-        assert told(started)["caller"][:2] == (1, 0)
+        assert limits_of(started)["caller"][:2] == (1, 0)
         assert (await client.start(track)).status_code == 429
     async with limited(valkey, simulator, tmp_path, name="tenth", own=10) as client:
         track = new_track()
         started = await client.start(track)
-        assert told(started)["caller"][:2] == (10, 9)
+        assert limits_of(started)["caller"][:2] == (10, 9)
         again = [await client.start(track) for _ in range(9)]
         assert {answer.json()["outcome"] for answer in again} == {"already_recording"}
-        assert told(again[-1])["caller"][1] == 8
+        assert limits_of(again[-1])["caller"][1] == 8
         stopped = await client.stop(track)
-        assert told(stopped)["caller"][1] == 7
-        assert "track" not in told(stopped)
+        assert limits_of(stopped)["caller"][1] == 7
+        assert "track" not in limits_of(stopped)
 
 
 async def test_limit_of_a_caller_exceeded_is_answered_429_with_retry_after(
@@ -91,7 +91,7 @@ async def test_limit_of_a_caller_exceeded_is_answered_429_with_retry_after(
     new_track: NewTrack,
     check_problem: CheckProblem,
 ) -> None:
-    """429 with Retry-After and nothing left; VideoSDK hears nothing of it; a stop is refused just the same."""
+    """429 with Retry-After and nothing left; the gateway sends nothing to VideoSDK and refuses a stop as well."""
     async with limited(valkey, simulator, tmp_path, name="over", GATEWAY_CALLER_STARTS_PER_MINUTE="2") as client:
         for _ in range(2):
             assert (await client.start(new_track())).status_code == 201
@@ -100,7 +100,7 @@ async def test_limit_of_a_caller_exceeded_is_answered_429_with_retry_after(
             answer = await client.post(route, json=new_track())
             check_problem(answer, "too-many-requests")
             assert 1 <= int(answer.headers["retry-after"]) <= 60
-            quota, left, seconds = told(answer)["caller"]
+            quota, left, seconds = limits_of(answer)["caller"]
             assert (quota, left) == (2, 0)
             assert seconds == int(answer.headers["retry-after"])
         assert len(simulator.calls) == calls
@@ -134,7 +134,7 @@ async def test_limit_lets_fifty_equal_starts_pass(
 async def test_limit_charges_one_refusal_to_fifty_equal_starts(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
-    """Fifty callers hear of one refusal: it costs what one refusal costs."""
+    """Fifty callers share one refusal and pay for one."""
     simulator.inject(harness.delay("start", 2))
     simulator.inject(Fault(action="refuse", endpoint="start", status=404, times=None))
     async with limited(valkey, simulator, tmp_path, name="refused", own=20) as client:
@@ -145,7 +145,7 @@ async def test_limit_charges_one_refusal_to_fifty_equal_starts(
         simulator.clear_faults()
         after = await client.start(new_track())
         assert after.status_code == 201
-        assert told(after)["caller"][1] >= 20 - 5 - calls - 2
+        assert limits_of(after)["caller"][1] >= 20 - 5 - calls - 2
 
 
 async def test_limit_charges_a_whole_token_for_an_unanswered_stop(
@@ -160,13 +160,13 @@ async def test_limit_charges_a_whole_token_for_an_unanswered_stop(
         stopped = await client.stop(track)
         assert stopped.status_code == 202
         # Of the last tenth, or of nothing, less than seven seconds would be missing.
-        assert told(stopped)["caller"][2] > 30
+        assert limits_of(stopped)["caller"][2] > 30
 
 
 async def test_limit_charges_an_unanswered_stop_once_to_all_its_callers(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
-    """Ten who stop together are told 202; it costs a tenth of a token each, and the rest of one."""
+    """Ten callers stop together and get 202; each pays a tenth of a token, and together they pay the rest of one."""
     track, folder = new_track(), tmp_path / "another"
     folder.mkdir()
     assert (await gateway.start(track)).status_code == 201
@@ -175,7 +175,7 @@ async def test_limit_charges_an_unanswered_stop_once_to_all_its_callers(
     async with limited(valkey, simulator, folder, name="together", own=20) as client:
         answers = await asyncio.gather(*(client.stop(track) for _ in range(10)))
         assert {answer.status_code for answer in answers} == {202}
-        assert min(told(answer)["caller"][1] for answer in answers) >= 17
+        assert min(limits_of(answer)["caller"][1] for answer in answers) >= 17
 
 
 async def test_limit_counts_a_thousand_simultaneous_takes_in_few_scripts(valkey: EmbeddedValkey) -> None:
@@ -211,7 +211,7 @@ async def test_limit_of_a_track_exceeded_delays_the_start_only(
             assert (await client.stop(track)).json()["outcome"] == "stopped"
         answer = await client.start(track)
         assert "track" in check_problem(answer, "too-many-requests")["detail"]
-        assert told(answer)["track"][:2] == (1, 0)
+        assert limits_of(answer)["track"][:2] == (1, 0)
         assert (await client.stop(track)).status_code == 200
         assert (await client.start(new_track())).status_code == 201
 
@@ -251,7 +251,7 @@ async def test_limit_of_a_participant_is_counted_per_room(
 async def test_limit_without_redis_lets_a_stop_through(
     simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
-    """Nobody counts then: a start is refused for its own reason, and a stop is carried out."""
+    """The gateway cannot count: it refuses a start for its own reason, and a stop is carried out."""
     with EmbeddedValkey() as server:
         url = server.url
     async with limited(EmbeddedValkeyAt(url), simulator, tmp_path, name="down") as client:  # pyright: ignore[reportArgumentType]

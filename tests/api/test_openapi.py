@@ -62,8 +62,8 @@ def check(document: dict[str, Any], answer: httpx.Response, method: str, path: s
     of_interest = {"location", "retry-after", "www-authenticate", "link", "x-request-id"}
     assert {name for name in answer.headers if name in of_interest} <= known
     if media_type == "application/problem+json":
-        told = {example["value"]["type"] for example in described["content"][media_type]["examples"].values()}
-        assert answer.json()["type"] in told
+        documented = {example["value"]["type"] for example in described["content"][media_type]["examples"].values()}
+        assert answer.json()["type"] in documented
 
 
 def printed(seed: str = "0") -> str:

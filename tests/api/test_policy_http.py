@@ -68,7 +68,7 @@ async def test_start_with_hostile_values_is_refused_and_sends_nothing(
     check_problem: CheckProblem,
     row: Hostile,
 ) -> None:
-    """Refused by the rule in the table, in words without the value; neither VideoSDK nor Redis hears of it."""
+    """Refused by the rule in the table, in words without the value; nothing reaches VideoSDK or Redis."""
     caller = callers["listed" if row.rule in LISTED_ONLY else "open"]
     folder = {} if row.field == PATH else {PATH: "recordings/acme"}
     async with nothing_reaches():

@@ -93,7 +93,7 @@ async def test_problem_of_every_type_has_its_members_and_a_page(slug: str, check
 
 
 async def test_problem_page_of_forbidden_explains_every_rule(gateway: ApiClient) -> None:
-    """Whoever was refused by a rule can look up what it asks for."""
+    """A caller refused by a rule can look up what the rule asks for."""
     page = await gateway.get("/problems/forbidden")
     assert all(f"<code>{rule}</code>" in page.text for rule in RULES)
     assert "`" not in page.text
@@ -205,7 +205,7 @@ async def test_start_with_refused_credentials_is_answered_502(
     assert not any(call.took_effect for call in simulator.calls if call.endpoint == endpoint)
 
 
-@pytest.mark.parametrize(("status", "after", "told"), [(429, None, None), (429, "7", "7"), (503, "9", "9")])
+@pytest.mark.parametrize(("status", "after", "named"), [(429, None, None), (429, "7", "7"), (503, "9", "9")])
 async def test_start_that_videosdk_limits_is_answered_503_with_retry_after(
     gateway: ApiClient,
     simulator: Simulator,
@@ -213,7 +213,7 @@ async def test_start_that_videosdk_limits_is_answered_503_with_retry_after(
     check_problem: CheckProblem,
     status: int,
     after: str | None,
-    told: str | None,
+    named: str | None,
 ) -> None:
     """429, and 503 that says when to come back: 503 with Retry-After, VideoSDK's own where it named one."""
     headers = {"Retry-After": after} if after else {}
@@ -223,7 +223,7 @@ async def test_start_that_videosdk_limits_is_answered_503_with_retry_after(
     document = check_problem(answer, "upstream-limited")
     assert document["upstreamStatus"] == status
     assert int(answer.headers["retry-after"]) >= 1
-    assert told in {None, answer.headers["retry-after"]}
+    assert named in {None, answer.headers["retry-after"]}
     assert "hunter2" not in answer.text
     assert (await gateway.start(track)).status_code == 201
 
@@ -243,8 +243,8 @@ async def test_start_answered_5xx_is_found_by_the_list(
 # --- what is not there -------------------------------------------------------------------------------------------
 
 
-def nobody() -> str:
-    """Return an address at which nobody listens."""
+def closed_port() -> str:
+    """Return an address at which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -255,7 +255,7 @@ async def test_start_while_videosdk_is_unreachable_is_answered_unavailable(
 ) -> None:
     """Where VideoSDK cannot be connected to, nothing was done and a retry makes sense."""
     more = {**harness.FAST, "GATEWAY_VERIFY_ABSENT": "never"}
-    settings = harness.environment(valkey.url, nobody(), demo.file, **more)
+    settings = harness.environment(valkey.url, closed_port(), demo.file, **more)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         answer = await client.start(new_track())
     check_problem(answer, "upstream-unavailable")

@@ -92,7 +92,7 @@ FOR_EVERYBODY: Final[dict[str, int]] = {
     # Known by VideoSDK's signature, which none of these requests has.
     "POST /v1/webhooks/videosdk": 401,
 }
-"""Routes at which nobody shows a key, and what they answer, whoever asks."""
+"""Routes that need no key, and their answer to every caller."""
 SHOWING = ("GET /v1/recordings", "/events", "/events/tickets", "GET /v1/admin/tracks")
 """Ends of the routes whose answer shows several tracks, of which a caller sees its own."""
 
@@ -193,7 +193,7 @@ CELLS = [
 async def test_route_for_a_policy_answers_what_the_table_says(
     served: Gateway, videosdk: Simulator, check_problem: CheckProblem, route: str, policy: str, cell: str
 ) -> None:
-    """Allowed, seen only in part, or refused by its rule before VideoSDK hears of it."""
+    """Allowed, seen only in part, or refused by its rule before anything reaches VideoSDK."""
     calls = len(videosdk.calls)
     async with asked(served, route, served.bearer(policy)) as (answer, text):
         if cell not in {"200", "empty"}:

@@ -89,7 +89,7 @@ async def test_ticket_of_one_project_opens_nothing_in_the_other(projects: TwoPro
             assert refused.status_code == 401
         one.headers.pop("authorization")
         async with listening(one, room, ticket=ticket) as reader:
-            await reader.until(lambda reader: reader.heard)
+            await reader.until(lambda reader: reader.received)
 
 
 async def test_idempotency_key_of_one_project_is_new_to_the_other(projects: TwoProjects, new_track: NewTrack) -> None:
@@ -125,17 +125,17 @@ async def test_limit_used_up_in_one_project_is_whole_in_the_other(
 
 
 async def test_events_of_one_project_are_absent_from_the_other(projects: TwoProjects, new_track: NewTrack) -> None:
-    """Events: what happens in the other project's room of the same name is neither told nor part of the room."""
+    """Events: what happens in the other project's room of the same name is neither an event nor part of the room."""
     track = new_track()
     foreign = new_track(kind="audio")
     async with projects.gateways() as (one, other):
         async with listening(one, track["roomId"]) as reader:
-            await reader.until(lambda reader: reader.heard)
+            await reader.until(lambda reader: reader.received)
             assert (await other.start(foreign)).status_code == 201
             assert (await one.start(track)).status_code == 201
             await reader.until_statuses("starting", "recording")
-            assert {heard.data["kind"] for heard in reader.changes} == {"video"}
-        async with listening(one, track["roomId"], lastEventId=reader.heard[0].id) as again:
+            assert {update.data["kind"] for update in reader.changes} == {"video"}
+        async with listening(one, track["roomId"], lastEventId=reader.received[0].id) as again:
             await again.until_statuses("starting", "recording")
 
 
@@ -187,7 +187,7 @@ def kind_of(key: str) -> str:
 async def test_reconciler_leaves_the_tracks_of_another_project_alone(
     valkey: EmbeddedValkey, projects: TwoProjects, new_track: NewTrack
 ) -> None:
-    """The settler: a recording that is due stays as it is while only the other project's gateways run.
+    """The reconciler: a recording that is due stays as it is while only the other project's gateways run.
 
     Their account does not know it: they would find that it had ended, and say so.
     """

@@ -54,7 +54,7 @@ def event(name: str, **data: object) -> bytes:
     return json.dumps({"webhookType": name, "data": data}, separators=(",", ":")).encode()
 
 
-def told(name: str, track: dict[str, str]) -> bytes:
+def track_event(name: str, track: dict[str, str]) -> bytes:
     """Return the body of an event of a track, which is the same for every recording of it."""
     return event(
         f"participant-track-recording-{name}",
@@ -70,33 +70,33 @@ def key_calls(simulator: Simulator) -> int:
     return sum(call.endpoint == "key" for call in simulator.calls)
 
 
-class Door:
+class Intake:
     """An intake on a socket of its own, and all that came of it."""
 
     def __init__(self, simulator: Simulator, videosdk: VideoSDK, **bounds: Any) -> None:
         self.simulator = simulator
         self.now = 0.0
-        self.heard: list[WebhookEvent] = []
+        self.handled: list[WebhookEvent] = []
         self.counted: Counter[tuple[str, str]] = Counter()
-        self.deaf_for = 0
-        """How many more hints meet a Redis that does not answer."""
-        self.deaf_because: type[GatewayError] = CoordinationUnavailable
+        self.failures_left = 0
+        """How many more events meet a Redis that does not answer."""
+        self.failure: type[GatewayError] = CoordinationUnavailable
         self.hold = asyncio.Event()
         self.hold.set()
         self.client = httpx.AsyncClient()
-        self.hearing = 0
-        """How many hints are being acted on."""
+        self.under_way = 0
+        """How many events are being acted on."""
         signatures = Signatures(FetchedKeys(videosdk.public_key, lambda: self.now))
         self.webhook_receiver = WebhookReceiver(signatures, self._handle, self._count, **bounds)
 
-    async def _handle(self, hint: WebhookEvent) -> None:
-        self.hearing += 1
+    async def _handle(self, webhook_event: WebhookEvent) -> None:
+        self.under_way += 1
         await self.hold.wait()
-        self.hearing -= 1
-        if self.deaf_for:
-            self.deaf_for -= 1
-            raise self.deaf_because("not now")
-        self.heard.append(hint)
+        self.under_way -= 1
+        if self.failures_left:
+            self.failures_left -= 1
+            raise self.failure("not now")
+        self.handled.append(webhook_event)
 
     def _count(self, name: str, verdict: str) -> None:
         self.counted[name, verdict] += 1
@@ -109,52 +109,52 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(simulator: Simulator, **bounds: Any) -> AsyncGenerator[Door]:
+async def opened(simulator: Simulator, **bounds: Any) -> AsyncGenerator[Intake]:
     """Serve an intake."""
     videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=harness.BOUND)
-    door = Door(simulator, videosdk, **bounds)
+    intake = Intake(simulator, videosdk, **bounds)
     app = Litestar(
         route_handlers=[receive_videosdk_webhook],
-        dependencies={"webhook_receiver": Provide(lambda: door.webhook_receiver, sync_to_thread=False)},
+        dependencies={"webhook_receiver": Provide(lambda: intake.webhook_receiver, sync_to_thread=False)},
         exception_handlers={Exception: answer_problem},
         logging_config=None,
         openapi_config=None,
     )
     async with harness.serve_app(RequestMiddleware(app, Drain())) as url, harness.client(url) as client:
-        await door.client.aclose()
-        door.client = client
+        await intake.client.aclose()
+        intake.client = client
         try:
-            yield door
+            yield intake
         finally:
-            door.hold.set()
-            await door.webhook_receiver.close(5)
+            intake.hold.set()
+            await intake.webhook_receiver.close(5)
             await videosdk.aclose()
 
 
 @pytest.fixture
-async def door(simulator: Simulator) -> AsyncGenerator[Door]:
-    """An intake whose hints are kept."""
-    async with opened(simulator) as opened_door:
-        yield opened_door
+async def intake(simulator: Simulator) -> AsyncGenerator[Intake]:
+    """An intake whose events are kept."""
+    async with opened(simulator) as opened_intake:
+        yield opened_intake
 
 
 # --- what it means ------------------------------------------------------------------------------------------------
 
 
-async def test_webhook_of_the_documented_sample_is_handled(door: Door) -> None:
-    """204 without a body, and a hint with the track."""
-    answer = await door.send(SAMPLE)
+async def test_webhook_of_the_documented_sample_is_handled(intake: Intake) -> None:
+    """204 without a body, and a webhook_event with the track."""
+    answer = await intake.send(SAMPLE)
     assert (answer.status_code, answer.content) == (204, b"")
-    await harness.eventually(lambda: door.heard)
-    assert door.heard == [WebhookEvent(ROOM, "abcd", Kind.AUDIO, EventType.STOPPED)]
-    assert door.counted == {("participant-track-recording-stopped", "accepted"): 1}
+    await harness.eventually(lambda: intake.handled)
+    assert intake.handled == [WebhookEvent(ROOM, "abcd", Kind.AUDIO, EventType.STOPPED)]
+    assert intake.counted == {("participant-track-recording-stopped", "accepted"): 1}
 
 
 STOPPED = "participant-track-recording-stopped"
 WHO = {"meetingId": ROOM, "sessionId": "s", "participantId": "ada"}
 
 
-HINTS = [
+HANDLED = [
     *(
         (
             event(f"participant-track-recording-{happened}", **WHO, kind="screen_video"),
@@ -180,12 +180,12 @@ HINTS = [
 ]
 
 
-async def test_webhook_about_a_track_is_handled(door: Door) -> None:
+async def test_webhook_about_a_track_is_handled(intake: Intake) -> None:
     """The five events of a track's recording, the participant who left, the session that ended."""
-    for number, (body, hint) in enumerate(HINTS, 1):
-        assert (await door.send(body)).status_code == 204
-        await harness.eventually(lambda number=number: len(door.heard) == number)
-        assert door.heard[-1] == hint
+    for number, (body, webhook_event) in enumerate(HANDLED, 1):
+        assert (await intake.send(body)).status_code == 204
+        await harness.eventually(lambda number=number: len(intake.handled) == number)
+        assert intake.handled[-1] == webhook_event
 
 
 OTHERS = [
@@ -212,14 +212,14 @@ OTHERS = [
 ]
 
 
-async def test_webhook_about_no_track_is_accepted_and_counted(door: Door) -> None:
+async def test_webhook_about_no_track_is_accepted_and_counted(intake: Intake) -> None:
     """What is of no track, not known, or names nothing that can be a track here: 204 and no hint."""
     for body, counted in OTHERS:
-        assert (await door.send(body)).status_code == 204
-        assert door.counted == {(counted, "accepted"): 1}, body
-        door.counted.clear()
-    await door.webhook_receiver.close(5)
-    assert door.heard == []
+        assert (await intake.send(body)).status_code == 204
+        assert intake.counted == {(counted, "accepted"): 1}, body
+        intake.counted.clear()
+    await intake.webhook_receiver.close(5)
+    assert intake.handled == []
 
 
 def test_webhook_event_types_are_the_documented_ones() -> None:
@@ -229,112 +229,114 @@ def test_webhook_event_types_are_the_documented_ones() -> None:
     assert EVENTS["participant-track-recording-failed"] is EventType.FAILED
 
 
-async def test_webhook_with_any_content_type_is_handled(door: Door) -> None:
+async def test_webhook_with_any_content_type_is_handled(intake: Intake) -> None:
     """The signature counts, and nothing else of the request does."""
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "x"):
-        assert (await door.send(SAMPLE, **{"content-type": content_type})).status_code == 204
-    assert (await door.send(SAMPLE, authorization="Bearer nonsense")).status_code == 204
+        assert (await intake.send(SAMPLE, **{"content-type": content_type})).status_code == 204
+    assert (await intake.send(SAMPLE, authorization="Bearer nonsense")).status_code == 204
 
 
-async def test_webhook_received_twice_is_handled_twice(door: Door) -> None:
+async def test_webhook_received_twice_is_handled_twice(intake: Intake) -> None:
     """Two starts of one track tell the same bytes: the second is no copy of the first."""
     for _ in range(2):
-        assert (await door.send(told("started", {"roomId": ROOM, "participantId": "p", "kind": "video"}))).is_success
-    await harness.eventually(lambda: len(door.heard) == 2)
-    assert door.heard[0] == door.heard[1]
+        assert (
+            await intake.send(track_event("started", {"roomId": ROOM, "participantId": "p", "kind": "video"}))
+        ).is_success
+    await harness.eventually(lambda: len(intake.handled) == 2)
+    assert intake.handled[0] == intake.handled[1]
 
 
 # --- what is not let in -------------------------------------------------------------------------------------------
 
 
 async def test_webhook_that_is_no_json_object_is_malformed(
-    door: Door, check_problem: Callable[..., dict[str, Any]]
+    intake: Intake, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
     """Signed by VideoSDK, and all the same not an object in JSON."""
     bodies = [b"", b"x", b"[]", b"7", b'"a"', b"null", b"{", b'{"a":"\xff"}', b"[" * 100_000, b"{}{}"]
     for body in bodies:
-        check_problem(await door.send(body), "malformed-request")
-    assert door.counted == {("other", "malformed"): len(bodies)}
+        check_problem(await intake.send(body), "malformed-request")
+    assert intake.counted == {("other", "malformed"): len(bodies)}
 
 
 async def test_webhook_unsigned_or_forged_is_answered_401(
-    door: Door, check_problem: Callable[..., dict[str, Any]]
+    intake: Intake, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
     """401, how to say who one is, and not a word about what was wrong."""
     answers = [
-        await door.client.post(WEBHOOK_PATH, content=SAMPLE),
-        await door.send(SAMPLE, ""),
-        await door.send(SAMPLE, "nonsense"),
-        await door.send(SAMPLE, door.simulator.sign(SAMPLE + b" ")),
-        await door.send(b"not json", door.simulator.sign(SAMPLE)),
+        await intake.client.post(WEBHOOK_PATH, content=SAMPLE),
+        await intake.send(SAMPLE, ""),
+        await intake.send(SAMPLE, "nonsense"),
+        await intake.send(SAMPLE, intake.simulator.sign(SAMPLE + b" ")),
+        await intake.send(b"not json", intake.simulator.sign(SAMPLE)),
     ]
     documents = [check_problem(answer, "unauthenticated") for answer in answers]
     assert {document["detail"] for document in documents} == {"VideoSDK did not sign this body."}
     assert {answer.headers["www-authenticate"] for answer in answers} == {
         'VideoSDK-Signature realm="recording-gateway"'
     }
-    assert door.counted == {("other", "unsigned"): 2, ("other", "forged"): 3}
-    assert door.heard == []
+    assert intake.counted == {("other", "unsigned"): 2, ("other", "forged"): 3}
+    assert intake.handled == []
 
 
 async def test_webhook_with_a_body_beyond_the_bound_is_refused(
-    door: Door, check_problem: Callable[..., dict[str, Any]]
+    intake: Intake, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
     """The longest is read to its end; one byte more is refused, whether or not its length was said before."""
     longest = SAMPLE + b" " * (MAX_WEBHOOK_BYTES - len(SAMPLE))
-    assert (await door.send(longest)).status_code == 204
-    detail = check_problem(await door.send(longest + b" "), "payload-too-large")["detail"]
+    assert (await intake.send(longest)).status_code == 204
+    detail = check_problem(await intake.send(longest + b" "), "payload-too-large")["detail"]
     assert str(MAX_WEBHOOK_BYTES) in detail
 
     async def parts() -> AsyncGenerator[bytes]:
         for _ in range(5):
             yield b" " * (MAX_WEBHOOK_BYTES // 4)
 
-    check_problem(await door.client.post(WEBHOOK_PATH, content=parts()), "payload-too-large")
-    assert door.counted["other", "too_large"] == 2
+    check_problem(await intake.client.post(WEBHOOK_PATH, content=parts()), "payload-too-large")
+    assert intake.counted["other", "too_large"] == 2
 
 
 async def test_webhook_without_a_key_is_answered_503_with_retry_after(
-    door: Door, check_problem: Callable[..., dict[str, Any]]
+    intake: Intake, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
-    """503 with Retry-After, nothing heard; a minute later the same event is taken."""
-    door.simulator.inject(Fault(action="refuse", endpoint="key", status=500, times=1))
-    answer = await door.send(SAMPLE)
+    """503 with Retry-After, nothing handled; a minute later the gateway accepts the same event."""
+    intake.simulator.inject(Fault(action="refuse", endpoint="key", status=500, times=1))
+    answer = await intake.send(SAMPLE)
     check_problem(answer, "identity-unavailable")
     assert answer.headers["retry-after"] == "60"
-    assert door.counted == {("other", "postponed"): 1}
-    door.now += 60
-    assert (await door.send(SAMPLE)).status_code == 204
-    await harness.eventually(lambda: len(door.heard) == 1)
+    assert intake.counted == {("other", "postponed"): 1}
+    intake.now += 60
+    assert (await intake.send(SAMPLE)).status_code == 204
+    await harness.eventually(lambda: len(intake.handled) == 1)
 
 
-async def test_webhook_signed_with_a_new_key_costs_one_fetch(door: Door) -> None:
+async def test_webhook_signed_with_a_new_key_costs_one_fetch(intake: Intake) -> None:
     """The simulator signs with another key; what it sends then is accepted after one fetch."""
-    assert (await door.send(SAMPLE)).status_code == 204
-    async with httpx.AsyncClient(base_url=door.simulator.url, trust_env=False) as control:
+    assert (await intake.send(SAMPLE)).status_code == 204
+    async with httpx.AsyncClient(base_url=intake.simulator.url, trust_env=False) as control:
         shown = (await control.post("/_control/rotate-key")).json()["publicKey"]
         assert (await control.get("/v2/public/rsa-public-key")).json()["publicKey"] == shown
-    fetched = key_calls(door.simulator)
-    door.now += 61
-    answers = await asyncio.gather(*(door.send(SAMPLE) for _ in range(20)))
+    fetched = key_calls(intake.simulator)
+    intake.now += 61
+    answers = await asyncio.gather(*(intake.send(SAMPLE) for _ in range(20)))
     assert {answer.status_code for answer in answers} == {204}
-    assert key_calls(door.simulator) == fetched + 1
+    assert key_calls(intake.simulator) == fetched + 1
 
 
-async def test_webhook_forgeries_cost_one_fetch_a_minute(door: Door, signer: Signer) -> None:
+async def test_webhook_forgeries_cost_one_fetch_a_minute(intake: Intake, signer: Signer) -> None:
     """Sixty of them in each of three minutes: three calls, and a genuine one passes in the middle."""
     forged = Signer().sign(SAMPLE)
     for minute in range(1, 4):
         for _ in range(3):
-            answers = await asyncio.gather(*(door.send(SAMPLE, forged) for _ in range(20)))
+            answers = await asyncio.gather(*(intake.send(SAMPLE, forged) for _ in range(20)))
             assert {answer.status_code for answer in answers} == {401}
-        assert (await door.send(SAMPLE, signer.sign(SAMPLE))).status_code == 204
-        assert key_calls(door.simulator) == minute
-        door.now += 60
-    await harness.eventually(lambda: len(door.heard) == 3)
+        assert (await intake.send(SAMPLE, signer.sign(SAMPLE))).status_code == 204
+        assert key_calls(intake.simulator) == minute
+        intake.now += 60
+    await harness.eventually(lambda: len(intake.handled) == 3)
 
 
-async def test_webhook_of_any_signed_body_is_answered_as_documented(door: Door) -> None:
+async def test_webhook_of_any_signed_body_is_answered_as_documented(intake: Intake) -> None:
     """Any JSON and any bytes behind a good signature: 204 for objects, else 400, and never a mistake of ours."""
     leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
     names = st.sampled_from([*EVENTS, "other", "", "data"]) | st.text()
@@ -359,7 +361,7 @@ async def test_webhook_of_any_signed_body_is_answered_as_documented(door: Door) 
 
     collect()
     for body in made:
-        answer = await door.send(body)
+        answer = await intake.send(body)
         try:
             good = isinstance(json.loads(body), dict)
         except ValueError:
@@ -371,82 +373,82 @@ async def test_webhook_of_any_signed_body_is_answered_as_documented(door: Door) 
 # --- afterwards ----------------------------------------------------------------------------------------------------
 
 
-async def test_webhook_is_answered_before_it_is_acted_on(door: Door) -> None:
-    """VideoSDK is answered while the hint is still being acted on, and so are the next hundred."""
-    door.hold.clear()
-    answers = await asyncio.gather(*(door.send(SAMPLE) for _ in range(100)))
+async def test_webhook_is_answered_before_it_is_acted_on(intake: Intake) -> None:
+    """VideoSDK is answered while the webhook_event is still being acted on, and so are the next hundred."""
+    intake.hold.clear()
+    answers = await asyncio.gather(*(intake.send(SAMPLE) for _ in range(100)))
     assert {answer.status_code for answer in answers} == {204}
-    assert door.heard == []
-    door.hold.set()
-    await harness.eventually(lambda: len(door.heard) == 100)
+    assert intake.handled == []
+    intake.hold.set()
+    await harness.eventually(lambda: len(intake.handled) == 100)
 
 
-async def test_close_waits_for_accepted_webhooks(door: Door) -> None:
-    """Everything answered with 204 is heard before the intake is closed."""
-    door.hold.clear()
-    await asyncio.gather(*(door.send(SAMPLE) for _ in range(40)))
+async def test_close_waits_for_accepted_webhooks(intake: Intake) -> None:
+    """The intake handles everything answered with 204 before it closes."""
+    intake.hold.clear()
+    await asyncio.gather(*(intake.send(SAMPLE) for _ in range(40)))
 
-    async def heard_when_closed() -> int:
-        await door.webhook_receiver.close(20)
-        return len(door.heard)
+    async def handled_when_closed() -> int:
+        await intake.webhook_receiver.close(20)
+        return len(intake.handled)
 
-    closing = asyncio.create_task(heard_when_closed())
-    door.hold.set()
+    closing = asyncio.create_task(handled_when_closed())
+    intake.hold.set()
     assert await closing == 40
 
 
-async def test_close_gives_up_a_hanging_webhook_after_the_grace(door: Door) -> None:
+async def test_close_gives_up_a_hanging_webhook_after_the_grace(intake: Intake) -> None:
     """What hangs is given up after the grace."""
-    door.hold.clear()
-    await door.send(SAMPLE)
+    intake.hold.clear()
+    await intake.send(SAMPLE)
     async with asyncio.timeout(harness.BOUND):
-        await door.webhook_receiver.close(0.1)
-    assert door.heard == []
+        await intake.webhook_receiver.close(0.1)
+    assert intake.handled == []
 
 
 async def test_webhook_beyond_the_bound_is_refused_with_retry_after(
     simulator: Simulator, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
     """Two wait, of which one is acted on; a third is refused with Retry-After, and accepted when there is room."""
-    async with opened(simulator, max_unheard=2, max_concurrent=1) as door:
-        door.hold.clear()
+    async with opened(simulator, max_unheard=2, max_concurrent=1) as intake:
+        intake.hold.clear()
         for _ in range(2):
-            assert (await door.send(SAMPLE)).status_code == 204
-        refused = await door.send(SAMPLE)
+            assert (await intake.send(SAMPLE)).status_code == 204
+        refused = await intake.send(SAMPLE)
         check_problem(refused, "too-many-waiting")
         assert int(refused.headers["retry-after"]) > 0
-        assert door.counted[STOPPED, "postponed"] == 1
-        await harness.eventually(lambda: door.hearing)
-        assert door.hearing == 1
-        door.hold.set()
-        await harness.eventually(lambda: len(door.heard) == 2)
-        assert (await door.send(SAMPLE)).status_code == 204
-        await harness.eventually(lambda: len(door.heard) == 3)
+        assert intake.counted[STOPPED, "postponed"] == 1
+        await harness.eventually(lambda: intake.under_way)
+        assert intake.under_way == 1
+        intake.hold.set()
+        await harness.eventually(lambda: len(intake.handled) == 2)
+        assert (await intake.send(SAMPLE)).status_code == 204
+        await harness.eventually(lambda: len(intake.handled) == 3)
 
 
 @pytest.mark.parametrize("reason", [CoordinationUnavailable, NewerRecord])
-async def test_webhook_during_a_redis_outage_is_retried(door: Door, reason: type[GatewayError]) -> None:
-    """It is tried again, also when the process is told to stop meanwhile.
+async def test_webhook_during_a_redis_outage_is_retried(intake: Intake, reason: type[GatewayError]) -> None:
+    """It is tried again, also when the process shuts down meanwhile.
 
     So is one about a record that a later version holds at the moment, in the middle of a rolling upgrade.
     """
-    door.deaf_for, door.deaf_because = 1, reason
-    await door.send(SAMPLE)
-    await harness.eventually(lambda: not door.deaf_for)
-    await door.webhook_receiver.close(20)
-    assert len(door.heard) == 1
+    intake.failures_left, intake.failure = 1, reason
+    await intake.send(SAMPLE)
+    await harness.eventually(lambda: not intake.failures_left)
+    await intake.webhook_receiver.close(20)
+    assert len(intake.handled) == 1
 
 
 async def test_webhook_is_given_up_after_the_last_try(simulator: Simulator) -> None:
-    """Redis does not answer three times: nothing is tried a fourth time, and the next event is heard."""
-    async with opened(simulator, pauses=(0, 0)) as door:
-        door.deaf_for = 4
-        await door.send(SAMPLE)
-        await harness.eventually(lambda: door.deaf_for == 1)
-        await door.webhook_receiver.close(20)
-        assert (door.deaf_for, door.heard) == (1, [])
-        await door.send(SAMPLE)
-        await harness.eventually(lambda: door.heard)
+    """Redis does not answer three times: the gateway gives up, and handles the next event."""
+    async with opened(simulator, pauses=(0, 0)) as intake:
+        intake.failures_left = 4
+        await intake.send(SAMPLE)
+        await harness.eventually(lambda: intake.failures_left == 1)
+        await intake.webhook_receiver.close(20)
+        assert (intake.failures_left, intake.handled) == (1, [])
+        await intake.send(SAMPLE)
+        await harness.eventually(lambda: intake.handled)
 
 
 # --- the whole gateway ---------------------------------------------------------------------------------------------
@@ -463,7 +465,7 @@ async def hearing(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.De
 async def test_webhook_about_an_end_reaches_a_start_without_a_url(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
-    """Nobody gave a webhookUrl: the gateway gave its own, and knows of an end that nobody asked for."""
+    """The caller gave no webhookUrl: the gateway gave its own, and learns of an end without a stop."""
     async with hearing(valkey, simulator, demo) as gateway:
         track = new_track()
         assert (await gateway.start(track)).status_code == 201
@@ -594,12 +596,12 @@ async def test_webhook_forgeries_change_nothing(
     async with hearing(valkey, simulator, demo, GATEWAY_TRUST_SECONDS="3600") as gateway:
         track = new_track(webhookUrl="http://127.0.0.1:9/")
         await gateway.start(track)
-        # VideoSDK has ended it, and the gateway was not told: a forgery that gets through makes it look.
+        # VideoSDK has ended it, and sent no webhook: a forgery that gets through makes it look.
         simulator.end_recording(track["roomId"], track["participantId"], track["kind"], webhook=False)
         before = standing(await gateway.show(track))
         assert before["status"] == "recording"
         calls = len(simulator.calls)
-        bodies = [told(name, track) for name in ("stopped", "failed", "started")]
+        bodies = [track_event(name, track) for name in ("stopped", "failed", "started")]
         bodies.append(event("session-ended", meetingId=track["roomId"]))
 
         async def send(number: int) -> tuple[int, str]:
@@ -613,7 +615,7 @@ async def test_webhook_forgeries_change_nothing(
             answers.update(await asyncio.gather(*(send(number) for number in range(start, start + 8))))
         assert answers == {(401, "VideoSDK did not sign this body."): 1000}, seed
         assert standing(await gateway.show(track)) == before, seed
-        # Of other rooms the settler may still have something to find out.
+        # Of other rooms the reconciler may still have something to find out.
         mine = [call for call in simulator.calls[calls:] if call.room_id in {None, track["roomId"]}]
         assert Counter(call.endpoint for call in mine) == {"key": 1}
 
@@ -643,7 +645,7 @@ async def test_webhook_replays_change_nothing(
 
         async def replay() -> None:
             for name in random.sample(events, len(events)) * 4:
-                body = told(name, track)
+                body = track_event(name, track)
                 sent = await gateway.post(WEBHOOK_PATH, content=body, headers={"videosdk-signature": signer.sign(body)})
                 assert sent.status_code == 204
 

@@ -339,7 +339,7 @@ def test_policy_table_with_a_mistake_names_its_key(key: str, value: object) -> N
 
 
 def test_policy_table_with_a_wrong_entry_names_its_place() -> None:
-    """The place in the list is told, counted from nought as in the file's own language."""
+    """The message names the place in the list, counted from nought as in the file's own language."""
     with pytest.raises(PolicyError, match=r"webhook_hosts\[1\]"):
         Policy.from_table({"webhook_hosts": ["hooks.example.com", "127.0.0.1"]})
     for pattern in ("127.1", "*.127.0.0.1", "::1", "[127.0.0.1]"):

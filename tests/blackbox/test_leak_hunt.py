@@ -244,7 +244,7 @@ async def ask_badly(hunt: Hunt) -> None:
 
 
 async def break_records(hunt: Hunt) -> None:
-    """Rubbish with a secret in it where a record should be: an exception that nobody expected."""
+    """Rubbish with a secret in it where a record should be: an unexpected exception."""
     await hunt.start("broken")
     rubbish = (
         f"https://app.example.com/hook?key={WEBHOOK_QUERY} {hunt.secrets['a join token']} password={REDIS_PASSWORD}"

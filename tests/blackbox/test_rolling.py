@@ -122,7 +122,7 @@ class Fleet:
 
 
 def check(load: Load, simulator: Simulator) -> None:
-    """Nobody saw a failure, and every track was started once and stopped once."""
+    """No caller saw a failure, and every track was started once and stopped once."""
     assert load.failures == []
     assert load.rounds > CALLERS * REPLICAS
     assert load.outcomes["started"] == load.outcomes["joined"] + load.outcomes["already_recording"] - load.rounds

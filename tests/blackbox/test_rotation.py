@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
 PATH = "/v1/recordings/track/nowhere/nobody/video"
 KNOWN, UNKNOWN = 404, 401
-"""What a caller is answered who asks for a track that nobody has recorded."""
+"""The answer to a caller who asks for a track that was never recorded."""
 
 
 def replace(file: Path, *entries: str) -> None:

@@ -23,7 +23,7 @@ HEALING = {**harness.CALM, "GATEWAY_SEND_WINDOW_SECONDS": "2", "GATEWAY_LEASE_SE
 async def test_sigterm_during_a_start_answers_its_caller(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
-    """The caller whose start is under way gets its answer; nobody new is let in; the exit is clean."""
+    """The caller whose start is under way gets its answer; the process accepts no new caller; the exit is clean."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
     simulator.inject(harness.delay("start", 3))
@@ -39,7 +39,7 @@ async def test_sigterm_during_a_start_answers_its_caller(
 async def test_sigterm_ends_event_streams_at_once(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
-    """Readers are told to come again, on whichever worker they are, and nobody waits for them."""
+    """Every worker sends its readers a reconnect and ends without waiting for them."""
     more = {"GATEWAY_REQUEST_DEADLINE_SECONDS": "300", "GATEWAY_WORKERS": "2"}
     settings = harness.environment(valkey.url, simulator.url, demo.file, **more)
     room = new_track()["roomId"]
@@ -49,7 +49,7 @@ async def test_sigterm_ends_event_streams_at_once(
             process.signal(signal.SIGTERM)
             for one in (reader, other):
                 await one.until(lambda one: one.ended)
-                assert one.heard[-1].data == {"reason": "restart"}
+                assert one.received[-1].data == {"reason": "restart"}
         # Sooner than any stream would end by itself: `stop` waits for less than a request may take.
         assert await asyncio.to_thread(process.stop) == 0
     assert "returned without completing" not in process.log.read_text()
@@ -110,7 +110,7 @@ async def test_sigkill_of_the_leader_is_recovered_by_a_waiter(
 async def test_sigkill_of_the_only_process_is_recovered_by_the_next(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
-    """Nobody waits and nobody asks: the settler of a process started later finds out what became of the start."""
+    """No caller waits or asks: the reconciler of a process started later finds out what became of the start."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **HEALING)
     first = await harness.GatewayProcess(settings, tmp_path / "first").ready()
     track = new_track()
@@ -132,7 +132,7 @@ async def test_sigkill_of_the_only_process_is_recovered_by_the_next(
 async def test_sigterm_after_an_accepted_webhook_writes_it_first(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
-    """SIGTERM right after the 204, while Redis does not answer: the process stays until it has written what it heard.
+    """SIGTERM right after the 204, while Redis does not answer: the process stays until it has written what it update.
 
     Whichever replica settles what is due then goes on with it.
     """

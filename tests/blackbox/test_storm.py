@@ -109,7 +109,7 @@ async def replicas(
 
 
 def track(**more: str) -> Track:
-    """Return a track that nobody has recorded before."""
+    """Return a track that was never recorded before."""
     return {"roomId": f"storm-{uuid.uuid4().hex[:12]}", "participantId": "p", "kind": "video", **more}
 
 
@@ -199,7 +199,7 @@ async def test_start_with_different_parameters_at_once_has_one_winner(replicas: 
 
 
 async def test_start_whose_caller_disconnects_is_completed(replicas: Replicas, simulator: Simulator) -> None:
-    """Whoever asked hangs up while VideoSDK works: the recording exists, and the next caller is told of that one."""
+    """The caller hangs up while VideoSDK works: the recording exists, and the next caller finds it."""
     body = track()
     gone = await replicas.caller(0)
     await gone.send(body)

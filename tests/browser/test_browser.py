@@ -168,7 +168,7 @@ async def test_page_that_is_refused_can_read_why(
 async def test_page_that_is_not_listed_is_blocked_by_the_browser(
     drive: Drive, url: str, strange_page: str, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """The browser asks first (preflight), is told nothing, and sends nothing, though the token is good."""
+    """The browser asks first (preflight), gets no permission, and sends nothing, though the token is good."""
     track = new_track()
 
     seen = await drive("frontend", address=strange_page, gateway=url, steps=[ask("start", token(track), track)])

@@ -302,7 +302,7 @@ def test_values_schema_leaves_nothing_open() -> None:
 
 
 def test_values_yaml_shows_every_value() -> None:
-    """What the schema knows is shown to whoever reads values.yaml, and nothing else is."""
+    """What the schema knows stands in values.yaml, and nothing else does."""
     properties = json.loads(SCHEMA.read_text())["properties"]
     values = yaml.safe_load(VALUES.read_text())
     assert set(values) == set(properties) - {"global"}

@@ -21,7 +21,7 @@ REACHED = {row.variable for row in (*written.plain(), *written.credentials(), *w
 
 
 def test_chart_generated_files_are_up_to_date() -> None:
-    """`make chart` writes it; this sees that somebody did after a setting was added."""
+    """`make chart` writes it; this fails where a setting was added without it."""
     assert written.VALUES.read_text() == written.values(), "run `make chart`"
     assert written.SCHEMA.read_text() == written.schema(), "run `make chart`"
     assert written.ABOUT.read_text() == written.about(), "run `make chart`"

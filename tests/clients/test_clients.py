@@ -119,6 +119,6 @@ async def test_contract_with_a_planted_defect_fails_both_linters(project: Path, 
 
 @pytest.mark.parametrize("folder", ["browser", "clients"])
 def test_lock_files_name_no_registry(folder: str) -> None:
-    """Whoever installs it takes the packages from the registry of their own choice."""
+    """The lock file leaves the choice of a registry to the installer."""
     lock = json.loads((FOLDER.parent / folder / "node" / "package-lock.json").read_text("utf-8"))
     assert [name for name, package in lock["packages"].items() if "resolved" in package] == []

@@ -89,7 +89,7 @@ async def test_readme_curl_line_starts_a_recording(house: House, tmp_path: Path)
 
 
 async def test_callers_page_python_service_starts_and_raises_refusals(house: House, tmp_path: Path) -> None:
-    """It starts although VideoSDK is busy at first, hears the same of a second start, and raises what is refused."""
+    """It starts although VideoSDK is busy at first, gets the same recording from a second start, raises a refusal."""
     house.simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
     (tmp_path / "service.py").write_text(block("python", "A service in Python"))
     (tmp_path / "use.py").write_text(
@@ -111,7 +111,7 @@ async def test_callers_page_python_service_starts_and_raises_refusals(house: Hou
 
 
 async def test_callers_page_browser_code_starts_and_stops(house: House, tmp_path: Path) -> None:
-    """A participant starts and stops with its join token, and is told in words why another's track is not for it."""
+    """A participant starts and stops with its join token, and reads in words why another's track is refused."""
     if shutil.which("node") is None:
         harness.skip_unless_ci("node is not installed")
     (tmp_path / "record.mjs").write_text(block("js", "A web page"))

@@ -201,7 +201,7 @@ def test_log_masks_secrets_in_any_text(text: str, expected: str):
 
 
 def test_log_masks_a_known_secret_in_any_text():
-    """An opaque key in the middle of somebody's message: nothing about it looks like a secret, but it is one."""
+    """An opaque key in the middle of a message: nothing about it looks like a secret, but it is one."""
     opaque = "Zr4-opaque-9vQ"
     message = f"could not use {opaque} here"
     assert redact(None, "", {"event": message})["event"] == message

@@ -51,7 +51,7 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
 
 @pytest.fixture
 def fragile() -> Generator[EmbeddedValkey]:
-    """A server of the test's own, where nobody else's tracks are unknown, and which may be harmed."""
+    """A server of the test's own, where no other test's tracks are unknown, and which may be harmed."""
     with EmbeddedValkey() as server:
         yield server
 
@@ -125,7 +125,7 @@ async def test_metrics_count_a_start_two_repeats_and_a_stop(
 async def test_metrics_during_an_operation_show_its_waiters(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Three callers wait for one operation; afterwards nobody does."""
+    """Three callers wait for one operation; afterwards none does."""
     simulator.inject(harness.delay("start", 4))
     track = new_track()
     before = await scrape(gateway)
@@ -269,7 +269,7 @@ async def test_metrics_without_redis_omit_what_only_redis_knows(
 async def test_metrics_count_a_stopped_redis_as_a_timeout(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 ) -> None:
-    """A Redis that takes connections and says nothing is told apart from one that is not there."""
+    """A Redis that takes connections and says nothing is counted apart from one that is not there."""
     async with serving(fragile, simulator, demo) as gateway:
         before = await scrape(gateway)
         fragile.pause()

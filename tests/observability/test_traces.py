@@ -159,7 +159,7 @@ async def test_trace_of_background_work_is_its_own_and_holds_no_secret(
             await gateway.post(f"{START}?key={secret}", json=track | {"roomId": "!"}, headers={"x-request-id": secret})
             await gateway.get(f"/{secret}", headers={"authorization": f"Bearer {secret}", "tracestate": f"a={secret}"})
             await gateway.get("/livez")
-            # Not by asking for the track: that would settle it, in the trace of whoever asks.
+            # Not by asking for the track: that would settle it, in the trace of the caller.
             await harness.eventually(lambda: "failed" in states(collector))
         assert await ended(process) == 0
 

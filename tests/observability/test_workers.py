@@ -123,7 +123,7 @@ async def test_metrics_of_a_dead_worker_keep_counters_and_drop_gauges(
     monkeypatch: pytest.MonkeyPatch,
     new_track: Any,
 ) -> None:
-    """Both are killed with starts under way: counters do not fall, nobody waits, and there are no more files."""
+    """Both are killed with starts under way: counters do not fall, no caller counts as waiting, no file is left."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_WORKERS="2")
     simulator.inject(harness.delay("start", 6))
 
@@ -155,7 +155,7 @@ async def test_metrics_of_a_dead_worker_keep_counters_and_drop_gauges(
 async def test_metrics_of_one_process_make_no_files(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its numbers lie in memory, even where somebody has set a directory for several processes of their own."""
+    """Its numbers lie in memory, even where a directory for several processes is set."""
     theirs = place / "theirs"
     theirs.mkdir()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(theirs))
@@ -168,7 +168,7 @@ async def test_metrics_of_one_process_make_no_files(
 
 
 def lives(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended may still be listed until somebody takes note."""
+    """Tell whether a process runs; one that has ended may still be listed until its parent reads its status."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -57,7 +57,7 @@ async def test_event_of_a_later_version_sends_its_readers_to_that_version(
     async with listening(gateway, track["roomId"]) as reader:
         await gateway.post(START, json=track)
         await reader.until(lambda reader: "recording" in reader.statuses)
-        known = len(reader.heard)
+        known = len(reader.received)
         async with Redis.from_url(valkey.url, decode_responses=True) as redis:
             (name,) = cast("list[str]", await redis.keys(f"*:{track['roomId']}:events"))
             key = name.removesuffix("events") + f"{track['participantId']}:{track['kind']}"
@@ -65,7 +65,7 @@ async def test_event_of_a_later_version_sends_its_readers_to_that_version(
             event = cast("str", await redis.xadd(name, {"key": key, "record": record}))
             await redis.publish(name, event)
         await reader.until(lambda reader: reader.ended)
-        assert not [heard for heard in reader.heard[known:] if heard.data and event in heard.id]
+        assert not [heard for heard in reader.received[known:] if heard.data and event in heard.id]
         resumed = await gateway.get(f"/v1/rooms/{track['roomId']}/events", headers={"last-event-id": reader.last})
     assert (resumed.status_code, resumed.json()["type"]) == (503, "/problems/newer-record")
 

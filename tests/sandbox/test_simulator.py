@@ -406,7 +406,7 @@ async def test_connections_are_kept_alive_and_may_be_pipelined(simulator):
     "sent", [b"this is not HTTP\r\n\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n"]
 )
 async def test_unparsable_request_to_the_simulator_is_answered_400(simulator, sent):
-    """A broken client is told so and let go."""
+    """The simulator answers a broken client 400 and closes the connection."""
     reader, writer = await asyncio.open_connection(*simulator.url.removeprefix("http://").split(":"))
     writer.write(sent)
     assert (await reader.read()).startswith(b"HTTP/1.1 400")

@@ -1,4 +1,4 @@
-"""The simulator breaks what it is told to break, as often as it is told, and remembers it."""
+"""The simulator breaks what its rules name, as often as they say, and keeps a record of it."""
 
 import asyncio
 import json
@@ -116,7 +116,7 @@ async def test_delay_and_another_fault_go_together(client, simulator):
 
 @pytest.mark.parametrize(("how", "error"), [("hang", httpx.ReadTimeout), ("reset", httpx.ReadError)])
 async def test_start_may_take_effect_after_the_client_gave_up(pair, how, error):
-    """The zombie: nothing in the list when the client looks first, a recording later."""
+    """A late start: the list shows nothing at first, a recording later."""
     simulator, client = pair
     await client.inject({"action": "apply_late", "endpoint": "start", "seconds": 2, "how": how})
     # A reset comes by itself; a call that hangs is given up, but not before it has arrived.

@@ -87,7 +87,7 @@ async def test_room_may_register_an_endpoint(client, simulator, listener, patter
 
 
 async def test_simulator_sends_webhooks_about_participants_and_sessions(client, simulator, listener):
-    """Joining, leaving and the end of a session are told, with what they ended."""
+    """The simulator sends joining, leaving and the end of a session, with what they ended."""
     made = await client.post("/v2/rooms", json={"webhook": {"endPoint": listener.url(), "events": ["*"]}})
     room = made.json()["roomId"]
     await client.start(roomId=room, participantId="alice")

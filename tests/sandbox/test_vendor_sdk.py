@@ -106,5 +106,5 @@ async def test_vendors_package_and_the_gateway_agree_on_signatures(seen, simulat
 
 
 def test_lock_file_names_no_registry():
-    """Whoever installs it takes the package from the registry of their own choice."""
+    """The lock file leaves the choice of a registry to the installer."""
     assert "http" not in (PROJECT / "package-lock.json").read_text("utf-8")

@@ -182,7 +182,7 @@ async def start_asks_first(scene: Scene, given: Given) -> bool:
 
 
 async def looked_after_unasked(scene: Scene, given: Given) -> bool:
-    """Return whether a recording that runs is compared with VideoSDK's list although nobody asks."""
+    """Return whether a recording that runs is compared with VideoSDK's list although no caller asks."""
     track = scene.track()
     async with scene.serving(given) as gateway:
         assert (await gateway.start(track)).status_code == 201
@@ -237,7 +237,7 @@ async def hours_that_an_end_is_kept(scene: Scene, given: Given) -> float:
 
 
 async def deadline_strikes(scene: Scene, given: Given) -> bool:
-    """Return whether a caller is told after 0.3 s that its time is over, while VideoSDK's list cannot be had."""
+    """Return whether a caller is answered after 0.3 s that its time is over, while VideoSDK's list cannot be had."""
     scene.simulator.inject(Fault(action="error", endpoint="list", times=None))
     before = scene.asked("list")
     async with scene.serving(given) as gateway:
@@ -290,7 +290,7 @@ async def answers_to_join_tokens(scene: Scene, given: Given) -> list[int]:
 
 
 async def company_start(scene: Scene, given: Given) -> httpx.Response:
-    """Return what somebody of the company is answered that starts a track."""
+    """Return the answer to a person of the company who starts a track."""
     settings = await scene.environment(given)
     del settings["GATEWAY_CALLERS_FILE"]
     await scene.fill("{keys-of-the-provider}")
@@ -307,7 +307,7 @@ async def company_status(scene: Scene, given: Given) -> int:
 
 
 async def company_name(scene: Scene, given: Given) -> str:
-    """Return whom a recording that somebody of the company started names."""
+    """Return whom a recording names that a person of the company started."""
     return (await company_start(scene, given)).json()["requestedBy"]
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
-    """An authority nobody knows, and a certificate of its making for 127.0.0.1."""
+    """An unknown authority, and a certificate of its making for 127.0.0.1."""
     return make_papers(tmp_path_factory.mktemp("papers"))
 
 

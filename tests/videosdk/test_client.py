@@ -260,7 +260,7 @@ async def test_list_keeps_all_rows_without_an_id() -> None:
 
 
 async def test_call_follows_no_redirect(simulator: Simulator) -> None:
-    """It is sent to the configured host alone; where that points elsewhere, nobody knows what became of the call."""
+    """It is sent to the configured host alone; where that points elsewhere, the outcome of the call is unknown."""
 
     async def redirect(exchange: Exchange) -> None:
         exchange.reply(

@@ -27,7 +27,7 @@ BODY = b'{"webhookType":"session-started","data":{"meetingId":"abcd-efgh-ijkl"}}
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """Seconds that pass when the test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -200,7 +200,7 @@ async def test_signature_fetch_that_is_cancelled_blocks_no_other(upstream: Upstr
 
 
 async def test_signature_fetch_that_hangs_is_given_up() -> None:
-    """The sender of a webhook waits meanwhile: after so many seconds it is told that nobody can tell."""
+    """The sender of a webhook waits meanwhile: after so many seconds the gateway answers 503."""
     hanging = asyncio.Event()
 
     async def hang() -> str:

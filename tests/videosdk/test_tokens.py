@@ -1,4 +1,4 @@
-"""Tokens: what VideoSDK is shown, when it is replaced, and that nobody else sees it."""
+"""Tokens: what VideoSDK is shown, when it is replaced, and that it is shown nowhere else."""
 
 from datetime import timedelta
 
@@ -68,7 +68,7 @@ def test_token_renewal_mints_at_once():
 
 
 def test_token_refused_for_many_at_once_is_renewed_once():
-    """Requests that were refused together each hear that there is a newer token, not the first of them alone."""
+    """Requests that were refused together each get the newer token, not the first of them alone."""
     tokens = MintedTokens("our-key", SECRET, clock=Clock())
     assert [tokens.renew() for _ in range(3)] == [True, True, True]
 

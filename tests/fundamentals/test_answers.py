@@ -1,4 +1,4 @@
-"""What a caller is told when somebody else was first, when VideoSDK says no, and when it says nothing."""
+"""What a caller is answered when another caller was first, when VideoSDK refuses, and when it does not answer."""
 
 import asyncio
 
@@ -101,7 +101,7 @@ async def test_start_without_an_answer_is_unknown_and_then_found(
 async def test_stop_of_what_does_not_record_succeeds(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """A stop of a track that nothing records says so; the wish is fulfilled all the same."""
+    """A caller stops a track that nothing records: 200 says so, since the caller has what it asked for."""
     track = new_track()
 
     stopped = await gateway.stop(track)
@@ -116,7 +116,7 @@ async def test_stop_of_what_does_not_record_succeeds(
 async def test_show_of_an_unrecorded_track_is_not_found(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """VideoSDK is asked whether somebody else records it, once however often it is asked for."""
+    """The gateway asks VideoSDK once whether the track records, however often callers ask."""
     track = new_track()
     for _ in range(3):
         unknown = await gateway.show(track)
