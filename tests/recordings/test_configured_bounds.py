@@ -31,7 +31,7 @@ async def serving(
         yield gateway
 
 
-async def test_calls_per_second_to_videosdk_are_kept(
+async def test_upstream_calls_keep_their_rate(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """At six a second the last of four starts that come together is sent half a second after the first."""
@@ -42,7 +42,7 @@ async def test_calls_per_second_to_videosdk_are_kept(
         assert {answer.status_code for answer in answers} == {201}
 
 
-async def test_checks_per_second_are_kept(
+async def test_reconciler_checks_keep_their_rate(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """At one in a hundred seconds one of two rooms is compared; the other is overdue, and stays so."""
@@ -69,7 +69,7 @@ async def test_checks_per_second_are_kept(
             assert listings() == 1
 
 
-async def test_an_ended_recording_is_kept_for_so_many_hours(
+async def test_ended_recording_is_kept_for_so_many_hours(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Two hours after its end Redis forgets it; while it records it is kept for a day."""

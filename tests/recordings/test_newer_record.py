@@ -16,7 +16,7 @@ from tests.listener import listening
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_later_versions_track_is_left_alone(
+async def test_start_stop_and_show_of_a_newer_record_are_answered_503(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Start, stop and question are answered 503 `newer-record`; VideoSDK is not asked. Then all works again."""

@@ -91,7 +91,7 @@ async def outside(simulator: Simulator, action: str, track: dict[str, str]) -> N
 # --- by looking -------------------------------------------------------------------------------------------------------
 
 
-async def test_what_ends_by_itself_is_found_without_a_webhook(
+async def test_reconciler_without_a_webhook_finds_an_end(
     watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Nobody tells and nobody asks; the record is right all the same, with VideoSDK's id and the files."""
@@ -107,7 +107,9 @@ async def test_what_ends_by_itself_is_found_without_a_webhook(
     assert [file["filePath"] for file in ended["files"]] == [simulator.rows[0].file_path]
 
 
-async def test_one_miss_ends_nothing(watchful: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_reconciler_after_one_empty_list_keeps_the_recording(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """A list that is empty once is a list that is empty once."""
     track = new_track()
     started = await watchful.start(track)
@@ -118,7 +120,9 @@ async def test_one_miss_ends_nothing(watchful: ApiClient, simulator: Simulator, 
     assert told["id"] == started.json()["id"]
 
 
-async def test_files_come_after_the_stop(watchful: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_reconciler_after_a_stop_finds_the_files(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """The stop's answer knows none; a moment later they are there, and who asked for the end."""
     track = new_track()
     await watchful.start(track)
@@ -129,7 +133,7 @@ async def test_files_come_after_the_stop(watchful: ApiClient, simulator: Simulat
     assert ended.json()["id"] == stopped["id"]
 
 
-async def test_what_somebody_else_began_is_shown(
+async def test_list_shows_a_recording_begun_beside_the_gateway(
     watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Begun beside the gateway: listed with its origin, joined by a start, stopped by a stop."""
@@ -147,7 +151,7 @@ async def test_what_somebody_else_began_is_shown(
     assert (await watchful.stop(track)).json()["outcome"] == "stopped"
 
 
-async def test_a_reader_does_not_ask_videosdk_every_time(
+async def test_show_within_the_trust_asks_videosdk_nothing(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Within the trust the record answers, after it the list; a hundred who ask at once share the question."""
@@ -167,7 +171,7 @@ async def test_a_reader_does_not_ask_videosdk_every_time(
         assert listings(simulator) - asked < 20
 
 
-async def test_a_room_is_compared_by_one_list(
+async def test_reconciler_compares_a_room_by_one_list(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """300 tracks of one room, all of them old: a question per page of the list, not per track."""
@@ -193,7 +197,7 @@ async def test_a_room_is_compared_by_one_list(
         assert listings(simulator) - before <= 3 * pages
 
 
-async def test_who_is_not_due_is_left_alone(
+async def test_reconciler_leaves_a_track_that_is_not_due(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Two tracks are compared by the list of their room; a third, which the list shows too, is known to record."""
@@ -211,7 +215,7 @@ async def test_who_is_not_due_is_left_alone(
             assert await redis.hgetall(key) == before
 
 
-async def test_three_hundred_endings_are_settled_by_few_lists(
+async def test_reconciler_finds_three_hundred_ends_by_few_lists(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """All tracks of a room end behind the gateway's back at once: found out together."""
@@ -237,7 +241,9 @@ async def test_three_hundred_endings_are_settled_by_few_lists(
 # --- by hearing -------------------------------------------------------------------------------------------------------
 
 
-async def test_what_ends_is_heard(hearing: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_webhook_about_an_end_updates_the_record(
+    hearing: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """A webhook is enough: the record is right although nobody looks for an hour."""
     track = new_track()
     started = await hearing.start(track)
@@ -245,7 +251,9 @@ async def test_what_ends_is_heard(hearing: ApiClient, simulator: Simulator, new_
     assert (await seen(hearing, track, status="stopped"))["id"] == started.json()["id"]
 
 
-async def test_what_fails_is_heard(hearing: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_webhook_about_a_failure_updates_the_record(
+    hearing: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """VideoSDK accepted the start and reports a failure later: that is the reason."""
     track = new_track()
     await hearing.start(track)
@@ -257,7 +265,7 @@ async def test_what_fails_is_heard(hearing: ApiClient, simulator: Simulator, new
 
 
 @pytest.mark.parametrize("event", ["left", "ended"])
-async def test_who_leaves_ends_all_their_tracks(
+async def test_webhook_about_a_leaver_ends_all_their_tracks(
     hearing: ApiClient, simulator: Simulator, new_track: NewTrack, event: str
 ) -> None:
     """The room tells that a participant left, or that the session ended; the tracks' own events are lost."""
@@ -278,7 +286,9 @@ async def test_who_leaves_ends_all_their_tracks(
     await seen(hearing, tracks[1], status="recording" if event == "left" else "stopped")
 
 
-async def test_an_echo_changes_nothing(hearing: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_webhook_about_an_earlier_recording_changes_nothing(
+    hearing: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """Every event of an earlier recording, once more and in any order, while the next one runs: it goes on."""
     track = new_track()
     await hearing.start(track)
@@ -303,7 +313,7 @@ async def test_an_echo_changes_nothing(hearing: ApiClient, simulator: Simulator,
     assert sum(call.endpoint == "start" for call in simulator.calls) == 2
 
 
-async def test_a_beginning_nobody_here_knows_of_is_heard(
+async def test_webhook_about_an_unknown_start_creates_a_record(
     hearing: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Somebody else starts, with the gateway's address for the webhooks: the record appears."""
@@ -312,7 +322,9 @@ async def test_a_beginning_nobody_here_knows_of_is_heard(
     assert (await seen(hearing, track, status="recording"))["origin"] == "videosdk"
 
 
-async def test_deliveries_that_fail_are_told(watchful: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_reconciler_reports_failed_webhook_deliveries(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """VideoSDK's own counters say that a caller's webhooks do not arrive."""
     track = new_track(webhookUrl="http://127.0.0.1:9/nobody-listens?key=hunter2")
     await watchful.start(track)
@@ -328,7 +340,7 @@ async def test_deliveries_that_fail_are_told(watchful: ApiClient, simulator: Sim
 # --- what must not disturb --------------------------------------------------------------------------------------------
 
 
-async def test_a_stop_of_what_has_ended_leaves_when_and_why(
+async def test_stop_of_an_ended_recording_keeps_its_end(
     watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Asked again long after, a stop that finds nothing to stop is told so; the recording ended when it ended."""
@@ -346,7 +358,7 @@ async def test_a_stop_of_what_has_ended_leaves_when_and_why(
     assert ends == [(ended["endedAt"], "stopped")] * 2
 
 
-async def test_a_start_that_was_refused_has_no_files(
+async def test_start_that_was_refused_shows_no_files(
     watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Not even those of the recording a moment before it."""
@@ -361,7 +373,7 @@ async def test_a_start_that_was_refused_has_no_files(
     assert (told.json()["videosdkRecordingId"], told.json()["files"]) == (None, [])
 
 
-async def test_what_was_heard_is_not_forgotten_while_the_list_fails(
+async def test_webhook_about_an_end_while_the_list_fails_is_kept(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """VideoSDK tells of an end and cannot be asked for a while: then it is asked, and the reason is still known."""
@@ -388,7 +400,7 @@ async def test_what_was_heard_is_not_forgotten_while_the_list_fails(
 # --- the list's route -------------------------------------------------------------------------------------------------
 
 
-async def test_a_list_is_filtered_and_paged(watchful: ApiClient, new_track: NewTrack) -> None:
+async def test_list_is_filtered_and_paged(watchful: ApiClient, new_track: NewTrack) -> None:
     """By participant, kind and status; pages neither skip nor repeat."""
     tracks = [new_track(kind) for kind in ("video", "audio", "video")]
     for track in tracks:
@@ -430,14 +442,14 @@ async def test_a_list_is_filtered_and_paged(watchful: ApiClient, new_track: NewT
         ("roomId=a&cursor=%E2%82%AC", ["cursor"]),
     ],
 )  # fmt: skip
-async def test_a_query_that_is_wrong_is_refused(watchful: ApiClient, query: str, fields: list[str]) -> None:
+async def test_query_that_is_wrong_is_refused(watchful: ApiClient, query: str, fields: list[str]) -> None:
     """Everything that is wrong is named, at once."""
     refused = await watchful.get(f"/v1/recordings?{query}")
     assert refused.status_code == 422
     assert sorted(error["field"] for error in refused.json()["errors"]) == sorted(fields)
 
 
-async def test_what_cannot_be_named_is_left_alone(
+async def test_reconciler_ignores_a_participant_with_an_impossible_id(
     watchful: ApiClient, simulator: Simulator, new_track: NewTrack, valkey: EmbeddedValkey
 ) -> None:
     """A participant whose id is no part of any key here records beside the gateway: the room is listed without it."""

@@ -25,7 +25,7 @@ async def status_becomes(gateway: ApiClient, track: dict[str, str], status: str)
 
 
 @pytest.mark.parametrize("action", ["reset_after", "error_after_apply", "garbage"])
-async def test_a_start_that_was_applied_without_an_answer_is_found(
+async def test_start_applied_without_an_answer_is_found(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, action: str
 ) -> None:
     """The short look finds it: the caller is told that it records, by the list's word."""
@@ -37,7 +37,7 @@ async def test_a_start_that_was_applied_without_an_answer_is_found(
     assert sent(simulator, "start") == 1
 
 
-async def test_a_start_that_never_was_is_unknown_and_then_free(
+async def test_start_that_never_landed_is_unknown_and_then_free(
     hasty: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """No answer, nothing in the list: 504, and after the quiet time the track is free without anybody asking."""
@@ -54,7 +54,7 @@ async def test_a_start_that_never_was_is_unknown_and_then_free(
     assert sent(simulator, "start") == 2
 
 
-async def test_no_second_start_while_the_first_can_still_land(
+async def test_start_while_an_earlier_one_may_land_sends_nothing(
     hasty: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """A start lands after its caller was told `unknown`: the retry finds it and sends nothing."""
@@ -67,7 +67,7 @@ async def test_no_second_start_while_the_first_can_still_land(
     assert sent(simulator, "start") == 1
 
 
-async def test_a_stop_without_an_answer_is_repeated_until_known(
+async def test_stop_without_an_answer_is_repeated_until_known(
     hasty: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """202 `stop_requested`; then the settler stops it again, whether or not anybody asks."""
@@ -83,9 +83,7 @@ async def test_a_stop_without_an_answer_is_repeated_until_known(
     assert all(row.closed for row in simulator.rows)
 
 
-async def test_a_stop_during_a_start_is_carried_out_after_it(
-    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
-) -> None:
+async def test_stop_during_start_runs_after_it(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
     """The stop's caller leaves before the start is finished: whoever finishes the start stops it."""
     track = new_track()
     simulator.inject(harness.delay("start", 3))
@@ -99,7 +97,7 @@ async def test_a_stop_during_a_start_is_carried_out_after_it(
     assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
 
 
-async def test_a_stop_during_a_start_waits_for_it(
+async def test_stop_during_start_with_time_enough_waits_for_it(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """With time enough, the stop waits for the start and then stops it; the two never overlap upstream."""
@@ -115,7 +113,7 @@ async def test_a_stop_during_a_start_waits_for_it(
     assert first.answered <= second.received
 
 
-async def test_a_start_after_a_stop_waits_while_videosdk_is_busy(
+async def test_start_after_a_stop_waits_while_videosdk_is_busy(
     valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """VideoSDK refuses for a while after a stop: retried for a patient caller, 409 with Retry-After for another."""
@@ -133,7 +131,7 @@ async def test_a_start_after_a_stop_waits_while_videosdk_is_busy(
             assert patient.status_code == 201, patient.text
 
 
-async def test_an_old_belief_is_checked_and_still_true(
+async def test_start_past_the_trust_time_probes_and_starts_nothing(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Past the trust time a repeated start looks at the list, once for all who wait, and starts nothing."""
@@ -151,7 +149,7 @@ async def test_an_old_belief_is_checked_and_still_true(
         assert sent(simulator, "list") - looked <= 2
 
 
-async def test_a_recording_that_ended_by_itself_is_started_again(
+async def test_start_after_an_unnoticed_end_starts(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Nobody told us that it ended: a start past the trust time finds out, and starts."""
@@ -168,7 +166,7 @@ async def test_a_recording_that_ended_by_itself_is_started_again(
         assert sent(simulator, "start") == 2
 
 
-async def test_a_refused_token_is_minted_once_more(
+async def test_start_with_a_refused_token_is_repeated_with_a_fresh_one(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """A 401 was refused before it acted: the call is repeated with a fresh token."""
@@ -177,7 +175,7 @@ async def test_a_refused_token_is_minted_once_more(
     assert sent(simulator, "start") == 2
 
 
-async def test_what_runs_without_the_gateway_is_adopted(
+async def test_start_of_what_records_beside_the_gateway_adopts_it(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Somebody started it at VideoSDK directly: the refused start finds it and says that it records."""
@@ -194,7 +192,7 @@ async def test_what_runs_without_the_gateway_is_adopted(
     assert answer.json()["confirmedBy"] == "list"
 
 
-async def test_a_list_that_lags_behind_a_start_ends_nothing(
+async def test_start_again_while_the_list_lags_starts_nothing(
     valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Asked right after the start, the list does not show it yet: that is no reason to start again."""
@@ -209,7 +207,7 @@ async def test_a_list_that_lags_behind_a_start_ends_nothing(
             assert sent(simulator, "start") == 1
 
 
-async def test_a_stop_that_is_refused_too_early_is_repeated(
+async def test_stop_refused_too_early_is_repeated(
     valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """VideoSDK refuses to stop what is only just starting, and does not list it yet: the stop is not forgotten."""
@@ -229,7 +227,7 @@ async def test_a_stop_that_is_refused_too_early_is_repeated(
     ("status", "answered", "problem"),
     [(401, 502, "upstream-credentials-refused"), (429, 503, "upstream-limited")],
 )
-async def test_a_look_that_is_refused_says_why(
+async def test_start_whose_probe_is_refused_says_why(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,

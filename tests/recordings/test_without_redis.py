@@ -39,7 +39,7 @@ async def recovered(gateway: ApiClient) -> None:
 
 
 @pytest.mark.parametrize("outage", ["down", "frozen"])
-async def test_a_start_is_refused_and_a_stop_is_done(
+async def test_start_without_redis_is_refused_and_stop_is_done(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, outage: str
 ) -> None:
     """503 before the deadline, never `already_recording`; the stop reaches VideoSDK and says how it was done."""
@@ -71,7 +71,7 @@ async def test_a_start_is_refused_and_a_stop_is_done(
         assert again.status_code == 201, again.text
 
 
-async def test_nobody_believes_a_record_that_missed_a_stop(
+async def test_start_after_a_stop_without_redis_distrusts_the_record(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The record says `recording`, fresh; but it was stopped behind its back, and that is remembered."""
@@ -87,7 +87,7 @@ async def test_nobody_believes_a_record_that_missed_a_stop(
         assert (await gateway.start(track)).status_code == 201
 
 
-async def test_degraded_starts_are_deduplicated_in_the_process(
+async def test_start_twenty_times_without_redis_is_one_per_process(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """By the operator's choice: one start of twenty, every answer marked, and known when Redis is back."""
@@ -109,7 +109,7 @@ async def test_degraded_starts_are_deduplicated_in_the_process(
         assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
-async def test_a_redis_that_comes_back_empty_is_not_believed(
+async def test_start_after_redis_came_back_empty_finds_the_recording(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The record is gone, the recording is not: a start finds it and sends nothing."""
@@ -124,7 +124,7 @@ async def test_a_redis_that_comes_back_empty_is_not_believed(
         assert (await gateway.stop(track)).json()["outcome"] == "stopped"
 
 
-async def test_a_live_leader_claims_again_what_redis_forgot(
+async def test_start_while_redis_forgets_joins_the_live_leader(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Redis is emptied during the call: whoever comes next joins the leader and does not start a second time."""
@@ -143,7 +143,7 @@ async def test_a_live_leader_claims_again_what_redis_forgot(
         assert sum(call.endpoint == "start" for call in simulator.calls) == 2
 
 
-async def test_a_new_password_needs_no_restart(
+async def test_redis_password_replaced_needs_no_restart(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """The URL's file is replaced while the old connections are thrown out: the next ones use what stands there."""
