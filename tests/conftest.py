@@ -1,12 +1,9 @@
 """Fixtures every test may use: a real Valkey, a simulated VideoSDK on a socket, a gateway against both."""
 
-import itertools
-import uuid
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import cast
 
-import httpx
 import pytest
 import redis
 
@@ -15,6 +12,7 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from tests import harness, leaks
+from tests.api_client import ApiClient, NewTrack
 from tests.endings import pytest_pyfunc_call, pytest_runtest_teardown
 from tests.leaks import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
 
@@ -68,7 +66,7 @@ def keys_that_go(request: pytest.FixtureRequest) -> Generator[None]:
         counts = cast("dict[str, dict[str, int]]", client.info("keyspace")).get("db0", {})
         if counts.get("keys", 0) != counts.get("expires", 0):
             lasting = [key for key in cast("list[str]", client.keys("*")) if client.pttl(key) == -1]
-            # Each is told of once: the tests after this one are not to blame.
+            # Each is reported once: the tests after this one are not to blame.
             for key in lasting:
                 client.expire(key, 60)
             assert not lasting, f"without a TTL: {lasting}"
@@ -94,9 +92,7 @@ def demo(tmp_path: Path) -> harness.Demo:
 
 
 @pytest.fixture
-async def gateway(
-    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
-) -> AsyncGenerator[httpx.AsyncClient]:
+async def gateway(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[ApiClient]:
     """A gateway on a socket, and a client that speaks to it as the demo caller."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
@@ -104,7 +100,7 @@ async def gateway(
 
 
 @pytest.fixture
-async def hasty(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[httpx.AsyncClient]:
+async def hasty(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[ApiClient]:
     """The same, with times that run out soon: for tests that wait for that."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
@@ -112,13 +108,6 @@ async def hasty(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 
 
 @pytest.fixture
-def new_track() -> Callable[..., dict[str, str]]:
+def new_track() -> NewTrack:
     """Make bodies for tracks that no other test uses."""
-    room = f"room-{uuid.uuid4().hex[:12]}"
-    numbers = itertools.count(1)
-
-    def make(kind: str = "video", **more: str) -> dict[str, str]:
-        # Tests look for an id in texts that hold random ids: none is part of another, nor of what looks like base64.
-        return {"roomId": room, "participantId": f"person-{next(numbers):04}", "kind": kind, **more}
-
-    return make
+    return NewTrack()

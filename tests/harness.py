@@ -31,6 +31,7 @@ from gateway.serving.server import SERVER
 from gateway.settings.load import load
 from gateway.store.scripts import BUCKETS
 from gateway.videosdk.tokens import MintedTokens
+from tests.api_client import ApiClient
 from tests.leaks import EVIDENCE
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ def age(server: EmbeddedValkey) -> None:
 
 
 class PatientValkey(EmbeddedValkey):
-    """A server that no test harms: where it answers late, the machine is busy, and no caller needs to hear of it."""
+    """A server that no test harms: where it answers late, the machine is busy, and no caller needs to notice."""
 
     @property
     def url(self) -> str:
@@ -107,19 +108,9 @@ def environment(redis_url: str, videosdk_url: str, callers_file: Path, **more: s
     }
 
 
-class _Client(httpx.AsyncClient):
-    """Keeps what it was answered, for the search after the last test."""
-
-    async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
-        response = await super().send(request, stream=stream, **options)
-        if not stream:
-            EVIDENCE.note(response)
-        return response
-
-
-def client(url: str, key: str | None = None) -> httpx.AsyncClient:
+def client(url: str, key: str | None = None) -> ApiClient:
     """Return a client of a gateway: no proxies, a generous time-out, as many connections as asked for."""
-    return _Client(
+    return ApiClient(
         base_url=url,
         headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=60,
@@ -220,7 +211,7 @@ def delay(endpoint: str, seconds: float, **match: str) -> Fault:
 
 @contextmanager
 def sentinel(configuration: Path, binary: str | None = None) -> Generator[None]:
-    """Run a Sentinel from its configuration file; the one of the package unless told which binary."""
+    """Run a Sentinel from its configuration file; the package's own unless a binary is given."""
     process = subprocess.Popen(
         [sys.executable, tether.__file__, binary or str(packaged_binary()), str(configuration), "--sentinel"],
         stdin=subprocess.PIPE,
@@ -357,7 +348,7 @@ class GatewayProcess:
                 pipe.close()
 
 
-"""Nobody else's: tests set the seed of the module's own, and workers would all draw the same ports."""
+"""Of this module alone: tests set the seed of the module's own, and workers would all draw the same ports."""
 
 
 def simulator(**options: object) -> Simulator:

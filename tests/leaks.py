@@ -111,7 +111,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         cast("Any", session.config).workeroutput["leaks"] = findings
     if findings:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        # Somebody will want to look.
+        # A person will want to look.
         atexit.unregister(EVIDENCE.close)
 
 

@@ -1,4 +1,4 @@
-"""A reader of live events, as simple as one can be: keeps what it hears, event by event."""
+"""A reader of live events, as simple as one can be: keeps what it receives, event by event."""
 
 import asyncio
 import json
@@ -10,10 +10,10 @@ import httpx
 
 from tests import harness
 
-__all__ = ["Heard", "Listener", "listening", "parse"]
+__all__ = ["Listener", "ReceivedEvent", "listening", "parse"]
 
 
-class Heard(NamedTuple):
+class ReceivedEvent(NamedTuple):
     """One event."""
 
     id: str
@@ -21,18 +21,20 @@ class Heard(NamedTuple):
     data: Any
 
 
-def parse(block: str) -> Heard | None:
+def parse(block: str) -> ReceivedEvent | None:
     """Read one event, None where it is a comment or says something else."""
     fields = {name: value.removeprefix(" ") for name, _, value in (line.partition(":") for line in block.split("\n"))}
-    return Heard(fields.get("id", ""), fields["event"], json.loads(fields["data"])) if "data" in fields else None
+    return (
+        ReceivedEvent(fields.get("id", ""), fields["event"], json.loads(fields["data"])) if "data" in fields else None
+    )
 
 
 class Listener:
-    """What was heard so far."""
+    """What was received so far."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
-        self.heard: list[Heard] = []
+        self.received: list[ReceivedEvent] = []
         self.text = ""
         """All of it, as it came."""
         self.ended = False
@@ -46,36 +48,36 @@ class Listener:
             async for text in self.response.aiter_text():
                 self.text += text
                 *blocks, rest = (rest + text).split("\n\n")
-                self.heard += [heard for block in blocks if (heard := parse(block))]
+                self.received += [received for block in blocks if (received := parse(block))]
         except httpx.HTTPError as error:
             self.failed = type(error).__name__
         else:
             self.ended = True
 
     @property
-    def changes(self) -> list[Heard]:
+    def changes(self) -> list[ReceivedEvent]:
         """Every change of one recording."""
-        return [heard for heard in self.heard if heard.event == "recording"]
+        return [update for update in self.received if update.event == "recording"]
 
     @property
     def statuses(self) -> list[str]:
         """What the changes were, in order."""
-        return [heard.data["status"] for heard in self.changes]
+        return [update.data["status"] for update in self.changes]
 
     @property
     def last(self) -> str:
         """The id a client would resume after."""
-        return next((heard.id for heard in reversed(self.heard) if heard.id), "")
+        return next((update.id for update in reversed(self.received) if update.id), "")
 
     async def until(self, condition: Callable[["Listener"], object], timeout: float = harness.BOUND) -> None:
         """Wait until a condition holds."""
         try:
             await harness.eventually(lambda: condition(self), timeout)
         except AssertionError:
-            raise AssertionError(f"heard only {self.heard[-20:]}, ended: {self.ended or self.failed}") from None
+            raise AssertionError(f"received only {self.received[-20:]}, ended: {self.ended or self.failed}") from None
 
     async def until_statuses(self, *statuses: str) -> None:
-        """Wait until so many changes were heard; these it must be."""
+        """Wait until so many changes were received, and no more."""
         await self.until(lambda listener: len(listener.changes) >= len(statuses))
         assert self.statuses == list(statuses)
 

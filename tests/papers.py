@@ -1,4 +1,4 @@
-"""Certificates for tests of TLS: an authority nobody knows, and what it signed."""
+"""Certificates for tests of TLS: an unknown authority, and what it signed."""
 
 import ipaddress
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ class Papers(NamedTuple):
 
 
 def make_papers(folder: Path) -> Papers:
-    """Make an authority nobody knows, and a certificate of its making for 127.0.0.1."""
+    """Make an unknown authority, and a certificate of its making for 127.0.0.1."""
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority, server = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "redis"))
     now = datetime.now(UTC)

@@ -10,13 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from gateway.auth.api_keys import new_key
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from tests import harness
+from tests.api_client import ApiClient
 from tests.leaks import EVIDENCE
 
 __all__ = ["Project", "TwoProjects", "two_projects"]
@@ -39,7 +38,7 @@ class Project:
     key: str
 
     @asynccontextmanager
-    async def gateway(self, **more: str) -> AsyncGenerator[httpx.AsyncClient]:
+    async def gateway(self, **more: str) -> AsyncGenerator[ApiClient]:
         """Serve one of its gateways, and speak to it as its caller."""
         async with harness.serve(self.settings | more) as url, harness.client(url, self.key) as client:
             yield client
@@ -53,7 +52,7 @@ class TwoProjects:
     other: Project
 
     @asynccontextmanager
-    async def gateways(self, **more: str) -> AsyncGenerator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+    async def gateways(self, **more: str) -> AsyncGenerator[tuple[ApiClient, ApiClient]]:
         """Serve a gateway of each."""
         async with self.one.gateway(**more) as one, self.other.gateway(**more) as other:
             yield one, other

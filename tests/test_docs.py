@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import settings_page
+from tests.faults.rows import ROWS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -25,7 +26,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_table_of_settings_is_the_settings() -> None:
+def test_settings_page_is_up_to_date() -> None:
     """`make settings` writes the table, and nothing else changes it."""
     assert settings_page.PAGE.read_text() == settings_page.written(), "run `make settings`"
 
@@ -41,6 +42,13 @@ def test_every_promise_names_a_test_that_exists() -> None:
         for file, test in named:
             text = (ROOT / "tests" / file).read_text()
             assert not test or f"def {test}(" in text, f"{file} has no {test}"
+
+
+def test_fault_page_lists_every_row_of_the_matrix() -> None:
+    """`tests/faults/README.md` has one line for each row, in order, with the row's own name."""
+    table = (ROOT / "tests" / "faults" / "README.md").read_text().partition("## The rows")[2]
+    listed = re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", table, re.MULTILINE)[1:]
+    assert [(number, name) for number, name in listed if number != "---"] == [(row.number, row.name) for row in ROWS]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -61,12 +69,12 @@ def test_everything_the_readme_links_to_is_in_the_package() -> None:
         assert link.partition("#")[0].partition("/")[0] in packed, link
 
 
-def test_the_readme_fits_on_two_screens() -> None:
+def test_readme_fits_on_two_screens() -> None:
     """About 700 words, at most 1,000: the rest belongs below docs/."""
     assert len(README.read_text().split()) <= 1000
 
 
-def test_the_code_map_is_the_packages_and_modules_of_the_gateway() -> None:
+def test_code_map_is_the_packages_and_modules_of_the_gateway() -> None:
     """Each line of the map names what exists, and no package or module of `gateway/` is missing from it."""
     (drawn,) = re.findall(r"^gateway/\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
     named = re.findall(r"^  ([\w.]+/?) ", drawn, re.MULTILINE)

@@ -39,7 +39,7 @@ SAYS = {
 
 
 @pytest.mark.parametrize("hanging", HANGS)
-def test_a_session_ends_although_something_hangs(tmp_path: Path, hanging: str) -> None:
+def test_session_with_a_hanging_test_ends(tmp_path: Path, hanging: str) -> None:
     """A hanging test fails and the next one passes; a hanging fixture ends the process, which says where it stood."""
     file = tmp_path / "test_hanging.py"
     file.write_text(BEGINS + HANGS[hanging])

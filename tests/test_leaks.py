@@ -39,7 +39,9 @@ def planted() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("line", "found"), planted(), ids=lambda value: value if " " in value[:4] else "")
-def test_a_planted_secret_is_found_and_not_repeated(evidence: Evidence, tmp_path: Path, line: str, found: str):
+def test_leak_search_finds_a_planted_secret_and_does_not_repeat_it(
+    evidence: Evidence, tmp_path: Path, line: str, found: str
+):
     """Each sort of secret is found in a log, with its line, and the report does not hold it."""
     log = tmp_path / "gateway.log"
     log.write_text(f"harmless\n{line}\n")
@@ -56,7 +58,7 @@ def test_answers_and_logs_of_this_process_are_searched(evidence: Evidence):
     assert len(list(evidence.search())) == 3
 
 
-def test_honest_texts_are_left_alone(evidence: Evidence, tmp_path: Path):
+def test_leak_search_ignores_honest_text(evidence: Evidence, tmp_path: Path):
     """What the gateway says about keys, and what it has masked, is no finding."""
     log = tmp_path / "gateway.log"
     log.write_text(
@@ -67,7 +69,7 @@ def test_honest_texts_are_left_alone(evidence: Evidence, tmp_path: Path):
     assert list(evidence.search()) == []
 
 
-def test_a_log_is_searched_after_it_is_gone(evidence: Evidence, tmp_path: Path):
+def test_log_is_searched_after_it_is_gone(evidence: Evidence, tmp_path: Path):
     """A log that was kept is searched although its folder is removed before the end."""
     log = tmp_path / "gateway.log"
     log.write_text("hunter2-secret\n")
@@ -78,13 +80,13 @@ def test_a_log_is_searched_after_it_is_gone(evidence: Evidence, tmp_path: Path):
     assert len(list(evidence.search())) == 1
 
 
-def test_a_log_that_cannot_be_read_is_a_finding(evidence: Evidence, tmp_path: Path):
+def test_log_that_cannot_be_read_is_a_finding(evidence: Evidence, tmp_path: Path):
     """What cannot be searched is not taken for clean."""
     evidence.add(tmp_path / "gone.log")
     assert list(evidence.search()) == [f"{tmp_path / 'gone.log'}: cannot be searched (FileNotFoundError)"]
 
 
-def test_a_finding_fails_a_session_whose_tests_pass(tmp_path: Path):
+def test_finding_fails_a_session_whose_tests_pass(tmp_path: Path):
     """A session of one good test ends with 1 if a secret was let out meanwhile, and says where; otherwise with 0."""
     (tmp_path / "conftest.py").write_text("from tests.leaks import pytest_sessionfinish, pytest_terminal_summary\n")
     (tmp_path / "test_good.py").write_text(

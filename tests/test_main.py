@@ -48,14 +48,14 @@ async def gateway_command(*arguments: str, **settings: str) -> tuple[int, str]:
 
 
 @pytest.mark.anyio
-async def test_version_is_told() -> None:
+async def test_command_version_prints_the_packages() -> None:
     """`gateway --version` says the package's."""
     assert await gateway_command("--version") == (0, f"{__version__}\n")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("command", ["serve", "check"])
-async def test_without_settings_all_that_is_missing_is_said(command: str) -> None:
+async def test_command_without_settings_names_all_that_is_missing(command: str) -> None:
     """An empty environment: exit code 2, one line for each thing, and no traceback."""
     code, printed = await gateway_command(command)
     assert code == 2
@@ -64,7 +64,7 @@ async def test_without_settings_all_that_is_missing_is_said(command: str) -> Non
 
 
 @pytest.mark.anyio
-async def test_what_is_wrong_is_said_without_its_value(tmp_path: Path) -> None:
+async def test_command_with_wrong_settings_names_them_without_values(tmp_path: Path) -> None:
     """Wrong and unknown settings are named together; a secret among them is not repeated."""
     code, printed = await gateway_command(
         "serve",
@@ -80,7 +80,7 @@ async def test_what_is_wrong_is_said_without_its_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_callers_file_that_cannot_be_used_ends_it(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+async def test_command_with_an_unusable_callers_file_exits_2(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """A file without callers: exit code 2 before anything listens, in one sentence."""
     file = tmp_path / "callers.toml"
     file.write_text("[people]\n")
@@ -91,7 +91,9 @@ async def test_a_callers_file_that_cannot_be_used_ends_it(valkey: EmbeddedValkey
 
 
 @pytest.mark.anyio
-async def test_check_says_that_all_is_well(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> None:
+async def test_check_with_working_servers_exits_0(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
+) -> None:
     """Redis answers and VideoSDK accepts: exit code 0, every setting listed, no secret shown, nothing started."""
     code, printed = await gateway_command("check", **harness.environment(valkey.url, simulator.url, demo.file))
     assert code == 0, printed
@@ -107,10 +109,10 @@ async def test_check_says_that_all_is_well(valkey: EmbeddedValkey, simulator: Si
 
 
 @pytest.mark.anyio
-async def test_check_says_that_the_token_is_refused(
+async def test_check_with_a_refused_token_exits_1(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 ) -> None:
-    """Another secret than VideoSDK's: exit code 1 and the status; Redis is told of all the same."""
+    """Another secret than VideoSDK's: exit code 1 and the status; Redis is reported as well."""
     settings = harness.environment(valkey.url, simulator.url, demo.file)
     settings["GATEWAY_VIDEOSDK_SECRET"] = "another-hunter2-secret-0123456789"
     code, printed = await gateway_command("check", **settings)
@@ -121,8 +123,8 @@ async def test_check_says_that_the_token_is_refused(
 
 
 @pytest.mark.anyio
-async def test_check_says_that_servers_do_not_answer(simulator: Simulator, demo: harness.Demo, tmp_path: Path) -> None:
-    """No Redis and no VideoSDK: exit code 1, both are told of, without a traceback."""
+async def test_check_without_servers_exits_1(simulator: Simulator, demo: harness.Demo, tmp_path: Path) -> None:
+    """No Redis and no VideoSDK: exit code 1, both are reported, without a traceback."""
     settings = harness.environment(f"unix://{tmp_path}/absent.sock", f"http://127.0.0.1:{free_port()}", demo.file)
     code, printed = await gateway_command("check", **settings, GATEWAY_AUTH="none")
     assert code == 1
@@ -132,8 +134,10 @@ async def test_check_says_that_servers_do_not_answer(simulator: Simulator, demo:
 
 
 @pytest.mark.anyio
-async def test_check_says_who_is_let_in(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> None:
-    """A callers file that broke and an identity provider without keys are told of, with exit code 1."""
+async def test_check_with_broken_identities_exits_1(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
+) -> None:
+    """A callers file that broke and an identity provider without keys are reported, with exit code 1."""
     demo.file.write_text("[callers.app]\nkeys = []\n")
     company = {
         "GATEWAY_JWT_JWKS_URL": f"http://127.0.0.1:{free_port()}/keys",
@@ -149,7 +153,7 @@ async def test_check_says_who_is_let_in(valkey: EmbeddedValkey, simulator: Simul
 
 
 @pytest.mark.anyio
-async def test_check_says_whether_webhooks_can_be_checked(
+async def test_check_without_the_webhook_key_exits_1(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 ) -> None:
     """With a public address VideoSDK's key is needed; where it cannot be had, the exit code is 1."""
@@ -205,14 +209,14 @@ class Sandbox:
 
     @property
     def upstream_log(self) -> list[dict[str, Any]]:
-        """What the simulator told of its calls."""
+        """What the simulator printed of its calls."""
         lines = (line for line in self.printed.splitlines() if line.startswith("videosdk "))
         return [msgspec.json.decode(line.partition(" ")[2]) for line in lines]
 
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    """A running sandbox, on a machine where somebody has set up a real account."""
+    """A running sandbox, on a machine with the settings of a real account."""
     box = Sandbox(
         tmp_path, GATEWAY_VIDEOSDK_TOKEN="hunter2", GATEWAY_REDIS_URL="redis://redis.example", GATEWAY_AUTH="none"
     )
@@ -235,7 +239,7 @@ def paste(line: str) -> tuple[int, dict[str, Any]]:
     return sent.status_code, sent.json()
 
 
-def test_the_sandbox_does_what_it_prints(sandbox: Sandbox) -> None:
+def test_sandbox_printed_lines_work_as_printed(sandbox: Sandbox) -> None:
     """The printed lines, pasted in order: 201, 200, 200, 422; VideoSDK got one start and one stop."""
     start, again, stop, wrong = (paste(line) for line in sandbox.curl_lines)
     assert (start[0], start[1]["outcome"]) == (201, "started")
@@ -262,8 +266,8 @@ def test_the_sandbox_does_what_it_prints(sandbox: Sandbox) -> None:
     assert f"http://127.0.0.1:{sandbox.port}/docs" in sandbox.printed
 
 
-def test_every_demo_caller_of_the_sandbox_gets_in(sandbox: Sandbox) -> None:
-    """The printed join token acts for ada and for nobody else; the printed JWT is a person of the company."""
+def test_sandbox_demo_callers_are_accepted(sandbox: Sandbox) -> None:
+    """The printed join token acts for ada alone; the printed JWT is a person of the company."""
     printed = {line.split()[0]: line.split()[-1] for line in sandbox.printed.splitlines() if line.startswith("  ")}
     base = f"http://127.0.0.1:{sandbox.port}/v1/recordings/track"
     track = {"roomId": "abcd-efgh-ijkl", "participantId": "ada", "kind": "audio"}
@@ -277,7 +281,7 @@ def test_every_demo_caller_of_the_sandbox_gets_in(sandbox: Sandbox) -> None:
     assert ask("stop", printed["Company"]).json()["outcome"] == "stopped"
 
 
-def test_a_page_that_is_being_written_may_ask_the_sandbox(sandbox: Sandbox) -> None:
+def test_sandbox_admits_pages_of_the_usual_origins(sandbox: Sandbox) -> None:
     """The printed fetch is what a page's console takes, and the browser lets the usual origins send it."""
     (line,) = (line.strip() for line in sandbox.printed.splitlines() if line.strip().startswith("fetch("))
     if shutil.which("node"):
@@ -291,7 +295,7 @@ def test_a_page_that_is_being_written_may_ask_the_sandbox(sandbox: Sandbox) -> N
     assert preflight.headers["access-control-allow-origin"] == "http://localhost:5173"
 
 
-def test_a_sandbox_on_a_taken_port_says_so(sandbox: Sandbox) -> None:
+def test_sandbox_on_a_taken_port_exits_1(sandbox: Sandbox) -> None:
     """A second one on the same port ends at once with 1 and a sentence."""
     second = subprocess.run(
         [sys.executable, "-m", "gateway", "sandbox"],
@@ -307,7 +311,7 @@ def test_a_sandbox_on_a_taken_port_says_so(sandbox: Sandbox) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_nothing_of_a_sandbox_outlives_it(sandbox: Sandbox, number: signal.Signals) -> None:
+def test_sandbox_leaves_no_process_behind(sandbox: Sandbox, number: signal.Signals) -> None:
     """However it ends, no gateway, no Valkey and no tether is left, and the port is free again."""
     family = descendants(sandbox.process.pid)
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in family}

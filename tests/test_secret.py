@@ -21,7 +21,7 @@ def opaque() -> str:
 
 
 def masked(text: str) -> bool:
-    """Tell whether a text is masked in the middle of somebody's words."""
+    """Tell whether a text is masked in the middle of other words."""
     return text not in str(redact(None, "info", {"event": f"could not use {text} here"}))
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from gateway.secrets import WatchedFile
 
 
-def test_a_file_is_looked_at_once_a_second(tmp_path: Path) -> None:
-    """A change shows after a second and not before, and is told once."""
+def test_secret_file_is_read_at_most_once_a_second(tmp_path: Path) -> None:
+    """A change shows after a second and not before, once."""
     now = 0.0
     file = tmp_path / "file"
     file.write_text("one")

@@ -89,19 +89,19 @@ def test_table_and_fields_are_the_same():
     assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in followers)
 
 
-def test_blanks_are_dropped_and_empty_is_absent():
+def test_setting_of_blanks_is_absent():
     """Blanks around a value do not count, and a value of blanks is no value."""
     settings = load({**ENOUGH, "GATEWAY_PORT": " 9000\n", "GATEWAY_HOST": "  ", "GATEWAY_VIDEOSDK_SECRET": ""})
     assert (settings.port, settings.host) == (9000, "127.0.0.1")
     assert problems({**ENOUGH, "GATEWAY_REDIS_URL": " \t"})[0].startswith("GATEWAY_REDIS_URL: missing")
 
 
-def test_names_of_others_are_ignored():
+def test_setting_names_of_others_are_ignored():
     """Only GATEWAY_ names are looked at, and an empty unknown one is absent."""
     assert load({**ENOUGH, "PATH": "/bin", "REDIS_URL": "x", "GATEWAY_OLD": ""}) == load(ENOUGH)
 
 
-def test_nothing_given_says_all_that_is_missing():
+def test_settings_from_an_empty_environment_name_all_that_is_missing():
     """An empty environment lists Redis, the credentials and the callers."""
     assert [problem.partition(":")[0] for problem in problems({})] == [
         "GATEWAY_REDIS_URL",
@@ -110,7 +110,7 @@ def test_nothing_given_says_all_that_is_missing():
     ]
 
 
-def test_everything_wrong_is_said_at_once():
+def test_settings_with_several_mistakes_report_all_at_once():
     """One reading reports unknown names, wrong values, missing values and broken relations together."""
     said = problems(
         {
@@ -266,12 +266,12 @@ def test_every_redis_scheme_is_taken_as_written(url: str):
         ("http://localhost:8080", "http://localhost:8080"),
     ],
 )
-def test_a_public_url_is_https_or_of_this_machine(text: str, read: str):
+def test_public_url_is_https_or_of_this_machine(text: str, read: str):
     """It may have a path, and loses the slashes at its end."""
     assert load({**ENOUGH, "GATEWAY_PUBLIC_URL": text}).public_url == read
 
 
-def test_a_public_url_that_nobody_can_reach_is_warned_of():
+def test_public_url_of_this_machine_is_warned_of():
     """An address of this machine is of no use to a VideoSDK elsewhere; to a simulator on this machine it is."""
     here = {**ENOUGH, "GATEWAY_PUBLIC_URL": "http://127.0.0.1:8080"}
     assert any("GATEWAY_PUBLIC_URL" in warning for warning in warnings(load(here)))
@@ -281,7 +281,7 @@ def test_a_public_url_that_nobody_can_reach_is_warned_of():
     assert not any("GATEWAY_PUBLIC_URL" in warning for warning in warnings(load(elsewhere)))
 
 
-def test_a_webhook_key_is_read_with_the_settings(tmp_path: Path):
+def test_webhook_key_is_read_with_the_settings(tmp_path: Path):
     """A file with a public key is taken; one with a private key is not, and is not repeated."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     file = tmp_path / "key.pem"
@@ -373,7 +373,7 @@ def test_unusable_credential_files_are_problems(tmp_path: Path, content: bytes |
     assert "hunter8" not in said
 
 
-def test_a_secret_in_place_of_a_path_is_not_shown():
+def test_secret_in_place_of_a_path_is_not_shown():
     """A token that was put where its file belongs is neither in the message nor in what caused it."""
     with pytest.raises(SettingsError) as failure:
         load({"GATEWAY_REDIS_URL": "redis://r", "GATEWAY_AUTH": "none", "GATEWAY_VIDEOSDK_TOKEN_FILE": "hunter9\0"})
@@ -409,13 +409,13 @@ def test_files_are_remembered_so_that_they_can_be_read_again(tmp_path: Path):
         ({"GATEWAY_JOIN_TOKENS": "on", "GATEWAY_JWT_ISSUER": "i"}, "GATEWAY_JWT_JWKS_URL"),
     ],
 )
-def test_somebody_must_get_in(identity: dict[str, str], named: str):
+def test_settings_without_any_authentication_are_refused(identity: dict[str, str], named: str):
     """One way to tell callers apart at least, and each of them whole."""
     (said,) = problems({**KEY_AND_SECRET, "GATEWAY_AUTH": "callers", **identity})
     assert said.startswith(f"{named}: ")
 
 
-def test_one_way_to_tell_callers_apart_is_enough():
+def test_settings_with_one_way_of_authentication_are_enough():
     """Join tokens alone, or JWTs alone, with the address of the keys as it was written."""
     environ = {**KEY_AND_SECRET, "GATEWAY_AUTH": "callers"}
     assert load({**environ, "GATEWAY_JOIN_TOKENS": "Any-Room"}).join_tokens == "any-room"
@@ -425,7 +425,7 @@ def test_one_way_to_tell_callers_apart_is_enough():
 
 
 def test_join_tokens_need_the_secret_that_signs_them():
-    """With a token made elsewhere nobody can tell whether a join token is genuine."""
+    """With a token made elsewhere the gateway cannot verify a join token."""
     (said,) = problems({**ENOUGH, "GATEWAY_JOIN_TOKENS": "on"})
     assert said.startswith("GATEWAY_JOIN_TOKENS: ")
 
@@ -437,7 +437,7 @@ def test_origins_are_read_as_browsers_write_them():
     assert origins == ("https://app.example.com", "http://localhost:3000", "http://[::1]", "https://*.example.com")
 
 
-def test_what_is_seldom_meant_is_warned_of():
+def test_settings_that_are_seldom_meant_are_warned_of():
     """No callers, and keys of an identity provider over http."""
     company = {
         "GATEWAY_JWT_JWKS_URL": "http://id.example/keys",
@@ -451,7 +451,7 @@ def test_what_is_seldom_meant_is_warned_of():
 
 
 @pytest.mark.parametrize(("lease", "right"), [("2.5", True), ("2.4", False)])
-def test_lease_outlasts_the_send_window(lease: str, right: bool):
+def test_lease_must_outlast_the_send_window(lease: str, right: bool):
     """A claim must not lapse before its request is sent: the lease is at least the window and a second."""
     environ = {**ENOUGH, "GATEWAY_SEND_WINDOW_SECONDS": "1.5", "GATEWAY_LEASE_SECONDS": lease}
     if right:
@@ -460,8 +460,8 @@ def test_lease_outlasts_the_send_window(lease: str, right: bool):
         assert "GATEWAY_SEND_WINDOW_SECONDS + 1 = 2.5" in problems(environ)[0]
 
 
-def test_callers_outwait_the_quiet_time():
-    """The deadline of a request is longer than the quiet time, or nobody would learn what a crashed leader did."""
+def test_request_deadline_must_outlast_the_quiet_time():
+    """The deadline of a request is longer than the quiet time, or no caller would learn what a crashed leader did."""
     (said,) = problems({**ENOUGH, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "23"})
     assert said.startswith("GATEWAY_REQUEST_DEADLINE_SECONDS: ")
     assert "crashed" in said
@@ -469,7 +469,7 @@ def test_callers_outwait_the_quiet_time():
 
 
 @pytest.mark.parametrize("environ", [ENOUGH, KEY_AND_SECRET])
-def test_no_secret_in_any_shape_of_the_settings(environ: dict[str, str]):
+def test_settings_in_any_shape_show_no_secret(environ: dict[str, str]):
     """Neither repr, str, format, description, encoders nor a log renderer show a secret."""
     settings = load(environ)
     shapes = [repr(settings), str(settings), f"{settings}", f"{settings.redis_url:>40}", repr(describe(settings))]
@@ -484,8 +484,8 @@ def test_no_secret_in_any_shape_of_the_settings(environ: dict[str, str]):
             encode(settings)
 
 
-def test_description_tells_default_from_set():
-    """`describe` lists every variable in order, what it holds, and whether somebody set it."""
+def test_description_distinguishes_default_from_set():
+    """`describe` lists every variable in order, what it holds, and whether it was set."""
     rows = describe(load({**ENOUGH, "GATEWAY_PORT": "9000", "GATEWAY_TRUST_SECONDS": "2.50"}))
     assert [name for name, _, _ in rows] == [row.variable for row in SETTINGS]
     shown = {name: (value, origin) for name, value, origin in rows}
@@ -498,7 +498,7 @@ def test_description_tells_default_from_set():
 
 
 def test_settings_are_frozen():
-    """Nobody changes the settings of a running gateway."""
+    """The settings of a running gateway cannot be changed."""
     settings: Any = load(ENOUGH)
     with pytest.raises(AttributeError):
         settings.port = 1
@@ -516,8 +516,8 @@ def test_secrets_compare_and_copy_like_values():
     assert copy.copy(secret) is copy.deepcopy(secret) is secret
 
 
-def test_an_authority_is_only_named_where_there_is_tls(tmp_path: Path):
-    """A CA file beside an address without TLS would make somebody believe in encryption that is not there."""
+def test_redis_ca_file_without_tls_is_refused(tmp_path: Path):
+    """A CA file beside an address without TLS would suggest encryption that is not there."""
     file = tmp_path / "authority.pem"
     file.write_text(_AUTHORITY)
     environ = {**ENOUGH, "GATEWAY_REDIS_CA_FILE": str(file)}

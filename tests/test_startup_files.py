@@ -2,7 +2,6 @@
 
 import itertools
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,11 @@ from gateway.settings.load import load
 from gateway.settings.table import SETTINGS
 from gateway.videosdk.tokens import MintedTokens
 from tests import harness
+from tests.api_client import NewTrack
 from tests.leaks import EVIDENCE
 
 pytestmark = pytest.mark.anyio
 
-START = "/v1/recordings/track/start"
 WRONG_SECRET, RIGHT_SECRET = (f"{name}-{uuid.uuid4().hex}{uuid.uuid4().hex}" for name in ("wrong", "right"))
 for _secret in (WRONG_SECRET, RIGHT_SECRET):
     EVIDENCE.guard(_secret, "a secret of the start-up")
@@ -35,8 +34,6 @@ FILES = {
     "GATEWAY_REDIS_URL": ("redis://127.0.0.1:1/0", ""),
 }
 """What each file holds when it is read, and what it holds when it is watched; of Redis, where the tests' is."""
-
-NewTrack = Callable[..., dict[str, str]]
 
 
 def replace(file: Path, text: str) -> None:
@@ -70,7 +67,7 @@ async def test_file_replaced_between_settings_and_gateway_counts(
         settings = load(environ | {f"{name}_FILE": str(file)})
         replace(file, watched or valkey.url)
         async with harness.serve_app(create_app(settings)) as url, harness.client(url, demo.key) as client:
-            answer = await client.post(START, json=new_track())
+            answer = await client.start(new_track())
         assert answer.status_code == 201, answer.text
 
 

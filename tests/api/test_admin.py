@@ -1,25 +1,23 @@
-"""For operators: what is held, asking VideoSDK now, and taking a claim away from whoever hangs."""
+"""For operators: what is held, asking VideoSDK now, and revoking the claim of a leader that hangs."""
 
 import asyncio
 import json
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
 TIMES = {**harness.FAST, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6", "GATEWAY_REQUEST_DEADLINE_SECONDS": "30"}
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
 
 def path(track: dict[str, str], action: str) -> str:
@@ -29,7 +27,7 @@ def path(track: dict[str, str], action: str) -> str:
 
 @pytest.fixture
 def settings(valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path) -> dict[str, str]:
-    """Settings with an operator and somebody who is none."""
+    """Settings with an operator and a caller who is none."""
     operator, other = harness.Demo(tmp_path / "o", "operator"), harness.Demo(tmp_path / "u", "user")
     scopes = 'scopes = ["recordings:start", "recordings:stop", "recordings:read", "recordings:admin"]\n'
     both = tmp_path / "both.toml"
@@ -42,26 +40,26 @@ def settings(valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path) -> di
 
 
 @pytest.fixture
-async def operator(settings: dict[str, str]) -> AsyncGenerator[httpx.AsyncClient]:
+async def operator(settings: dict[str, str]) -> AsyncGenerator[ApiClient]:
     """A client that speaks as the operator."""
     given = {name: value for name, value in settings.items() if name.startswith("GATEWAY_")}
     async with harness.serve(given) as url, harness.client(url, settings["operator"]) as client:
         yield client
 
 
-async def pending_tracks(operator: httpx.AsyncClient, track: dict[str, str]) -> dict[str, Any]:
+async def pending_tracks(operator: ApiClient, track: dict[str, str]) -> dict[str, Any]:
     """Return what an operator sees of a track, nothing where it is not listed."""
     listed = (await operator.get("/v1/admin/tracks", params={"limit": "1000"})).json()["tracks"]
     return next((one for one in listed if track.items() <= one.items()), {})
 
 
-async def test_what_is_in_flight_is_listed_with_its_holder(
-    operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_admin_list_during_an_operation_names_its_holder(
+    operator: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Who holds it, since when, for how long; and when it is over, nobody."""
+    """The list shows the holder, since when and for how long; once the operation is over the list is empty."""
     simulator.inject(harness.delay("start", 4))
     track = new_track()
-    start = asyncio.create_task(operator.post(START, json=track))
+    start = asyncio.create_task(operator.start(track))
     seen = await harness.until(lambda: pending_tracks(operator, track), lambda one: one.get("claim"))
     assert seen["status"] == "starting"
     assert seen["claim"]["action"] in {"start", "recover"}
@@ -71,14 +69,14 @@ async def test_what_is_in_flight_is_listed_with_its_holder(
     assert not (await pending_tracks(operator, track)).get("claim")
 
 
-async def test_what_is_unknown_is_listed_with_what_videosdk_said(
-    operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_admin_list_of_an_unknown_track_shows_videosdks_last_answer(
+    operator: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """How long it has been uncertain, how often it was tried, and the last answer."""
     simulator.inject(Fault(action="error", endpoint="start", status=504))
     simulator.inject(Fault(action="error", endpoint="list", status=503, times=None))
     track = new_track()
-    started = asyncio.create_task(operator.post(START, json=track))
+    started = asyncio.create_task(operator.start(track))
     seen = await harness.until(lambda: pending_tracks(operator, track), lambda one: one.get("uncertainForSeconds"))
     assert seen["status"] == "unknown"
     assert seen["lastUpstreamAnswer"] == "list 503"
@@ -88,10 +86,12 @@ async def test_what_is_unknown_is_listed_with_what_videosdk_said(
     await harness.until(lambda: pending_tracks(operator, track), lambda one: not one.get("uncertainForSeconds"))
 
 
-async def test_settling_asks_now(operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_admin_settle_of_a_fresh_record_asks_videosdk_at_once(
+    operator: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """A record that is believed is asked about all the same; the end is found."""
     track = new_track()
-    await operator.post(START, json=track)
+    await operator.start(track)
     simulator.end_recording(track["roomId"], track["participantId"], track["kind"], webhook=False)
     settled = await operator.post(path(track, "settle"))
     assert settled.status_code == 200
@@ -100,7 +100,7 @@ async def test_settling_asks_now(operator: httpx.AsyncClient, simulator: Simulat
     assert (await operator.post(path(new_track(), "settle"))).status_code == 404
 
 
-async def test_a_claim_is_taken_from_a_process_that_hangs(
+async def test_admin_release_of_a_hanging_leaders_claim_lets_others_recover(
     settings: dict[str, str], simulator: Simulator, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """Its leader is stopped in the middle, with a long lease: after the release others find out; nothing doubles."""
@@ -115,7 +115,7 @@ async def test_a_claim_is_taken_from_a_process_that_hangs(
             harness.client(hangs.url, settings["operator"]) as first,
             harness.client(helps.url, settings["operator"]) as second,
         ):
-            start = asyncio.create_task(first.post(START, json=track))
+            start = asyncio.create_task(first.start(track))
             await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
             hangs.signal(signal.SIGSTOP)
             refused = await second.post(path(track, "release"), json={})
@@ -123,7 +123,7 @@ async def test_a_claim_is_taken_from_a_process_that_hangs(
             released = await second.post(path(track, "release"), json={"reason": "its process hangs"})
             assert released.status_code == 200, released.text
             assert released.json()["released"] is True
-            answer = await second.post(START, json=track)
+            answer = await second.start(track)
             assert answer.json()["outcome"] == "already_recording"
             hangs.signal(signal.SIGCONT)
             assert (await start).status_code in {200, 201}
@@ -140,12 +140,12 @@ async def test_a_claim_is_taken_from_a_process_that_hangs(
     ]
 
 
-async def test_nothing_is_taken_away_blindly(
-    operator: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_admin_release_while_videosdk_fails_keeps_the_claim(
+    operator: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """VideoSDK cannot be asked: the claim stays."""
     track = new_track()
-    await operator.post(START, json=track)
+    await operator.start(track)
     simulator.inject(Fault(action="refuse", endpoint="list", status=429, times=None))
     refused = await operator.post(path(track, "release"), json={"reason": "to see"})
     assert refused.status_code == 503
@@ -153,7 +153,9 @@ async def test_nothing_is_taken_away_blindly(
     simulator.clear_faults()
 
 
-async def test_only_operators_may(operator: httpx.AsyncClient, settings: dict[str, str], new_track: NewTrack) -> None:
+async def test_admin_routes_refuse_other_callers_and_wrong_requests(
+    operator: ApiClient, settings: dict[str, str], new_track: NewTrack
+) -> None:
     """Another caller is refused by the rule, a query or a body that is wrong by name."""
     track = new_track()
     headers = {"authorization": f"Bearer {settings['user']}"}

@@ -1,4 +1,4 @@
-"""Who asks: keys, the file that makes them valid, and what a caller without one is told."""
+"""Who asks: keys, the file that makes them valid, and the answer to a caller without one."""
 
 import subprocess
 import sys
@@ -16,13 +16,11 @@ from gateway.errors import Unauthenticated
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
-
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
+from tests.api_client import START, STOP, ApiClient, NewTrack
 
 KEY = f'{{ prefix = "gw_1", sha256 = "{"cd" * 32}" }}'
 SHARED = {"app": "ab", "bot": "AB"}
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 
 
@@ -33,7 +31,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_key_is_known_by_its_hash(tmp_path: Path) -> None:
+def test_new_key_is_stored_as_its_hash(tmp_path: Path) -> None:
     """A new key's lines make it valid; they hold its hash and not the key; two keys are never the same."""
     key, entry = new_key("lesson-service")
     file = tmp_path / "callers.toml"
@@ -47,7 +45,7 @@ def test_a_key_is_known_by_its_hash(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_callers_may_have_two_keys(tmp_path: Path) -> None:
+async def test_authentication_with_either_of_two_keys_finds_the_caller(tmp_path: Path) -> None:
     """Any key of a caller is that caller's, so that keys can be changed without a gap."""
     (old, first), (new, second), (other, third) = new_key("app"), new_key("app"), new_key("bot")
     hashes = [tomllib.loads(entry)["callers"]["app"]["keys"][0]["sha256"] for entry in (first, second)]
@@ -75,7 +73,7 @@ async def test_callers_may_have_two_keys(tmp_path: Path) -> None:
         "Bearer ä",
     ],
 )
-async def test_anything_but_a_known_key_is_nobody(tmp_path: Path, header: str | None) -> None:
+async def test_authentication_without_a_known_key_is_refused(tmp_path: Path, header: str | None) -> None:
     """No key, another scheme, half a key and a key with something behind it are refused in words without the key."""
     key, entry = new_key("app")
     file = tmp_path / "callers.toml"
@@ -117,7 +115,7 @@ async def test_anything_but_a_known_key_is_nobody(tmp_path: Path, header: str | 
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str, said: str) -> None:
+def test_callers_file_with_a_mistake_is_refused_without_its_secrets(tmp_path: Path, content: str, said: str) -> None:
     """Whatever is wrong with the file is said without a key or a hash."""
     file = tmp_path / "callers.toml"
     file.write_text(content)
@@ -127,7 +125,7 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str, sai
     assert "ab" * 8 not in str(refused.value)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_callers_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     """Bytes that are no UTF-8, and a folder, cannot be read."""
     file = tmp_path / "callers.toml"
     file.write_bytes(b"\xff\xfe\x00")
@@ -136,8 +134,8 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
             Callers.load(path)
 
 
-def test_the_command_makes_lines_that_can_be_used(tmp_path: Path) -> None:
-    """Standard output is the file; the key is told apart from it, so that it does not end up there."""
+def test_key_command_prints_usable_lines_and_the_key_apart(tmp_path: Path) -> None:
+    """Standard output is the file; the key goes to standard error, so that it does not end up there."""
     made = command("lesson-service_2")
     assert made.returncode == 0
     file = tmp_path / "callers.toml"
@@ -148,7 +146,7 @@ def test_the_command_makes_lines_that_can_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", 'a"b', "a]\n[callers.root", "größe", "a" * 65])
-def test_the_command_refuses_names_that_need_quoting(name: str) -> None:
+def test_key_command_refuses_names_that_need_quoting(name: str) -> None:
     """A name that would break the file, or mean another table, is refused and makes no key."""
     refused = command(name)
     assert refused.returncode == 2
@@ -159,8 +157,8 @@ def test_the_command_refuses_names_that_need_quoting(name: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("header", ["", "Bearer gw_00000000_wrong", "Basic Z3c6Z3c=", "Bearer"])
-async def test_a_stranger_is_told_how_to_say_who_it_is(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem, header: str
+async def test_request_without_a_key_is_answered_401_with_www_authenticate(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem, header: str
 ) -> None:
     """Every route of ours answers 401 with WWW-Authenticate, before it looks at anything else."""
     track = new_track()
@@ -179,37 +177,37 @@ async def test_a_stranger_is_told_how_to_say_who_it_is(
 
 
 @pytest.mark.anyio
-async def test_probes_docs_and_problems_need_no_key(gateway: httpx.AsyncClient) -> None:
-    """What tells nothing of anybody's recordings is open."""
+async def test_request_for_probes_docs_and_problems_needs_no_key(gateway: ApiClient) -> None:
+    """A caller without a key reads only what shows no recording."""
     for path in ("/livez", "/readyz", "/docs", "/openapi.json", "/problems/internal"):
         assert (await gateway.get(path, headers={"authorization": ""})).status_code == 200
 
 
 @pytest.mark.anyio
-async def test_a_recording_names_who_asked_for_it(
+async def test_show_names_the_caller_that_started(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
-    """The caller who started it stays named, whoever looks."""
+    """The recording names the caller who started it, to every reader."""
     (app, first), (bot, second) = new_key("app"), new_key("bot")
     file = tmp_path / "both.toml"
     file.write_text(first + second)
     settings = harness.environment(valkey.url, simulator.url, file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, app) as as_app, harness.client(url, bot) as as_bot:
         track = new_track()
-        assert (await as_app.post(START, json=track)).json()["requestedBy"] == "app"
-        assert (await as_bot.post(START, json=track)).json()["requestedBy"] == "app"
+        assert (await as_app.start(track)).json()["requestedBy"] == "app"
+        assert (await as_bot.start(track)).json()["requestedBy"] == "app"
 
 
 @pytest.mark.anyio
-async def test_where_nobody_need_be_known_everybody_is_anyone(
+async def test_start_without_authentication_is_open_to_all(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """`GATEWAY_AUTH=none` lets in a caller without a key, and one with any."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_AUTH="none")
     async with harness.serve(settings) as url, harness.client(url) as client:
         track = new_track()
-        started = await client.post(START, json=track)
+        started = await client.start(track)
         assert started.status_code == 201
         assert started.json()["requestedBy"] == "anyone"
-        again = await client.post(START, json=track, headers={"authorization": "Bearer whatever"})
+        again = await client.start(track, headers={"authorization": "Bearer whatever"})
         assert again.status_code == 200

@@ -28,20 +28,17 @@ from gateway.sandbox.identities import IdentityProvider, demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, STOP, ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 MINTED = partial(demo_join_token, harness.API_KEY, harness.SECRET)
 
 
 @asynccontextmanager
-async def gateway_for(
-    valkey: EmbeddedValkey, simulator: Simulator, **settings: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+async def gateway_for(valkey: EmbeddedValkey, simulator: Simulator, **settings: str) -> AsyncGenerator[ApiClient]:
     """Serve a gateway that knows callers by these settings alone."""
     environ = harness.environment(valkey.url, simulator.url, Path("unset"), **harness.CALM)
     del environ["GATEWAY_CALLERS_FILE"]
@@ -75,7 +72,7 @@ def expiring(entry: str, when: datetime) -> str:
     return entry.replace(" }]", f", expires = {when.isoformat()} }}]")
 
 
-def test_a_key_expires(tmp_path: Path) -> None:
+def test_key_past_its_expiry_is_refused(tmp_path: Path) -> None:
     """A key is good until its time, in whichever zone that is written, and then no more."""
     key, entry = new_key("app")
     file = tmp_path / "callers.toml"
@@ -86,8 +83,8 @@ def test_a_key_expires(tmp_path: Path) -> None:
         Callers.load(file).identify(key)
 
 
-def test_a_key_is_rotated_without_a_gap(tmp_path: Path) -> None:
-    """Old, both, new: whoever still has the old one gets in until it is taken away."""
+def test_key_rotation_refuses_the_old_key_only_after_its_removal(tmp_path: Path) -> None:
+    """Old, both, new: a caller with the old key is accepted until the operator removes it."""
     (old, first), (new, second) = new_key("app"), new_key("app")
     file = tmp_path / "callers.toml"
     for entries, good, bad in (((first,), [old], [new]), ((first, second), [old, new], []), ((second,), [new], [old])):
@@ -99,7 +96,7 @@ def test_a_key_is_rotated_without_a_gap(tmp_path: Path) -> None:
                 callers.identify(key)
 
 
-def test_every_key_is_compared_in_constant_time() -> None:
+def test_key_lookup_compares_every_key_in_constant_time() -> None:
     """The search compares each key with `compare_digest` and never ends early, whatever it has found."""
     (function,) = ast.parse(textwrap.dedent(inspect.getsource(Callers.identify))).body
     (loop,) = (node for node in ast.walk(function) if isinstance(node, ast.For))
@@ -110,7 +107,7 @@ def test_every_key_is_compared_in_constant_time() -> None:
     assert not any(isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) for node in ast.walk(function))
 
 
-async def test_the_file_is_replaced_under_load(
+async def test_callers_file_replaced_under_load_fails_no_request(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, check_problem: CheckProblem
 ) -> None:
     """While requests run the file is replaced again and again: none fails.
@@ -157,7 +154,7 @@ async def test_the_file_is_replaced_under_load(
     assert statuses == {404}
 
 
-def test_a_file_that_breaks_keeps_its_callers(tmp_path: Path) -> None:
+def test_callers_file_that_breaks_keeps_its_callers(tmp_path: Path) -> None:
     """What is wrong is said, and said to be over when it is."""
     key, entry = new_key("app")
     file = tmp_path / "callers.toml"
@@ -177,7 +174,7 @@ def test_a_file_that_breaks_keeps_its_callers(tmp_path: Path) -> None:
     harness.wait_until(lambda: not broken())
 
 
-async def test_callers_do_what_their_scopes_say(
+async def test_request_outside_the_callers_scopes_is_refused(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Each route asks for its own scope, before it looks at the body."""
@@ -211,7 +208,7 @@ async def test_callers_do_what_their_scopes_say(
 # --- join tokens -------------------------------------------------------------------------------------------------
 
 OTHER_SECRET = "another-project-0123456789abcdef0123456789"
-NOBODY = {
+NOT_GENUINE = {
     "forged": demo_join_token(harness.API_KEY, OTHER_SECRET, room="r1", participant="ada"),
     "expired": MINTED(room="r1", participant="ada", exp=int(time.time()) - 60),
     "without an end": MINTED(room="r1", participant="ada", exp=None),
@@ -235,34 +232,34 @@ NOBODY = {
 
 
 @pytest.fixture
-async def browser(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+async def browser(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncIterator[ApiClient]:
     """A gateway that lets in participants alone."""
     async with gateway_for(valkey, simulator, GATEWAY_JOIN_TOKENS="on") as client:
         yield client
 
 
-async def test_a_participant_records_its_own_tracks(browser: httpx.AsyncClient, new_track: NewTrack) -> None:
-    """Start, look and stop with the token the browser already has; the recording says whose wish it was."""
+async def test_join_token_of_a_participant_records_its_own_tracks(browser: ApiClient, new_track: NewTrack) -> None:
+    """Start, look and stop with the token the browser already has; the recording names the participant."""
     track = new_track()
     headers = bearer(MINTED(room=track["roomId"], participant=track["participantId"]))
-    started = await browser.post(START, json=track, headers=headers)
+    started = await browser.start(track, headers=headers)
     assert started.status_code == 201
     assert started.json()["requestedBy"] == f"participant:{track['participantId']}"
     assert (await browser.get(started.headers["location"], headers=headers)).json()["status"] == "recording"
-    assert (await browser.post(STOP, json=track, headers=headers)).json()["outcome"] == "stopped"
+    assert (await browser.stop(track, headers=headers)).json()["outcome"] == "stopped"
 
 
-async def test_a_participant_keeps_to_itself(
-    browser: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+async def test_join_token_of_a_participant_is_refused_for_others(
+    browser: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
-    """Neither another room, nor another participant, nor anybody without a participant of its own."""
+    """The gateway refuses another room, another participant, and a token without a participant."""
     track = new_track()
     own = MINTED(room=track["roomId"], participant=track["participantId"])
-    nobody = MINTED(room=track["roomId"], participant=None)
+    without_participant = MINTED(room=track["roomId"], participant=None)
     refused = [
         (own, {**track, "roomId": "another"}, "room"),
         (own, {**track, "participantId": "another"}, "participant"),
-        (nobody, track, "participant"),
+        (without_participant, track, "participant"),
     ]
     for token, body, rule in refused:
         for route in (START, STOP):
@@ -273,50 +270,50 @@ async def test_a_participant_keeps_to_itself(
     assert harness.calls_for(simulator, track["roomId"]) == harness.calls_for(simulator, "another") == []
 
 
-async def test_a_moderator_records_everybody_in_its_room(
-    browser: httpx.AsyncClient, new_track: NewTrack, check_problem: CheckProblem
+async def test_join_token_of_a_moderator_records_all_participants_of_its_room(
+    browser: ApiClient, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """`allow_mod` reaches all participants, and no other room."""
     track = new_track()
     headers = bearer(MINTED(room=track["roomId"], participant="teacher", permissions=["allow_join", "allow_mod"]))
-    assert (await browser.post(START, json=track, headers=headers)).status_code == 201
-    answer = await browser.post(START, json={**track, "roomId": "another"}, headers=headers)
+    assert (await browser.start(track, headers=headers)).status_code == 201
+    answer = await browser.start({**track, "roomId": "another"}, headers=headers)
     assert check_problem(answer, "forbidden")["rule"] == "room"
 
 
-@pytest.mark.parametrize("token", NOBODY.values(), ids=NOBODY)
-async def test_what_is_no_join_token_of_ours_is_nobody(
-    browser: httpx.AsyncClient, simulator: Simulator, check_problem: CheckProblem, token: str
+@pytest.mark.parametrize("token", NOT_GENUINE.values(), ids=NOT_GENUINE)
+async def test_join_token_that_is_not_genuine_is_refused(
+    browser: ApiClient, simulator: Simulator, check_problem: CheckProblem, token: str
 ) -> None:
     """Whatever is wrong with it: 401, in words without the token."""
     body = {"roomId": "r1", "participantId": "ada", "kind": "video"}
-    answer = await browser.post(START, json=body, headers=bearer(token))
+    answer = await browser.start(body, headers=bearer(token))
     check_problem(answer, "unauthenticated")
     assert token not in answer.text
     assert harness.calls_for(simulator, "r1") == []
 
 
-async def test_any_room_admits_tokens_that_name_none(
+async def test_join_token_without_a_room_is_accepted_under_any_room(
     valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """`any-room` is for projects whose tokens name no room; one that names a room is still held to it."""
     async with gateway_for(valkey, simulator, GATEWAY_JOIN_TOKENS="any-room") as client:
         track = new_track()
         free = bearer(MINTED(room=None, participant=track["participantId"]))
-        assert (await client.post(START, json=track, headers=free)).status_code == 201
+        assert (await client.start(track, headers=free)).status_code == 201
         bound = bearer(MINTED(room="another", participant=track["participantId"]))
-        assert check_problem(await client.post(START, json=track, headers=bound), "forbidden")["rule"] == "room"
-        for token in (NOBODY["for a list of rooms"], NOBODY["for every room"]):
-            check_problem(await client.post(START, json=track, headers=bearer(token)), "unauthenticated")
+        assert check_problem(await client.start(track, headers=bound), "forbidden")["rule"] == "room"
+        for token in (NOT_GENUINE["for a list of rooms"], NOT_GENUINE["for every room"]):
+            check_problem(await client.start(track, headers=bearer(token)), "unauthenticated")
 
 
-async def test_join_tokens_are_off_unless_wanted(
-    gateway: httpx.AsyncClient, new_track: NewTrack, check_problem: CheckProblem
+async def test_join_token_is_refused_unless_configured(
+    gateway: ApiClient, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A gateway for services does not know them."""
     track = new_track()
     token = MINTED(room=track["roomId"], participant=track["participantId"])
-    check_problem(await gateway.post(START, json=track, headers=bearer(token)), "unauthenticated")
+    check_problem(await gateway.start(track, headers=bearer(token)), "unauthenticated")
 
 
 # --- company tokens ----------------------------------------------------------------------------------------------
@@ -346,7 +343,7 @@ def reader(provider: IdentityProvider, clock: Clock, claims: ClaimNames | None =
     return OidcTokens(fetch, provider.issuer, "recording-gateway", claims or ClaimNames(), clock)
 
 
-async def test_a_person_of_the_company_gets_in(
+async def test_oidc_token_grants_its_scopes_and_rooms(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     provider: IdentityProvider,
@@ -362,7 +359,7 @@ async def test_a_person_of_the_company_gets_in(
             said: dict[str, object] = {"email": "ada@example.com", "video": {"rooms": list(rooms)}, **claims}
             return bearer(provider.token("1815", **said))
 
-        started = await client.post(START, json=track, headers=person("room-*"))
+        started = await client.start(track, headers=person("room-*"))
         assert (started.status_code, started.json()["requestedBy"]) == (201, "ada@example.com")
         for headers, rule in (
             (person("elsewhere"), "room"),
@@ -371,19 +368,19 @@ async def test_a_person_of_the_company_gets_in(
             (person("room-*", scope="recordings:read openid"), "scope"),
             (person("room-*", scope=None), "scope"),
         ):
-            assert check_problem(await client.post(START, json=track, headers=headers), "forbidden")["rule"] == rule
+            assert check_problem(await client.start(track, headers=headers), "forbidden")["rule"] == rule
         as_list = person("room-*", scope=["recordings:stop"])
-        assert (await client.post(STOP, json=track, headers=as_list)).json()["outcome"] == "stopped"
+        assert (await client.stop(track, headers=as_list)).json()["outcome"] == "stopped"
         for wrong in ({"iss": "https://evil.example"}, {"aud": "another"}, {"exp": 1}, {"exp": None}, {"email": 7}):
-            answer = await client.post(START, json=track, headers=person("room-*", **wrong))
+            answer = await client.start(track, headers=person("room-*", **wrong))
             check_problem(answer, "unauthenticated")
     assert provider.fetches == 1
 
 
-async def test_a_public_key_signs_nothing(
+async def test_oidc_token_signed_with_a_public_key_is_refused(
     valkey: EmbeddedValkey, simulator: Simulator, provider: IdentityProvider, new_track: NewTrack
 ) -> None:
-    """The published key taken for a shared secret, no signature, a key of one's own under a known name: all nobody's.
+    """The published key taken for a shared secret, no signature, another key under a known name: all refused.
 
     Also where join tokens, which have a shared secret, are read.
     """
@@ -403,7 +400,7 @@ async def test_a_public_key_signs_nothing(
     settings = provider.settings | {"GATEWAY_JOIN_TOKENS": "any-room"}
     async with gateway_for(valkey, simulator, **settings) as client:
         for token in forged:
-            answer = await client.post(START, json=new_track(), headers=bearer(token))
+            answer = await client.start(new_track(), headers=bearer(token))
             assert answer.status_code == 401
             assert token not in answer.text
 
@@ -421,7 +418,7 @@ def _hs256(claims: dict[str, Any], secret: bytes, headers: dict[str, str]) -> st
     return f"{signed}.{encode(hmac.digest(secret, signed.encode(), 'sha256'))}"
 
 
-async def test_keys_are_fetched_again_for_a_new_one_once_a_minute(provider: IdentityProvider) -> None:
+async def test_oidc_token_with_an_unknown_key_fetches_keys_once_a_minute(provider: IdentityProvider) -> None:
     """After a rotation the new key is learnt within a minute; made-up names of keys do not become requests."""
     clock = Clock()
     company = reader(provider, clock)
@@ -452,7 +449,7 @@ async def test_keys_are_fetched_again_for_a_new_one_once_a_minute(provider: Iden
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "in parts"])
-async def test_a_jwks_document_beyond_the_bound_is_not_read(*, declared: bool) -> None:
+async def test_jwks_fetch_beyond_the_bound_is_given_up(*, declared: bool) -> None:
     """256 KiB are read to the end; what goes on beyond them is given up, whether or not its length was declared."""
     most = 256 * 1024
     sizes = [most, most + 1]
@@ -478,7 +475,7 @@ async def test_a_jwks_document_beyond_the_bound_is_not_read(*, declared: bool) -
     await server.wait_closed()
 
 
-async def test_a_jwks_document_that_never_ends_is_given_up() -> None:
+async def test_jwks_fetch_that_never_ends_is_given_up() -> None:
     """Each part arrives in time, and the whole does not."""
     ended = asyncio.Event()
 
@@ -502,7 +499,7 @@ async def test_a_jwks_document_that_never_ends_is_given_up() -> None:
     await server.wait_closed()
 
 
-async def test_a_key_that_was_withdrawn_is_refused_in_time(provider: IdentityProvider) -> None:
+async def test_oidc_token_with_a_withdrawn_key_is_refused_within_an_hour(provider: IdentityProvider) -> None:
     """An hour later at most; a provider that does not answer then changes nothing."""
     clock = Clock()
     company = reader(provider, clock)
@@ -518,17 +515,17 @@ async def test_a_key_that_was_withdrawn_is_refused_in_time(provider: IdentityPro
         await company.identify(withdrawn)
 
 
-async def test_a_provider_that_never_answered_is_said_to_be_unavailable(
+async def test_oidc_token_before_any_provider_answer_is_answered_503(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     provider: IdentityProvider,
     new_track: NewTrack,
     check_problem: CheckProblem,
 ) -> None:
-    """Nobody can tell who asks: 503 with Retry-After, and not 401, which would send people to log in again."""
+    """The gateway cannot verify the token: 503 with Retry-After, not 401, which would send people to log in again."""
     provider.status = 500
     async with gateway_for(valkey, simulator, **provider.settings) as client:
-        answer = await client.post(START, json=new_track(), headers=bearer(provider.token("ada")))
+        answer = await client.start(new_track(), headers=bearer(provider.token("ada")))
         check_problem(answer, "identity-unavailable")
         assert int(answer.headers["retry-after"]) >= 1
     company = reader(provider, Clock())
@@ -536,7 +533,7 @@ async def test_a_provider_that_never_answered_is_said_to_be_unavailable(
         await company.identify(provider.token("ada"))
 
 
-async def test_identities_stand_side_by_side(
+async def test_authentication_with_all_three_identities_finds_each(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     provider: IdentityProvider,
@@ -551,5 +548,5 @@ async def test_identities_stand_side_by_side(
         for number, track in enumerate(tracks):
             join = MINTED(room=track["roomId"], participant=track["participantId"])
             shown = (demo.key, join, provider.token("grace"))[number]
-            names.append((await client.post(START, json=track, headers=bearer(shown))).json()["requestedBy"])
+            names.append((await client.start(track, headers=bearer(shown))).json()["requestedBy"])
     assert names == ["demo", f"participant:{tracks[1]['participantId']}", "grace"]

@@ -15,15 +15,14 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from tests import harness
+from tests.api_client import START, STOP, ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 TRACK = {"roomId": "abcd-efgh-ijkl", "participantId": "p_1", "kind": "video"}
 JSON = {"content-type": "application/json"}
 LONG = 64 * 1024
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 NothingReaches = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -166,7 +165,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> harness.Demo:
 
 
 @pytest.fixture(scope="module")
-async def gateway(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncIterator[httpx.AsyncClient]:
+async def gateway(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncIterator[ApiClient]:
     """One gateway for all of them: nothing of a bad request may stay behind in it either."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
@@ -184,8 +183,8 @@ def fields(document: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(("wrong", "named"), [*WRONG_VALUES, *WRONG_TOGETHER])
-async def test_what_is_wrong_is_named_and_goes_no_further(
-    gateway: httpx.AsyncClient,
+async def test_start_with_wrong_fields_names_each_and_sends_nothing(
+    gateway: ApiClient,
     nothing_reaches: NothingReaches,
     check_problem: CheckProblem,
     wrong: dict[str, Any],
@@ -193,7 +192,7 @@ async def test_what_is_wrong_is_named_and_goes_no_further(
 ) -> None:
     """A wrong body is answered with every field that is wrong, once, in words that do not repeat the value."""
     async with nothing_reaches():
-        document = check_problem(await gateway.post(START, json={**TRACK, **wrong}), "invalid-request")
+        document = check_problem(await gateway.start({**TRACK, **wrong}), "invalid-request")
     assert fields(document) == named
     for value in wrong.values():
         if isinstance(value, str) and len(value) > 4:
@@ -203,8 +202,8 @@ async def test_what_is_wrong_is_named_and_goes_no_further(
 
 
 @pytest.mark.parametrize("route", [START, STOP])
-async def test_what_is_missing_is_named(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, route: str
+async def test_start_with_an_empty_body_names_the_missing_fields(
+    gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, route: str
 ) -> None:
     """An empty object is answered with all that a track needs."""
     async with nothing_reaches():
@@ -213,23 +212,23 @@ async def test_what_is_missing_is_named(
     assert {error["message"] for error in document["errors"]} == {"is missing"}
 
 
-async def test_a_stop_takes_a_track_and_nothing_else(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, check_problem: CheckProblem
+async def test_stop_with_fields_of_a_start_is_refused(
+    gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem
 ) -> None:
     """What only a start takes is an unknown field of a stop; wrong values are named as for a start."""
     async with nothing_reaches():
         body = {**TRACK, "roomId": "a/b", "kind": "smell", "webhookUrl": "https://a.example"}
-        document = check_problem(await gateway.post(STOP, json=body), "invalid-request")
+        document = check_problem(await gateway.stop(body), "invalid-request")
     assert fields(document) == ["kind", "roomId", "webhookUrl"]
 
 
-async def test_ten_thousand_unknown_fields_are_answered_briefly(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, check_problem: CheckProblem
+async def test_start_with_ten_thousand_unknown_fields_gets_a_bounded_answer(
+    gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem
 ) -> None:
     """A body of nothing but unknown fields, or with a name as long as the body, gets an answer of bounded size."""
     async with nothing_reaches():
         many = await gateway.post(START, content=json.dumps({str(n): 0 for n in range(5000)}), headers=JSON)
-        long = await gateway.post(START, json={**TRACK, "x" * 60_000: 0})
+        long = await gateway.start({**TRACK, "x" * 60_000: 0})
     check_problem(many, "invalid-request")
     check_problem(long, "invalid-request")
     assert len(many.content) < 16_000
@@ -261,8 +260,8 @@ async def test_ten_thousand_unknown_fields_are_answered_briefly(
     ],
     ids=lambda body: repr(body[:30]),
 )
-async def test_what_is_no_json_object_cannot_be_read(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, body: bytes
+async def test_start_with_a_body_that_is_no_json_object_is_malformed(
+    gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, body: bytes
 ) -> None:
     """Broken JSON, and JSON that is not one object, is malformed."""
     async with nothing_reaches():
@@ -273,8 +272,8 @@ async def test_what_is_no_json_object_cannot_be_read(
     "content_type",
     [None, "", "text/plain", "application/x-www-form-urlencoded", "application/json-patch+json", "*/*", "json"],
 )
-async def test_a_body_must_say_that_it_is_json(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, content_type: str | None
+async def test_start_without_a_json_content_type_is_refused(
+    gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, content_type: str | None
 ) -> None:
     """Any other content type, or none, is refused before the body is read."""
     headers = {} if content_type is None else {"content-type": content_type}
@@ -286,8 +285,8 @@ async def test_a_body_must_say_that_it_is_json(
 @pytest.mark.parametrize(
     "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/json ;x=y"]
 )
-async def test_parameters_of_the_content_type_do_not_matter(
-    gateway: httpx.AsyncClient, new_track: NewTrack, content_type: str
+async def test_start_with_content_type_parameters_is_accepted(
+    gateway: ApiClient, new_track: NewTrack, content_type: str
 ) -> None:
     """A charset, other letters and blanks are as good."""
     answer = await gateway.post(START, content=json.dumps(new_track()), headers={"content-type": content_type})
@@ -295,8 +294,8 @@ async def test_parameters_of_the_content_type_do_not_matter(
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "in chunks"])
-async def test_a_body_over_64_kib_is_too_large(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, chunked: bool
+async def test_start_with_a_body_over_64_kib_is_too_large(
+    gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, chunked: bool
 ) -> None:
     """One byte too many is refused, whether the length is announced or not; the limit itself is not."""
 
@@ -319,19 +318,19 @@ async def test_a_body_over_64_kib_is_too_large(
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "1.5", "1e3", "soon", "", "٣", "0000000000", "99999999999"])
-async def test_a_limit_on_waiting_is_a_whole_number(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, given: str
+async def test_start_with_a_wrong_timeout_header_names_it(
+    gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, given: str
 ) -> None:
     """A header that cannot be meant is named like a field."""
     headers = {b"x-request-timeout-ms": given.encode()}
     async with nothing_reaches():
-        document = check_problem(await gateway.post(START, json=TRACK, headers=headers), "invalid-request")
+        document = check_problem(await gateway.start(TRACK, headers=headers), "invalid-request")
     assert fields(document) == ["x-request-timeout-ms"]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/recordings/track", "/v2/x", "/schema", "/..%2f"])
-async def test_an_unknown_address_is_not_found(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, path: str
+async def test_request_to_an_unknown_path_is_not_found(
+    gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, path: str
 ) -> None:
     """Where there is no route, 404 says so, in the same form as everything else."""
     async with nothing_reaches():
@@ -348,8 +347,8 @@ async def test_an_unknown_address_is_not_found(
         ("POST", "/v1/recordings/track/a/b/video", "GET"),
     ],
 )
-async def test_another_method_is_answered_with_those_there_are(
-    gateway: httpx.AsyncClient,
+async def test_request_with_another_method_is_told_the_allowed_ones(
+    gateway: ApiClient,
     nothing_reaches: NothingReaches,
     check_problem: CheckProblem,
     method: str,
@@ -373,8 +372,8 @@ async def test_another_method_is_answered_with_those_there_are(
         (f"{'x' * 129}/%C3%A4/VIDEO", ["kind", "participantId", "roomId"]),
     ],
 )
-async def test_a_wrong_part_of_a_path_is_named(
-    gateway: httpx.AsyncClient,
+async def test_show_with_a_wrong_path_segment_names_it(
+    gateway: ApiClient,
     nothing_reaches: NothingReaches,
     check_problem: CheckProblem,
     path: str,
@@ -386,10 +385,10 @@ async def test_a_wrong_part_of_a_path_is_named(
     assert fields(document) == named
 
 
-async def test_a_caller_that_hangs_up_within_its_body_harms_nobody(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, demo: harness.Demo
+async def test_start_aborted_within_its_body_changes_nothing(
+    gateway: ApiClient, nothing_reaches: NothingReaches, demo: harness.Demo
 ) -> None:
-    """Half a body is nobody's mistake here: no request comes of it, and the gateway goes on."""
+    """The gateway drops half a body, sends nothing, and serves the next caller."""
     url = urlsplit(str(gateway.base_url))
     async with nothing_reaches():
         _, writer = await asyncio.open_connection(url.hostname, url.port)
@@ -401,7 +400,7 @@ async def test_a_caller_that_hangs_up_within_its_body_harms_nobody(
         assert (await gateway.get("/livez")).is_success
 
 
-async def unreadable(gateway: httpx.AsyncClient, sent: bytes) -> httpx.Response:
+async def unreadable(gateway: ApiClient, sent: bytes) -> httpx.Response:
     """Send what no client library would, and return what comes back before the connection is closed."""
     url = urlsplit(str(gateway.base_url))
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
@@ -430,8 +429,8 @@ async def unreadable(gateway: httpx.AsyncClient, sent: bytes) -> httpx.Response:
     ],
     ids=["long header", "long address", "no HTTP", "no host", "length is a word", "TLS"],
 )
-async def test_what_is_no_request_is_answered_with_a_problem_too(
-    gateway: httpx.AsyncClient, nothing_reaches: NothingReaches, slug: str, sent: bytes
+async def test_unparsable_request_is_answered_with_a_problem(
+    gateway: ApiClient, nothing_reaches: NothingReaches, slug: str, sent: bytes
 ) -> None:
     """What the parser refuses gets the same kind of document as everything else, and the connection is closed."""
     async with nothing_reaches():
@@ -463,12 +462,12 @@ async def test_what_is_no_request_is_answered_with_a_problem_too(
         "數" * 512,
     ],
 )
-async def test_an_honest_folder_arrives_as_it_was_sent(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, value: str
+async def test_start_with_an_honest_folder_sends_it_unchanged(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, value: str
 ) -> None:
     """What a folder may be called reaches VideoSDK unchanged, as does everything beside it."""
     track = new_track(bucketDirPath=value)
-    assert (await gateway.post(START, json=track)).status_code == 201
+    assert (await gateway.start(track)).status_code == 201
     (call,) = sent(simulator, track)
     assert call.body == track
     assert json.loads(call.raw)["bucketDirPath"].encode() == value.encode()
@@ -488,38 +487,38 @@ async def test_an_honest_folder_arrives_as_it_was_sent(
         "https://app.example.com/" + "a" * (2048 - len("https://app.example.com/")),
     ],
 )
-async def test_an_honest_address_arrives_as_it_was_sent(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, value: str
+async def test_start_with_an_honest_webhook_url_sends_it_unchanged(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, value: str
 ) -> None:
     """An address reaches VideoSDK byte for byte: nothing is put in order, escaped or unescaped."""
     track = new_track(webhookUrl=value, fileFormat="webm")
-    assert (await gateway.post(START, json=track)).status_code == 201
+    assert (await gateway.start(track)).status_code == 201
     (call,) = sent(simulator, track)
     assert call.body == track
     assert json.loads(call.raw)["webhookUrl"].encode() == value.encode()
 
 
 @pytest.mark.parametrize("more", [{}, {"fileFormat": "webm"}, {"bucketDirPath": "a"}], ids=["none", "format", "folder"])
-async def test_absent_fields_are_absent_upstream(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, more: dict[str, str]
+async def test_start_without_optional_fields_sends_none(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, more: dict[str, str]
 ) -> None:
     """The gateway adds nothing, not even a default."""
     track = new_track(**more)
-    assert (await gateway.post(START, json=track)).status_code == 201
-    assert (await gateway.post(STOP, json={name: track[name] for name in TRACK})).status_code == 200
+    assert (await gateway.start(track)).status_code == 201
+    assert (await gateway.stop({name: track[name] for name in TRACK})).status_code == 200
     start, stop = sent(simulator, track)
     assert start.body == track
     assert sorted(stop.body) == ["kind", "participantId", "roomId"]
 
 
 @pytest.mark.parametrize("kind", ["audio", "video", "screen_audio", "screen_video"])
-async def test_every_kind_and_the_longest_ids_are_honest(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, kind: str
+async def test_start_with_every_kind_and_the_longest_ids_is_accepted(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, kind: str
 ) -> None:
     """Ids up to 128 of their characters, and all four kinds, pass and can be asked for again."""
     room = f"{new_track()['roomId']}-_Az09".ljust(128, "x")
     track = {"roomId": room, "participantId": "P" * 128, "kind": kind}
-    started = await gateway.post(START, json=track)
+    started = await gateway.start(track)
     assert started.status_code == 201
     (call,) = sent(simulator, track)
     assert call.body == track

@@ -1,17 +1,16 @@
-"""Which web pages may ask: those of the configured origins, and what a browser must be told for it."""
+"""Which web pages may ask: those of the configured origins, and the headers that a browser needs for it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-START = "/v1/recordings/track/start"
 ORIGINS = "https://app.example.com, http://localhost:3000, https://*.lessons.example"
 PAGES = ["https://app.example.com", "http://localhost:3000", "https://a.lessons.example", "https://a.b.lessons.example"]
 STRANGERS = [
@@ -33,11 +32,9 @@ STRANGERS = [
 ]
 ASKS = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
 
-NewTrack = Callable[..., dict[str, str]]
-
 
 @pytest.fixture
-async def page(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncIterator[httpx.AsyncClient]:
+async def page(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncIterator[ApiClient]:
     """A gateway that pages may use."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_CORS_ORIGINS=ORIGINS)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
@@ -50,7 +47,7 @@ def words(field: str) -> set[str]:
 
 
 @pytest.mark.parametrize("origin", PAGES)
-async def test_a_listed_page_may_ask(page: httpx.AsyncClient, new_track: NewTrack, origin: str) -> None:
+async def test_cors_request_of_a_listed_page_is_allowed(page: ApiClient, new_track: NewTrack, origin: str) -> None:
     """Preflight needs no key, is cached, and allows what callers send; the answer itself can be read."""
     preflight = await page.options(START, headers={"origin": origin, "authorization": "", **ASKS})
     assert preflight.status_code == 204
@@ -63,7 +60,7 @@ async def test_a_listed_page_may_ask(page: httpx.AsyncClient, new_track: NewTrac
     assert int(preflight.headers["access-control-max-age"]) >= 600
     assert "origin" in words(preflight.headers["vary"])
 
-    answer = await page.post(START, json=new_track(), headers={"origin": origin})
+    answer = await page.start(new_track(), headers={"origin": origin})
     assert answer.status_code == 201
     assert answer.headers["access-control-allow-origin"] == origin
     assert {"location", "retry-after", "link", "x-request-id", "idempotency-replayed"} | {
@@ -74,8 +71,8 @@ async def test_a_listed_page_may_ask(page: httpx.AsyncClient, new_track: NewTrac
 
 
 @pytest.mark.parametrize("origin", STRANGERS)
-async def test_another_page_may_not(page: httpx.AsyncClient, new_track: NewTrack, origin: str) -> None:
-    """Its browser finds no permission, neither before it asks nor in an answer; caches are told to keep them apart."""
+async def test_cors_request_of_another_page_is_not_allowed(page: ApiClient, new_track: NewTrack, origin: str) -> None:
+    """Its browser finds no permission, before it asks and in an answer; `Vary` keeps caches from mixing them."""
     preflight = await page.options(START, headers={"origin": origin, "authorization": "", **ASKS})
     answer = await page.get("/livez", headers={"origin": origin})
     for seen in (preflight, answer):
@@ -83,17 +80,17 @@ async def test_another_page_may_not(page: httpx.AsyncClient, new_track: NewTrack
         assert words(seen.headers["vary"]) == {"origin"}
 
 
-async def test_a_page_can_read_what_went_wrong(page: httpx.AsyncClient) -> None:
+async def test_cors_error_answers_carry_the_permission(page: ApiClient) -> None:
     """401, 404, 405, 413, 415 and 422 carry the permission too."""
     headers = {"origin": PAGES[0]}
     json = {"content-type": "application/json"}
     answers = {
-        401: await page.post(START, json={}, headers={**headers, "authorization": "Bearer no"}),
+        401: await page.start({}, headers={**headers, "authorization": "Bearer no"}),
         404: await page.get("/nowhere", headers=headers),
         405: await page.put(START, headers=headers),
         413: await page.post(START, content=b"x" * 70_000, headers=headers | json),
         415: await page.post(START, content=b"x", headers=headers),
-        422: await page.post(START, json={}, headers=headers),
+        422: await page.start({}, headers=headers),
     }
     for status, answer in answers.items():
         assert answer.status_code == status
@@ -101,9 +98,9 @@ async def test_a_page_can_read_what_went_wrong(page: httpx.AsyncClient) -> None:
         assert answer.headers["x-request-id"]
 
 
-async def test_who_is_no_page_sees_nothing_of_it(page: httpx.AsyncClient, new_track: NewTrack) -> None:
+async def test_request_without_an_origin_gets_no_cors_headers(page: ApiClient, new_track: NewTrack) -> None:
     """Requests without an Origin, and OPTIONS that are no preflight, are answered as ever."""
-    for answer in (await page.post(START, json=new_track()), await page.get("/livez")):
+    for answer in (await page.start(new_track()), await page.get("/livez")):
         assert answer.is_success
         assert "vary" not in answer.headers
         assert not any(name.startswith("access-control-") for name in answer.headers)
@@ -111,7 +108,7 @@ async def test_who_is_no_page_sees_nothing_of_it(page: httpx.AsyncClient, new_tr
     assert "access-control-max-age" not in options.headers
 
 
-async def test_where_no_origin_is_configured_no_page_may_ask(gateway: httpx.AsyncClient) -> None:
+async def test_cors_without_configured_origins_is_off(gateway: ApiClient) -> None:
     """Without the setting nothing is said of origins at all."""
     preflight = await gateway.options(START, headers={"origin": PAGES[0], **ASKS})
     answer = await gateway.get("/livez", headers={"origin": PAGES[0]})

@@ -20,15 +20,14 @@ from gateway.secrets import Secret
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import FixedToken, MintedTokens
 from tests import harness
+from tests.api_client import ApiClient, NewTrack
 from tests.leaks import EVIDENCE
 
 pytestmark = pytest.mark.anyio
 
-START = "/v1/recordings/track/start"
 NEW_SECRET = "rotated-secret-0123456789abcdef0123456789"
 EVIDENCE.guard(NEW_SECRET, "the rotated VideoSDK secret")
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 
 
@@ -52,7 +51,7 @@ def logged() -> list[str]:
 @asynccontextmanager
 async def gateway_at(
     valkey: EmbeddedValkey, videosdk_url: str, demo: harness.Demo, **settings: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+) -> AsyncGenerator[ApiClient]:
     """Serve a gateway with credentials of its own."""
     environ = harness.environment(valkey.url, videosdk_url, demo.file, **harness.CALM)
     for name in ("GATEWAY_VIDEOSDK_API_KEY", "GATEWAY_VIDEOSDK_SECRET"):
@@ -61,7 +60,7 @@ async def gateway_at(
         yield client
 
 
-async def test_a_mounted_secret_is_replaced_without_a_restart(
+async def test_mounted_secret_is_replaced_without_a_restart(
     valkey: EmbeddedValkey, demo: harness.Demo, signer: object, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """VideoSDK knows the new secret, then the file holds it: starts succeed again, and so do new join tokens."""
@@ -72,18 +71,18 @@ async def test_a_mounted_secret_is_replaced_without_a_restart(
     async with simulator:
         files = {"GATEWAY_VIDEOSDK_API_KEY_FILE": str(key), "GATEWAY_VIDEOSDK_SECRET_FILE": str(secret)}
         async with gateway_at(valkey, simulator.url, demo, **files, GATEWAY_JOIN_TOKENS="on") as client:
-            assert (await client.post(START, json=new_track())).status_code == 201
+            assert (await client.start(new_track())).status_code == 201
             simulator._secret = NEW_SECRET
             replace(secret, f"\ufeff{NEW_SECRET}\r\n")
 
             async def started() -> int:
-                return (await client.post(START, json=new_track())).status_code
+                return (await client.start(new_track())).status_code
 
             await harness.until(started, lambda status: status == 201)
             track = new_track()
             made = {secret: _join(secret, track) for secret in (harness.SECRET, NEW_SECRET)}
-            old = await client.post(START, json=track, headers={"authorization": f"Bearer {made[harness.SECRET]}"})
-            new = await client.post(START, json=track, headers={"authorization": f"Bearer {made[NEW_SECRET]}"})
+            old = await client.start(track, headers={"authorization": f"Bearer {made[harness.SECRET]}"})
+            new = await client.start(track, headers={"authorization": f"Bearer {made[NEW_SECRET]}"})
             assert (old.status_code, new.status_code) == (401, 201)
 
             for rubbish in ("", "two words", "\0"):
@@ -97,7 +96,7 @@ def _join(secret: str, track: dict[str, str]) -> str:
     return demo_join_token(harness.API_KEY, secret, room=track["roomId"], participant=track["participantId"])
 
 
-async def test_another_api_key_changes_nothing_that_is_remembered(
+async def test_videosdk_api_key_replaced_keeps_every_record(
     valkey: EmbeddedValkey, demo: harness.Demo, signer: object, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Calls go out under the new key, the running recording stays known, and the log warns once, without either key."""
@@ -108,23 +107,23 @@ async def test_another_api_key_changes_nothing_that_is_remembered(
         settings = {"GATEWAY_VIDEOSDK_API_KEY_FILE": str(key), "GATEWAY_VIDEOSDK_SECRET": harness.SECRET}
         async with gateway_at(valkey, simulator.url, demo, **settings) as client:
             track = new_track()
-            assert (await client.post(START, json=track)).status_code == 201
+            assert (await client.start(track)).status_code == 201
             simulator._api_key = "rotated-api-key"
             replace(key, "rotated-api-key")
 
             async def started() -> int:
-                return (await client.post(START, json=new_track())).status_code
+                return (await client.start(new_track())).status_code
 
             before = len(logged())
             await harness.until(started, lambda status: status == 201)
-            again = await client.post(START, json=track)
+            again = await client.start(track)
             assert (again.status_code, again.json()["outcome"]) == (200, "already_recording")
     (warned,) = [line for line in logged()[before:] if '"project.changed"' in line]
     assert '"level": "warning"' in warned
     assert "api-key" not in warned
 
 
-async def test_a_mounted_token_is_replaced_without_a_restart(
+async def test_mounted_token_is_replaced_without_a_restart(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """A token that VideoSDK refuses is the operator's to mend: by replacing the file, and nothing else."""
@@ -132,16 +131,16 @@ async def test_a_mounted_token_is_replaced_without_a_restart(
     file.write_text(MintedTokens(harness.API_KEY, Secret("wrong-" + NEW_SECRET)).current())
     settings = {"GATEWAY_VIDEOSDK_TOKEN_FILE": str(file), "GATEWAY_VERIFY_ABSENT": "never"}
     async with gateway_at(valkey, simulator.url, demo, **settings) as client:
-        assert (await client.post(START, json=new_track())).status_code == 502
+        assert (await client.start(new_track())).status_code == 502
         replace(file, harness.management_token())
 
         async def started() -> int:
-            return (await client.post(START, json=new_track())).status_code
+            return (await client.start(new_track())).status_code
 
         await harness.until(started, lambda status: status == 201)
 
 
-def test_tokens_are_made_anew_when_what_makes_them_changes() -> None:
+def test_videosdk_token_is_minted_anew_when_its_key_or_secret_changes() -> None:
     """Another key or another secret ends the use of a minted token at once; a given one is renewed by another."""
     held = {"key": "one", "secret": harness.SECRET}
     tokens = MintedTokens(lambda: held["key"], lambda: Secret(held["secret"]))
@@ -160,8 +159,8 @@ def test_tokens_are_made_anew_when_what_makes_them_changes() -> None:
     assert given.current() == "three"
 
 
-async def test_calls_wait_for_their_turn(simulator: Simulator) -> None:
-    """Calls a second are kept; who waits too long was never sent, and takes nobody's turn."""
+async def test_upstream_call_beyond_the_rate_waits_or_is_not_sent(simulator: Simulator) -> None:
+    """Calls a second are kept; a call that waits too long is not sent and uses up no turn."""
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, calls_per_second=20)
     loop = asyncio.get_running_loop()
@@ -181,7 +180,7 @@ async def test_calls_wait_for_their_turn(simulator: Simulator) -> None:
     await slow.aclose()
 
 
-async def test_only_so_many_calls_are_under_way(simulator: Simulator) -> None:
+async def test_upstream_call_beyond_the_concurrency_waits_or_is_not_sent(simulator: Simulator) -> None:
     """Calls beyond the limit wait, and those whose wait is too long were never sent."""
     simulator.inject(harness.delay("start", 0.2))
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
@@ -193,7 +192,7 @@ async def test_only_so_many_calls_are_under_way(simulator: Simulator) -> None:
     await videosdk.aclose()
 
 
-async def test_headers_have_a_bound(gateway: httpx.AsyncClient) -> None:
+async def test_request_with_headers_beyond_the_bound_is_refused(gateway: ApiClient) -> None:
     """Headers beyond it are refused cleanly, and an answer says nothing of the server that gave it."""
     url = urlsplit(str(gateway.base_url))
     reader, writer = await asyncio.open_connection(url.hostname, url.port)

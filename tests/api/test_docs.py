@@ -17,7 +17,7 @@ ASSETS = {
 }
 
 
-async def test_the_page_is_served_with_a_policy(gateway: httpx.AsyncClient) -> None:
+async def test_docs_page_is_served_with_a_content_security_policy(gateway: httpx.AsyncClient) -> None:
     """A page that may load from here alone, needs no key, and may not be framed."""
     page = await gateway.get("/docs", headers={"authorization": ""})
     assert page.status_code == 200
@@ -35,7 +35,7 @@ async def test_the_page_is_served_with_a_policy(gateway: httpx.AsyncClient) -> N
     assert page.headers["cache-control"] == "no-store"
 
 
-async def test_everything_the_page_names_is_served_here(gateway: httpx.AsyncClient) -> None:
+async def test_docs_page_names_only_what_the_gateway_serves(gateway: httpx.AsyncClient) -> None:
     """Scripts, styles, icon and contract are relative addresses, and each of them is there; no script stands inline."""
     page = await gateway.get("/docs")
     named = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
@@ -52,8 +52,8 @@ async def test_everything_the_page_names_is_served_here(gateway: httpx.AsyncClie
 
 
 @pytest.mark.parametrize(("name", "media_type"), ASSETS.items())
-async def test_assets_have_their_types(gateway: httpx.AsyncClient, name: str, media_type: str) -> None:
-    """Each file comes with its own type, which browsers are told not to guess, and may be kept for a while."""
+async def test_docs_assets_have_their_content_types(gateway: httpx.AsyncClient, name: str, media_type: str) -> None:
+    """Each file comes with its own type, which browsers must not guess, and may be kept for a while."""
     answer = await gateway.get(f"/docs/{name}")
     assert answer.status_code == 200
     assert answer.headers["content-type"].partition(";")[0] == media_type
@@ -62,7 +62,7 @@ async def test_assets_have_their_types(gateway: httpx.AsyncClient, name: str, me
     assert answer.content == (resources.files("gateway.api") / "swagger" / name).read_bytes()
 
 
-async def test_no_file_loads_from_elsewhere(gateway: httpx.AsyncClient) -> None:
+async def test_docs_assets_load_nothing_from_other_hosts(gateway: httpx.AsyncClient) -> None:
     """Neither style nor script names a source map, an import or a font of another host."""
     style = (await gateway.get("/docs/swagger-ui.css")).text
     bundle = (await gateway.get("/docs/swagger-ui-bundle.js")).text
@@ -75,7 +75,7 @@ async def test_no_file_loads_from_elsewhere(gateway: httpx.AsyncClient) -> None:
     "name",
     ["docs.html", "LICENSE", "swagger-ui.js", "..%2f..%2fapp.py", "%2e%2e/callers.py", "x" * 300],
 )
-async def test_another_file_is_not_found(gateway: httpx.AsyncClient, name: str) -> None:
+async def test_docs_path_of_another_file_is_not_found(gateway: httpx.AsyncClient, name: str) -> None:
     """Only what the page needs is served: no way leads to other files."""
     answer = await gateway.get(f"/docs/{name}")
     assert answer.status_code == 404
@@ -83,7 +83,7 @@ async def test_another_file_is_not_found(gateway: httpx.AsyncClient, name: str) 
 
 
 def test_licences_of_the_vendored_files_are_in_the_package() -> None:
-    """Whoever installs the package gets Swagger UI's licence, notice and those of what it bundles."""
+    """The package holds Swagger UI's licence, notice and those of what it bundles."""
     folder = resources.files("gateway.api") / "swagger"
     assert "Apache License" in (folder / "LICENSE").read_text("utf-8")
     assert (folder / "NOTICE").read_text("utf-8").strip()

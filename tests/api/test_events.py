@@ -1,4 +1,4 @@
-"""Live events: what a room's readers are told, what they miss, and who may be one."""
+"""Live events: what a room's readers receive, what they miss, and who may be one."""
 
 import asyncio
 import json
@@ -18,21 +18,20 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, STOP, ApiClient, NewTrack
 from tests.leaks import EVIDENCE
 from tests.listener import Listener, listening
 
 pytestmark = pytest.mark.anyio
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
-NewTrack = Callable[..., dict[str, str]]
 Check = Callable[[httpx.Response, str], dict[str, Any]]
 
 
 @asynccontextmanager
 async def replica(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+) -> AsyncGenerator[ApiClient]:
     """Serve a gateway; a client of the demo caller."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, **more)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
@@ -40,7 +39,7 @@ async def replica(
 
 
 @pytest.fixture
-async def pages(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[httpx.AsyncClient]:
+async def pages(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[ApiClient]:
     """A gateway that lets join tokens in; its client shows nothing by itself."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_JOIN_TOKENS="on")
     async with harness.serve(settings) as url, harness.client(url) as client:
@@ -64,13 +63,13 @@ def bare(track: dict[str, str]) -> dict[str, str]:
     return {name: track[name] for name in ("roomId", "participantId", "kind")}
 
 
-async def play(gateway: httpx.AsyncClient, track: dict[str, str]) -> None:
+async def play(gateway: ApiClient, track: dict[str, str]) -> None:
     """Start a track and stop it."""
-    assert (await gateway.post(START, json=track)).status_code == 201
-    assert (await gateway.post(STOP, json=bare(track))).status_code == 200
+    assert (await gateway.start(track)).status_code == 201
+    assert (await gateway.stop(bare(track))).status_code == 200
 
 
-async def ticket(gateway: httpx.AsyncClient, room: str, headers: dict[str, str] | None = None) -> str:
+async def ticket(gateway: ApiClient, room: str, headers: dict[str, str] | None = None) -> str:
     """Get a ticket."""
     answer = await gateway.post(f"/v1/rooms/{room}/events/tickets", headers=headers)
     assert answer.status_code == 201, answer.text
@@ -80,62 +79,67 @@ async def ticket(gateway: httpx.AsyncClient, room: str, headers: dict[str, str] 
     return answer.json()["ticket"]
 
 
-# --- what is told ------------------------------------------------------------------------------------------------
+# --- what is sent ------------------------------------------------------------------------------------------------
 
 
-async def test_a_reader_is_told_the_room_and_then_each_change(gateway: httpx.AsyncClient, new_track: NewTrack) -> None:
+async def test_events_begin_with_the_room_and_continue_with_each_change(
+    gateway: ApiClient, new_track: NewTrack
+) -> None:
     """The snapshot comes first; each change is the recording as GET shows it, with a growing id; then nothing more."""
     before, track = (
         new_track(),
         new_track(webhookUrl="http://127.0.0.1:9/hook?key=s3cr3t-query", bucketDirPath="hidden"),
     )
     EVIDENCE.guard("s3cr3t-query", "a webhook's query")
-    started = (await gateway.post(START, json=before)).json()
+    started = (await gateway.start(before)).json()
     async with listening(gateway, track["roomId"]) as reader:
         assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert reader.response.headers["cache-control"] == "no-store"
         assert reader.response.headers["x-accel-buffering"] == "no"
         assert "content-length" not in reader.response.headers
-        await reader.until(lambda reader: reader.heard)
+        await reader.until(lambda reader: reader.received)
         assert reader.text.startswith("retry: ")
-        assert reader.heard[0].event == "snapshot"
-        assert [recording["id"] for recording in reader.heard[0].data["recordings"]] == [started["id"]]
+        assert reader.received[0].event == "snapshot"
+        assert [recording["id"] for recording in reader.received[0].data["recordings"]] == [started["id"]]
 
         await play(gateway, track)
         await reader.until_statuses("starting", "recording", "stopping", "stopped")
         shown = (await gateway.get("/v1/recordings/track/" + "/".join(bare(track).values()))).json()
-        assert reader.heard[-1].data == shown
-        assert {heard.data["id"] for heard in reader.changes} == {shown["id"]}
-        positions = [tuple(map(int, heard.id.split("-"))) for heard in reader.heard]
+        assert reader.received[-1].data == shown
+        assert {update.data["id"] for update in reader.changes} == {shown["id"]}
+        positions = [tuple(map(int, update.id.split("-"))) for update in reader.received]
         assert positions == sorted(set(positions))
         for secret in ("s3cr3t-query", "hidden", "127.0.0.1:9"):
             assert secret not in reader.text
 
 
 @pytest.mark.parametrize("status", [402, 429])
-async def test_a_start_that_came_to_nothing_is_told(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, status: int
+async def test_events_of_a_failed_start_show_the_failure(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, status: int
 ) -> None:
     """Who saw it starting sees that it failed; who comes later sees what GET shows, which may be nothing."""
     track = new_track()
     room = track["roomId"]
     simulator.inject(Fault(action="refuse", endpoint="start", status=status, times=2))
     async with listening(gateway, room) as reader:
-        assert (await gateway.post(START, json=track)).status_code >= 400
+        assert (await gateway.start(track)).status_code >= 400
         await reader.until_statuses("starting", "failed")
         shown = await gateway.get("/v1/recordings/track/" + "/".join(bare(track).values()))
         assert shown.is_success == (status == 402)
-        async with listening(gateway, room) as later, listening(gateway, room, lastEventId=reader.heard[0].id) as again:
-            await later.until(lambda later: later.heard)
-            assert later.heard[0].data == {"recordings": [shown.json()] if shown.is_success else []}
+        async with (
+            listening(gateway, room) as later,
+            listening(gateway, room, lastEventId=reader.received[0].id) as again,
+        ):
+            await later.until(lambda later: later.received)
+            assert later.received[0].data == {"recordings": [shown.json()] if shown.is_success else []}
             await again.until_statuses("starting", "failed")
 
 
 @pytest.mark.parametrize("said", ["Last-Event-ID", "lastEventId"])
-async def test_who_comes_back_is_told_what_it_missed_and_nothing_twice(
+async def test_events_after_a_reconnect_continue_without_gap_or_repetition(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, said: str
 ) -> None:
-    """On the same replica or another: what two readers with a gap heard is what one without heard."""
+    """On the same replica or another: what two readers with a gap heard is what one without update."""
     first, second = new_track(), new_track()
     room = first["roomId"]
 
@@ -148,58 +152,58 @@ async def test_who_comes_back_is_told_what_it_missed_and_nothing_twice(
         listening(here, room) as whole,
     ):
         async with listening(here, room) as reader:
-            await here.post(START, json=first)
+            await here.start(first)
             await reader.until_statuses("starting", "recording")
         await play(there, second)
         for gateway in (here, there):
             async with listening(gateway, room, **after(reader)) as resumed:
                 await resumed.until_statuses("starting", "recording", "stopping", "stopped")
-                assert {heard.data["participantId"] for heard in resumed.heard} == {second["participantId"]}
+                assert {update.data["participantId"] for update in resumed.received} == {second["participantId"]}
         async with listening(there, room, **after(resumed)) as resumed:
-            await here.post(STOP, json=bare(first))
+            await here.stop(bare(first))
             await resumed.until_statuses("stopping", "stopped")
         await whole.until(lambda whole: len(whole.changes) == 8)
-        assert [heard.id for heard in whole.changes][-2:] == [heard.id for heard in resumed.heard]
+        assert [update.id for update in whole.changes][-2:] == [update.id for update in resumed.received]
 
 
 @pytest.mark.parametrize("last", ["0-0", "1-1", "999999999999999999-0", "nonsense", "-", "+", "$", "1" * 400])
-async def test_an_id_that_the_room_does_not_know_begins_anew(
-    gateway: httpx.AsyncClient, new_track: NewTrack, last: str
+async def test_events_from_an_unknown_id_begin_with_the_room(
+    gateway: ApiClient, new_track: NewTrack, last: str
 ) -> None:
     """Forgotten, made up or not an id at all: the reader gets the room as it is, and the changes after it."""
     track = new_track()
-    await gateway.post(START, json=track)
+    await gateway.start(track)
     async with listening(gateway, track["roomId"], headers={"last-event-id": last}) as reader:
-        await reader.until(lambda reader: reader.heard)
-        assert reader.heard[0].event == "snapshot"
-        assert [recording["status"] for recording in reader.heard[0].data["recordings"]] == ["recording"]
-        await gateway.post(STOP, json=bare(track))
+        await reader.until(lambda reader: reader.received)
+        assert reader.received[0].event == "snapshot"
+        assert [recording["status"] for recording in reader.received[0].data["recordings"]] == ["recording"]
+        await gateway.stop(bare(track))
         await reader.until_statuses("stopping", "stopped")
     assert (await gateway.get("/readyz")).status_code == 200
 
 
-async def test_what_was_forgotten_while_a_reader_was_away_is_noticed(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, new_track: NewTrack
+async def test_events_after_redis_forgot_begin_with_the_room(
+    gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
-    """A reader that saw only an empty room is not told that nothing happened, when what happened was forgotten."""
+    """A reader that saw an empty room receives it again once Redis has forgotten what happened since."""
     track = new_track()
     async with listening(gateway, track["roomId"]) as reader:
-        await reader.until(lambda reader: reader.heard)
-    await gateway.post(START, json=track)
+        await reader.until(lambda reader: reader.received)
+    await gateway.start(track)
     async with Redis.from_url(valkey.url) as redis:
         assert await redis.delete(*[key async for key in redis.scan_iter(f"*{track['roomId']}:events")]) == 1
     async with listening(gateway, track["roomId"], lastEventId=reader.last) as again:
-        await again.until(lambda again: again.heard)
-        assert again.heard[0].event == "snapshot"
-        assert len(again.heard[0].data["recordings"]) == 1
+        await again.until(lambda again: again.received)
+        assert again.received[0].event == "snapshot"
+        assert len(again.received[0].data["recordings"]) == 1
 
 
-async def test_a_caller_may_say_how_long(gateway: httpx.AsyncClient, new_track: NewTrack) -> None:
-    """The stream ends by itself after `X-Request-Timeout-Ms`, without a wish to reconnect; nonsense is refused."""
+async def test_events_with_a_timeout_header_end_after_it(gateway: ApiClient, new_track: NewTrack) -> None:
+    """The stream ends after `X-Request-Timeout-Ms`, without a request to reconnect; a wrong value fails."""
     room = new_track()["roomId"]
     async with listening(gateway, room, headers={"x-request-timeout-ms": "300"}) as reader:
         await reader.until(lambda reader: reader.ended)
-        assert [heard.event for heard in reader.heard] == ["snapshot"]
+        assert [update.event for update in reader.received] == ["snapshot"]
     refused = await gateway.get(f"/v1/rooms/{room}/events", headers={"x-request-timeout-ms": "0"})
     assert refused.status_code == 422
 
@@ -207,44 +211,44 @@ async def test_a_caller_may_say_how_long(gateway: httpx.AsyncClient, new_track: 
 # --- who may read ------------------------------------------------------------------------------------------------
 
 
-async def test_a_participant_sees_its_own_tracks_and_a_moderator_all(
-    pages: httpx.AsyncClient, new_track: NewTrack
+async def test_events_show_a_participant_its_own_tracks_and_a_moderator_all(
+    pages: ApiClient, new_track: NewTrack
 ) -> None:
     """In the snapshot, in the changes, and in what it missed; through a ticket no more than without."""
     own, other, late = new_track(), new_track(), new_track("audio")
     late["participantId"] = own["participantId"]
     room = own["roomId"]
     for track in (own, other):
-        await pages.post(START, json=track, headers=bearer(track))
+        await pages.start(track, headers=bearer(track))
     shown = await ticket(pages, room, bearer(own))
     async with (
         listening(pages, room, headers=bearer(own)) as mine,
         listening(pages, room, ticket=shown) as ticketed,
         listening(pages, room, headers=bearer(own, moderates=True)) as everybody,
     ):
-        await everybody.until(lambda reader: reader.heard)
+        await everybody.until(lambda reader: reader.received)
         for track in (other, late):
             answer = await pages.post(STOP if track is other else START, json=bare(track), headers=bearer(track))
             assert answer.is_success
         await everybody.until_statuses("stopping", "stopped", "starting", "recording")
         for reader in (mine, ticketed):
             await reader.until_statuses("starting", "recording")
-            assert len(reader.heard[0].data["recordings"]) == 1
+            assert len(reader.received[0].data["recordings"]) == 1
             assert other["participantId"] not in reader.text
-    async with listening(pages, room, headers=bearer(own), lastEventId=everybody.heard[0].id) as resumed:
+    async with listening(pages, room, headers=bearer(own), lastEventId=everybody.received[0].id) as resumed:
         await resumed.until_statuses("starting", "recording")
         assert other["participantId"] not in resumed.text
 
 
-async def test_who_may_not_read_is_refused(
-    pages: httpx.AsyncClient, gateway: httpx.AsyncClient, new_track: NewTrack, check_problem: Check
+async def test_events_without_permission_are_refused(
+    pages: ApiClient, gateway: ApiClient, new_track: NewTrack, check_problem: Check
 ) -> None:
-    """Nobody known, a foreign room, no scope, no room: events and tickets alike."""
+    """An unknown caller, a foreign room, no scope, no room: the gateway refuses events and tickets alike."""
     track = new_track()
     foreign = {**track, "roomId": "somebody-elses"}
     for method, path in (("GET", "events"), ("POST", "events/tickets")):
 
-        async def ask(client: httpx.AsyncClient, room: str, headers: dict[str, str]) -> httpx.Response:
+        async def ask(client: ApiClient, room: str, headers: dict[str, str]) -> httpx.Response:
             return await client.request(method, f"/v1/rooms/{room}/{path}", headers=headers)  # noqa: B023
 
         answer = await ask(pages, track["roomId"], {})
@@ -255,8 +259,8 @@ async def test_who_may_not_read_is_refused(
         assert check_problem(await ask(gateway, "a b", {}), "invalid-request")["errors"][0]["field"] == "roomId"
 
 
-async def test_scope_and_rooms_of_a_key_are_kept(
-    gateway: httpx.AsyncClient, demo: harness.Demo, new_track: NewTrack, check_problem: Check
+async def test_events_outside_the_keys_scope_or_rooms_are_refused(
+    gateway: ApiClient, demo: harness.Demo, new_track: NewTrack, check_problem: Check
 ) -> None:
     """A key without `recordings:read` reads no events, and one for other rooms none of this."""
     room = new_track()["roomId"]
@@ -272,7 +276,7 @@ async def test_scope_and_rooms_of_a_key_are_kept(
             check_problem(answer, "forbidden")
 
 
-async def test_a_ticket_opens_once_on_any_replica_and_only_its_room(
+async def test_ticket_opens_its_room_once_on_any_replica(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: Check
 ) -> None:
     """Made here, used there; not twice, not elsewhere, not made up. Redis holds its hash, for half a minute."""
@@ -291,7 +295,7 @@ async def test_a_ticket_opens_once_on_any_replica_and_only_its_room(
 
             answers = [await anonymous.get("/v1/rooms/another/events", params={"ticket": shown})]
             async with listening(anonymous, room, ticket=shown) as reader:
-                await reader.until(lambda reader: reader.heard)
+                await reader.until(lambda reader: reader.received)
             answers += [
                 await anonymous.get(f"/v1/rooms/{room}/events", params={"ticket": wrong})
                 for wrong in (shown, shown[:-1], "x" * 43, "", "x" * 5000)
@@ -305,20 +309,18 @@ async def test_a_ticket_opens_once_on_any_replica_and_only_its_room(
 
 
 @pytest.mark.parametrize("way", ["header", "ticket"])
-async def test_a_stream_ends_when_what_was_shown_expires(
-    pages: httpx.AsyncClient, new_track: NewTrack, way: str
-) -> None:
-    """Not later than the join token itself, also behind a ticket; the reader is told why."""
+async def test_events_end_when_the_join_token_expires(pages: ApiClient, new_track: NewTrack, way: str) -> None:
+    """Not later than the join token itself, also behind a ticket; the last event says why."""
     track = new_track()
     headers = bearer(track, lasts=5)
     query = {"ticket": await ticket(pages, track["roomId"], headers)} if way == "ticket" else {}
     async with listening(pages, track["roomId"], headers=headers if way == "header" else {}, **query) as reader:
         await reader.until(lambda reader: reader.ended)
-        assert [heard.event for heard in reader.heard] == ["snapshot", "reconnect"]
-        assert reader.heard[-1].data == {"reason": "expired"}
+        assert [update.event for update in reader.received] == ["snapshot", "reconnect"]
+        assert reader.received[-1].data == {"reason": "expired"}
 
 
-async def test_a_key_that_expires_ends_its_streams(
+async def test_events_end_when_the_api_key_expires(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """An API key's `expires` ends what it opened."""
@@ -329,7 +331,7 @@ async def test_a_key_that_expires_ends_its_streams(
         listening(gateway, new_track()["roomId"]) as reader,
     ):
         await reader.until(lambda reader: reader.ended)
-        assert reader.heard[-1].data == {"reason": "expired"}
+        assert reader.received[-1].data == {"reason": "expired"}
 
 
 # --- many, slow and none -----------------------------------------------------------------------------------------
@@ -342,10 +344,10 @@ async def subscriptions(valkey: EmbeddedValkey, room: str) -> int:
         return sum(count for _, count in await redis.pubsub_numsub(*names)) if names else 0
 
 
-async def test_two_hundred_readers_are_one_subscription(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, new_track: NewTrack
+async def test_events_of_two_hundred_readers_use_one_subscription(
+    gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
-    """Each hears every event once, in the same order; when all are gone, so is the subscription."""
+    """Each reader receives every event once, in the same order; when all are gone, so is the subscription."""
     track = new_track()
     async with AsyncExitStack() as stack:
         async with asyncio.TaskGroup() as group:
@@ -357,15 +359,15 @@ async def test_two_hundred_readers_are_one_subscription(
         await play(gateway, track)
         for reader in readers:
             await reader.until_statuses("starting", "recording", "stopping", "stopped")
-        assert len({tuple(heard.id for heard in reader.changes) for reader in readers}) == 1
+        assert len({tuple(update.id for update in reader.changes) for reader in readers}) == 1
         assert await subscriptions(valkey, track["roomId"]) == 1
     await harness.until(lambda: subscriptions(valkey, track["roomId"]), lambda count: count == 0)
 
 
-async def test_readers_are_bounded_and_places_are_given_back(
+async def test_events_beyond_the_bound_of_readers_are_refused_until_one_leaves(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: Check
 ) -> None:
-    """One more than may is told to try again; when one hangs up there is room."""
+    """The gateway refuses one reader too many with Retry-After, and accepts it when another hangs up."""
     room = new_track()["roomId"]
     async with (
         replica(valkey, simulator, demo, GATEWAY_MOST_EVENT_READERS="2") as gateway,
@@ -388,7 +390,7 @@ def fragile() -> EmbeddedValkey:
 
 
 @pytest.mark.parametrize("outage", ["frozen", "emptied", "subscriber cut"])
-async def test_readers_stay_while_redis_is_away(
+async def test_events_continue_after_a_redis_outage(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, outage: str
 ) -> None:
     """Afterwards they go on without a gap; where Redis has forgotten, they are given the room anew."""
@@ -399,7 +401,7 @@ async def test_readers_stay_while_redis_is_away(
             replica(fragile, simulator, demo) as there,
             listening(here, first["roomId"]) as reader,
         ):
-            await here.post(START, json=first)
+            await here.start(first)
             await reader.until_statuses("starting", "recording")
             if outage == "frozen":
                 fragile.pause()
@@ -412,26 +414,26 @@ async def test_readers_stay_while_redis_is_away(
             else:
                 async with Redis.from_url(fragile.url) as redis:
                     assert await redis.client_kill_filter(_type="pubsub") > 0
-            await harness.until(lambda: there.post(START, json=second), lambda answer: answer.status_code in {200, 201})
-            await reader.until(lambda reader: "recording" in told(reader, second))
+            await harness.until(lambda: there.start(second), lambda answer: answer.status_code in {200, 201})
+            await reader.until(lambda reader: "recording" in statuses_of(reader, second))
             assert not reader.ended
             if outage == "emptied":
-                assert [heard.event for heard in reader.heard].count("snapshot") > 1
+                assert [update.event for update in reader.received].count("snapshot") > 1
             else:
-                # A claim that was frozen with Redis may have been given back first: that is told as well.
-                assert told(reader, second)[-2:] == ["starting", "recording"]
-                assert len({heard.id for heard in reader.heard}) == len(reader.heard)
-                assert [heard.event for heard in reader.heard].count("snapshot") == 1
-            await there.post(STOP, json=bare(second))
-            await reader.until(lambda reader: told(reader, second)[-2:] == ["stopping", "stopped"])
+                # A claim that was frozen with Redis may have been given back first: that is an event as well.
+                assert statuses_of(reader, second)[-2:] == ["starting", "recording"]
+                assert len({update.id for update in reader.received}) == len(reader.received)
+                assert [update.event for update in reader.received].count("snapshot") == 1
+            await there.stop(bare(second))
+            await reader.until(lambda reader: statuses_of(reader, second)[-2:] == ["stopping", "stopped"])
             await harness.until(lambda: subscriptions(fragile, first["roomId"]), lambda count: count == 1)
 
 
-def told(reader: Listener, track: dict[str, str]) -> list[str]:
-    """Return what was told of one track: changes, and what stood in a snapshot that came later than the first."""
+def statuses_of(reader: Listener, track: dict[str, str]) -> list[str]:
+    """Return the statuses that a reader received of one track: changes, and later snapshots."""
     statuses: list[str] = []
-    for heard in reader.heard[1:]:
-        several = heard.data.get("recordings", [heard.data])
+    for update in reader.received[1:]:
+        several = update.data.get("recordings", [update.data])
         statuses += [one["status"] for one in several if one.get("participantId") == track["participantId"]]
     return statuses
 
@@ -452,10 +454,10 @@ async def flood(valkey: EmbeddedValkey, room: str, count: int, size: int) -> Non
             await pipeline.execute()
 
 
-async def test_a_reader_that_takes_nothing_is_cut_off_and_holds_nobody_up(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
+async def test_events_to_a_reader_that_takes_nothing_are_cut_off(
+    gateway: ApiClient, valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
 ) -> None:
-    """Others hear everything meanwhile; and what waits for the one who does not read is not kept for ever."""
+    """Other readers receive everything; the gateway drops what waits for the one that does not read."""
     room = new_track()["roomId"]
     lines = [
         f"GET /v1/rooms/{room}/events HTTP/1.1",
@@ -473,7 +475,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_holds_nobody_up(
         async with listening(gateway, room) as quick:
             await flood(valkey, room, 600, 16_000)
             await quick.until(lambda quick: len(quick.changes) == 600)
-            assert {heard.data["requestedBy"] for heard in quick.changes} == {"x" * 16_000}
+            assert {update.data["requestedBy"] for update in quick.changes} == {"x" * 16_000}
             assert not quick.ended
         await harness.until(lambda: subscriptions(valkey, room), lambda count: count == 0)
         with pytest.raises(ConnectionResetError):

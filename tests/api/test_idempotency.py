@@ -16,17 +16,16 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 
 
 def under(key: str | None = None) -> dict[str, str]:
-    """Return the header with a key, by default one that nobody has used."""
+    """Return the header with a key, by default an unused one."""
     return {"idempotency-key": key or f'"{uuid.uuid4()}"'}
 
 
@@ -35,13 +34,13 @@ def starts(simulator: Simulator) -> int:
     return sum(call.endpoint == "start" for call in simulator.calls)
 
 
-async def test_a_retry_gets_the_answer_it_got(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_start_retried_with_its_key_replays_the_answer(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Status, headers and body are those of the first answer, to the byte; the header says that it is a replay."""
     track, key = new_track(), under()
-    first = await gateway.post(START, json=track, headers=key)
-    again = await gateway.post(START, json=dict(reversed(track.items())), headers=key)
+    first = await gateway.start(track, headers=key)
+    again = await gateway.start(dict(reversed(track.items())), headers=key)
     assert first.status_code == again.status_code == 201
     assert again.content == first.content
     assert again.headers["location"] == first.headers["location"]
@@ -50,47 +49,47 @@ async def test_a_retry_gets_the_answer_it_got(
     assert starts(simulator) == 1
 
 
-async def test_a_late_retry_does_not_start_again(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_start_retried_after_a_stop_does_not_start_again(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Somebody else has stopped the recording meanwhile: the retry hears what it was answered, and nothing starts."""
+    """Another caller has stopped the recording meanwhile: the retry receives the first answer, and nothing starts."""
     track, key = new_track(), under()
-    first = await gateway.post(START, json=track, headers=key)
-    assert (await gateway.post(STOP, json=track)).json()["outcome"] == "stopped"
-    again = await gateway.post(START, json=track, headers=key)
+    first = await gateway.start(track, headers=key)
+    assert (await gateway.stop(track)).json()["outcome"] == "stopped"
+    again = await gateway.start(track, headers=key)
     assert (again.status_code, again.content) == (201, first.content)
     assert starts(simulator) == 1
     assert (await gateway.get(first.headers["location"])).json()["status"] == "stopped"
-    assert (await gateway.post(START, json=track, headers=under())).status_code == 201
+    assert (await gateway.start(track, headers=under())).status_code == 201
     assert starts(simulator) == 2
 
 
-async def test_a_retry_whose_answer_was_never_kept_does_not_start_again(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+async def test_start_retried_after_a_crash_and_a_stop_does_not_start_again(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """The process that answered is gone before it could keep that; the recording has been stopped since."""
     track, key = new_track(), under()
-    first = await gateway.post(START, json=track, headers=key)
+    first = await gateway.start(track, headers=key)
     await _forget_answers(valkey)
-    await gateway.post(STOP, json=track)
-    again = await gateway.post(START, json=track, headers=key)
+    await gateway.stop(track)
+    again = await gateway.start(track, headers=key)
     assert again.status_code == 200
     assert (again.json()["status"], again.json()["outcome"]) == ("stopped", None)
     assert again.json()["id"] == first.json()["id"]
     assert starts(simulator) == 1
-    replayed = await gateway.post(START, json=track, headers=key)
+    replayed = await gateway.start(track, headers=key)
     assert replayed.content == again.content
     assert replayed.headers["idempotency-replayed"] == "true"
 
 
-async def test_a_retry_of_what_still_records_joins_it(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+async def test_start_retried_without_a_stored_answer_joins_the_recording(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """No answer was kept, and it runs: the track itself knows."""
     track, key = new_track(), under()
-    first = await gateway.post(START, json=track, headers=key)
+    first = await gateway.start(track, headers=key)
     await _forget_answers(valkey)
-    again = await gateway.post(START, json=track, headers=key)
+    again = await gateway.start(track, headers=key)
     assert (again.status_code, again.json()["outcome"]) == (200, "already_recording")
     assert again.json()["id"] == first.json()["id"]
     assert starts(simulator) == 1
@@ -102,34 +101,34 @@ async def _forget_answers(valkey: EmbeddedValkey) -> None:
             await redis.hdel(name, "answer")  # pyright: ignore[reportGeneralTypeIssues]
 
 
-async def test_a_retry_of_what_is_under_way_joins_it(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_start_retried_while_under_way_joins_it(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Ten at once under one key: one start, and everybody hears of the same recording."""
+    """Ten at once under one key: one start, and every caller receives the same recording."""
     simulator.inject(harness.delay("start", 2))
     track, key = new_track(), under()
-    answers = await asyncio.gather(*(gateway.post(START, json=track, headers=key) for _ in range(10)))
+    answers = await asyncio.gather(*(gateway.start(track, headers=key) for _ in range(10)))
     assert Counter(answer.json()["outcome"] for answer in answers) == {"started": 1, "joined": 9}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert starts(simulator) == 1
 
 
-async def test_a_key_names_one_request(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+async def test_idempotency_key_with_another_body_is_refused(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Another body under the same key is refused, also while nothing of the first was answered yet."""
     track, key = new_track(), under()
     simulator.inject(harness.delay("start", 1))
-    first = asyncio.create_task(gateway.post(START, json=track, headers=key))
+    first = asyncio.create_task(gateway.start(track, headers=key))
     await harness.eventually(lambda: starts(simulator))
     other = {**track, "bucketDirPath": "elsewhere"}
-    check_problem(await gateway.post(START, json=other, headers=key), "idempotency-key-reused")
+    check_problem(await gateway.start(other, headers=key), "idempotency-key-reused")
     assert (await first).status_code == 201
-    check_problem(await gateway.post(START, json=new_track(), headers=key), "idempotency-key-reused")
+    check_problem(await gateway.start(new_track(), headers=key), "idempotency-key-reused")
     assert starts(simulator) == 1
 
 
-async def test_a_key_is_the_callers_and_the_routes(
+async def test_idempotency_key_of_another_caller_or_route_is_another_key(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """The same key of another caller, or for a stop, is another key."""
@@ -139,70 +138,70 @@ async def test_a_key_is_the_callers_and_the_routes(
     settings = harness.environment(valkey.url, simulator.url, file, **harness.CALM)
     track, key = new_track(), under()
     async with harness.serve(settings) as url, harness.client(url, one) as a, harness.client(url, two) as b:
-        assert (await a.post(START, json=track, headers=key)).status_code == 201
-        assert (await b.post(START, json=track, headers=key)).json()["outcome"] == "already_recording"
-        assert (await a.post(STOP, json=track, headers=key)).json()["outcome"] == "stopped"
-        assert (await a.post(STOP, json=track, headers=key)).headers["idempotency-replayed"] == "true"
+        assert (await a.start(track, headers=key)).status_code == 201
+        assert (await b.start(track, headers=key)).json()["outcome"] == "already_recording"
+        assert (await a.stop(track, headers=key)).json()["outcome"] == "stopped"
+        assert (await a.stop(track, headers=key)).headers["idempotency-replayed"] == "true"
 
 
-async def test_a_replayed_stop_does_not_stop_what_came_after(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_stop_retried_after_a_new_start_does_not_stop_it(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """The retry of a stop is about the recording it stopped, not about the next one."""
     track, key = new_track(), under()
-    await gateway.post(START, json=track)
-    stopped = await gateway.post(STOP, json=track, headers=key)
-    next_one = await gateway.post(START, json=track)
+    await gateway.start(track)
+    stopped = await gateway.stop(track, headers=key)
+    next_one = await gateway.start(track)
     assert next_one.status_code == 201
-    again = await gateway.post(STOP, json=track, headers=key)
+    again = await gateway.stop(track, headers=key)
     assert again.content == stopped.content
     assert (await gateway.get(next_one.headers["location"])).json()["status"] == "recording"
 
 
-async def test_final_refusals_are_kept_and_passing_ones_are_not(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+async def test_start_retried_replays_final_refusals_only(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """`parameters-differ` and `upstream-refused` are answers; a limit or an outage is not one, and a retry may win."""
     track, key = new_track(), under()
     simulator.inject(Fault(action="refuse", endpoint="start", status=404, text="no live session"))
-    first = check_problem(await gateway.post(START, json=track, headers=key), "upstream-refused")
-    answer = await gateway.post(START, json=track, headers=key)
+    first = check_problem(await gateway.start(track, headers=key), "upstream-refused")
+    answer = await gateway.start(track, headers=key)
     again = check_problem(answer, "upstream-refused")
     assert answer.headers["idempotency-replayed"] == "true"
     assert {**first, "requestId": ""} == {**again, "requestId": ""}
     assert starts(simulator) == 1
 
-    await gateway.post(START, json=track)
+    await gateway.start(track)
     other = {**track, "bucketDirPath": "elsewhere"}
     key = under()
-    check_problem(await gateway.post(START, json=other, headers=key), "parameters-differ")
-    await gateway.post(STOP, json=track)
-    check_problem(await gateway.post(START, json=other, headers=key), "parameters-differ")
+    check_problem(await gateway.start(other, headers=key), "parameters-differ")
+    await gateway.stop(track)
+    check_problem(await gateway.start(other, headers=key), "parameters-differ")
 
     track, key = new_track(), under()
     simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
-    check_problem(await gateway.post(START, json=track, headers=key), "upstream-limited")
+    check_problem(await gateway.start(track, headers=key), "upstream-limited")
     simulator.clear_faults()
-    won = await gateway.post(START, json=track, headers=key)
+    won = await gateway.start(track, headers=key)
     assert won.status_code == 201
     assert "idempotency-replayed" not in won.headers
 
 
-async def test_retry_of_a_stop_that_was_only_requested_stops_again(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_stop_retried_after_202_stops_again(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """202 promises what is still to come: it is no final answer, so the retry is told what became of it."""
+    """202 promises what is still to come: it is no final answer, so the retry receives the result."""
     track, key = new_track(), under()
-    await gateway.post(START, json=track)
+    await gateway.start(track)
     simulator.inject(Fault(action="reset_before", endpoint="stop"))
-    requested = await gateway.post(STOP, json=track, headers=key)
+    requested = await gateway.stop(track, headers=key)
     assert (requested.status_code, requested.json()["outcome"]) == (202, "stop_requested")
 
-    retry = await gateway.post(STOP, json=track, headers=key)
+    retry = await gateway.stop(track, headers=key)
 
     assert (retry.status_code, retry.json()["status"]) == (200, "stopped")
     assert "idempotency-replayed" not in retry.headers
-    again = await gateway.post(STOP, json=track, headers=key)
+    again = await gateway.stop(track, headers=key)
     assert (again.content, again.headers["idempotency-replayed"]) == (retry.content, "true")
 
 
@@ -210,13 +209,13 @@ async def test_retry_of_a_stop_that_was_only_requested_stops_again(
     ("one", "other"),
     [('"abc-{}"', "abc-{}"), ("8e03{}", '"8e03{}"'), ('"a\\"b{}"', '"a\\"b{}"'), ("a:b/c={}", '"a:b/c={}"')],
 )
-async def test_a_key_may_be_quoted_or_bare(
-    gateway: httpx.AsyncClient, new_track: NewTrack, one: str, other: str
+async def test_idempotency_key_quoted_or_bare_is_the_same(
+    gateway: ApiClient, new_track: NewTrack, one: str, other: str
 ) -> None:
     """The draft has a quoted string; many clients send it bare; it is the same key."""
     track, unique = new_track(), uuid.uuid4().hex
-    await gateway.post(START, json=track, headers=under(one.format(unique)))
-    again = await gateway.post(START, json=track, headers=under(other.format(unique)))
+    await gateway.start(track, headers=under(one.format(unique)))
+    again = await gateway.start(track, headers=under(other.format(unique)))
     assert again.headers["idempotency-replayed"] == "true"
 
 
@@ -224,8 +223,8 @@ async def test_a_key_may_be_quoted_or_bare(
     "key",
     ["", '""', '"', '"abc', 'abc"', '"a b"', "a b", "a,b", '"a";x=1', '"a", "b"', '"a\\n"', "ä", "x" * 256, "a\tb"],
 )
-async def test_a_key_that_cannot_be_read_is_named(
-    gateway: httpx.AsyncClient,
+async def test_idempotency_key_that_is_malformed_is_refused(
+    gateway: ApiClient,
     nothing_reaches: Callable[[], Any],
     new_track: NewTrack,
     check_problem: CheckProblem,
@@ -233,17 +232,19 @@ async def test_a_key_that_cannot_be_read_is_named(
 ) -> None:
     """Empty, half quoted, with blanks, several, or too long: 422, and nothing is done."""
     async with nothing_reaches():
-        answer = await gateway.post(START, json=new_track(), headers=[(b"idempotency-key", key.encode())])
+        answer = await gateway.start(new_track(), headers=[(b"idempotency-key", key.encode())])
     assert [error["field"] for error in check_problem(answer, "invalid-request")["errors"]] == ["idempotency-key"]
 
 
-async def test_two_keys_are_none(gateway: httpx.AsyncClient, new_track: NewTrack, check_problem: CheckProblem) -> None:
+async def test_idempotency_key_given_twice_is_refused(
+    gateway: ApiClient, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
     """A request has one name."""
     headers = [("idempotency-key", "a"), ("idempotency-key", "b")]
-    check_problem(await gateway.post(START, json=new_track(), headers=headers), "invalid-request")
+    check_problem(await gateway.start(new_track(), headers=headers), "invalid-request")
 
 
-async def test_without_redis_a_start_cannot_be_remembered_and_a_stop_need_not(
+async def test_start_with_a_key_without_redis_is_refused_and_stop_is_done(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A start under a key is refused, even where starts are done without Redis; a stop is carried out."""
@@ -252,18 +253,18 @@ async def test_without_redis_a_start_cannot_be_remembered_and_a_stop_need_not(
     settings = harness.environment(url, simulator.url, demo.file, **harness.CALM, GATEWAY_WITHOUT_REDIS="degrade")
     async with harness.serve(settings) as base, harness.client(base, demo.key) as client:
         track = new_track()
-        check_problem(await client.post(START, json=track, headers=under()), "coordination-unavailable")
-        stopped = await client.post(STOP, json=track, headers=under())
+        check_problem(await client.start(track, headers=under()), "coordination-unavailable")
+        stopped = await client.stop(track, headers=under())
         assert stopped.status_code == 200
         assert stopped.json()["coordinated"] is False
 
 
-async def test_what_is_kept_goes_in_time(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, new_track: NewTrack
+async def test_idempotency_record_expires_and_holds_no_key_in_the_clear(
+    gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
     """Nothing of a key stays beyond its hours, and neither the key nor the caller is in Redis in the clear."""
     track, name = new_track(webhookUrl="https://app.example.com/hook?key=hunter2"), uuid.uuid4().hex
-    await gateway.post(START, json=track, headers=under(name))
+    await gateway.start(track, headers=under(name))
     async with Redis.from_url(valkey.url) as redis:
         keys = [key async for key in redis.scan_iter(match="*:answer:*")]
         assert keys
@@ -275,71 +276,67 @@ async def test_what_is_kept_goes_in_time(
             assert "hunter2" not in kept
 
 
-async def test_a_retry_of_a_start_that_was_never_sent_starts(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+async def test_start_retried_after_one_that_was_never_sent_starts(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
-    """An older recording has ended, and the first try brought nothing about: the retry hears nothing of the old one."""
+    """An older recording has ended, and the first try brought nothing about: the retry starts a new one."""
     track, key = new_track(), under()
-    await gateway.post(START, json=track)
-    await gateway.post(STOP, json=track)
+    await gateway.start(track)
+    await gateway.stop(track)
     simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
-    check_problem(await gateway.post(START, json=track, headers=key), "upstream-limited")
+    check_problem(await gateway.start(track, headers=key), "upstream-limited")
     simulator.clear_faults()
 
-    won = await gateway.post(START, json=track, headers=key)
+    won = await gateway.start(track, headers=key)
 
     assert (won.status_code, won.json().get("outcome")) == (201, "started")
 
 
-async def test_a_retry_of_a_start_that_never_landed_starts(
-    hasty: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+async def test_start_retried_after_one_that_never_landed_starts(
+    hasty: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
-    """Nobody answered, and it was found out that nothing records: the retry is not a late one."""
+    """VideoSDK did not answer and its list shows no recording: the retry starts."""
     track, key = new_track(), under()
     simulator.inject(Fault(action="reset_before", endpoint="start"))
-    check_problem(await hasty.post(START, json=track, headers=key), "outcome-unknown")
+    check_problem(await hasty.start(track, headers=key), "outcome-unknown")
     address = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/video"
     await harness.until(lambda: hasty.get(address), lambda seen: seen.json()["status"] in {"stopped", "failed"})
 
-    won = await hasty.post(START, json=track, headers=key)
+    won = await hasty.start(track, headers=key)
 
     assert (won.status_code, won.json().get("outcome")) == (201, "started")
 
 
-async def test_a_retry_is_overruled_by_a_stop_at_whatever_moment(
+async def test_start_retried_while_a_stop_slips_in_does_not_start(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """A stop slips in between the moment a retry is taken in and its claim: the retry still does not start again."""
     track, key = new_track(), under()
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
-        first = await client.post(START, json=track, headers=key)
+        first = await client.start(track, headers=key)
         await _forget_answers(valkey)
         for number in range(20):
             # Whichever comes first: where the stop does, nothing is left to join.
-            retry, stop = await asyncio.gather(
-                client.post(START, json=track, headers=key), client.post(STOP, json=track)
-            )
+            retry, stop = await asyncio.gather(client.start(track, headers=key), client.stop(track))
             assert (retry.status_code, stop.status_code) == (200, 200), (number, retry.text, stop.text)
             assert retry.json()["id"] == first.json()["id"]
             await _forget_answers(valkey)
     assert starts(simulator) == 1
 
 
-async def test_a_retry_does_not_hold_back_who_asks_anew(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+async def test_start_beside_an_overruled_retry_starts(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """An overruled retry and a new start, at the same moment and for the same: the new one starts."""
     track, key = new_track(), under()
-    await gateway.post(START, json=track, headers=key)
+    await gateway.start(track, headers=key)
     await _forget_answers(valkey)
     simulator.inject(harness.delay("stop", 2))
-    stop = asyncio.create_task(gateway.post(STOP, json=track))
+    stop = asyncio.create_task(gateway.stop(track))
     await harness.eventually(lambda: any(call.endpoint == "stop" for call in simulator.calls))
 
-    retry, new = await asyncio.gather(
-        gateway.post(START, json=track, headers=key), gateway.post(START, json=track, headers=under())
-    )
+    retry, new = await asyncio.gather(gateway.start(track, headers=key), gateway.start(track, headers=under()))
 
     assert (await stop).json()["outcome"] == "stopped"
     assert (new.status_code, new.json()["outcome"]) == (201, "started")
@@ -347,17 +344,17 @@ async def test_a_retry_does_not_hold_back_who_asks_anew(
     assert starts(simulator) == 2
 
 
-async def test_a_retry_of_what_was_recording_already_does_not_start_again(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+async def test_start_retried_after_already_recording_and_a_stop_does_not_start_again(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """The recording is older than the key: a stop that came after the first asking is the later wish all the same."""
+    """The recording is older than the key: a stop that came after the first request still overrules the retry."""
     track, key = new_track(), under()
-    await gateway.post(START, json=track)
-    assert (await gateway.post(START, json=track, headers=key)).json()["outcome"] == "already_recording"
+    await gateway.start(track)
+    assert (await gateway.start(track, headers=key)).json()["outcome"] == "already_recording"
     await _forget_answers(valkey)
-    await gateway.post(STOP, json=track)
+    await gateway.stop(track)
 
-    again = await gateway.post(START, json=track, headers=key)
+    again = await gateway.start(track, headers=key)
 
     assert (again.status_code, again.json()["outcome"], again.json()["status"]) == (200, None, "stopped")
     assert starts(simulator) == 1

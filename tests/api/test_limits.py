@@ -23,13 +23,12 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from gateway.store.token_buckets import TokenBuckets
 from tests import harness
+from tests.api_client import START, STOP, ApiClient, NewTrack
 from tests.faults.proxy import Gate
 
 pytestmark = pytest.mark.anyio
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 _MEMBER = re.compile(r'"(caller|track)";(q|r)=([0-9]+);(w|t)=([0-9]+)')
 
@@ -37,7 +36,7 @@ _MEMBER = re.compile(r'"(caller|track)";(q|r)=([0-9]+);(w|t)=([0-9]+)')
 @asynccontextmanager
 async def limited(
     valkey: EmbeddedValkey, simulator: Simulator, folder: Path, *, name: str, own: int | None = None, **settings: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+) -> AsyncGenerator[ApiClient]:
     """Serve a gateway with limits to a caller of its own."""
     key, entry = new_key(f"{name}-{folder.name}"[:64].strip("-"))
     file = folder / "callers.toml"
@@ -62,30 +61,30 @@ def _members(field: str) -> dict[str, tuple[int, int]]:
     return {member[1]: (int(member[3]), int(member[5])) for member in found if member}
 
 
-async def test_what_reached_videosdk_costs_one_and_the_rest_a_tenth(
+async def test_limit_charges_one_for_an_upstream_call_and_a_tenth_otherwise(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """A start and a stop cost a token each; nine answers that cost VideoSDK nothing are nine tenths of one."""
     async with limited(valkey, simulator, tmp_path, name="cost", own=1) as client:
         # At one a minute, what comes back while this runs does not show. One token: it may be overdrawn once.
         track = new_track()
-        started = await client.post(START, json=track)
+        started = await client.start(track)
         assert started.status_code == 201
         assert told(started)["caller"][:2] == (1, 0)
-        assert (await client.post(START, json=track)).status_code == 429
+        assert (await client.start(track)).status_code == 429
     async with limited(valkey, simulator, tmp_path, name="tenth", own=10) as client:
         track = new_track()
-        started = await client.post(START, json=track)
+        started = await client.start(track)
         assert told(started)["caller"][:2] == (10, 9)
-        again = [await client.post(START, json=track) for _ in range(9)]
+        again = [await client.start(track) for _ in range(9)]
         assert {answer.json()["outcome"] for answer in again} == {"already_recording"}
         assert told(again[-1])["caller"][1] == 8
-        stopped = await client.post(STOP, json=track)
+        stopped = await client.stop(track)
         assert told(stopped)["caller"][1] == 7
         assert "track" not in told(stopped)
 
 
-async def test_a_caller_over_its_limit_is_told_when_to_come_back(
+async def test_limit_of_a_caller_exceeded_is_answered_429_with_retry_after(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     tmp_path: Path,
@@ -95,7 +94,7 @@ async def test_a_caller_over_its_limit_is_told_when_to_come_back(
     """429 with Retry-After and nothing left; VideoSDK hears nothing of it; a stop is refused just the same."""
     async with limited(valkey, simulator, tmp_path, name="over", GATEWAY_CALLER_STARTS_PER_MINUTE="2") as client:
         for _ in range(2):
-            assert (await client.post(START, json=new_track())).status_code == 201
+            assert (await client.start(new_track())).status_code == 201
         calls = sum(call.method == "POST" for call in simulator.calls)
         for route in (START, STOP):
             answer = await client.post(route, json=new_track())
@@ -108,19 +107,19 @@ async def test_a_caller_over_its_limit_is_told_when_to_come_back(
         assert sum(call.method == "POST" for call in simulator.calls) == calls
 
 
-async def test_what_was_spent_at_once_is_owed(
+async def test_limit_exceeded_by_simultaneous_starts_is_paid_back(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Starts of many tracks that arrive together pass, and are paid for afterwards."""
     async with limited(valkey, simulator, tmp_path, name="owed", GATEWAY_CALLER_STARTS_PER_MINUTE="3") as client:
-        answers = await asyncio.gather(*(client.post(START, json=new_track()) for _ in range(10)))
+        answers = await asyncio.gather(*(client.start(new_track()) for _ in range(10)))
         assert Counter(answer.status_code for answer in answers) == {201: 10}
-        refused = await client.post(START, json=new_track())
+        refused = await client.start(new_track())
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) > 60
 
 
-async def test_a_storm_on_one_track_passes(
+async def test_limit_lets_fifty_equal_starts_pass(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Fifty equal starts are one real one: neither the caller's limit of ten nor the track's of two minds."""
@@ -129,11 +128,11 @@ async def test_a_storm_on_one_track_passes(
         valkey, simulator, tmp_path, name="storm", own=10, GATEWAY_TRACK_STARTS_PER_MINUTE="2"
     ) as client:
         track = new_track()
-        answers = await asyncio.gather(*(client.post(START, json=track) for _ in range(50)))
+        answers = await asyncio.gather(*(client.start(track) for _ in range(50)))
         assert Counter(answer.json()["outcome"] for answer in answers) == {"started": 1, "joined": 49}
 
 
-async def test_a_storm_that_is_refused_is_paid_for_once(
+async def test_limit_charges_one_refusal_to_fifty_equal_starts(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Fifty callers hear of one refusal: it costs what one refusal costs."""
@@ -141,46 +140,46 @@ async def test_a_storm_that_is_refused_is_paid_for_once(
     simulator.inject(Fault(action="refuse", endpoint="start", status=404, times=None))
     async with limited(valkey, simulator, tmp_path, name="refused", own=20) as client:
         track = new_track()
-        answers = await asyncio.gather(*(client.post(START, json=track) for _ in range(50)))
+        answers = await asyncio.gather(*(client.start(track) for _ in range(50)))
         assert {answer.status_code for answer in answers} == {422}
         calls = sum(call.endpoint == "start" for call in simulator.calls)
         simulator.clear_faults()
-        after = await client.post(START, json=new_track())
+        after = await client.start(new_track())
         assert after.status_code == 201
         assert told(after)["caller"][1] >= 20 - 5 - calls - 2
 
 
-async def test_a_stop_that_was_sent_without_an_answer_costs_a_whole_token(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+async def test_limit_charges_a_whole_token_for_an_unanswered_stop(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """202: VideoSDK may have carried it out. The only token of a caller is gone, and comes back in a minute."""
     track, folder = new_track(), tmp_path / "another"
     folder.mkdir()
-    assert (await gateway.post(START, json=track)).status_code == 201
+    assert (await gateway.start(track)).status_code == 201
     simulator.inject(Fault(action="reset_before", endpoint="stop"))
     async with limited(valkey, simulator, folder, name="unanswered", own=1) as client:
-        stopped = await client.post(STOP, json=track)
+        stopped = await client.stop(track)
         assert stopped.status_code == 202
         # Of the last tenth, or of nothing, less than seven seconds would be missing.
         assert told(stopped)["caller"][2] > 30
 
 
-async def test_callers_of_one_stop_without_an_answer_pay_for_it_once(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+async def test_limit_charges_an_unanswered_stop_once_to_all_its_callers(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Ten who stop together are told 202; it costs a tenth of a token each, and the rest of one."""
     track, folder = new_track(), tmp_path / "another"
     folder.mkdir()
-    assert (await gateway.post(START, json=track)).status_code == 201
+    assert (await gateway.start(track)).status_code == 201
     simulator.inject(harness.delay("stop", 0.3))
     simulator.inject(Fault(action="reset_before", endpoint="stop"))
     async with limited(valkey, simulator, folder, name="together", own=20) as client:
-        answers = await asyncio.gather(*(client.post(STOP, json=track) for _ in range(10)))
+        answers = await asyncio.gather(*(client.stop(track) for _ in range(10)))
         assert {answer.status_code for answer in answers} == {202}
         assert min(told(answer)["caller"][1] for answer in answers) >= 17
 
 
-async def test_who_asks_together_is_counted_together(valkey: EmbeddedValkey) -> None:
+async def test_limit_counts_a_thousand_simultaneous_takes_in_few_scripts(valkey: EmbeddedValkey) -> None:
     """A thousand takes at once are a few scripts, and exactly as many are granted as there are tokens for."""
     connection = Connection(valkey.url)
     limits, name = TokenBuckets(connection), f"test:{uuid.uuid4().hex}"
@@ -202,33 +201,33 @@ async def test_who_asks_together_is_counted_together(valkey: EmbeddedValkey) -> 
     await connection.aclose()
 
 
-async def test_a_track_is_really_started_only_so_often(
+async def test_limit_of_a_track_exceeded_delays_the_start_only(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Start and stop in a loop: the third start waits; other tracks and every stop go on."""
     async with limited(valkey, simulator, tmp_path, name="loop", GATEWAY_TRACK_STARTS_PER_MINUTE="1") as client:
         track = new_track()
         for _ in range(2):
-            assert (await client.post(START, json=track)).status_code == 201
-            assert (await client.post(STOP, json=track)).json()["outcome"] == "stopped"
-        answer = await client.post(START, json=track)
+            assert (await client.start(track)).status_code == 201
+            assert (await client.stop(track)).json()["outcome"] == "stopped"
+        answer = await client.start(track)
         assert "track" in check_problem(answer, "too-many-requests")["detail"]
         assert told(answer)["track"][:2] == (1, 0)
-        assert (await client.post(STOP, json=track)).status_code == 200
-        assert (await client.post(START, json=new_track())).status_code == 201
+        assert (await client.stop(track)).status_code == 200
+        assert (await client.start(new_track())).status_code == 201
 
 
-async def test_no_limit_says_nothing_of_limits(
+async def test_limit_of_zero_sends_no_limit_headers(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """With 0 there is none, and no header speaks of one."""
     async with limited(valkey, simulator, tmp_path, name="none", own=0, GATEWAY_TRACK_STARTS_PER_MINUTE="0") as client:
-        answers = [await client.post(START, json=new_track()) for _ in range(5)]
+        answers = [await client.start(new_track()) for _ in range(5)]
         assert {answer.status_code for answer in answers} == {201}
         assert not any(name.startswith("ratelimit") for answer in answers for name in answer.headers)
 
 
-async def test_participants_of_the_same_name_are_not_the_same(
+async def test_limit_of_a_participant_is_counted_per_room(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """What ada spends in one room is not missing to ada in another."""
@@ -246,11 +245,11 @@ async def test_participants_of_the_same_name_are_not_the_same(
             track = {"roomId": f"{room}-{number}", "participantId": "ada", "kind": "video"}
             token = demo_join_token(harness.API_KEY, harness.SECRET, room=track["roomId"], participant="ada")
             headers = {"authorization": f"Bearer {token}"}
-            statuses.append((await client.post(START, json=track, headers=headers)).status_code)
+            statuses.append((await client.start(track, headers=headers)).status_code)
         assert statuses == [201, 429, 201]
 
 
-async def test_without_redis_a_stop_goes_through(
+async def test_limit_without_redis_lets_a_stop_through(
     simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Nobody counts then: a start is refused for its own reason, and a stop is carried out."""
@@ -258,14 +257,14 @@ async def test_without_redis_a_stop_goes_through(
         url = server.url
     async with limited(EmbeddedValkeyAt(url), simulator, tmp_path, name="down") as client:  # pyright: ignore[reportArgumentType]
         track = new_track()
-        check_problem(await client.post(START, json=track), "coordination-unavailable")
-        stopped = await client.post(STOP, json=track)
+        check_problem(await client.start(track), "coordination-unavailable")
+        stopped = await client.stop(track)
         assert stopped.status_code == 200
         assert stopped.json()["coordinated"] is False
         assert "ratelimit" not in stopped.headers
 
 
-async def test_a_redis_that_is_slow_to_count_keeps_nobody_waiting() -> None:
+async def test_limit_while_redis_is_slow_leaves_time_for_the_claim() -> None:
     """Within the three seconds after which a start is refused, a claim has to be tried: counting must not use them."""
     caller, track = Caller("somebody", account="somebody"), Track(Mode.TRACK, "room", "ada", Kind.VIDEO)
     with EmbeddedValkey(port=0) as server:

@@ -1,4 +1,4 @@
-"""Pages of a room's list, of recordings made here: none is told twice and none is left out."""
+"""Pages of a room's list, of recordings made here: none is listed twice and none is left out."""
 
 import pytest
 
@@ -24,16 +24,16 @@ ROOM = [recording(participant, kind) for participant in ("bo", "ada", "ada-2") f
 
 
 @pytest.mark.parametrize("limit", range(1, len(ROOM) + 1))
-def test_list_by_pages_tells_each_kind_of_each_participant_once(limit: int) -> None:
+def test_list_by_pages_returns_each_kind_of_each_participant_once(limit: int) -> None:
     """A page may end between two tracks of one participant: the cursor names the kind too."""
-    told: list[tuple[str, str]] = []
+    listed: list[tuple[str, str]] = []
     query = [("roomId", "room"), ("limit", str(limit))]
     cursor: str | None = None
     for _ in ROOM:
         page = RecordingsQuery.read([*query, *([("cursor", cursor)] if cursor else [])]).page(ROOM)
         assert len(page.recordings) <= limit
-        told += [(one.participant_id, one.kind) for one in page.recordings]
+        listed += [(one.participant_id, one.kind) for one in page.recordings]
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert told == sorted((one.track.participant_id, one.track.kind) for one in ROOM)
+    assert listed == sorted((one.track.participant_id, one.track.kind) for one in ROOM)

@@ -4,7 +4,7 @@ import difflib
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,12 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from tests import harness
 from tests.api.honest_inputs import HONEST, Honest
+from tests.api_client import START, STOP, ApiClient, NewTrack
 
 COMMITTED = Path(__file__).parents[2] / "openapi" / "gateway.yaml"
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 SHOW = "/v1/recordings/track/{roomId}/{participantId}/{kind}"
 HOOK = "/v1/webhooks/videosdk"
 METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
-
-NewTrack = Callable[..., dict[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +62,8 @@ def check(document: dict[str, Any], answer: httpx.Response, method: str, path: s
     of_interest = {"location", "retry-after", "www-authenticate", "link", "x-request-id"}
     assert {name for name in answer.headers if name in of_interest} <= known
     if media_type == "application/problem+json":
-        told = {example["value"]["type"] for example in described["content"][media_type]["examples"].values()}
-        assert answer.json()["type"] in told
+        documented = {example["value"]["type"] for example in described["content"][media_type]["examples"].values()}
+        assert answer.json()["type"] in documented
 
 
 def printed(seed: str = "0") -> str:
@@ -81,7 +79,7 @@ def printed(seed: str = "0") -> str:
     ).stdout
 
 
-def test_the_committed_contract_is_that_of_the_code() -> None:
+def test_contract_in_the_repository_equals_the_printed_one() -> None:
     """`openapi/gateway.yaml` is what `gateway openapi` prints, which needs no settings."""
     text = printed()
     drift = "".join(
@@ -96,7 +94,7 @@ def test_the_committed_contract_is_that_of_the_code() -> None:
     assert not drift, f"The API has changed, or the file was edited. Run `make openapi` and commit it:\n{drift}"
 
 
-def test_the_contract_does_not_depend_on_luck() -> None:
+def test_contract_is_the_same_under_every_hash_seed() -> None:
     """Two processes with other hash seeds print the same bytes, with texts of several lines as blocks."""
     text = printed("1")
     assert text == printed("2")
@@ -104,7 +102,7 @@ def test_the_contract_does_not_depend_on_luck() -> None:
     assert yaml.safe_load(text) == contract()
 
 
-def test_the_contract_is_valid(document: dict[str, Any]) -> None:
+def test_contract_is_valid_openapi(document: dict[str, Any]) -> None:
     """It is OpenAPI 3.1, with a licence, described tags, and a scheme for keys that every route of ours demands."""
     OpenAPIV31SpecValidator(document).validate()
     assert next(iter(document)) == "openapi"
@@ -117,7 +115,7 @@ def test_the_contract_is_valid(document: dict[str, Any]) -> None:
         assert bool(operation["security"]) == path.startswith("/v1/")
 
 
-def test_every_operation_says_what_it_is(document: dict[str, Any]) -> None:
+def test_contract_describes_every_operation(document: dict[str, Any]) -> None:
     """Ids are those of the design and unique; summaries, descriptions and parameters are there."""
     ids = [operation["operationId"] for _, operation in operations(document)]
     assert len(ids) == len(set(ids))
@@ -132,7 +130,7 @@ def test_every_operation_says_what_it_is(document: dict[str, Any]) -> None:
         assert all(f"{{{name}}}" in path for name in named)
 
 
-def test_every_example_keeps_the_contract(document: dict[str, Any]) -> None:
+def test_contract_examples_are_valid(document: dict[str, Any]) -> None:
     """Each body has examples, each is valid, and none has members of a framework's own."""
     for path, operation in operations(document):
         contents = [response["content"] for response in operation["responses"].values() if "content" in response]
@@ -146,7 +144,7 @@ def test_every_example_keeps_the_contract(document: dict[str, Any]) -> None:
                     validate(document, example["value"], body["schema"])
 
 
-def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
+def test_contract_errors_are_problem_documents(document: dict[str, Any]) -> None:
     """Error responses are problem documents in the order of their statuses, each with an example per problem."""
     for path, operation in operations(document):
         statuses = [int(status) for status in operation["responses"]]
@@ -175,7 +173,7 @@ def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
                 assert f"`{scope}`" in operation["description"]
 
 
-def test_every_problem_and_outcome_has_an_example(document: dict[str, Any]) -> None:
+def test_contract_has_an_example_of_every_problem_and_outcome(document: dict[str, Any]) -> None:
     """No outcome, no status and no problem is left out, but those that no documented route can answer with."""
     named = {
         name
@@ -190,7 +188,7 @@ def test_every_problem_and_outcome_has_an_example(document: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("row", HONEST, ids=lambda row: ascii(row.value)[1:60])
-def test_patterns_of_the_contract_hold_for_what_is_honest(document: dict[str, Any], row: Honest) -> None:
+def test_contract_patterns_accept_honest_values(document: dict[str, Any], row: Honest) -> None:
     """A client that checks its bodies against the contract is never kept from sending what would pass."""
     schema = document["components"]["schemas"]["StartTrackRecording"]["properties"][row.field]
     assert re.search(schema["pattern"], row.value)
@@ -208,7 +206,7 @@ def test_patterns_of_the_contract_hold_for_what_is_honest(document: dict[str, An
         {"roomId": "a", "participantId": "p", "kind": "video", "bucketDirPath": ""},
     ],
 )
-def test_the_schema_refuses_what_the_gateway_refuses(document: dict[str, Any], body: dict[str, Any]) -> None:
+def test_contract_schema_refuses_what_the_gateway_refuses(document: dict[str, Any], body: dict[str, Any]) -> None:
     """A client that checks its bodies against the contract finds out before it asks."""
     schema = document["paths"][START]["post"]["requestBody"]["content"]["application/json"]["schema"]
     whole = {**schema, "components": document["components"]}
@@ -216,7 +214,7 @@ def test_the_schema_refuses_what_the_gateway_refuses(document: dict[str, Any], b
 
 
 @pytest.mark.anyio
-async def test_the_gateway_serves_the_contract(gateway: httpx.AsyncClient, document: dict[str, Any]) -> None:
+async def test_contract_is_served_by_the_gateway(gateway: ApiClient, document: dict[str, Any]) -> None:
     """`/openapi.json` is the same document, and nothing of a framework's stands beside it."""
     answer = await gateway.get("/openapi.json", headers={"authorization": ""})
     assert answer.status_code == 200
@@ -227,36 +225,36 @@ async def test_the_gateway_serves_the_contract(gateway: httpx.AsyncClient, docum
 
 
 @pytest.mark.anyio
-async def test_real_answers_keep_the_contract(
-    gateway: httpx.AsyncClient, simulator: Simulator, document: dict[str, Any], new_track: NewTrack
+async def test_contract_describes_real_answers(
+    gateway: ApiClient, simulator: Simulator, document: dict[str, Any], new_track: NewTrack
 ) -> None:
     """Each sort of answer, good and bad, is described, and is as described."""
     track = new_track(webhookUrl="http://127.0.0.1:9/hook")
-    started = await gateway.post(START, json=track)
+    started = await gateway.start(track)
     check(document, started, "post", START)
-    check(document, await gateway.post(START, json=track), "post", START)
-    check(document, await gateway.post(START, json={**track, "bucketDirPath": "other"}), "post", START)
+    check(document, await gateway.start(track), "post", START)
+    check(document, await gateway.start({**track, "bucketDirPath": "other"}), "post", START)
     check(document, await gateway.get(started.headers["location"]), "get", SHOW)
     bare = {name: track[name] for name in ("roomId", "participantId", "kind")}
-    check(document, await gateway.post(STOP, json=bare), "post", STOP)
-    check(document, await gateway.post(STOP, json=bare), "post", STOP)
+    check(document, await gateway.stop(bare), "post", STOP)
+    check(document, await gateway.stop(bare), "post", STOP)
 
-    check(document, await gateway.post(START, json={"kind": 1}), "post", START)
+    check(document, await gateway.start({"kind": 1}), "post", START)
     check(
         document, await gateway.post(START, content=b"{", headers={"content-type": "application/json"}), "post", START
     )
     check(document, await gateway.post(START, content=b"{}"), "post", START)
-    check(document, await gateway.post(START, json={"roomId": "a" * 70_000}), "post", START)
-    check(document, await gateway.post(STOP, json=bare, headers={"authorization": "Bearer no"}), "post", STOP)
+    check(document, await gateway.start({"roomId": "a" * 70_000}), "post", START)
+    check(document, await gateway.stop(bare, headers={"authorization": "Bearer no"}), "post", STOP)
     check(document, await gateway.get("/v1/recordings/track/a/b/c"), "get", SHOW)
     check(document, await gateway.get(f"/v1/recordings/track/{bare['roomId']}/nobody/video"), "get", SHOW)
 
     for status, headers in ((404, {}), (401, {}), (429, {"Retry-After": "2"})):
         simulator.inject(Fault(action="refuse", endpoint="start", status=status, headers=headers, times=2))
-        check(document, await gateway.post(START, json=new_track()), "post", START)
+        check(document, await gateway.start(new_track()), "post", START)
         simulator.clear_faults()
     simulator.inject(harness.delay("start", 1.5))
-    early = await gateway.post(START, json=new_track(), headers={"x-request-timeout-ms": "50"})
+    early = await gateway.start(new_track(), headers={"x-request-timeout-ms": "50"})
     assert early.status_code == 504
     check(document, early, "post", START)
 

@@ -14,12 +14,11 @@ from gateway.sandbox.webhooks import Signer
 from tests import harness
 from tests.api.honest_inputs import HONEST, Honest
 from tests.api.hostile_inputs import HOSTILE, INVALID, LISTED, LISTED_ONLY, OPEN, PATH, Hostile
+from tests.api_client import ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-START = "/v1/recordings/track/start"
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 
 
@@ -40,7 +39,7 @@ async def simulator(signer: Signer) -> AsyncIterator[Simulator]:
 @pytest.fixture(scope="module")
 async def callers(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[dict[str, httpx.AsyncClient]]:
+) -> AsyncIterator[dict[str, ApiClient]]:
     """One gateway, and a client for each of the two callers."""
     (open_key, first), (listed_key, second) = new_key("open"), new_key("listed")
     file = tmp_path_factory.mktemp("policy") / "callers.toml"
@@ -62,18 +61,18 @@ def toml(table: dict[str, object]) -> str:
 
 
 @pytest.mark.parametrize("row", HOSTILE, ids=lambda row: f"{row.trick}: {ascii(row.value)[1:60]}")
-async def test_hostile_values_go_no_further(
-    callers: dict[str, httpx.AsyncClient],
+async def test_start_with_hostile_values_is_refused_and_sends_nothing(
+    callers: dict[str, ApiClient],
     nothing_reaches: Callable[[], Any],
     new_track: NewTrack,
     check_problem: CheckProblem,
     row: Hostile,
 ) -> None:
-    """Refused by the rule in the table, in words without the value; neither VideoSDK nor Redis hears of it."""
+    """Refused by the rule in the table, in words without the value; nothing reaches VideoSDK or Redis."""
     caller = callers["listed" if row.rule in LISTED_ONLY else "open"]
     folder = {} if row.field == PATH else {PATH: "recordings/acme"}
     async with nothing_reaches():
-        answer = await caller.post(START, json=new_track(**folder, **{row.field: row.value}))
+        answer = await caller.start(new_track(**folder, **{row.field: row.value}))
     if row.rule == INVALID:
         assert [error["field"] for error in check_problem(answer, "invalid-request")["errors"]] == [row.field]
     else:
@@ -82,13 +81,13 @@ async def test_hostile_values_go_no_further(
 
 
 @pytest.mark.parametrize("row", HONEST, ids=lambda row: f"{row.field}: {ascii(row.value)[1:60]}")
-async def test_honest_values_arrive_byte_for_byte(
-    callers: dict[str, httpx.AsyncClient], simulator: Simulator, new_track: NewTrack, row: Honest
+async def test_start_with_honest_values_sends_them_unchanged(
+    callers: dict[str, ApiClient], simulator: Simulator, new_track: NewTrack, row: Honest
 ) -> None:
     """VideoSDK gets what was sent, and nothing beside it."""
     folder = {} if row.field == PATH else {PATH: "recordings/acme"}
     for name in ("open", "listed") if row.listed else ("open",):
         track = new_track(**folder, **{row.field: row.value})
-        assert (await callers[name].post(START, json=track)).status_code == 201
+        assert (await callers[name].start(track)).status_code == 201
         assert simulator.calls[-1].body == track
         assert json.loads(simulator.calls[-1].raw)[row.field].encode() == row.value.encode()

@@ -23,12 +23,11 @@ from gateway.sandbox.faults import BodyShape, Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, STOP, ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
-NewTrack = Callable[..., dict[str, str]]
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 
 
@@ -40,7 +39,7 @@ def starts(simulator: Simulator) -> int:
 # --- the form ----------------------------------------------------------------------------------------------------
 
 
-def test_every_problem_has_a_slug_of_its_own() -> None:
+def test_problem_slugs_are_unique() -> None:
     """No class is forgotten, and none hides another."""
     leaves = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, GatewayError)} - {
         GatewayError
@@ -50,7 +49,7 @@ def test_every_problem_has_a_slug_of_its_own() -> None:
 
 
 @asynccontextmanager
-async def raising(error: Exception) -> AsyncGenerator[httpx.AsyncClient]:
+async def raising(error: Exception) -> AsyncGenerator[ApiClient]:
     """Serve the gateway's own error handling around a route that raises."""
 
     @get("/v1/raise", sync_to_thread=False)
@@ -68,7 +67,7 @@ async def raising(error: Exception) -> AsyncGenerator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize("slug", sorted(PROBLEMS))
-async def test_every_problem_is_one_form_and_has_a_page(slug: str, check_problem: CheckProblem) -> None:
+async def test_problem_of_every_type_has_its_members_and_a_page(slug: str, check_problem: CheckProblem) -> None:
     """A problem of each type: its members, its Retry-After in whole seconds, and the page that its type names."""
     problem = PROBLEMS[slug]("Said this time.", retry_after=1.2, extensions={"upstreamStatus": 404})
     async with raising(problem) as client:
@@ -93,14 +92,14 @@ async def test_every_problem_is_one_form_and_has_a_page(slug: str, check_problem
     assert len(problem.advice) > 20
 
 
-async def test_the_page_of_forbidden_explains_every_rule(gateway: httpx.AsyncClient) -> None:
-    """Whoever was refused by a rule can look up what it asks for."""
+async def test_problem_page_of_forbidden_explains_every_rule(gateway: ApiClient) -> None:
+    """A caller refused by a rule can look up what the rule asks for."""
     page = await gateway.get("/problems/forbidden")
     assert all(f"<code>{rule}</code>" in page.text for rule in RULES)
     assert "`" not in page.text
 
 
-async def test_a_problem_without_a_page_is_not_found(gateway: httpx.AsyncClient, check_problem: CheckProblem) -> None:
+async def test_problem_page_of_an_unknown_type_is_not_found(gateway: ApiClient, check_problem: CheckProblem) -> None:
     """There are no pages but those of problems."""
     check_problem(await gateway.get("/problems/of-mine"), "not-found")
 
@@ -108,7 +107,7 @@ async def test_a_problem_without_a_page_is_not_found(gateway: httpx.AsyncClient,
 @pytest.mark.parametrize(
     "error", [ValueError("hunter2"), KeyError("hunter2"), RuntimeError("hunter2 at redis://u:hunter2@h")]
 )
-async def test_what_nobody_expected_is_a_mistake_of_ours(error: Exception, check_problem: CheckProblem) -> None:
+async def test_unexpected_exception_is_answered_500_and_logged(error: Exception, check_problem: CheckProblem) -> None:
     """Any other exception is 500 `internal`, and what it says stays in the log."""
     async with raising(error) as client:
         answer = await client.get("/v1/raise")
@@ -117,14 +116,14 @@ async def test_what_nobody_expected_is_a_mistake_of_ours(error: Exception, check
     assert type(error).__name__ not in answer.text
 
 
-async def test_a_record_that_cannot_be_read_is_a_mistake_of_ours(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, new_track: NewTrack, check_problem: CheckProblem
+async def test_unreadable_record_is_answered_500_and_the_gateway_continues(
+    gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Rubbish where a record should be: 500 without a word of it, and the gateway goes on."""
     from redis.asyncio import Redis
 
     track = new_track()
-    started = await gateway.post(START, json=track)
+    started = await gateway.start(track)
     async with Redis.from_url(valkey.url) as redis:
         (key,) = [
             key async for key in redis.scan_iter(match=f"*{track['roomId']}*") if await redis.type(key) == b"hash"
@@ -138,7 +137,7 @@ async def test_a_record_that_cannot_be_read_is_a_mistake_of_ours(
 
 
 @pytest.mark.parametrize("given", ["", "a b", "ä", "x" * 129, "a\tb", "{}"])
-async def test_a_request_id_that_cannot_be_logged_is_replaced(gateway: httpx.AsyncClient, given: str) -> None:
+async def test_request_id_that_is_not_harmless_is_replaced(gateway: ApiClient, given: str) -> None:
     """Only a harmless id is taken over from the caller."""
     answer = await gateway.get("/livez", headers={b"x-request-id": given.encode()})
     assert answer.headers["x-request-id"] not in {"", given}
@@ -149,8 +148,8 @@ async def test_a_request_id_that_cannot_be_logged_is_replaced(gateway: httpx.Asy
 
 
 @pytest.mark.parametrize("status", [400, 402, 404, 409, 410, 422])
-async def test_a_refusal_carries_status_and_words(
-    gateway: httpx.AsyncClient,
+async def test_start_that_videosdk_refuses_is_answered_422_with_its_words(
+    gateway: ApiClient,
     simulator: Simulator,
     new_track: NewTrack,
     check_problem: CheckProblem,
@@ -160,20 +159,20 @@ async def test_a_refusal_carries_status_and_words(
     shapes = get_args(BodyShape)
     for shape in shapes:
         simulator.inject(Fault(action="refuse", endpoint="start", status=status, body=shape, text="no such session"))
-        document = check_problem(await gateway.post(START, json=new_track()), "upstream-refused")
+        document = check_problem(await gateway.start(new_track()), "upstream-refused")
         assert document["upstreamStatus"] == status
         assert document["upstreamMessage"] == ("" if shape == "empty" else "no such session")
     assert starts(simulator) == len(shapes)
 
 
-async def test_words_of_a_refusal_are_bounded_and_scrubbed(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+async def test_start_that_videosdk_refuses_is_answered_in_bounded_scrubbed_words(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A token, a query and control characters do not come through; a whole page does not either."""
     token = jwt.encode({"apikey": harness.API_KEY}, harness.SECRET, "HS256")
     said = f"bad token {token} for https://a.example/hook?key=hunter2&x=1 \x1b[31m" + "long " * 500
     simulator.inject(Fault(action="refuse", endpoint="start", status=400, text=said))
-    document = check_problem(await gateway.post(START, json=new_track()), "upstream-refused")
+    document = check_problem(await gateway.start(new_track()), "upstream-refused")
     words = document["upstreamMessage"]
     assert words.startswith("bad token … for https://a.example/hook?")
     assert "hunter2" not in words
@@ -183,8 +182,8 @@ async def test_words_of_a_refusal_are_bounded_and_scrubbed(
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("route", [START, STOP])
-async def test_refused_credentials_are_the_operators(
-    gateway: httpx.AsyncClient,
+async def test_start_with_refused_credentials_is_answered_502(
+    gateway: ApiClient,
     simulator: Simulator,
     new_track: NewTrack,
     check_problem: CheckProblem,
@@ -195,7 +194,7 @@ async def test_refused_credentials_are_the_operators(
     endpoint = "start" if route == START else "stop"
     track = new_track()
     if route == STOP:
-        assert (await gateway.post(START, json=track)).status_code == 201
+        assert (await gateway.start(track)).status_code == 201
     simulator.inject(Fault(action="refuse", endpoint=endpoint, status=status, times=None, text="key hunter2 expired"))
     answer = await gateway.post(route, json=track)
     document = check_problem(answer, "upstream-credentials-refused")
@@ -206,36 +205,36 @@ async def test_refused_credentials_are_the_operators(
     assert not any(call.took_effect for call in simulator.calls if call.endpoint == endpoint)
 
 
-@pytest.mark.parametrize(("status", "after", "told"), [(429, None, None), (429, "7", "7"), (503, "9", "9")])
-async def test_a_limit_is_passed_on_as_one(
-    gateway: httpx.AsyncClient,
+@pytest.mark.parametrize(("status", "after", "named"), [(429, None, None), (429, "7", "7"), (503, "9", "9")])
+async def test_start_that_videosdk_limits_is_answered_503_with_retry_after(
+    gateway: ApiClient,
     simulator: Simulator,
     new_track: NewTrack,
     check_problem: CheckProblem,
     status: int,
     after: str | None,
-    told: str | None,
+    named: str | None,
 ) -> None:
     """429, and 503 that says when to come back: 503 with Retry-After, VideoSDK's own where it named one."""
     headers = {"Retry-After": after} if after else {}
     simulator.inject(Fault(action="refuse", endpoint="start", status=status, headers=headers, text="hunter2"))
     track = new_track()
-    answer = await gateway.post(START, json=track)
+    answer = await gateway.start(track)
     document = check_problem(answer, "upstream-limited")
     assert document["upstreamStatus"] == status
     assert int(answer.headers["retry-after"]) >= 1
-    assert told in {None, answer.headers["retry-after"]}
+    assert named in {None, answer.headers["retry-after"]}
     assert "hunter2" not in answer.text
-    assert (await gateway.post(START, json=track)).status_code == 201
+    assert (await gateway.start(track)).status_code == 201
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
-async def test_a_breakdown_upstream_proves_nothing(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, status: int
+async def test_start_answered_5xx_is_found_by_the_list(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, status: int
 ) -> None:
     """A 5xx, or 408, after which the track records: the list says so, the start was sent once, and it is no refusal."""
     simulator.inject(Fault(action="error_after_apply", endpoint="start", status=status))
-    answer = await gateway.post(START, json=new_track())
+    answer = await gateway.start(new_track())
     assert answer.status_code == 200
     assert answer.json()["outcome"] == "already_recording"
     assert starts(simulator) == 1
@@ -244,28 +243,28 @@ async def test_a_breakdown_upstream_proves_nothing(
 # --- what is not there -------------------------------------------------------------------------------------------
 
 
-def nobody() -> str:
-    """Return an address at which nobody listens."""
+def closed_port() -> str:
+    """Return an address at which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
-async def test_nothing_listening_is_unavailable(
+async def test_start_while_videosdk_is_unreachable_is_answered_unavailable(
     valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """Where VideoSDK cannot be connected to, nothing was done and a retry makes sense."""
     more = {**harness.FAST, "GATEWAY_VERIFY_ABSENT": "never"}
-    settings = harness.environment(valkey.url, nobody(), demo.file, **more)
+    settings = harness.environment(valkey.url, closed_port(), demo.file, **more)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
-        answer = await client.post(START, json=new_track())
+        answer = await client.start(new_track())
     check_problem(answer, "upstream-unavailable")
     assert int(answer.headers["retry-after"]) >= 1
     assert "127.0.0.1" not in answer.text
 
 
 @pytest.mark.parametrize("way", ["killed", "paused"])
-async def test_without_redis_nothing_is_promised(
+async def test_start_and_show_without_redis_are_answered_503(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: CheckProblem, way: str
 ) -> None:
     """Redis gone or silent: 503 within three seconds for start and question; nothing reaches VideoSDK."""
@@ -282,7 +281,7 @@ async def test_without_redis_nothing_is_promised(
             try:
                 address = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
                 answers = [
-                    await client.post(START, json=track),
+                    await client.start(track),
                     await client.get(address),
                     await client.get("/readyz"),
                 ]
@@ -298,19 +297,19 @@ async def test_without_redis_nothing_is_promised(
     assert simulator.calls == []
 
 
-async def test_a_caller_may_wait_less(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+async def test_start_with_a_short_timeout_ends_the_wait_and_not_the_operation(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """A caller's own limit ends its wait and not the operation: the same request then learns the result."""
     simulator.inject(harness.delay("start", 2))
     track = new_track()
-    early = await gateway.post(START, json=track, headers={"x-request-timeout-ms": "100"})
+    early = await gateway.start(track, headers={"x-request-timeout-ms": "100"})
     check_problem(early, "deadline-exceeded")
-    again = await gateway.post(START, json=track)
+    again = await gateway.start(track)
     assert again.status_code == 200
     assert starts(simulator) == 1
 
 
-def test_outcome_unknown_says_that_a_retry_is_safe() -> None:
+def test_start_of_unknown_outcome_says_that_a_retry_is_safe() -> None:
     """The one error after which something may record tells a person what to do."""
     assert "safe" in OutcomeUnknown.advice

@@ -20,6 +20,7 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from gateway.settings.load import load
 from tests import harness
+from tests.api_client import ApiClient
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +92,7 @@ FOR_EVERYBODY: Final[dict[str, int]] = {
     # Known by VideoSDK's signature, which none of these requests has.
     "POST /v1/webhooks/videosdk": 401,
 }
-"""Routes at which nobody shows a key, and what they answer, whoever asks."""
+"""Routes that need no key, and their answer to every caller."""
 SHOWING = ("GET /v1/recordings", "/events", "/events/tickets", "GET /v1/admin/tracks")
 """Ends of the routes whose answer shows several tracks, of which a caller sees its own."""
 
@@ -106,7 +107,7 @@ class Gateway:
         routes: The application's own.
     """
 
-    client: httpx.AsyncClient
+    client: ApiClient
     keys: dict[str, str]
     routes: frozenset[str]
 
@@ -138,7 +139,7 @@ async def served(
     app: Any = create_app(load(settings | {"GATEWAY_CALLER_STARTS_PER_MINUTE": "0"}))
     async with harness.serve_app(app) as url, harness.client(url) as client:
         gateway = Gateway(client, keys, frozenset(routes_of(app)))
-        started = await client.post("/v1/recordings/track/start", json=TRACK, headers=gateway.bearer("all"))
+        started = await client.start(TRACK, headers=gateway.bearer("all"))
         assert started.status_code == 201, started.text
         yield gateway
 
@@ -192,7 +193,7 @@ CELLS = [
 async def test_route_for_a_policy_answers_what_the_table_says(
     served: Gateway, videosdk: Simulator, check_problem: CheckProblem, route: str, policy: str, cell: str
 ) -> None:
-    """Allowed, seen only in part, or refused by its rule before VideoSDK hears of it."""
+    """Allowed, seen only in part, or refused by its rule before anything reaches VideoSDK."""
     calls = len(videosdk.calls)
     async with asked(served, route, served.bearer(policy)) as (answer, text):
         if cell not in {"200", "empty"}:

@@ -24,7 +24,7 @@ def update(number: int, *, whole: bool = False) -> FeedUpdate:
 
 
 class Server:
-    """Takes what is sent as soon as it may, and hangs up when told to."""
+    """Takes what is sent as soon as it may, and hangs up on demand."""
 
     ending = False
     on_ending: Callable[[], None] | None = None
@@ -87,14 +87,14 @@ def left() -> list[Reader]:
 
 @pytest.fixture
 def reader(left: list[Reader]) -> Reader:
-    """A reader who was told a room."""
+    """A reader who has received a room."""
     reader = Reader(left.append)
     reader.begin(update(1, whole=True))
     return reader
 
 
-async def test_silence_is_broken_by_comments(reader: Reader, left: list[Reader]) -> None:
-    """A comment, again and again, keeps proxies from thinking that nobody is there; no client hears it."""
+async def test_stream_in_silence_sends_comments(reader: Reader, left: list[Reader]) -> None:
+    """A comment, again and again, keeps proxies from closing the connection; clients ignore it."""
     server = Server()
     async with answering(server, reader, heartbeat=0.02):
         await harness.eventually(lambda: server.text.count("\n\n:\n\n:\n\n"))
@@ -103,8 +103,8 @@ async def test_silence_is_broken_by_comments(reader: Reader, left: list[Reader])
         await harness.eventually(lambda: left)
 
 
-async def test_a_slow_reader_is_told_to_come_again(reader: Reader) -> None:
-    """While it takes nothing, news wait up to a bound; past it they are dropped, and it hears that it was too slow."""
+async def test_stream_of_a_slow_reader_ends_with_a_reconnect(reader: Reader) -> None:
+    """While the reader takes nothing, updates wait up to a bound; beyond it they are dropped and it must reconnect."""
     server = Server()
     async with answering(server, reader) as answer:
         await harness.eventually(lambda: "snapshot" in server.text)
@@ -123,7 +123,7 @@ async def test_a_slow_reader_is_told_to_come_again(reader: Reader) -> None:
         assert server.complete
 
 
-async def test_a_process_that_ends_ends_its_answers(reader: Reader) -> None:
+async def test_stream_ends_when_the_process_shuts_down(reader: Reader) -> None:
     """The server says that it is to end: the answer is over at once, in order, with a word to the client."""
     server = Server()
     async with answering(server, reader) as answer:
@@ -136,8 +136,8 @@ async def test_a_process_that_ends_ends_its_answers(reader: Reader) -> None:
     assert server.on_ending is None
 
 
-async def test_an_answer_that_begins_while_the_process_ends_is_short(reader: Reader) -> None:
-    """Whoever comes in the last moment is sent on as well."""
+async def test_stream_begun_during_shutdown_ends_at_once(reader: Reader) -> None:
+    """A reader that connects in the last moment must reconnect as well."""
     server = Server()
     server.ending = True
     async with answering(server, reader) as answer:
@@ -146,8 +146,8 @@ async def test_an_answer_that_begins_while_the_process_ends_is_short(reader: Rea
     assert server.complete
 
 
-async def test_news_are_read_once(left: list[Reader]) -> None:
-    """What was missed and what came meanwhile overlap; each is told once, in order."""
+async def test_stream_sends_overlapping_updates_once_in_order(left: list[Reader]) -> None:
+    """Missed updates and new ones overlap; the reader receives each once, in order."""
     reader = Reader(left.append)
     for number in (5, 6):
         reader.offer(update(number))
@@ -159,8 +159,8 @@ async def test_news_are_read_once(left: list[Reader]) -> None:
     assert [one.id for one in await reader.read(0)] == ["7-0"]
 
 
-async def test_what_waits_is_part_of_the_room_as_a_whole(left: list[Reader]) -> None:
-    """A reader who begins with the room is told only what changed after it."""
+async def test_stream_after_the_room_sends_only_later_changes(left: list[Reader]) -> None:
+    """A reader who begins with the room receives only later changes."""
     reader = Reader(left.append)
     reader.offer(update(5))
     reader.begin(update(6, whole=True))
@@ -169,8 +169,8 @@ async def test_what_waits_is_part_of_the_room_as_a_whole(left: list[Reader]) -> 
     assert [one.id for one in await reader.read(0)] == ["6-0", "7-0"]
 
 
-async def test_a_room_told_anew_counts_anew(reader: Reader) -> None:
-    """After a Redis that has forgotten, ids may be smaller: the whole room is told all the same, and what follows."""
+async def test_stream_after_redis_forgot_restarts_its_ids(reader: Reader) -> None:
+    """After a Redis that has forgotten, ids may be smaller: the reader receives the room and what follows."""
     reader.offer(update(9))
     assert [one.id for one in await reader.read(0)] == ["1-0", "9-0"]
     reader.offer(update(3, whole=True))
@@ -205,7 +205,7 @@ async def lived(*, busy: bool, **limits: float | None) -> tuple[float, Server]:
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("later", [None, 7200.0])
 def test_stream_of_an_hour_ends_whatever_else_would_end_it_later(later: float | None, busy: bool) -> None:
-    """A client keeps its rights no longer than an hour, silent room or not: it is told to come again, and asked anew.
+    """A client keeps its rights no longer than an hour, silent room or not: it must reconnect and authenticate again.
 
     On a clock that jumps, so that the hour passes at once. Not all end at the same age.
     """

@@ -2,27 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from tests import harness
+from tests.api_client import ApiClient, NewTrack, address
 from tests.listener import listening
 from tests.observability.numbers import scrape
 from tests.projects import TwoProjects, two_projects
 
 pytestmark = pytest.mark.anyio
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 BUCKETS = 16
-
-NewTrack = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
@@ -32,12 +29,7 @@ async def projects(valkey: EmbeddedValkey, tmp_path: Path, signer: Signer) -> As
         yield both
 
 
-def shown(track: dict[str, str]) -> str:
-    """Return where a track is shown."""
-    return f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
-
-
-async def listed(gateway: httpx.AsyncClient, track: dict[str, str]) -> list[dict[str, Any]]:
+async def listed(gateway: ApiClient, track: dict[str, str]) -> list[dict[str, Any]]:
     """Return what an operator sees of a track."""
     answer = await gateway.get("/v1/admin/tracks", params={"limit": "1000"})
     assert answer.status_code == 200, answer.text
@@ -48,11 +40,11 @@ async def test_start_in_both_projects_starts_in_both(projects: TwoProjects, new_
     """Claims and records: the same ids are two tracks, each with a recording, a list and an end of its own."""
     track = new_track()
     async with projects.gateways() as (one, other):
-        started = await asyncio.gather(one.post(START, json=track), other.post(START, json=track))
+        started = await asyncio.gather(one.start(track), other.start(track))
         assert [answer.json()["outcome"] for answer in started] == ["started", "started"]
-        assert (await one.post(STOP, json=track)).json()["outcome"] == "stopped"
-        assert (await other.get(shown(track))).json()["status"] == "recording"
-        assert (await other.post(START, json=track)).json()["outcome"] == "already_recording"
+        assert (await one.stop(track)).json()["outcome"] == "stopped"
+        assert (await other.show(track)).json()["status"] == "recording"
+        assert (await other.start(track)).json()["outcome"] == "already_recording"
     for project in (projects.one, projects.other):
         assert sum(call.endpoint == "start" for call in project.simulator.calls) == 1
     assert not any(call.endpoint == "stop" for call in projects.other.simulator.calls)
@@ -62,25 +54,25 @@ async def test_track_of_one_project_is_unknown_to_the_other(projects: TwoProject
     """Room lists and questions: a room that records in one project holds nothing in the other."""
     track = new_track()
     async with projects.gateways() as (one, other):
-        assert (await one.post(START, json=track)).status_code == 201
+        assert (await one.start(track)).status_code == 201
         for gateway, recordings in ((one, 1), (other, 0)):
             room = await gateway.get("/v1/recordings", params={"roomId": track["roomId"]})
             assert len(room.json()["recordings"]) == recordings
-        assert (await other.get(shown(track))).status_code == 404
-        assert (await other.post(STOP, json=track)).json()["outcome"] == "not_recording"
+        assert (await other.show(track)).status_code == 404
+        assert (await other.stop(track)).json()["outcome"] == "not_recording"
         for action, body in (("settle", None), ("release", {"reason": "to see"})):
-            path = shown(track).replace("recordings/track", "admin/tracks")
+            path = address(track).replace("recordings/track", "admin/tracks")
             assert (await one.post(f"{path}/{action}", json=body)).status_code == 200
-        assert (await one.get(shown(track))).json()["status"] == "recording"
+        assert (await one.show(track)).json()["status"] == "recording"
 
 
 async def test_operator_of_an_unknown_project_may_not_touch_a_claim(projects: TwoProjects, new_track: NewTrack) -> None:
     """Admin: settling and releasing are about the operator's own project, where there is no such track."""
     track = new_track()
-    path = shown(track).replace("recordings/track", "admin/tracks")
+    path = address(track).replace("recordings/track", "admin/tracks")
     async with projects.gateways() as (one, other):
         projects.one.simulator.inject(harness.delay("start", 0.5))
-        start = asyncio.create_task(one.post(START, json=track))
+        start = asyncio.create_task(one.start(track))
         await harness.until(lambda: listed(one, track), lambda found: found and found[0].get("claim"))
         assert await listed(other, track) == []
         assert (await other.post(f"{path}/settle")).status_code == 404
@@ -97,21 +89,21 @@ async def test_ticket_of_one_project_opens_nothing_in_the_other(projects: TwoPro
             assert refused.status_code == 401
         one.headers.pop("authorization")
         async with listening(one, room, ticket=ticket) as reader:
-            await reader.until(lambda reader: reader.heard)
+            await reader.until(lambda reader: reader.received)
 
 
 async def test_idempotency_key_of_one_project_is_new_to_the_other(projects: TwoProjects, new_track: NewTrack) -> None:
     """Replays: the same caller, key and body in the other project is another request; so is another body."""
     track, key = new_track(), {"idempotency-key": "the-same-in-both"}
     async with projects.gateways() as (one, other):
-        assert (await one.post(START, json=track, headers=key)).status_code == 201
-        answer = await other.post(START, json=track, headers=key)
+        assert (await one.start(track, headers=key)).status_code == 201
+        answer = await other.start(track, headers=key)
         assert (answer.status_code, answer.headers.get("idempotency-replayed")) == (201, None)
-        again = await one.post(START, json=track, headers=key)
+        again = await one.start(track, headers=key)
         assert again.headers["idempotency-replayed"] == "true"
         key = {"idempotency-key": "with-different-bodies"}
-        assert (await one.post(START, json=new_track(), headers=key)).status_code == 201
-        assert (await other.post(START, json=new_track(), headers=key)).status_code == 201
+        assert (await one.start(new_track(), headers=key)).status_code == 201
+        assert (await other.start(new_track(), headers=key)).status_code == 201
 
 
 async def test_limit_used_up_in_one_project_is_whole_in_the_other(
@@ -123,27 +115,27 @@ async def test_limit_used_up_in_one_project_is_whole_in_the_other(
         two_projects(valkey, tmp_path, signer, starts_per_minute=2) as projects,
         projects.gateways(GATEWAY_TRACK_STARTS_PER_MINUTE="5") as (one, other),
     ):
-        assert (await one.post(START, json=track)).status_code == 201
-        assert (await one.post(STOP, json=track)).status_code == 200
-        assert (await one.post(START, json=track)).status_code == 429
-        answer = await other.post(START, json=track)
+        assert (await one.start(track)).status_code == 201
+        assert (await one.stop(track)).status_code == 200
+        assert (await one.start(track)).status_code == 429
+        answer = await other.start(track)
         assert answer.status_code == 201
         assert answer.headers["ratelimit"].startswith('"caller";r=1;')
         assert '"track";r=4;' in answer.headers["ratelimit"]
 
 
-async def test_reader_of_one_project_hears_nothing_of_the_other(projects: TwoProjects, new_track: NewTrack) -> None:
-    """Events: what happens in the other project's room of the same name is neither told nor part of the room."""
+async def test_events_of_one_project_are_absent_from_the_other(projects: TwoProjects, new_track: NewTrack) -> None:
+    """Events: what happens in the other project's room of the same name is neither an event nor part of the room."""
     track = new_track()
     foreign = new_track(kind="audio")
     async with projects.gateways() as (one, other):
         async with listening(one, track["roomId"]) as reader:
-            await reader.until(lambda reader: reader.heard)
-            assert (await other.post(START, json=foreign)).status_code == 201
-            assert (await one.post(START, json=track)).status_code == 201
+            await reader.until(lambda reader: reader.received)
+            assert (await other.start(foreign)).status_code == 201
+            assert (await one.start(track)).status_code == 201
             await reader.until_statuses("starting", "recording")
-            assert {heard.data["kind"] for heard in reader.changes} == {"video"}
-        async with listening(one, track["roomId"], lastEventId=reader.heard[0].id) as again:
+            assert {update.data["kind"] for update in reader.changes} == {"video"}
+        async with listening(one, track["roomId"], lastEventId=reader.received[0].id) as again:
             await again.until_statuses("starting", "recording")
 
 
@@ -168,14 +160,14 @@ async def test_key_in_redis_of_one_project_is_never_the_others(
     assert set(kept[0]) == {"record", "tracks", "events", "due", "limit", "answer", "ticket"}
 
 
-async def use_everything(gateway: httpx.AsyncClient, track: dict[str, str]) -> None:
+async def use_everything(gateway: ApiClient, track: dict[str, str]) -> None:
     """Do all that leaves something behind in Redis."""
     room = track["roomId"]
     async with listening(gateway, room) as reader:
-        assert (await gateway.post(START, json=track, headers={"idempotency-key": "one"})).status_code == 201
+        assert (await gateway.start(track, headers={"idempotency-key": "one"})).status_code == 201
         await reader.until_statuses("starting", "recording")
     assert (await gateway.post(f"/v1/rooms/{room}/events/tickets")).status_code == 201
-    for path in (shown(track), f"/v1/recordings?roomId={room}", "/v1/admin/tracks", "/metrics", "/readyz"):
+    for path in (address(track), f"/v1/recordings?roomId={room}", "/v1/admin/tracks", "/metrics", "/readyz"):
         assert (await gateway.get(path)).status_code == 200
 
 
@@ -192,16 +184,16 @@ def kind_of(key: str) -> str:
     return parts[-1] if parts[-1] in {"due", "tracks", "events"} else "record"
 
 
-async def test_settler_leaves_the_tracks_of_another_project_alone(
+async def test_reconciler_leaves_the_tracks_of_another_project_alone(
     valkey: EmbeddedValkey, projects: TwoProjects, new_track: NewTrack
 ) -> None:
-    """The settler: a recording that is due stays as it is while only the other project's gateways run.
+    """The reconciler: a recording that is due stays as it is while only the other project's gateways run.
 
     Their account does not know it: they would find that it had ended, and say so.
     """
     track = new_track()
     async with projects.one.gateway(GATEWAY_CHECK_SECONDS="0.05") as one:
-        assert (await one.post(START, json=track)).status_code == 201
+        assert (await one.start(track)).status_code == 201
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         (key,) = [key async for key in redis.scan_iter(match=f"rec:*:{track['roomId']}:*:{track['kind']}")]
         before = await redis.hgetall(key)

@@ -35,11 +35,10 @@ from gateway.videosdk.signatures import Signatures
 from gateway.videosdk.tokens import MintedTokens
 from gateway.videosdk.webhook_keys import FetchedKeys
 from tests import harness
+from tests.api_client import NewTrack
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 ROOM = "jvsg-8rjn-j304"
 SAMPLE = (
     b'{"webhookType":"participant-track-recording-stopped","data":{"meetingId":"jvsg-8rjn-j304",'
@@ -142,7 +141,7 @@ async def door(simulator: Simulator) -> AsyncGenerator[Door]:
 # --- what it means ------------------------------------------------------------------------------------------------
 
 
-async def test_the_documented_sample_is_understood(door: Door) -> None:
+async def test_webhook_of_the_documented_sample_is_handled(door: Door) -> None:
     """204 without a body, and a hint with the track."""
     answer = await door.send(SAMPLE)
     assert (answer.status_code, answer.content) == (204, b"")
@@ -181,7 +180,7 @@ HINTS = [
 ]
 
 
-async def test_events_of_tracks_are_hints(door: Door) -> None:
+async def test_webhook_about_a_track_is_handled(door: Door) -> None:
     """The five events of a track's recording, the participant who left, the session that ended."""
     for number, (body, hint) in enumerate(HINTS, 1):
         assert (await door.send(body)).status_code == 204
@@ -213,7 +212,7 @@ OTHERS = [
 ]
 
 
-async def test_other_events_are_accepted_and_counted(door: Door) -> None:
+async def test_webhook_about_no_track_is_accepted_and_counted(door: Door) -> None:
     """What is of no track, not known, or names nothing that can be a track here: 204 and no hint."""
     for body, counted in OTHERS:
         assert (await door.send(body)).status_code == 204
@@ -223,21 +222,21 @@ async def test_other_events_are_accepted_and_counted(door: Door) -> None:
     assert door.heard == []
 
 
-def test_every_documented_event_is_known() -> None:
+def test_webhook_event_types_are_the_documented_ones() -> None:
     """The names are those of the vendor's documentation; five of them, a leaver and an end are about tracks."""
     assert len(EVENTS) == 19
     assert sum(happened is not None for happened in EVENTS.values()) == 7
     assert EVENTS["participant-track-recording-failed"] is EventType.FAILED
 
 
-async def test_the_content_type_makes_no_difference(door: Door) -> None:
+async def test_webhook_with_any_content_type_is_handled(door: Door) -> None:
     """The signature counts, and nothing else of the request does."""
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "x"):
         assert (await door.send(SAMPLE, **{"content-type": content_type})).status_code == 204
     assert (await door.send(SAMPLE, authorization="Bearer nonsense")).status_code == 204
 
 
-async def test_two_equal_events_are_both_heard(door: Door) -> None:
+async def test_webhook_received_twice_is_handled_twice(door: Door) -> None:
     """Two starts of one track tell the same bytes: the second is no copy of the first."""
     for _ in range(2):
         assert (await door.send(told("started", {"roomId": ROOM, "participantId": "p", "kind": "video"}))).is_success
@@ -248,7 +247,9 @@ async def test_two_equal_events_are_both_heard(door: Door) -> None:
 # --- what is not let in -------------------------------------------------------------------------------------------
 
 
-async def test_what_is_no_event_is_malformed(door: Door, check_problem: Callable[..., dict[str, Any]]) -> None:
+async def test_webhook_that_is_no_json_object_is_malformed(
+    door: Door, check_problem: Callable[..., dict[str, Any]]
+) -> None:
     """Signed by VideoSDK, and all the same not an object in JSON."""
     bodies = [b"", b"x", b"[]", b"7", b'"a"', b"null", b"{", b'{"a":"\xff"}', b"[" * 100_000, b"{}{}"]
     for body in bodies:
@@ -256,7 +257,9 @@ async def test_what_is_no_event_is_malformed(door: Door, check_problem: Callable
     assert door.counted == {("other", "malformed"): len(bodies)}
 
 
-async def test_unsigned_and_forged_are_told_the_same(door: Door, check_problem: Callable[..., dict[str, Any]]) -> None:
+async def test_webhook_unsigned_or_forged_is_answered_401(
+    door: Door, check_problem: Callable[..., dict[str, Any]]
+) -> None:
     """401, how to say who one is, and not a word about what was wrong."""
     answers = [
         await door.client.post(WEBHOOK_PATH, content=SAMPLE),
@@ -274,7 +277,9 @@ async def test_unsigned_and_forged_are_told_the_same(door: Door, check_problem: 
     assert door.heard == []
 
 
-async def test_a_body_may_be_so_long_and_no_longer(door: Door, check_problem: Callable[..., dict[str, Any]]) -> None:
+async def test_webhook_with_a_body_beyond_the_bound_is_refused(
+    door: Door, check_problem: Callable[..., dict[str, Any]]
+) -> None:
     """The longest is read to its end; one byte more is refused, whether or not its length was said before."""
     longest = SAMPLE + b" " * (MAX_WEBHOOK_BYTES - len(SAMPLE))
     assert (await door.send(longest)).status_code == 204
@@ -289,7 +294,7 @@ async def test_a_body_may_be_so_long_and_no_longer(door: Door, check_problem: Ca
     assert door.counted["other", "too_large"] == 2
 
 
-async def test_without_the_key_videosdk_is_asked_to_come_again(
+async def test_webhook_without_a_key_is_answered_503_with_retry_after(
     door: Door, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
     """503 with Retry-After, nothing heard; a minute later the same event is taken."""
@@ -303,7 +308,7 @@ async def test_without_the_key_videosdk_is_asked_to_come_again(
     await harness.eventually(lambda: len(door.heard) == 1)
 
 
-async def test_a_new_key_of_videosdk_costs_one_call(door: Door) -> None:
+async def test_webhook_signed_with_a_new_key_costs_one_fetch(door: Door) -> None:
     """The simulator signs with another key; what it sends then is accepted after one fetch."""
     assert (await door.send(SAMPLE)).status_code == 204
     async with httpx.AsyncClient(base_url=door.simulator.url, trust_env=False) as control:
@@ -316,7 +321,7 @@ async def test_a_new_key_of_videosdk_costs_one_call(door: Door) -> None:
     assert key_calls(door.simulator) == fetched + 1
 
 
-async def test_a_storm_of_forgeries_costs_one_call_a_minute(door: Door, signer: Signer) -> None:
+async def test_webhook_forgeries_cost_one_fetch_a_minute(door: Door, signer: Signer) -> None:
     """Sixty of them in each of three minutes: three calls, and a genuine one passes in the middle."""
     forged = Signer().sign(SAMPLE)
     for minute in range(1, 4):
@@ -329,7 +334,7 @@ async def test_a_storm_of_forgeries_costs_one_call_a_minute(door: Door, signer: 
     await harness.eventually(lambda: len(door.heard) == 3)
 
 
-async def test_whatever_videosdk_signs_is_answered_as_documented(door: Door) -> None:
+async def test_webhook_of_any_signed_body_is_answered_as_documented(door: Door) -> None:
     """Any JSON and any bytes behind a good signature: 204 for objects, else 400, and never a mistake of ours."""
     leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
     names = st.sampled_from([*EVENTS, "other", "", "data"]) | st.text()
@@ -366,7 +371,7 @@ async def test_whatever_videosdk_signs_is_answered_as_documented(door: Door) -> 
 # --- afterwards ----------------------------------------------------------------------------------------------------
 
 
-async def test_the_answer_does_not_wait_for_what_follows(door: Door) -> None:
+async def test_webhook_is_answered_before_it_is_acted_on(door: Door) -> None:
     """VideoSDK is answered while the hint is still being acted on, and so are the next hundred."""
     door.hold.clear()
     answers = await asyncio.gather(*(door.send(SAMPLE) for _ in range(100)))
@@ -376,7 +381,7 @@ async def test_the_answer_does_not_wait_for_what_follows(door: Door) -> None:
     await harness.eventually(lambda: len(door.heard) == 100)
 
 
-async def test_closing_waits_for_what_was_accepted(door: Door) -> None:
+async def test_close_waits_for_accepted_webhooks(door: Door) -> None:
     """Everything answered with 204 is heard before the intake is closed."""
     door.hold.clear()
     await asyncio.gather(*(door.send(SAMPLE) for _ in range(40)))
@@ -390,7 +395,7 @@ async def test_closing_waits_for_what_was_accepted(door: Door) -> None:
     assert await closing == 40
 
 
-async def test_closing_does_not_wait_for_ever(door: Door) -> None:
+async def test_close_gives_up_a_hanging_webhook_after_the_grace(door: Door) -> None:
     """What hangs is given up after the grace."""
     door.hold.clear()
     await door.send(SAMPLE)
@@ -399,7 +404,7 @@ async def test_closing_does_not_wait_for_ever(door: Door) -> None:
     assert door.heard == []
 
 
-async def test_events_beyond_the_bound_are_to_be_sent_again(
+async def test_webhook_beyond_the_bound_is_refused_with_retry_after(
     simulator: Simulator, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
     """Two wait, of which one is acted on; a third is refused with Retry-After, and accepted when there is room."""
@@ -420,7 +425,7 @@ async def test_events_beyond_the_bound_are_to_be_sent_again(
 
 
 @pytest.mark.parametrize("reason", [CoordinationUnavailable, NewerRecord])
-async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door, reason: type[GatewayError]) -> None:
+async def test_webhook_during_a_redis_outage_is_retried(door: Door, reason: type[GatewayError]) -> None:
     """It is tried again, also when the process is told to stop meanwhile.
 
     So is one about a record that a later version holds at the moment, in the middle of a rolling upgrade.
@@ -432,7 +437,7 @@ async def test_an_event_waits_out_a_redis_that_does_not_answer(door: Door, reaso
     assert len(door.heard) == 1
 
 
-async def test_an_event_is_given_up_after_the_last_try(simulator: Simulator) -> None:
+async def test_webhook_is_given_up_after_the_last_try(simulator: Simulator) -> None:
     """Redis does not answer three times: nothing is tried a fourth time, and the next event is heard."""
     async with opened(simulator, pauses=(0, 0)) as door:
         door.deaf_for = 4
@@ -455,20 +460,15 @@ async def hearing(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.De
         yield client
 
 
-def path_of(track: dict[str, str]) -> str:
-    """Return the address of a track's recording."""
-    return f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
-
-
-async def test_the_end_of_a_recording_is_heard_of(
+async def test_webhook_about_an_end_reaches_a_start_without_a_url(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Nobody gave a webhookUrl: the gateway gave its own, and knows of an end that nobody asked for."""
     async with hearing(valkey, simulator, demo) as gateway:
         track = new_track()
-        assert (await gateway.post(START, json=track)).status_code == 201
+        assert (await gateway.start(track)).status_code == 201
         simulator.end_recording(track["roomId"], track["participantId"], track["kind"])
-        await harness.until(lambda: gateway.get(path_of(track)), lambda answer: answer.json()["status"] == "stopped")
+        await harness.until(lambda: gateway.show(track), lambda answer: answer.json()["status"] == "stopped")
     (start,) = (call for call in simulator.calls if call.endpoint == "start")
     assert isinstance(start.body, dict)
     assert start.body["webhookUrl"] == f"{gateway.base_url}{WEBHOOK_PATH}"
@@ -477,19 +477,19 @@ async def test_the_end_of_a_recording_is_heard_of(
     assert [delivery.webhook_type.rpartition("-")[2] for delivery in delivered] == ["starting", "started", "stopped"]
 
 
-async def test_a_callers_webhook_url_stays_the_callers(
+async def test_start_with_a_webhook_url_sends_it_unchanged(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """It reaches VideoSDK byte for byte, whether or not the gateway has an address of its own."""
     url = "http://127.0.0.1:9/h%2Fook/?key=a%20b&c=%E2%82%AC&&=+~"
     async with hearing(valkey, simulator, demo) as gateway:
-        assert (await gateway.post(START, json=new_track(webhookUrl=url))).status_code == 201
+        assert (await gateway.start(new_track(webhookUrl=url))).status_code == 201
     (start,) = (call for call in simulator.calls if call.endpoint == "start")
     assert isinstance(start.body, dict)
     assert start.body["webhookUrl"] == url
 
 
-async def test_starts_without_a_webhook_url_are_equal_whatever_the_gateways_own(
+async def test_start_without_a_webhook_url_is_equal_under_any_gateway_url(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Gateways with one address, with another and with none, as during a roll-out: no 409, and one start.
@@ -504,10 +504,10 @@ async def test_starts_without_a_webhook_url_are_equal_whatever_the_gateways_own(
         harness.serve(environment) as url,
         harness.client(url, demo.key) as third,
     ):
-        answers = await asyncio.gather(*(gateway.post(START, json=track) for gateway in (one, other, third)))
+        answers = await asyncio.gather(*(gateway.start(track) for gateway in (one, other, third)))
         assert sorted(answer.status_code for answer in answers) == [200, 200, 201]
         own = {**track, "webhookUrl": f"{one.base_url}{WEBHOOK_PATH}"}
-        assert (await one.post(START, json=own)).status_code == 409
+        assert (await one.start(own)).status_code == 409
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
@@ -585,7 +585,7 @@ class Forger:
         return body, [base64.b64encode(made()).decode()]
 
 
-async def test_a_thousand_forgeries_change_nothing(
+async def test_webhook_forgeries_change_nothing(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, signer: Signer
 ) -> None:
     """Mutated bodies and signatures, of events that would end what records: 401 each, and everything stands."""
@@ -593,10 +593,10 @@ async def test_a_thousand_forgeries_change_nothing(
     # A reader does not make it look either, however long this takes.
     async with hearing(valkey, simulator, demo, GATEWAY_TRUST_SECONDS="3600") as gateway:
         track = new_track(webhookUrl="http://127.0.0.1:9/")
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         # VideoSDK has ended it, and the gateway was not told: a forgery that gets through makes it look.
         simulator.end_recording(track["roomId"], track["participantId"], track["kind"], webhook=False)
-        before = standing(await gateway.get(path_of(track)))
+        before = standing(await gateway.show(track))
         assert before["status"] == "recording"
         calls = len(simulator.calls)
         bodies = [told(name, track) for name in ("stopped", "failed", "started")]
@@ -612,17 +612,17 @@ async def test_a_thousand_forgeries_change_nothing(
         for start in range(0, 1000, 8):
             answers.update(await asyncio.gather(*(send(number) for number in range(start, start + 8))))
         assert answers == {(401, "VideoSDK did not sign this body."): 1000}, seed
-        assert standing(await gateway.get(path_of(track))) == before, seed
+        assert standing(await gateway.show(track)) == before, seed
         # Of other rooms the settler may still have something to find out.
         mine = [call for call in simulator.calls[calls:] if call.room_id in {None, track["roomId"]}]
         assert Counter(call.endpoint for call in mine) == {"key": 1}
 
         # The same body, genuine: so it was the signature that kept the others out.
         await gateway.post(WEBHOOK_PATH, content=bodies[0], headers={"videosdk-signature": signer.sign(bodies[0])})
-        await harness.until(lambda: gateway.get(path_of(track)), lambda answer: answer.json()["status"] == "stopped")
+        await harness.until(lambda: gateway.show(track), lambda answer: answer.json()["status"] == "stopped")
 
 
-async def test_replays_of_genuine_events_change_nothing(
+async def test_webhook_replays_change_nothing(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -647,25 +647,25 @@ async def test_replays_of_genuine_events_change_nothing(
                 sent = await gateway.post(WEBHOOK_PATH, content=body, headers={"videosdk-signature": signer.sign(body)})
                 assert sent.status_code == 204
 
-        await gateway.post(START, json=track)
-        await gateway.post(STOP, json=track)
-        started = await gateway.post(START, json=track)
+        await gateway.start(track)
+        await gateway.stop(track)
+        started = await gateway.start(track)
         assert started.json()["outcome"] == "started"
         listings = sum(call.endpoint == "list" for call in simulator.calls)
         await replay()
         await harness.eventually(lambda: sum(call.endpoint == "list" for call in simulator.calls) > listings)
         running = await harness.until(
-            lambda: gateway.get(path_of(track)), lambda answer: answer.json()["confirmedBy"] == "list"
+            lambda: gateway.show(track), lambda answer: answer.json()["confirmedBy"] == "list"
         )
         assert (running.json()["status"], running.json()["id"]) == ("recording", started.json()["id"])
-        again = await gateway.post(START, json=track)
+        again = await gateway.start(track)
         assert (again.json()["outcome"], again.json()["id"]) == ("already_recording", started.json()["id"])
 
-        assert (await gateway.post(STOP, json=track)).json()["outcome"] == "stopped"
+        assert (await gateway.stop(track)).json()["outcome"] == "stopped"
         await replay()
     # Closed: whatever was accepted has been heard to its end.
     async with hearing(valkey, simulator, demo) as gateway:
-        ended = (await gateway.get(path_of(track))).json()
+        ended = (await gateway.show(track)).json()
         assert (ended["status"], ended["id"]) == ("stopped", started.json()["id"])
     assert Counter(call.endpoint for call in simulator.calls if call.endpoint in {"start", "stop"}) == {
         "start": 2,

@@ -61,7 +61,7 @@ def received(request: StartTrackRecording, field: str) -> str | None:
 # --- the tables --------------------------------------------------------------------------------------------------
 
 
-def test_the_tables_hold_what_they_promise() -> None:
+def test_policy_tables_hold_enough_distinct_values() -> None:
     """There are at least 120 hostile and 40 honest values, none twice, and every rule on values has several."""
     assert len({(row.field, row.value) for row in HOSTILE}) == len(HOSTILE) >= 120
     assert len({(row.field, row.value) for row in HONEST}) == len(HONEST) >= 40
@@ -72,7 +72,7 @@ def test_the_tables_hold_what_they_promise() -> None:
 
 
 @pytest.mark.parametrize("row", HOSTILE, ids=lambda row: f"{row.trick}: {ascii(row.value)[1:60]}")
-def test_hostile_values_are_refused(row: Hostile) -> None:
+def test_policy_refuses_hostile_values(row: Hostile) -> None:
     """Each is refused by its rule: as an invalid request, for every caller, or for callers with lists."""
     if row.rule == INVALID:
         with pytest.raises(InvalidRequest) as refusal:
@@ -86,7 +86,7 @@ def test_hostile_values_are_refused(row: Hostile) -> None:
 
 
 @pytest.mark.parametrize("row", HONEST, ids=lambda row: ascii(row.value)[1:60])
-def test_honest_values_pass_as_they_are(row: Honest) -> None:
+def test_policy_allows_honest_values_unchanged(row: Honest) -> None:
     """Each is read unchanged and breaks no rule; it breaks only a list's rule where it is not listed."""
     request = read(row.field, row.value)
     assert received(request, row.field) == row.value
@@ -97,7 +97,7 @@ def test_honest_values_pass_as_they_are(row: Honest) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in HOSTILE if row.rule != INVALID], ids=lambda row: ascii(row.value)[1:60])
-def test_hosts_and_folders_do_not_excuse_a_trick(row: Hostile) -> None:
+def test_policy_with_lists_refuses_hostile_values(row: Hostile) -> None:
     """Naming a host or a folder in a list makes no hostile value pass, whatever else is listed."""
     wide = Policy(
         webhook_hosts=("hooks.example.com", "*.example", "*.com", "*.1", "127.0.0.1", "localhost", "*.local"),
@@ -112,14 +112,14 @@ def test_hosts_and_folders_do_not_excuse_a_trick(row: Hostile) -> None:
 
 @given(st.text(max_size=60), st.text(max_size=60))
 @settings(max_examples=500, deadline=None)
-def test_any_text_is_judged(host: str, rest: str) -> None:
+def test_policy_judges_any_text_without_an_error(host: str, rest: str) -> None:
     """Whatever is sent is allowed or refused by a rule; nothing else ever happens."""
     for policy in CALLERS.values():
         assert broken(policy, URL, f"https://{host}/{rest}") in {None, *RULES}
         assert broken(policy, PATH, rest) in {None, *RULES}
 
 
-def test_judging_takes_no_time() -> None:
+def test_policy_judges_deeply_encoded_values_at_once() -> None:
     """Values made to be decoded for long are judged at once."""
     nested, wide = "%" + "25" * 1000, "%25" * 660
     started = time.process_time()
@@ -131,7 +131,7 @@ def test_judging_takes_no_time() -> None:
     assert time.process_time() - started < 10
 
 
-def test_empty_lists_allow_nothing() -> None:
+def test_policy_with_an_empty_list_allows_nothing() -> None:
     """A list without entries is not the same as no list."""
     assert broken(Policy.from_table({"webhook_hosts": []}), URL, "https://hooks.example.com/") == "webhook-hosts"
     assert broken(Policy.from_table({"webhook_hosts": []}), PATH, "recordings") is None
@@ -144,7 +144,7 @@ def test_empty_lists_allow_nothing() -> None:
 # --- scopes, rooms, participants, kinds, folders -----------------------------------------------------------------
 
 
-def test_scopes_are_had_one_by_one() -> None:
+def test_policy_scopes_do_not_include_each_other() -> None:
     """No scope includes another; without the key everybody has the everyday ones."""
     for scope in Scope:
         policy = Policy.from_table({"scopes": [scope]})
@@ -155,7 +155,7 @@ def test_scopes_are_had_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("key", ["rooms", "participants"])
-def test_ids_are_named_whole_or_by_their_beginning(key: str) -> None:
+def test_policy_ids_match_whole_or_by_prefix(key: str) -> None:
     """Only a `*` at the end stands for more; capital letters differ."""
     policy = Policy.from_table({key: ["one", "lesson-*"]})
 
@@ -169,21 +169,21 @@ def test_ids_are_named_whole_or_by_their_beginning(key: str) -> None:
     assert refused(Policy.from_table({key: ["*"]})) is None
 
 
-def test_kinds_are_named() -> None:
+def test_policy_allows_only_the_listed_kinds() -> None:
     """Only the kinds in the list."""
     policy = Policy.from_table({"kinds": ["audio", "screen_audio"]})
     rules = {kind: refused(policy, START, Track(Mode.TRACK, "r", "p", kind)) for kind in Kind}
     assert rules == {Kind.AUDIO: None, Kind.SCREEN_AUDIO: None, Kind.VIDEO: "kind", Kind.SCREEN_VIDEO: "kind"}
 
 
-def test_the_first_broken_rule_is_named() -> None:
+def test_policy_names_the_first_broken_rule() -> None:
     """Who may not act at all learns nothing of the further rules."""
     policy = Policy.from_table({"scopes": ["recordings:read"], "rooms": [], "participants": [], "kinds": []})
     assert refused(policy, START) == "scope"
     assert refused(policy, READ) == "room"
 
 
-def test_whole_rooms() -> None:
+def test_policy_for_a_room_filters_its_tracks() -> None:
     """A request about a room asks for its scope and the room; what it shows is chosen track by track."""
     policy = Policy.from_table({"rooms": ["lesson-*"], "participants": ["teacher-*"], "kinds": ["video"]})
     check_room(policy, READ, "lesson-1")
@@ -215,19 +215,19 @@ def test_whole_rooms() -> None:
         "a/b/": "bucket-form",
     }.items(),
 )
-def test_folders_are_compared_segment_by_segment(path: str, rule: str | None) -> None:
+def test_policy_compares_folders_segment_by_segment(path: str, rule: str | None) -> None:
     """`a/b` allows what lies in it, and not what begins alike."""
     assert broken(Policy.from_table({"bucket_dir_prefix": "a/b"}), PATH, path) == rule
 
 
-def test_a_required_folder_must_be_named_by_starts() -> None:
+def test_policy_with_a_required_folder_refuses_a_start_without_one() -> None:
     """Left out, the recording would lie elsewhere; a stop and a question name none."""
     policy = Policy.from_table({"bucket_dir_prefix": "a/b"})
     assert refused(policy, START) == "bucket-prefix"
     assert refused(policy, STOP) is refused(policy, READ) is None
 
 
-def test_refusals_never_hold_the_value() -> None:
+def test_policy_refusal_never_holds_the_value() -> None:
     """What a refusal says is the same for every value."""
     secret = "s3cr3t-canary"
     policy = Policy.from_table({**LISTED, "rooms": ["lesson-*"]})
@@ -258,7 +258,7 @@ bucket_dir_prefix = "recordings/lesson 1"
 """
 
 
-def test_a_whole_table() -> None:
+def test_policy_table_with_every_key_is_read() -> None:
     """Every key has its place; hosts are normalised; the table is left as it was; policies can be compared."""
     table = tomllib.loads(TABLE)
     policy = Policy.from_table(table)
@@ -281,7 +281,7 @@ def test_a_whole_table() -> None:
         policy.webhook_http = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_an_empty_table() -> None:
+def test_policy_table_that_is_empty_restricts_nothing() -> None:
     """No key restricts nothing."""
     assert Policy.from_table({}) == Policy()
 
@@ -330,7 +330,7 @@ def test_an_empty_table() -> None:
         ),
     ],
 )
-def test_wrong_tables_are_refused(key: str, value: object) -> None:
+def test_policy_table_with_a_mistake_names_its_key(key: str, value: object) -> None:
     """The message names the key, and the place in its list, not what stands there."""
     with pytest.raises(PolicyError) as error:
         Policy.from_table({"rooms": ["demo"], "webhook_hosts": ["hooks.example.com"], key: value})
@@ -340,8 +340,8 @@ def test_wrong_tables_are_refused(key: str, value: object) -> None:
         assert value[0] not in str(error.value)
 
 
-def test_lists_name_the_wrong_entry() -> None:
-    """The place in the list is told, counted from nought as in the file's own language."""
+def test_policy_table_with_a_wrong_entry_names_its_place() -> None:
+    """The message names the place in the list, counted from nought as in the file's own language."""
     with pytest.raises(PolicyError, match=r"webhook_hosts\[1\]"):
         Policy.from_table({"webhook_hosts": ["hooks.example.com", "127.0.0.1"]})
     for pattern in ("127.1", "*.127.0.0.1", "::1", "[127.0.0.1]"):
@@ -349,7 +349,7 @@ def test_lists_name_the_wrong_entry() -> None:
             Policy.from_table({"webhook_private": True, "webhook_hosts": [pattern]})
 
 
-def test_no_rule_is_unknown() -> None:
+def test_policy_rules_have_a_slug_and_a_sentence() -> None:
     """Every rule has a slug that fits an address, and a sentence that ends."""
     for slug, sentence in RULES.items():
         assert slug.replace("-", "").isalpha()

@@ -55,14 +55,14 @@ def spelled_addresses(draw: st.DrawFn) -> str:
 
 @given(spelled_addresses())
 @settings(max_examples=500, deadline=None)
-def test_no_spelling_of_an_ipv4_address_passes(host: str) -> None:
+def test_webhook_url_with_any_spelling_of_an_ipv4_address_is_refused(host: str) -> None:
     """Parts left out, other bases, other scripts, other dots, escapes: it stays an address."""
     assert broken({}, f"https://{host}/") == "webhook-ip-literal"
 
 
 @given(st.ip_addresses(v=6), st.booleans(), st.sampled_from(["", ":443"]))
 @settings(deadline=None)
-def test_no_ipv6_address_passes(address: ipaddress.IPv6Address, exploded: bool, port: str) -> None:
+def test_webhook_url_with_an_ipv6_address_is_refused(address: ipaddress.IPv6Address, exploded: bool, port: str) -> None:
     """Short or long, with a port or without."""
     host = address.exploded.upper() if exploded else str(address)
     assert broken({}, f"https://[{host}]{port}/") == "webhook-ip-literal"
@@ -70,7 +70,7 @@ def test_no_ipv6_address_passes(address: ipaddress.IPv6Address, exploded: bool, 
 
 @given(st.text(alphabet="0123456789abcdefxX.:[]", min_size=1, max_size=20))
 @settings(max_examples=1000, deadline=None)
-def test_whatever_the_system_reads_as_an_address_is_refused(host: str) -> None:
+def test_webhook_url_with_what_the_system_reads_as_an_address_is_refused(host: str) -> None:
     """Not one host that `ipaddress` or `inet_aton` understands passes."""
     for reader in READERS:
         with contextlib.suppress(ValueError, OSError):
@@ -78,7 +78,7 @@ def test_whatever_the_system_reads_as_an_address_is_refused(host: str) -> None:
             assert broken({}, f"https://{host}/") is not None
 
 
-def test_http_is_allowed_by_the_table_alone() -> None:
+def test_webhook_url_over_http_is_allowed_by_its_switch_alone() -> None:
     """The switch loosens that rule and no other."""
     table: dict[str, object] = {"webhook_http": True}
     assert broken(table, "http://hooks.example.com/x") is None
@@ -107,12 +107,12 @@ def test_http_is_allowed_by_the_table_alone() -> None:
         "https://local%68ost/": "webhook-host-form",
     }.items(),
 )
-def test_sandboxes_may_allow_private_addresses(url: str, rule: str | None) -> None:
+def test_webhook_url_with_a_private_host_is_allowed_by_its_switch_alone(url: str, rule: str | None) -> None:
     """The switch allows private names and addresses in their usual spelling, and loosens no other rule."""
     assert broken({"webhook_private": True}, url) == rule
 
 
-def test_private_hosts_can_be_listed() -> None:
+def test_webhook_url_with_a_private_host_obeys_the_list() -> None:
     """With private hosts allowed, a list still decides which; addresses are compared as addresses."""
     table: dict[str, object] = {"webhook_private": True, "webhook_hosts": ["127.0.0.1", "[::1]", "LocalHost", "*.svc"]}
     for host in ("127.0.0.1", "[::1]", "[0:0:0:0:0:0:0:1]", "localhost", "localhost.", "a.b.svc"):

@@ -1,4 +1,4 @@
-"""Many readers of one room on one process: what each costs, and how soon each is told. `make bench`.
+"""Many readers of one room on one process: what each costs, and how soon each receives a change. `make bench`.
 
 The readers are plain sockets in this process, the gateway is a process of its own, beside a Valkey and a simulated
 VideoSDK. Prints one JSON object.
@@ -39,7 +39,7 @@ class Reader:
         self.done = asyncio.Event()
 
     async def read(self, port: int, key: str) -> None:
-        """Read until every change was heard."""
+        """Read until every change was update."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = f"GET /v1/rooms/{ROOM}/events HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n\r\n"
         writer.write(head.encode())
@@ -47,14 +47,14 @@ class Reader:
             while len(self.ids) < TRACKS * CHANGES:
                 block = (await reader.readuntil(b"\n\n")).decode()
                 # Chunks of the transfer encoding begin where events do.
-                heard = parse(block[block.find("id: ") :])
-                if heard is None:
+                update = parse(block[block.find("id: ") :])
+                if update is None:
                     continue
-                if heard.event == "snapshot":
+                if update.event == "snapshot":
                     self.started_op.set()
                 else:
-                    self.delays.append(time.time() * 1000 - int(heard.id.partition("-")[0]))
-                    self.ids.append(heard.id)
+                    self.delays.append(time.time() * 1000 - int(update.id.partition("-")[0]))
+                    self.ids.append(update.id)
             self.done.set()
             await asyncio.Event().wait()
         finally:
@@ -89,7 +89,7 @@ async def measure(count: int, folder: Path) -> dict[str, Any]:
 async def _measure(count: int, gateway: harness.GatewayProcess, key: str, redis_url: str) -> dict[str, Any]:
     async with harness.client(gateway.url, key) as client:
         body = {"roomId": "warm-up", "participantId": "p", "kind": "video"}
-        assert (await client.post("/v1/recordings/track/start", json=body)).is_success
+        assert (await client.start(body)).is_success
         empty = _resident_kib(gateway.pid)
         readers = [Reader() for _ in range(count)]
         tasks: list[asyncio.Task[None]] = []

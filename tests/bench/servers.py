@@ -65,7 +65,7 @@ class _Requests:
         self._numbers = itertools.count()
 
     def next(self) -> bytes:
-        """Return the next: the same again, or one for a track that nobody has recorded."""
+        """Return the next: the same again, or one for a track that was never recorded."""
         if self._path == "livez":
             return b"GET /livez HTTP/1.1\r\nhost: gateway\r\n\r\n"
         participant = f"p{next(self._numbers)}" if self._path == "new start" else "p"

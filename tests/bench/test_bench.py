@@ -8,7 +8,7 @@ from tests.bench.servers import PATHS, SHIPPED, Cost, compare, table
 
 
 @pytest.mark.anyio
-async def test_what_is_shipped_can_be_measured(tmp_path: Path) -> None:
+async def test_bench_measures_every_path_of_the_shipped_server(tmp_path: Path) -> None:
     """Every path is answered as it should be and has cost something; the table compares the first with itself."""
     costs = await compare([SHIPPED], tmp_path, rounds=1, requests=1)
     assert [(cost.server, cost.path) for cost in costs] == [(SHIPPED.name, path) for path in PATHS]
@@ -19,7 +19,7 @@ async def test_what_is_shipped_can_be_measured(tmp_path: Path) -> None:
     assert all(line.endswith(" 1.00") for line in lines[1:])
 
 
-def test_costs_are_compared_path_by_path_with_the_first_server() -> None:
+def test_bench_table_compares_each_path_with_the_first_server() -> None:
     """Each line has the cost of its server, and its ratio to the first server's on the same path."""
     costs = [
         Cost(server, path, microseconds * times)

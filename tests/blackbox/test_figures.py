@@ -73,7 +73,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncGenerator[House]:
             caller.close()
 
 
-async def test_a_thousand_joiners_over_four_processes_cost_one_start_and_few_scripts(house: House) -> None:
+async def test_start_by_a_thousand_joiners_costs_one_start_and_few_scripts(house: House) -> None:
     """A thousand callers of one start: one start upstream, one id, and at most twenty scripts per process."""
     stage, track = house.stage, Track("storm", "p1")
     stage.simulator.inject(Fault(action="delay", endpoint="start", seconds=2.0, when="after"))
@@ -97,7 +97,7 @@ async def test_a_thousand_joiners_over_four_processes_cost_one_start_and_few_scr
 
 
 @pytest.mark.parametrize("house", [2], indirect=True)
-async def test_each_path_costs_as_many_round_trips_as_it_should(house: House) -> None:
+async def test_each_path_costs_its_number_of_scripts(house: House) -> None:
     """Start 2, join on another replica 1 more, repeat start 1, stop 2: scripts as the server counts them."""
     track, joined = Track("paths", "p1"), Track("paths", "p2")
 

@@ -27,10 +27,10 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.settings.table import SETTINGS
 from tests import harness
+from tests.api_client import START, STOP
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 TRACKS = "/v1/recordings/track"
 JSON = {"content-type": "application/json"}
 API_KEY, SECRET = "hunted-api-key-4d2f8a", "hunted-secret-91c3e7-0123456789abcdef01234567"
@@ -244,7 +244,7 @@ async def ask_badly(hunt: Hunt) -> None:
 
 
 async def break_records(hunt: Hunt) -> None:
-    """Rubbish with a secret in it where a record should be: an exception that nobody expected."""
+    """Rubbish with a secret in it where a record should be: an unexpected exception."""
     await hunt.start("broken")
     rubbish = (
         f"https://app.example.com/hook?key={WEBHOOK_QUERY} {hunt.secrets['a join token']} password={REDIS_PASSWORD}"
@@ -289,7 +289,7 @@ async def wrong_settings() -> Places:
 
 
 @pytest.mark.timeout(180)
-async def test_no_secret_is_found_anywhere(tmp_path: Path) -> None:
+async def test_leak_hunt_finds_no_secret(tmp_path: Path) -> None:
     """Whatever went wrong: no secret in a log, an answer, a crash, a check, a refusal to start, or in Redis."""
     places: Places = {}
     async with hunted(tmp_path, places) as hunt_:
@@ -325,7 +325,7 @@ PLANTED = {"plain": str, "in a URL": partial(quote, safe=""), "in JSON": json.du
 
 @pytest.mark.parametrize("how", PLANTED)
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_a_planted_secret_is_found_in_its_place(name: str, how: str) -> None:
+def test_leak_hunt_finds_a_planted_secret_in_its_place(name: str, how: str) -> None:
     """Each secret in each place fills just its own cell of the table, however it is written."""
     secrets = {"a": "hunted/secret+1=", "b": "another-hunted-secret"}
     places = {"logs": "nothing\n", "answers": f"x{PLANTED[how](secrets[name])}y", "check": "nothing"}
@@ -333,7 +333,7 @@ def test_a_planted_secret_is_found_in_its_place(name: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("before", ["", "u", "us", "user:"])
-def test_a_secret_in_base64_is_found(before: str) -> None:
+def test_leak_hunt_finds_a_secret_in_base64(before: str) -> None:
     """As in a Basic header, whatever stands before it."""
     hidden = base64.b64encode(f"{before}{REDIS_PASSWORD}:more".encode()).decode()
     assert hunt({"the password": REDIS_PASSWORD}, {"logs": hidden}) == [("the password", "logs")]

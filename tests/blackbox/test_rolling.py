@@ -21,7 +21,6 @@ from tests.blackbox.versions import other_version
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 REPLICAS = 3
 CALLERS = 4
 DRAIN = "1"
@@ -62,10 +61,10 @@ class Load:
             while not self._over:
                 track = {"roomId": f"rolling-{uuid.uuid4().hex[:12]}", "participantId": "p", "kind": "video"}
                 path = f"/v1/recordings/track/{track['roomId']}/p/video"
-                await asyncio.gather(*(self._count(client.post(START, json=track)) for _ in range(2)))
+                await asyncio.gather(*(self._count(client.start(track)) for _ in range(2)))
                 await self._count(client.get(path))
-                await self._count(client.post(START, json=track))
-                await self._count(client.post(STOP, json=track))
+                await self._count(client.start(track))
+                await self._count(client.stop(track))
                 # A pace and not a wait for anything: replacing takes the same time on a fast and on a slow machine.
                 await asyncio.sleep(random.uniform(0.1, 0.3))
 
@@ -129,7 +128,7 @@ def check(load: Load, simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["same version", "from another version"])
-async def test_replaced_one_by_one_under_load_nobody_notices(
+async def test_rolling_replacement_under_load_fails_no_request(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path, other: bool
 ) -> None:
     """Three replicas behind HAProxy, which repeats nothing: no failed request, and one start at VideoSDK per track."""

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
 PATH = "/v1/recordings/track/nowhere/nobody/video"
 KNOWN, UNKNOWN = 404, 401
-"""What a caller is answered who asks for a track that nobody has recorded."""
+"""The answer to a caller who asks for a track that was never recorded."""
 
 
 def replace(file: Path, *entries: str) -> None:
@@ -36,7 +36,7 @@ async def answers(url: str, key: str, times: int = 12) -> set[int]:
     return seen
 
 
-async def test_keys_are_rotated_under_load_without_a_gap(
+async def test_key_rotation_under_load_refuses_no_valid_key(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path
 ) -> None:
     """Old, both, a broken file, new: who changes keys in between is never refused, and the old one is at the end."""

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,25 +11,24 @@ from redis.asyncio import Redis
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, NewTrack
 from tests.listener import listening
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
-NewTrack = Callable[..., dict[str, str]]
-START = "/v1/recordings/track/start"
 HEALING = {**harness.CALM, "GATEWAY_SEND_WINDOW_SECONDS": "2", "GATEWAY_LEASE_SECONDS": "3"}
 """Of these only the lease runs out."""
 
 
-async def test_sigterm_lets_an_operation_come_to_its_end(
+async def test_sigterm_during_a_start_answers_its_caller(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
-    """The caller whose start is under way gets its answer; nobody new is let in; the exit is clean."""
+    """The caller whose start is under way gets its answer; the process accepts no new caller; the exit is clean."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
     process = await harness.GatewayProcess(settings, tmp_path / "log").ready()
     simulator.inject(harness.delay("start", 3))
     async with harness.client(process.url, demo.key) as gateway:
-        start = asyncio.create_task(gateway.post(START, json=new_track()))
+        start = asyncio.create_task(gateway.start(new_track()))
         await harness.eventually(lambda: simulator.calls)
         process.signal(signal.SIGTERM)
         assert (await start).status_code == 201
@@ -38,10 +36,10 @@ async def test_sigterm_lets_an_operation_come_to_its_end(
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
-async def test_sigterm_ends_live_events_at_once(
+async def test_sigterm_ends_event_streams_at_once(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
-    """Readers are told to come again, on whichever worker they are, and nobody waits for them."""
+    """Every worker sends its readers a reconnect and ends without waiting for them."""
     more = {"GATEWAY_REQUEST_DEADLINE_SECONDS": "300", "GATEWAY_WORKERS": "2"}
     settings = harness.environment(valkey.url, simulator.url, demo.file, **more)
     room = new_track()["roomId"]
@@ -51,7 +49,7 @@ async def test_sigterm_ends_live_events_at_once(
             process.signal(signal.SIGTERM)
             for one in (reader, other):
                 await one.until(lambda one: one.ended)
-                assert one.heard[-1].data == {"reason": "restart"}
+                assert one.received[-1].data == {"reason": "restart"}
         # Sooner than any stream would end by itself: `stop` waits for less than a request may take.
         assert await asyncio.to_thread(process.stop) == 0
     assert "returned without completing" not in process.log.read_text()
@@ -87,7 +85,7 @@ async def test_sigterm_waits_no_longer_than_the_grace_period_for_half_a_request(
     assert "Traceback" not in process.log.read_text()
 
 
-async def test_sigkill_of_the_leader_is_healed_by_whoever_waits(
+async def test_sigkill_of_the_leader_is_recovered_by_a_waiter(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """The leader dies with its call under way; a joiner on another replica gets the recording, started once."""
@@ -97,9 +95,9 @@ async def test_sigkill_of_the_leader_is_healed_by_whoever_waits(
     track = new_track()
     simulator.inject(harness.delay("start", 0.6))
     async with harness.client(leader.url, demo.key) as dying, harness.client(other.url, demo.key) as gateway:
-        start = asyncio.create_task(dying.post(START, json=track))
+        start = asyncio.create_task(dying.start(track))
         await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
-        join = asyncio.create_task(gateway.post(START, json=track))
+        join = asyncio.create_task(gateway.start(track))
         leader.kill()
         answer = await join
         assert answer.json()["outcome"] == "already_recording", answer.text
@@ -109,16 +107,16 @@ async def test_sigkill_of_the_leader_is_healed_by_whoever_waits(
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
-async def test_sigkill_of_the_only_process_is_healed_by_the_next(
+async def test_sigkill_of_the_only_process_is_recovered_by_the_next(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
-    """Nobody waits and nobody asks: the settler of a process started later finds out what became of the start."""
+    """No caller waits or asks: the reconciler of a process started later finds out what became of the start."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **HEALING)
     first = await harness.GatewayProcess(settings, tmp_path / "first").ready()
     track = new_track()
     simulator.inject(harness.delay("start", 0.6))
     async with harness.client(first.url, demo.key) as dying:
-        start = asyncio.create_task(dying.post(START, json=track))
+        start = asyncio.create_task(dying.start(track))
         await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
         first.kill()
         await asyncio.gather(start, return_exceptions=True)
@@ -131,10 +129,10 @@ async def test_sigkill_of_the_only_process_is_healed_by_the_next(
     assert second.stop() == 0
 
 
-async def test_sigterm_loses_no_webhook_that_was_accepted(
+async def test_sigterm_after_an_accepted_webhook_writes_it_first(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
-    """SIGTERM right after the 204, while Redis does not answer: the process stays until it has written what it heard.
+    """SIGTERM right after the 204, while Redis does not answer: the process stays until it has written what it update.
 
     Whichever replica settles what is due then goes on with it.
     """
@@ -145,7 +143,7 @@ async def test_sigterm_loses_no_webhook_that_was_accepted(
         process = await harness.GatewayProcess(settings, tmp_path / "log", public=True).ready()
         track = new_track()
         async with harness.client(process.url, demo.key) as gateway, Redis.from_url(valkey.url) as redis:
-            assert (await gateway.post(START, json=track)).status_code == 201
+            assert (await gateway.start(track)).status_code == 201
             await simulator.settle()
             (key,) = [key async for key in redis.scan_iter(f"rec:*:{track['roomId']}:track:{track['participantId']}:*")]
             await redis.execute_command("CLIENT", "PAUSE", 1500, "ALL")
@@ -160,7 +158,7 @@ async def test_sigterm_loses_no_webhook_that_was_accepted(
             await harness.until(lambda: gateway.get(path), lambda answer: answer.json()["status"] == "stopped")
 
 
-async def test_a_drained_process_says_so_and_serves_until_it_ends(
+async def test_sigterm_makes_the_process_unready_and_still_serving(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """After SIGTERM it is not ready, yet serves newcomers, and closes connections; a second SIGTERM ends it."""
@@ -175,12 +173,12 @@ async def test_a_drained_process_says_so_and_serves_until_it_ends(
         assert answer.headers["retry-after"] == "1"
         assert (await gateway.get("/livez")).status_code == 200
         async with harness.client(process.url, demo.key) as newcomer:
-            started = await newcomer.post(START, json=new_track())
+            started = await newcomer.start(new_track())
         assert (started.status_code, started.headers["connection"]) == (201, "close")
     assert process.stop() == 0
 
 
-async def test_draining_ends_by_itself(
+async def test_drain_ends_by_itself_after_its_seconds(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
 ) -> None:
     """With several workers all drain at once, and when the time is over the process ends without another signal."""

@@ -19,11 +19,11 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.wire import Exchange, Reply, Request, Server
 from tests import harness
+from tests.api_client import START
 from tests.leaks import EVIDENCE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
-START = "/v1/recordings/track/start"
 
 Track = dict[str, str]
 
@@ -109,7 +109,7 @@ async def replicas(
 
 
 def track(**more: str) -> Track:
-    """Return a track that nobody has recorded before."""
+    """Return a track that was never recorded before."""
     return {"roomId": f"storm-{uuid.uuid4().hex[:12]}", "participantId": "p", "kind": "video", **more}
 
 
@@ -123,7 +123,7 @@ def results(answers: list[httpx.Response]) -> Counter[tuple[int, str]]:
     return Counter((answer.status_code, answer.json().get("outcome") or answer.json()["type"]) for answer in answers)
 
 
-async def test_200_equal_starts_are_one(replicas: Replicas, simulator: Simulator) -> None:
+async def test_start_200_times_at_once_is_one_upstream_start(replicas: Replicas, simulator: Simulator) -> None:
     """200 at once over both: one start upstream, one 201 `started`, 199 times 200 `joined`, one id."""
     answers = await replicas.storm([track()] * 200)
     assert results(answers) == {(201, "started"): 1, (200, "joined"): 199}
@@ -133,7 +133,7 @@ async def test_200_equal_starts_are_one(replicas: Replicas, simulator: Simulator
     assert len(simulator.rows) == 1
 
 
-async def test_200_equal_starts_are_one_with_two_workers(
+async def test_start_200_times_over_two_workers_is_one_upstream_start(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
 ) -> None:
     """200 at once at one address behind which two processes serve: one start upstream, and both have had callers."""
@@ -165,7 +165,7 @@ def _sockets(pid: int) -> int:
     return sum(str(file.readlink()).startswith("socket:") for file in Path(f"/proc/{pid}/fd").iterdir())
 
 
-async def test_different_tracks_are_as_many_starts(replicas: Replicas, simulator: Simulator) -> None:
+async def test_start_of_forty_tracks_is_forty_upstream_starts(replicas: Replicas, simulator: Simulator) -> None:
     """40 tracks with five callers each, mixed: 40 starts upstream, one 201 and one id for each track."""
     tracks = [track() for _ in range(40)]
     answers = await replicas.storm(tracks * 5)
@@ -179,7 +179,7 @@ async def test_different_tracks_are_as_many_starts(replicas: Replicas, simulator
     assert len({call.room_id for call in simulator.calls if call.endpoint == "start"}) == 40
 
 
-async def test_of_different_parameters_at_once_one_wins(replicas: Replicas, simulator: Simulator) -> None:
+async def test_start_with_different_parameters_at_once_has_one_winner(replicas: Replicas, simulator: Simulator) -> None:
     """Three folders asked for at once, 20 times each: one start with one of them; who asked for others gets 409."""
     body = track()
     folders = ["lessons/1", "lessons/2", "lessons/3"] * 20
@@ -198,8 +198,8 @@ async def test_of_different_parameters_at_once_one_wins(replicas: Replicas, simu
             assert "lessons" not in answer.text
 
 
-async def test_a_caller_that_disconnects_cancels_nothing(replicas: Replicas, simulator: Simulator) -> None:
-    """Whoever asked hangs up while VideoSDK works: the recording exists, and the next caller is told of that one."""
+async def test_start_whose_caller_disconnects_is_completed(replicas: Replicas, simulator: Simulator) -> None:
+    """The caller hangs up while VideoSDK works: the recording exists, and the next caller finds it."""
     body = track()
     gone = await replicas.caller(0)
     await gone.send(body)
@@ -238,7 +238,7 @@ class Listener:
         return [json.loads(request.body)["webhookType"] for request in self.taken]
 
 
-async def test_the_signed_webhook_arrives_where_the_caller_said(replicas: Replicas, simulator: Simulator) -> None:
+async def test_start_with_a_webhook_url_has_it_called_once(replicas: Replicas, simulator: Simulator) -> None:
     """50 callers name one address: VideoSDK's `…-started` comes there once, signed, with the path and query as sent."""
     listener = Listener()
     async with listener as url:

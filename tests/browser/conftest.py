@@ -1,4 +1,4 @@
-"""A real browser, pages for it to open, and somebody who notices what it sends elsewhere."""
+"""A real browser, pages for it to open, and a watch on what it sends elsewhere."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ async def page() -> AsyncGenerator[str]:
 
 @pytest.fixture
 async def strange_page() -> AsyncGenerator[str]:
-    """The same page at an origin nobody listed."""
+    """The same page at an origin that is not listed."""
     server = Server(_show, host="127.0.0.1", port=0)
     await server.start()
     yield server.url

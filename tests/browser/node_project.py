@@ -13,7 +13,7 @@ __all__ = ["installed", "run"]
 
 
 def installed(project: Path, folder: Path) -> Path:
-    """Copy a project and install what its lock file names, without running anybody's install scripts."""
+    """Copy a project and install what its lock file names, without running any install scripts."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         skip_unless_ci("npm is not installed")

@@ -14,6 +14,7 @@ import pytest
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import NewTrack
 from tests.browser.conftest import Outside
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +22,6 @@ pytestmark = pytest.mark.anyio
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 
 Drive = Callable[..., Awaitable[dict[str, Any]]]
-NewTrack = Callable[..., dict[str, str]]
 
 
 def token(track: dict[str, str], *, secret: str = harness.SECRET, lasts: int = 600, moderates: bool = False) -> str:
@@ -57,7 +57,7 @@ async def url(simulator: Simulator, demo: harness.Demo, page: str) -> AsyncGener
             yield address
 
 
-async def test_a_page_records_with_its_join_token(
+async def test_page_with_a_join_token_starts_and_stops(
     drive: Drive, url: str, page: str, simulator: Simulator, new_track: NewTrack, outside: Outside
 ) -> None:
     """A page of another origin starts; two at once join or find it recording; then it stops."""
@@ -89,7 +89,7 @@ async def test_a_page_records_with_its_join_token(
     assert outside.asked == []
 
 
-async def test_a_page_follows_a_room_over_the_death_of_a_gateway(
+async def test_page_follows_a_room_across_a_gateways_death(
     drive: Drive, page: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """It sees each change within a second; from the next gateway, what happened meanwhile, and nothing twice."""
@@ -140,7 +140,7 @@ async def test_a_page_follows_a_room_over_the_death_of_a_gateway(
         assert "ticket=" not in log.read_text()
 
 
-async def test_a_page_is_told_why_it_is_refused(
+async def test_page_that_is_refused_can_read_why(
     drive: Drive, url: str, page: str, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """A foreign room, another participant, an expired and a forged token: refused, and the page can read how."""
@@ -165,10 +165,10 @@ async def test_a_page_is_told_why_it_is_refused(
     assert simulator.calls == []
 
 
-async def test_a_page_that_is_not_listed_is_blocked(
+async def test_page_that_is_not_listed_is_blocked_by_the_browser(
     drive: Drive, url: str, strange_page: str, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """The browser asks first (preflight), is told nothing, and sends nothing, though the token is good."""
+    """The browser asks first (preflight), gets no permission, and sends nothing, though the token is good."""
     track = new_track()
 
     seen = await drive("frontend", address=strange_page, gateway=url, steps=[ask("start", token(track), track)])
@@ -178,7 +178,7 @@ async def test_a_page_that_is_not_listed_is_blocked(
     assert simulator.calls == []
 
 
-async def test_the_docs_try_out_a_start(
+async def test_docs_page_executes_a_start_without_outside_requests(
     drive: Drive, url: str, demo: harness.Demo, simulator: Simulator, outside: Outside
 ) -> None:
     """Authorize with a key, Execute the start as it stands: 201, and not one request leaves this machine."""
@@ -200,7 +200,7 @@ async def test_the_docs_try_out_a_start(
     assert screenshot.read_bytes().startswith(b"\x89PNG")
 
 
-async def test_a_request_that_leaves_is_noticed(drive: Drive, page: str, outside: Outside) -> None:
+async def test_browser_watch_notices_a_request_to_another_host(drive: Drive, page: str, outside: Outside) -> None:
     """The search for requests that leave the machine finds a planted one, both ways."""
     seen = await drive("stray", address=page, outside="http://elsewhere.example/script.js")
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from gateway.settings.table import SETTINGS
+from tests.api_client import ApiClient
 from tests.chart.written import CHART
 from tests.harness import skip_unless_ci
 
@@ -59,12 +59,12 @@ def promtool(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_the_rules_are_rules() -> None:
+def test_alert_rules_are_valid() -> None:
     """`promtool check rules`."""
     assert "SUCCESS" in promtool("check", "rules", RULES)
 
 
-def test_each_alert_fires_and_is_silent() -> None:
+def test_alert_rules_fire_exactly_in_their_cases() -> None:
     """`promtool test rules`: in every case it is said what fires, and nothing else may."""
     assert "SUCCESS" in promtool("test", "rules", CASES)
     expected = CASES.read_text()
@@ -72,7 +72,7 @@ def test_each_alert_fires_and_is_silent() -> None:
         assert f'alertname="{name}"' in expected, f"{name} is nowhere expected to fire"
 
 
-def test_the_dashboards_expressions_are_expressions(tmp_path: Path) -> None:
+def test_dashboard_expressions_are_valid(tmp_path: Path) -> None:
     """Prometheus reads each of them."""
     rules = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(shown())]
     assert len(rules) > 30
@@ -81,7 +81,7 @@ def test_the_dashboards_expressions_are_expressions(tmp_path: Path) -> None:
     assert "SUCCESS" in promtool("check", "rules", file)
 
 
-def test_the_dashboard_is_drawn_as_meant() -> None:
+def test_dashboard_panels_are_titled_and_do_not_overlap() -> None:
     """Every panel has a title and a number of its own, none lies on another, and all use the chosen data source."""
     every = json.loads(DASHBOARD.read_text())["panels"]
     numbers = [panel["id"] for panel in every]
@@ -96,7 +96,7 @@ def test_the_dashboard_is_drawn_as_meant() -> None:
     assert all(panel["title"] and panel["datasource"]["uid"] == "${datasource}" for panel in panels())
 
 
-def test_every_alert_stands_in_the_runbook() -> None:
+def test_runbook_explains_every_alert_and_no_other() -> None:
     """With what it means, what to look at, what to do and what not to do; and the runbook knows no others."""
     sections = re.split(r"^## ", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]
     told = {section.splitlines()[0].strip(): section for section in sections}
@@ -109,7 +109,7 @@ def test_every_alert_stands_in_the_runbook() -> None:
 
 
 @pytest.mark.parametrize("page", ["runbook.md", "operating.md"])
-def test_the_pages_name_what_there_is(page: str) -> None:
+def test_operating_pages_name_only_what_exists(page: str) -> None:
     """Settings, log events that the code writes, values of the chart, and sections that are linked to."""
     text = (DOCS / page).read_text()
     code = "".join(file.read_text() for file in (DOCS.parent / "gateway").rglob("*.py"))
@@ -142,13 +142,13 @@ def metrics(exposition: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.anyio
-async def test_every_metric_they_name_is_there(
-    gateway: httpx.AsyncClient, new_track: Callable[..., dict[str, str]]
+async def test_alerts_and_dashboard_name_only_existing_metrics(
+    gateway: ApiClient, new_track: Callable[..., dict[str, str]]
 ) -> None:
     """In `/metrics` of a gateway that has started and stopped something, with the labels that are asked for."""
     track = new_track()
-    assert (await gateway.post("/v1/recordings/track/start", json=track)).status_code == 201
-    assert (await gateway.post("/v1/recordings/track/stop", json=track)).status_code == 200
+    assert (await gateway.start(track)).status_code == 201
+    assert (await gateway.stop(track)).status_code == 200
     there = metrics((await gateway.get("/metrics")).text)
     expressions = [*shown(), *recorded().values(), *(alert["expr"] for alert in alerts().values())]
     own = set(recorded())

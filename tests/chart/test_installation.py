@@ -4,19 +4,19 @@ import re
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient
 from tests.browser.node_project import run
 from tests.chart.helm import Helm, container, one, values_of
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_every_probe_is_answered(helm: Helm, gateway: httpx.AsyncClient) -> None:
+async def test_installed_pod_answers_every_probe(helm: Helm, gateway: ApiClient) -> None:
     """With 200, by a gateway that serves."""
     for name in ("default", "everything"):
         part = container(helm.render(values_of(name)))
@@ -26,7 +26,7 @@ async def test_every_probe_is_answered(helm: Helm, gateway: httpx.AsyncClient) -
             assert (await gateway.get(asked["path"])).status_code == 200
 
 
-async def test_a_pod_stays_in_the_service_while_redis_is_away(
+async def test_installed_pod_stays_ready_while_redis_is_away(
     helm: Helm, simulator: Simulator, demo: harness.Demo, new_track: object
 ) -> None:
     """Stops must go through: readiness says yes, while a new pod waits for Redis before it is let in."""
@@ -39,8 +39,8 @@ async def test_a_pod_stays_in_the_service_while_redis_is_away(
             assert (await client.get(part["startupProbe"]["httpGet"]["path"])).status_code == 503
 
 
-async def test_the_first_curl_starts_a_recording(
-    helm: Helm, gateway: httpx.AsyncClient, demo: harness.Demo, simulator: Simulator, tmp_path: Path
+async def test_notes_first_curl_line_starts_a_recording(
+    helm: Helm, gateway: ApiClient, demo: harness.Demo, simulator: Simulator, tmp_path: Path
 ) -> None:
     """The notes' line, pasted into a shell: 201, and once more 200."""
     notes = helm.notes(values_of("default"), tmp_path)
@@ -66,7 +66,9 @@ async def test_the_first_curl_starts_a_recording(
         ("minimal", "Whoever reaches the gateway may start and stop every recording"),
     ],
 )
-def test_the_notes_say_what_matters(helm: Helm, name: str, words: str, tmp_path: Path) -> None:
+def test_notes_name_the_address_and_what_is_not_for_production(
+    helm: Helm, name: str, words: str, tmp_path: Path
+) -> None:
     """Where it is reached, and what is not for production."""
     notes = helm.notes(values_of(name), tmp_path)
     assert words in notes
@@ -74,9 +76,9 @@ def test_the_notes_say_what_matters(helm: Helm, name: str, words: str, tmp_path:
     assert "password" not in notes
 
 
-async def test_the_test_pod_finds_out(
+async def test_helm_test_pod_checks_settings_and_service(
     helm: Helm,
-    gateway: httpx.AsyncClient,
+    gateway: ApiClient,
     simulator: Simulator,
     valkey: EmbeddedValkey,
     demo: harness.Demo,

@@ -22,7 +22,7 @@ def rendered(helm: Helm) -> dict[str, list[Manifest]]:
 
 
 @every_set
-def test_lint_has_nothing_to_say(helm: Helm, name: str) -> None:
+def test_helm_lint_reports_nothing(helm: Helm, name: str) -> None:
     """`helm lint --strict`, with values as operators give them."""
     values = Path(__file__).parent / "values" / f"{name}.yaml"
     written = helm.run("lint", "--strict", CHART, "--values", values)
@@ -32,14 +32,14 @@ def test_lint_has_nothing_to_say(helm: Helm, name: str) -> None:
 
 @pytest.mark.parametrize("version", ["1.30", kubernetes.NEWEST])
 @every_set
-def test_kubernetes_takes_every_manifest(helm: Helm, node_modules: Path, name: str, version: str) -> None:
+def test_manifests_match_the_kubernetes_schemas(helm: Helm, node_modules: Path, name: str, version: str) -> None:
     """Against the schemas of the oldest version the chart allows and of the newest at hand, no unknown field."""
     manifests = helm.render(values_of(name), version=f"{version}.0")
     assert manifests
     assert [problem for item in manifests for problem in kubernetes.problems(item, version, node_modules)] == []
 
 
-def test_the_schemas_do_object(rendered: dict[str, list[Manifest]], node_modules: Path) -> None:
+def test_manifest_with_an_unknown_field_is_refused(rendered: dict[str, list[Manifest]], node_modules: Path) -> None:
     """Of every kind of manifest: one with a field that is not there is refused."""
     manifests = {item["kind"]: item for item in rendered["everything"] + rendered["valkey"]}
     assert len(manifests) == 13, sorted(manifests)
@@ -50,14 +50,14 @@ def test_the_schemas_do_object(rendered: dict[str, list[Manifest]], node_modules
         assert kubernetes.problems(wrong, "1.30", node_modules), name
 
 
-def test_an_older_kubernetes_is_refused(helm: Helm) -> None:
+def test_chart_refuses_an_older_kubernetes(helm: Helm) -> None:
     """It would not know how to pause before the end without a shell."""
     with pytest.raises(Refused, match=r"requires kubeVersion: >=1\.30"):
         helm.render(values_of("default"), version="1.29.9")
 
 
 @every_set
-def test_the_parts_fit(rendered: dict[str, list[Manifest]], name: str) -> None:
+def test_manifests_selectors_ports_and_mounts_fit(rendered: dict[str, list[Manifest]], name: str) -> None:
     """Selectors choose the gateway's pods and no others, ports have names, mounts have volumes, names do not clash."""
     manifests = rendered[name]
     names = [(item["kind"], item["metadata"]["name"]) for item in manifests]
@@ -81,7 +81,7 @@ def test_the_parts_fit(rendered: dict[str, list[Manifest]], name: str) -> None:
 
 
 @every_set
-def test_every_secret_that_is_used_is_there(rendered: dict[str, list[Manifest]], name: str) -> None:
+def test_manifests_use_only_secrets_that_exist(rendered: dict[str, list[Manifest]], name: str) -> None:
     """Made by the chart, with that entry; or named in the values."""
     manifests = rendered[name]
     made = {item["metadata"]["name"]: set(item["stringData"]) for item in kind(manifests, "Secret")}
@@ -104,7 +104,7 @@ def test_every_secret_that_is_used_is_there(rendered: dict[str, list[Manifest]],
 
 
 @every_set
-def test_every_pod_is_restricted(rendered: dict[str, list[Manifest]], name: str) -> None:
+def test_manifests_pods_meet_the_restricted_standard(rendered: dict[str, list[Manifest]], name: str) -> None:
     """As the Pod Security Standard `restricted` asks, and more: no token, a root that cannot be written to."""
     for pod in pods(rendered[name]):
         assert pod["automountServiceAccountToken"] is False
@@ -122,7 +122,7 @@ def test_every_pod_is_restricted(rendered: dict[str, list[Manifest]], name: str)
         assert not [volume for volume in pod["volumes"] if volume.keys() - {"name", "secret", "configMap", "emptyDir"}]
 
 
-def test_a_rollout_takes_nobody_away(rendered: dict[str, list[Manifest]]) -> None:
+def test_manifests_rollout_starts_a_pod_before_one_ends(rendered: dict[str, list[Manifest]]) -> None:
     """A new pod serves before an old one goes."""
     deployment = one(rendered["default"], "Deployment")["spec"]
     assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
@@ -134,7 +134,7 @@ def test_a_rollout_takes_nobody_away(rendered: dict[str, list[Manifest]]) -> Non
 @pytest.mark.parametrize(
     ("name", "seconds"), [("default", 5 + 30 + 1 + 17 + 5), ("everything", 10 + 21 + 1 + 10 + 5), ("minimal", 53)]
 )
-def test_the_grace_period_is_as_long_as_the_longest_end(
+def test_manifests_grace_period_covers_the_longest_shutdown(
     rendered: dict[str, list[Manifest]], name: str, seconds: int
 ) -> None:
     """The pause, the longest request, what was sent and may still land, and a little."""
@@ -145,7 +145,7 @@ def test_the_grace_period_is_as_long_as_the_longest_end(
 
 
 @pytest.mark.parametrize("name", ["ingress", "gateway-api", "everything"])
-def test_the_inside_is_not_shown_outside(rendered: dict[str, list[Manifest]], name: str) -> None:
+def test_manifests_expose_the_api_and_no_internal_route(rendered: dict[str, list[Manifest]], name: str) -> None:
     """Of /metrics, /livez and /readyz nothing is reached through an Ingress or a route; all of the API is."""
     paths: list[str] = []
     for item in kind(rendered[name], "Ingress"):
@@ -157,7 +157,7 @@ def test_the_inside_is_not_shown_outside(rendered: dict[str, list[Manifest]], na
         assert not [path for path in paths if hidden == path or hidden.startswith(path.rstrip("/") + "/")]
 
 
-def test_only_what_needs_a_restart_restarts(helm: Helm) -> None:
+def test_manifests_restart_pods_only_for_settings(helm: Helm) -> None:
     """Another secret, caller or password: the same pods. Another setting, another Redis: new ones."""
 
     def pod(**more: Any) -> Any:
@@ -178,14 +178,14 @@ def test_only_what_needs_a_restart_restarts(helm: Helm) -> None:
 
 
 @every_set
-def test_no_secret_stands_in_a_pod(rendered: dict[str, list[Manifest]], name: str) -> None:
+def test_manifests_hold_secrets_only_in_secrets(rendered: dict[str, list[Manifest]], name: str) -> None:
     """Nor in anything else that is not a Secret."""
     for item in rendered[name]:
         if item["kind"] != "Secret":
             assert not re.search(r"a-secret|a-key|password", str(item)), item["kind"]
 
 
-def test_the_policy_lets_through_what_is_needed(rendered: dict[str, list[Manifest]]) -> None:
+def test_network_policy_admits_only_what_is_needed(rendered: dict[str, list[Manifest]]) -> None:
     """In: the pod's port. Out: names, Redis's ports wherever the URL says they are, VideoSDK; nothing private."""
     for name, ports in {
         "default": [6379],
@@ -208,7 +208,7 @@ def test_the_policy_lets_through_what_is_needed(rendered: dict[str, list[Manifes
     assert theirs[0]["spec"]["podSelector"]["matchLabels"] == valkey
 
 
-def test_rules_and_dashboard_arrive_whole(rendered: dict[str, list[Manifest]]) -> None:
+def test_manifests_hold_rules_and_dashboard_unchanged(rendered: dict[str, list[Manifest]]) -> None:
     """The files are put into their manifests, and only the runbook's address is completed."""
     rules = yaml.safe_load((CHART / "rules" / "alerts.yaml").read_text())
     sent = one(rendered["everything"], "PrometheusRule")["spec"]
@@ -222,7 +222,7 @@ def test_rules_and_dashboard_arrive_whole(rendered: dict[str, list[Manifest]]) -
     assert one(rendered["everything"], "ConfigMap")["data"] == {"recording-gateway.json": dashboard.strip()}
 
 
-def test_another_name_for_everything(rendered: dict[str, list[Manifest]]) -> None:
+def test_chart_with_another_name_renames_every_manifest(rendered: dict[str, list[Manifest]]) -> None:
     """`fullnameOverride` and `commonLabels` reach every manifest."""
     for item in rendered["everything"]:
         assert item["metadata"]["name"].startswith("school-recorder") or item["kind"] == "ServiceAccount"
@@ -231,6 +231,6 @@ def test_another_name_for_everything(rendered: dict[str, list[Manifest]]) -> Non
     assert container(rendered["everything"])["image"].startswith("registry.example.com/platform/recording-gateway@sha")
 
 
-def test_as_a_part_of_another_chart(helm: Helm) -> None:
+def test_chart_as_a_subchart_renders(helm: Helm) -> None:
     """Helm then hands in `global`, whatever is in it."""
     assert helm.render({**values_of("default"), "global": {"imageRegistry": "x"}})

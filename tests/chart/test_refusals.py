@@ -259,7 +259,7 @@ def merged(values: Any, more: Any) -> Any:
 @pytest.mark.parametrize(
     ("values", "message"), [row[1:] for row in BY_THE_SCHEMA], ids=[row[0] for row in BY_THE_SCHEMA]
 )
-def test_the_schema_refuses(helm: Helm, values: Manifest, message: str) -> None:
+def test_values_schema_refuses_wrong_values(helm: Helm, values: Manifest, message: str) -> None:
     """Before anything is rendered."""
     with pytest.raises(Refused) as refused:
         helm.render(merged(values_of("default"), values))
@@ -268,20 +268,20 @@ def test_the_schema_refuses(helm: Helm, values: Manifest, message: str) -> None:
 
 
 @pytest.mark.parametrize(("values", "message"), [row[1:] for row in TOGETHER], ids=[row[0] for row in TOGETHER])
-def test_what_does_not_go_together_is_refused(helm: Helm, values: Manifest, message: str) -> None:
+def test_chart_refuses_contradicting_values(helm: Helm, values: Manifest, message: str) -> None:
     """By the templates, in words of the values."""
     with pytest.raises(Refused) as refused:
         helm.render(merged(values_of("default"), values))
     assert message in str(refused.value)
 
 
-def test_nothing_given_says_what_to_give(helm: Helm) -> None:
+def test_chart_without_values_says_what_is_missing(helm: Helm) -> None:
     """An installation without values is refused, and not half done."""
     with pytest.raises(Refused, match="Redis: give exactly one of"):
         helm.render({})
 
 
-def test_the_schema_leaves_nothing_open() -> None:
+def test_values_schema_leaves_nothing_open() -> None:
     """Every object names its properties, or says what each must look like; every value of values.yaml is in it."""
 
     def walk(part: Any, path: str) -> list[str]:
@@ -301,8 +301,8 @@ def test_the_schema_leaves_nothing_open() -> None:
     assert walk(json.loads(SCHEMA.read_text()), "$") == []
 
 
-def test_every_value_is_in_values_yaml() -> None:
-    """What the schema knows is shown to whoever reads values.yaml, and nothing else is."""
+def test_values_yaml_shows_every_value() -> None:
+    """What the schema knows stands in values.yaml, and nothing else does."""
     properties = json.loads(SCHEMA.read_text())["properties"]
     values = yaml.safe_load(VALUES.read_text())
     assert set(values) == set(properties) - {"global"}

@@ -20,26 +20,26 @@ from tests.chart.helm import SETS, Helm, Manifest, container, kind, one, values_
 REACHED = {row.variable for row in (*written.plain(), *written.credentials(), *written.files())}
 
 
-def test_what_is_generated_is_up_to_date() -> None:
-    """`make chart` writes it; this sees that somebody did after a setting was added."""
+def test_chart_generated_files_are_up_to_date() -> None:
+    """`make chart` writes it; this fails where a setting was added without it."""
     assert written.VALUES.read_text() == written.values(), "run `make chart`"
     assert written.SCHEMA.read_text() == written.schema(), "run `make chart`"
     assert written.ABOUT.read_text() == written.about(), "run `make chart`"
 
 
-def test_every_setting_has_its_place() -> None:
+def test_chart_has_a_place_for_every_setting() -> None:
     """In `settings`, `credentials` or `files`, or the chart gives it itself."""
     assert written.unreachable() == []
     assert {row.variable for row in SETTINGS} == REACHED | written.GIVEN_BY_THE_CHART
 
 
-def test_the_chart_is_for_this_version() -> None:
+def test_chart_version_is_the_packages() -> None:
     """The image's tag, unless another is given."""
     assert yaml.safe_load(written.ABOUT.read_text())["appVersion"] == __version__
 
 
 @pytest.mark.parametrize("row", written.plain(), ids=lambda row: row.variable)
-def test_the_schema_means_what_the_setting_means(row: Setting) -> None:
+def test_values_schema_agrees_with_the_settings(row: Setting) -> None:
     """Its bounds are taken by both, what lies beyond is refused by both, and so is another type."""
     schema = json.loads(written.SCHEMA.read_text())["properties"]["settings"]["properties"][row.variable]
     validator = Draft7Validator(schema)
@@ -68,7 +68,7 @@ def example(row: Setting) -> Any:
     return schema["enum"][-1] if "enum" in schema else f"'quoted' \"{row.variable.lower()}\" {{{{ .Values }}}}"
 
 
-def test_every_value_arrives_as_it_was_given(helm: Helm) -> None:
+def test_chart_passes_every_value_unchanged(helm: Helm) -> None:
     """Large numbers without an exponent, texts with quotes and braces unchanged; each as one variable."""
     given = {row.variable: example(row) for row in written.plain()}
     values = {
@@ -86,7 +86,7 @@ def test_every_value_arrives_as_it_was_given(helm: Helm) -> None:
         assert env[variable] == (f"{value:g}" if isinstance(value, float) else str(value))
 
 
-def test_every_credential_is_mounted(helm: Helm) -> None:
+def test_chart_mounts_every_credential(helm: Helm) -> None:
     """By the variable that names its file, from the entry that the operator names."""
     for row in written.credentials():
         keys = {"GATEWAY_VIDEOSDK_TOKEN": "token"} if row.variable == "GATEWAY_VIDEOSDK_TOKEN" else {}
@@ -127,7 +127,7 @@ def environment(manifests: list[Manifest], folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_gateway_takes_what_the_pod_gets(helm: Helm, name: str, tmp_path: Path) -> None:
+def test_gateway_accepts_the_pods_settings(helm: Helm, name: str, tmp_path: Path) -> None:
     """The variables and files of each set of values are settings without a problem."""
     settings = load(environment(helm.render(values_of(name)), tmp_path))
     assert settings.host == "0.0.0.0"

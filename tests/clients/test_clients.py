@@ -47,7 +47,7 @@ def slow_start(simulator: Simulator) -> None:
 
 
 @pytest.mark.usefixtures("slow_start")
-async def test_a_typescript_client(
+async def test_typescript_client_is_generated_and_works(
     project: Path, tmp_path: Path, gateway: httpx.AsyncClient, demo: harness.Demo
 ) -> None:
     """openapi-typescript generates without a warning; what is written against it compiles in strict mode and works."""
@@ -66,7 +66,9 @@ async def test_a_typescript_client(
 
 
 @pytest.mark.usefixtures("slow_start")
-async def test_a_python_client(tmp_path: Path, gateway: httpx.AsyncClient, demo: harness.Demo) -> None:
+async def test_python_client_is_generated_and_works(
+    tmp_path: Path, gateway: httpx.AsyncClient, demo: harness.Demo
+) -> None:
     """openapi-python-client generates without a warning, and what it generates works, warnings being errors."""
     generate = ["generate", "--path", CONTRACT, "--meta", "none", "--output-path", "recording_gateway_client"]
     code, out, err = await node_project.run(
@@ -99,7 +101,7 @@ async def test_spectral_reports_nothing(project: Path) -> None:
     assert json.loads(out[: out.rindex("]") + 1]) == []
 
 
-async def test_the_linters_find_what_is_wrong(project: Path, tmp_path: Path) -> None:
+async def test_contract_with_a_planted_defect_fails_both_linters(project: Path, tmp_path: Path) -> None:
     """A contract with a planted defect fails both: their silence about ours means something."""
     broken = tmp_path / "broken.yaml"
     broken.write_text(
@@ -117,6 +119,6 @@ async def test_the_linters_find_what_is_wrong(project: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("folder", ["browser", "clients"])
 def test_lock_files_name_no_registry(folder: str) -> None:
-    """Whoever installs it takes the packages from the registry of their own choice."""
+    """The lock file leaves the choice of a registry to the installer."""
     lock = json.loads((FOLDER.parent / folder / "node" / "package-lock.json").read_text("utf-8"))
     assert [name for name, package in lock["packages"].items() if "resolved" in package] == []

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
 from gateway.auth.api_keys import Callers
@@ -18,6 +17,7 @@ from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient
 from tests.browser import node_project
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ async def house(simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[Hous
             yield House(url, demo.key, join_token, simulator)
 
 
-async def test_the_shell_lines(house: House, tmp_path: Path) -> None:
+async def test_callers_page_shell_lines_start_show_and_stop(house: House, tmp_path: Path) -> None:
     """Started, recording, stopped, as the three lines are pasted one after the other."""
     if shutil.which("curl") is None:
         harness.skip_unless_ci("curl is not installed")
@@ -75,7 +75,7 @@ async def test_the_shell_lines(house: House, tmp_path: Path) -> None:
     assert house.upstream == ["start", "stop"]
 
 
-async def test_the_line_of_the_readme(house: House, tmp_path: Path) -> None:
+async def test_readme_curl_line_starts_a_recording(house: House, tmp_path: Path) -> None:
     """The README's one request starts a recording."""
     if shutil.which("curl") is None:
         harness.skip_unless_ci("curl is not installed")
@@ -88,8 +88,8 @@ async def test_the_line_of_the_readme(house: House, tmp_path: Path) -> None:
     assert json.loads(out)["outcome"] == "started"
 
 
-async def test_the_service_in_python(house: House, tmp_path: Path) -> None:
-    """It starts although VideoSDK is busy at first, hears the same of a second start, and raises what is refused."""
+async def test_callers_page_python_service_starts_and_raises_refusals(house: House, tmp_path: Path) -> None:
+    """It starts although VideoSDK is busy at first, gets the same recording from a second start, raises a refusal."""
     house.simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
     (tmp_path / "service.py").write_text(block("python", "A service in Python"))
     (tmp_path / "use.py").write_text(
@@ -110,8 +110,8 @@ async def test_the_service_in_python(house: House, tmp_path: Path) -> None:
     assert house.upstream == ["start", "start"]
 
 
-async def test_the_page(house: House, tmp_path: Path) -> None:
-    """A participant starts and stops with its join token, and is told in words why another's track is not for it."""
+async def test_callers_page_browser_code_starts_and_stops(house: House, tmp_path: Path) -> None:
+    """A participant starts and stops with its join token, and reads in words why another's track is refused."""
     if shutil.which("node") is None:
         harness.skip_unless_ci("node is not installed")
     (tmp_path / "record.mjs").write_text(block("js", "A web page"))
@@ -133,7 +133,7 @@ async def test_the_page(house: House, tmp_path: Path) -> None:
     assert house.upstream == ["start", "stop"]
 
 
-async def test_the_flutter_app_as_far_as_it_can_be_read(house: House) -> None:
+async def test_callers_page_flutter_request_is_accepted(house: House) -> None:
     """Without a Dart SDK: what the block sends, sent the way Dart's http package does, which adds the charset."""
     code = block("dart", "A Flutter app")
     known = {"gateway": house.url, "joinToken": house.join_token, **TRACK}
@@ -153,7 +153,7 @@ async def test_the_flutter_app_as_far_as_it_can_be_read(house: House) -> None:
     assert re.findall(r"// (\d): was", code) == ["1", "2"]
 
 
-async def test_the_line_that_follows_a_room(house: House, tmp_path: Path) -> None:
+async def test_callers_page_events_line_returns_the_room(house: House, tmp_path: Path) -> None:
     """The curl line of the live events gets the room as it is."""
     if shutil.which("curl") is None:
         harness.skip_unless_ci("curl is not installed")
@@ -166,14 +166,14 @@ async def test_the_line_that_follows_a_room(house: House, tmp_path: Path) -> Non
     assert "event: snapshot\n" in out
 
 
-def test_the_page_that_follows_a_room_is_the_one_that_browsers_run() -> None:
+def test_callers_page_events_code_is_what_the_browser_tests_run() -> None:
     """`tests/browser/page.html` holds the shown code, and the browser tests run that."""
     page = textwrap.dedent((ROOT / "tests" / "browser" / "page.html").read_text("utf-8"))
     shown = textwrap.indent(block("js", "Live events"), " " * 6)
     assert shown in page
 
 
-def test_the_callers_file_of_the_operators_page_can_be_used(tmp_path: Path) -> None:
+def test_operating_page_callers_file_is_valid(tmp_path: Path) -> None:
     """The table that people copy holds no key that is unknown, and no value of another sort."""
     text = block("toml", "Callers", (ROOT / "docs" / "operating.md").read_text("utf-8"))
     file = tmp_path / "callers.toml"
@@ -182,7 +182,7 @@ def test_the_callers_file_of_the_operators_page_can_be_used(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_nothing_that_is_named_is_missing(page: str, gateway: httpx.AsyncClient) -> None:
+async def test_callers_page_names_only_existing_problems(page: str, gateway: ApiClient) -> None:
     """Problems that are named have a page."""
     text = (ROOT / page).read_text("utf-8")
     for slug in re.findall(r"(?:409|422|502|503|504) `([a-z-]+)`", text):

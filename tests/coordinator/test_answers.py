@@ -18,7 +18,7 @@ MANY = 10_000
 
 
 @pytest.mark.parametrize("asks", ["another replica", "the same replica"])
-def test_start_without_redis_is_told_to_redis_afterwards(new_world: NewWorld, asks: str) -> None:
+def test_start_without_redis_is_written_to_redis_afterwards(new_world: NewWorld, asks: str) -> None:
     """The record says that nothing records; a start is done without Redis. Nobody then believes the record.
 
     The replica says so by itself for the others, and before it asks Redis about the track again.
@@ -55,7 +55,7 @@ def test_start_without_redis_is_remembered_until_redis_knows(new_world: NewWorld
 # --- a refusal -------------------------------------------------------------------------------------------------------
 
 
-def test_refusal_of_a_start_is_not_told_to_a_start_with_other_parameters(new_world: NewWorld) -> None:
+def test_start_with_other_parameters_is_not_answered_with_anothers_refusal(new_world: NewWorld) -> None:
     """A leader has to look first, a start with other parameters waits for it, and VideoSDK refuses the leader's.
 
     What VideoSDK found wrong may be the parameters: the waiter asks for itself, and starts.
@@ -73,7 +73,7 @@ def test_refusal_of_a_start_is_not_told_to_a_start_with_other_parameters(new_wor
     assert len(sent(world, "start")) == 2
 
 
-def test_refusal_of_a_stop_is_not_told_to_a_start_that_waits_for_it(new_world: NewWorld) -> None:
+def test_start_behind_a_refused_stop_is_not_answered_with_its_refusal(new_world: NewWorld) -> None:
     """VideoSDK refuses a stop of what still records, and a start of the same parameters waits: it records."""
     world = new_world(settling=False)
     first, second = replicas(world, 2)
@@ -115,7 +115,7 @@ def test_call_whose_lease_was_lost_is_not_sent(new_world: NewWorld, action: str)
 # --- a gap -----------------------------------------------------------------------------------------------------------
 
 
-def test_waiter_whose_subscription_is_made_anew_looks_at_once(new_world: NewWorld) -> None:
+def test_waiter_after_a_renewed_subscription_asks_redis_at_once(new_world: NewWorld) -> None:
     """The message that ended its waiting may have been lost: it asks Redis then, and not at its next poll."""
     world = new_world(settling=False)
     first, second = replicas(world, 2)
@@ -140,7 +140,7 @@ def test_waiter_whose_subscription_is_made_anew_looks_at_once(new_world: NewWorl
 
 
 @pytest.mark.parametrize(("planned", "due"), [(0, 1500), (30_000, 1500), (1500, 1500), (600, 600)])
-def test_look_that_denies_what_was_heard_is_repeated_soon(track: Track, planned: int, due: int) -> None:
+def test_probe_that_contradicts_a_webhook_is_repeated_soon(track: Track, planned: int, due: int) -> None:
     """A webhook says that it ended and the list says that it records: the list may be behind, so it is asked again.
 
     What was heard stays until the list has had its time; after that it was an echo, and the plan holds.
@@ -176,7 +176,7 @@ def test_end_that_the_list_shows_late_is_found_early_and_keeps_its_reason(world:
 # --- a claim that was taken away -------------------------------------------------------------------------------------
 
 
-def test_record_whose_claim_was_taken_away_is_believed_no_more(track: Track) -> None:
+def test_record_after_a_revoked_claim_is_probed_first(track: Track) -> None:
     """It was confirmed a moment ago, but an operator would not have taken the claim away for nothing: look first."""
     track.started()
     track.wait(1)
@@ -190,7 +190,7 @@ def test_record_whose_claim_was_taken_away_is_believed_no_more(track: Track) -> 
     track.wait(LEASE)
 
 
-def test_release_by_an_operator_has_the_track_looked_at(new_world: NewWorld) -> None:
+def test_revoke_by_an_operator_probes_the_track(new_world: NewWorld) -> None:
     """No replica settles in the background: the operator's release finds out by itself what records."""
     world = new_world(settling=False)
     first, second = replicas(world, 2)
@@ -209,7 +209,7 @@ def test_release_by_an_operator_has_the_track_looked_at(new_world: NewWorld) -> 
     rest(world, recording=True)
 
 
-def test_release_by_an_operator_of_what_no_leader_holds_has_it_looked_at_too(new_world: NewWorld) -> None:
+def test_revoke_without_a_claim_probes_the_track(new_world: NewWorld) -> None:
     """There is no claim to take away, and the record was confirmed a moment ago: VideoSDK is asked all the same."""
     world = new_world(settling=False)
     first, second = replicas(world, 2)

@@ -16,7 +16,7 @@ from tests.coordinator.track import Track
 LONG_AGO = 90_000
 
 
-def test_since_when_it_is_unknown_outlives_every_try(track: Track) -> None:
+def test_backlog_keeps_since_when_a_track_is_unknown(track: Track) -> None:
     """Found out nothing, again: still the same uncertainty. Found out: it is over."""
     track.finish(track.claim("start"), "unknown", confirmed_by="", due_in=1000)
     since = track.record["uncertain_since"]
@@ -53,7 +53,7 @@ async def connection(fresh: EmbeddedValkey) -> AsyncGenerator[Connection]:
 
 
 @pytest.mark.anyio
-async def test_it_counts_the_unknown_and_what_a_dead_leader_left(fresh: EmbeddedValkey, connection: Connection) -> None:
+async def test_backlog_counts_unknown_tracks_and_lapsed_leases(fresh: EmbeddedValkey, connection: Connection) -> None:
     """An operation in flight is not uncertain; one whose lease has lapsed is, and so is one that ended as unknown."""
     coordinator = Coordinator(connection, Timing(lease=60, verify_absent="never"), "t")
     with redis.Redis.from_url(fresh.url) as admin:
@@ -79,7 +79,7 @@ async def test_it_counts_the_unknown_and_what_a_dead_leader_left(fresh: Embedded
 
 
 @pytest.mark.anyio
-async def test_any_number_who_ask_cost_one_look(fresh: EmbeddedValkey, connection: Connection) -> None:
+async def test_backlog_asked_by_many_reads_redis_once(fresh: EmbeddedValkey, connection: Connection) -> None:
     """Whoever reaches the port may ask: Redis does not feel it."""
     backlog_gauge = BacklogGauge(connection, "t")
     await backlog_gauge.look()

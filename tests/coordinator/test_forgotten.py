@@ -24,7 +24,7 @@ from tests.model.upstream import TRACK
 from tests.model.world import Fate, World
 
 
-def test_unknown_start_whose_finish_was_not_answered_is_told_again(world: World) -> None:
+def test_unknown_start_with_a_lost_finish_reply_is_written_again(world: World) -> None:
     """`unknown` was written and the reply lost: it is told all the same to a Redis that restarts empty.
 
     That one knows nothing of the start that is still on its way, and would let somebody start.
@@ -41,7 +41,7 @@ def test_unknown_start_whose_finish_was_not_answered_is_told_again(world: World)
     rest(world, recording=True)
 
 
-def test_stop_whose_finish_was_not_answered_is_told_again(world: World) -> None:
+def test_stop_with_a_lost_finish_reply_is_written_again(world: World) -> None:
     """A stop is carried out and written, and the reply lost; a failover forgets it: it is not sent a second time."""
     first, _, third = replicas(world, 3)
     started(world, first)
@@ -62,7 +62,7 @@ def test_stop_whose_finish_was_not_answered_is_told_again(world: World) -> None:
     rest(world, recording=True)
 
 
-def test_stop_of_the_past_is_not_told_to_an_empty_redis(new_world: Callable[..., World]) -> None:
+def test_stop_of_the_past_is_not_written_to_an_empty_redis(new_world: Callable[..., World]) -> None:
     """Whose way to Redis fails once a second forgets what it wrote as soon as others do.
 
     It could not carry out a stop; somebody else did, and it was started again. When Redis restarts empty, the old stop
@@ -95,7 +95,7 @@ def test_stop_of_the_past_is_not_told_to_an_empty_redis(new_world: Callable[...,
     rest(world, recording=True)
 
 
-def test_stop_of_somebody_who_slept_is_not_told_to_an_empty_redis(world: World) -> None:
+def test_stop_of_a_process_that_slept_is_not_written_to_an_empty_redis(world: World) -> None:
     """A process falls asleep with a stop that it could not finish; others finish it and start again.
 
     Redis restarts empty meanwhile. The sleeper wakes after a minute, finds its subscription gone, and keeps to itself
@@ -200,7 +200,7 @@ def test_restored_stop_overrules_a_retry_of_an_earlier_start(track: Track) -> No
     assert track.claim("start", asked_at=str(first_asked))["verdict"] == "gone"
 
 
-def test_order_of_telling_does_not_lose_a_horizon(world: World) -> None:
+def test_rewrites_in_any_order_keep_the_horizon_of_a_start(world: World) -> None:
     """A start has no answer and may still land; somebody stops it, which leaves the horizon as it is.
 
     Redis forgets both. Whoever stopped it happens to tell first, of the later operation, and whoever started it is told
@@ -219,7 +219,7 @@ def test_order_of_telling_does_not_lose_a_horizon(world: World) -> None:
     rest(world, recording=True)
 
 
-def test_order_of_telling_does_not_lose_the_horizon_of_a_stop(new_world: Callable[..., World]) -> None:
+def test_rewrites_in_any_order_keep_the_horizon_of_a_stop(new_world: Callable[..., World]) -> None:
     """The same of a stop that may still land, and of one after it that was answered: what is started is not ended."""
     world = new_world(settling=False)
     first, second, third = replicas(world, 3)
@@ -238,7 +238,7 @@ def test_order_of_telling_does_not_lose_the_horizon_of_a_stop(new_world: Callabl
     rest(world, recording=True)
 
 
-def test_stop_that_came_while_a_start_looked_is_carried_out(new_world: Callable[..., World]) -> None:
+def test_stop_during_a_starts_probe_is_carried_out(new_world: Callable[..., World]) -> None:
     """A start looks at the list first; a stop comes, whose first try Redis never hears; the start is armed and sent.
 
     The start was in flight when the stop came, whatever number it got afterwards: the stop is about it.
@@ -262,7 +262,7 @@ def test_stop_that_came_while_a_start_looked_is_carried_out(new_world: Callable[
     assert not world.upstream.open, (start.outcome, stop.outcome, world.told())
 
 
-def test_stop_behind_a_start_that_looked_first_is_not_forgotten(track: Track) -> None:
+def test_stop_behind_a_start_that_probed_survives_an_empty_redis(track: Track) -> None:
     """A start looks first, a stop comes, the start is sent and answered, and in that moment Redis is emptied.
 
     Whoever started it tells of the wish, too; and the stop, if somebody still waits for it, is about that recording,
@@ -297,7 +297,9 @@ def test_stop_is_about_the_start_it_waited_for_whatever_its_number(track: Track)
     assert track.claim("stop", asked_at=stop["asked_at"])["action"] == "stop"
 
 
-def test_503_within_three_seconds_also_for_who_joins(new_world: Callable[..., World]) -> None:
+def test_start_joining_a_batch_without_redis_is_answered_503_within_three_seconds(
+    new_world: Callable[..., World],
+) -> None:
     """Somebody whose limits took 1.9 s joins a party that was made a moment ago: it counts from when they came."""
     world = new_world(settling=False)
     (process,) = replicas(world, 1)
@@ -350,7 +352,7 @@ class Clock:
 
 
 @pytest.mark.anyio
-async def test_what_is_told_is_bounded_while_one_node_is_away() -> None:
+async def test_rewrites_are_bounded_while_one_node_is_away() -> None:
     """A node is away for ten minutes while the others take fifty writes a second: those are told once or twice."""
     nodes, clock = Nodes(), Clock()
     told = Rewrites(Scripts(nodes, {}), nodes, 1.0, clock)
@@ -368,7 +370,7 @@ async def test_what_is_told_is_bounded_while_one_node_is_away() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_node_that_is_away_keeps_no_other_from_being_told() -> None:
+async def test_rewrites_reach_other_nodes_while_one_is_away() -> None:
     """Two masters died, and one of them has a successor: that one is told, whoever comes first."""
     nodes = Nodes()
     told = Rewrites(Scripts(nodes, {}), nodes, 1.0)
@@ -393,7 +395,7 @@ async def goes_on(work: Any, nodes: Nodes) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_mistake_does_not_end_the_telling() -> None:
+async def test_rewrites_continue_after_an_unexpected_error() -> None:
     """Nobody would notice, and the next failover would be the one that it was for."""
     nodes = Nodes()
     told = Rewrites(Scripts(nodes, {}), nodes, 0.001)
@@ -403,7 +405,7 @@ async def test_a_mistake_does_not_end_the_telling() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_mistake_does_not_end_the_renewing(track: Track) -> None:
+async def test_renewals_continue_after_an_unexpected_error(track: Track) -> None:
     """Every lease would lapse, silently, until the process ends."""
     nodes = Nodes()
     leases = Leases(Scripts(nodes, {}), Timing(lease=0.004), "me")

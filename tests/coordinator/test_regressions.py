@@ -96,7 +96,7 @@ def test_quiet_time_passes_before_a_start_is_sent_again(world: World, list_secon
     assert call.outcome == "started"
 
 
-def test_late_truth_is_taken_from_an_unarmed_recoverer_only(track: Track) -> None:
+def test_finish_by_the_former_leader_is_accepted_until_another_may_send(track: Track) -> None:
     """A leader that was away brings its success: it counts while another only looks, and not once that one sends."""
     first = track.claim("start", fingerprint="A")
     if first["action"] == "recover":
@@ -116,7 +116,7 @@ def test_late_truth_is_taken_from_an_unarmed_recoverer_only(track: Track) -> Non
     assert track.record["holder"] == fourth["attempt"]
 
 
-def test_arm_is_refused_where_the_record_was_lost(track: Track) -> None:
+def test_promotion_after_the_record_was_lost_is_refused(track: Track) -> None:
     """Looking is harmless; sending on the word of a server that forgot who looks is not."""
     for snapshot in (None, track.snapshot()):
         lead = track.claim("start")
@@ -127,7 +127,7 @@ def test_arm_is_refused_where_the_record_was_lost(track: Track) -> None:
         track.wait(GRACE + 1)
 
 
-def test_arm_is_refused_after_another_epoch_even_where_the_record_came_back(track: Track) -> None:
+def test_promotion_after_another_epoch_is_refused_although_the_record_was_restored(track: Track) -> None:
     """Claimed again by `restore`, the lease may go on looking, but what else was forgotten nobody knows."""
     lead = track.claim("start")
     track.lose()
@@ -151,7 +151,7 @@ def test_first_claim_on_another_server_never_starts_blindly(track: Track) -> Non
         track.release(lead)
 
 
-def test_nobody_slips_in_while_the_epoch_is_noticed(world: World) -> None:
+def test_start_while_the_epoch_changes_waits(world: World) -> None:
     """Redis comes back empty while a start is under way; everybody else asks in that very moment and must wait."""
     first, second, third = replicas(world, 3)
     plan(world, "start", Fate(reply=6.0, lands=5.9))
@@ -200,7 +200,7 @@ def test_unknown_outcome_written_to_an_empty_redis_has_a_quiet_time(track: Track
     assert track.claim("start")["start_may_land_ms"] == QUIET - GRACE
 
 
-def test_slowness_of_our_own_is_no_failure_of_videosdk(world: World) -> None:
+def test_start_held_back_by_the_send_gate_is_retried(world: World) -> None:
     """The send gate closes because this process was slow: nothing was sent, no error is told, it is retried."""
     [process] = replicas(world, 1)
     plan(world, "start", Fate(connect=2.5))
@@ -322,7 +322,7 @@ def test_list_that_is_empty_at_the_floor_does_not_end_a_recording(new_world: Cal
     rest(world, recording=True)
 
 
-def test_live_leader_comes_before_whoever_finds_redis_empty(world: World) -> None:
+def test_start_after_flushall_joins_the_live_leader(world: World) -> None:
     """FLUSHALL while a start is on its way: its leader claims again, a newcomer joins it."""
     first, second = replicas(world, 2)
     plan(world, "start", Fate(reply=9.0, lands=8.9))
@@ -335,7 +335,7 @@ def test_live_leader_comes_before_whoever_finds_redis_empty(world: World) -> Non
     assert (leader.outcome, newcomer.outcome) == ("started", "joined")
 
 
-def test_ghost_of_a_lost_operation_gives_way_to_the_live_one(world: World) -> None:
+def test_restored_claim_of_an_earlier_operation_yields_to_the_live_leader(world: World) -> None:
     """A failover brings back an earlier operation as held; the leader of the later one takes its place."""
     first, second, third = replicas(world, 3)
     plan(world, "start", Fate(reply=0.5, lands=0.2), Fate(reply=5.0, lands=4.9))
@@ -355,7 +355,7 @@ def test_ghost_of_a_lost_operation_gives_way_to_the_live_one(world: World) -> No
     assert len(sent(world, "start")) == 2
 
 
-def test_ghost_without_a_live_one_is_looked_at(world: World) -> None:
+def test_restored_claim_without_a_live_leader_is_probed(world: World) -> None:
     """A failover brings back a start that ended long ago: its lease lapses, the list is asked, one start is sent."""
     first, second = replicas(world, 2)
     first.start()
@@ -372,7 +372,7 @@ def test_ghost_without_a_live_one_is_looked_at(world: World) -> None:
     assert len(sent(world, "start")) == 2
 
 
-def test_stop_that_meets_a_ghost_is_about_what_runs(world: World) -> None:
+def test_stop_over_a_restored_claim_stops_what_runs(world: World) -> None:
     """A failover brings back a start that was stopped long ago; a stop that finds it ends the recording of today."""
     first, second, third = replicas(world, 3)
     plan(world, "start", Fate(reply=0.5, lands=0.2), Fate(reply=1.5, lands=0.2))
@@ -394,7 +394,7 @@ def test_stop_that_meets_a_ghost_is_about_what_runs(world: World) -> None:
     rest(world, recording=False)
 
 
-def test_start_that_meets_a_ghost_is_compared_with_what_runs(world: World) -> None:
+def test_start_over_a_restored_claim_is_compared_with_what_runs(world: World) -> None:
     """A failover brings back a start with other parameters, stopped long ago: that is no reason to refuse."""
     first, second, third = replicas(world, 3)
     plan(world, "start", Fate(reply=0.5, lands=0.2), Fate(reply=1.5, lands=0.2))
@@ -490,7 +490,7 @@ def test_failover_that_forgets_a_stop_that_was_never_sent_does_not_send_it(world
     rest(world, recording=True)
 
 
-def test_failover_that_forgets_a_start_of_somebody_who_died_is_looked_at(world: World) -> None:
+def test_failover_that_forgets_a_dead_leaders_start_is_probed(world: World) -> None:
     """Who stopped it tells so again; but what was started after that only the dead knew, and VideoSDK.
 
     Somebody looks although nobody asks, or else nobody could stop it.
@@ -533,7 +533,7 @@ def test_stop_of_the_past_does_not_stop_a_restored_start(world: World) -> None:
     rest(world, recording=True)
 
 
-def test_restored_recoverer_keeps_others_from_starting(world: World) -> None:
+def test_restored_probe_keeps_others_from_starting(world: World) -> None:
     """Redis forgets a start of unknown outcome while somebody looks for it: the horizon comes back with the looker."""
     first, second = replicas(world, 2)
     plan(world, "start", Fate(hears="reset", lands=14.5))
@@ -602,7 +602,7 @@ def test_what_went_before_the_claim_counts_as_waiting_for_redis(world: World) ->
 # --- stops -----------------------------------------------------------------------------------------------------------
 
 
-def test_zombie_start_is_stopped_when_it_lands(world: World) -> None:
+def test_stop_over_an_unknown_start_stops_it_when_it_lands(world: World) -> None:
     """A start of unknown outcome is stopped, and the stop is answered; then it lands, and nobody is there to ask."""
     first, second = replicas(world, 2)
     plan(world, "start", Fate(hears="reset", lands=14.5))
@@ -796,7 +796,7 @@ def test_stop_whose_claim_was_heard_and_not_answered_is_carried_out_once(new_wor
     rest(world, recording=True)
 
 
-def test_stop_that_redis_never_heard_is_about_what_somebody_found_since(new_world: Callable[..., World]) -> None:
+def test_stop_that_redis_never_received_is_about_what_a_probe_found(new_world: Callable[..., World]) -> None:
     """What a look found bears the look's number, although it may have recorded for long: the stop is about it too."""
     world = new_world(timing=Timing(verify_absent="always"), settling=False)
     first, second = replicas(world, 2)
@@ -1060,7 +1060,7 @@ def test_stop_behind_the_first_look_at_a_track_is_answered(world: World) -> None
     assert stop.outcome == "stop_requested"
 
 
-def test_doubt_in_the_moment_of_the_grant_is_not_lost(track: Track) -> None:
+def test_invalidate_in_the_moment_of_the_grant_is_not_lost(track: Track) -> None:
     """Within one millisecond nobody can tell which came first: then the doubt counts."""
     track.started()
     track.wait(TRUST + 1)
@@ -1070,7 +1070,7 @@ def test_doubt_in_the_moment_of_the_grant_is_not_lost(track: Track) -> None:
     assert track.claim("start")["verdict"] == "lead"
 
 
-def test_all_who_wait_with_a_stop_wait_for_the_stop(track: Track) -> None:
+def test_stop_by_two_waiters_answers_both_after_the_stop(track: Track) -> None:
     """Two stops wait for a start that had to look first; one then stops, and the other must not be told that it did."""
     track.invalidate()
     track.wait(1)
@@ -1088,7 +1088,7 @@ def test_all_who_wait_with_a_stop_wait_for_the_stop(track: Track) -> None:
     assert track.claim("stop", asked_at=numbers[1])["verdict"] in {"idle", "gone"}
 
 
-def test_a_leader_that_makes_a_mistake_lets_go(new_world: Callable[..., World]) -> None:
+def test_leader_after_an_unexpected_error_stops_renewing(new_world: Callable[..., World]) -> None:
     """Its lease is renewed no more: whoever comes next finds out what became of it, and nobody waits for ever."""
 
     class Mistaken(Leader):

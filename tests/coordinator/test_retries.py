@@ -26,7 +26,7 @@ class Write:
             raise CoordinationUnavailable("not now")
 
 
-async def test_a_write_is_repeated_until_it_succeeds() -> None:
+async def test_write_is_repeated_until_it_succeeds() -> None:
     """Two tries fail, the third succeeds, and there is no fourth."""
     retries, write = Retries(), Write(2)
     retries.begin("write", write, pause=0, longest_pause=0, seconds=60, at_end=write.over.set)
@@ -35,7 +35,7 @@ async def test_a_write_is_repeated_until_it_succeeds() -> None:
     assert write.over.is_set()
 
 
-async def test_a_write_that_never_succeeds_is_given_up_in_time() -> None:
+async def test_write_that_never_succeeds_is_given_up_in_time() -> None:
     """After its seconds it is over, as if it had succeeded: nothing holds on to what it was for."""
     retries, write = Retries(), Write(10**9)
     retries.begin("write", write, pause=0, longest_pause=0, seconds=0.05, at_end=write.over.set)

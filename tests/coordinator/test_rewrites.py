@@ -80,7 +80,7 @@ def process() -> Process:
 
 
 @pytest.mark.anyio
-async def test_told_without_a_reason_says_nothing(process: Process) -> None:
+async def test_rewrites_without_a_reason_send_nothing(process: Process) -> None:
     """Redis has failed nobody and nothing may land: no round costs a script."""
     process.keep()
     assert [await process.round() for _ in range(3)] == [[], [], []]
@@ -88,7 +88,7 @@ async def test_told_without_a_reason_says_nothing(process: Process) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("reason", ["gap", "failure"])
-async def test_told_after_a_reason_says_everything_once(process: Process, reason: str) -> None:
+async def test_rewrites_after_a_reason_send_each_write_once(process: Process, reason: str) -> None:
     """A gap in the subscription, or a command that failed: each write is told in the next round, and then no more."""
     process.keep(ONE, "p.1")
     process.keep(ELSEWHERE, "p.2")
@@ -104,7 +104,7 @@ async def test_told_after_a_reason_says_everything_once(process: Process, reason
 
 
 @pytest.mark.anyio
-async def test_told_of_one_attempt_says_its_last_write(process: Process) -> None:
+async def test_rewrites_of_one_attempt_send_its_last_write(process: Process) -> None:
     """A late write of the same attempt replaces the earlier one."""
     process.keep()
     process.told.keep("release", ONE, "p.1", {"state": "failed"})
@@ -115,7 +115,7 @@ async def test_told_of_one_attempt_says_its_last_write(process: Process) -> None
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("age", "said"), [(REMEMBERED - 1, [ONE]), (REMEMBERED + 1, [])])
-async def test_told_of_long_ago_says_nothing(process: Process, age: int, said: list[str]) -> None:
+async def test_rewrites_of_old_writes_send_nothing(process: Process, age: int, said: list[str]) -> None:
     """A write is remembered for longer than a failure takes to be noticed, and no longer."""
     process.keep()
     for _ in range(age - 1):
@@ -125,7 +125,7 @@ async def test_told_of_long_ago_says_nothing(process: Process, age: int, said: l
 
 
 @pytest.mark.anyio
-async def test_told_of_what_may_land_says_it_in_every_round_until_it_cannot(process: Process) -> None:
+async def test_rewrites_of_what_may_land_are_sent_every_round(process: Process) -> None:
     """Without any reason, and beyond the ten seconds: a Redis that forgot it would let a caller start."""
     process.keep(open_until=process.moment + 17.5)
     assert [len(await process.round()) for _ in range(20)] == [1] * 17 + [0] * 3
@@ -133,7 +133,9 @@ async def test_told_of_what_may_land_says_it_in_every_round_until_it_cannot(proc
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("away", "said"), [(LONGEST - 2, [ONE]), (LONGEST + 2, [])])
-async def test_told_to_a_node_that_is_away_is_kept_for_a_minute(process: Process, away: int, said: list[str]) -> None:
+async def test_rewrites_to_a_node_that_is_away_are_kept_for_a_minute(
+    process: Process, away: int, said: list[str]
+) -> None:
     """What was due to be told outlives the ten seconds until its node has a successor, and not for ever."""
     process.keep()
     process.servers.away = {ONE}
@@ -147,7 +149,7 @@ async def test_told_to_a_node_that_is_away_is_kept_for_a_minute(process: Process
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("slept", "said"), [(5.0, [ONE]), (7.0, [])])
-async def test_told_by_a_process_that_slept_says_nothing(process: Process, slept: float, said: list[str]) -> None:
+async def test_rewrites_by_a_process_that_slept_send_nothing(process: Process, slept: float, said: list[str]) -> None:
     """A round that comes more than five seconds late: others may have gone on since, so what was due is dropped."""
     process.keep()
     process.servers.away = {ONE}
@@ -158,7 +160,7 @@ async def test_told_by_a_process_that_slept_says_nothing(process: Process, slept
 
 
 @pytest.mark.anyio
-async def test_told_to_a_bucket_that_is_away_tries_one_of_its_writes(process: Process) -> None:
+async def test_rewrites_to_a_bucket_that_is_away_try_one_write(process: Process) -> None:
     """Each bucket is tried with its first write alone; once that is heard the others follow in the same round."""
     for number, key in enumerate((ONE, OTHER, OTHER.replace(":p:", ":q:"), ELSEWHERE)):
         process.keep(key, f"p.{number}")
@@ -170,7 +172,7 @@ async def test_told_to_a_bucket_that_is_away_tries_one_of_its_writes(process: Pr
 
 
 @pytest.mark.anyio
-async def test_told_later_says_how_much_of_the_horizons_is_left(process: Process) -> None:
+async def test_rewrites_sent_later_hold_the_rest_of_the_horizons(process: Process) -> None:
     """What a start and a stop had left to land in is less by the time that has passed, and never negative."""
     process.keep(horizons=(9_000, 2_500), open_until=process.moment + 30)
     left: list[tuple[object, object]] = []
@@ -185,7 +187,9 @@ async def test_told_later_says_how_much_of_the_horizons_is_left(process: Process
 @pytest.mark.anyio
 @pytest.mark.parametrize("script", ["finish", "release"])
 @pytest.mark.parametrize(("how", "restores"), [("ok", 1), ("restored", 1), ("late", 1), ("repeated", 0), ("stale", 0)])
-async def test_told_and_written_again_is_counted(process: Process, script: str, how: str, restores: int) -> None:
+async def test_rewrites_that_redis_had_forgotten_are_counted(
+    process: Process, script: str, how: str, restores: int
+) -> None:
     """An operator sees that Redis had forgotten something, and only then."""
     process.told.keep(script, ONE, "p.1", {})
     process.servers.answers = how
@@ -209,7 +213,7 @@ def restored(world: World) -> None:
     world.until(world.record, timeout=2 * world.timing.renewal, what="for what was forgotten")
 
 
-def test_unknown_start_is_told_to_a_redis_that_is_lost_twelve_seconds_later(new_world: Callable[..., World]) -> None:
+def test_unknown_start_is_rewritten_to_a_redis_lost_twelve_seconds_later(new_world: Callable[..., World]) -> None:
     """Nothing says that Redis is another one, and the start may still land: no replica starts before it cannot."""
     world = new_world(timing=LONG, settling=False)
     first, second = replicas(world, 2)
@@ -225,7 +229,7 @@ def test_unknown_start_is_told_to_a_redis_that_is_lost_twelve_seconds_later(new_
     assert (again.outcome, len(sent(world, "start"))) == ("already_recording", 1)
 
 
-def test_stop_without_an_answer_is_told_to_a_redis_that_is_lost_twelve_seconds_later(
+def test_stop_without_an_answer_is_rewritten_to_a_redis_lost_twelve_seconds_later(
     new_world: Callable[..., World],
 ) -> None:
     """The same of a stop: it may still land, and must not meet what is started meanwhile."""
@@ -246,7 +250,7 @@ def test_stop_without_an_answer_is_told_to_a_redis_that_is_lost_twelve_seconds_l
     assert world.upstream.open
 
 
-def test_start_that_was_answered_is_not_told_without_a_reason(new_world: Callable[..., World]) -> None:
+def test_start_that_was_answered_is_not_rewritten_without_a_reason(new_world: Callable[..., World]) -> None:
     """Nothing of it can land any more: telling it in every round would cost a script a second for each operation."""
     world = new_world(timing=LONG, settling=False)
     (process,) = replicas(world, 1)
@@ -256,7 +260,7 @@ def test_start_that_was_answered_is_not_told_without_a_reason(new_world: Callabl
     assert world.script_calls == before
 
 
-def test_write_that_was_refused_is_not_told(new_world: Callable[..., World]) -> None:
+def test_write_that_was_refused_is_not_rewritten(new_world: Callable[..., World]) -> None:
     """The track had moved on without this leader: after a failover it keeps to itself what nobody took from it."""
     world = new_world(settling=False)
     first, second = replicas(world, 2)

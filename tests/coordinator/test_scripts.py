@@ -176,7 +176,7 @@ def test_start_within_the_horizon_of_a_stop_waits_it_out(track: Track) -> None:
     track.redis.delete(track.keys[0])
 
 
-def test_a_retry_yields_to_a_stop_asked_for_since(track: Track) -> None:
+def test_retry_yields_to_a_stop_asked_for_since(track: Track) -> None:
     """Asked first, then a stop, then the retry: nothing is led for it, whatever became of the track; a new start is."""
     asked = str(track.ms * 1000)
     track.wait(1)
@@ -243,13 +243,13 @@ def test_stop_is_not_about_a_newer_recording(track: Track) -> None:
         (nothing, ("noop", "")),
     ],
 )
-def test_what_a_settler_is_given(track: Track, begin: Any, answer: tuple[str, str]) -> None:
+def test_reconcile_claims_what_is_uncertain_and_nothing_else(track: Track, begin: Any, answer: tuple[str, str]) -> None:
     """A settler looks after what is uncertain, and leaves alone what is held or at rest."""
     begin(track)
     assert say(track.claim("reconcile")) == answer
 
 
-def test_settler_strikes_what_rests_from_the_list(track: Track) -> None:
+def test_reconcile_of_what_rests_removes_its_due_time(track: Track) -> None:
     """A track that needs nobody is not due any more."""
     fresh_stop(track)
     track.redis.zadd(track.keys[1], {track.keys[0]: track.ms})
@@ -304,7 +304,7 @@ def test_lapsed_lease_is_taken_over_under_the_same_number(track: Track) -> None:
     assert track.record["holder"] == reply["attempt"]
 
 
-def test_lapsed_stop_is_done_again_by_whoever_comes(track: Track) -> None:
+def test_lapsed_stop_is_done_again_by_the_next_claim(track: Track) -> None:
     """A stop that was granted is owed, whether or not it was sent."""
     track.started()
     track.claim("stop")
@@ -312,7 +312,7 @@ def test_lapsed_stop_is_done_again_by_whoever_comes(track: Track) -> None:
     assert say(track.claim("start")) == ("lead", "stop")
 
 
-def test_lapsed_look_is_done_again(track: Track) -> None:
+def test_lapsed_probe_is_done_again(track: Track) -> None:
     """Who looked is gone: the next one looks."""
     track.started()
     track.wait(TRUST + 1)
@@ -344,7 +344,7 @@ def test_claim_after_its_time_does_nothing(track: Track) -> None:
 # --- claim: a server that forgot -------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_was_set_back_is_no_long_grace(track: Track) -> None:
+def test_clock_that_was_set_back_is_no_long_grace(track: Track) -> None:
     """What the mark dates lies in the future: it counts anew, and nobody waits until the clock has caught up."""
     track.lose()
     track.claim("reconcile")
@@ -356,7 +356,7 @@ def test_a_clock_that_was_set_back_is_no_long_grace(track: Track) -> None:
 
 @pytest.mark.parametrize("command", ["start", "stop", "reconcile"])
 @pytest.mark.parametrize("kept", [False, True])
-def test_nobody_new_leads_within_the_grace(track: Track, command: str, kept: bool) -> None:
+def test_claim_within_the_grace_waits(track: Track, command: str, kept: bool) -> None:
     """Those who hold what was forgotten come first; the answer says how long to wait."""
     fresh_stop(track)
     track.wait(500)
@@ -372,7 +372,7 @@ def test_nobody_new_leads_within_the_grace(track: Track, command: str, kept: boo
 @pytest.mark.parametrize(
     ("begin", "start", "stop"), [(Track.started, "verify", "stop"), (fresh_stop, "recover", "stop")]
 )
-def test_nothing_forgotten_is_believed(track: Track, begin: Any, start: str, stop: str) -> None:
+def test_claim_of_a_record_before_the_epoch_is_probed(track: Track, begin: Any, start: str, stop: str) -> None:
     """After a failover neither running nor idle is answered from the record, however young it is."""
     begin(track)
     track.lose(track.snapshot())
@@ -385,7 +385,7 @@ def test_nothing_forgotten_is_believed(track: Track, begin: Any, start: str, sto
     assert say(track.claim("stop")) == ("lead", stop)
 
 
-def test_what_was_written_since_is_believed(track: Track) -> None:
+def test_claim_of_a_record_after_the_epoch_is_answered_from_it(track: Track) -> None:
     """The first write of the new epoch makes the track a normal one."""
     track.lose()
     track.claim("reconcile")
@@ -462,7 +462,7 @@ def test_write_in_the_epochs_own_millisecond_is_not_believed(track: Track) -> No
     assert track.claim("start")["verdict"] == "lead"
 
 
-def test_doubt_ends_with_the_longest_recording(track: Track) -> None:
+def test_claim_after_the_longest_recording_ends_the_doubt(track: Track) -> None:
     """Whatever was forgotten is over by then."""
     track.lose()
     track.claim("reconcile")
@@ -473,7 +473,7 @@ def test_doubt_ends_with_the_longest_recording(track: Track) -> None:
     assert say(track.claim("start")) == ("lead", "start")
 
 
-def test_epoch_is_one_moment_for_all(track: Track) -> None:
+def test_epoch_mark_is_made_once_and_kept(track: Track) -> None:
     """The mark is made once and kept, with a TTL that every claim prolongs."""
     track.lose()
     since = track.claim("reconcile")["epoch"]
@@ -510,7 +510,7 @@ def test_finish_twice_changes_nothing(track: Track) -> None:
     unchanged(track, before)
 
 
-def test_finish_of_a_stranger_is_refused(track: Track) -> None:
+def test_finish_by_another_attempt_is_refused(track: Track) -> None:
     """Only who holds the track writes."""
     lead = starting(track)
     before = track.record
@@ -530,7 +530,7 @@ def test_finish_of_an_earlier_operation_is_refused(track: Track) -> None:
 
 
 @pytest.mark.parametrize(("state", "how"), [("recording", "late"), ("unknown", "stale"), ("failed", "stale")])
-def test_late_truth_is_a_success_only(track: Track, state: str, how: str) -> None:
+def test_finish_by_the_former_leader_is_accepted_for_a_success_only(track: Track, state: str, how: str) -> None:
     """While another looks for our operation, that it runs is what it looks for; that we do not know helps nobody."""
     lead = starting(track)
     track.wait(LEASE)
@@ -574,7 +574,7 @@ def test_restored_start_began_when_it_did(track: Track) -> None:
     assert int(track.record["started_at"]) == lead["started_at"]
 
 
-def test_what_is_told_again_waits_for_others_to_tell(track: Track) -> None:
+def test_restored_record_within_the_grace_waits(track: Track) -> None:
     """A later operation may be told within the grace, too: until then nobody acts on the earlier one."""
     lead = track.claim("start")
     track.lose(track.snapshot())
@@ -585,7 +585,7 @@ def test_what_is_told_again_waits_for_others_to_tell(track: Track) -> None:
 
 
 @pytest.mark.parametrize(("state", "look"), [("recording", "verify"), ("failed", "recover")])
-def test_what_was_claimed_before_the_epoch_is_doubted(track: Track, state: str, look: str) -> None:
+def test_finish_of_a_claim_before_the_epoch_leaves_the_record_suspect(track: Track, state: str, look: str) -> None:
     """Others may have come after it, whom the server forgot: it is looked at, by the settler where nobody asks."""
     lead = track.claim("start")
     track.lose(track.snapshot())
@@ -630,7 +630,7 @@ def test_answered_stop_leaves_no_horizon(track: Track) -> None:
     assert track.left("ended_at") == 0
 
 
-def test_list_settles_both_horizons(track: Track) -> None:
+def test_finish_with_an_empty_list_ends_both_horizons(track: Track) -> None:
     """Nothing runs, and so late that nothing sent earlier can land."""
     unknown(track)
     track.wait(QUIET + 1)
@@ -639,7 +639,7 @@ def test_list_settles_both_horizons(track: Track) -> None:
     assert (track.record["start_may_land_until"], track.record["stop_may_land_until"], track.due) == ("0", "0", None)
 
 
-def test_only_who_is_waited_for_publishes(track: Track) -> None:
+def test_finish_without_waiters_publishes_nothing(track: Track) -> None:
     """Messages are for those who wait in other processes; where nobody does, none is sent."""
     with track.listening() as heard:
         track.finish(starting(track), "recording", result="alone")
@@ -663,7 +663,7 @@ def test_renewal_lengthens_the_lease_and_nothing_else(track: Track) -> None:
     unchanged(track, before, "lease")
 
 
-def test_renewal_steals_nothing(track: Track) -> None:
+def test_renewal_of_a_lost_lease_is_refused(track: Track) -> None:
     """Not from who took over, not from who finished, not from who released."""
     lead = starting(track)
     track.wait(LEASE)
@@ -749,7 +749,7 @@ def test_later_operation_is_not_replaced_by_a_restored_one(track: Track) -> None
     assert track.record["holder"] == newer["attempt"]
 
 
-def test_arm_makes_a_start_of_a_look(track: Track) -> None:
+def test_promotion_turns_a_probe_into_a_start(track: Track) -> None:
     """The quiet time counts from now; the generation is a new one, the parameters are the caller's."""
     unknown(track)
     track.wait(QUIET)
@@ -762,7 +762,7 @@ def test_arm_makes_a_start_of_a_look(track: Track) -> None:
     assert (record["fingerprint"], track.left("start_may_land_until"), track.left("lease")) == ("B", QUIET, LEASE)
 
 
-def test_arm_of_a_stranger_is_refused(track: Track) -> None:
+def test_promotion_by_another_attempt_is_refused(track: Track) -> None:
     """Who was taken over must not send."""
     unknown(track)
     first = track.claim("start")
@@ -793,7 +793,7 @@ def test_release_leaves_no_trace_but_the_number(track: Track, begin: Any, comman
     assert (say(again), again["op"]) == (("lead", command), lead["op"])
 
 
-def test_release_twice_and_by_a_stranger_does_nothing(track: Track) -> None:
+def test_release_twice_or_by_another_attempt_does_nothing(track: Track) -> None:
     """Only who holds it gives it back, and once."""
     lead = starting(track)
     assert track.release(lead | {"attempt": "stranger"})["how"] == "lost"
@@ -822,7 +822,7 @@ def test_release_keeps_an_earlier_horizon(track: Track) -> None:
     assert (track.record["state"], track.left("stop_may_land_until")) == ("stopping", QUIET - 1000)
 
 
-def test_release_wakes_who_waits(track: Track) -> None:
+def test_release_wakes_waiters(track: Track) -> None:
     """They contend again at once."""
     lead = starting(track)
     track.claim("start")
@@ -834,7 +834,7 @@ def test_release_wakes_who_waits(track: Track) -> None:
 # --- a stop that waits -----------------------------------------------------------------------------------------------
 
 
-def test_stop_behind_a_start_is_remembered_and_told(track: Track) -> None:
+def test_stop_behind_a_start_is_reported_at_renewal_and_finish(track: Track) -> None:
     """Whoever renews learns of it, and whoever finishes the start has a stop to carry out, now."""
     lead = starting(track)
     assert say(track.claim("stop")) == ("wait", "start")
@@ -872,7 +872,7 @@ def test_stop_that_failed_is_not_due_once_its_caller_knows(track: Track, release
 
 
 @pytest.mark.parametrize("state", ["failed", "stopped"])
-def test_wish_ends_where_nothing_runs(track: Track, state: str) -> None:
+def test_requested_stop_ends_where_nothing_runs(track: Track, state: str) -> None:
     """The start came to nothing: there is nothing to stop."""
     lead = starting(track)
     track.claim("stop")
@@ -880,7 +880,7 @@ def test_wish_ends_where_nothing_runs(track: Track, state: str) -> None:
     assert not track.stop_due
 
 
-def test_wish_survives_an_unknown_outcome(track: Track) -> None:
+def test_requested_stop_survives_an_unknown_outcome(track: Track) -> None:
     """The start may have happened: what is done next is to stop it."""
     lead = starting(track)
     track.claim("stop")
@@ -934,7 +934,7 @@ def test_start_after_an_idle_stop_is_not_what_that_was_about(track: Track) -> No
     assert track.finish(again, "recording")["stop"] is False
 
 
-def test_wish_survives_a_release(track: Track) -> None:
+def test_requested_stop_survives_a_release(track: Track) -> None:
     """Who was to start tries again at once, under the same number: the stop still comes after it."""
     lead = starting(track)
     track.claim("stop")
@@ -953,7 +953,7 @@ def test_newer_start_supersedes_an_older_stop(track: Track) -> None:
 
 
 @pytest.mark.parametrize("mine", [False, True])
-def test_arm_ends_what_was_about_an_earlier_recording(track: Track, mine: bool) -> None:
+def test_promotion_ends_a_stop_of_an_earlier_recording(track: Track, mine: bool) -> None:
     """Proven gone, a recording needs no stop; a stop that waits for this very start stays."""
     track.started()
     track.wait(TRUST + 1)
@@ -970,7 +970,7 @@ def test_arm_ends_what_was_about_an_earlier_recording(track: Track, mine: bool) 
 @pytest.mark.parametrize(
     ("begin", "action"), [(Track.started, "verify"), (fresh_stop, "recover"), (nothing, "recover")]
 )
-def test_doubt_makes_the_next_one_look(track: Track, begin: Any, action: str) -> None:
+def test_invalidate_has_the_next_claim_probe(track: Track, begin: Any, action: str) -> None:
     """Whoever comes next looks first; if nobody does, the settler."""
     begin(track)
     track.invalidate()
@@ -978,7 +978,7 @@ def test_doubt_makes_the_next_one_look(track: Track, begin: Any, action: str) ->
     assert say(track.claim("reconcile")) == ("lead", action)
 
 
-def test_doubt_during_an_operation_outlives_it(track: Track) -> None:
+def test_invalidate_during_an_operation_outlives_it(track: Track) -> None:
     """Its result is written unconfirmed, and due at once; the next look ends the doubt."""
     lead = starting(track)
     track.wait(10)
@@ -995,7 +995,7 @@ def test_doubt_during_an_operation_outlives_it(track: Track) -> None:
 # --- observe ---------------------------------------------------------------------------------------------------------
 
 
-def test_agreement_confirms_from_when_the_list_was_asked(track: Track) -> None:
+def test_confirm_counts_from_when_the_list_was_asked(track: Track) -> None:
     """The list says no more than was so when it was asked; what it tells is kept, and the next look is planned."""
     track.started()
     track.wait(5000)
@@ -1008,7 +1008,7 @@ def test_agreement_confirms_from_when_the_list_was_asked(track: Track) -> None:
     assert track.claim("start")["verdict"] == "running"
 
 
-def test_agreement_twice_changes_only_when_it_is_looked_at_next(track: Track) -> None:
+def test_confirm_twice_changes_only_the_due_time(track: Track) -> None:
     """Its reply was lost; or another replica compared the same with an older list."""
     track.started()
     track.wait(5000)
@@ -1022,7 +1022,7 @@ def test_agreement_twice_changes_only_when_it_is_looked_at_next(track: Track) ->
     assert track.due is None
 
 
-def test_agreement_keeps_what_runs_and_not_what_has_ended(track: Track) -> None:
+def test_confirm_prolongs_what_runs_and_not_what_ended(track: Track) -> None:
     """A recording that goes on is not forgotten; one that is over is kept no longer because somebody reads it."""
     track.started()
     track.wait(5000)
@@ -1136,7 +1136,7 @@ def predates_epoch(track: Track) -> dict[str, Any]:
         a_holder_is_gone, a_stop_is_owed, something_may_land, in_doubt, unanswered_hint, predates_epoch, nothing,
     ],
 )  # fmt: skip
-def test_what_cannot_be_said_to_be_what_was_compared_is_left_alone(track: Track, begin: Any, agrees: bool) -> None:
+def test_confirm_of_a_changed_record_writes_nothing(track: Track, begin: Any, agrees: bool) -> None:
     """Nothing is written and nothing planned: somebody who claims it has to look."""
     arguments = {"state": "recording", **(begin(track) or {})}
     before, due = track.record, track.redis.zscore(track.keys[1], track.keys[0])
@@ -1148,7 +1148,7 @@ def test_what_cannot_be_said_to_be_what_was_compared_is_left_alone(track: Track,
     assert track.redis.zscore(track.keys[1], track.keys[0]) == (track.ms + 9000 if only_planned else due)
 
 
-def test_a_list_that_could_not_be_had_confirms_nothing(track: Track) -> None:
+def test_confirm_without_a_list_only_plans_the_next(track: Track) -> None:
     """Only the next look is planned."""
     track.started()
     track.wait(5000)
@@ -1170,9 +1170,7 @@ def test_a_list_that_could_not_be_had_confirms_nothing(track: Track) -> None:
         (stopping, "reconcile", ("lead", "stop")),
     ],
 )
-def test_what_was_held_is_found_out_by_whoever_comes(
-    track: Track, begin: Any, command: str, next_one: tuple[str, str]
-) -> None:
+def test_revoke_has_the_next_claim_recover(track: Track, begin: Any, command: str, next_one: tuple[str, str]) -> None:
     """As if the claim had lapsed: due now, under the same number, and what was sent keeps its quiet time."""
     begin(track)
     lead = track.claim(command)
@@ -1186,7 +1184,7 @@ def test_what_was_held_is_found_out_by_whoever_comes(
     assert reply["start_may_land_ms"] == max(int(before["start_may_land_until"] or 0) - track.ms, 0)
 
 
-def test_who_lost_a_claim_writes_nothing(track: Track) -> None:
+def test_revoke_refuses_every_write_of_the_former_holder(track: Track) -> None:
     """Neither its result nor a renewal, and it sends nothing; taken away twice it is as taken away once."""
     lead = starting(track)
     assert track.revoke(lead["attempt"])["how"] == "ok"
@@ -1200,7 +1198,7 @@ def test_who_lost_a_claim_writes_nothing(track: Track) -> None:
 
 
 @pytest.mark.parametrize("begin", [nothing, fresh_stop, starting])
-def test_another_claim_than_the_one_looked_at_is_left_alone(track: Track, begin: Any) -> None:
+def test_revoke_of_another_claim_changes_nothing(track: Track, begin: Any) -> None:
     """It may have been finished, or taken over, since the operator looked."""
     begin(track)
     before, due = track.record, track.due
@@ -1209,7 +1207,7 @@ def test_another_claim_than_the_one_looked_at_is_left_alone(track: Track, begin:
     assert (track.record, track.due) == (before, due)
 
 
-def test_who_waits_for_what_is_taken_away_is_woken(track: Track) -> None:
+def test_revoke_wakes_waiters(track: Track) -> None:
     """They contend at once; a payload there is none."""
     lead = starting(track)
     track.claim("start")
@@ -1218,7 +1216,7 @@ def test_who_waits_for_what_is_taken_away_is_woken(track: Track) -> None:
         assert heard() == [f"{track.keys[0]}\n{lead['op']}\n"]
 
 
-def test_a_doubt_of_the_operator_ends_with_the_next_look(track: Track) -> None:
+def test_invalidate_by_the_operator_ends_with_the_next_probe(track: Track) -> None:
     """Looked at, the track is an ordinary one."""
     track.started()
     track.revoke(track.claim("stop")["attempt"])
@@ -1230,7 +1228,7 @@ def test_a_doubt_of_the_operator_ends_with_the_next_look(track: Track) -> None:
 # --- room ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_room_tells_what_may_be_shown(track: Track) -> None:
+def test_room_returns_public_fields_and_the_last_event(track: Track) -> None:
     """Its records, and the last event that is part of them; nothing of claims."""
     assert track.room() == {"last": "0-0"}
     fresh_stop(track)
@@ -1243,7 +1241,7 @@ def test_a_room_tells_what_may_be_shown(track: Track) -> None:
     assert (room["last"], event["record"]) == (last, fields)
 
 
-def test_a_room_strikes_what_is_gone(track: Track) -> None:
+def test_room_removes_expired_records(track: Track) -> None:
     """A record that ended long ago is not there any more, and then not in its room."""
     fresh_stop(track)
     track.redis.delete(track.keys[0])
@@ -1251,7 +1249,7 @@ def test_a_room_strikes_what_is_gone(track: Track) -> None:
     assert track.redis.zcard(track.keys[3]) == 0
 
 
-def test_a_room_that_nobody_reads_does_not_grow_for_ever(track: Track) -> None:
+def test_room_without_readers_is_trimmed_by_changes(track: Track) -> None:
     """Every change strikes some of what is long gone."""
     gone = {f"{track.keys[0]}-{number}": track.ms - 1000 + number for number in range(4)}
     track.redis.zadd(track.keys[3], gone)
@@ -1260,7 +1258,7 @@ def test_a_room_that_nobody_reads_does_not_grow_for_ever(track: Track) -> None:
     assert track.redis.zrange(track.keys[3], 0, -1) == [track.keys[0]]
 
 
-def test_a_room_shows_the_latest_changed(track: Track) -> None:
+def test_room_returns_the_latest_changed(track: Track) -> None:
     """As many as are asked for."""
     fresh_stop(track)
     track.redis.zadd(track.keys[3], {f"{track.keys[0]}-older": track.ms - 1})
@@ -1268,7 +1266,7 @@ def test_a_room_shows_the_latest_changed(track: Track) -> None:
     assert track.redis.zcard(track.keys[3]) == 2
 
 
-def test_who_watches_a_silent_room_has_an_event_to_hold_on_to(track: Track) -> None:
+def test_room_without_events_gives_a_reader_a_mark(track: Track) -> None:
     """A mark, made once; who only looks makes none."""
     track.room()
     assert not track.redis.exists(track.keys[4])
@@ -1278,7 +1276,7 @@ def test_who_watches_a_silent_room_has_an_event_to_hold_on_to(track: Track) -> N
     assert track.redis.pttl(track.keys[4]) > 0
 
 
-def test_a_room_shows_of_what_was_only_doubted_no_state(track: Track) -> None:
+def test_room_with_a_lost_record_shows_no_state(track: Track) -> None:
     """The record was gone, its place in the room was not, and somebody saw the track record: no reader may stumble."""
     fresh_stop(track)
     track.redis.delete(track.keys[0])
@@ -1312,7 +1310,7 @@ def test_what_a_later_version_wrote_is_not_touched(track: Track, held: bool) -> 
     assert (track.record, track.redis.zscore(track.keys[1], track.keys[0])) == (before, due)
 
 
-def test_these_tables_give_what_the_coordinator_gives(track: Track, world: World) -> None:
+def test_script_tables_pass_the_coordinators_arguments(track: Track, world: World) -> None:
     """Otherwise they would tell of scripts that nobody calls like that."""
     process = world.process()
     world.look(process)

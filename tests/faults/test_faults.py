@@ -85,7 +85,7 @@ def rules(history: History) -> set[str]:
     return {violation.rule for violation in check(history)}
 
 
-def test_the_good_history_is_good() -> None:
+def test_checker_finds_nothing_in_a_good_history() -> None:
     """Starts, joins, a conflict, a crash, an unknown outcome and stops, all of them kept promises."""
     assert check(GOOD) == []
 
@@ -155,7 +155,7 @@ BAD: dict[str, tuple[str, History]] = {
 
 
 @pytest.mark.parametrize(("rule", "history"), BAD.values(), ids=BAD)
-def test_a_bad_history_is_found_out(rule: str, history: History) -> None:
+def test_checker_finds_each_broken_rule(rule: str, history: History) -> None:
     """Each rule can fail, and says where."""
     assert rule in rules(history)
     first = next(violation for violation in check(history) if violation.rule == rule)
@@ -175,7 +175,7 @@ TIMED_OUT = {"an unknown outcome of nothing", "Redis blamed without cause", "Red
 
 
 @pytest.mark.parametrize(("rule", "history"), BAD.values(), ids=BAD)
-def test_a_busy_machine_excuses_nothing_but_time_outs(
+def test_checker_excuses_only_time_outs_of_a_busy_machine(
     rule: str, history: History, request: pytest.FixtureRequest
 ) -> None:
     """However long everything stood still: what is wrong is wrong, but for the answers that come of a time-out."""
@@ -219,7 +219,7 @@ NOT_EXCUSED: dict[str, tuple[History, Trouble]] = {
 
 
 @pytest.mark.parametrize(("history", "why"), EXCUSED.values(), ids=EXCUSED)
-def test_a_busy_machine_is_a_cause_of_time_outs(history: History, why: Trouble) -> None:
+def test_checker_counts_time_outs_during_a_stall(history: History, why: Trouble) -> None:
     """Without the stall the answer has no cause; with it, it is counted and not blamed on the gateway."""
     assert rules(history) == {"R3"}
     judgement = judge(stalled(history, why))
@@ -227,13 +227,13 @@ def test_a_busy_machine_is_a_cause_of_time_outs(history: History, why: Trouble) 
 
 
 @pytest.mark.parametrize(("history", "why"), NOT_EXCUSED.values(), ids=NOT_EXCUSED)
-def test_a_stall_of_another_time_or_process_is_no_cause(history: History, why: Trouble) -> None:
+def test_checker_ignores_stalls_of_another_time_or_process(history: History, why: Trouble) -> None:
     """A stall has to be where the answer came from, and then; and nothing breaks a connection off but a death."""
     judgement = judge(stalled(history, why))
     assert ([one.rule for one in judgement.violations], judgement.excused) == (["R3"], 0)
 
 
-def test_a_run_of_many_excuses_says_that_it_proves_nothing() -> None:
+def test_run_with_many_excuses_says_that_it_proves_nothing() -> None:
     """Two in a hundred calls may be excused; of more than that is said that the machine was too busy."""
     calls = [call("get", 1.0, 1.1, "recording") for _ in range(99)]
 
@@ -252,7 +252,7 @@ _SPIN = "import time\nuntil = time.monotonic() + 60\nwhile time.monotonic() < un
 
 @pytest.mark.anyio
 @pytest.mark.skipif(waited(os.getpid()) is None, reason="the kernel does not tell for how long processes wait")
-async def test_a_process_that_may_not_run_is_noticed() -> None:
+async def test_stall_watch_notices_a_process_kept_from_running() -> None:
     """Three that share one processor wait most of the time; one that sleeps, or is stopped, is kept from nothing."""
     one = min(os.sched_getaffinity(0))
     with ExitStack() as running:
@@ -284,7 +284,7 @@ async def test_a_process_that_may_not_run_is_noticed() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
-async def test_a_forked_gateway_is_a_process_like_any_other(
+async def test_zygote_forks_a_gateway_like_any_other(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
 ) -> None:
     """It has its own settings and log, ends as asked with its own code, and does not outlive what forked it."""
@@ -358,13 +358,13 @@ UNORDERED: dict[str, History] = {
 
 
 @pytest.mark.parametrize("name", UNORDERED)
-def test_answers_that_contradict_each_other_are_found_out(name: str) -> None:
+def test_linearize_finds_contradicting_answers(name: str) -> None:
     """Each answer for itself could be right; there is no order in which they all are, on a busy machine either."""
     assert "WG" in rules(UNORDERED[name])
     assert "WG" in rules(stalled(UNORDERED[name]))
 
 
-def test_the_search_for_an_order_finds_what_the_other_rules_miss() -> None:
+def test_linearize_finds_what_the_other_rules_miss() -> None:
     """Two were told that they ended the one recording there was; all other rules find nothing wrong."""
     assert rules(UNORDERED["two who both ended the one recording"]) == {"WG"}
 
@@ -406,14 +406,14 @@ ORDERED: dict[str, History] = {
 
 
 @pytest.mark.parametrize("name", ORDERED)
-def test_answers_that_fit_together_are_let_pass(name: str) -> None:
+def test_linearize_accepts_answers_that_fit_together(name: str) -> None:
     """Whatever may have happened unseen is tried out before anything is called wrong."""
     unseen = [msgspec.structs.replace(one, unseen="by itself" in name) for one in ORDERED[name].intervals]
     history = msgspec.structs.replace(ORDERED[name], intervals=unseen)
     assert linearize(history.calls, unseen, history.upstream, history.limits).good
 
 
-def test_a_start_that_was_taken_over_is_nobody_s() -> None:
+def test_linearize_accepts_a_start_that_was_taken_over() -> None:
     """Its leader was stopped before it read an answer; somebody stopped what it began, and its caller got the next."""
     calls = [
         call("start", 1.0, 5.0, "joined", id="rec_2"),
@@ -432,7 +432,7 @@ def test_a_start_that_was_taken_over_is_nobody_s() -> None:
     assert not linearize(calls, intervals, [answered], TokenBuckets(), [long_before]).good
 
 
-def test_a_search_that_grows_too_big_is_given_up() -> None:
+def test_linearize_gives_up_a_search_that_grows_too_big() -> None:
     """A dozen different starts and as many stops, all at once, have too many orders; that is said, not passed over."""
     stops = [call("stop", 1.0, 3.0, "stopped") for _ in range(12)]
     starts = [call("start", 1.0, 3.0, "started", id=f"rec_{number}") for number in range(12)]
@@ -463,7 +463,7 @@ def test_duplicates_are_counted_where_they_are_allowed() -> None:
     assert (count_duplicates(twice), count_duplicates(twice, lasting=2.0)) == (1, 0)
 
 
-def test_the_time_to_heal_counts_from_the_kill_to_the_first_answer() -> None:
+def test_time_to_heal_counts_from_the_kill_to_the_first_answer() -> None:
     """Of a track that lost a call by it; one that is never answered again has not healed."""
     (healed,) = heal_times(GOOD)
     assert healed == pytest.approx(0.75)
@@ -471,7 +471,7 @@ def test_the_time_to_heal_counts_from_the_kill_to_the_first_answer() -> None:
     assert never == math.inf
 
 
-def test_a_record_that_is_wrong_is_found_out() -> None:
+def test_truth_table_finds_a_wrong_record() -> None:
     """A cell is good only where every record was right in time and stayed so; the table says where it was not."""
     cells = [
         Cell(fate=fate, happening=happening, seconds=[0.1] * 19 + [4.9], wrong=[], bound=5)
@@ -512,7 +512,7 @@ async def test_records_are_right_whatever_becomes_of_the_webhooks(
 
 @pytest.mark.anyio
 @pytest.mark.blackbox
-async def test_the_short_form_of_the_fault_matrix_keeps_every_promise() -> None:
+async def test_short_form_of_the_fault_matrix_keeps_every_promise() -> None:
     """Leaders killed and stopped at each step, Redis emptied, VideoSDK misbehaving: no duplicate, no violation."""
     rows = [row for row in ROWS if row.number in SHORT]
     lines: list[str] = []

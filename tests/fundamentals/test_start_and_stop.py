@@ -1,29 +1,25 @@
 """The service in a few happy paths: living documentation over HTTP."""
 
-from collections.abc import Callable
-
-import httpx
 import pytest
 
 from gateway.sandbox.simulator import Simulator
+from tests.api_client import ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
 
-
-async def test_a_recording_from_start_to_stop(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_start_again_show_and_stop_is_one_recording(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Start, start again, look, stop: one start and one stop reach VideoSDK."""
     track = new_track()
 
-    started = await gateway.post("/v1/recordings/track/start", json=track)
+    started = await gateway.start(track)
     assert started.status_code == 201
     assert started.json()["outcome"] == "started"
     assert started.json()["status"] == "recording"
 
-    again = await gateway.post("/v1/recordings/track/start", json=track)
+    again = await gateway.start(track)
     assert again.status_code == 200
     assert again.json()["outcome"] == "already_recording"
     assert again.json()["id"] == started.json()["id"]
@@ -32,7 +28,7 @@ async def test_a_recording_from_start_to_stop(
     assert seen.json()["status"] == "recording"
     assert seen.json()["requestedBy"] == "demo"
 
-    stopped = await gateway.post("/v1/recordings/track/stop", json=track)
+    stopped = await gateway.stop(track)
     assert stopped.status_code == 200
     assert stopped.json()["outcome"] == "stopped"
     assert stopped.json()["id"] == started.json()["id"]

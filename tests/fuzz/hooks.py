@@ -12,7 +12,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 _STREAM_MS = 100
 """An answer that need not end is asked to, soon."""
 _PATIENT_MS = 10_000
-"""Whoever wants to wait this long must not be told that time is up: the simulator answers at once."""
+"""A caller who waits this long must not be answered that time is up: the simulator answers at once."""
 _IN_WORDS = frozenset({"webhookUrl", "bucketDirPath"})
 """What is a good one is more than a schema can say. The tables of honest values have their own tests."""
 
@@ -34,7 +34,7 @@ def no_server_error(ctx: Any, response: Any, case: Any) -> bool | None:
 
 @schemathesis.check
 def valid_data_accepted(ctx: Any, response: Any, case: Any) -> bool | None:
-    """Allow 422 for an idempotency key used twice and for a bad address or path; 401 for what nobody can sign."""
+    """Allow 422 for an idempotency key used twice and for a bad address or path; 401 for what cannot be signed."""
     if response.status_code == 422:
         problem = response.json()
         if problem["type"] == "/problems/idempotency-key-reused":

@@ -50,7 +50,7 @@ class Round:
 async def target(folder: Path) -> AsyncGenerator[Target]:
     """Run a gateway process that nothing limits and nothing disturbs."""
     demo = harness.Demo(folder)
-    # What is made up must not be called: example.com is somebody's.
+    # What is made up must not be called: example.com exists.
     mute = Fault(action="webhook_lost", times=None)
     with EmbeddedValkey() as valkey:
         async with harness.simulator(faults=[mute]) as videosdk:

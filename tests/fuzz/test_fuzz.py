@@ -10,7 +10,7 @@ from tests.fuzz.run import fuzz, target
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
 
-async def test_every_answer_is_as_documented(tmp_path: Path) -> None:
+async def test_fuzzed_requests_are_answered_as_documented(tmp_path: Path) -> None:
     """All phases of Schemathesis against a live process find no 5xx and nothing the contract does not say."""
     seed = random.randrange(2**32)
     async with target(tmp_path) as aim:

@@ -14,7 +14,7 @@ _START, _STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
 
 async def try_out(gateway: httpx.AsyncClient, simulator: Simulator) -> None:
-    """Record a track through a gateway that nobody has used before, and check what everybody was told."""
+    """Record a track through a new gateway, and check every answer."""
     track = {"roomId": f"shipped-{uuid.uuid4().hex[:8]}", "participantId": "p", "kind": "audio"}
     simulator.inject(harness.delay("start", 0.5))
     answers = await asyncio.gather(*(gateway.post(_START, json=track) for _ in range(3)))

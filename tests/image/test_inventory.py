@@ -8,7 +8,7 @@ from tests.image.inventory import ALLOWED, LICENCES, licences, licences_page, sb
 from tests.image.production import PROJECT
 
 
-def test_the_inventory_is_whole_and_every_licence_may_be_used(environment: Path) -> None:
+def test_inventory_is_complete_and_its_licences_are_allowed(environment: Path) -> None:
     """It names each installed package once, with the version of the lock file, and the gateway with its own.
 
     No package is without a known licence, none asks something of the rest of the program, and the page is current.
@@ -33,7 +33,7 @@ def test_the_inventory_is_whole_and_every_licence_may_be_used(environment: Path)
         assert f'name = "{name}"\nversion = "{version}"' in lock or name == "recording-gateway"
 
 
-def test_the_version_has_one_place() -> None:
+def test_version_is_written_in_one_place() -> None:
     """Only the package says it; the changelog begins with what is not released yet, or with it."""
     told = [
         path.relative_to(PROJECT).as_posix()

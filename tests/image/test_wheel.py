@@ -29,7 +29,7 @@ def run(environment: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_the_command_is_there_and_tells_its_version(environment: Path) -> None:
+def test_wheel_command_prints_its_version(environment: Path) -> None:
     """`gateway --version` works away from the sources, and the contract and the pages came along."""
     assert run(environment, "gateway", "--version") == (0, f"{__version__}\n")
     code, contract = run(environment, "gateway", "openapi")
@@ -39,7 +39,7 @@ def test_the_command_is_there_and_tells_its_version(environment: Path) -> None:
     assert code == 0
 
 
-def test_the_sandbox_is_not_part_of_production(environment: Path) -> None:
+def test_wheel_without_extras_has_no_sandbox(environment: Path) -> None:
     """What only the simulator and the tests need is not installed, and the command says so in one sentence."""
     code, printed = run(environment, "gateway", "sandbox")
     assert code == 2
@@ -59,7 +59,7 @@ async def healthy(environment: Path, port: int) -> bool:
     return await process.wait() == 0
 
 
-async def test_what_was_installed_records(
+async def test_wheel_serves_start_join_and_stop(
     environment: Path, valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path
 ) -> None:
     """The installed command serves: a start, two that join it, a repeat, a stop, a health check, an orderly end."""

@@ -70,7 +70,7 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
     ),
     "epoch ignored": (
         changed("claim", value("forgotten", "false")),
-        stories.test_live_leader_comes_before_whoever_finds_redis_empty,
+        stories.test_start_after_flushall_joins_the_live_leader,
     ),
     "no floor": (
         changed("claim", value("floor", "0")),
@@ -82,20 +82,20 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
     ),
     "no grace": (
         changed("claim", never("grace")),
-        stories.test_live_leader_comes_before_whoever_finds_redis_empty,
+        stories.test_start_after_flushall_joins_the_live_leader,
     ),
     "no claiming again": (
         changed("renew", value("restore", "false")),
-        stories.test_live_leader_comes_before_whoever_finds_redis_empty,
+        stories.test_start_after_flushall_joins_the_live_leader,
     ),
     "no stop intent": (
         changed("claim", drop("note-stop")),
         stories.test_stop_behind_a_start_outlives_its_caller,
     ),
-    "release on any error": (ANY_ERROR, stories.test_zombie_start_is_stopped_when_it_lands),
+    "release on any error": (ANY_ERROR, stories.test_stop_over_an_unknown_start_stops_it_when_it_lands),
     "no send gate": (
         led(value("send-gate", "True")),
-        stories.test_slowness_of_our_own_is_no_failure_of_videosdk,
+        stories.test_start_held_back_by_the_send_gate_is_retried,
     ),
     "a refusal settles all": (
         changed("finish", becomes("settled", "if a.answered then start_may_land_until = 0 end")),
@@ -103,7 +103,7 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
     ),
     "zombie not waited for after a stop": (
         changed("finish", becomes("stop-what-may-land", "if over then")),
-        stories.test_zombie_start_is_stopped_when_it_lands,
+        stories.test_stop_over_an_unknown_start_stops_it_when_it_lands,
     ),
 }  # fmt: skip
 """What is changed, and the story that is told in vain then."""
@@ -115,15 +115,15 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
     ),
     "what is told again is believed": (
         changed("claim", drop("claimed-before-the-epoch")),
-        rows.test_what_is_told_again_waits_for_others_to_tell,
+        rows.test_restored_record_within_the_grace_waits,
     ),
     "renewal without a fence": (
         changed("renew", never("fence")),
-        rows.test_renewal_steals_nothing,
+        rows.test_renewal_of_a_lost_lease_is_refused,
     ),
     "release without a fence": (
         changed("release", never("fence")),
-        rows.test_release_twice_and_by_a_stranger_does_nothing,
+        rows.test_release_twice_or_by_another_attempt_does_nothing,
     ),
     "no seen": (
         changed("claim", never("hand-over")),
@@ -139,11 +139,11 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
     ),
     "arm restores": (
         changed("renew", value("restore", "true"), never("arm-in-the-epoch-of-the-claim")),
-        stories.test_arm_is_refused_where_the_record_was_lost,
+        stories.test_promotion_after_the_record_was_lost_is_refused,
     ),
     "arm in any epoch": (
         changed("renew", never("arm-in-the-epoch-of-the-claim")),
-        stories.test_arm_is_refused_after_another_epoch_even_where_the_record_came_back,
+        stories.test_promotion_after_another_epoch_is_refused_although_the_record_was_restored,
     ),
     "ghost of the same number wins": (
         changed("renew", value("one-attempt-of-two", "true")),
@@ -155,7 +155,7 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
     ),
     "late truth from anybody": (
         changed("finish", drop("late-truth-while-recovering")),
-        stories.test_late_truth_is_taken_from_an_unarmed_recoverer_only,
+        stories.test_finish_by_the_former_leader_is_accepted_until_another_may_send,
     ),
     "renewal lengthens the quiet time": (
         changed(
@@ -181,11 +181,11 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
     ),
     "intent without a consequence": (
         changed("claim", drop("stop-is-due")),
-        rows.test_wish_survives_an_unknown_outcome,
+        rows.test_requested_stop_survives_an_unknown_outcome,
     ),
     "nobody is told": (
         changed("claim", drop("wake-waiters")),
-        rows.test_only_who_is_waited_for_publishes,
+        rows.test_finish_without_waiters_publishes_nothing,
     ),
     "a second grant on a retry": (
         changed("claim", never("one-grant-an-attempt")),
@@ -196,7 +196,7 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_story_kills(name: str, client: "redis.Redis") -> None:
+def test_mutant_is_killed_by_its_story(name: str, client: "redis.Redis") -> None:
     """The story that tells why the rule is there goes red without it."""
     code, story = STORIES[name]
     with World(client, code=code()) as world, pytest.raises(AssertionError):
@@ -204,7 +204,7 @@ def test_story_kills(name: str, client: "redis.Redis") -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_row_kills(name: str, client: "redis.Redis") -> None:
+def test_mutant_is_killed_by_its_row(name: str, client: "redis.Redis") -> None:
     """The row of the script tables that holds the rule goes red without it."""
     code, row = ROWS[name]
     with pytest.raises(AssertionError):
@@ -212,14 +212,14 @@ def test_row_kills(name: str, client: "redis.Redis") -> None:
 
 
 @pytest.mark.parametrize("timing", [NoQuiet(), QuietWithoutWindow()], ids=lambda timing: type(timing).__name__)
-def test_story_kills_a_wrong_quiet_time(timing: Timing, client: "redis.Redis") -> None:
+def test_wrong_quiet_time_is_killed_by_its_story(timing: Timing, client: "redis.Redis") -> None:
     """No quiet time, and one that forgets the send window."""
     with World(client, timing=timing) as world, pytest.raises(AssertionError):
         stories.test_quiet_time_counts_the_send_window(world)
 
 
 @pytest.mark.parametrize("code", [BLIND, ANY_ERROR], ids=["blind takeover", "release on any error"])
-def test_walk_kills(code: Callable[[], Mapping[str, Any]], client: "redis.Redis") -> None:
+def test_mutant_is_killed_by_the_random_walk(code: Callable[[], Mapping[str, Any]], client: "redis.Redis") -> None:
     """The random walk finds the gravest by itself, long before its walks are over."""
     with pytest.raises(AssertionError):
         model.walk(client, WALKS, code=code(), shrink=False)

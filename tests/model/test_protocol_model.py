@@ -260,7 +260,7 @@ def walk(client: "redis.Redis", examples: int, *, code: Mapping[str, Any] | None
 
 
 @pytest.mark.timeout(max(300, EXAMPLES))
-def test_the_promises_hold_on_every_walk(client: "redis.Redis") -> None:
+def test_random_walk_keeps_every_promise(client: "redis.Redis") -> None:
     """No duplicate, no orphan, no swallowed start, no lost stop, whatever happens in whatever order."""
     print(f"MODEL_SEED={SEED}")
     walk(client, EXAMPLES)

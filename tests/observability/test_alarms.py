@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,18 @@ from gateway.sandbox.webhooks import Signer
 from gateway.sandbox.wire import Exchange, Reply, Request, Server
 from gateway.store.connection import Connection
 from tests import harness
+from tests.api_client import ApiClient, NewTrack
 from tests.leaks import EVIDENCE
 from tests.observability.numbers import scrape
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
-START = "/v1/recordings/track/start"
 DOUBTFUL = {**harness.FAST, "GATEWAY_TRUST_SECONDS": "0"}
 """Nothing is believed for longer than a moment, so each question is a look at the list; nothing looks by itself."""
 
 
 @asynccontextmanager
-async def serving(
-    valkey: EmbeddedValkey, videosdk: str, demo: harness.Demo, **more: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+async def serving(valkey: EmbeddedValkey, videosdk: str, demo: harness.Demo, **more: str) -> AsyncGenerator[ApiClient]:
     """Serve a gateway that looks at the list whenever it is asked."""
     settings = harness.environment(valkey.url, videosdk, demo.file, **{**DOUBTFUL, **more})
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
@@ -55,11 +52,6 @@ async def start_beside(simulator: Simulator, track: dict[str, str]) -> None:
         assert answer.status_code == 200
 
 
-def address(track: dict[str, str]) -> str:
-    """Return where a track is looked at."""
-    return f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
-
-
 # --- suspected duplicates ---------------------------------------------------------------------------------------------
 
 
@@ -72,15 +64,15 @@ async def test_start_that_finds_two_open_recordings_counts_a_suspected_duplicate
         serving(valkey, simulator.url, demo) as gateway,
     ):
         track = new_track()
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         before = await scrape(gateway)
-        assert (await gateway.post(START, json=track)).json()["outcome"] == "already_recording"
+        assert (await gateway.start(track)).json()["outcome"] == "already_recording"
         alone = await scrape(gateway)
         assert alone.get("duplicates_suspected_total") == before.get("duplicates_suspected_total")
         assert logged("duplicate.suspected", track["roomId"]) == []
 
         await start_beside(simulator, track)
-        assert (await gateway.post(START, json=track)).json()["outcome"] == "already_recording"
+        assert (await gateway.start(track)).json()["outcome"] == "already_recording"
         after = await scrape(gateway)
         assert after.total("duplicates_suspected_total") - before.total("duplicates_suspected_total") == 1
         (line,) = logged("duplicate.suspected", track["roomId"])
@@ -100,10 +92,10 @@ async def test_look_that_finds_two_open_recordings_counts_a_suspected_duplicate(
     ):
         track = new_track()
         before = await scrape(gateway)
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         await start_beside(simulator, track)
         if looks == "a reader":
-            assert (await gateway.get(address(track))).json()["status"] == "recording"
+            assert (await gateway.show(track)).json()["status"] == "recording"
         await harness.until(
             lambda: scrape(gateway),
             lambda seen: seen.total("duplicates_suspected_total") > before.total("duplicates_suspected_total"),
@@ -132,7 +124,7 @@ async def test_start_whose_track_was_taken_over_counts_a_suspected_duplicate(
     try:
         async with serving(valkey, server.url, demo, **slow) as gateway:
             before = await scrape(gateway)
-            caller = asyncio.create_task(gateway.post(START, json=track))
+            caller = asyncio.create_task(gateway.start(track))
             await harness.eventually(lambda: starts)
             await take_over(valkey, track["roomId"])
             held.set()
@@ -175,15 +167,15 @@ async def test_failed_webhook_delivery_is_counted_once_however_often_it_is_seen(
     track = new_track(webhookUrl=f"http://127.0.0.1:9/{mark}")
     async with serving(valkey, simulator.url, demo) as gateway:
         before = await scrape(gateway)
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         await simulator.settle()
 
         async def read() -> None:
-            told = (await gateway.get(address(track))).json()["webhookDeliveries"]
+            told = (await gateway.show(track)).json()["webhookDeliveries"]
             assert told["succeeded"] < told["total"]
 
         async def start() -> None:
-            assert (await gateway.post(START, json=track)).json()["outcome"] == "already_recording"
+            assert (await gateway.start(track)).json()["outcome"] == "already_recording"
 
         looks = [read, start, read, start] if first == "a reader" else [start, read, start, read]
         for number, look in enumerate(looks):
@@ -211,9 +203,9 @@ async def test_webhook_deliveries_that_arrive_are_not_counted_as_failed(
     try:
         async with serving(valkey, simulator.url, demo) as gateway:
             before, track = await scrape(gateway), new_track(webhookUrl=server.url)
-            await gateway.post(START, json=track)
+            await gateway.start(track)
             await simulator.settle()
-            told = (await gateway.get(address(track))).json()["webhookDeliveries"]
+            told = (await gateway.show(track)).json()["webhookDeliveries"]
             assert told["succeeded"] == told["total"] == len(received) > 0
             after = await scrape(gateway)
             assert after.total("webhook_deliveries_failed_total") == before.total("webhook_deliveries_failed_total")

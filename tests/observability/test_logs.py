@@ -45,7 +45,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_a_line_is_one_json_object_with_context(stream: io.StringIO):
+def test_log_line_is_one_json_object_with_context(stream: io.StringIO):
     """A line holds event, level, UTC time, its own values and what was bound to the context."""
     configure("info", "json", stream)
     structlog.contextvars.bind_contextvars(request_id="r-1")
@@ -64,7 +64,7 @@ def test_a_line_is_one_json_object_with_context(stream: io.StringIO):
     }
 
 
-def test_libraries_write_the_same_format(stream: io.StringIO):
+def test_log_line_of_a_library_has_the_same_format(stream: io.StringIO):
     """A line of a library has the same keys as ours, with the context, and says which library it is."""
     configure("info", "json", stream)
     structlog.contextvars.bind_contextvars(request_id="r-1")
@@ -74,7 +74,7 @@ def test_libraries_write_the_same_format(stream: io.StringIO):
     assert line == {"event": "Started process", "level": "info", "logger": "uvicorn.error", "request_id": "r-1"}
 
 
-def test_lines_that_repeat_ours_are_left_out(stream: io.StringIO):
+def test_log_lines_of_libraries_that_repeat_ours_are_left_out(stream: io.StringIO):
     """The server's access log and the HTTP client's line per request are off, even at debug; their warnings are not."""
     configure("debug", "json", stream)
     logging.getLogger("uvicorn.access").info("GET / 200")
@@ -104,7 +104,7 @@ def test_level_holds_for_both_ways_of_logging(stream: io.StringIO, level: str, e
     assert len(lines(stream)) == 2 * expected
 
 
-def test_configuring_again_replaces(stream: io.StringIO):
+def test_configure_again_replaces_the_configuration(stream: io.StringIO):
     """The last configuration wins and no line is written twice."""
     configure("info", "json", io.StringIO())
     configure("info", "json", stream)
@@ -165,7 +165,7 @@ def test_exceptions_are_masked_and_hold_no_locals(stream: io.StringIO, shape: An
         "credentials",
     ],
 )
-def test_values_under_telling_keys_are_masked(key: str):
+def test_log_masks_values_under_secret_keys(key: str):
     """What a key calls secret is masked, however deep it lies; that there is none is shown."""
     assert masked({key: "hunter"}) == {key: "[redacted]"}
     assert masked({"body": [{key: {"deep": "hunter"}}]}) == {"body": [{key: "[redacted]"}]}
@@ -194,14 +194,14 @@ def test_values_under_telling_keys_are_masked(key: str):
         ("line one\nBearer abc\nline three", "line one\nBearer [redacted]\nline three"),
     ],
 )
-def test_telling_text_is_masked_anywhere(text: str, expected: str):
+def test_log_masks_secrets_in_any_text(text: str, expected: str):
     """Tokens, credentials and queries are masked in any string, and honest text is left alone."""
     assert masked({"detail": text, "list": [text, (text,)]}) == {"detail": expected, "list": [expected, [expected]]}
     assert list(masked({text: None})) == [expected]
 
 
-def test_a_secret_that_is_held_is_masked_without_a_telling_word():
-    """An opaque key in the middle of somebody's message: nothing about it looks like a secret, but it is one."""
+def test_log_masks_a_known_secret_in_any_text():
+    """An opaque key in the middle of a message: nothing about it looks like a secret, but it is one."""
     opaque = "Zr4-opaque-9vQ"
     message = f"could not use {opaque} here"
     assert redact(None, "", {"event": message})["event"] == message
@@ -212,13 +212,13 @@ def test_a_secret_that_is_held_is_masked_without_a_telling_word():
     assert "Zr4" not in str(masked["cut"])
 
 
-def test_objects_are_masked_by_what_they_would_show():
+def test_log_masks_objects_by_their_text():
     """Values that are not plain are turned into text before they are looked at; bytes too."""
     shown = masked({"error": ValueError("Bearer hunter"), "raw": b"Bearer hunter", "held": Secret("hunter")})
     assert shown == {"error": "ValueError('Bearer [redacted]')", "raw": "b'Bearer [redacted]'", "held": "[secret]"}
 
 
-def test_endless_values_end():
+def test_log_cuts_recursive_values():
     """A value that contains itself is cut at a depth."""
     endless: dict[str, Any] = {}
     endless["again"] = endless
@@ -226,7 +226,7 @@ def test_endless_values_end():
 
 
 @pytest.mark.parametrize("piece", ["eyJ", "://", "redis://", "bearer ", "a", "eyJa.", "token", "?", "://a"])
-def test_long_hostile_text_is_masked_in_no_time(piece: str):
+def test_log_masks_long_hostile_text_at_once(piece: str):
     """Text that a caller made up to keep the patterns busy costs little: lines are cut before they are looked at."""
     started_op = time.process_time()
     text = masked({"detail": piece * 100_000})["detail"]
@@ -234,14 +234,14 @@ def test_long_hostile_text_is_masked_in_no_time(piece: str):
     assert len(text) < 10_000
 
 
-def test_text_that_is_no_unicode_is_written(stream: io.StringIO):
+def test_log_writes_text_that_is_no_unicode(stream: io.StringIO):
     """Half a surrogate pair, as JSON can smuggle in, does not stop a line."""
     configure("info", "json", stream)
     structlog.get_logger().info("said", name="\ud800")
     assert lines(stream)[0]["name"] == "\ud800"
 
 
-def test_keys_that_were_masked_are_remembered_up_to_a_bound():
+def test_log_remembers_masked_keys_up_to_a_bound():
     """Keys of log lines may come from what callers send: a thousand of them are not all kept."""
     masked({f"key-{number}": number for number in range(1_000)})
     assert _key.cache_info().currsize <= 512

@@ -3,10 +3,9 @@
 import asyncio
 import gzip
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 
@@ -15,12 +14,11 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, ApiClient, NewTrack
 from tests.observability.numbers import Numbers, scrape
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
 PROMISED: dict[str, tuple[str, set[str]]] = {
     "build_info": ("gauge", {"version"}),
@@ -60,7 +58,7 @@ def valkey() -> Generator[EmbeddedValkey]:
 
 @pytest.fixture
 def fragile() -> Generator[EmbeddedValkey]:
-    """A server of the test's own, where nobody else's tracks are unknown, and which may be harmed."""
+    """A server of the test's own, where no other test's tracks are unknown, and which may be harmed."""
     with EmbeddedValkey() as server:
         yield server
 
@@ -68,7 +66,7 @@ def fragile() -> Generator[EmbeddedValkey]:
 @asynccontextmanager
 async def serving(
     server: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+) -> AsyncGenerator[ApiClient]:
     """Serve a gateway on a server of its own."""
     settings = harness.environment(server.url, simulator.url, demo.file, **harness.FAST, **more)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
@@ -80,9 +78,9 @@ def labels(family: object) -> set[str]:
     return {label for sample in family.samples for label in sample.labels} - {"le"}  # pyright: ignore
 
 
-async def test_every_promised_name_is_there(gateway: httpx.AsyncClient, new_track: NewTrack) -> None:
+async def test_metrics_have_every_promised_name(gateway: ApiClient, new_track: NewTrack) -> None:
     """Names, types and labels are those that alerts and dashboard use, after one start: it takes a token."""
-    await gateway.post(START, json=new_track())
+    await gateway.start(new_track())
     await scrape(gateway)
     told = {
         family.name.removeprefix("gateway_"): (family.type, labels(family))
@@ -91,18 +89,18 @@ async def test_every_promised_name_is_there(gateway: httpx.AsyncClient, new_trac
     assert told == PROMISED
 
 
-async def test_a_start_two_repeats_and_a_stop_are_told(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_metrics_count_a_start_two_repeats_and_a_stop(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Outcomes, phases, upstream calls and requests grow by what was done, and by nothing else."""
     track = new_track()
     await gateway.get("/livez")
     before = await scrape(gateway)
     simulator.inject(harness.delay("start", 2))
-    answers = await asyncio.gather(*(gateway.post(START, json=track) for _ in range(3)))
+    answers = await asyncio.gather(*(gateway.start(track) for _ in range(3)))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 201]
-    await gateway.post(START, json=track)
-    await gateway.post(STOP, json=track)
+    await gateway.start(track)
+    await gateway.stop(track)
     after = await scrape(gateway)
 
     def grown(name: str, **of: str) -> float:
@@ -131,14 +129,14 @@ async def test_a_start_two_repeats_and_a_stop_are_told(
     assert grown("redis_duration_seconds_count") >= 5
 
 
-async def test_what_goes_on_is_told_while_it_goes_on(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_metrics_during_an_operation_show_its_waiters(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Three callers wait for one operation; afterwards nobody does."""
+    """Three callers wait for one operation; afterwards none does."""
     simulator.inject(harness.delay("start", 4))
     track = new_track()
     before = await scrape(gateway)
-    callers = [asyncio.create_task(gateway.post(START, json=track)) for _ in range(3)]
+    callers = [asyncio.create_task(gateway.start(track)) for _ in range(3)]
 
     def more(seen: Numbers, name: str) -> float:
         return seen.total(name) - before.total(name)
@@ -152,17 +150,17 @@ async def test_what_goes_on_is_told_while_it_goes_on(
     )
 
 
-async def test_refusals_are_told_by_their_slugs(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_metrics_count_refusals_by_their_slugs(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """A start that is answered with a problem counts as that problem, and so does VideoSDK's status."""
     before = await scrape(gateway)
     simulator.inject(Fault(action="refuse", endpoint="start", status=402))
-    assert (await gateway.post(START, json=new_track())).status_code == 422
+    assert (await gateway.start(new_track())).status_code == 422
     simulator.inject(Fault(action="refuse", endpoint="start", status=418))
-    await gateway.post(START, json=new_track())
-    await gateway.post(START, json={"roomId": 1})
-    await gateway.post(START, json=new_track(), headers={"authorization": "Bearer wrong"})
+    await gateway.start(new_track())
+    await gateway.start({"roomId": 1})
+    await gateway.start(new_track(), headers={"authorization": "Bearer wrong"})
     after = await scrape(gateway)
     grown = {dict(series[1])["outcome"]: more for series, more in after.since(before).items() if "starts" in series[0]}
     assert grown == {"upstream-refused": 2, "invalid-request": 1, "unauthenticated": 1}
@@ -175,7 +173,7 @@ async def test_refusals_are_told_by_their_slugs(
     ("action", "status"),
     [("error", "5xx"), ("reset_before", "broken"), ("hang_before", "timeout"), ("nowhere", "never_sent")],
 )
-async def test_what_came_back_from_videosdk_is_told_apart(
+async def test_metrics_distinguish_videosdks_failures(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, action: str, status: str
 ) -> None:
     """An error, a broken connection, no answer in time, and nothing sent: each has a status of its own."""
@@ -186,19 +184,19 @@ async def test_what_came_back_from_videosdk_is_told_apart(
     async with serving(valkey, simulator, demo, GATEWAY_VERIFY_ABSENT="never") as gateway:
         asked = {"operation": "stop", "status": status}
         before = await scrape(gateway)
-        await gateway.post(STOP, json=new_track())
+        await gateway.stop(new_track())
         after = await scrape(gateway)
         assert after.total("upstream_requests_total", **asked) > before.total("upstream_requests_total", **asked)
 
 
-async def test_no_series_grows_with_what_callers_send(gateway: httpx.AsyncClient, new_track: NewTrack) -> None:
+async def test_metrics_series_do_not_grow_with_requests(gateway: ApiClient, new_track: NewTrack) -> None:
     """Rooms, paths, methods, problem pages and webhook types that were never seen before make not one series more."""
 
     async def wander(mark: str) -> None:
         track = {"roomId": f"room-{mark}", "participantId": f"person-{mark}", "kind": "audio"}
-        await gateway.post(START, json=track | {"webhookUrl": f"http://127.0.0.1:9/{mark}?key={mark}"})
+        await gateway.start(track | {"webhookUrl": f"http://127.0.0.1:9/{mark}?key={mark}"})
         await gateway.get(f"/v1/recordings/track/room-{mark}/person-{mark}/audio")
-        await gateway.post(STOP, json=track)
+        await gateway.stop(track)
         await gateway.get(f"/{mark}")
         await gateway.get(f"/v1/{mark}/{mark}")
         await gateway.get(f"/problems/{mark}")
@@ -220,7 +218,7 @@ async def test_no_series_grows_with_what_callers_send(gateway: httpx.AsyncClient
     assert not any(mark.lower() in after.text.lower() for mark in (first, *marks))
 
 
-async def test_an_event_that_videosdk_documents_keeps_its_name(gateway: httpx.AsyncClient) -> None:
+async def test_metrics_name_documented_webhook_events(gateway: ApiClient) -> None:
     """The known names are labels; whatever else comes is `other`."""
     before = await scrape(gateway)
     metrics.webhook_event("participant-track-recording-stopped", "accepted")
@@ -233,18 +231,18 @@ async def test_an_event_that_videosdk_documents_keeps_its_name(gateway: httpx.As
     assert grown["gateway_webhook_deliveries_failed_total",] == 1
 
 
-async def test_what_is_unknown_is_told_until_it_is_known(
+async def test_metrics_show_unknown_tracks_until_they_are_known(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """A start and a stop without an answer and a list that fails: two tracks, ever older; then none."""
     async with serving(fragile, simulator, demo) as gateway:
         stopped, started = new_track(), new_track()
-        assert (await gateway.post(START, json=stopped)).status_code == 201
+        assert (await gateway.start(stopped)).status_code == 201
         assert (await scrape(gateway)).get("unknown_tracks") == 0
         for endpoint in ("start", "stop", "list"):
             simulator.inject(Fault(action="error", endpoint=endpoint, times=None))  # pyright: ignore[reportArgumentType]
-        assert (await gateway.post(STOP, json=stopped)).status_code == 202
-        assert (await gateway.post(START, json=started)).status_code == 504
+        assert (await gateway.stop(stopped)).status_code == 202
+        assert (await gateway.start(started)).status_code == 504
         seen = await harness.until(lambda: scrape(gateway), lambda seen: seen.get("unknown_tracks") == 2)
         young = seen.get("unknown_oldest_seconds") or 0
         # Tried again meanwhile, several times, without success: that makes nothing younger.
@@ -254,7 +252,7 @@ async def test_what_is_unknown_is_told_until_it_is_known(
         assert seen.get("unknown_oldest_seconds") == 0
 
 
-async def test_without_redis_nothing_is_claimed(
+async def test_metrics_without_redis_omit_what_only_redis_knows(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Redis is away: `redis_up` is 0, and what only Redis knows is absent rather than 0. It is back: all is there."""
@@ -274,8 +272,10 @@ async def test_without_redis_nothing_is_claimed(
         assert all(seen.get(name) is not None for name in looked_up)
 
 
-async def test_a_stopped_server_is_a_timeout(fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> None:
-    """A Redis that takes connections and says nothing is told apart from one that is not there."""
+async def test_metrics_count_a_stopped_redis_as_a_timeout(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
+) -> None:
+    """A Redis that takes connections and says nothing is counted apart from one that is not there."""
     async with serving(fragile, simulator, demo) as gateway:
         before = await scrape(gateway)
         fragile.pause()
@@ -286,7 +286,7 @@ async def test_a_stopped_server_is_a_timeout(fragile: EmbeddedValkey, simulator:
         assert seen.total("redis_errors_total", kind="timeout") > before.total("redis_errors_total", kind="timeout")
 
 
-async def test_the_format_is_negotiated(gateway: httpx.AsyncClient) -> None:
+async def test_metrics_format_is_negotiated(gateway: ApiClient) -> None:
     """OpenMetrics for those who ask, Prometheus's text for all others, packed for those who can unpack it."""
     asked = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
     answer = await gateway.get("/metrics", headers={"accept": asked, "accept-encoding": "identity"})
@@ -312,7 +312,7 @@ async def test_the_format_is_negotiated(gateway: httpx.AsyncClient) -> None:
         ";;;,=,version",
     ],
 )
-async def test_a_strange_wish_is_answered_all_the_same(gateway: httpx.AsyncClient, accept: str) -> None:
+async def test_metrics_with_a_strange_accept_header_are_answered(gateway: ApiClient, accept: str) -> None:
     """Nothing that is asked for is a mistake of ours, and nothing of it is repeated."""
     answer = await gateway.get("/metrics", headers={"accept": accept})
     assert answer.status_code == 200
@@ -320,15 +320,15 @@ async def test_a_strange_wish_is_answered_all_the_same(gateway: httpx.AsyncClien
     assert len(answer.headers["content-type"]) < 120
 
 
-async def test_numbers_tell_no_secret(
+async def test_metrics_hold_no_secret(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Secrets in settings, headers, bodies, paths and queries: none comes out, in any format."""
     secret = f"hunter2{uuid.uuid4().hex}"
     track = new_track(webhookUrl=f"http://127.0.0.1:9/{secret}?key={secret}", bucketDirPath=secret)
     async with serving(valkey, simulator, demo) as gateway:
-        await gateway.post(START, json=track, headers={"idempotency-key": secret, "x-request-id": "fine"})
-        await gateway.post(START, json=track | {"fileFormat": secret})
+        await gateway.start(track, headers={"idempotency-key": secret, "x-request-id": "fine"})
+        await gateway.start(track | {"fileFormat": secret})
         await gateway.post(f"{START}?key={secret}", json=track, headers={"authorization": f"Bearer {secret}"})
         await gateway.get(f"/{secret}?{secret}")
         for accept in ("", "application/openmetrics-text;version=1.0.0"):

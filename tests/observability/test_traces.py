@@ -15,14 +15,13 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.wire import Exchange, Reply, Server
 from tests import harness
+from tests.api_client import START, NewTrack
 from tests.observability.collector import Collector, Span
 from tests.test_main import gateway_command
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
-NewTrack = Callable[..., dict[str, str]]
 Started = Callable[[dict[str, str], Path], harness.GatewayProcess]
-START = "/v1/recordings/track/start"
 ROUTE = "startTrackRecording"
 ATTRIBUTES = {
     *("gateway.kind", "gateway.operation", "gateway.outcome", "gateway.verdict", "gateway.attempt", "gateway.action"),
@@ -52,7 +51,7 @@ def started() -> Generator[Started]:
         yield start
 
 
-async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
+async def test_trace_of_a_start_links_its_joiners_on_two_processes(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -71,10 +70,10 @@ async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
         await first.ready()
         await second.ready()
         async with harness.client(first.url, demo.key) as one, harness.client(second.url, demo.key) as other:
-            lead = asyncio.create_task(one.post(START, json=track, headers=parent.headers))
+            lead = asyncio.create_task(one.start(track, headers=parent.headers))
             await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
-            near = asyncio.create_task(one.post(START, json=track, headers=parent.headers))
-            far = asyncio.create_task(other.post(START, json=track, headers=parent.headers))
+            near = asyncio.create_task(one.start(track, headers=parent.headers))
+            far = asyncio.create_task(other.start(track, headers=parent.headers))
             outcomes = [answer.json()["outcome"] for answer in await asyncio.gather(lead, near, far)]
             assert outcomes == ["started", "joined", "joined"]
         assert await asyncio.gather(ended(first), ended(second)) == [0, 0]
@@ -105,7 +104,7 @@ async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
         check_attributes(collector.spans)
 
 
-async def test_videosdk_is_told_of_the_trace_and_of_nothing_else(
+async def test_trace_header_to_videosdk_holds_only_the_span(
     valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The upstream call's own span is its `traceparent`; what a caller wrote beside it stays here."""
@@ -129,17 +128,17 @@ async def test_videosdk_is_told_of_the_trace_and_of_nothing_else(
                 harness.client(url, demo.key) as gateway,
             ):
                 headers = parent.headers | {"baggage": "secret=1"}
-                assert (await gateway.post(START, json=new_track(), headers=headers)).status_code == 201
+                assert (await gateway.start(new_track(), headers=headers)).status_code == 201
         (upstream,) = collector.named("upstream start")
         assert seen[0]["traceparent"] == f"00-{parent.trace}-{upstream.id}-01"
         assert not {"tracestate", "baggage"} & set(seen[0])
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
-        await gateway.post(START, json=new_track(), headers=parent.headers)
+        await gateway.start(new_track(), headers=parent.headers)
         assert "traceparent" not in seen[-1]
     await server.stop()
 
 
-async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_none(
+async def test_trace_of_background_work_is_its_own_and_holds_no_secret(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -156,11 +155,11 @@ async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_no
         process = started(settings | collector.settings, tmp_path / "log")
         await process.ready()
         async with harness.client(process.url, demo.key) as gateway:
-            assert (await gateway.post(START, json=track)).status_code == 504
+            assert (await gateway.start(track)).status_code == 504
             await gateway.post(f"{START}?key={secret}", json=track | {"roomId": "!"}, headers={"x-request-id": secret})
             await gateway.get(f"/{secret}", headers={"authorization": f"Bearer {secret}", "tracestate": f"a={secret}"})
             await gateway.get("/livez")
-            # Not by asking for the track: that would settle it, in the trace of whoever asks.
+            # Not by asking for the track: that would settle it, in the trace of the caller.
             await harness.eventually(lambda: "failed" in states(collector))
         assert await ended(process) == 0
 
@@ -177,7 +176,7 @@ async def test_what_nobody_asked_for_is_a_trace_of_its_own_and_secrets_are_in_no
         assert not [what for what in hidden if what in everything]
 
 
-async def test_off_imports_nothing(
+async def test_tracing_off_imports_nothing(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -193,7 +192,7 @@ async def test_off_imports_nothing(
     process = started(settings, tmp_path / "log")
     await process.ready()
     async with harness.client(process.url, demo.key) as gateway:
-        assert (await gateway.post(START, json=new_track(), headers=Parent().headers)).status_code == 201
+        assert (await gateway.start(new_track(), headers=Parent().headers)).status_code == 201
     assert process.stop() == 0
     code, printed = await gateway_command("serve", **settings, GATEWAY_TRACING="otlp")
     assert code == 2
@@ -201,7 +200,7 @@ async def test_off_imports_nothing(
     assert "Traceback" not in printed
 
 
-async def test_a_collector_that_is_away_harms_nobody(
+async def test_tracing_without_its_collector_delays_nothing(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -215,7 +214,7 @@ async def test_a_collector_that_is_away_harms_nobody(
     process = started(settings, tmp_path / "log")
     await process.ready()
     async with harness.client(process.url, demo.key) as gateway:
-        assert (await gateway.post(START, json=new_track())).status_code == 201
+        assert (await gateway.start(new_track())).status_code == 201
     begun = time.monotonic()
     assert await ended(process) == 0
     # Without a bound of its own the exporter would go on trying for a minute.

@@ -16,13 +16,12 @@ import pytest
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import START, ApiClient
 from tests.observability.numbers import Numbers, scrape
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
 T = TypeVar("T")
-
-START = "/v1/recordings/track/start"
 
 
 def children(pid: int) -> set[int]:
@@ -69,7 +68,7 @@ def place(tmp_path: Path) -> Path:
     return folder
 
 
-async def ask(url: str, key: str, times: int, work: Callable[[httpx.AsyncClient], Awaitable[T]]) -> list[T]:
+async def ask(url: str, key: str, times: int, work: Callable[[ApiClient], Awaitable[T]]) -> list[T]:
     """Ask several times, each on a connection of its own, so that any worker may answer."""
     answers: list[T] = []
     for _ in range(times):
@@ -78,7 +77,7 @@ async def ask(url: str, key: str, times: int, work: Callable[[httpx.AsyncClient]
     return answers
 
 
-async def test_a_storm_over_two_workers_is_one_start_and_adds_up(
+async def test_metrics_of_two_workers_add_up_over_200_starts(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -116,7 +115,7 @@ async def test_a_storm_over_two_workers_is_one_start_and_adds_up(
     assert folders(place) == []
 
 
-async def test_what_a_dead_worker_counted_stays_and_what_it_did_is_over(
+async def test_metrics_of_a_dead_worker_keep_counters_and_drop_gauges(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -124,13 +123,13 @@ async def test_what_a_dead_worker_counted_stays_and_what_it_did_is_over(
     monkeypatch: pytest.MonkeyPatch,
     new_track: Any,
 ) -> None:
-    """Both are killed with starts under way: counters do not fall, nobody waits, and there are no more files."""
+    """Both are killed with starts under way: counters do not fall, no caller counts as waiting, no file is left."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_WORKERS="2")
     simulator.inject(harness.delay("start", 6))
 
     async def start(track: dict[str, str]) -> None:
         async with harness.client(process.url, demo.key) as caller:
-            await caller.post(START, json=track)
+            await caller.start(track)
 
     async def numbers() -> Numbers:
         (seen,) = await ask(process.url, demo.key, 1, scrape)
@@ -153,10 +152,10 @@ async def test_what_a_dead_worker_counted_stays_and_what_it_did_is_over(
         assert counters(numbers_folder) <= 2
 
 
-async def test_one_process_makes_no_files(
+async def test_metrics_of_one_process_make_no_files(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its numbers lie in memory, even where somebody has set a directory for several processes of their own."""
+    """Its numbers lie in memory, even where a directory for several processes is set."""
     theirs = place / "theirs"
     theirs.mkdir()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(theirs))
@@ -169,7 +168,7 @@ async def test_one_process_makes_no_files(
 
 
 def lives(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended may still be listed until somebody takes note."""
+    """Tell whether a process runs; one that has ended may still be listed until its parent reads its status."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -1,24 +1,20 @@
 """Which attempt sent what: VideoSDK's logs and Redis's records name it alike."""
 
-from collections.abc import Callable
 from typing import Any, cast
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from tests.api_client import START, STOP, ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
-
 
 async def test_start_and_stop_name_their_attempt_upstream(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """`X-Rec-Attempt` is the attempt that the record says has finished; a call that is repeated keeps it."""
     track = new_track()

@@ -190,9 +190,7 @@ async def use(here: Parts, there: Parts, rate_limiter: RateLimiter, simulator: S
     reader.leave()
 
 
-async def test_nothing_that_a_process_remembers_grows_with_the_tracks(
-    valkey: EmbeddedValkey, simulator: Simulator
-) -> None:
+async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """After seven tracks no part holds more than after three: no results, lists, locks, waiters, feeds or leases."""
     bounds: dict[str, Any] = {"listings": {"max_remembered": 2}, "batches": {"max_results": 2}}
     async with (
@@ -219,9 +217,7 @@ async def test_nothing_that_a_process_remembers_grows_with_the_tracks(
         await harness.until(look, lambda found: not found, timeout=10)
 
 
-async def test_a_reader_who_missed_more_than_is_remembered_is_told_the_room(
-    valkey: EmbeddedValkey, simulator: Simulator
-) -> None:
+async def test_events_after_a_long_gap_begin_with_the_room(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """Two missed events are told one by one; after three the room is told as it is."""
     async with Parts(valkey, simulator.url, room_feeds={"max_missed": 2}).running(settling=False) as parts:
         first = await parts.room_feeds.open(ROOM)
@@ -245,7 +241,7 @@ async def test_a_reader_who_missed_more_than_is_remembered_is_told_the_room(
 # --- what is done at once ----------------------------------------------------------------------------------------
 
 
-async def test_uncertain_rooms_beyond_the_bound_wait_for_their_turn(parts: Parts) -> None:
+async def test_reconciler_recovers_no_more_rooms_at_once_than_its_bound(parts: Parts) -> None:
     """Of five rooms two are settled at the same time."""
     held = HeldReconciler(parts, max_concurrent_rooms=2)
     keys = [key_of(parts, track("ada", f"room-{number}")) for number in range(5)]
@@ -257,7 +253,7 @@ async def test_uncertain_rooms_beyond_the_bound_wait_for_their_turn(parts: Parts
     assert sorted(held.begun) == sorted(keys)
 
 
-async def test_compared_rooms_beyond_the_bound_wait_for_their_turn(parts: Parts, simulator: Simulator) -> None:
+async def test_reconciler_compares_no_more_rooms_at_once_than_its_bound(parts: Parts, simulator: Simulator) -> None:
     """Of five rooms two are compared with VideoSDK's list at the same time."""
     tracks = [track("ada", f"room-{number}") for number in range(5)]
     for one in tracks:
@@ -271,7 +267,7 @@ async def test_compared_rooms_beyond_the_bound_wait_for_their_turn(parts: Parts,
         assert sum(other.received <= call.received < (other.answered or 0) for other in calls) <= 2
 
 
-async def test_tracks_of_a_session_that_ended_are_settled_so_many_at_once(parts: Parts) -> None:
+async def test_session_end_reconciles_no_more_tracks_at_once_than_its_bound(parts: Parts) -> None:
     """Of five tracks two are settled where the event is heard; the others are due, for any replica."""
     held = HeldReconciler(parts, max_reconciling=2)
     tracks = [track(f"p-{number}") for number in range(5)]
@@ -292,7 +288,7 @@ def bucket_of(parts: Parts, one: Track) -> int:
     return int(key_of(parts, one)[5:7])
 
 
-async def test_a_round_of_the_settler_takes_up_so_many_tracks_of_a_bucket(parts: Parts) -> None:
+async def test_reconciler_round_takes_no_more_tracks_of_a_bucket_than_its_bound(parts: Parts) -> None:
     """Of five that are due two are taken up; the next rounds leave the room alone that is being looked after."""
     held = HeldReconciler(parts, every=0.01, max_per_bucket=2)
     for number in range(5):
@@ -306,7 +302,9 @@ async def test_a_round_of_the_settler_takes_up_so_many_tracks_of_a_bucket(parts:
     await held.close()
 
 
-async def test_a_question_is_answered_although_the_list_hangs(valkey: EmbeddedValkey, simulator: Simulator) -> None:
+async def test_show_while_the_list_hangs_is_answered_from_the_record(
+    valkey: EmbeddedValkey, simulator: Simulator
+) -> None:
     """What is known is told after a moment, long before VideoSDK's own time-out."""
     one = track("ada")
     async with Parts(valkey, simulator.url, recordings={"answer_within": 0.05}).running(settling=False) as parts:
@@ -321,7 +319,7 @@ async def test_a_question_is_answered_although_the_list_hangs(valkey: EmbeddedVa
         assert answered.result().status == "recording"
 
 
-async def test_closing_waits_for_operations_no_longer_than_its_grace(parts: Parts, simulator: Simulator) -> None:
+async def test_close_waits_for_operations_no_longer_than_its_grace(parts: Parts, simulator: Simulator) -> None:
     """A start that VideoSDK does not answer is left to other replicas."""
     simulator.inject(Fault(action="hang_before", endpoint="start", times=None))
     start = asyncio.create_task(parts.recordings.start(track("ada"), NOTHING, caller="demo", timeout=60))
@@ -343,7 +341,7 @@ async def due_at(parts: Parts, key: str) -> float:
     return schedule[key]
 
 
-async def test_a_room_whose_list_fails_rests_before_any_replica_asks_again(parts: Parts, simulator: Simulator) -> None:
+async def test_reconciler_after_a_failed_list_leaves_the_room_for_seconds(parts: Parts, simulator: Simulator) -> None:
     """A comparison without a list makes the track due in five seconds at the earliest, for all replicas."""
     one = track("ada")
     await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
@@ -354,9 +352,7 @@ async def test_a_room_whose_list_fails_rests_before_any_replica_asks_again(parts
     assert await due_at(parts, key_of(parts, one)) >= before + 5_000
 
 
-async def test_a_doubted_track_whose_list_fails_rests_before_any_replica_asks_again(
-    parts: Parts, simulator: Simulator
-) -> None:
+async def test_reconciler_after_a_failed_probe_leaves_the_track_for_seconds(parts: Parts, simulator: Simulator) -> None:
     """The same where a leader had to look, because the record was not believed any more."""
     one = track("ada")
     await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
@@ -379,9 +375,7 @@ async def claimed(coordinator: Coordinator, *participants: str) -> None:
         await coordinator.claim(coordinator.key(ROOM, "track", participant, "video"), Command.START)
 
 
-async def test_a_room_is_told_with_so_many_tracks_the_latest_changed(
-    valkey: EmbeddedValkey, simulator: Simulator
-) -> None:
+async def test_room_returns_no_more_tracks_than_its_bound(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """Of three tracks the two that changed last."""
     async with Parts(valkey, simulator.url, coordinator={"max_tracks": 2}).running(settling=False) as parts:
         await claimed(parts.coordinator, "ada", "bob", "eve")
@@ -399,7 +393,7 @@ async def test_events_of_a_room_beyond_the_bound_are_dropped(valkey: EmbeddedVal
         assert await coordinator.events(ROOM, "1-0") is None
 
 
-async def test_of_a_bucket_only_the_most_urgent_tracks_are_counted(parts: Parts) -> None:
+async def test_backlog_counts_no_more_tracks_of_a_bucket_than_its_bound(parts: Parts) -> None:
     """Three tracks of a room are unknown; where two are looked at, two are told."""
     for name in ("ada", "bob", "eve"):
         _, lease = await parts.coordinator.claim(key_of(parts, track(name)), Command.START)

@@ -2,30 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient, NewTrack
 from tests.recordings.parts import settled_valkey
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 HOUR_MS = 3_600_000
 
 
 @asynccontextmanager
 async def serving(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+) -> AsyncGenerator[ApiClient]:
     """Serve a gateway with settings of the test's own."""
     times = {**harness.FAST, "GATEWAY_VERIFY_ABSENT": "never"}
     settings = harness.environment(valkey.url, simulator.url, demo.file, **{**times, **more})
@@ -33,18 +31,18 @@ async def serving(
         yield gateway
 
 
-async def test_calls_per_second_to_videosdk_are_kept(
+async def test_upstream_calls_keep_their_rate(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """At six a second the last of four starts that come together is sent half a second after the first."""
     async with serving(valkey, simulator, demo, GATEWAY_UPSTREAM_CALLS_PER_SECOND="6") as gateway:
         begun = time.monotonic()
-        answers = await asyncio.gather(*(gateway.post(START, json=new_track()) for _ in range(4)))
+        answers = await asyncio.gather(*(gateway.start(new_track()) for _ in range(4)))
         assert time.monotonic() - begun >= 3 / 6
         assert {answer.status_code for answer in answers} == {201}
 
 
-async def test_checks_per_second_are_kept(
+async def test_reconciler_checks_keep_their_rate(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """At one in a hundred seconds one of two rooms is compared; the other is overdue, and stays so."""
@@ -52,7 +50,7 @@ async def test_checks_per_second_are_kept(
     with settled_valkey() as valkey:
         async with serving(valkey, simulator, demo, **often) as gateway, Redis.from_url(valkey.url) as redis:
             for room in ("one", "two"):
-                await gateway.post(START, json={**new_track(), "roomId": room})
+                await gateway.start({**new_track(), "roomId": room})
 
             async def overdue() -> float:
                 """Return for how long (ms) the track that is due last has been due."""
@@ -71,7 +69,7 @@ async def test_checks_per_second_are_kept(
             assert listings() == 1
 
 
-async def test_an_ended_recording_is_kept_for_so_many_hours(
+async def test_ended_recording_is_kept_for_so_many_hours(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Two hours after its end Redis forgets it; while it records it is kept for a day."""
@@ -80,8 +78,8 @@ async def test_an_ended_recording_is_kept_for_so_many_hours(
         Redis.from_url(valkey.url) as redis,
     ):
         track = new_track()
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         (key,) = [key async for key in redis.scan_iter(f"rec:*:{track['roomId']}:track:{track['participantId']}:video")]
         assert 23 * HOUR_MS < await redis.pttl(key) <= 24 * HOUR_MS
-        await gateway.post(STOP, json=track)
+        await gateway.stop(track)
         assert HOUR_MS < await redis.pttl(key) <= 2 * HOUR_MS

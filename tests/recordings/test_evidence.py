@@ -42,7 +42,7 @@ def moment(seconds: float) -> str:
         "a clock that is far ahead", "not started here",
     ],
 )  # fmt: skip
-def test_a_row_is_concluded_from_its_times(
+def test_evidence_chooses_a_row_by_its_times(
     rows: list[TrackRow], started: float, ended: float, found: str | None
 ) -> None:
     """Rather none than that of another recording."""
@@ -51,7 +51,7 @@ def test_a_row_is_concluded_from_its_times(
     assert (own.id if own else None) == found
 
 
-def test_an_id_that_is_known_decides_alone() -> None:
+def test_evidence_with_a_known_id_ignores_times() -> None:
     """Whatever the times say; and an id that is none decides nothing."""
     rows = [row("earlier", 1, 2), row("own", 10, 12)]
     known = Evidence(generation="7", videosdk_id="earlier")
@@ -63,7 +63,7 @@ def test_an_id_that_is_known_decides_alone() -> None:
     assert own_row(rows, without, BEGIN + 10_000, BEGIN + 12_000) is rows[1]
 
 
-def test_files_beyond_the_bound_are_not_kept() -> None:
+def test_evidence_keeps_no_more_files_than_its_bound() -> None:
     """Of 150 files the record keeps the first 100: it is read at every claim."""
     files = msgspec.Raw(msgspec.json.encode([{"filePath": f"{number}"} for number in range(150)]))
     kept = Evidence.of("1", TrackRow(id="own", raw_files=files)).files
@@ -71,12 +71,12 @@ def test_files_beyond_the_bound_are_not_kept() -> None:
 
 
 @pytest.mark.parametrize("text", ["2027-01-15T08:00:00Z", "2027-01-15T08:00:00", "2027-01-15T09:00:00+01:00"])
-def test_a_moment_is_in_utc_where_it_does_not_say(text: str) -> None:
+def test_evidence_time_without_a_zone_is_utc(text: str) -> None:
     """Wherever this machine stands."""
     assert milliseconds(text) == BEGIN
 
 
 @pytest.mark.parametrize("text", [None, "", "yesterday", "0001-01-01", "1800000000000"])
-def test_what_is_no_moment_is_before_all(text: str | None) -> None:
+def test_evidence_with_an_unreadable_time_sorts_first(text: str | None) -> None:
     """It hides no row."""
     assert milliseconds(text) <= 0

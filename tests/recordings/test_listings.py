@@ -24,7 +24,7 @@ class _NoToken(FixedToken):
         raise RuntimeError("a mistake")
 
 
-async def test_a_mistake_reaches_all_who_wait() -> None:
+async def test_list_that_fails_unexpectedly_fails_for_every_waiter() -> None:
     """Also those who came while it was made, and as what it is: to be cancelled is something else."""
     late: list[asyncio.Task[TrackListing]] = []
 

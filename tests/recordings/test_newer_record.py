@@ -1,10 +1,8 @@
 """Two versions side by side: what the later one has written is not for the earlier one to read."""
 
 import json
-from collections.abc import Callable
 from typing import Any, cast
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 
@@ -12,20 +10,18 @@ from gateway.coordinator.protocol import VERSION
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient, NewTrack
 from tests.listener import listening
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
-
-async def test_a_later_versions_track_is_left_alone(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+async def test_start_stop_and_show_of_a_newer_record_are_answered_503(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Start, stop and question are answered 503 `newer-record`; VideoSDK is not asked. Then all works again."""
     track = new_track()
-    await gateway.post(START, json=track)
+    await gateway.start(track)
     calls = len(harness.calls_for(simulator, track["roomId"]))
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         (key,) = await redis.keys(f"*:{track['roomId']}:{track['participantId']}:{track['kind']}")
@@ -34,8 +30,8 @@ async def test_a_later_versions_track_is_left_alone(
         await cast("Any", redis.hset(key, mapping={"v": str(VERSION + 1), "state": "a word of tomorrow's"}))
         address = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
         for answer in (
-            await gateway.post(START, json=track),
-            await gateway.post(STOP, json=track),
+            await gateway.start(track),
+            await gateway.stop(track),
             await gateway.get(address),
         ):
             assert answer.status_code == 503
@@ -43,11 +39,11 @@ async def test_a_later_versions_track_is_left_alone(
             assert answer.headers["retry-after"] == "2"
         assert len(harness.calls_for(simulator, track["roomId"])) == calls
         await cast("Any", redis.hset(key, mapping=record))
-    assert (await gateway.post(STOP, json=track)).json()["outcome"] == "stopped"
+    assert (await gateway.stop(track)).json()["outcome"] == "stopped"
 
 
 async def test_event_of_a_later_version_sends_its_readers_to_that_version(
-    gateway: httpx.AsyncClient, valkey: EmbeddedValkey, new_track: NewTrack
+    gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
 ) -> None:
     """In a rolling upgrade a room's change cannot be read here: the stream ends, instead of going on without it.
 
@@ -55,9 +51,9 @@ async def test_event_of_a_later_version_sends_its_readers_to_that_version(
     """
     track = new_track()
     async with listening(gateway, track["roomId"]) as reader:
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         await reader.until(lambda reader: "recording" in reader.statuses)
-        known = len(reader.heard)
+        known = len(reader.received)
         async with Redis.from_url(valkey.url, decode_responses=True) as redis:
             (name,) = cast("list[str]", await redis.keys(f"*:{track['roomId']}:events"))
             key = name.removesuffix("events") + f"{track['participantId']}:{track['kind']}"
@@ -65,7 +61,7 @@ async def test_event_of_a_later_version_sends_its_readers_to_that_version(
             event = cast("str", await redis.xadd(name, {"key": key, "record": record}))
             await redis.publish(name, event)
         await reader.until(lambda reader: reader.ended)
-        assert not [heard for heard in reader.heard[known:] if heard.data and event in heard.id]
+        assert not [heard for heard in reader.received[known:] if heard.data and event in heard.id]
         resumed = await gateway.get(f"/v1/rooms/{track['roomId']}/events", headers={"last-event-id": reader.last})
     assert (resumed.status_code, resumed.json()["type"]) == (503, "/problems/newer-record")
 
@@ -78,7 +74,7 @@ async def test_webhook_about_a_later_versions_track_is_acted_on_once_it_can_be(
     # Nothing is compared by itself and what is known is believed: only the webhook can bring it about.
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST, GATEWAY_TRUST_SECONDS="3600")
     async with harness.serve(settings, public=True) as url, harness.client(url, demo.key) as gateway:
-        assert (await gateway.post(START, json=track)).status_code == 201
+        assert (await gateway.start(track)).status_code == 201
         async with Redis.from_url(valkey.url, decode_responses=True) as redis:
             (key,) = await redis.keys(f"*:{track['roomId']}:{track['participantId']}:{track['kind']}")
             await cast("Any", redis.hset(key, "v", str(VERSION + 1)))

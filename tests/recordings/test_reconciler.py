@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,19 +16,13 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 OFTEN = {**harness.FAST, "GATEWAY_CHECK_SECONDS": "1", "GATEWAY_TRUST_SECONDS": "1"}
 SELDOM = {**harness.FAST, "GATEWAY_CHECK_SECONDS": "3600", "GATEWAY_TRUST_SECONDS": "3600"}
 """So seldom that whatever is found out was heard."""
-
-
-def address(track: dict[str, str]) -> str:
-    """Return where a track is looked at."""
-    return f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
 
 
 def key_of(track: dict[str, str]) -> tuple[str, str, str]:
@@ -57,7 +51,7 @@ async def serving(
     *,
     public: bool = False,
     **more: str,
-) -> AsyncGenerator[httpx.AsyncClient]:
+) -> AsyncGenerator[ApiClient]:
     """Serve a gateway with these times, known to VideoSDK or not."""
     settings = harness.environment(valkey.url, simulator.url, demo.file, **{**times, **more})
     async with harness.serve(settings, public=public) as url, harness.client(url, demo.key) as gateway:
@@ -65,27 +59,23 @@ async def serving(
 
 
 @pytest.fixture
-async def watchful(
-    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
-) -> AsyncGenerator[httpx.AsyncClient]:
+async def watchful(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[ApiClient]:
     """A gateway that no webhook reaches, and that looks often."""
     async with serving(valkey, simulator, demo, OFTEN) as gateway:
         yield gateway
 
 
 @pytest.fixture
-async def hearing(
-    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
-) -> AsyncGenerator[httpx.AsyncClient]:
+async def hearing(valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[ApiClient]:
     """A gateway that hears webhooks, and hardly ever looks by itself."""
     async with serving(valkey, simulator, demo, SELDOM, public=True) as gateway:
         yield gateway
 
 
-async def seen(gateway: httpx.AsyncClient, track: dict[str, str], **expected: object) -> dict[str, Any]:
+async def seen(gateway: ApiClient, track: dict[str, str], **expected: object) -> dict[str, Any]:
     """Wait until the track reads like this, and return it."""
     answer = await harness.until(
-        lambda: gateway.get(address(track)),
+        lambda: gateway.show(track),
         lambda answer: answer.is_success and expected.items() <= answer.json().items(),
     )
     return answer.json()
@@ -101,12 +91,12 @@ async def outside(simulator: Simulator, action: str, track: dict[str, str]) -> N
 # --- by looking -------------------------------------------------------------------------------------------------------
 
 
-async def test_what_ends_by_itself_is_found_without_a_webhook(
-    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_reconciler_without_a_webhook_finds_an_end(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Nobody tells and nobody asks; the record is right all the same, with VideoSDK's id and the files."""
     track = new_track()
-    await watchful.post(START, json=track)
+    await watchful.start(track)
     running = await seen(watchful, track, status="recording", confirmedBy="list")
     assert running["videosdkRecordingId"] == simulator.rows[0].id
     simulator.end_recording(*key_of(track), webhook=False)
@@ -117,10 +107,12 @@ async def test_what_ends_by_itself_is_found_without_a_webhook(
     assert [file["filePath"] for file in ended["files"]] == [simulator.rows[0].file_path]
 
 
-async def test_one_miss_ends_nothing(watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_reconciler_after_one_empty_list_keeps_the_recording(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """A list that is empty once is a list that is empty once."""
     track = new_track()
-    started = await watchful.post(START, json=track)
+    started = await watchful.start(track)
     before = listings(simulator)
     simulator.inject(Fault(action="empty_once", endpoint="list", room_id=track["roomId"]))
     await harness.eventually(lambda: listings(simulator) >= before + 3)
@@ -128,21 +120,21 @@ async def test_one_miss_ends_nothing(watchful: httpx.AsyncClient, simulator: Sim
     assert told["id"] == started.json()["id"]
 
 
-async def test_files_come_after_the_stop(
-    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_reconciler_after_a_stop_finds_the_files(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """The stop's answer knows none; a moment later they are there, and who asked for the end."""
     track = new_track()
-    await watchful.post(START, json=track)
-    stopped = (await watchful.post(STOP, json=track)).json()
+    await watchful.start(track)
+    stopped = (await watchful.stop(track)).json()
     assert stopped["outcome"] == "stopped"
-    ended = await harness.until(lambda: watchful.get(address(track)), lambda answer: answer.json()["files"])
+    ended = await harness.until(lambda: watchful.show(track), lambda answer: answer.json()["files"])
     assert ended.json()["endedBecause"] == "stopped"
     assert ended.json()["id"] == stopped["id"]
 
 
-async def test_what_somebody_else_began_is_shown(
-    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_list_shows_a_recording_begun_beside_the_gateway(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Begun beside the gateway: listed with its origin, joined by a start, stopped by a stop."""
     track = new_track()
@@ -154,34 +146,32 @@ async def test_what_somebody_else_began_is_shown(
     (recording,) = page.json()["recordings"]
     assert (recording["origin"], recording["status"]) == ("videosdk", "recording")
     assert recording["requestedBy"] is recording["requestedAt"] is None
-    again = await watchful.post(START, json=track)
+    again = await watchful.start(track)
     assert again.json()["outcome"] == "already_recording"
-    assert (await watchful.post(STOP, json=track)).json()["outcome"] == "stopped"
+    assert (await watchful.stop(track)).json()["outcome"] == "stopped"
 
 
-async def test_a_reader_does_not_ask_videosdk_every_time(
+async def test_show_within_the_trust_asks_videosdk_nothing(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Within the trust the record answers, after it the list; a hundred who ask at once share the question."""
     track = new_track()
     times = {**harness.FAST, "GATEWAY_TRUST_SECONDS": "4"}
     async with serving(valkey, simulator, demo, times) as gateway:
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         before = listings(simulator)
-        first = await gateway.get(address(track))
+        first = await gateway.show(track)
         assert listings(simulator) == before
         confirmed = first.json()["confirmedAt"]
-        await harness.until(
-            lambda: gateway.get(address(track)), lambda answer: answer.json()["confirmedAt"] > confirmed
-        )
+        await harness.until(lambda: gateway.show(track), lambda answer: answer.json()["confirmedAt"] > confirmed)
         asked = listings(simulator)
         assert asked - before <= 2
-        answers = await asyncio.gather(*(gateway.get(address(track)) for _ in range(100)))
+        answers = await asyncio.gather(*(gateway.show(track) for _ in range(100)))
         assert all(answer.json()["status"] == "recording" for answer in answers)
         assert listings(simulator) - asked < 20
 
 
-async def test_a_room_is_compared_by_one_list(
+async def test_reconciler_compares_a_room_by_one_list(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """300 tracks of one room, all of them old: a question per page of the list, not per track."""
@@ -190,7 +180,7 @@ async def test_a_room_is_compared_by_one_list(
     quiet = {**harness.CALM, "GATEWAY_TRUST_SECONDS": "0", "GATEWAY_VERIFY_ABSENT": "never"}
     async with serving(valkey, simulator, demo, quiet) as gateway:
         for lot in range(0, 300, 50):
-            answers = await asyncio.gather(*(gateway.post(START, json=track) for track in tracks[lot : lot + 50]))
+            answers = await asyncio.gather(*(gateway.start(track) for track in tracks[lot : lot + 50]))
             assert {answer.status_code for answer in answers} == {201}
         before = listings(simulator)
         told: set[str] = set()
@@ -207,25 +197,25 @@ async def test_a_room_is_compared_by_one_list(
         assert listings(simulator) - before <= 3 * pages
 
 
-async def test_who_is_not_due_is_left_alone(
+async def test_reconciler_leaves_a_track_that_is_not_due(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Two tracks are compared by the list of their room; a third, which the list shows too, is known to record."""
     async with serving(valkey, simulator, demo, SELDOM) as gateway:
         bystander, *others = (new_track() for _ in range(3))
-        await gateway.post(START, json=bystander)
+        await gateway.start(bystander)
         # The first comparison comes soon after a start, the next in an hour.
         await seen(gateway, bystander, status="recording", confirmedBy="list")
         async with Redis.from_url(valkey.url, decode_responses=True) as redis:
             (key,) = [key async for key in redis.scan_iter(match=f"rec:*:{bystander['roomId']}:*:video")]
             before = await redis.hgetall(key)
-            await asyncio.gather(*(gateway.post(START, json=track) for track in others))
+            await asyncio.gather(*(gateway.start(track) for track in others))
             for track in others:
                 await seen(gateway, track, status="recording", confirmedBy="list")
             assert await redis.hgetall(key) == before
 
 
-async def test_three_hundred_endings_are_settled_by_few_lists(
+async def test_reconciler_finds_three_hundred_ends_by_few_lists(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """All tracks of a room end behind the gateway's back at once: found out together."""
@@ -234,7 +224,7 @@ async def test_three_hundred_endings_are_settled_by_few_lists(
     times = {**OFTEN, **harness.CALM, "GATEWAY_CHECK_SECONDS": "4", "GATEWAY_VERIFY_ABSENT": "never"}
     async with serving(valkey, simulator, demo, times) as gateway:
         for lot in range(0, 300, 50):
-            await asyncio.gather(*(gateway.post(START, json=track) for track in tracks[lot : lot + 50]))
+            await asyncio.gather(*(gateway.start(track) for track in tracks[lot : lot + 50]))
         for track in tracks:
             simulator.end_recording(*key_of(track), webhook=False)
         before = listings(simulator)
@@ -251,28 +241,32 @@ async def test_three_hundred_endings_are_settled_by_few_lists(
 # --- by hearing -------------------------------------------------------------------------------------------------------
 
 
-async def test_what_ends_is_heard(hearing: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_webhook_about_an_end_updates_the_record(
+    hearing: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """A webhook is enough: the record is right although nobody looks for an hour."""
     track = new_track()
-    started = await hearing.post(START, json=track)
+    started = await hearing.start(track)
     simulator.end_recording(*key_of(track))
     assert (await seen(hearing, track, status="stopped"))["id"] == started.json()["id"]
 
 
-async def test_what_fails_is_heard(hearing: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_webhook_about_a_failure_updates_the_record(
+    hearing: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """VideoSDK accepted the start and reports a failure later: that is the reason."""
     track = new_track()
-    await hearing.post(START, json=track)
+    await hearing.start(track)
     simulator.fail_recording(*key_of(track))
     ended = await harness.until(
-        lambda: hearing.get(address(track)), lambda answer: answer.json()["status"] in {"failed", "stopped"}
+        lambda: hearing.show(track), lambda answer: answer.json()["status"] in {"failed", "stopped"}
     )
     assert ended.json()["endedBecause"] == "failed"
 
 
 @pytest.mark.parametrize("event", ["left", "ended"])
-async def test_who_leaves_ends_all_their_tracks(
-    hearing: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, event: str
+async def test_webhook_about_a_leaver_ends_all_their_tracks(
+    hearing: ApiClient, simulator: Simulator, new_track: NewTrack, event: str
 ) -> None:
     """The room tells that a participant left, or that the session ended; the tracks' own events are lost."""
     simulator.inject(Fault(action="webhook_lost", event="participant-track-recording-stopped", times=None))
@@ -282,7 +276,7 @@ async def test_who_leaves_ends_all_their_tracks(
     room = made.json()["roomId"]
     tracks = [{**new_track(), "roomId": room} for _ in range(2)]
     for track in tracks:
-        assert (await hearing.post(START, json=track)).status_code == 201
+        assert (await hearing.start(track)).status_code == 201
     if event == "left":
         simulator.leave(room, tracks[0]["participantId"])
     else:
@@ -292,17 +286,19 @@ async def test_who_leaves_ends_all_their_tracks(
     await seen(hearing, tracks[1], status="recording" if event == "left" else "stopped")
 
 
-async def test_an_echo_changes_nothing(hearing: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack) -> None:
+async def test_webhook_about_an_earlier_recording_changes_nothing(
+    hearing: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
     """Every event of an earlier recording, once more and in any order, while the next one runs: it goes on."""
     track = new_track()
-    await hearing.post(START, json=track)
-    await hearing.post(STOP, json=track)
+    await hearing.start(track)
+    await hearing.stop(track)
     data = {"meetingId": track["roomId"], "sessionId": "s", "participantId": track["participantId"], "kind": "video"}
     events = ("starting", "started", "stopping", "stopped", "failed")
     echoes = [
         msgspec.json.encode({"webhookType": f"participant-track-recording-{event}", "data": data}) for event in events
     ]
-    started = await hearing.post(START, json=track)
+    started = await hearing.start(track)
     assert started.status_code == 201, started.text
     random.shuffle(echoes)
     for body in [*echoes, *echoes]:
@@ -312,13 +308,13 @@ async def test_an_echo_changes_nothing(hearing: httpx.AsyncClient, simulator: Si
     asked = listings(simulator)
     await harness.eventually(lambda: listings(simulator) > asked or asked > 1)
     assert (await seen(hearing, track, status="recording", confirmedBy="list"))["id"] == started.json()["id"]
-    again = await hearing.post(START, json=track)
+    again = await hearing.start(track)
     assert again.json()["outcome"] == "already_recording"
     assert sum(call.endpoint == "start" for call in simulator.calls) == 2
 
 
-async def test_a_beginning_nobody_here_knows_of_is_heard(
-    hearing: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_webhook_about_an_unknown_start_creates_a_record(
+    hearing: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Somebody else starts, with the gateway's address for the webhooks: the record appears."""
     track = new_track()
@@ -326,14 +322,14 @@ async def test_a_beginning_nobody_here_knows_of_is_heard(
     assert (await seen(hearing, track, status="recording"))["origin"] == "videosdk"
 
 
-async def test_deliveries_that_fail_are_told(
-    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_reconciler_reports_failed_webhook_deliveries(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """VideoSDK's own counters say that a caller's webhooks do not arrive."""
     track = new_track(webhookUrl="http://127.0.0.1:9/nobody-listens?key=hunter2")
-    await watchful.post(START, json=track)
+    await watchful.start(track)
     told = await harness.until(
-        lambda: watchful.get(address(track)),
+        lambda: watchful.show(track),
         lambda answer: (answer.json()["webhookDeliveries"] or {"total": 0})["total"] > 0,
     )
     deliveries = told.json()["webhookDeliveries"]
@@ -344,48 +340,46 @@ async def test_deliveries_that_fail_are_told(
 # --- what must not disturb --------------------------------------------------------------------------------------------
 
 
-async def test_a_stop_of_what_has_ended_leaves_when_and_why(
-    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_stop_of_an_ended_recording_keeps_its_end(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Asked again long after, a stop that finds nothing to stop is told so; the recording ended when it ended."""
     track = new_track()
-    await watchful.post(START, json=track)
-    await watchful.post(STOP, json=track)
-    ended = (await watchful.get(address(track))).json()
+    await watchful.start(track)
+    await watchful.stop(track)
+    ended = (await watchful.show(track)).json()
     again = await harness.until(
-        lambda: watchful.post(STOP, json=track),
+        lambda: watchful.stop(track),
         lambda _: sum(call.endpoint == "stop" for call in simulator.calls) > 1,
     )
     assert again.json()["outcome"] == "not_recording"
-    told = (await watchful.get(address(track))).json()
+    told = (await watchful.show(track)).json()
     ends = [(body["endedAt"], body["endedBecause"]) for body in (again.json(), told)]
     assert ends == [(ended["endedAt"], "stopped")] * 2
 
 
-async def test_a_start_that_was_refused_has_no_files(
-    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_start_that_was_refused_shows_no_files(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Not even those of the recording a moment before it."""
     track = new_track()
-    await watchful.post(START, json=track)
-    await watchful.post(STOP, json=track)
+    await watchful.start(track)
+    await watchful.stop(track)
     simulator.inject(Fault(action="error", endpoint="start", status=404, room_id=track["roomId"]))
-    assert (await watchful.post(START, json=track)).status_code == 422
+    assert (await watchful.start(track)).status_code == 422
     refused = await seen(watchful, track, status="failed", endedBecause="refused")
     confirmed = refused["confirmedAt"]
-    told = await harness.until(
-        lambda: watchful.get(address(track)), lambda answer: answer.json()["confirmedAt"] > confirmed
-    )
+    told = await harness.until(lambda: watchful.show(track), lambda answer: answer.json()["confirmedAt"] > confirmed)
     assert (told.json()["videosdkRecordingId"], told.json()["files"]) == (None, [])
 
 
-async def test_what_was_heard_is_not_forgotten_while_the_list_fails(
+async def test_webhook_about_an_end_while_the_list_fails_is_kept(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """VideoSDK tells of an end and cannot be asked for a while: then it is asked, and the reason is still known."""
     track = new_track()
     async with serving(valkey, simulator, demo, SELDOM, public=True) as gateway:
-        assert (await gateway.post(START, json=track)).status_code == 201
+        assert (await gateway.start(track)).status_code == 201
         simulator.inject(Fault(action="error", endpoint="list", status=500, room_id=track["roomId"], times=None))
         simulator.fail_recording(*key_of(track))
         settle = float(SELDOM["GATEWAY_SETTLE_SECONDS"])
@@ -398,7 +392,7 @@ async def test_what_was_heard_is_not_forgotten_while_the_list_fails(
         simulator.clear_faults()
         await harness.eventually(lambda: listings(simulator) > failing + 1)
         ended = await harness.until(
-            lambda: gateway.get(address(track)), lambda answer: answer.json()["status"] in {"failed", "stopped"}
+            lambda: gateway.show(track), lambda answer: answer.json()["status"] in {"failed", "stopped"}
         )
         assert ended.json()["endedBecause"] == "failed"
 
@@ -406,12 +400,12 @@ async def test_what_was_heard_is_not_forgotten_while_the_list_fails(
 # --- the list's route -------------------------------------------------------------------------------------------------
 
 
-async def test_a_list_is_filtered_and_paged(watchful: httpx.AsyncClient, new_track: NewTrack) -> None:
+async def test_list_is_filtered_and_paged(watchful: ApiClient, new_track: NewTrack) -> None:
     """By participant, kind and status; pages neither skip nor repeat."""
     tracks = [new_track(kind) for kind in ("video", "audio", "video")]
     for track in tracks:
-        await watchful.post(START, json=track)
-    await watchful.post(STOP, json=tracks[2])
+        await watchful.start(track)
+    await watchful.stop(tracks[2])
     room = tracks[0]["roomId"]
 
     async def listed(**query: str) -> list[str]:
@@ -448,15 +442,15 @@ async def test_a_list_is_filtered_and_paged(watchful: httpx.AsyncClient, new_tra
         ("roomId=a&cursor=%E2%82%AC", ["cursor"]),
     ],
 )  # fmt: skip
-async def test_a_query_that_is_wrong_is_refused(watchful: httpx.AsyncClient, query: str, fields: list[str]) -> None:
+async def test_query_that_is_wrong_is_refused(watchful: ApiClient, query: str, fields: list[str]) -> None:
     """Everything that is wrong is named, at once."""
     refused = await watchful.get(f"/v1/recordings?{query}")
     assert refused.status_code == 422
     assert sorted(error["field"] for error in refused.json()["errors"]) == sorted(fields)
 
 
-async def test_what_cannot_be_named_is_left_alone(
-    watchful: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, valkey: EmbeddedValkey
+async def test_reconciler_ignores_a_participant_with_an_impossible_id(
+    watchful: ApiClient, simulator: Simulator, new_track: NewTrack, valkey: EmbeddedValkey
 ) -> None:
     """A participant whose id is no part of any key here records beside the gateway: the room is listed without it."""
     track = new_track()

@@ -1,7 +1,6 @@
 """What becomes of an operation whose outcome VideoSDK did not tell, and of beliefs that grew old."""
 
 import asyncio
-from collections.abc import Callable
 
 import httpx
 import pytest
@@ -10,16 +9,9 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.api_client import ApiClient, NewTrack, address
 
 pytestmark = pytest.mark.anyio
-
-NewTrack = Callable[..., dict[str, str]]
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
-
-
-def address(track: dict[str, str]) -> str:
-    """Return where a track is looked at."""
-    return f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
 
 
 def sent(simulator: Simulator, endpoint: str) -> int:
@@ -27,62 +19,62 @@ def sent(simulator: Simulator, endpoint: str) -> int:
     return sum(call.endpoint == endpoint for call in simulator.calls)
 
 
-async def status_becomes(gateway: httpx.AsyncClient, track: dict[str, str], status: str) -> None:
+async def status_becomes(gateway: ApiClient, track: dict[str, str], status: str) -> None:
     """Wait until the gateway itself has found out."""
-    await harness.until(lambda: gateway.get(address(track)), lambda seen: seen.json().get("status") == status)
+    await harness.until(lambda: gateway.show(track), lambda seen: seen.json().get("status") == status)
 
 
 @pytest.mark.parametrize("action", ["reset_after", "error_after_apply", "garbage"])
-async def test_a_start_that_was_applied_without_an_answer_is_found(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack, action: str
+async def test_start_applied_without_an_answer_is_found(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, action: str
 ) -> None:
     """The short look finds it: the caller is told that it records, by the list's word."""
     simulator.inject(Fault(action=action, endpoint="start", applied=True))  # pyright: ignore[reportArgumentType]
-    answer = await gateway.post(START, json=new_track())
+    answer = await gateway.start(new_track())
     assert answer.status_code == 200
     assert answer.json()["outcome"] == "already_recording"
     assert answer.json()["confirmedBy"] == "list"
     assert sent(simulator, "start") == 1
 
 
-async def test_a_start_that_never_was_is_unknown_and_then_free(
-    hasty: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_start_that_never_landed_is_unknown_and_then_free(
+    hasty: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """No answer, nothing in the list: 504, and after the quiet time the track is free without anybody asking."""
     track = new_track()
     simulator.inject(Fault(action="reset_before", endpoint="start"))
-    unknown = await hasty.post(START, json=track)
+    unknown = await hasty.start(track)
     assert unknown.status_code == 504
     assert unknown.json()["type"] == "/problems/outcome-unknown"
     assert address(track) in unknown.headers["link"]
     assert int(unknown.headers["retry-after"]) > 0
-    assert (await hasty.get(address(track))).json()["status"] in {"unknown", "failed"}
+    assert (await hasty.show(track)).json()["status"] in {"unknown", "failed"}
     await status_becomes(hasty, track, "failed")
-    assert (await hasty.post(START, json=track)).status_code == 201
+    assert (await hasty.start(track)).status_code == 201
     assert sent(simulator, "start") == 2
 
 
-async def test_no_second_start_while_the_first_can_still_land(
-    hasty: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_start_while_an_earlier_one_may_land_sends_nothing(
+    hasty: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """A start lands after its caller was told `unknown`: the retry finds it and sends nothing."""
     track = new_track()
     simulator.inject(Fault(action="apply_late", endpoint="start", seconds=2, how="reset"))
-    assert (await hasty.post(START, json=track)).status_code == 504
-    again = await hasty.post(START, json=track)
+    assert (await hasty.start(track)).status_code == 504
+    again = await hasty.start(track)
     assert again.status_code == 200
     assert again.json()["outcome"] == "already_recording"
     assert sent(simulator, "start") == 1
 
 
-async def test_a_stop_without_an_answer_is_repeated_until_known(
-    hasty: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_stop_without_an_answer_is_repeated_until_known(
+    hasty: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """202 `stop_requested`; then the settler stops it again, whether or not anybody asks."""
     track = new_track()
-    await hasty.post(START, json=track)
+    await hasty.start(track)
     simulator.inject(Fault(action="reset_before", endpoint="stop", times=2))
-    answer = await hasty.post(STOP, json=track)
+    answer = await hasty.stop(track)
     assert answer.status_code == 202
     assert answer.json()["outcome"] == "stop_requested"
     assert answer.json()["status"] == "stopping"
@@ -91,15 +83,13 @@ async def test_a_stop_without_an_answer_is_repeated_until_known(
     assert all(row.closed for row in simulator.rows)
 
 
-async def test_a_stop_during_a_start_is_carried_out_after_it(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
-) -> None:
+async def test_stop_during_start_runs_after_it(gateway: ApiClient, simulator: Simulator, new_track: NewTrack) -> None:
     """The stop's caller leaves before the start is finished: whoever finishes the start stops it."""
     track = new_track()
     simulator.inject(harness.delay("start", 3))
-    start = asyncio.create_task(gateway.post(START, json=track))
+    start = asyncio.create_task(gateway.start(track))
     await harness.eventually(lambda: sent(simulator, "start"))
-    stop = await gateway.post(STOP, json=track, headers={"x-request-timeout-ms": "200"})
+    stop = await gateway.stop(track, headers={"x-request-timeout-ms": "200"})
     assert stop.status_code == 202
     assert stop.json()["outcome"] == "stop_requested"
     assert (await start).status_code == 201
@@ -107,15 +97,15 @@ async def test_a_stop_during_a_start_is_carried_out_after_it(
     assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
 
 
-async def test_a_stop_during_a_start_waits_for_it(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_stop_during_start_with_time_enough_waits_for_it(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """With time enough, the stop waits for the start and then stops it; the two never overlap upstream."""
     track = new_track()
     simulator.inject(harness.delay("start", 1))
-    start = asyncio.create_task(gateway.post(START, json=track))
+    start = asyncio.create_task(gateway.start(track))
     await harness.eventually(lambda: sent(simulator, "start"))
-    stop = await gateway.post(STOP, json=track)
+    stop = await gateway.stop(track)
     assert stop.json()["outcome"] in {"stopped", "joined"}
     assert (await start).status_code == 201
     first, second = (call for call in simulator.calls if call.method == "POST")
@@ -123,7 +113,7 @@ async def test_a_stop_during_a_start_waits_for_it(
     assert first.answered <= second.received
 
 
-async def test_a_start_after_a_stop_waits_while_videosdk_is_busy(
+async def test_start_after_a_stop_waits_while_videosdk_is_busy(
     valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """VideoSDK refuses for a while after a stop: retried for a patient caller, 409 with Retry-After for another."""
@@ -131,17 +121,17 @@ async def test_a_start_after_a_stop_waits_while_videosdk_is_busy(
         settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
         async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
             track = new_track()
-            await gateway.post(START, json=track)
-            await gateway.post(STOP, json=track)
-            hasty = await gateway.post(START, json=track, headers={"x-request-timeout-ms": "900"})
+            await gateway.start(track)
+            await gateway.stop(track)
+            hasty = await gateway.start(track, headers={"x-request-timeout-ms": "900"})
             assert hasty.status_code == 409
             assert hasty.json()["type"] == "/problems/still-stopping"
             assert int(hasty.headers["retry-after"]) > 0
-            patient = await gateway.post(START, json=track)
+            patient = await gateway.start(track)
             assert patient.status_code == 201, patient.text
 
 
-async def test_an_old_belief_is_checked_and_still_true(
+async def test_start_past_the_trust_time_probes_and_starts_nothing(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Past the trust time a repeated start looks at the list, once for all who wait, and starts nothing."""
@@ -150,16 +140,16 @@ async def test_an_old_belief_is_checked_and_still_true(
     )
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         track = new_track()
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         looked = sent(simulator, "list")
         simulator.inject(harness.delay("list", 0.3))
-        answers = await asyncio.gather(*(gateway.post(START, json=track) for _ in range(5)))
+        answers = await asyncio.gather(*(gateway.start(track) for _ in range(5)))
         assert {answer.json()["outcome"] for answer in answers} == {"already_recording"}
         assert sent(simulator, "start") == 1
         assert sent(simulator, "list") - looked <= 2
 
 
-async def test_a_recording_that_ended_by_itself_is_started_again(
+async def test_start_after_an_unnoticed_end_starts(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Nobody told us that it ended: a start past the trust time finds out, and starts."""
@@ -168,25 +158,25 @@ async def test_a_recording_that_ended_by_itself_is_started_again(
     )
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         track = new_track()
-        first = await gateway.post(START, json=track)
+        first = await gateway.start(track)
         simulator.end_recording(track["roomId"], track["participantId"], track["kind"], webhook=False)
-        second = await gateway.post(START, json=track)
+        second = await gateway.start(track)
         assert second.status_code == 201
         assert second.json()["id"] != first.json()["id"]
         assert sent(simulator, "start") == 2
 
 
-async def test_a_refused_token_is_minted_once_more(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_start_with_a_refused_token_is_repeated_with_a_fresh_one(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """A 401 was refused before it acted: the call is repeated with a fresh token."""
     simulator.inject(Fault(action="refuse", endpoint="start", status=401))
-    assert (await gateway.post(START, json=new_track())).status_code == 201
+    assert (await gateway.start(new_track())).status_code == 201
     assert sent(simulator, "start") == 2
 
 
-async def test_what_runs_without_the_gateway_is_adopted(
-    gateway: httpx.AsyncClient, simulator: Simulator, new_track: NewTrack
+async def test_start_of_what_records_beside_the_gateway_adopts_it(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """Somebody started it at VideoSDK directly: the refused start finds it and says that it records."""
     track = new_track()
@@ -196,13 +186,13 @@ async def test_what_runs_without_the_gateway_is_adopted(
             "/v2/recordings/participant/track/start", json=track, headers={"authorization": token}
         )
         assert started.status_code == 200
-    answer = await gateway.post(START, json=track)
+    answer = await gateway.start(track)
     assert answer.status_code == 200
     assert answer.json()["outcome"] == "already_recording"
     assert answer.json()["confirmedBy"] == "list"
 
 
-async def test_a_list_that_lags_behind_a_start_ends_nothing(
+async def test_start_again_while_the_list_lags_starts_nothing(
     valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Asked right after the start, the list does not show it yet: that is no reason to start again."""
@@ -211,13 +201,13 @@ async def test_a_list_that_lags_behind_a_start_ends_nothing(
         settings = harness.environment(valkey.url, simulator.url, demo.file, **times)
         async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
             track = new_track()
-            await gateway.post(START, json=track)
-            again = await gateway.post(START, json=track)
+            await gateway.start(track)
+            again = await gateway.start(track)
             assert again.json()["outcome"] == "already_recording"
             assert sent(simulator, "start") == 1
 
 
-async def test_a_stop_that_is_refused_too_early_is_repeated(
+async def test_stop_refused_too_early_is_repeated(
     valkey: EmbeddedValkey, signer: object, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """VideoSDK refuses to stop what is only just starting, and does not list it yet: the stop is not forgotten."""
@@ -225,9 +215,9 @@ async def test_a_stop_that_is_refused_too_early_is_repeated(
         settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
         async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
             track = new_track()
-            await gateway.post(START, json=track)
+            await gateway.start(track)
             simulator.inject(Fault(action="refuse", endpoint="stop", status=404))
-            stop = await gateway.post(STOP, json=track)
+            stop = await gateway.stop(track)
             assert stop.status_code == 202
             await status_becomes(gateway, track, "stopped")
             assert all(row.closed for row in simulator.rows)
@@ -237,7 +227,7 @@ async def test_a_stop_that_is_refused_too_early_is_repeated(
     ("status", "answered", "problem"),
     [(401, 502, "upstream-credentials-refused"), (429, 503, "upstream-limited")],
 )
-async def test_a_look_that_is_refused_says_why(
+async def test_start_whose_probe_is_refused_says_why(
     valkey: EmbeddedValkey,
     simulator: Simulator,
     demo: harness.Demo,
@@ -250,7 +240,7 @@ async def test_a_look_that_is_refused_says_why(
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_VERIFY_ABSENT="always")
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         simulator.inject(Fault(action="refuse", endpoint="list", status=status, times=None))
-        refused = await gateway.post(START, json=new_track())
+        refused = await gateway.start(new_track())
         assert refused.status_code == answered, refused.text
         assert refused.json()["type"] == f"/problems/{problem}"
         assert sent(simulator, "start") == 0

@@ -1,11 +1,10 @@
 """While Redis does not answer: starts are refused or degraded, stops are done, and nothing needs a restart."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 import redis
 
@@ -14,11 +13,9 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from tests import harness
+from tests.api_client import ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
-
-NewTrack = Callable[..., dict[str, str]]
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
 
 @pytest.fixture
@@ -31,14 +28,14 @@ def fragile() -> Generator[EmbeddedValkey]:
 @asynccontextmanager
 async def serving(
     server: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str
-) -> AsyncGenerator[httpx.AsyncClient]:
+) -> AsyncGenerator[ApiClient]:
     """Serve a gateway that has spoken to its Redis."""
     settings = harness.environment(server.url, simulator.url, demo.file, **{**harness.FAST, **more})
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         yield gateway
 
 
-async def recovered(gateway: httpx.AsyncClient) -> None:
+async def recovered(gateway: ApiClient) -> None:
     """Wait until the gateway is ready again."""
     await harness.until(lambda: gateway.get("/readyz"), lambda answer: answer.is_success)
 
@@ -64,23 +61,23 @@ async def test_readiness_on_a_server_without_a_mark_waits_until_everything_has_l
 
 
 @pytest.mark.parametrize("outage", ["down", "frozen"])
-async def test_a_start_is_refused_and_a_stop_is_done(
+async def test_start_without_redis_is_refused_and_stop_is_done(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, outage: str
 ) -> None:
     """503 before the deadline, never `already_recording`; the stop reaches VideoSDK and says how it was done."""
     async with serving(fragile, simulator, demo) as gateway:
         track = new_track()
-        assert (await gateway.post(START, json=track)).status_code == 201
+        assert (await gateway.start(track)).status_code == 201
         if outage == "down":
             fragile.kill()
         else:
             fragile.pause()
-        refused = await gateway.post(START, json=track)
+        refused = await gateway.start(track)
         assert refused.status_code == 503
         # And not that the request's deadline has passed, which is some times longer.
         assert refused.json()["type"] == "/problems/coordination-unavailable"
         assert int(refused.headers["retry-after"]) > 0
-        stopped = await gateway.post(STOP, json=track)
+        stopped = await gateway.stop(track)
         assert stopped.status_code == 200
         assert stopped.json()["outcome"] == "stopped"
         assert stopped.json()["coordinated"] is False
@@ -92,27 +89,27 @@ async def test_a_start_is_refused_and_a_stop_is_done(
         else:
             fragile.restart()
         await recovered(gateway)
-        again = await gateway.post(START, json=track)
+        again = await gateway.start(track)
         assert again.status_code == 201, again.text
 
 
-async def test_nobody_believes_a_record_that_missed_a_stop(
+async def test_start_after_a_stop_without_redis_distrusts_the_record(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The record says `recording`, fresh; but it was stopped behind its back, and that is remembered."""
     async with serving(fragile, simulator, demo, GATEWAY_TRUST_SECONDS="60") as gateway:
         track = new_track()
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         fragile.pause()
-        await gateway.post(STOP, json=track)
+        await gateway.stop(track)
         fragile.resume()
         await recovered(gateway)
         path = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
         await harness.until(lambda: gateway.get(path), lambda seen: seen.json()["status"] == "stopped")
-        assert (await gateway.post(START, json=track)).status_code == 201
+        assert (await gateway.start(track)).status_code == 201
 
 
-async def test_degraded_starts_are_deduplicated_in_the_process(
+async def test_start_twenty_times_without_redis_is_one_per_process(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """By the operator's choice: one start of twenty, every answer marked, and known when Redis is back."""
@@ -120,57 +117,55 @@ async def test_degraded_starts_are_deduplicated_in_the_process(
         fragile.pause()
         track = new_track()
         simulator.inject(harness.delay("start", 0.3))
-        answers = await asyncio.gather(*(gateway.post(START, json=track) for _ in range(20)))
+        answers = await asyncio.gather(*(gateway.start(track) for _ in range(20)))
         assert {answer.json()["coordinated"] for answer in answers} == {False}
         outcomes = sorted(answer.json()["outcome"] for answer in answers)
         assert outcomes.count("started") == 1
         assert set(outcomes) <= {"started", "joined", "already_recording"}
-        other = await gateway.post(START, json={**track, "bucketDirPath": "elsewhere"})
+        other = await gateway.start({**track, "bucketDirPath": "elsewhere"})
         assert other.json()["fields"] == ["bucketDirPath"]
         fragile.resume()
         await recovered(gateway)
-        found = await harness.until(
-            lambda: gateway.post(START, json=track), lambda answer: answer.json()["coordinated"]
-        )
+        found = await harness.until(lambda: gateway.start(track), lambda answer: answer.json()["coordinated"])
         assert found.json()["outcome"] == "already_recording"
         assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
-async def test_a_redis_that_comes_back_empty_is_not_believed(
+async def test_start_after_redis_came_back_empty_finds_the_recording(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The record is gone, the recording is not: a start finds it and sends nothing."""
     async with serving(fragile, simulator, demo) as gateway:
         track = new_track()
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         fragile.restart()
         await recovered(gateway)
-        answer = await gateway.post(START, json=track)
+        answer = await gateway.start(track)
         assert answer.json()["outcome"] == "already_recording", answer.text
         assert sum(call.endpoint == "start" for call in simulator.calls) == 1
-        assert (await gateway.post(STOP, json=track)).json()["outcome"] == "stopped"
+        assert (await gateway.stop(track)).json()["outcome"] == "stopped"
 
 
-async def test_a_live_leader_claims_again_what_redis_forgot(
+async def test_start_while_redis_forgets_joins_the_live_leader(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Redis is emptied during the call: whoever comes next joins the leader and does not start a second time."""
     async with serving(fragile, simulator, demo, **harness.CALM) as gateway:
         track = new_track()
-        await gateway.post(START, json=new_track())
+        await gateway.start(new_track())
         simulator.inject(harness.delay("start", 3))
-        first = asyncio.create_task(gateway.post(START, json=track))
+        first = asyncio.create_task(gateway.start(track))
         await harness.eventually(lambda: sum(call.endpoint == "start" for call in simulator.calls) == 2)
         fragile.restart()
         await recovered(gateway)
-        second = await gateway.post(START, json=track)
+        second = await gateway.start(track)
         assert (await first).json()["outcome"] == "started"
         assert second.json()["outcome"] in {"joined", "already_recording"}
         assert second.json()["id"] == (await first).json()["id"]
         assert sum(call.endpoint == "start" for call in simulator.calls) == 2
 
 
-async def test_a_new_password_needs_no_restart(
+async def test_redis_password_replaced_needs_no_restart(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
 ) -> None:
     """The URL's file is replaced while the old connections are thrown out: the next ones use what stands there."""
@@ -182,8 +177,8 @@ async def test_a_new_password_needs_no_restart(
         settings = harness.environment("", simulator.url, demo.file, **harness.FAST, GATEWAY_REDIS_URL_FILE=str(file))
         del settings["GATEWAY_REDIS_URL"]
         async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
-            assert (await gateway.post(START, json=new_track())).status_code == 201
+            assert (await gateway.start(new_track())).status_code == 201
             admin.execute_command("ACL", "SETUSER", "gateway", "resetpass", ">second")
             file.write_text(urls["second"])
             admin.execute_command("CLIENT", "KILL", "USER", "gateway")
-            await harness.until(lambda: gateway.post(START, json=new_track()), lambda answer: answer.is_success)
+            await harness.until(lambda: gateway.start(new_track()), lambda answer: answer.is_success)

@@ -30,7 +30,7 @@ SAMPLE_KEYS = [
 ]
 
 
-async def test_a_recording_is_started_listed_stopped_fetched_and_deleted(client, conforms):
+async def test_recording_is_started_listed_stopped_fetched_and_deleted(client, conforms):
     """The five calls answer the documented texts and shapes."""
     started = await client.start()
     assert (started.status_code, started.content) == (200, b'"track recording started successfully."')
@@ -52,7 +52,7 @@ async def test_a_recording_is_started_listed_stopped_fetched_and_deleted(client,
     assert (await client.get(f"{TRACKS}/{row['id']}")).status_code == 404
 
 
-async def test_a_row_has_the_fields_of_the_documented_sample(client):
+async def test_row_has_the_fields_of_the_documented_sample(client):
     """Running or ended, a row has the sample's fields, in its order; a file appears at the end."""
     await client.start()
     (running,) = await client.list(roomId="abcd-efgh-ijkl")
@@ -69,7 +69,7 @@ async def test_a_row_has_the_fields_of_the_documented_sample(client):
     assert file["fileUrl"] == f"https://cdn.videosdk.live/{file['filePath']}"
 
 
-async def test_a_prefix_leads_the_path_and_takes_the_public_address_away(client):
+async def test_prefix_leads_the_path_and_takes_the_public_address_away(client):
     """With bucketDirPath the file lies in the customer's bucket."""
     await client.start(bucketDirPath="tenant=7/räume und mehr")
     await client.stop()
@@ -105,7 +105,7 @@ async def test_unknown_and_empty_filters_answer_the_whole_account(client):
         assert len(await client.list(**query)) == 2
 
 
-async def test_a_second_start_is_refused(client, simulator):
+async def test_second_start_is_refused(client, simulator):
     """By default the track that records cannot be started again; other kinds can."""
     await client.start()
     assert (await client.start()).status_code == 409
@@ -125,13 +125,13 @@ async def test_duplicates_can_be_made_visible(running):
         assert (await client.stop()).status_code == 404
 
 
-async def test_a_stop_of_nothing_is_refused(client, simulator):
+async def test_stop_of_nothing_is_refused(client, simulator):
     """Where nothing records a stop changes nothing."""
     assert (await client.stop()).status_code == 404
     assert not simulator.calls[-1].took_effect
 
 
-async def test_a_recording_is_processed_for_a_while(running):
+async def test_recording_is_processed_for_a_while(running):
     """Right after a stop the same track cannot be started; later it can."""
     async with running(processing_seconds=0.2) as (_, client):
         await client.start()
@@ -197,7 +197,7 @@ async def test_tokens_are_checked(client, mint, claims, status):
 
 
 @pytest.mark.parametrize("prefix", ["Bearer ", "", "nonsense"])
-async def test_a_token_stands_alone_in_its_header(client, mint, prefix):
+async def test_token_stands_alone_in_its_header(client, mint, prefix):
     """The header holds the token itself: a scheme before it, nothing or nonsense is refused."""
     answer = await client.get(TRACKS, headers={"authorization": prefix + mint() if "B" in prefix else prefix})
     assert answer.status_code == 401
@@ -221,7 +221,7 @@ async def test_wrong_fields_are_refused(client, simulator, fields):
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"text"'])
-async def test_a_body_must_be_an_object(client, body):
+async def test_body_must_be_an_object(client, body):
     """Anything else than a JSON object is a validation error."""
     assert (await client.post(f"{TRACKS}/start", content=body)).status_code == 400
 
@@ -301,7 +301,7 @@ async def test_rooms_are_made_once_for_a_name(client, conforms):
         ),
     ],
 )
-async def test_the_other_kinds_of_recording(client, root, stop, fields, texts):
+async def test_other_kinds_of_recording(client, root, stop, fields, texts):
     """Participants and rooms are recorded through endpoints of the same shape, apart from each other."""
     await client.start(roomId="r", participantId="p")
     answers = [(await client.post(f"{root}/start", json=fields)).json()]
@@ -314,7 +314,7 @@ async def test_the_other_kinds_of_recording(client, root, stop, fields, texts):
     assert [entry["mode"] for entry in await client.list(roomId="r")] == ["track"]
 
 
-async def test_the_public_key_needs_no_token(simulator, conforms):
+async def test_public_key_needs_no_token(simulator, conforms):
     """Everyone may fetch the webhook key."""
     async with httpx.AsyncClient(base_url=simulator.url) as stranger:
         answer = await stranger.get("/v2/public/rsa-public-key")
@@ -405,8 +405,8 @@ async def test_connections_are_kept_alive_and_may_be_pipelined(simulator):
 @pytest.mark.parametrize(
     "sent", [b"this is not HTTP\r\n\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n"]
 )
-async def test_what_is_no_request_is_answered_400(simulator, sent):
-    """A broken client is told so and let go."""
+async def test_unparsable_request_to_the_simulator_is_answered_400(simulator, sent):
+    """The simulator answers a broken client 400 and closes the connection."""
     reader, writer = await asyncio.open_connection(*simulator.url.removeprefix("http://").split(":"))
     writer.write(sent)
     assert (await reader.read()).startswith(b"HTTP/1.1 400")
@@ -414,7 +414,7 @@ async def test_what_is_no_request_is_answered_400(simulator, sent):
     await writer.wait_closed()
 
 
-async def test_a_body_may_wait_for_leave_and_must_not_be_huge(simulator):
+async def test_body_may_wait_for_leave_and_must_not_be_huge(simulator):
     """`Expect: 100-continue` is honoured; beyond one MiB the answer is 413."""
     reader, writer = await asyncio.open_connection(*simulator.url.removeprefix("http://").split(":"))
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\nExpect: 100-continue\r\n\r\n")
@@ -445,7 +445,7 @@ def test_every_described_operation_has_a_route(document):
             assert route(method.upper(), path.replace("{id}", "0" * 24)).endpoint != "unknown"
 
 
-def test_the_description_is_valid_openapi(document):
+def test_description_is_valid_openapi(document):
     """The description itself follows OpenAPI 3.1."""
     from openapi_spec_validator import validate
 

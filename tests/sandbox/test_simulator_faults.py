@@ -1,4 +1,4 @@
-"""The simulator breaks what it is told to break, as often as it is told, and remembers it."""
+"""The simulator breaks what its rules name, as often as they say, and keeps a record of it."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def call_is_over(simulator):
         ({"action": "hang_after"}, httpx.ReadTimeout, True),
     ],
 )
-async def test_a_start_without_an_answer(pair, rule, error, applied):
+async def test_start_without_an_answer(pair, rule, error, applied):
     """The client sees the connection fail in one way, whether or not the start took effect."""
     simulator, client = pair
     await client.inject({"endpoint": "start", **rule})
@@ -63,7 +63,7 @@ async def test_a_start_without_an_answer(pair, rule, error, applied):
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422, 429, 500, 502, 503, 504])
 @pytest.mark.parametrize("action", ["refuse", "error_after_apply"])
-async def test_an_answer_that_says_no(client, simulator, status, action):
+async def test_refusal_of_any_status_can_be_injected(client, simulator, status, action):
     """Every status can be answered, and be true or a lie."""
     await client.inject({"action": action, "endpoint": "start", "status": status, "headers": {"Retry-After": "7"}})
     answer = await client.start()
@@ -92,7 +92,7 @@ async def test_errors_come_in_every_shape(client, shape, kind, body):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_delay_comes_before_or_after_the_effect(client, simulator, when):
+async def test_delay_comes_before_or_after_the_effect(client, simulator, when):
     """The wait lies between arrival and effect, or between effect and answer; waits add up."""
     delay = {"action": "delay", "endpoint": "start", "seconds": 0.4, "when": when, "times": None}
     await client.inject(delay, delay)
@@ -104,7 +104,7 @@ async def test_a_delay_comes_before_or_after_the_effect(client, simulator, when)
     assert waits.popitem()[1] < 0.4
 
 
-async def test_a_delay_and_another_fault_go_together(client, simulator):
+async def test_delay_and_another_fault_go_together(client, simulator):
     """A slow refusal: the delay first, then the first other rule."""
     await client.inject(
         {"action": "delay", "seconds": 0.1}, {"action": "refuse", "status": 503}, {"action": "refuse", "status": 400}
@@ -115,8 +115,8 @@ async def test_a_delay_and_another_fault_go_together(client, simulator):
 
 
 @pytest.mark.parametrize(("how", "error"), [("hang", httpx.ReadTimeout), ("reset", httpx.ReadError)])
-async def test_a_start_may_take_effect_after_the_client_gave_up(pair, how, error):
-    """The zombie: nothing in the list when the client looks first, a recording later."""
+async def test_start_may_take_effect_after_the_client_gave_up(pair, how, error):
+    """A late start: the list shows nothing at first, a recording later."""
     simulator, client = pair
     await client.inject({"action": "apply_late", "endpoint": "start", "seconds": 2, "how": how})
     # A reset comes by itself; a call that hangs is given up, but not before it has arrived.
@@ -135,7 +135,7 @@ async def test_a_start_may_take_effect_after_the_client_gave_up(pair, how, error
     assert call.applied - call.received >= 1.99
 
 
-async def test_a_client_that_hangs_up_cancels_nothing(client, simulator):
+async def test_client_that_hangs_up_cancels_nothing(client, simulator):
     """An upstream goes on with what it was asked, as it must be expected to."""
     await client.inject({"action": "delay", "endpoint": "start", "seconds": 1.5})
     client.timeout = httpx.Timeout(0.5)
@@ -146,7 +146,7 @@ async def test_a_client_that_hangs_up_cancels_nothing(client, simulator):
     assert simulator.calls[0].answered is None
 
 
-async def test_a_list_can_lie_once(client):
+async def test_list_can_be_empty_once(client):
     """One empty page, and the next is true again."""
     await client.start()
     await client.inject({"action": "empty_once", "endpoint": "list"})
@@ -154,7 +154,7 @@ async def test_a_list_can_lie_once(client):
     assert len(await client.list(roomId="abcd-efgh-ijkl")) == 1
 
 
-async def test_a_list_can_fail(client):
+async def test_list_can_fail(client):
     """An error instead of a page."""
     await client.inject({"action": "error", "endpoint": "list"})
     assert (await client.get(TRACKS)).status_code == 500
@@ -179,7 +179,7 @@ async def test_every_endpoint_can_fail(client, endpoint, method, path):
 
 
 @pytest.mark.parametrize("match", [{"roomId": "r1"}, {"participantId": "p1"}, {"kind": "audio"}, {"endpoint": "stop"}])
-async def test_rules_strike_only_what_they_name(client, match):
+async def test_fault_applies_only_to_matching_calls(client, match):
     """A call that differs in one named thing is left alone, and does not use the rule up."""
     await client.inject({"action": "refuse", "status": 418, **match})
     assert (await client.start()).status_code == 200
@@ -188,7 +188,7 @@ async def test_rules_strike_only_what_they_name(client, match):
     assert answer.status_code == 418
 
 
-async def test_rules_hold_as_often_as_they_say(client):
+async def test_fault_applies_its_number_of_times(client):
     """A number of times, or for ever; lifting them ends both."""
     await client.inject({"action": "refuse", "status": 418, "times": 2})
     assert [(await client.stop()).status_code for _ in range(3)] == [418, 418, 404]
@@ -200,7 +200,7 @@ async def test_rules_hold_as_often_as_they_say(client):
     assert (await client.stop()).status_code == 404
 
 
-def test_chances_can_be_repeated():
+def test_fault_probability_repeats_with_its_seed():
     """With one seed the same calls are struck; about as many as the probability says."""
     subject = Subject("start", "r", "p", "audio")
 
@@ -214,7 +214,7 @@ def test_chances_can_be_repeated():
     assert 240 < sum(draw(7)) < 360
 
 
-async def test_an_unauthorised_call_uses_no_rule_up(client, simulator):
+async def test_unauthorised_call_uses_no_rule_up(client, simulator):
     """A bad token is refused before any fault is considered."""
     await client.inject({"action": "refuse", "status": 418})
     assert (await client.get(TRACKS, headers={"authorization": "x"})).status_code == 401

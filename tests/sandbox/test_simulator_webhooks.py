@@ -22,7 +22,7 @@ def check_signature(public_key, request):
     key.verify(signature, request.body, padding.PKCS1v15(), hashes.SHA256())
 
 
-async def test_a_recording_tells_of_its_life(client, simulator, listener, document, validate):
+async def test_simulator_sends_four_signed_webhooks_of_a_recording(client, simulator, listener, document, validate):
     """Four events in order, signed over the raw bytes, of the documented form, to the address the call named."""
     await client.start(webhookUrl=listener.url("/hook/a?key=1%2F2"))
     await client.stop()
@@ -40,7 +40,7 @@ async def test_a_recording_tells_of_its_life(client, simulator, listener, docume
         )
 
 
-async def test_a_stopped_event_is_byte_for_byte_in_the_documented_form(client, simulator, listener):
+async def test_stopped_event_is_byte_for_byte_in_the_documented_form(client, simulator, listener):
     """Same fields, same order, no blanks: what a receiver hashes must not depend on luck."""
     await client.start(webhookUrl=listener.url())
     await client.stop()
@@ -63,7 +63,7 @@ async def test_two_started_events_of_a_track_are_the_same_bytes(client, simulato
     assert len(set(started)) == 1
 
 
-async def test_a_file_in_the_customers_bucket_has_no_public_address(client, simulator, listener):
+async def test_file_in_the_customers_bucket_has_no_public_address(client, simulator, listener):
     """With a prefix the stopped event says null."""
     await client.start(webhookUrl=listener.url(), bucketDirPath="mine")
     await client.stop()
@@ -77,7 +77,7 @@ async def test_a_file_in_the_customers_bucket_has_no_public_address(client, simu
     ("patterns", "count"),
     [(["participant-track-recording-*"], 2), (["participant-track-recording-started"], 1), (["recording-*"], 0)],
 )
-async def test_a_room_may_register_an_endpoint(client, simulator, listener, patterns, count):
+async def test_room_may_register_an_endpoint(client, simulator, listener, patterns, count):
     """The registered address gets the events its patterns cover, and the call's own gets all."""
     made = await client.post("/v2/rooms", json={"webhook": {"endPoint": listener.url("/room"), "events": patterns}})
     await client.start(roomId=made.json()["roomId"], webhookUrl=listener.url("/call"))
@@ -86,8 +86,8 @@ async def test_a_room_may_register_an_endpoint(client, simulator, listener, patt
     assert (paths.count("/room"), paths.count("/call")) == (count, 2)
 
 
-async def test_a_room_hears_of_people_and_sessions(client, simulator, listener):
-    """Joining, leaving and the end of a session are told, with what they ended."""
+async def test_simulator_sends_webhooks_about_participants_and_sessions(client, simulator, listener):
+    """The simulator sends joining, leaving and the end of a session, with what they ended."""
     made = await client.post("/v2/rooms", json={"webhook": {"endPoint": listener.url(), "events": ["*"]}})
     room = made.json()["roomId"]
     await client.start(roomId=room, participantId="alice")
@@ -108,7 +108,7 @@ async def test_a_room_hears_of_people_and_sessions(client, simulator, listener):
 
 
 @pytest.mark.parametrize("webhook", [True, False])
-async def test_a_recording_may_end_by_itself(client, simulator, listener, webhook):
+async def test_recording_may_end_by_itself(client, simulator, listener, webhook):
     """With a webhook or silently, the row ends all the same."""
     await client.start(webhookUrl=listener.url())
     ended = await client.control("end", roomId=ROOM, participantId="alice", kind="video", webhook=webhook)
@@ -119,7 +119,7 @@ async def test_a_recording_may_end_by_itself(client, simulator, listener, webhoo
     assert await client.control("end", roomId=ROOM, participantId="alice", kind="video") == {"ended": 0}
 
 
-async def test_a_recording_may_fail(client, simulator, listener):
+async def test_recording_may_fail(client, simulator, listener):
     """The failed event carries no reason."""
     await client.start(webhookUrl=listener.url())
     await client.control("fail", roomId=ROOM, participantId="alice", kind="video")
@@ -149,7 +149,7 @@ async def test_rows_count_their_deliveries(client, simulator, listener):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "ftp://127.0.0.1/", "nonsense", "http://127.0.0.1:99999/"])
-async def test_an_address_that_cannot_be_reached_harms_nothing(client, simulator, url):
+async def test_address_that_cannot_be_reached_harms_nothing(client, simulator, url):
     """The start succeeds, and the row counts what was lost."""
     assert (await client.start(webhookUrl=url)).status_code == 200
     await simulator.settle()
@@ -157,7 +157,7 @@ async def test_an_address_that_cannot_be_reached_harms_nothing(client, simulator
     assert [delivery.status for delivery in simulator.deliveries] == [None, None]
 
 
-async def test_a_listener_that_hangs_delays_no_answer(running, listener):
+async def test_listener_that_hangs_delays_no_answer(running, listener):
     """Deliveries happen beside the answers, and are given up after their time."""
     async with running(webhook_timeout_seconds=0.2) as (simulator, client):
         listener.hold.clear()
@@ -207,7 +207,7 @@ async def test_webhooks_can_go_astray(client, simulator, listener, rule, stages)
     assert row["totalCount"] == max(len(stages), 4), "a lost one counts as sent"
 
 
-async def test_a_webhook_that_nothing_follows_is_not_held_for_ever(client, simulator, listener):
+async def test_webhook_that_nothing_follows_is_not_held_for_ever(client, simulator, listener):
     """Where no later event comes, the reordered one goes out alone."""
     await client.inject(
         {"action": "webhook_reordered", "event": "participant-track-recording-stopped", "seconds": 0.05}
@@ -218,7 +218,7 @@ async def test_a_webhook_that_nothing_follows_is_not_held_for_ever(client, simul
     assert listener.stages[-1] == "stopped"
 
 
-async def test_a_webhook_can_come_without_its_signature(client, simulator, listener):
+async def test_webhook_can_come_without_its_signature(client, simulator, listener):
     """One unsigned, the next signed again."""
     await client.inject({"action": "webhook_unsigned"})
     await client.start(webhookUrl=listener.url())
@@ -226,7 +226,7 @@ async def test_a_webhook_can_come_without_its_signature(client, simulator, liste
     assert ["videosdk-signature" in request.headers for request in listener.taken] == [False, True]
 
 
-async def test_a_webhook_can_come_before_the_answer(client, simulator, listener):
+async def test_webhook_can_come_before_the_answer(client, simulator, listener):
     """With a delay after the effect, the listener knows before the caller does."""
     await client.inject({"action": "delay", "endpoint": "start", "seconds": 1, "when": "after"})
     await client.start(webhookUrl=listener.url())

@@ -1,4 +1,4 @@
-"""The embedded Valkey: comes up, does as told, and never outlives whoever started it."""
+"""The embedded Valkey: comes up, obeys its arguments, and never outlives its parent."""
 
 import contextlib
 import os
@@ -161,7 +161,7 @@ def test_another_binary_may_be_given(tmp_path: Path):
         assert Path(f"/proc/{valkey.pid}/exe").resolve() == link
 
 
-def test_failure_to_start_is_told_with_the_servers_words():
+def test_failure_to_start_names_the_servers_error():
     """A server that refuses its arguments, or is not there, is an error that holds what it said."""
     with pytest.raises(ValkeyError, match="Bad directive"):
         EmbeddedValkey(extra=["--no-such-directive", "1"]).start()
@@ -179,8 +179,8 @@ def test_silent_server_is_given_up(tmp_path: Path):
     assert not runs(int(said.read_text()))
 
 
-def test_a_port_that_is_given_back_in_a_moment_is_waited_for() -> None:
-    """Whoever is being started holds for a moment what was open here when it was forked."""
+def test_port_that_is_given_back_in_a_moment_is_waited_for() -> None:
+    """A process that is being started holds for a moment what was open here when it was forked."""
     port = free_port()
     with socket.socket() as inherited:
         inherited.bind(("127.0.0.1", port))
@@ -190,7 +190,7 @@ def test_a_port_that_is_given_back_in_a_moment_is_waited_for() -> None:
 
 
 def test_taken_port_is_refused():
-    """A port somebody else listens on is an error, not a mix-up of servers."""
+    """A port that another process listens on is an error, not a mix-up of servers."""
     with EmbeddedValkey(port=0) as first, pytest.raises(ValkeyError, match="cannot be used"):
         EmbeddedValkey(port=first.port).start()
 
@@ -229,7 +229,7 @@ def test_tether_passes_signals_on_and_the_status_back():
 
 
 def test_tether_removes_a_directory_at_the_end_of_its_input(tmp_path: Path):
-    """When its input ends, the command is killed and the directory it was told of is removed."""
+    """When its input ends, the command is killed and the directory it was given is removed."""
     directory = tmp_path / "scratch"
     directory.mkdir()
     with tethered("--remove", str(directory), "sleep", "60") as (process, pid):

@@ -66,7 +66,7 @@ async def seen(project, pair):
     return json.loads(out)
 
 
-async def test_the_vendors_package_works_against_the_simulator(seen, simulator):
+async def test_vendors_package_works_against_the_simulator(seen, simulator):
     """Start, stop, list, get, delete and webhook signatures, with the errors the package tells apart."""
     assert seen["start"] == "track recording started successfully."
     assert seen["startAgain"] == "ResourceConflictError"
@@ -90,7 +90,7 @@ async def test_the_vendors_package_works_against_the_simulator(seen, simulator):
     assert list(first.body) == ["roomId", "bucketDirPath", "participantId", "kind", "fileFormat", "webhookUrl"]
 
 
-async def test_the_vendors_package_and_the_gateway_agree_on_signatures(seen, simulator):
+async def test_vendors_package_and_the_gateway_agree_on_signatures(seen, simulator):
     """What the package takes for VideoSDK's the gateway does, and nothing else: bodies and signatures, some changed."""
 
     async def public_key():
@@ -105,6 +105,6 @@ async def test_the_vendors_package_and_the_gateway_agree_on_signatures(seen, sim
     assert (len(ours), sum(ours)) == (20, 4)
 
 
-def test_the_lock_file_names_no_registry():
-    """Whoever installs it takes the package from the registry of their own choice."""
+def test_lock_file_names_no_registry():
+    """The lock file leaves the choice of a registry to the installer."""
     assert "http" not in (PROJECT / "package-lock.json").read_text("utf-8")

@@ -16,14 +16,10 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import IdentityProvider, demo_join_token
 from gateway.settings.load import load
 from tests import harness
-from tests.settings_reach.scene import START, STOP, Given, Scene, record_key
+from tests.api_client import address
+from tests.settings_reach.scene import Given, Scene, record_key
 
 ISSUER = "https://id.example/"
-
-
-def address(track: dict[str, str]) -> str:
-    """Return where a track is looked at."""
-    return f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
 
 
 async def passed(seconds: float) -> None:
@@ -39,7 +35,7 @@ async def server_with_the_record(scene: Scene, given: Given) -> str:
     """Return the name of the Redis that a start leaves its record in."""
     track = scene.track()
     async with scene.serving(given) as gateway:
-        assert (await gateway.post(START, json=track)).status_code == 201
+        assert (await gateway.start(track)).status_code == 201
     found: list[str] = []
     for name in ("this-server", "other-server"):
         async with Redis.from_url(await scene.fill(f"{{{name}}}"), decode_responses=True) as redis:
@@ -56,21 +52,21 @@ async def readiness(scene: Scene, given: Given) -> int:
 async def start_status(scene: Scene, given: Given) -> int:
     """Return the status of a start."""
     async with scene.serving(given) as gateway:
-        return (await gateway.post(START, json=scene.track())).status_code
+        return (await gateway.start(scene.track())).status_code
 
 
 async def account_that_was_asked(scene: Scene, given: Given) -> str:
     """Return the name of the VideoSDK that was sent a start."""
     before = scene.asked("start")
     async with scene.serving(given) as gateway:
-        assert (await gateway.post(START, json=scene.track())).status_code == 201
+        assert (await gateway.start(scene.track())).status_code == 201
     return "this-account" if scene.asked("start") > before else "other-account"
 
 
 async def webhook_of_a_start(scene: Scene, given: Given) -> str | None:
     """Return the address for webhooks that a start without one of its own takes along."""
     async with scene.serving(given) as gateway:
-        await gateway.post(START, json=scene.track())
+        await gateway.start(scene.track())
     return next(call for call in reversed(scene.simulator.calls) if call.endpoint == "start").body.get("webhookUrl")
 
 
@@ -92,7 +88,7 @@ async def calls_side_by_side(scene: Scene, given: Given) -> int:
     """Return how many of three starts VideoSDK has before it answers the first."""
     upstream, tracks = await scene.upstream(), [scene.track() for _ in range(3)]
     async with scene.serving({**given, "GATEWAY_VIDEOSDK_URL": upstream.server.url}) as gateway:
-        callers = [asyncio.create_task(gateway.post(START, json=track)) for track in tracks]
+        callers = [asyncio.create_task(gateway.start(track)) for track in tracks]
         for track in tracks:
             await harness.until(lambda track=track: scene.record(track, "granted"), timeout=30)
         allowed = int(given["GATEWAY_UPSTREAM_CONCURRENCY"] or 0)
@@ -128,9 +124,9 @@ async def sent_under_its_first_claim(scene: Scene, given: Given) -> bool:
     """Return whether a start that had to wait for its connection is sent under the claim it waited with."""
     upstream, first, second = await scene.upstream(), scene.track(), scene.track()
     async with scene.serving({**given, "GATEWAY_VIDEOSDK_URL": upstream.server.url}) as gateway:
-        callers = [asyncio.create_task(gateway.post(START, json=first))]
+        callers = [asyncio.create_task(gateway.start(first))]
         await harness.eventually(lambda: upstream.starts)
-        callers.append(asyncio.create_task(gateway.post(START, json=second)))
+        callers.append(asyncio.create_task(gateway.start(second)))
         holder = await harness.until(lambda: holder_of(scene, second))
         await passed(0.1)
         upstream.released.set()
@@ -150,7 +146,7 @@ async def horizon_of_an_unknown_start(scene: Scene, given: Given) -> float | Non
     track = scene.track()
     scene.simulator.inject(Fault(action="reset_before", endpoint="start"))
     async with scene.serving(given) as gateway:
-        assert (await gateway.post(START, json=track)).status_code == 504
+        assert (await gateway.start(track)).status_code == 504
         numbers = await scene.record(track, "started_at", "start_may_land_until")
     return (numbers[1] - numbers[0]) / 1000 if numbers else None
 
@@ -159,7 +155,7 @@ async def lease_of_a_start(scene: Scene, given: Given) -> float | None:
     """Return for how many seconds the claim of a start in flight is granted."""
     upstream, track = await scene.upstream(), scene.track()
     async with scene.serving({**given, "GATEWAY_VIDEOSDK_URL": upstream.server.url}) as gateway:
-        caller = asyncio.create_task(gateway.post(START, json=track))
+        caller = asyncio.create_task(gateway.start(track))
         await harness.eventually(lambda: upstream.starts)
         numbers = await scene.record(track, "granted", "lease")
         upstream.released.set()
@@ -171,9 +167,9 @@ async def repeat_asks_videosdk(scene: Scene, given: Given) -> bool:
     """Return whether a start right after another looks at VideoSDK's list."""
     track = scene.track()
     async with scene.serving(given) as gateway:
-        await gateway.post(START, json=track)
+        await gateway.start(track)
         before = scene.asked("list")
-        assert (await gateway.post(START, json=track)).json()["outcome"] == "already_recording"
+        assert (await gateway.start(track)).json()["outcome"] == "already_recording"
         return scene.asked("list") > before
 
 
@@ -181,15 +177,15 @@ async def start_asks_first(scene: Scene, given: Given) -> bool:
     """Return whether the very first start of a track looks at VideoSDK's list before it is sent."""
     track = scene.track()
     async with scene.serving(given) as gateway:
-        assert (await gateway.post(START, json=track)).json()["outcome"] == "started"
+        assert (await gateway.start(track)).json()["outcome"] == "started"
     return any(call.endpoint == "list" and call.room_id == track["roomId"] for call in scene.simulator.calls)
 
 
 async def looked_after_unasked(scene: Scene, given: Given) -> bool:
-    """Return whether a recording that runs is compared with VideoSDK's list although nobody asks."""
+    """Return whether a recording that runs is compared with VideoSDK's list although no caller asks."""
     track = scene.track()
     async with scene.serving(given) as gateway:
-        assert (await gateway.post(START, json=track)).status_code == 201
+        assert (await gateway.start(track)).status_code == 201
         before = scene.asked("list")
         async with Redis.from_url(scene.valkey.url, decode_responses=True) as redis:
             key = await record_key(redis, track)
@@ -211,7 +207,7 @@ async def rooms_compared_in_a_moment(scene: Scene, given: Given) -> int:
 
     async with scene.serving(given) as gateway, Redis.from_url(server, decode_responses=True) as redis:
         for track in tracks:
-            assert (await gateway.post(START, json=track)).status_code == 201
+            assert (await gateway.start(track)).status_code == 201
         async with redis.pipeline(transaction=True) as both:
             for track in tracks:
                 key = await record_key(redis, track) or ""
@@ -234,18 +230,18 @@ async def hours_that_an_end_is_kept(scene: Scene, given: Given) -> float:
     """Return for how many hours Redis keeps the record of a recording that was stopped."""
     track = scene.track()
     async with scene.serving(given) as gateway:
-        await gateway.post(START, json=track)
-        assert (await gateway.post(STOP, json=track)).json()["outcome"] == "stopped"
+        await gateway.start(track)
+        assert (await gateway.stop(track)).json()["outcome"] == "stopped"
     async with Redis.from_url(scene.valkey.url, decode_responses=True) as redis:
         return round(await redis.pttl(await record_key(redis, track) or "") / 3_600_000, 1)
 
 
 async def deadline_strikes(scene: Scene, given: Given) -> bool:
-    """Return whether a caller is told after 0.3 s that its time is over, while VideoSDK's list cannot be had."""
+    """Return whether a caller is answered after 0.3 s that its time is over, while VideoSDK's list cannot be had."""
     scene.simulator.inject(Fault(action="error", endpoint="list", times=None))
     before = scene.asked("list")
     async with scene.serving(given) as gateway:
-        caller = asyncio.create_task(gateway.post(START, json=scene.track()))
+        caller = asyncio.create_task(gateway.start(scene.track()))
         await harness.eventually(lambda: scene.asked("list") > before)
         await passed(0.35)
         scene.simulator.clear_faults()
@@ -262,7 +258,7 @@ async def hours_that_an_answer_is_kept(scene: Scene, given: Given) -> list[float
 
     before = await answers()
     async with scene.serving(given) as gateway:
-        await gateway.post(START, json=scene.track(), headers={"idempotency-key": uuid.uuid4().hex})
+        await gateway.start(scene.track(), headers={"idempotency-key": uuid.uuid4().hex})
     return [hours for key, hours in (await answers()).items() if key not in before]
 
 
@@ -272,13 +268,13 @@ async def hours_that_an_answer_is_kept(scene: Scene, given: Given) -> list[float
 async def answer_to_a_stranger(scene: Scene, given: Given) -> int:
     """Return what a caller without a key is answered that asks for a track."""
     async with scene.serving(given, key="") as gateway:
-        return (await gateway.get(address(scene.track()))).status_code
+        return (await gateway.show(scene.track())).status_code
 
 
 async def answer_to_the_demo_caller(scene: Scene, given: Given) -> int:
     """Return what the demo caller is answered that asks for a track."""
     async with scene.serving(given) as gateway:
-        return (await gateway.get(address(scene.track()))).status_code
+        return (await gateway.show(scene.track())).status_code
 
 
 async def answers_to_join_tokens(scene: Scene, given: Given) -> list[int]:
@@ -294,7 +290,7 @@ async def answers_to_join_tokens(scene: Scene, given: Given) -> list[int]:
 
 
 async def company_start(scene: Scene, given: Given) -> httpx.Response:
-    """Return what somebody of the company is answered that starts a track."""
+    """Return the answer to a person of the company who starts a track."""
     settings = await scene.environment(given)
     del settings["GATEWAY_CALLERS_FILE"]
     await scene.fill("{keys-of-the-provider}")
@@ -302,7 +298,7 @@ async def company_start(scene: Scene, given: Given) -> httpx.Response:
     said: dict[str, Any] = {"iss": ISSUER, "email": "ada@example.com", "permissions": ["recordings:read"]}
     token = provider.token("ada", rooms=["another-room"], **said)
     async with harness.serve(settings) as url, harness.client(url, token) as gateway:
-        return await gateway.post(START, json=scene.track())
+        return await gateway.start(scene.track())
 
 
 async def company_status(scene: Scene, given: Given) -> int:
@@ -311,7 +307,7 @@ async def company_status(scene: Scene, given: Given) -> int:
 
 
 async def company_name(scene: Scene, given: Given) -> str:
-    """Return whom a recording that somebody of the company started names."""
+    """Return whom a recording names that a person of the company started."""
     return (await company_start(scene, given)).json()["requestedBy"]
 
 
@@ -330,7 +326,7 @@ async def starts_of_one_caller(scene: Scene, given: Given) -> list[int]:
     file = scene.folder / "limited.toml"
     file.write_text(entry)
     async with scene.serving({**given, "GATEWAY_CALLERS_FILE": str(file)}, key) as gateway:
-        return [(await gateway.post(START, json=scene.track())).status_code for _ in range(2)]
+        return [(await gateway.start(scene.track())).status_code for _ in range(2)]
 
 
 async def starts_of_one_track(scene: Scene, given: Given) -> list[int]:
@@ -338,8 +334,8 @@ async def starts_of_one_track(scene: Scene, given: Given) -> list[int]:
     track, answers = scene.track(), list[int]()
     async with scene.serving(given) as gateway:
         for _ in range(3):
-            answers.append((await gateway.post(START, json=track)).status_code)
-            assert (await gateway.post(STOP, json=track)).status_code == 200
+            answers.append((await gateway.start(track)).status_code)
+            assert (await gateway.stop(track)).status_code == 200
     return answers
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
-import httpx
 from redis.asyncio import Redis
 
 from gateway.sandbox.identities import IdentityProvider
@@ -19,11 +18,11 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from gateway.sandbox.wire import Exchange, Reply, Request, Server
 from tests import harness
+from tests.api_client import START, STOP, ApiClient
 from tests.papers import make_papers
 
 __all__ = ["START", "STOP", "Given", "Observe", "Row", "Scene", "Upstream"]
 
-START, STOP = "/v1/recordings/track/start", "/v1/recordings/track/stop"
 
 Given = Mapping[str, str | None]
 """Variables, over those of every test; None takes one away."""
@@ -98,7 +97,7 @@ class Scene:
         return {name: await self.fill(text) for name, text in every.items() if text is not None}
 
     @asynccontextmanager
-    async def serving(self, given: Given, key: str | None = None) -> AsyncGenerator[httpx.AsyncClient]:
+    async def serving(self, given: Given, key: str | None = None) -> AsyncGenerator[ApiClient]:
         """Serve a gateway; a client that shows the demo caller's key, or another; `""` for none."""
         settings = await self.environment(given)
         async with harness.serve(settings) as url, harness.client(url, self.demo.key if key is None else key) as client:

@@ -22,7 +22,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_a_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: EmbeddedValkey) -> None:
+async def test_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: EmbeddedValkey) -> None:
     """Cancelled at any moment of a call, never swallowed: the process could otherwise not shut down."""
     connection = Connection(valkey.url)
 
@@ -52,7 +52,7 @@ async def test_a_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: Embedded
         "redis+cluster://127.0.0.1:1",
     ],
 )
-async def test_a_server_that_is_not_there_is_unavailable_at_once(url: str) -> None:
+async def test_server_that_is_not_there_is_unavailable_at_once(url: str) -> None:
     """Three failures, whatever kind of Redis it is, and the next answer costs no attempt."""
     connection = Connection(url)
     for _ in range(4):
@@ -62,7 +62,7 @@ async def test_a_server_that_is_not_there_is_unavailable_at_once(url: str) -> No
     await connection.aclose()
 
 
-async def test_a_server_that_fails_is_not_asked_until_it_is_time() -> None:
+async def test_failing_server_is_not_asked_until_its_pause_is_over() -> None:
     """After three failures fifty calls are answered without a word to the server."""
     asked: list[asyncio.StreamWriter] = []
 
@@ -83,7 +83,7 @@ async def test_a_server_that_fails_is_not_asked_until_it_is_time() -> None:
     await server.wait_closed()
 
 
-async def test_a_server_that_is_back_is_found_by_the_next_try() -> None:
+async def test_recovered_server_is_found_by_the_next_try() -> None:
     """One call tries, and where it succeeds all others are made again."""
     with EmbeddedValkey() as server:
         connection = Connection(server.url, probe_every=0)
@@ -99,7 +99,7 @@ async def test_a_server_that_is_back_is_found_by_the_next_try() -> None:
         await connection.aclose()
 
 
-async def test_calls_share_so_many_connections() -> None:
+async def test_calls_share_no_more_connections_than_allowed() -> None:
     """Thirty calls at once open two connections where no more are allowed."""
     with EmbeddedValkey() as server:
         connection = Connection(server.url, max_connections=2)
@@ -110,7 +110,7 @@ async def test_calls_share_so_many_connections() -> None:
         await connection.aclose()
 
 
-async def test_another_server_is_not_moved_to(valkey: EmbeddedValkey) -> None:
+async def test_connection_keeps_its_server_when_its_file_changes(valkey: EmbeddedValkey) -> None:
     """Replicas that read of it at different moments would not see each other's claims: it takes a restart of all."""
     place = [valkey.url]
     connection = Connection(lambda: place[0])
@@ -138,7 +138,7 @@ async def test_waiting_for_a_connection_is_no_failure(valkey: EmbeddedValkey) ->
     await connection.aclose()
 
 
-async def test_a_url_says_for_how_long_redis_is_waited_for() -> None:
+async def test_connection_timeouts_come_from_the_url() -> None:
     """Time-outs in its query bound a command, and a new connection with it; otherwise Redis is lost after a second."""
     with EmbeddedValkey(port=0) as server:
         gate = Gate(server.port)
@@ -156,7 +156,7 @@ async def test_a_url_says_for_how_long_redis_is_waited_for() -> None:
         await gate.close()
 
 
-async def test_whatever_the_client_stumbles_over_when_a_connection_ends_is_unavailable(valkey: EmbeddedValkey) -> None:
+async def test_connection_error_of_any_kind_is_unavailable(valkey: EmbeddedValkey) -> None:
     """A Cluster's client writes to a connection that another command's failure has just ended, and finds none."""
 
     class Stumbling(Connection):

@@ -45,8 +45,8 @@ async def listening(*, ping_after: float, reconnect_after: float) -> AsyncGenera
             await gate.close()
 
 
-async def test_a_subscription_that_is_silent_too_long_is_made_anew() -> None:
-    """Nothing arrives, not even the answer to a ping: it is given up, and whoever waits is told of the gap."""
+async def test_subscription_that_is_silent_too_long_is_made_anew() -> None:
+    """Nothing arrives, not even the answer to a ping: the subscription is given up, and every waiter receives a gap."""
     async with listening(ping_after=0.1, reconnect_after=0.8) as one:
         one.gate.deaf = True
         await harness.eventually(lambda: not one.wakeups.listening)

@@ -1,4 +1,4 @@
-"""The subscription: what it hears on a real server, and each way in which it can be cut off.
+"""The subscription: what it receives on a real server, and each way in which it can be cut off.
 
 What a real server does only after seconds of silence is shown with an imagined connection, on a clock of its own.
 """
@@ -26,7 +26,7 @@ WAKE, ROOM, OTHER = "rec:wake", "rec:{00}:t:room:events", "rec:{00}:t:other:even
 
 @pytest.fixture
 def server() -> Generator[EmbeddedValkey]:
-    """A server of the test's own: nobody else publishes, and it may be harmed."""
+    """A server of the test's own: no other test publishes there, and it may be harmed."""
     with EmbeddedValkey() as server:
         yield server
 
@@ -38,7 +38,7 @@ def admin(server: EmbeddedValkey) -> Generator["redis.Redis"]:
         yield client
 
 
-class Heard:
+class Received:
     """A subscription, and all that came of it."""
 
     def __init__(self, connection: Connection, now: Callable[[], float] | None = None) -> None:
@@ -55,7 +55,7 @@ class Heard:
         self.gaps += 1
 
     def watch(self, channel: str) -> None:
-        """Count what is heard of a channel."""
+        """Count what is received of a channel."""
 
         def count() -> None:
             self.update[channel] = self.update.get(channel, 0) + 1
@@ -64,10 +64,10 @@ class Heard:
 
 
 @pytest.fixture
-async def heard(server: EmbeddedValkey) -> AsyncGenerator[Heard]:
+async def heard(server: EmbeddedValkey) -> AsyncGenerator[Received]:
     """A subscription that is in force."""
     connection = Connection(server.url)
-    heard = Heard(connection)
+    heard = Received(connection)
     assert not heard.wakeups.listening
     await heard.start()
     await harness.eventually(lambda: heard.wakeups.listening)
@@ -76,7 +76,7 @@ async def heard(server: EmbeddedValkey) -> AsyncGenerator[Heard]:
     await connection.aclose()
 
 
-async def test_wakeup_that_is_published_is_heard_as_it_is(heard: Heard, admin: "redis.Redis") -> None:
+async def test_notification_that_is_published_arrives_unchanged(heard: Received, admin: "redis.Redis") -> None:
     """The record, the operation, and the payload with whatever lines it has; to subscribe was one gap."""
     admin.publish(WAKE, "rec:{00}:t:r:p:video\n17\n")
     admin.publish(WAKE, "rec:{00}:t:r:p:video\n18\n{}\n€")
@@ -88,7 +88,7 @@ async def test_wakeup_that_is_published_is_heard_as_it_is(heard: Heard, admin: "
     assert heard.gaps == 1
 
 
-async def test_watch_of_a_channel_hears_its_news_until_unwatch(heard: Heard, admin: "redis.Redis") -> None:
+async def test_watch_of_a_channel_receives_messages_until_unwatch(heard: Received, admin: "redis.Redis") -> None:
     """Once when the subscription is in force, since something may have happened before; then each message."""
     heard.watch(ROOM)
     heard.watch(OTHER)
@@ -103,8 +103,8 @@ async def test_watch_of_a_channel_hears_its_news_until_unwatch(heard: Heard, adm
     assert (heard.messages, heard.gaps) == ([], 1)
 
 
-async def test_watch_by_a_second_watcher_replaces_the_first(heard: Heard, admin: "redis.Redis") -> None:
-    """A channel has one watcher at a time."""
+async def test_watch_again_replaces_the_first_listener(heard: Received, admin: "redis.Redis") -> None:
+    """A channel has one listener at a time."""
     first: list[int] = []
     heard.wakeups.watch(ROOM, lambda: first.append(1))
     await harness.eventually(lambda: first)
@@ -114,8 +114,8 @@ async def test_watch_by_a_second_watcher_replaces_the_first(heard: Heard, admin:
     assert first == [1]
 
 
-async def test_subscription_that_is_cut_is_made_anew_with_all_channels(heard: Heard, admin: "redis.Redis") -> None:
-    """Messages may have been lost meanwhile: waiters and watchers are told of the gap; then all is heard as before."""
+async def test_subscription_that_is_cut_is_made_anew_with_all_channels(heard: Received, admin: "redis.Redis") -> None:
+    """Messages may have been lost meanwhile: waiters and listeners receive a gap; then messages arrive as before."""
     heard.watch(ROOM)
     await harness.eventually(lambda: heard.update == {ROOM: 1})
     for cuts in range(1, 4):
@@ -127,7 +127,7 @@ async def test_subscription_that_is_cut_is_made_anew_with_all_channels(heard: He
     await harness.eventually(lambda: heard.messages and heard.update == {ROOM: 5})
 
 
-async def test_subscription_to_a_server_that_is_gone_does_not_listen(heard: Heard, server: EmbeddedValkey) -> None:
+async def test_subscription_to_a_server_that_is_gone_does_not_listen(heard: Received, server: EmbeddedValkey) -> None:
     """While it is away no waiter may rely on messages; when there is one again, it is a gap."""
     server.kill()
     await harness.eventually(lambda: not heard.wakeups.listening)
@@ -141,7 +141,7 @@ async def test_subscription_to_a_server_that_is_gone_does_not_listen(heard: Hear
 
 
 class Line:
-    """What redis-py's subscription is to its user, on the loop's own clock: it says what it is told to."""
+    """What redis-py's subscription is to its user, on the loop's own clock: it returns what the test gives it."""
 
     def __init__(self, connection: "Lines") -> None:
         self._connection = connection
@@ -209,10 +209,10 @@ class Lines(Connection):
         yield self.opened[-1][1]
 
 
-def on_its_own_clock(lines: Lines, story: Callable[[Heard], Any]) -> None:
+def on_its_own_clock(lines: Lines, story: Callable[[Received], Any]) -> None:
     """Tell a story of a subscription on a loop that moves its own time."""
     loop = VirtualLoop()
-    heard = Heard(lines, loop.time)
+    heard = Received(lines, loop.time)
 
     async def tell() -> None:
         await heard.start()
@@ -227,12 +227,12 @@ def on_its_own_clock(lines: Lines, story: Callable[[Heard], Any]) -> None:
         loop.close()
 
 
-def test_subscription_to_what_stays_away_is_tried_ever_more_seldom() -> None:
+def test_subscription_to_an_absent_server_backs_off() -> None:
     """At once, soon, and then once a second, for as long as it takes."""
     lines = Lines()
     lines.away = True
 
-    async def story(heard: Heard) -> None:
+    async def story(heard: Received) -> None:
         await asyncio.sleep(6)
         assert lines.moments == [0, 0.1, 0.3, 0.8, 1.8, 2.8, 3.8, 4.8, 5.8]
         assert (heard.wakeups.listening, heard.gaps) == (False, 0)
@@ -241,11 +241,11 @@ def test_subscription_to_what_stays_away_is_tried_ever_more_seldom() -> None:
 
 
 def test_subscription_that_was_in_force_is_tried_again_soon() -> None:
-    """A line that had been heard was no failure before: the next is opened a tenth of a second after it is lost."""
+    """A subscription that was in force was healthy: the next is opened a tenth of a second after it is lost."""
     lines = Lines()
     lines.away = True
 
-    async def story(heard: Heard) -> None:
+    async def story(heard: Received) -> None:
         await asyncio.sleep(4)
         lines.away = False
         await asyncio.sleep(1)
@@ -265,7 +265,7 @@ def test_subscription_that_is_silent_is_pinged_and_kept_while_it_answers() -> No
     """Half a minute without a message: a sign of life now and then, no new line, and no gap."""
     lines = Lines()
 
-    async def story(heard: Heard) -> None:
+    async def story(heard: Received) -> None:
         await asyncio.sleep(30)
         assert len(lines.opened) == 1
         assert 10 <= len(lines.opened[0][1].pings) <= 30
@@ -279,7 +279,7 @@ def test_subscription_that_answers_no_ping_is_given_up() -> None:
     lines = Lines()
     lines.answers_pings = False
 
-    async def story(heard: Heard) -> None:
+    async def story(heard: Received) -> None:
         await asyncio.sleep(3)
         assert len(lines.opened) == 1
         await asyncio.sleep(1.5)
@@ -295,7 +295,7 @@ def test_watch_that_cannot_be_subscribed_to_makes_the_subscription_anew() -> Non
     lines = Lines()
     lines.fails_to_follow = True
 
-    async def story(heard: Heard) -> None:
+    async def story(heard: Received) -> None:
         heard.watch(ROOM)
         await asyncio.sleep(1)
         assert lines.opened[1][1].subscribed == [{WAKE, ROOM}]
@@ -310,7 +310,7 @@ def test_stop_ends_the_subscription_whatever_redis_py_makes_of_it(made_of_it: ty
     lines = Lines()
     lines.cancelled_as = made_of_it
 
-    async def story(heard: Heard) -> None:
+    async def story(heard: Received) -> None:
         await asyncio.sleep(0.1)
         await heard.wakeups.stop()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
@@ -13,16 +13,15 @@ import redis
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness, servers
+from tests.api_client import NewTrack
 from tests.papers import Papers, make_papers
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
-
 
 @pytest.fixture(scope="module")
 def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
-    """An authority nobody knows, and a certificate of its making for 127.0.0.1."""
+    """An unknown authority, and a certificate of its making for 127.0.0.1."""
     return make_papers(tmp_path_factory.mktemp("papers"))
 
 
@@ -85,7 +84,7 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
             yield f"rediss+sentinel://127.0.0.1:{sentinel}/tracks"
 
 
-async def test_a_private_authority_is_trusted_where_it_is_named(
+async def test_redis_tls_with_a_named_authority_is_trusted(
     address: str, papers: Papers, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Start on one replica, joined on another while it is in flight: commands and wake-ups both come through."""
@@ -100,14 +99,14 @@ async def test_a_private_authority_is_trusted_where_it_is_named(
     ):
         track = new_track()
         simulator.inject(harness.delay("start", 2))
-        answers = await asyncio.gather(
-            *(replica.post("/v1/recordings/track/start", json=track) for replica in (first, second))
-        )
+        answers = await asyncio.gather(*(replica.start(track) for replica in (first, second)))
         assert sorted(answer.json().get("outcome", answer.text) for answer in answers) == ["joined", "started"]
         assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start"]
 
 
-async def test_an_unknown_authority_is_not_trusted(address: str, simulator: Simulator, demo: harness.Demo) -> None:
+async def test_redis_tls_with_an_unknown_authority_is_refused(
+    address: str, simulator: Simulator, demo: harness.Demo
+) -> None:
     """Without the authority's name no command reaches Redis, and the gateway says that it is not ready."""
     settings = harness.environment(address, simulator.url, demo.file, **harness.CALM)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:

@@ -1,7 +1,7 @@
 """The gateway on every kind of Redis it supports: one flow, one answer, whatever lies beneath."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -14,12 +14,12 @@ from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness, servers
+from tests.api_client import ApiClient, NewTrack
 from tests.faults.groups import Sentinels, deafen
 from tests.listener import listening
 
 pytestmark = pytest.mark.anyio
 
-NewTrack = Callable[..., dict[str, str]]
 
 ACL_RULES = (
     "resetchannels ~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +pexpire +pttl +zadd +zrem +zrange "
@@ -31,7 +31,7 @@ ACL_RULES = (
 @asynccontextmanager
 async def two_gateways(
     redis_url: str, simulator: Simulator, demo: harness.Demo
-) -> AsyncGenerator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+) -> AsyncGenerator[tuple[ApiClient, ApiClient]]:
     """Serve two gateways, as two replicas would be, on one Redis."""
     settings = harness.environment(
         redis_url, simulator.url, demo.file, **{**harness.FAST, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "6"}
@@ -50,21 +50,19 @@ async def start_join_stop(redis_url: str, simulator: Simulator, demo: harness.De
     async with two_gateways(redis_url, simulator, demo) as (first, second):
         track = new_track()
         simulator.inject(harness.delay("start", 2))
-        answers = await asyncio.gather(
-            *(replica.post("/v1/recordings/track/start", json=track) for replica in (first, second))
-        )
+        answers = await asyncio.gather(*(replica.start(track) for replica in (first, second)))
         outcomes = [answer.json().get("outcome", answer.text) for answer in answers]
         assert sorted(outcomes) == ["joined", "started"]
         assert len({answer.json()["id"] for answer in answers}) == 1
         ticket = (await first.post(f"/v1/rooms/{track['roomId']}/events/tickets")).json()["ticket"]
         async with listening(second, track["roomId"], ticket=ticket) as reader:
-            stopped = await first.post("/v1/recordings/track/stop", json=track)
+            stopped = await first.stop(track)
             assert stopped.json()["outcome"] == "stopped"
             await reader.until_statuses("stopping", "stopped")
         assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
 
 
-async def test_on_the_embedded_valkey(
+async def test_start_join_stop_on_the_embedded_valkey(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """One server over a Unix socket."""
@@ -72,7 +70,9 @@ async def test_on_the_embedded_valkey(
 
 
 @pytest.mark.parametrize("kind", [servers.OLDEST, "redis", "valkey"])
-async def test_with_the_least_rights(kind: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
+async def test_start_join_stop_with_the_least_rights(
+    kind: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
     """Over TCP, on old servers and new, as a user with only the rights that the page lists."""
     page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
     assert ACL_RULES in " ".join(page.split())
@@ -86,7 +86,7 @@ async def test_with_the_least_rights(kind: str, simulator: Simulator, demo: harn
 
 
 @pytest.mark.parametrize("kind", [kind for kind in servers.KINDS if "-" in kind])
-def test_an_old_server_is_as_old_as_it_is_called(kind: str) -> None:
+def test_old_server_has_the_version_of_its_name(kind: str) -> None:
     """What runs under an old version's name is of that version."""
     family, _, version = kind.partition("-")
     with (
@@ -121,7 +121,9 @@ def cluster(request: pytest.FixtureRequest) -> Generator[str]:
         yield f"redis+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}"
 
 
-async def test_on_a_cluster(cluster: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack) -> None:
+async def test_start_join_stop_on_a_cluster(
+    cluster: str, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
     """Three masters: every track's keys in one slot, wake-ups across nodes."""
     await start_join_stop(cluster, simulator, demo, new_track)
 
@@ -152,7 +154,7 @@ def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
         yield "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/tracks", master, ports[0]
 
 
-async def test_a_sentinel_that_is_gone_delays_nobody(
+async def test_start_with_the_first_sentinel_gone_is_in_time(
     sentinel: tuple[str, EmbeddedValkey, int], simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The first Sentinel named is not there: the next one is asked, within a caller's time."""
@@ -161,7 +163,7 @@ async def test_a_sentinel_that_is_gone_delays_nobody(
     await start_join_stop(gone, simulator, demo, new_track)
 
 
-async def test_on_sentinels_through_a_failover(
+async def test_stop_after_a_sentinel_failover_stops_the_recording(
     sentinel: tuple[str, EmbeddedValkey, int], simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """A recording that was started before a failover is stopped after it, without a restart of the gateway."""
@@ -169,14 +171,14 @@ async def test_on_sentinels_through_a_failover(
     await start_join_stop(url, simulator, demo, new_track)
     async with two_gateways(url, simulator, demo) as (first, second):
         track = new_track()
-        assert (await first.post("/v1/recordings/track/start", json=track)).status_code == 201
+        assert (await first.start(track)).status_code == 201
         with redis.Redis(port=port, decode_responses=True) as reconciler:
             before = reconciler.sentinel_get_master_addr_by_name("tracks")
             master.kill()
             harness.wait_until(lambda: reconciler.sentinel_get_master_addr_by_name("tracks") != before)
 
         async def settled() -> httpx.Response:
-            return await second.post("/v1/recordings/track/start", json=track)
+            return await second.start(track)
 
         answer = await harness.until(settled, lambda answer: answer.status_code != 503)
         assert answer.json().get("outcome") == "already_recording", answer.text
@@ -186,11 +188,11 @@ async def test_on_sentinels_through_a_failover(
             if call.endpoint == "start" and call.participant_id == track["participantId"]
         ]
         assert len(starts) == 1
-        stopped = await first.post("/v1/recordings/track/stop", json=track)
+        stopped = await first.stop(track)
         assert stopped.json()["outcome"] == "stopped"
 
 
-async def test_a_failover_that_forgets_an_answered_stop_does_not_repeat_it(
+async def test_failover_that_forgets_an_answered_stop_does_not_repeat_it(
     tmp_path: Path, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """The replica heard that a stop was begun, but neither that it was done nor of the start that came after it.
@@ -205,23 +207,23 @@ async def test_a_failover_that_forgets_an_answered_stop_does_not_repeat_it(
     with Sentinels(tmp_path) as group:
         master, replica = group.servers
         async with two_gateways(group.url, simulator, demo) as (first, second):
-            started = await first.post("/v1/recordings/track/start", json=track)
+            started = await first.start(track)
             assert started.json()["outcome"] == "started"
             simulator.inject(harness.delay("stop", 0.5))
-            stopping = asyncio.create_task(first.post("/v1/recordings/track/stop", json=track))
+            stopping = asyncio.create_task(first.stop(track))
             await harness.eventually(lambda: calls("stop"))
             with redis.Redis(port=master.port) as writer:
                 assert writer.wait(1, 1000) == 1
             deafen(master, replica)
             assert (await stopping).json()["outcome"] == "stopped"
-            again = await first.post("/v1/recordings/track/start", json=track)
+            again = await first.start(track)
             assert again.json()["outcome"] == "started"
             master.kill()
             replica.resume()
             await asyncio.to_thread(harness.wait_until, lambda: group.masters() == [replica.port])
 
             async def asked() -> httpx.Response:
-                return await second.post("/v1/recordings/track/start", json=track)
+                return await second.start(track)
 
             answer = await harness.until(asked, lambda answer: answer.status_code != 503)
             assert answer.json().get("outcome") == "already_recording", answer.text

@@ -64,7 +64,7 @@ async def failure(videosdk: VideoSDK, **options: object) -> UpstreamError:
         (504, {}, MayHaveHappened),
     ],
 )
-async def test_a_status_is_read_by_its_family(
+async def test_response_status_is_classified_by_its_family(
     videosdk: VideoSDK, simulator: Simulator, status: int, headers: dict[str, str], kind: type[UpstreamError]
 ) -> None:
     """Never by its words."""
@@ -76,14 +76,14 @@ async def test_a_status_is_read_by_its_family(
 
 
 @pytest.mark.parametrize("shape", ["text", "string", "message", "error", "msg", "statusMessage"])
-async def test_its_words_are_found_in_every_shape(videosdk: VideoSDK, simulator: Simulator, shape: str) -> None:
+async def test_error_message_is_found_in_every_shape(videosdk: VideoSDK, simulator: Simulator, shape: str) -> None:
     """The vendor documents no error body; its own package looks in all of these."""
     rule = Fault(action="refuse", endpoint="start", status=404, body=shape, text="no such room")  # pyright: ignore[reportArgumentType]
     simulator.inject(rule)
     assert (await failure(videosdk)).message == "no such room"
 
 
-async def test_its_words_are_bounded_and_scrubbed(videosdk: VideoSDK, simulator: Simulator) -> None:
+async def test_error_message_is_bounded_and_scrubbed(videosdk: VideoSDK, simulator: Simulator) -> None:
     """A token or a query that VideoSDK repeats goes no further."""
     text = f"bad eyJhbGciOiJIUzI1NiJ9.eyJhIjoxfQ.c2ln at https://h.example/x?secret=1 {'x' * 999}"
     simulator.inject(Fault(action="refuse", endpoint="start", status=400, body="text", text=text))
@@ -96,7 +96,7 @@ async def test_its_words_are_bounded_and_scrubbed(videosdk: VideoSDK, simulator:
 @pytest.mark.parametrize(
     "action", ["reset_before", "reset_after", "hang_before", "hang_after", "garbage", "half_response", "error"]
 )
-async def test_what_was_sent_may_have_happened(simulator: Simulator, action: str) -> None:
+async def test_call_that_was_sent_may_have_happened(simulator: Simulator, action: str) -> None:
     """Whatever the other side did with it: we do not know."""
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=1.5 if "hang" in action else harness.BOUND)
@@ -105,7 +105,7 @@ async def test_what_was_sent_may_have_happened(simulator: Simulator, action: str
     await videosdk.aclose()
 
 
-async def test_nobody_listening_means_never_sent() -> None:
+async def test_call_to_a_closed_port_was_never_sent() -> None:
     """A connection that was never made."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -114,7 +114,7 @@ async def test_nobody_listening_means_never_sent() -> None:
         await videosdk.aclose()
 
 
-async def test_a_name_that_does_not_resolve_means_never_sent() -> None:
+async def test_call_to_an_unresolvable_name_was_never_sent() -> None:
     """Neither does one that is no name at all."""
     for host in ("http://nowhere.invalid", "http://a..b"):
         videosdk = VideoSDK(host, FixedToken(Secret("t")), timeout=20)
@@ -122,7 +122,7 @@ async def test_a_name_that_does_not_resolve_means_never_sent() -> None:
         await videosdk.aclose()
 
 
-async def test_a_closed_gate_keeps_every_byte_back(videosdk: VideoSDK, simulator: Simulator) -> None:
+async def test_call_behind_a_closed_gate_sends_no_byte(videosdk: VideoSDK, simulator: Simulator) -> None:
     """The last check is made with the connection open, right before the first byte; the client stays usable."""
     error = await failure(videosdk, may_send=lambda: False)
     assert type(error) is SendWindowClosed
@@ -132,7 +132,7 @@ async def test_a_closed_gate_keeps_every_byte_back(videosdk: VideoSDK, simulator
     assert [call.endpoint for call in simulator.calls] == ["start"]
 
 
-async def test_no_connection_to_be_had_means_never_sent(simulator: Simulator) -> None:
+async def test_call_without_a_free_connection_was_never_sent(simulator: Simulator) -> None:
     """The only connection is taken: who waits for it in vain has sent nothing."""
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=30, max_connections=1)
@@ -146,14 +146,14 @@ async def test_no_connection_to_be_had_means_never_sent(simulator: Simulator) ->
     await videosdk.aclose()
 
 
-async def test_absent_parameters_stay_absent(videosdk: VideoSDK, simulator: Simulator) -> None:
+async def test_start_without_optional_parameters_sends_none(videosdk: VideoSDK, simulator: Simulator) -> None:
     """`null` may be refused, so nothing is sent that was not given."""
     await videosdk.start(TRACK)
     assert simulator.calls[0].body == {"roomId": "room-1", "participantId": "ada", "kind": "video"}
 
 
 @pytest.mark.parametrize("answers", ["json", "text", "empty"])
-async def test_every_shape_of_success_is_success(answers: str, signer: object) -> None:
+async def test_response_in_every_shape_of_success_is_success(answers: str, signer: object) -> None:
     """A bare JSON string is documented; plain text and nothing are what the vendor's package also takes."""
     async with harness.simulator(signer=signer, answers=answers) as simulator:
         videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=20)
@@ -162,7 +162,7 @@ async def test_every_shape_of_success_is_success(answers: str, signer: object) -
         await videosdk.aclose()
 
 
-async def test_the_list_is_read_to_its_end_and_filtered_again(simulator: Simulator) -> None:
+async def test_list_of_many_pages_is_read_to_its_end_and_filtered(simulator: Simulator) -> None:
     """More than a page of rows, and rows of others."""
     videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=20)
     for _ in range(105):
@@ -175,7 +175,7 @@ async def test_the_list_is_read_to_its_end_and_filtered_again(simulator: Simulat
     assert {row.participant_id for row in rows} == {"ada"}
 
 
-async def test_a_list_that_ignores_its_filters_is_filtered_here() -> None:
+async def test_list_that_ignores_its_filters_is_filtered_here() -> None:
     """VideoSDK answers a query it does not understand with the whole account; how many there are is not needed."""
     row = b'{"id":"1","roomId":"other","participantId":"ada","kind":"video","start":null,"end":null}'
     rows = b'{"pageInfo":{"lastPage":1,"total":null},"data":[%s]}' % row
@@ -224,7 +224,7 @@ async def test_pages_of_different_lists_make_no_list(wrong: int, found: list[str
     await server.stop()
 
 
-async def test_a_list_of_more_pages_than_are_read_is_no_list() -> None:
+async def test_list_of_more_pages_than_are_read_is_no_list() -> None:
     """Fifty pages are read; with one more what is not known could be what records."""
     last = 50
 
@@ -244,7 +244,7 @@ async def test_a_list_of_more_pages_than_are_read_is_no_list() -> None:
     await server.stop()
 
 
-async def test_rows_without_an_id_are_all_there() -> None:
+async def test_list_keeps_all_rows_without_an_id() -> None:
     """None hides another: one of them may be what records."""
     row = '{"roomId":"room-1","participantId":"ada","kind":"video","start":"2027-01-15T08:00:0%d.000Z","end":null}'
     rows = f'{{"data":[{row % 1},{row % 2},{row % 3}]}}'.encode()
@@ -260,8 +260,8 @@ async def test_rows_without_an_id_are_all_there() -> None:
     await server.stop()
 
 
-async def test_the_token_follows_no_redirect(simulator: Simulator) -> None:
-    """It is sent to the configured host alone; where that points elsewhere, nobody knows what became of the call."""
+async def test_call_follows_no_redirect(simulator: Simulator) -> None:
+    """It is sent to the configured host alone; where that points elsewhere, the outcome of the call is unknown."""
 
     async def redirect(exchange: Exchange) -> None:
         exchange.reply(

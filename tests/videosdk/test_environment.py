@@ -37,7 +37,7 @@ class Eavesdropper:
 
 @pytest.fixture
 async def eavesdropper(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Eavesdropper]:
-    """Somebody at the address that every variable for proxies names, in both spellings."""
+    """A listener at the address that every variable for proxies names, in both spellings."""
     listener = Eavesdropper()
     server = await asyncio.start_server(listener.listen, "127.0.0.1", 0)
     listener.port = server.sockets[0].getsockname()[1]
@@ -57,7 +57,7 @@ def client(url: str, tmp_path: Path) -> VideoSDK:
 async def test_call_with_a_proxy_in_the_environment_goes_to_videosdk_alone(
     simulator: Simulator, eavesdropper: Eavesdropper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A call over http arrives where it belongs, one over https goes nowhere else; the proxy hears of neither."""
+    """A call over http arrives where it belongs, one over https goes nowhere else; the proxy receives neither."""
     monkeypatch.setenv(name, f"http://127.0.0.1:{eavesdropper.port}")
     videosdk = client(simulator.url, tmp_path / "http")
     await videosdk.start(TRACK)

@@ -27,7 +27,7 @@ BODY = b'{"webhookType":"session-started","data":{"meetingId":"abcd-efgh-ijkl"}}
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """Seconds that pass when the test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -71,7 +71,7 @@ def pem(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, form: str = "SubjectP
     return key.public_bytes(serialization.Encoding.PEM, format_).decode()
 
 
-async def test_a_genuine_signature_fits_and_the_key_is_fetched_once(upstream: Upstream) -> None:
+async def test_signature_that_is_genuine_fetches_the_key_once(upstream: Upstream) -> None:
     """Many at once, before any key is there: one call for the key."""
     signature = upstream.simulator.sign(BODY)
     verdicts = await asyncio.gather(*(upstream.judge(signature) for _ in range(50)))
@@ -79,7 +79,7 @@ async def test_a_genuine_signature_fits_and_the_key_is_fetched_once(upstream: Up
     assert upstream.fetches == 1
 
 
-async def test_whatever_is_no_signature_of_this_body_is_forged_without_a_call(upstream: Upstream) -> None:
+async def test_signature_in_a_wrong_form_is_forged_without_a_fetch(upstream: Upstream) -> None:
     """Other forms of a right signature and things that cannot be one do not even lead to a fetch."""
     signature = upstream.simulator.sign(BODY)
     for wrong in (
@@ -109,7 +109,7 @@ async def test_whatever_is_no_signature_of_this_body_is_forged_without_a_call(up
     )
 
 
-async def test_a_storm_of_forgeries_fetches_once_a_minute(upstream: Upstream) -> None:
+async def test_signature_forgeries_fetch_once_a_minute(upstream: Upstream) -> None:
     """A thousand forgeries, at once or one by one, in three minutes: three calls; genuine ones pass all the time."""
     forged = base64.b64encode(os.urandom(256))
     for minute in range(1, 4):
@@ -123,7 +123,7 @@ async def test_a_storm_of_forgeries_fetches_once_a_minute(upstream: Upstream) ->
         upstream.clock.now += 1
 
 
-async def test_a_new_key_is_found_with_one_call(upstream: Upstream) -> None:
+async def test_signature_with_a_new_key_costs_one_fetch(upstream: Upstream) -> None:
     """VideoSDK signs with another key: the first webhooks that do not fit share one fetch, and then fit."""
     old = upstream.simulator.sign(BODY)
     assert await upstream.judge(old) is SignatureVerdict.GENUINE
@@ -137,7 +137,7 @@ async def test_a_new_key_is_found_with_one_call(upstream: Upstream) -> None:
     assert await upstream.judge(old) is SignatureVerdict.FORGED
 
 
-async def test_a_withdrawn_key_is_not_believed_for_ever(upstream: Upstream) -> None:
+async def test_signature_key_is_fetched_again_after_an_hour(upstream: Upstream) -> None:
     """Signatures that fit are enough to keep a key for an hour; then VideoSDK is asked whether it is still the one."""
     old = upstream.simulator.sign(BODY)
     assert await upstream.judge(old) is SignatureVerdict.GENUINE
@@ -157,7 +157,7 @@ async def test_a_withdrawn_key_is_not_believed_for_ever(upstream: Upstream) -> N
         Fault(action="garbage", endpoint="key", times=1),
     ],
 )
-async def test_without_a_key_nobody_can_tell(upstream: Upstream, fault: Fault) -> None:
+async def test_signature_without_a_key_is_undecided(upstream: Upstream, fault: Fault) -> None:
     """Neither genuine nor forged: undecided, for a minute, without a second call; then all is as it should be."""
     upstream.simulator.inject(fault)
     genuine, forged = upstream.simulator.sign(BODY), base64.b64encode(os.urandom(256))
@@ -171,7 +171,7 @@ async def test_without_a_key_nobody_can_tell(upstream: Upstream, fault: Fault) -
     assert upstream.fetches == 2
 
 
-async def test_a_key_that_cannot_be_fetched_again_leaves_the_old_one(upstream: Upstream) -> None:
+async def test_signature_key_that_cannot_be_refreshed_keeps_the_old_one(upstream: Upstream) -> None:
     """What fits the old key is genuine; what does not may be signed with a new one, so it is not called forged."""
     old = upstream.simulator.sign(BODY)
     assert await upstream.judge(old) is SignatureVerdict.GENUINE
@@ -185,7 +185,7 @@ async def test_a_key_that_cannot_be_fetched_again_leaves_the_old_one(upstream: U
     assert await upstream.judge(new) is SignatureVerdict.GENUINE
 
 
-async def test_a_fetch_that_is_cancelled_holds_up_nobody(upstream: Upstream) -> None:
+async def test_signature_fetch_that_is_cancelled_blocks_no_other(upstream: Upstream) -> None:
     """A sender hangs up during the fetch: others cannot be decided on, and the next minute brings the key."""
     upstream.simulator.inject(harness.delay("key", 30))
     genuine = upstream.simulator.sign(BODY)
@@ -199,8 +199,8 @@ async def test_a_fetch_that_is_cancelled_holds_up_nobody(upstream: Upstream) -> 
     assert await upstream.judge(genuine) is SignatureVerdict.GENUINE
 
 
-async def test_a_fetch_that_hangs_is_given_up() -> None:
-    """The sender of a webhook waits meanwhile: after so many seconds it is told that nobody can tell."""
+async def test_signature_fetch_that_hangs_is_given_up() -> None:
+    """The sender of a webhook waits meanwhile: after so many seconds the gateway answers 503."""
     hanging = asyncio.Event()
 
     async def hang() -> str:
@@ -212,7 +212,7 @@ async def test_a_fetch_that_hangs_is_given_up() -> None:
         assert await signatures.judge(BODY, [base64.b64encode(os.urandom(256))]) is SignatureVerdict.UNDECIDED
 
 
-async def test_a_pinned_key_needs_no_call_and_follows_its_file(tmp_path: Path, signer: Signer) -> None:
+async def test_signature_with_a_pinned_key_needs_no_fetch(tmp_path: Path, signer: Signer) -> None:
     """PKCS#1 as VideoSDK writes it; two keys during a change; what is broken is not taken up."""
     other, clock, file = Signer(), Clock(), tmp_path / "key.pem"
     file.write_text(signer.public_key)

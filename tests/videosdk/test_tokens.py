@@ -1,4 +1,4 @@
-"""Tokens: what VideoSDK is shown, when it is replaced, and that nobody else sees it."""
+"""Tokens: what VideoSDK is shown, when it is replaced, and that it is shown nowhere else."""
 
 from datetime import timedelta
 
@@ -55,7 +55,7 @@ def test_minted_tokens_are_kept_until_a_minute_is_left():
     assert claims(second)["exp"] == 1_800_000_240 + 300
 
 
-def test_renewing_mints_at_once():
+def test_token_renewal_mints_at_once():
     """After a refusal there is a newer token, although the old one would have been valid for long."""
     clock = Clock()
     tokens = MintedTokens("our-key", SECRET, clock=clock)
@@ -67,8 +67,8 @@ def test_renewing_mints_at_once():
     assert claims(second)["iat"] == 1_800_000_001
 
 
-def test_everyone_refused_at_once_may_ask_again():
-    """Requests that were refused together each hear that there is a newer token, not the first of them alone."""
+def test_token_refused_for_many_at_once_is_renewed_once():
+    """Requests that were refused together each get the newer token, not the first of them alone."""
     tokens = MintedTokens("our-key", SECRET, clock=Clock())
     assert [tokens.renew() for _ in range(3)] == [True, True, True]
 
@@ -82,7 +82,7 @@ def test_fixed_token_is_given_as_it_is():
 
 
 @pytest.mark.parametrize("tokens", [FixedToken(SECRET), MintedTokens("our-key", SECRET)])
-def test_reprs_show_nothing(tokens: Tokens):
+def test_token_reprs_show_no_secret(tokens: Tokens):
     """Neither the secret, the key nor the token is in a repr."""
     token = tokens.current()
     for hidden in (token, SECRET.reveal(), "our-key"):
