@@ -10,7 +10,7 @@ from gateway.sandbox.faults import Fault
 from tests import harness
 from tests.faults.checker import Violation, check
 from tests.faults.clients import Caller, Recorder, Track
-from tests.faults.history import History, TokenBuckets
+from tests.faults.history import History, Limits
 from tests.faults.stage import Replica, Stage
 
 __all__ = ["Healed", "heal_with_defaults"]
@@ -48,8 +48,9 @@ class Healed(Struct, frozen=True):
 
 async def heal_with_defaults(seed: int = 0) -> list[Healed]:
     """Kill the leaders of two starts, one that took effect and one that did not, and wait for those who joined them."""
-    limits = TokenBuckets(upstream_timeout=10, quiet=_QUIET, lease=_LEASE)
+    limits = Limits(upstream_timeout=10, quiet=_QUIET, lease=_LEASE)
     async with Stage(replicas=3, settings=_DEFAULTS, seed=seed) as stage:
+        harness.age(stage.valkey)
         recorder = Recorder()
         applied, lost = Track("heal", "applied"), Track("heal", "lost")
         stage.simulator.inject(

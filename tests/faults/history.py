@@ -107,7 +107,7 @@ class AtRest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: float = 0.0
 
 
-class TokenBuckets(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The protocol's times in this run, and what a row allows."""
 
     upstream_timeout: float = 1.5
@@ -129,7 +129,7 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
     troubles: list[Trouble] = field(default_factory=list[Trouble])
     finals: list[AtRest] = field(default_factory=list[AtRest])
     keys_without_ttl: list[str] = field(default_factory=list[str])
-    limits: TokenBuckets = field(default_factory=TokenBuckets)
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def tracks(self) -> list[str]:

@@ -28,7 +28,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from tests.faults.history import ClientCall, Interval, TokenBuckets, Trouble, UpstreamCall
+from tests.faults.history import ClientCall, Interval, Limits, Trouble, UpstreamCall
 
 __all__ = ["Verdict", "linearize"]
 
@@ -90,7 +90,7 @@ def linearize(
     calls: Iterable[ClientCall],
     intervals: Iterable[Interval],
     posts: Iterable[UpstreamCall],
-    limits: TokenBuckets,
+    limits: Limits,
     troubles: Iterable[Trouble] = (),
 ) -> Verdict:
     """Search an order for the calls of one track.
@@ -138,7 +138,7 @@ def _operations(
     calls: list[ClientCall],
     intervals: list[Interval],
     posts: list[UpstreamCall],
-    limits: TokenBuckets,
+    limits: Limits,
     deaf: list[Trouble],
 ) -> Iterator[_Operation]:
     around = [post for post in posts if post.endpoint == "stop" and not post.attempt]
@@ -175,7 +175,7 @@ def _unheard(post: UpstreamCall, deaf: list[Trouble]) -> bool:
     return any(one.begun - _SLACK <= post.answered <= one.ended + _SLACK for one in deaf)
 
 
-def _start(number: int, call: ClientCall, intervals: list[Interval], limits: TokenBuckets) -> _Operation | None:
+def _start(number: int, call: ClientCall, intervals: list[Interval], limits: Limits) -> _Operation | None:
     text = f"start({call.params}): {call.outcome or call.problem} {call.id[-6:]}"
     name = _ANY if limits.loses_data or not call.id else call.id
     if call.ok:
@@ -193,7 +193,7 @@ def _start(number: int, call: ClientCall, intervals: list[Interval], limits: Tok
     )
 
 
-def _stop(number: int, call: ClientCall, limits: TokenBuckets, *, uncertain_since: bool) -> _Operation | None:
+def _stop(number: int, call: ClientCall, limits: Limits, *, uncertain_since: bool) -> _Operation | None:
     if call.op != "stop":
         return None
     text = f"stop: {call.outcome or call.problem}"

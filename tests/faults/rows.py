@@ -10,7 +10,7 @@ from tests.faults import nemeses
 from tests.faults.checker import count_duplicates, peak_open
 from tests.faults.clients import Pace
 from tests.faults.groups import Cluster, Group, Sentinels, server_binary
-from tests.faults.history import History, TokenBuckets
+from tests.faults.history import History, Limits
 from tests.faults.scene import Row
 from tests.faults.variants import blockable, lacks_faketime, other_clocks, server_with_clock, two_versions
 
@@ -115,12 +115,12 @@ def _cluster(_: Path) -> Group:
     return Cluster(server_binary())
 
 
-_DISTRUSTFUL: Final = TokenBuckets(trust=0.8)
+_DISTRUSTFUL: Final = Limits(trust=0.8)
 """Where something goes around the protocol, nobody may believe in what was for long."""
-_FORGETFUL: Final = TokenBuckets(trust=0.8, loses_data=True)
-_DOUBTFUL: Final = TokenBuckets(trust=0.8)
+_FORGETFUL: Final = Limits(trust=0.8, loses_data=True)
+_DOUBTFUL: Final = Limits(trust=0.8)
 """Where the list is to be asked often."""
-_UNPROMISED: Final = TokenBuckets(trust=0.8, loses_data=True, duplicates=None)
+_UNPROMISED: Final = Limits(trust=0.8, loses_data=True, duplicates=None)
 
 _SLOW: Final = (_sometimes("delay", 1.0, endpoint="start", seconds=0.05, when="after"),)
 """Long enough for others to meet the leader at work."""
@@ -188,7 +188,7 @@ ROWS: Final[Sequence[Row]] = (
     Row("19", "more callers than may wait, few places at VideoSDK", nemeses.crowd,
         faults=[_sometimes("delay", 1.0, endpoint="start", seconds=0.3)], pace=Pace(think=0.4),
         settings={"GATEWAY_UPSTREAM_CONCURRENCY": "2", "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "5"},
-        limits=TokenBuckets(upstream_timeout=5.0, quiet=6.65), judge=_some_were_turned_away),
+        limits=Limits(upstream_timeout=5.0, quiet=6.65), judge=_some_were_turned_away),
     Row("20", "rolling restarts", nemeses.roll, faults=_SLOW),
     Row("20 two", "two versions of the scripts, and forgotten ones", nemeses.roll_and_forget, faults=_SLOW,
         stage={"variants": two_versions}),

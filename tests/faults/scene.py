@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from gateway.sandbox.faults import Fault
 from tests.faults.clients import Caller, Load, Pace, Recorder, Track
-from tests.faults.history import AtRest, ClientCall, History, TokenBuckets
+from tests.faults.history import AtRest, ClientCall, History, Limits
 from tests.faults.stage import Stage
 
 __all__ = ["GRACE", "Row", "Scene", "play"]
@@ -21,7 +21,7 @@ DEADLINE: Final = 10.0
 GRACE: Final = 3.0
 """Seconds after a server came up without its memory in which nobody leads anything new."""
 _TAIL: Final = 1.0
-_BASE: Final = TokenBuckets()
+_BASE: Final = Limits()
 _PACE: Final = Pace()
 
 
@@ -54,7 +54,7 @@ class Row:
     simulator: Mapping[str, Any] = field(default_factory=dict[str, Any])
     valkey: tuple[str, ...] = ()
     stage: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    limits: TokenBuckets = _BASE
+    limits: Limits = _BASE
     pace: Pace = _PACE
     replicas: int = 3
     tracks: int = 6

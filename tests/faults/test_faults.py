@@ -20,7 +20,7 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.faults.checker import Judgement, check, count_duplicates, judge
-from tests.faults.history import AtRest, ClientCall, History, Interval, TokenBuckets, Trouble, UpstreamCall
+from tests.faults.history import AtRest, ClientCall, History, Interval, Limits, Trouble, UpstreamCall
 from tests.faults.linearize import linearize
 from tests.faults.rows import ROWS, SHORT
 from tests.faults.run import Report, heal_times, play_rows, table, too_busy
@@ -375,7 +375,7 @@ ORDERED: dict[str, History] = {
         call("start", 2.5, 2.6, "already_recording"),
         call("start", 2.9, 3.2, "started", id="rec_2"),
         recorded=(1.1, 2.2),
-        limits=TokenBuckets(trust=1.0),
+        limits=Limits(trust=1.0),
     ),
     "a stop that was promised, and a start after it": only(
         call("start", 1.0, 1.3, "started"),
@@ -422,21 +422,21 @@ def test_linearize_accepts_a_start_that_was_taken_over() -> None:
     ]
     intervals = [Interval(track=TRACK, opened=1.1, closed=2.9), Interval(track=TRACK, opened=4.5, closed=9.0)]
     unanswered = UpstreamCall(endpoint="start", track=TRACK, received=1.1, applied=1.1, gone=3.4)
-    assert linearize(calls, intervals, [unanswered], TokenBuckets()).good
+    assert linearize(calls, intervals, [unanswered], Limits()).good
     answered = msgspec.structs.replace(unanswered, answered=1.2, gone=None, status=200)
-    assert not linearize(calls, intervals, [answered], TokenBuckets()).good
+    assert not linearize(calls, intervals, [answered], Limits()).good
     stopped = Trouble(what="pause", begun=1.19, ended=4.0, process="g1")
-    assert linearize(calls, intervals, [answered], TokenBuckets(), [stopped]).good
-    assert not linearize(calls, intervals, [answered], TokenBuckets(), [stall("g1", 1.19, 4.0)]).good
+    assert linearize(calls, intervals, [answered], Limits(), [stopped]).good
+    assert not linearize(calls, intervals, [answered], Limits(), [stall("g1", 1.19, 4.0)]).good
     long_before = Trouble(what="pause", begun=0.1, ended=0.5, process="g1")
-    assert not linearize(calls, intervals, [answered], TokenBuckets(), [long_before]).good
+    assert not linearize(calls, intervals, [answered], Limits(), [long_before]).good
 
 
 def test_linearize_gives_up_a_search_that_grows_too_big() -> None:
     """A dozen different starts and as many stops, all at once, have too many orders; that is said, not passed over."""
     stops = [call("stop", 1.0, 3.0, "stopped") for _ in range(12)]
     starts = [call("start", 1.0, 3.0, "started", id=f"rec_{number}") for number in range(12)]
-    found = linearize([*starts, *stops], [], [], TokenBuckets())
+    found = linearize([*starts, *stops], [], [], Limits())
     assert found.too_big
 
 
@@ -445,7 +445,7 @@ def test_what_went_around_the_protocol_may_be_believed_in_for_the_trust_time() -
     unseen = [Interval(track=TRACK, opened=1.1, closed=3.1, unseen=True), GOOD.intervals[1]]
     swallowed = plus(call("start", 4.2, 4.4, "already_recording"))
     assert "R2" not in rules(msgspec.structs.replace(swallowed, intervals=unseen))
-    assert "R2" in rules(msgspec.structs.replace(swallowed, intervals=unseen, limits=TokenBuckets(trust=0.5)))
+    assert "R2" in rules(msgspec.structs.replace(swallowed, intervals=unseen, limits=Limits(trust=0.5)))
 
 
 def test_two_calls_may_overlap_upstream_where_nobody_knows_how_the_first_ended() -> None:
@@ -457,7 +457,7 @@ def test_two_calls_may_overlap_upstream_where_nobody_knows_how_the_first_ended()
 def test_duplicates_are_counted_where_they_are_allowed() -> None:
     """Where none are promised not to happen, they are no violation; how long they last can be asked for."""
     twice = but(
-        intervals=[*GOOD.intervals, Interval(track=TRACK, opened=2.0, closed=3.1)], limits=TokenBuckets(duplicates=None)
+        intervals=[*GOOD.intervals, Interval(track=TRACK, opened=2.0, closed=3.1)], limits=Limits(duplicates=None)
     )
     assert check(twice) == []
     assert (count_duplicates(twice), count_duplicates(twice, lasting=2.0)) == (1, 0)

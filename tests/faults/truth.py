@@ -24,7 +24,6 @@ from redis.asyncio import Redis
 
 from gateway.api.webhooks import WEBHOOK_PATH
 from gateway.sandbox.faults import Fault, WebhookAction
-from gateway.sandbox.run import vouch
 from gateway.sandbox.shapes import Recording
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -203,7 +202,7 @@ async def truth_with_defaults(seed: int = 0, tracks: int = AT_LEAST) -> tuple[li
     async with AsyncExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="gateway-truth-")))
         valkey = running.enter_context(EmbeddedValkey(port=0))
-        await vouch(valkey.url)
+        harness.age(valkey)
         simulator = await running.enter_async_context(harness.simulator(seed=seed))
         redis = await running.enter_async_context(Redis(port=valkey.port, decode_responses=True))
         demo = harness.Demo(folder)
