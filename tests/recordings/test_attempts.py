@@ -23,7 +23,7 @@ async def test_start_and_stop_name_their_attempt_upstream(
             # The first token is refused, and the call sent once more with another.
             simulator.inject(Fault(action="refuse", endpoint=endpoint, status=401))  # pyright: ignore[reportArgumentType]
             assert (await gateway.post(path, json=track)).is_success
-            (key,) = await redis.keys(f"*:{track['roomId']}:{track['participantId']}:{track['kind']}")
+            (key,) = await redis.keys(f"*:{track['roomId']}:track:{track['participantId']}:{track['kind']}")
             finished_by = await cast("Any", redis.hget(key, "finished_by"))
             sent = [call.attempt for call in simulator.calls if call.endpoint == endpoint]
             assert finished_by

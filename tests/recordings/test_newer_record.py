@@ -24,7 +24,7 @@ async def test_start_stop_and_show_of_a_newer_record_are_answered_503(
     await gateway.start(track)
     calls = len(harness.calls_for(simulator, track["roomId"]))
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        (key,) = await redis.keys(f"*:{track['roomId']}:{track['participantId']}:{track['kind']}")
+        (key,) = await redis.keys(f"*:{track['roomId']}:track:{track['participantId']}:{track['kind']}")
         record: dict[Any, Any] = await cast("Any", redis.hgetall(key))
         assert record["v"] == str(VERSION)
         await cast("Any", redis.hset(key, mapping={"v": str(VERSION + 1), "state": "a word of tomorrow's"}))
@@ -76,7 +76,7 @@ async def test_webhook_about_a_later_versions_track_is_acted_on_once_it_can_be(
     async with harness.serve(settings, public=True) as url, harness.client(url, demo.key) as gateway:
         assert (await gateway.start(track)).status_code == 201
         async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-            (key,) = await redis.keys(f"*:{track['roomId']}:{track['participantId']}:{track['kind']}")
+            (key,) = await redis.keys(f"*:{track['roomId']}:track:{track['participantId']}:{track['kind']}")
             await cast("Any", redis.hset(key, "v", str(VERSION + 1)))
             simulator.end_recording(track["roomId"], track["participantId"], track["kind"])
             await harness.eventually(
