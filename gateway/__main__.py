@@ -81,7 +81,7 @@ async def _check(settings: Settings) -> int:
         print(f"{'Callers file':<{width}}  {callers or 'can be used'}")
     if settings.auth != "none" and settings.jwt_jwks_url is not None:
         print(f"{'Identity provider':<{width}}  {jwks or 'answers'}")
-    asking = "are not asked for, as GATEWAY_PUBLIC_URL is not set: what ends by itself is found out by asking"
+    asking = "are off, as GATEWAY_PUBLIC_URL is not set: the gateway asks VideoSDK's list what has ended"
     print(f"{'Webhooks':<{width}}  {asking if settings.public_url is None else key or 'can be checked'}")
     for warning in warnings(settings):
         print(f"WARNING: {warning}")

@@ -50,20 +50,20 @@ def known_secrets() -> tuple[str, ...]:
     return (*list(_held), *list(_released))
 
 
-def _hold(text: str) -> None:
+def _register(text: str) -> None:
     if len(text) >= _SHORTEST_KNOWN:
         with _lock:
             _held[text] = _held.get(text, 0) + 1
 
 
-def _release(text: str) -> None:
+def _unregister(text: str) -> None:
     if len(text) < _SHORTEST_KNOWN:
         return
     with _lock:
         if _held[text] > 1:
             _held[text] -= 1
             return
-        # First known here, then no more there: who asks in between finds it in one of the two.
+        # Added here before it is removed there: a reader in between finds it in one of the two.
         _released.pop(text, None)
         _released[text] = None
         del _held[text]
@@ -81,12 +81,12 @@ class Secret:
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        _hold(text)
+        _register(text)
         self._text: Final = text
 
     def __del__(self) -> None:
         if text := getattr(self, "_text", ""):
-            _release(text)
+            _unregister(text)
 
     def reveal(self) -> str:
         """Return the text itself."""
@@ -188,10 +188,10 @@ class WatchedFile:
     def _state(self) -> tuple[int, int, int] | None:
         try:
             # A mounted file is a link that is turned to another file; `stat` follows it.
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 class SecretFile:

@@ -1,4 +1,4 @@
-"""Callers with API keys: the keys, and the file that says whose they are and what each caller may ask for.
+"""Callers with API keys: the keys, and the file that assigns each to a caller and says what that caller may ask for.
 
 A key is `gw_<prefix>_<256 random bits>`. The file holds only SHA-256 hashes: a key has so much entropy that a slow hash
 would protect nothing more. The prefix is for people, to tell keys apart without seeing them.
@@ -46,21 +46,21 @@ class Caller(Struct, frozen=True):
     """What it may ask for."""
 
     account: str = ""
-    """What is counted and remembered under; unlike the name, it is never the same for two who are not the same."""
+    """What its limits and idempotency keys are stored under; unlike the name, two callers never share it."""
 
     starts_per_minute: int | None = None
-    """Its own limit, None for the one of all; 0 is no limit."""
+    """Its own limit; None where the setting's applies, 0 for no limit."""
 
     expires: float | None = None
     """When what it showed ceases to be valid, in seconds since 1970; None is never."""
 
 
 ANYONE: Final = Caller("anyone", account="anyone")
-"""Who everybody is where `GATEWAY_AUTH=none`."""
+"""Every caller where `GATEWAY_AUTH=none`."""
 
 
 class Key(Struct, frozen=True):
-    """One key of a caller, as far as anybody but the caller knows it."""
+    """One key of a caller, as the gateway knows it."""
 
     digest: bytes
     """SHA-256 of the key."""
@@ -83,7 +83,7 @@ class Callers:
     """The callers there are, by their keys. Never changed: another file makes another.
 
     Args:
-        keys: Whose key each is.
+        keys: The caller of each key.
     """
 
     def __init__(self, keys: Mapping[Key, Caller]) -> None:
@@ -114,23 +114,23 @@ class Callers:
         return cls(keys)
 
     def identify(self, key: str) -> Caller:
-        """Return whose key this is.
+        """Return the caller that this key belongs to.
 
         Raises:
             Unauthenticated: It belongs to no caller, or has expired.
         """
         digest = hashlib.sha256(key.encode()).digest()
-        found: tuple[Key, Caller] | None = None
+        match: tuple[Key, Caller] | None = None
         # Every key is compared, each in constant time: how long this takes says nothing about which came close.
-        for known, caller in self._keys.items():
-            if hmac.compare_digest(known.digest, digest):
-                found = known, caller
-        if found is None:
+        for key_hash, caller in self._keys.items():
+            if hmac.compare_digest(key_hash.digest, digest):
+                match = key_hash, caller
+        if match is None:
             raise Unauthenticated("The key is not known.")
-        expires = found[0].expires
+        expires = match[0].expires
         if expires is not None and expires <= datetime.now(UTC):
             raise Unauthenticated("The key has expired.")
-        return found[1] if expires is None else replace(found[1], expires=expires.timestamp())
+        return match[1] if expires is None else replace(match[1], expires=expires.timestamp())
 
 
 class CallersFile:
@@ -152,7 +152,7 @@ class CallersFile:
         """Why the file cannot be used as it is now; empty where it can."""
 
     def identify(self, key: str) -> Caller:
-        """Return whose key this is.
+        """Return the caller that this key belongs to.
 
         Raises:
             Unauthenticated: It belongs to no caller, or has expired.
@@ -205,7 +205,7 @@ def _read_caller(name: str, entry: object) -> tuple[Caller, list[Key]]:
     if len(listed) > _MAX_KEYS:
         raise CallersFileError(f"caller {name!r}: expected at most {_MAX_KEYS} keys, the old one and the new one")
     per_minute = table.pop("starts_per_minute", None)
-    # A truth is a whole number to Python, and a mistake here.
+    # Python counts True and False as whole numbers.
     if per_minute is not None and (type(per_minute) is not int or not 0 <= per_minute <= _MAX_PER_MINUTE):
         raise CallersFileError(f"caller {name!r}: starts_per_minute must be a whole number, 0 for no limit")
     try:

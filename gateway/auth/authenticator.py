@@ -1,4 +1,4 @@
-"""Who asks: what a caller shows in `Authorization: Bearer …`, and which sort of identity that is."""
+"""Identifies a caller by what it shows in `Authorization: Bearer …`: an API key, a join token or an OIDC token."""
 
 from typing import Final
 
@@ -15,13 +15,13 @@ _JOIN_ALGORITHM: Final = "HS256"
 
 
 class Authenticator:
-    """Tells who asks, by the identities that are configured; a sort that is None is not accepted.
+    """Identifies callers by the credentials that are configured; a sort that is None is not accepted.
 
     Args:
         callers: API keys.
         join_tokens: VideoSDK's join tokens.
         oidc_tokens: JWTs of the company's identity provider.
-        anyone: Lets in everybody, whatever they show.
+        anyone: Accepts every request as `ANYONE`, whatever it shows.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Authenticator:
         return ["callers-file-broken"] if self._callers.broken else []
 
     async def identify(self, authorization: str | None) -> Caller:
-        """Return who sends this header.
+        """Return the caller that sent this header.
 
         Raises:
             Unauthenticated: It carries nothing that is valid here.
@@ -62,7 +62,7 @@ class Authenticator:
             raise Unauthenticated("The Authorization header must read `Bearer <key or token>`.")
         if shown.startswith(KEY_PREFIX) and self._callers is not None:
             return self._callers.identify(shown)
-        # What the token says of itself decides only who looks at it: each reads its own algorithms and no other.
+        # The token's own header only chooses the reader: each accepts its own algorithms and no other.
         algorithm = _algorithm(shown)
         if algorithm == _JOIN_ALGORITHM and self._join_tokens is not None:
             return self._join_tokens.identify(shown)

@@ -1,4 +1,4 @@
-"""What a text turns into in the hands of those who read it next.
+"""What a text may become when its receivers decode it.
 
 The gateway passes a caller's text on byte for byte. Its receivers may decode it, some more than once, some with rules
 of their own. Rules that forbid something therefore look at what a text may become, and never change the text itself.
@@ -36,7 +36,7 @@ def decoded(text: str) -> str | None:
     """Undo percent-encoding, however often it was done.
 
     Returns:
-        The text without a layer of encoding left, or None where there are more layers than anybody needs.
+        The text without a layer of encoding left, or None where there are more than `_MAX_LAYERS`.
     """
     for _ in range(_MAX_LAYERS):
         text, before = _decode(text), text
@@ -49,7 +49,7 @@ def unmasked(text: str) -> str | None:
     """Undo percent-encoding and HTML entities, and write lookalikes of ASCII characters as what they look like.
 
     Returns:
-        The text as the most obliging of readers sees it, or None where there are more layers than anybody needs.
+        The text as the most lenient reader sees it, or None where there are more than `_MAX_LAYERS`.
     """
     for _ in range(_MAX_LAYERS):
         before = text
@@ -62,13 +62,13 @@ def unmasked(text: str) -> str | None:
 def _decode(text: str) -> str:
     if "%" not in text:
         return text
-    octets = unquote_to_bytes(_UNITS.sub(lambda found: chr(int(found[1], 16)), text).encode("utf-8", "replace"))
+    octets = unquote_to_bytes(_UNITS.sub(lambda match: chr(int(match[1], 16)), text).encode("utf-8", "replace"))
     # Bytes that are no UTF-8 are dropped, as lenient readers do: `%c0%2e` is a dot to them.
     return _OVERLONG.sub(_shorten, octets).decode("utf-8", "ignore")
 
 
-def _shorten(found: re.Match[bytes]) -> bytes:
-    lead, *rest = found[0]
+def _shorten(match: re.Match[bytes]) -> bytes:
+    lead, *rest = match[0]
     code = lead & (0x1F if lead < 0xE0 else 0x0F if lead < 0xF0 else 0x07)
     for octet in rest:
         code = code << 6 | octet & 0x3F

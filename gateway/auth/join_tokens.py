@@ -1,8 +1,8 @@
 """VideoSDK join tokens as identities: what a frontend already holds.
 
 A join token is a JWT (HS256) that the project's own backend made for one participant (docs.videosdk.live). Its bearer
-may do what the token says and no more: act in its room, and there on its own participant, or on everybody where it may
-moderate.
+may do what the token says and no more: act in its room, and there on its own participant, or on every participant
+where it may moderate.
 """
 
 import re
@@ -40,7 +40,7 @@ class JoinTokens:
         self._mode = mode
 
     def identify(self, token: str) -> Caller:
-        """Return who a token was made for, and what it allows.
+        """Return the participant that a token was made for, and what it allows.
 
         Raises:
             Unauthenticated: It is not one of this project's, has expired, or is not for joining.

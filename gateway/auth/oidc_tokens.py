@@ -68,7 +68,7 @@ class OidcTokens:
         self._fetching = asyncio.Lock()
 
     async def identify(self, token: str) -> Caller:
-        """Return who a token is for, and what it allows.
+        """Return the caller that a token names, and what it allows.
 
         Raises:
             Unauthenticated: It is not valid here.
@@ -100,13 +100,13 @@ class OidcTokens:
         name = _find(claims, self._claims.name)
         if not isinstance(name, str) or not name:
             raise Unauthenticated("The token does not say whose it is.")
-        known = {scope.value for scope in Scope}
-        scopes = frozenset(Scope(scope) for scope in _words(_find(claims, self._claims.scopes)) if scope in known)
+        valid = {scope.value for scope in Scope}
+        scopes = frozenset(Scope(scope) for scope in _words(_find(claims, self._claims.scopes)) if scope in valid)
         rooms = tuple(_words(_find(claims, self._claims.rooms))) if self._claims.rooms else None
         return Caller(name[:128], Policy(scopes=scopes, rooms=rooms), f"company:{name}", expires=expiry(claims))
 
     async def _key(self, kid: str) -> jwt.PyJWK:
-        if not self._knows(kid):
+        if not self._has_fresh_key(kid):
             await self._refresh(kid)
         key = self._keys.get(kid)
         if key is None:
@@ -115,25 +115,25 @@ class OidcTokens:
             raise Unauthenticated("The token is signed with a key that is not known.")
         return key
 
-    def _knows(self, kid: str) -> bool:
+    def _has_fresh_key(self, kid: str) -> bool:
         return kid in self._keys and self._fetched is not None and self._clock() - self._fetched < _STALE_SECONDS
 
     async def _refresh(self, kid: str) -> None:
         async with self._fetching:
             # Not more than once a minute, for any caller and any key id: made-up key ids must not become requests.
-            if self._knows(kid) or (self._tried is not None and self._clock() - self._tried < _REFETCH_SECONDS):
+            if self._has_fresh_key(kid) or (self._tried is not None and self._clock() - self._tried < _REFETCH_SECONDS):
                 return
             self._tried = self._clock()
             try:
                 document = (await self._fetch()).decode()
-                found = jwt.PyJWKSet.from_json(document).keys
+                published = jwt.PyJWKSet.from_json(document).keys
             except (OSError, UnicodeDecodeError, jwt.PyJWTError, ValueError) as error:
                 _log.warning("jwks.unavailable", reason=type(error).__name__)
                 return
             except Exception:  # noqa: BLE001 - such as a document of another shape: the keys there are stay in use
                 _log.exception("jwks.failed")
                 return
-            self._keys = {key.key_id or "": key for key in found if key.key_type != "oct"}
+            self._keys = {key.key_id or "": key for key in published if key.key_type != "oct"}
             self._fetched = self._clock()
 
 

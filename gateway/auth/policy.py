@@ -5,7 +5,7 @@ fragment and no encoded control characters, has a host that all readers read ali
 slash and climbs nowhere. Others hold until the table loosens them: https (`webhook_http`), no IP addresses and no
 private names (`webhook_private`). The rest hold once the table has the list: `scopes`, `rooms`, `participants`,
 `kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing; absent `scopes`
-allow what everybody needs, and not `recordings:admin`.
+allow everything but `recordings:admin`.
 
 A refusal names the rule and never the value: the value may be a secret, and it is the caller's own anyway. What passes
 is passed on as it was written, so nothing here returns a text.

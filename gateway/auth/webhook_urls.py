@@ -52,10 +52,10 @@ def broken_rule(url: str, *, http: bool, private: bool, hosts: Collection[str] |
         private: Whether private names and IP addresses in their usual spelling are allowed.
         hosts: Patterns from `normal_pattern`, one of which must match; None allows any host.
     """
-    found = _URL.fullmatch(url)
-    if not found or not 0 < len(url) <= _MAX_URL or any(map(_is_unsafe, url)):
+    match = _URL.fullmatch(url)
+    if not match or not 0 < len(url) <= _MAX_URL or any(map(_is_unsafe, url)):
         return "webhook-form"
-    scheme, authority, rest = found.groups()
+    scheme, authority, rest = match.groups()
     return _broken_by_shape(authority, rest, plain=scheme.lower() == "http" and not http) or _broken_by_host(
         _AUTHORITY.fullmatch(authority), private, hosts
     )
@@ -110,7 +110,7 @@ def _broken_by_host(place: re.Match[str] | None, private: bool, hosts: Collectio
 
 def _broken_by_name(host: str, private: bool, hosts: Collection[str] | None) -> str | None:
     try:
-        # What the most obliging reader makes of it comes first: the worst it may be is what is said of it.
+        # What the most lenient reader makes of it comes first: the refusal names the worst that it may be.
         name = _normal(unmasked(host) or "")
         if _is_number(name):
             return "webhook-ip-literal"

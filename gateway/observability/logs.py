@@ -156,8 +156,8 @@ def _masked_line(line: str) -> str:
     return line
 
 
-def _without_jwt(found: re.Match[str]) -> str:
+def _without_jwt(match: re.Match[str]) -> str:
     """Cut a word where a JWT begins: `{"` in base64url, and a dot somewhere after it."""
-    word = found[0]
+    word = match[0]
     start = word.find("eyJ")
     return word[:start] + _REDACTED if start >= 0 and "." in word[start:] else word

@@ -73,7 +73,7 @@ def shared() -> AbstractContextManager[object]:
 
 
 class _Seat:
-    """A worker's place in the directory. Who replaces a dead worker takes its seat and goes on with its counters.
+    """A worker's place in the directory. The worker that replaces a dead one takes its seat and its counters.
 
     Which seats are taken the kernel knows: a lock ends with its process. There are never more files than workers
     at the same time, however often one dies.
@@ -87,8 +87,8 @@ class _Seat:
         self._taken: Final = taken
         self._clear(self.number)
 
-    def forget_the_dead(self) -> None:
-        """Let what a worker was doing when it died not be counted as still being done."""
+    def clear_dead_workers(self) -> None:
+        """Drop the gauges of dead workers: what they were doing has ended."""
         for file in self.folder.glob("seat-*.lock"):
             number = int(file.stem.removeprefix("seat-"))
             if number != self.number and (free := _lock(file)) is not None:
@@ -284,14 +284,16 @@ class UpstreamCall:
     def answered(self, status: int) -> None:
         """Say what VideoSDK answered."""
         family = f"{status // 100}xx"
-        self.status = str(status) if status in _TOLD_APART else family if family in {"2xx", "4xx", "5xx"} else "other"
+        self.status = (
+            str(status) if status in _COUNTED_SEPARATELY else family if family in {"2xx", "4xx", "5xx"} else "other"
+        )
 
     def failed(self, how: str) -> None:
         """Say why there was no answer: timeout, broken or never_sent."""
         self.status = how
 
 
-_TOLD_APART: Final = frozenset({400, 401, 402, 403, 404, 409, 429})
+_COUNTED_SEPARATELY: Final = frozenset({400, 401, 402, 403, 404, 409, 429})
 
 
 @contextmanager
@@ -343,7 +345,7 @@ class GaugeValues(Struct, frozen=True, kw_only=True):
     token_expires_seconds: float | None = None
 
 
-_VITALS: Final = {
+_GAUGES: Final = {
     "redis_up": "1 where Redis answered when it was asked just now, else 0.",
     "unknown_tracks": "Tracks that are in an unknown state, or whose stop was not answered yet. The "
     "same from every instance: use max.",
@@ -356,7 +358,7 @@ _VITALS: Final = {
 
 
 def _families(gauge_values: GaugeValues) -> Iterator[Metric]:
-    for name, meaning in _VITALS.items():
+    for name, meaning in _GAUGES.items():
         value = cast("float | None", getattr(gauge_values, name.removeprefix("videosdk_")))
         if value is not None:
             yield GaugeMetricFamily(f"gateway_{name}", meaning, float(value))
@@ -375,7 +377,7 @@ class _Everything:
     def collect(self) -> Iterator[Metric]:
         counted: _Collector = cast("Any", _REGISTRY)
         if _SEAT is not None:
-            _SEAT.forget_the_dead()
+            _SEAT.clear_dead_workers()
             counted = cast("Any", MultiProcessCollector(None, str(_SEAT.folder)))
         yield from counted.collect()
         yield from _families(self._gauge_values)
@@ -385,7 +387,7 @@ _VERSIONED: Final = re.compile(r"version=(?!\d{1,3}(?:\.\d{1,3}){0,3}\s*(?:[;,]|
 
 
 def render(gauge_values: GaugeValues, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
-    """Write all metrics in the format that suits who asks.
+    """Write all metrics in the format that the request asks for.
 
     Args:
         gauge_values: How things stand.

@@ -1,7 +1,7 @@
 """Traces of what the gateway does (OpenTelemetry), where `GATEWAY_TRACING=otlp`. Imports nothing of ours.
 
 A trace tells one request's story: request, claim, operation, upstream call, finish; or `settle`, without a caller.
-An operation belongs to the request that began it. Who joined it, on whatever replica, has a link to the operation's
+An operation belongs to the request that began it. A request that joined it, on any replica, has a link to the operation's
 span; its place travels with the operation's result. What concerns OpenTelemetry itself (endpoint,
 headers, sampler, service name) its SDK reads from the `OTEL_*` variables that operators know.
 
@@ -52,10 +52,10 @@ def check_installed() -> None:
         NotInstalledError: They cannot.
     """
     try:
-        found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
+        spec = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
     except ModuleNotFoundError:
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         raise NotInstalledError("GATEWAY_TRACING=otlp needs the extra `tracing`: recording-gateway[tracing]")
 
 
@@ -135,7 +135,7 @@ def span(
     Args:
         name: What it is called.
         client: Whether the span waits for another system.
-        root: Whether it may begin a trace; otherwise there is no span where there is no trace to tell it in.
+        root: Whether it may begin a trace; otherwise there is no span where no trace is under way.
         attributes: What is known of it, from small sets of values.
     """
     if _tracing is None or not (root or _tracing.api.get_current_span().is_recording()):
@@ -176,7 +176,7 @@ def here() -> str:
 
 
 def headers() -> dict[str, str]:
-    """Return what tells others of this trace: W3C's `traceparent`, and nothing that a caller may have put beside it."""
+    """Return the header that carries this trace: W3C's `traceparent`, and nothing that a caller put beside it."""
     if _tracing is None:
         return {}
     carrier: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""How a connection is served: as uvicorn does, and with a word to the senders of endless answers.
+"""How a connection is served: as uvicorn does, and it warns the senders of endless answers before the end.
 
 Uvicorn waits for open answers before it ends, and does not say that it waits: a stream would go on until it is cut off.
 And a client that does not read leaves what was written to it in a buffer that no `close` ever gets rid of.
@@ -18,7 +18,7 @@ __all__ = ["LineProtocol"]
 
 _FLUSH_SECONDS: Final = 5.0
 """How long a client may take over the rest of its answer when the process ends."""
-_MAX_CONCURRENT: Final = struct.pack("ii", 1, 0)
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for no time."""
 
 
@@ -42,14 +42,14 @@ class LineProtocol(H11Protocol):
         super().shutdown()
         if self.on_ending is not None:
             self.on_ending()
-        self.loop.call_later(_FLUSH_SECONDS, self._flush_no_longer)
+        self.loop.call_later(_FLUSH_SECONDS, self._abort_unless_flushed)
 
     def abort(self) -> None:
         """Cut the connection off, and drop what is still to be sent: here, and in the kernel."""
         with suppress(OSError):
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _MAX_CONCURRENT)
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         self.transport.abort()
 
-    def _flush_no_longer(self) -> None:
+    def _abort_unless_flushed(self) -> None:
         if self in self.connections and self.transport.is_closing():
             self.abort()

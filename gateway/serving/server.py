@@ -1,4 +1,4 @@
-"""How the gateway is served: uvicorn's parser, workers and limits, and what is answered to what is no request.
+"""How the gateway is served: uvicorn's parser, workers and limits, and the answer to bytes that are no request.
 
 Uvicorn with h11, because h11 is the parser that bounds how much of a header it keeps: what that costs, and what the
 others cost, is measured by `make bench` and stands in CONTRIBUTING.md.
@@ -32,7 +32,7 @@ __all__ = ["SERVER", "NoPlaceError", "build", "serve"]
 
 _MAX_HEADERS: Final = 32 * 1024
 _WORKER_SECONDS: Final = 30
-"""How long a worker may leave uvicorn's question unanswered whether it lives. It answers once the gateway's modules are
+"""How long a worker may take to answer uvicorn's health check. It answers once the gateway's modules are
 read, which takes longer than uvicorn's own 5 s on a machine that is busy or short of CPU: such a worker would be killed
 and replaced for ever, and none would serve."""
 
@@ -40,7 +40,7 @@ _log = structlog.get_logger("gateway.access")
 
 
 class NoPlaceError(Exception):
-    """What several workers share cannot be kept anywhere."""
+    """No directory can hold the files that several workers share."""
 
 
 def serve(settings: Settings) -> None:

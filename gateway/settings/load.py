@@ -58,28 +58,28 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 
 def warnings(settings: Settings) -> list[str]:
-    """Say what can be meant, but seldom is."""
-    found: list[str] = []
+    """Return a warning for each valid setting that is seldom intended."""
+    texts: list[str] = []
     if settings.auth == "none":
-        found.append("GATEWAY_AUTH=none lets in everybody who reaches the gateway")
+        texts.append("GATEWAY_AUTH=none lets in everyone who reaches the gateway")
     if settings.jwt_jwks_url is not None and settings.jwt_jwks_url.lower().startswith("http://"):
-        found.append("GATEWAY_JWT_JWKS_URL is not https: any host that can answer for it decides who gets in")
+        texts.append("GATEWAY_JWT_JWKS_URL is not https: any host that can answer for it decides who gets in")
     public = settings.public_url
     if public is not None and is_loopback(public) and not is_loopback(settings.videosdk_url):
-        found.append("GATEWAY_PUBLIC_URL is an address of this machine alone: VideoSDK cannot send webhooks to it")
-    return found
+        texts.append("GATEWAY_PUBLIC_URL is an address of this machine alone: VideoSDK cannot send webhooks to it")
+    return texts
 
 
 def _unknown(given: Mapping[str, str]) -> Iterator[str]:
-    known = {row.variable for row in SETTINGS} | {row.file_variable for row in SETTINGS if row.has_file}
-    for name in sorted(given.keys() - known):
+    variables = {row.variable for row in SETTINGS} | {row.file_variable for row in SETTINGS if row.has_file}
+    for name in sorted(given.keys() - variables):
         if _SERVICE_LINK.match(name):
             yield (
                 f"{name}: unknown; Kubernetes sets it for a Service called gateway, "
                 "expected enableServiceLinks: false in the pod"
             )
             continue
-        nearest = get_close_matches(name, sorted(known), n=1, cutoff=0)
+        nearest = get_close_matches(name, sorted(variables), n=1, cutoff=0)
         yield f"{name}: unknown; expected {nearest[0]}, if that is meant"
 
 
@@ -114,7 +114,7 @@ def _value(setting: Setting, given: Mapping[str, str]) -> object:
 
 
 def _redis_problems(given: Mapping[str, str], values: Mapping[str, Any]) -> Iterator[str]:
-    """Check that there is a certificate to be trusted, where it is said whom to trust."""
+    """Check that an authority is named only for a Redis over TLS."""
     if values.get("redis_ca_file") and not given.get("GATEWAY_REDIS_URL", "rediss").startswith("rediss"):
         yield "GATEWAY_REDIS_CA_FILE: useless without TLS; expected a GATEWAY_REDIS_URL that begins with rediss"
 
@@ -134,7 +134,7 @@ def _credential_problems(given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _identity_problems(given: Mapping[str, str], values: Mapping[str, Any]) -> Iterator[str]:
-    """Check that there are identities to let in, and that their credentials can be checked."""
+    """Check that some caller can get in, and that every configured credential can be checked."""
     names = ("callers_file", "join_tokens", "jwt_jwks_url")
     none_is_set = all(name in values and values[name] in {None, "off"} for name in names)
     if values.get("auth") == "callers" and none_is_set:

@@ -13,7 +13,7 @@ Keys = tuple[RSAPublicKey, ...]
 
 _BLOCK: Final = re.compile(r"-----BEGIN ((?:RSA )?PUBLIC KEY)-----[^-]+-----END \1-----")
 _MAX_KEYS: Final = 4
-_LEAST_BITS: Final = 2048
+_MIN_BITS: Final = 2048
 _MAX_BITS: Final = 8192
 """A longer one would make each check slow, and no service signs with it."""
 
@@ -32,7 +32,7 @@ def read_keys(pem: str) -> Keys:
     """
     if "PRIVATE KEY" in pem:
         raise WrongKeyError("holds a private key")
-    blocks = [found[0] for found in _BLOCK.finditer(pem)]
+    blocks = [match[0] for match in _BLOCK.finditer(pem)]
     if not 0 < len(blocks) <= _MAX_KEYS:
         raise WrongKeyError("holds too many keys" if blocks else "holds no public key in PEM")
     return tuple(_read_key(block) for block in blocks)
@@ -45,6 +45,6 @@ def _read_key(block: str) -> RSAPublicKey:
         raise WrongKeyError("holds a public key that cannot be read") from None
     if not isinstance(key, RSAPublicKey):
         raise WrongKeyError("holds a public key that is not RSA")
-    if not _LEAST_BITS <= key.key_size <= _MAX_BITS:
-        raise WrongKeyError(f"holds a key that has not {_LEAST_BITS} to {_MAX_BITS} bits")
+    if not _MIN_BITS <= key.key_size <= _MAX_BITS:
+        raise WrongKeyError(f"holds a key that has not {_MIN_BITS} to {_MAX_BITS} bits")
     return key

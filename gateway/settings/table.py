@@ -111,7 +111,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """When "nothing is recorded" must be checked with VideoSDK before a start is sent."""
 
     without_redis: WithoutRedisSetting
-    """What becomes of a start while Redis does not answer."""
+    """What the gateway does with a start while Redis does not answer."""
 
     auth: Auth
     """How callers prove who they are."""
@@ -263,14 +263,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE",
         PUBLIC_KEY_FILE,
         "PEM file with the public key of VideoSDK's webhooks, or with several, read again when it changes; not set, "
-        "VideoSDK is asked for its key.",
+        "the gateway asks VideoSDK for it.",
     ),
     Setting(
         "GATEWAY_PUBLIC_URL",
         PUBLIC_URL,
         "This gateway's address for VideoSDK, which then sends the events of a recording to "
-        "`…/v1/webhooks/videosdk` below it where the caller names no `webhookUrl`; not set, the gateway finds out by "
-        "asking.",
+        "`…/v1/webhooks/videosdk` below it where the caller names no `webhookUrl`; not set, the gateway asks "
+        "VideoSDK's list.",
     ),
     Setting(
         "GATEWAY_UPSTREAM_TIMEOUT_SECONDS",
@@ -300,13 +300,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_TRUST_SECONDS",
         seconds(0, 3600),
-        "How long a confirmation is believed before VideoSDK is asked again; 0 asks every time.",
+        "How long the gateway believes a confirmation before it asks VideoSDK again; 0 asks every time.",
         default="10",
     ),
     Setting(
         "GATEWAY_CHECK_SECONDS",
         seconds(0, 3600),
-        "How often a recording that runs is compared with VideoSDK's list, one question a room; 0 is never.",
+        "How often the gateway compares a running recording with VideoSDK's list, one call per room; 0 is never.",
         default="30",
     ),
     Setting(
@@ -337,7 +337,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_WITHOUT_REDIS",
         choice(WithoutRedisSetting),
-        "What becomes of a start while Redis does not answer: refused, or done once in each process. Stops are done.",
+        "What the gateway does with a start while Redis does not answer: refuse it, or send it once "
+        "per process. Stops go through.",
         default="refuse",
     ),
     Setting(
@@ -362,7 +363,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_JWT_JWKS_URL",
         DOCUMENT_URL,
-        "Where the company's identity provider publishes its keys (JWKS); its JWTs then let in.",
+        "Where the company's identity provider publishes its keys (JWKS); its JWTs then identify callers.",
     ),
     Setting("GATEWAY_JWT_ISSUER", PLAIN, "What `iss` of a JWT must be."),
     Setting("GATEWAY_JWT_AUDIENCE", PLAIN, "What `aud` of a JWT must name."),
@@ -397,7 +398,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_TRACK_STARTS_PER_MINUTE",
         whole_number(0, 1_000_000),
-        "How often one track may really be started, by whomever; 0 is no limit.",
+        "How often one track may really be started, by all callers together; 0 is no limit.",
         default="30",
     ),
     Setting(
@@ -421,7 +422,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_CHECKS_PER_SECOND",
         rate(0, 10_000),
-        "Rooms that are compared with VideoSDK's list in a second, per process; more wait; 0 is no limit.",
+        "Rooms that a process compares with VideoSDK's list in a second; more wait; 0 is no limit.",
         default="10",
     ),
     Setting("GATEWAY_LOG_LEVEL", choice(LogLevel), "Least severe level that is logged.", default="info"),

@@ -203,7 +203,7 @@ _USUAL_PORTS: Final = {"http": "80", "https": "443"}
 
 def _origins(text: str) -> tuple[str, ...]:
     """Read origins as browsers write them: in small letters, without a path, and without the port that is usual."""
-    found: list[str] = []
+    origins: list[str] = []
     for item in (item.strip().lower() for item in text.split(",")):
         origin = _ORIGIN.fullmatch(item)
         if not origin:
@@ -212,8 +212,8 @@ def _origins(text: str) -> tuple[str, ...]:
         if wildcard and "." not in host:
             raise WrongTextError("has a pattern that would let in a whole top-level domain")
         shown = "" if port in {None, _USUAL_PORTS[scheme]} else f":{port}"
-        found.append(f"{scheme}://{wildcard or ''}{host}{shown}")
-    return tuple(found)
+        origins.append(f"{scheme}://{wildcard or ''}{host}{shown}")
+    return tuple(origins)
 
 
 def _claim(text: str) -> str:

@@ -14,7 +14,7 @@ def clock() -> float:
 
 
 class RedisClock:
-    """An idea of the time in Redis.
+    """Redis's time, estimated from its replies.
 
     Args:
         ask: Asks Redis for its time in ms.
@@ -47,5 +47,5 @@ class RedisClock:
         self._offset_ms = redis_ms - (sent + clock()) / 2 * 1000
 
     def forget(self) -> None:
-        """Ask again before the next use: the idea may be off."""
+        """Ask again before the next use: the estimate may be off."""
         self._offset_ms = None

@@ -96,7 +96,7 @@ class Connection:
 
     @property
     def healthy(self) -> bool:
-        """Whether the last call succeeded, as far as anybody knows."""
+        """Whether the last call succeeded, as far as this process knows."""
         return self._failures == 0
 
     @property
@@ -157,8 +157,8 @@ class Connection:
 
         return cast("bytes | None", await self._call(call))
 
-    async def due(self, key: str, until_ms: int, most: int) -> list[str]:
-        """Return up to `most` members of the sorted set at `key` with a score of at most `until_ms`.
+    async def due(self, key: str, until_ms: int, limit: int) -> list[str]:
+        """Return up to `limit` members of the sorted set at `key` with a score of at most `until_ms`.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -166,13 +166,13 @@ class Connection:
 
         async def call(client: Redis | RedisCluster) -> object:
             return await cast(
-                "Any", client.zrange(key, cast("Any", "-inf"), until_ms, byscore=True, offset=0, num=most)
+                "Any", client.zrange(key, cast("Any", "-inf"), until_ms, byscore=True, offset=0, num=limit)
             )
 
         return [member.decode() for member in cast("list[bytes]", await self._call(call))]
 
-    async def scheduled(self, key: str, until_ms: int, most: int) -> dict[str, float]:
-        """Return up to `most` members of the sorted set at `key` with their scores, the lowest, at most `until_ms`.
+    async def scheduled(self, key: str, until_ms: int, limit: int) -> dict[str, float]:
+        """Return up to `limit` members of the sorted set at `key` with their scores, the lowest, at most `until_ms`.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -181,20 +181,20 @@ class Connection:
         async def call(client: Redis | RedisCluster) -> object:
             end = cast("Any", "-inf")
             return await cast(
-                "Any", client.zrange(key, end, until_ms, byscore=True, offset=0, num=most, withscores=True)
+                "Any", client.zrange(key, end, until_ms, byscore=True, offset=0, num=limit, withscores=True)
             )
 
         return {member.decode(): at for member, at in cast("list[tuple[bytes, float]]", await self._call(call))}
 
-    async def entries(self, key: str, since: str, most: int) -> list[tuple[str, dict[str, str]]]:
-        """Return up to `most` entries of the stream at `key`, from the one of id `since` on.
+    async def entries(self, key: str, first_id: str, limit: int) -> list[tuple[str, dict[str, str]]]:
+        """Return up to `limit` entries of the stream at `key`, from the one of id `first_id` on.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
 
         async def call(client: Redis | RedisCluster) -> object:
-            return await cast("Any", client.xrange(key, min=since, count=most))
+            return await cast("Any", client.xrange(key, min=first_id, count=limit))
 
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", await self._call(call))
         return [
@@ -257,7 +257,7 @@ class Connection:
 
     def _current(self) -> "_Opened":
         url = self._url()
-        if self._opened is not None and url != self._opened_url and _wait_key(url) != _wait_key(self._opened_url):
+        if self._opened is not None and url != self._opened_url and _location(url) != _location(self._opened_url):
             if url != self._refused_url:
                 self._refused_url = url
                 _log.error("redis.moved", meaning="restart all replicas together to move to another server")
@@ -307,8 +307,8 @@ def _kind(error: BaseException) -> str:
     return "connection" if isinstance(error, OSError | RedisConnectionError | RuntimeError) else "other"
 
 
-def _wait_key(url: str) -> str:
-    """Return where a URL leads, without who asks there."""
+def _location(url: str) -> str:
+    """Return where a URL leads, without its credentials."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
@@ -388,7 +388,7 @@ def _connect(url: str, ca_file: str, *, connections: int) -> _Opened:
         return _Opened(RedisCluster(startup_nodes=nodes, max_connections=connections, **options))
     service, _, database = parts.path.strip("/").partition("/")
     # Said by this name: of the other options redis-py gives its connections to Sentinels only those called `socket_…`,
-    # and tries each Sentinel eleven times, longer than anybody waits, before it asks the next.
+    # and tries each Sentinel eleven times, longer than any caller waits, before it asks the next.
     sentinel = Sentinel(addresses, sentinel_kwargs={**_SOCKET, **trust, "ssl": options["ssl"]})
     master = sentinel.master_for(service, db=int(database or 0), max_connections=connections, **options)
     return _Opened(master, *sentinel.sentinels)

@@ -10,15 +10,15 @@
 -- and `begun` when it was first asked (ms by Redis's clock).
 
 local a = cjson.decode(ARGV[1])
-local known, fields = {}, redis.call('HGETALL', KEYS[1])
-for i = 1, #fields, 2 do known[fields[i]] = fields[i + 1] end
+local record, fields = {}, redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do record[fields[i]] = fields[i + 1] end
 local t = redis.call('TIME')
-local begun = tonumber(known.begun or t[1] * 1000 + math.floor(t[2] / 1000))
+local begun = tonumber(record.begun or t[1] * 1000 + math.floor(t[2] / 1000))
 
 local verdict = 'running'
-if not known.fingerprint then verdict = 'new'
-elseif known.fingerprint ~= a.fingerprint then verdict = 'differs'
-elseif known.answer then verdict = 'replay' end
+if not record.fingerprint then verdict = 'new'
+elseif record.fingerprint ~= a.fingerprint then verdict = 'differs'
+elseif record.answer then verdict = 'replay' end
 
 if verdict == 'new' then
   redis.call('HSET', KEYS[1], 'fingerprint', a.fingerprint, 'begun', string.format('%.0f', begun))
@@ -27,4 +27,4 @@ elseif verdict == 'running' and a.answer ~= '' then
   redis.call('HSET', KEYS[1], 'answer', a.answer)
   redis.call('PEXPIRE', KEYS[1], a.ttl)
 end
-return cjson.encode({ verdict = verdict, begun = begun, answer = known.answer or '' })
+return cjson.encode({ verdict = verdict, begun = begun, answer = record.answer or '' })

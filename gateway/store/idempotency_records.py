@@ -16,7 +16,7 @@ class IdempotencyRecord(Struct, frozen=True):
     """What is known under an idempotency key.
 
     Attributes:
-        verdict: new, running, replay or differs (see `remember.lua`).
+        verdict: new, running, replay or differs (see `idempotency.lua`).
         begun: When it was first asked, in ms by Redis's clock.
         answer: What was kept, empty where nothing was.
     """
@@ -40,7 +40,7 @@ class IdempotencyRecords:
         self._script = Script("gateway.store", "idempotency")
 
     async def begin(self, scope: tuple[str, ...], fingerprint: str) -> IdempotencyRecord:
-        """Say that this is being asked, unless it was before.
+        """Record that this request began, unless it did before.
 
         Args:
             scope: Whose key, for what: caller, route and the key itself. Only their hash is stored.

@@ -1,11 +1,11 @@
--- Takes from a token bucket, for several who ask at once. One step, because two replicas that both read before either
+-- Takes from a token bucket, for several callers at once. One step, because two replicas that both read before either
 -- writes would both take the last token. Time is Redis's own.
 --
 -- KEYS  1 the bucket: "<tokens> <ms of the last change>"
--- ARGV  1 JSON: rate (tokens a second), burst (most it holds), cost (of each), count (who ask), force (take even what is
+-- ARGV  1 JSON: rate (tokens a second), burst (most it holds), cost (of each), count (callers), force (take even what is
 --         not there: what was already spent is owed)
 --
--- Returns JSON: granted (how many got theirs), remaining (tokens, may be negative), wait (s until the cost of one more
+-- Returns JSON: granted (callers that got theirs), remaining (tokens, may be negative), wait (s until the cost of one more
 -- is there; 0 where all got theirs), full (s until nothing is missing)
 
 local a = cjson.decode(ARGV[1])

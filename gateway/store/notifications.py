@@ -4,7 +4,7 @@ There are two kinds: that an operation has finished, on one channel that every p
 changed in a room, on a channel of the room's own, which is listened to while the room has readers.
 
 Pub/Sub loses messages (a reconnect, a black hole), and nothing here pretends otherwise: waiters also poll now
-and then, and every gap wakes everybody once so that they look for themselves.
+and then, and every gap wakes every waiter once so that it looks for itself.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class OperationFinished(Struct, frozen=True):
     Attributes:
         key: The track's record.
         operation: Number of the operation.
-        payload: What FINISH stored for those who wait.
+        payload: What `finish.lua` stored for the waiters.
     """
 
     key: str
@@ -50,7 +50,7 @@ class Notifications:
 
     Args:
         connection: How Redis is reached.
-        now: A clock in seconds that does not step: tells for how long nothing was heard.
+        now: A clock in seconds that does not step: measures for how long no message came.
         ping_after: Seconds of silence after which the server is asked for a sign of life.
         reconnect_after: Seconds of silence after which the connection is given up.
     """
@@ -77,7 +77,7 @@ class Notifications:
 
     @property
     def listening(self) -> bool:
-        """Whether messages arrive at the moment, as far as anybody knows."""
+        """Whether messages arrive at the moment, as far as this process knows."""
         return self._subscribed.is_set()
 
     async def start(self, on_finished: Callable[[OperationFinished], None], on_gap: Callable[[], None]) -> None:
@@ -120,7 +120,7 @@ class Notifications:
                 uncancelled()
                 if self._subscribed.is_set():
                     _log.warning("wakeups.lost", reason=type(error).__name__)
-            except Exception:  # noqa: BLE001 - for example a message that cannot be read: the next ones must be heard
+            except Exception:  # noqa: BLE001 - for example a message that cannot be read: the next ones must arrive
                 _log.exception("wakeups.failed")
             if self._subscribed.is_set():
                 failures = 0
@@ -156,7 +156,7 @@ class Notifications:
             subscribed = watched
 
     async def _read(self, pubsub: PubSub, following: asyncio.Task[None]) -> None:
-        heard = self._now()
+        last_message = self._now()
         pinged = False
         while True:
             if following.done():
@@ -164,7 +164,7 @@ class Notifications:
                 following.result()
             message = cast("dict[str, Any] | None", await pubsub.get_message(timeout=_READ_SECONDS))
             uncancelled()
-            silence = self._now() - heard
+            silence = self._now() - last_message
             if message is None:
                 # redis-py never notices a connection that went silent without a reset: ask it for a sign of life.
                 if silence > self._reconnect_after:
@@ -173,7 +173,7 @@ class Notifications:
                     pinged = True
                     await cast("Any", pubsub.ping())
                 continue
-            heard, pinged = self._now(), False
+            last_message, pinged = self._now(), False
             self._take(message)
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -181,11 +181,11 @@ class Notifications:
         if kind not in {"subscribe", "message"} or channel is None:
             return
         if channel.decode() != CHANNEL:
-            # A message says that there is news, and so may what was said before a subscription was in force.
+            # A message announces a change; so does a new subscription, since a change may have come before it.
             if on_update := self._watched.get(channel.decode()):
                 on_update()
         elif kind == "subscribe":
-            # Also after redis-py's silent re-subscription: what was said in between is lost.
+            # Also after redis-py's silent re-subscription: messages in between are lost.
             self._subscribed.set()
             self._on_gap()
         else:

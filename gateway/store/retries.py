@@ -40,7 +40,7 @@ class Retries:
             name: What the log calls it.
             write: Makes it; fails where it could not be made.
             pause: Seconds before the first try; before each later one twice as many as before the last.
-            longest_pause: The most of them.
+            longest_pause: The longest pause.
             seconds: How long it is tried.
             at_end: Called when it has succeeded or is given up.
         """
@@ -49,10 +49,10 @@ class Retries:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def stop(self, grace: float) -> None:
-        """Wait for what is still unwritten, for at most `grace` seconds, and give up the rest."""
+    async def stop(self, timeout: float) -> None:
+        """Wait for what is still unwritten, for at most `timeout` seconds, and give up the rest."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace)
+            await asyncio.wait(self._tasks, timeout=timeout)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,6 +1,6 @@
 """Token buckets that all replicas share.
 
-Those who ask for the same at the same time ask together: a thousand joiners must not become a thousand scripts.
+Callers that take the same at the same time share one script: a thousand joiners must not become a thousand scripts.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ class TokenBuckets:
         return await answer
 
     async def _ask(self, ask: _Ask) -> None:
-        """Ask for all who wait, until none is left: a caller that comes while a script runs waits for the next."""
+        """Ask for all waiting callers, until none is left: one that comes while a script runs waits for the next."""
         try:
             while waiting := self._waiting.pop(ask, None):
                 try:

@@ -25,13 +25,13 @@ _SIGNATURE_BYTES: Final = range(256, 1025)
 
 
 class SignatureVerdict(StrEnum):
-    """What a signature says of a body."""
+    """What a signature proves about a body."""
 
     GENUINE = "genuine"
     UNSIGNED = "unsigned"
     FORGED = "forged"
     UNDECIDED = "undecided"
-    """No known key fits, and whether there is a newer one cannot be found out at the moment."""
+    """No known key fits, and VideoSDK cannot be asked for a newer one at the moment."""
 
 
 class Signatures:
@@ -75,10 +75,10 @@ def _decoded(header: bytes) -> bytes | None:
 
 
 def _signed(keys: Keys, body: bytes, signature: bytes) -> bool:
-    return any(_fits(key, body, signature) for key in keys)
+    return any(_verifies(key, body, signature) for key in keys)
 
 
-def _fits(key: RSAPublicKey, body: bytes, signature: bytes) -> bool:
+def _verifies(key: RSAPublicKey, body: bytes, signature: bytes) -> bool:
     try:
         key.verify(signature, body, padding.PKCS1v15(), hashes.SHA256())
     except InvalidSignature:

@@ -21,7 +21,7 @@ token."""
 _T = TypeVar("_T", str, Secret)
 
 
-def _giving(value: _T | Callable[[], _T]) -> Callable[[], _T]:
+def _getter(value: _T | Callable[[], _T]) -> Callable[[], _T]:
     return value if callable(value) else lambda: value
 
 
@@ -63,7 +63,7 @@ class FixedToken:
     __slots__ = ("_sent", "_token")
 
     def __init__(self, token: Secret | Callable[[], Secret]) -> None:
-        self._token: Final = _giving(token)
+        self._token: Final = _getter(token)
         self._sent: Secret | None = None
 
     def current(self) -> str:
@@ -117,8 +117,8 @@ class MintedTokens:
         if lifetime <= _SPARE:
             message = f"lifetime must be longer than {_SPARE.total_seconds():g} s"
             raise ValueError(message)
-        self._api_key: Final = _giving(api_key)
-        self._secret: Final = _giving(secret)
+        self._api_key: Final = _getter(api_key)
+        self._secret: Final = _getter(secret)
         self._made_with: tuple[str, Secret] | None = None
         self._lifetime: Final = lifetime
         self._clock: Final = clock

@@ -1,7 +1,7 @@
 """Where the public keys come from that VideoSDK's webhooks are checked with: pinned in a file, or had from VideoSDK.
 
-A signature that does not fit may mean a new key, so the key is fetched again then. But anybody can send such a
-signature, so that happens once a minute at most, whatever comes in.
+A signature that does not fit may mean a new key, so the key is fetched again then. But any sender can make
+one up, so that happens once a minute at most.
 """
 
 import asyncio
@@ -119,7 +119,7 @@ class FetchedKeys:
         return self._keys
 
     async def _refresh(self) -> None:
-        """Fetch once for all who find the keys wanting at the same time, and once a minute at most."""
+        """Fetch once for all callers that need newer keys at the same time, and once a minute at most."""
         async with self._fetching:
             if self._clock() - self._tried < REFETCH_SECONDS:
                 return

@@ -81,15 +81,15 @@ class ErringConnection(Connection):
         self._pass("read")
         return await super().read(key)
 
-    async def due(self, key: str, until_ms: int, most: int) -> list[str]:
+    async def due(self, key: str, until_ms: int, limit: int) -> list[str]:
         """Return what is due."""
         self._pass("due")
-        return await super().due(key, until_ms, most)
+        return await super().due(key, until_ms, limit)
 
-    async def entries(self, key: str, since: str, most: int) -> list[tuple[str, dict[str, str]]]:
+    async def entries(self, key: str, first_id: str, limit: int) -> list[tuple[str, dict[str, str]]]:
         """Return events."""
         self._pass("entries")
-        return await super().entries(key, since, most)
+        return await super().entries(key, first_id, limit)
 
 
 class ErringTokens:
