@@ -20,6 +20,7 @@ from litestar.types import ASGIApp
 from gateway.app import create_app
 from gateway.auth.api_keys import new_key
 from gateway.sandbox import tether
+from gateway.sandbox.calls import Call
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
@@ -195,6 +196,11 @@ def skip_unless_ci(reason: str) -> NoReturn:
 def management_token() -> str:
     """Return a token that the simulator accepts, for callers that go around the gateway."""
     return MintedTokens(API_KEY, Secret(SECRET)).current()
+
+
+def calls_for(simulator: Simulator, room: str) -> list[Call]:
+    """Return what VideoSDK was asked of a room: of others, a gateway may have something left to find out."""
+    return [call for call in simulator.calls if call.room_id == room]
 
 
 def delay(endpoint: str, seconds: float, **match: str) -> Fault:

@@ -96,7 +96,7 @@ async def test_a_caller_over_its_limit_is_told_when_to_come_back(
     async with limited(valkey, simulator, tmp_path, name="over", GATEWAY_CALLER_STARTS_PER_MINUTE="2") as client:
         for _ in range(2):
             assert (await client.post(START, json=new_track())).status_code == 201
-        calls = len(simulator.calls)
+        calls = sum(call.method == "POST" for call in simulator.calls)
         for route in (START, STOP):
             answer = await client.post(route, json=new_track())
             check_problem(answer, "too-many-requests")
@@ -104,7 +104,8 @@ async def test_a_caller_over_its_limit_is_told_when_to_come_back(
             quota, left, seconds = told(answer)["caller"]
             assert (quota, left) == (2, 0)
             assert seconds == int(answer.headers["retry-after"])
-        assert len(simulator.calls) == calls
+        # Lists may be asked for all the same: a gateway looks after the tracks of other tests.
+        assert sum(call.method == "POST" for call in simulator.calls) == calls
 
 
 async def test_what_was_spent_at_once_is_owed(

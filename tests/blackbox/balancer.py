@@ -16,8 +16,6 @@ __all__ = ["Balancer", "balancer"]
 
 # As an operator would write it, but for the pace. No request is sent twice: what fails is to be seen.
 _CONFIGURATION: Final = """
-global
-    stats socket {admin} level admin
 defaults
     mode http
     timeout connect 2s
@@ -33,8 +31,8 @@ frontend callers
 backend gateways
     balance roundrobin
 {servers}
-listen told
-    bind 127.0.0.1:{told}
+listen status
+    bind 127.0.0.1:{status}
     stats enable
     stats uri /
 """
@@ -47,19 +45,9 @@ class Balancer:
         url: Where callers find it.
     """
 
-    def __init__(self, port: int, told: int, admin: Path) -> None:
+    def __init__(self, port: int, status: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._rewrites = f"http://127.0.0.1:{told}/;csv"
-        self._admin = admin
-
-    async def take_out(self, number: int) -> None:
-        """Send this gateway no more requests, and wait until the last is answered."""
-        await self._tell(f"set server gateways/gateway{number} state drain")
-        await harness.until(self._servers, lambda servers: servers[f"gateway{number}"]["scur"] == "0")
-
-    async def put_back(self, number: int) -> None:
-        """Send this gateway requests again, once it is ready."""
-        await self._tell(f"set server gateways/gateway{number} state ready")
+        self._status = f"http://127.0.0.1:{status}/;csv"
 
     async def wait_for(self, serving: int) -> None:
         """Wait until it sends requests to so many."""
@@ -68,18 +56,11 @@ class Balancer:
         )
 
     async def _servers(self) -> dict[str, dict[str, str]]:
-        async with harness.client(self._rewrites) as client:
-            rows = (await client.get(self._rewrites)).text.splitlines()
+        async with harness.client(self._status) as client:
+            rows = (await client.get(self._status)).text.splitlines()
         names = rows[0].removeprefix("# ").split(",")
         servers = [dict(zip(names, row.split(","), strict=False)) for row in rows[1:]]
         return {row["svname"]: row for row in servers if row["pxname"] == "gateways" and row["svname"] != "BACKEND"}
-
-    async def _tell(self, command: str) -> None:
-        reader, writer = await asyncio.open_unix_connection(str(self._admin))
-        writer.write(f"{command}\n".encode())
-        said = await reader.read()
-        writer.close()
-        assert not said.strip(), said
 
 
 @asynccontextmanager
@@ -88,17 +69,17 @@ async def balancer(ports: Sequence[int], folder: Path) -> AsyncGenerator[Balance
     binary = shutil.which("haproxy")
     if binary is None:
         harness.skip_unless_ci("haproxy is not installed")
-    port, told, admin = free_port(), free_port(), folder / "haproxy.sock"
+    port, status = free_port(), free_port()
     servers = "\n".join(f"    server gateway{number} 127.0.0.1:{one}" for number, one in enumerate(ports))
     configuration = folder / "haproxy.cfg"
-    configuration.write_text(_CONFIGURATION.format(port=port, told=told, admin=admin, servers=servers))
+    configuration.write_text(_CONFIGURATION.format(port=port, status=status, servers=servers))
     with (folder / "haproxy.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             str(binary), "-db", "-f", str(configuration), stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        running = Balancer(port, told, admin)
-        await harness.eventually(lambda: process.returncode is not None or _listens(told))
+        running = Balancer(port, status)
+        await harness.eventually(lambda: process.returncode is not None or _listens(status))
         assert process.returncode is None, (folder / "haproxy.log").read_text()
         yield running
     finally:

@@ -113,4 +113,5 @@ async def test_each_path_costs_as_many_round_trips_as_it_should(house: House) ->
     house.stage.simulator.inject(Fault(action="delay", endpoint="start", seconds=2, when="after"))
     answers, scripts = await house.cost((0, "start", joined), (1, "start", joined))
     assert sorted(answer.outcome for answer in answers) == ["joined", "started"]
-    assert scripts == 3
+    # A waiter also looks for itself about once a second.
+    assert 3 <= scripts <= 5

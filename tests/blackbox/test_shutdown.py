@@ -139,7 +139,9 @@ async def test_sigterm_loses_no_webhook_that_was_accepted(
     Whichever replica settles what is due then goes on with it.
     """
     with EmbeddedValkey() as valkey:
-        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+        settings = harness.environment(
+            valkey.url, simulator.url, demo.file, **{**HEALING, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "3"}
+        )
         process = await harness.GatewayProcess(settings, tmp_path / "log", public=True).ready()
         track = new_track()
         async with harness.client(process.url, demo.key) as gateway, Redis.from_url(valkey.url) as redis:

@@ -22,7 +22,7 @@ DASHBOARD = CHART / "dashboards" / "recording-gateway.json"
 DOCS = CHART.parents[1] / "docs"
 RUNBOOK = DOCS / "runbook.md"
 
-TARGET = {"namespace", "operation", "pod", "le"}
+TARGET = {"namespace", "job", "pod", "le"}
 """Labels that Prometheus adds, or histograms have."""
 
 

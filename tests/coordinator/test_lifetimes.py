@@ -66,7 +66,7 @@ def lifetimes(admin: "redis.Redis") -> dict[str, int]:
 
 
 KINDS: Final = {
-    "due": r"rec:\{\d\d\}:due",
+    "due": r"rec:\{\d\d\}:[^:]+:due",
     "epoch": r"rec:\{\d\d\}:epoch",
     "tracks": r"rec:\{\d\d\}:t:[^:]+:tracks",
     "events": r"rec:\{\d\d\}:t:[^:]+:events",

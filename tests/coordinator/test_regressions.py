@@ -1044,11 +1044,11 @@ def test_a_leader_that_makes_a_mistake_lets_go(new_world: Callable[..., World]) 
     class Mistaken(Leader):
         mistakes = 1
 
-        async def lead(self, operation: Operation) -> Completed:
+        async def _lead(self, operation: Operation) -> Completed:
             if operation.command == "start" and Mistaken.mistakes:
                 Mistaken.mistakes -= 1
                 raise RuntimeError("a mistake")
-            return await super().lead(operation)
+            return await super()._lead(operation)
 
     world = new_world(code={"Leader": Mistaken}, settling=False)
     process = world.process()

@@ -121,7 +121,7 @@ async def meet_leader(
         return not fatal
 
     for gate in by_gate:
-        gate.reconciler = watch
+        gate.observer = watch
     try:
         async with asyncio.timeout(timeout):
             return await met
@@ -129,7 +129,7 @@ async def meet_leader(
         return None
     finally:
         for gate in by_gate:
-            gate.reconciler = None
+            gate.observer = None
 
 
 async def _meet_call(scene: Scene, action: str, timeout: float, **more: Any) -> Replica | None:

@@ -20,7 +20,7 @@ Step = str
 Watcher = Callable[["Gate", Step, bytes], bool]
 """Called with what passes; False drops it."""
 
-_CLAIM: Final = b'"wish":"'
+_CLAIM: Final = b'"command":"'
 _FINISH: Final = b'"confirmed_by":'
 _RENEW: Final = b'"restore":true'
 _LEAD: Final = b'"verdict":"lead"'
@@ -59,7 +59,7 @@ class Gate:
         """Replies come after a number of seconds between these."""
         self.lossy = 0.0
         """Chance of a reply being dropped after the command was carried out."""
-        self.reconciler: Watcher | None = None
+        self.observer: Watcher | None = None
         self.random = random.Random(seed)
         self.pipes: set[_Client] = set()
         self._listener: asyncio.Server | None = None
@@ -103,7 +103,7 @@ class Gate:
 
     def passes(self, step: Step, data: bytes) -> bool:
         """Ask the watcher whether this may pass."""
-        return self.reconciler is None or self.reconciler(self, step, data)
+        return self.observer is None or self.observer(self, step, data)
 
 
 class _Client(asyncio.Protocol):

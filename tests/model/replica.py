@@ -180,9 +180,14 @@ class Process:
         batches = Batches(self.coordinator, lead, self.ears, without_redis, self.reconciler, degrade=world.degrade)
         self.recordings = Recordings(self.coordinator, batches, self.reconciler, without_redis)
         self.operator = Operator(self.coordinator, Backlog(self.wire, "t"), listings, self.reconciler, self.recordings)
-        self.do(self.recordings.open())
+        self.do(self._open(batches))
         if world.settling:
             self.do(self._settle_for_ever())
+
+    async def _open(self, batches: Batches) -> None:
+        """Begin all background work but the reconciler's, which the world moves on."""
+        await self.coordinator.start()
+        await batches.open()
 
     def __repr__(self) -> str:
         return self.name

@@ -64,7 +64,7 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
         stories.test_recording_that_ended_by_itself_is_started_again,
     ),
     "epoch ignored": (
-        changed("claim", value("predates_epoch", "false")),
+        changed("claim", value("forgotten", "false")),
         stories.test_live_leader_comes_before_whoever_finds_redis_empty,
     ),
     "no grace": (
@@ -89,7 +89,7 @@ STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None
         stories.test_slowness_of_our_own_is_no_failure_of_videosdk,
     ),
     "a refusal settles all": (
-        changed("finish", becomes("settled", "if a.answered then start_quiet = 0 end")),
+        changed("finish", becomes("settled", "if a.answered then start_may_land_until = 0 end")),
         stories.test_refused_stop_does_not_settle_what_else_is_on_its_way,
     ),
     "zombie not waited for after a stop": (
@@ -141,7 +141,9 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
         stories.test_late_truth_is_taken_from_an_unarmed_recoverer_only,
     ),
     "renewal lengthens the quiet time": (
-        changed("renew", value("renew-the-lease-only", "{ lease = now + a.lease, start_quiet = now + a.quiet }")),
+        changed(
+            "renew", value("renew-the-lease-only", "{ lease = now + a.lease, start_may_land_until = now + a.quiet }")
+        ),
         rows.test_renewal_lengthens_the_lease_and_nothing_else,
     ),
     "no horizon after a restore": (

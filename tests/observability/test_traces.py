@@ -25,7 +25,7 @@ Started = Callable[[dict[str, str], Path], harness.GatewayProcess]
 START = "/v1/recordings/track/start"
 ROUTE = "startTrackRecording"
 ATTRIBUTES = {
-    *("gateway.kind", "gateway.operation", "gateway.outcome", "gateway.verdict", "gateway.attempt", "gateway.doing"),
+    *("gateway.kind", "gateway.operation", "gateway.outcome", "gateway.verdict", "gateway.attempt", "gateway.action"),
     *("gateway.how", "gateway.state", "gateway.status", "http.route", "http.response.status_code", "error.type"),
 }
 """All that a span may say."""
@@ -96,7 +96,7 @@ async def test_one_trace_tells_of_one_start_and_two_joiners_on_two_processes(
         assert finish.parent == operation.id
         assert upstream.ended <= finish.begun <= finish.ended <= operation.ended
         assert operation.attributes["gateway.kind"] == "video"
-        assert operation.attributes["gateway.doing"] == "start"
+        assert operation.attributes["gateway.action"] == "start"
         assert leader.links == []
         assert [span.links for span in joiners] == [[operation.id]] * 2
         assert {span.process for span in joiners} == {span.process for span in mine}

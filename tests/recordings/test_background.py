@@ -151,10 +151,10 @@ async def waiting_callers(parts: Parts, simulator: Simulator) -> Steps:
 
 async def report_of_uncoordinated_stops(parts: Parts, simulator: Simulator) -> Steps:
     """A stop without Redis, of which Redis is told later."""
-    parts.connection.err("suspect_since")
+    parts.connection.err("invalidate")
     await parts.without_redis.stop(key_of(parts), TRACK)
     yield
-    await made_again(parts, "suspect_since")
+    await made_again(parts, "invalidate")
 
 
 async def limits(parts: Parts, simulator: Simulator) -> Steps:

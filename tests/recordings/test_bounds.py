@@ -18,7 +18,6 @@ from gateway.recordings import (
     Kind,
     Outcome,
     Reconciler,
-    Recordings,
     StartParameters,
     Track,
     WebhookEvent,
@@ -93,7 +92,7 @@ async def test_callers_beyond_the_bound_are_refused_until_others_leave(
     """Two may wait for one track and three in all; one more is told to come again, and is let in afterwards."""
     bounds = {"max_waiting": 3, "max_waiting_per_track": 2}
     simulator.inject(Fault(action="hang_before", endpoint="start", times=None))
-    async with Parts(valkey, simulator.url, recordings=bounds).running(settling=False) as parts:
+    async with Parts(valkey, simulator.url, batches=bounds).running(settling=False) as parts:
 
         def start(participant: str) -> asyncio.Task[Any]:
             return asyncio.create_task(parts.recordings.start(track(participant), NOTHING, caller="demo", timeout=60))
@@ -194,7 +193,7 @@ async def test_nothing_that_a_process_remembers_grows_with_the_tracks(
     valkey: EmbeddedValkey, simulator: Simulator
 ) -> None:
     """After seven tracks no part holds more than after three: no results, lists, locks, waiters, feeds or leases."""
-    bounds: dict[str, Any] = {"listings": {"max_remembered": 2}, "recordings": {"max_results": 2}}
+    bounds: dict[str, Any] = {"listings": {"max_remembered": 2}, "batches": {"max_results": 2}}
     async with (
         Parts(valkey, simulator.url, **bounds).running() as here,
         Parts(valkey, simulator.url, **bounds).running() as there,
@@ -306,19 +305,19 @@ async def test_a_round_of_the_settler_takes_up_so_many_tracks_of_a_bucket(parts:
     await held.close()
 
 
-async def test_a_question_is_answered_although_the_list_hangs(parts: Parts, simulator: Simulator) -> None:
+async def test_a_question_is_answered_although_the_list_hangs(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """What is known is told after a moment, long before VideoSDK's own time-out."""
     one = track("ada")
-    await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
-    await parts.coordinator.invalidate(key_of(parts, one))
-    simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
-    recordings = Recordings(parts.coordinator, parts.batches, parts.reconciler, parts.without_redis, answer_within=0.05)
-    answered = asyncio.create_task(recordings.get(one))
-    another = asyncio.create_task(parts.listings.ask(ROOM))
-    await asyncio.wait([answered, another], return_when=asyncio.FIRST_COMPLETED)
-    assert answered.done()
-    another.cancel()
-    assert answered.result().status == "recording"
+    async with Parts(valkey, simulator.url, recordings={"answer_within": 0.05}).running(settling=False) as parts:
+        await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
+        await parts.coordinator.invalidate(key_of(parts, one))
+        simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
+        answered = asyncio.create_task(parts.recordings.get(one))
+        another = asyncio.create_task(parts.listings.ask(ROOM))
+        await asyncio.wait([answered, another], return_when=asyncio.FIRST_COMPLETED)
+        assert answered.done()
+        another.cancel()
+        assert answered.result().status == "recording"
 
 
 async def test_closing_waits_for_operations_no_longer_than_its_grace(parts: Parts, simulator: Simulator) -> None:

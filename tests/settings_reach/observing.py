@@ -227,7 +227,7 @@ async def rooms_compared_in_a_moment(scene: Scene, given: Given) -> int:
 
 def due_of(key: str) -> str:
     """Return where Redis holds when a record is due."""
-    return f"{':'.join(key.split(':')[:2])}:due"
+    return f"{':'.join(key.split(':')[:3])}:due"
 
 
 async def hours_that_an_end_is_kept(scene: Scene, given: Given) -> float:

@@ -136,14 +136,14 @@ class Row(NamedTuple):
     Attributes:
         variable: Its name.
         values: Values and what is observed with each; a value in braces is made by the scene, None is "not set".
-        confirm: How it is observed.
+        observe: How it is observed.
         more: What else is set for it.
         tested_in: Where a value that is only seen to arrive is tested to do what it should.
     """
 
     variable: str
     values: dict[str | None, object]
-    confirm: Observe
+    observe: Observe
     more: Given = MappingProxyType({})
     tested_in: str = ""
 
@@ -168,7 +168,7 @@ async def _tls_server(scene: Scene) -> str:
     papers = make_papers(scene.folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(papers.certificate, papers.key)
-    socket = scene.valkey.url.removeprefix("unix://")
+    socket = scene.valkey.url.removeprefix("unix://").partition("?")[0]
 
     async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError, ssl.SSLError):

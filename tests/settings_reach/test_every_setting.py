@@ -123,7 +123,7 @@ async def test_setting_reaches_its_part_and_changes_what_it_does(scene: Scene, r
     """With each value another thing is seen of a gateway that is served with it."""
     observed: dict[str | None, object] = {}
     for value in row.values:
-        observed[value] = await row.confirm(scene, {**row.more, row.variable: value})
+        observed[value] = await row.observe(scene, {**row.more, row.variable: value})
     assert observed == row.values
 
 
@@ -138,7 +138,7 @@ async def test_setting_in_a_file_reaches_its_part_and_changes_what_it_does(scene
     for value in row.values:
         file.write_text(await scene.fill(value or ""))
         given = {**row.more, row.variable: None, FILED[row.variable]: str(file)}
-        observed[value] = await row.confirm(scene, given)
+        observed[value] = await row.observe(scene, given)
     assert observed == row.values
 
 
