@@ -37,9 +37,9 @@ class Chosen:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Leave out and sort."""
-        items[:] = sorted((item for item in items if item.nodeid in self._order), key=self._wait_key)
+        items[:] = sorted((item for item in items if item.nodeid in self._order), key=self._place)
 
-    def _wait_key(self, item: pytest.Item) -> int:
+    def _place(self, item: pytest.Item) -> int:
         return self._order[item.nodeid]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
