@@ -23,13 +23,20 @@ __all__ = ["Recording", "load", "record"]
 _NEVER: Final = ("tests/mutants/", "tests/model/test_mutants.py", "tests/image/", "tests/bench/")
 """Tests that look for rules by name would notice a mutant for the wrong reason; the others build or measure."""
 _NAMED: Final = {
+    "decorator": ("tests/api/test_openapi.py",),
+    "gateway/api/": ("tests/api/test_openapi.py",),
+    "gateway/api/middleware.py": ("tests/observability/",),
+    "gateway/observability/": ("tests/observability/",),
     ".lua": ("tests/coordinator/", "tests/model/test_protocol_model.py"),
     "gateway/__main__.py": ("tests/test_main.py",),
     "gateway/serving/server.py": ("tests/test_main.py",),
     "gateway/serving/healthcheck.py": ("tests/test_main.py",),
     "gateway/lifecycle.py": ("tests/test_main.py", "tests/blackbox/test_shutdown.py"),
 }
-"""Tests that run scripts without the gateway's own way to Redis, or in processes of their own: not recorded."""
+"""By the end or beginning of a path, or by the operator: tests that run it in processes of their own, or without
+the gateway's way to Redis, which is not recorded; and tests of what code outside of functions declares."""
+_CLOSEST_SECONDS: Final = 12.0
+"""Of recorded time, for the tests of a mutant's own package."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +56,28 @@ class Recording:
     stale: bool = False
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """Return the tests that can notice a mutant: fast ones first, and of each file one before a second of any."""
+        """Return the tests that can notice a mutant: its package's first, then of each file one, then a second."""
         able = self._by_script(mutant) if mutant.module.endswith(".lua") else self._by_line(mutant)
+        named: tuple[str, ...] = ()
         for names, files in _NAMED.items():
-            if mutant.module.endswith(names):
+            if mutant.module.endswith(names) or mutant.operator == names or mutant.module.startswith(names):
+                named += files
                 able = able | {test for test in self.seconds if test.startswith(files)}
         able = {test for test in able if test in self.seconds and not test.startswith(_NEVER)}
         by_file: dict[str, list[str]] = {}
         for test in sorted(able, key=lambda test: (self.seconds[test], test)):
             by_file.setdefault(test.partition("::")[0], []).append(test)
+        # Tests of the mutant's own package look closest; of all others, a few of each file look from everywhere.
+        own = {test for test in able if test.startswith((f"tests/{Path(mutant.module).parent.name}/", *named))}
+        closest, seconds = list[str](), 0.0
+        for test in sorted(own, key=lambda test: (self.seconds[test], test)):
+            seconds += self.seconds[test]
+            if seconds > _CLOSEST_SECONDS:
+                break
+            closest.append(test)
         rounds = itertools.zip_longest(*by_file.values())
-        return [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
+        others = [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
+        return list(dict.fromkeys((*closest, *others)))
 
     def _by_line(self, mutant: Mutant) -> frozenset[str]:
         body = _body_around(self.sources[mutant.module], mutant.line)
