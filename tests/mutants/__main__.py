@@ -2,14 +2,17 @@
 
 import itertools
 import os
+import signal
 import sys
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from tests.mutants.accepted import entries, without
-from tests.mutants.recording import load, record
+from tests.mutants.recording import record
 from tests.mutants.run import Bounds, Verdict, every, run
 from tests.mutants.tree import Project
 
@@ -26,6 +29,7 @@ _RECORDED: Final = (
 
 def main() -> int:
     """Run, print, write the report; return 1 where too many survive."""
+    signal.signal(signal.SIGTERM, _terminate)
     seed = int(os.environ.get("SEED") or 1)
     modules = (os.environ.get("MODULES") or "").replace(",", " ").split()
     bounds = Bounds(count=int(os.environ.get("COUNT") or 160), minutes=float(os.environ.get("MINUTES") or 20))
@@ -35,12 +39,9 @@ def main() -> int:
     left = without(every(sources), sources, listed)
     mutants = [mutant for mutant in left if not modules or mutant.module.startswith(tuple(modules))]
     folder = _ROOT / "build" / "mutants"
-    kept = folder / f"recorded-{project.state()}.json"
-    recording = load(project, kept)
-    if recording is None:
-        print("recording which tests run which lines, once for this state of the tree", flush=True)
-        tests = (os.environ.get("RECORD") or _RECORDED).split()
-        recording = record(project, kept, ["--numprocesses", "2", "--dist", "loadfile", *tests])
+    paths = (os.environ.get("RECORD") or _RECORDED).split()
+    kept = folder / f"recorded-{zlib.crc32(' '.join(paths).encode()):08x}.json"
+    recording = record(project, kept, paths, ["--numprocesses", "2", "--dist", "loadfile"])
     begun = time.monotonic()
     print(f"{len(mutants)} mutants of {len(left)}, beside {len(listed)} entries that are accepted; seed {seed}")
     verdicts = run(project, recording, mutants, seed, bounds, _say)
@@ -50,6 +51,11 @@ def main() -> int:
     print(f"\n{text}")
     killed = sum(verdict.killed for verdict in verdicts)
     return 0 if verdicts and killed >= _ENOUGH * len(verdicts) else 1
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    """End as after any exception, so that the copies go."""
+    sys.exit(128 + number)
 
 
 def _say(verdict: Verdict) -> None:

@@ -9,12 +9,12 @@ import msgspec
 
 from tests.mutants.mutant import Mutant
 
-__all__ = ["FILE", "RequestMiddleware", "entries", "without"]
+__all__ = ["FILE", "AcceptedMutant", "entries", "without"]
 
 FILE: Final = Path(__file__).parent / "accepted.toml"
 
 
-class RequestMiddleware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AcceptedMutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One or more mutants of one line.
 
     Attributes:
@@ -41,21 +41,21 @@ class RequestMiddleware(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    mutant: list[RequestMiddleware] = []
+    mutant: list[AcceptedMutant] = []
 
 
-def entries(file: Path = FILE) -> list[RequestMiddleware]:
+def entries(file: Path = FILE) -> list[AcceptedMutant]:
     """Return the list."""
     return msgspec.convert(tomllib.loads(file.read_text("utf-8")), _File).mutant
 
 
-def without(mutants: Iterable[Mutant], sources: Mapping[str, str], listed: Iterable[RequestMiddleware]) -> list[Mutant]:
+def without(mutants: Iterable[Mutant], sources: Mapping[str, str], listed: Iterable[AcceptedMutant]) -> list[Mutant]:
     """Return the mutants that are not on the list.
 
     Raises:
         LookupError: An entry matches nothing: its code has changed, so its reason must be looked at again.
     """
-    left, unused = list(mutants), list[RequestMiddleware]()
+    left, unused = list(mutants), list[AcceptedMutant]()
     for entry in listed:
         kept = [mutant for mutant in left if not entry.matches(mutant, sources[mutant.module])]
         if len(kept) == len(left):

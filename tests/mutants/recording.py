@@ -1,12 +1,12 @@
 """Which tests run which lines, recorded once for a state of the tree, and which tests can therefore notice a mutant."""
 
 import ast
+import difflib
 import itertools
 import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +16,27 @@ import coverage
 import msgspec
 
 from tests.mutants.mutant import Mutant
-from tests.mutants.tree import Project, Tree
+from tests.mutants.tree import Project, Tree, copies
 
 __all__ = ["Recording", "load", "record"]
 
 _NEVER: Final = ("tests/mutants/", "tests/model/test_mutants.py", "tests/image/", "tests/bench/")
 """Tests that look for rules by name would notice a mutant for the wrong reason; the others build or measure."""
 _NAMED: Final = {
+    "decorator": ("tests/api/test_openapi.py",),
+    "gateway/api/": ("tests/api/test_openapi.py",),
+    "gateway/api/middleware.py": ("tests/observability/",),
+    "gateway/observability/": ("tests/observability/",),
     ".lua": ("tests/coordinator/", "tests/model/test_protocol_model.py"),
     "gateway/__main__.py": ("tests/test_main.py",),
     "gateway/serving/server.py": ("tests/test_main.py",),
     "gateway/serving/healthcheck.py": ("tests/test_main.py",),
     "gateway/lifecycle.py": ("tests/test_main.py", "tests/blackbox/test_shutdown.py"),
 }
-"""Tests that run scripts without the gateway's own way to Redis, or in processes of their own: not recorded."""
+"""By the end or beginning of a path, or by the operator: tests that run it in processes of their own, or without
+the gateway's way to Redis, which is not recorded; and tests of what code outside of functions declares."""
+_CLOSEST_SECONDS: Final = 12.0
+"""Of recorded time, for the tests of a mutant's own package."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +46,38 @@ class Recording:
     Attributes:
         seconds: How long each test takes that passed.
         lines: By module and line, the tests that run it.
-        sources: The texts it was recorded with.
+        sources: The texts of the modules and scripts, as they are.
+        stale: Whether it was recorded with other sources: a test that fails on a mutant may fail without it.
     """
 
     seconds: Mapping[str, float]
     lines: Mapping[str, Mapping[int, frozenset[str]]]
     sources: Mapping[str, str]
+    stale: bool = False
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """Return the tests that can notice a mutant: fast ones first, and of each file one before a second of any."""
+        """Return the tests that can notice a mutant: its package's first, then of each file one, then a second."""
         able = self._by_script(mutant) if mutant.module.endswith(".lua") else self._by_line(mutant)
+        named: tuple[str, ...] = ()
         for names, files in _NAMED.items():
-            if mutant.module.endswith(names):
+            if mutant.module.endswith(names) or mutant.operator == names or mutant.module.startswith(names):
+                named += files
                 able = able | {test for test in self.seconds if test.startswith(files)}
         able = {test for test in able if test in self.seconds and not test.startswith(_NEVER)}
         by_file: dict[str, list[str]] = {}
         for test in sorted(able, key=lambda test: (self.seconds[test], test)):
             by_file.setdefault(test.partition("::")[0], []).append(test)
+        # Tests of the mutant's own package look closest; of all others, a few of each file look from everywhere.
+        own = {test for test in able if test.startswith((f"tests/{Path(mutant.module).parent.name}/", *named))}
+        closest, seconds = list[str](), 0.0
+        for test in sorted(own, key=lambda test: (self.seconds[test], test)):
+            seconds += self.seconds[test]
+            if seconds > _CLOSEST_SECONDS:
+                break
+            closest.append(test)
         rounds = itertools.zip_longest(*by_file.values())
-        return [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
+        others = [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
+        return list(dict.fromkeys((*closest, *others)))
 
     def _by_line(self, mutant: Mutant) -> frozenset[str]:
         body = _body_around(self.sources[mutant.module], mutant.line)
@@ -128,62 +148,123 @@ class _Stored(msgspec.Struct):
     tests: list[str]
     seconds: list[float]
     lines: dict[str, dict[int, list[int]]]
+    files: dict[str, str]
+    sources: dict[str, str]
 
 
-def load(project: Project, file: Path) -> Recording | None:
-    """Return what was recorded of this state of the tree, if anything was."""
-    if not file.exists():
-        return None
-    stored = msgspec.json.decode(file.read_bytes(), type=_Stored)
-    lines = {
-        module: {line: frozenset(stored.tests[place] for place in places) for line, places in lines.items()}
-        for module, lines in stored.lines.items()
-    }
-    return Recording(dict(zip(stored.tests, stored.seconds, strict=True)), lines, project.sources())
+def load(project: Project, file: Path, paths: Sequence[str] = ("tests/",)) -> tuple[Recording, list[str]]:
+    """Return what was recorded and still holds, and the test files that have to be recorded.
 
-
-def record(project: Project, file: Path, arguments: Sequence[str]) -> Recording:
-    """Run tests once with every line noted, and keep what was found.
+    A file of tests is recorded anew when it, or what it shares with others, has changed. Of a module that has changed,
+    each line that is still there keeps its tests; a new line has those of the function that it is in.
 
     Args:
         project: Of what.
         file: Where it is kept.
-        arguments: Of pytest: which tests, how many at a time.
+        paths: Beginnings of the paths of the tests.
+    """
+    wanted = {name: digest for name, digest in project.test_files().items() if name.startswith(tuple(paths))}
+    wanted = {name: digest for name, digest in wanted.items() if not name.startswith(_NEVER)}
+    if not file.exists():
+        return Recording({}, {}, project.sources()), list(wanted)
+    stored = msgspec.json.decode(file.read_bytes(), type=_Stored)
+    missing = [name for name, digest in wanted.items() if stored.files.get(name) != digest]
+    holds = wanted.keys() - missing
+    seconds = {
+        test: seconds
+        for test, seconds in zip(stored.tests, stored.seconds, strict=True)
+        if test.partition("::")[0] in holds
+    }
+    sources = project.sources()
+    lines: dict[str, dict[int, frozenset[str]]] = {}
+    for module, known in stored.lines.items():
+        places = _moved(stored.sources[module], sources.get(module, ""))
+        for line, tests in known.items():
+            if line in places:
+                ran = frozenset(stored.tests[test] for test in tests if stored.tests[test] in seconds)
+                lines.setdefault(module, {})[places[line]] = ran
+    return Recording(seconds, lines, sources, stale=sources != stored.sources), missing
+
+
+def _moved(before: str, after: str) -> dict[int, int]:
+    """Return where each line of a text that has not changed stands in another."""
+    if before == after:
+        return {line: line for line in range(1, before.count("\n") + 2)}
+    blocks = difflib.SequenceMatcher(None, before.splitlines(), after.splitlines(), autojunk=False)
+    return {
+        block.a + place + 1: block.b + place + 1
+        for block in blocks.get_matching_blocks()
+        for place in range(block.size)
+    }
+
+
+def record(
+    project: Project, file: Path, paths: Sequence[str] = ("tests/",), arguments: Sequence[str] = ()
+) -> Recording:
+    """Run the tests that have not been recorded yet with every line noted, and keep what was found.
+
+    Args:
+        project: Of what.
+        file: Where it is kept.
+        paths: Beginnings of the paths of the tests.
+        arguments: Of pytest: how many at a time.
 
     Raises:
         RuntimeError: The tests could not be run.
     """
-    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
-        tree = Tree(project, Path(temporary).resolve() / "tree")
-        folder = Path(temporary).resolve() / "recorded"
-        folder.mkdir()
-        environ = {**tree.environ, "MUTANTS_RECORDING": str(folder), "MUTANTS_PACKAGE": project.package}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "mutants_recorder", "-p", "no:cacheprovider", *arguments]
-        ended = subprocess.run(command, cwd=tree.folder, env=environ, check=False)
-        stored = _collected(tree, folder)
-    if not stored.tests:
-        raise RuntimeError(f"no test passed while it was recorded (pytest ended with {ended.returncode})")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.encode(stored))
-    loaded = load(project, file)
-    assert loaded
-    return loaded
+    known, missing = load(project, file, paths)
+    if missing:
+        with copies() as temporary:
+            tree = Tree(project, temporary / "tree")
+            folder = temporary / "recorded"
+            folder.mkdir()
+            environ = {**tree.environ, "MUTANTS_RECORDING": str(folder), "MUTANTS_PACKAGE": project.package}
+            options = ["-q", "-p", "mutants_recorder", "-p", "no:cacheprovider", "--show-capture=no", *arguments]
+            command = [sys.executable, "-m", "pytest", *options, *missing]
+            ended = subprocess.run(command, cwd=tree.folder, env=environ, check=False)
+            seconds, lines = _collected(tree, folder)
+        if not seconds:
+            raise RuntimeError(f"no test passed while it was recorded (pytest ended with {ended.returncode})")
+        known = Recording({**known.seconds, **seconds}, _together(known.lines, lines), known.sources)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(msgspec.json.encode(_stored(known, project.test_files())))
+    return load(project, file, paths)[0]
 
 
-def _collected(tree: Tree, folder: Path) -> _Stored:
+def _stored(recording: Recording, files: dict[str, str]) -> _Stored:
+    tests = list(recording.seconds)
+    places = {test: place for place, test in enumerate(tests)}
+    lines = {
+        module: {line: sorted(places[test] for test in ran) for line, ran in known.items()}
+        for module, known in recording.lines.items()
+    }
+    seconds = [round(recording.seconds[test], 4) for test in tests]
+    return _Stored(tests, seconds, lines, files, dict(recording.sources))
+
+
+def _together(*recorded: Mapping[str, Mapping[int, frozenset[str]]]) -> dict[str, dict[int, frozenset[str]]]:
+    lines: dict[str, dict[int, frozenset[str]]] = {}
+    for part in recorded:
+        for module, known in part.items():
+            of = lines.setdefault(module, {})
+            for line, ran in known.items():
+                of[line] = of.get(line, frozenset()) | ran
+    return lines
+
+
+def _collected(tree: Tree, folder: Path) -> tuple[dict[str, float], dict[str, dict[int, frozenset[str]]]]:
     seconds: dict[str, float] = {}
     for part in folder.glob("seconds.*.json"):
         seconds |= json.loads(part.read_text())
-    places = {test: place for place, test in enumerate(seconds)}
-    lines: dict[str, dict[int, set[int]]] = {}
+    parts: list[dict[str, dict[int, frozenset[str]]]] = []
     for part in folder.glob("lines.*"):
         data = coverage.CoverageData(str(part))
         data.read()
         for measured in data.measured_files():
             module = str(Path(measured).relative_to(tree.folder))
-            for line, contexts in data.contexts_by_lineno(measured).items():
-                ran = {places[context] for context in contexts if context in places}
-                if ran:
-                    lines.setdefault(module, {}).setdefault(line, set()).update(ran)
-    listed = {module: {line: sorted(ran) for line, ran in known.items()} for module, known in lines.items()}
-    return _Stored(list(places), [round(seconds[test], 4) for test in places], listed)
+            ran = {
+                line: frozenset(contexts) & seconds.keys()
+                for line, contexts in data.contexts_by_lineno(measured).items()
+            }
+            parts.append({module: {line: tests for line, tests in ran.items() if tests}})
+    return seconds, _together(*parts)

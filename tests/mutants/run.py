@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,14 +21,16 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from tests.mutants import lua, python
 from tests.mutants.mutant import Mutant
 from tests.mutants.recording import Recording
-from tests.mutants.tree import Project, Tree
+from tests.mutants.tree import Project, Tree, copies
 
 __all__ = ["Bounds", "Verdict", "drawn", "every", "run"]
 
 _LEFT_OUT: Final = ("gateway/sandbox/", "gateway/api/swagger/", "gateway/api/openapi_texts.py")
 """No behaviour of the product: the simulator, vendored files, the contract's examples."""
 _FIRST_SECONDS: Final = 2.0
-"""Tests that take this long together are tried first, in a process of their own: most mutants die there."""
+_FIRST_TESTS: Final = 12
+"""Tests that take this long together, and no more of them, are tried first, in a process of their own: most mutants die
+there, and to read fewer files of tests is faster."""
 
 _LATE: Final = -1
 """The code of a run that was ended because it took too long."""
@@ -42,15 +43,15 @@ class Bounds:
     Attributes:
         count: How many mutants at most.
         minutes: After which no further mutant is begun.
-        workers: How many at a time.
+        workers: How many at a time: more than there are cores, for tests wait more than they compute.
         seconds: Of recorded time that the tests of one mutant may take; the fastest are run.
         deadline: How long tests may take beside four times what was recorded: for starting, on a busy machine.
     """
 
     count: int = 160
     minutes: float = 20.0
-    workers: int = 2
-    seconds: float = 30.0
+    workers: int = 5
+    seconds: float = 25.0
     deadline: float = 20.0
 
 
@@ -125,25 +126,30 @@ def run(
     Raises:
         RuntimeError: The tests fail on the code as it is, so nothing could be said of mutants.
     """
-    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary, _Compiler(recording.sources) as compiler:
+    with copies() as temporary, _Compiler(recording.sources) as compiler:
         order = drawn(mutants, seed, compiler.compiles)
-        operation = _Job(recording, bounds, seed, say)
+        shared = _Shared(recording, bounds, seed, say)
         for mutant, _ in zip(order, range(bounds.count), strict=False):
-            operation.waiting.put(mutant)
+            shared.waiting.put(mutant)
         threads = [
-            threading.Thread(target=operation.work, args=(project, Path(temporary).resolve() / str(number)))
+            threading.Thread(target=shared.work, args=(project, temporary / str(number)), daemon=True)
             for number in range(bounds.workers)
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
-    if operation.failure:
-        raise RuntimeError(operation.failure[0])
-    return sorted(operation.verdicts, key=lambda verdict: (verdict.mutant.module, verdict.mutant.start))
+        try:
+            for thread in threads:
+                thread.join()
+        finally:  # where this process is told to end, a run in progress must not outlive the copies
+            shared.end()
+            for thread in threads:
+                thread.join(30)
+    if shared.failure:
+        raise RuntimeError(shared.failure[0])
+    return sorted(shared.verdicts, key=lambda verdict: (verdict.mutant.module, verdict.mutant.start))
 
 
-class _Job:
+class _Shared:
     """What the workers of one run share."""
 
     def __init__(self, recording: Recording, bounds: Bounds, seed: int, say: Callable[[Verdict], None]) -> None:
@@ -155,6 +161,15 @@ class _Job:
         self.verdicts: list[Verdict] = []
         self.failure: list[str] = []
         self._until = time.monotonic() + bounds.minutes * 60
+        self._sound: dict[str, bool] = {}
+        """Of tests that were recorded with other sources: whether they pass on these."""
+        self._zygotes: list[_Zygote] = []
+
+    def end(self) -> None:
+        """Stop at once."""
+        self._until = 0
+        for zygote in self._zygotes:
+            zygote.kill()
 
     def work(self, project: Project, folder: Path) -> None:
         """Try mutants in a copy of the project until there are none, or there is no time."""
@@ -162,6 +177,7 @@ class _Job:
             return
         try:
             with _Zygote(Tree(project, folder / "tree"), folder, self.seed, project.package) as zygote:
+                self._zygotes.append(zygote)
                 self._try_as_it_is(zygote)
                 while time.monotonic() < self._until and not self.failure:
                     verdict = self._try(zygote, self.waiting.get_nowait())
@@ -173,25 +189,37 @@ class _Job:
             self.failure.append(f"{type(error).__name__}: {error}")
 
     def _try_as_it_is(self, zygote: "_Zygote") -> None:
-        """Run a few tests of every file on the code as it is."""
-        chosen = self._within(sorted(self.recording.seconds, key=self.recording.seconds.__getitem__), _FIRST_SECONDS)
+        """Run a few tests on the code as it is."""
+        fast = sorted(self.recording.seconds, key=self.recording.seconds.__getitem__)
+        chosen = [test for test in fast if self._sound.get(test, True)][:_FIRST_TESTS]
         told = zygote.run(chosen, 120)
-        if told["code"] != 0:
+        if told["failed"] in chosen and self.recording.stale:
+            self._sound[told["failed"]] = False
+            self._try_as_it_is(zygote)
+        elif told["code"] != 0:
             raise RuntimeError(f"the tests fail without a mutant: {told}\n{zygote.output()}")
 
     def _try(self, zygote: "_Zygote", mutant: Mutant) -> Verdict:
-        able = self.recording.tests(mutant)
+        able = [test for test in self.recording.tests(mutant) if self._sound.get(test, True)]
         chosen = self._within(able, self.bounds.seconds)
         verdict = Verdict(mutant, by="no test runs it", tests=len(chosen), left=len(able) - len(chosen))
         if not chosen:
             return verdict
         verdict.by = ""
-        first = self._within(chosen, _FIRST_SECONDS)
+        first = self._within(chosen, _FIRST_SECONDS)[:_FIRST_TESTS]
         with zygote.tree.changed(mutant.module, mutant.applied(self.recording.sources[mutant.module])):
             for tests in (first, chosen[len(first) :]):
                 if not verdict.killed:
                     self._test(zygote, verdict, tests)
+        if self.recording.stale and verdict.by in chosen and not self._is_sound(zygote, verdict.by):
+            return self._try(zygote, mutant)
         return verdict
+
+    def _is_sound(self, zygote: "_Zygote", test: str) -> bool:
+        """Tell whether a test passes on the code as it is, which has changed since the test was recorded."""
+        if test not in self._sound:
+            self._sound[test] = zygote.run([test], 120)["code"] == 0
+        return self._sound[test]
 
     def _test(self, zygote: "_Zygote", verdict: Verdict, tests: Sequence[str]) -> None:
         """Run tests on a mutant. One that fails must do so twice: the first time may have been a busy machine."""
@@ -258,6 +286,10 @@ class _Zygote:
         if not line:
             raise RuntimeError("the process that forks has ended")
         return json.loads(line)
+
+    def kill(self) -> None:
+        """End it, and with it what it has forked."""
+        self._process.kill()
 
     def output(self) -> str:
         """Return the end of what pytest said last."""

@@ -1,7 +1,11 @@
 """The runner of mutants, on a project of its own with a few that are known to be killed or to survive."""
 
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -10,7 +14,7 @@ from tests.mutants.__main__ import report
 from tests.mutants.mutant import Mutant
 from tests.mutants.recording import Recording, load, record
 from tests.mutants.run import Bounds, Verdict, drawn, every, run
-from tests.mutants.tree import Project
+from tests.mutants.tree import Project, copies
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the runner waits for processes in Linux's way")
 
@@ -80,6 +84,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "scratch/__init__.py": "",
         "scratch/bucket.py": _MODULE,
         "tests/test_bucket.py": _TESTS,
+        "tests/test_other.py": "def test_other():\n    pass\n",
         "pyproject.toml": '[tool.pytest.ini_options]\naddopts = ["-p", "no:schemathesis"]\npythonpath = ["."]\n',
     }.items():
         (root / name).parent.mkdir(exist_ok=True)
@@ -88,11 +93,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def recording(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the recording is kept."""
+    return tmp_path_factory.mktemp("recorded") / "lines.json"
+
+
+@pytest.fixture(scope="module")
+def recording(project: Project, kept: Path) -> Recording:
     """Which of its tests run which of its lines."""
-    file = tmp_path_factory.mktemp("recorded") / "lines.json"
-    made = record(project, file, ["tests"])
-    assert load(project, file) == made
+    made = record(project, kept)
+    assert load(project, kept) == (made, [])
     return made
 
 
@@ -154,7 +164,7 @@ def test_run_after_its_minutes_begins_no_mutant(project: Project, recording: Rec
 def test_record_keeps_only_tests_that_pass(recording: Recording) -> None:
     """A test that fails without a mutant would kill them all."""
     assert {name.partition("::")[2] for name in recording.seconds} == {
-        "test_allowed", "test_label", "test_that_fails_once", "test_count_down",
+        "test_allowed", "test_label", "test_that_fails_once", "test_count_down", "test_other",
     }  # fmt: skip
 
 
@@ -171,13 +181,60 @@ def test_draw_with_one_seed_is_the_same_with_another_differs(project: Project) -
     assert len(places) == len(set(places)) > 10
 
 
-def test_state_of_a_project_changes_with_any_source(project: Project) -> None:
-    """What was recorded of other sources, or other tests, is not used."""
-    state = project.state()
-    test = project.root / "tests/test_bucket.py"
+def test_load_after_an_edit_of_tests_names_only_their_file(project: Project, recording: Recording, kept: Path) -> None:
+    """A file of tests that has changed is recorded anew, and no other; one that all share concerns them all."""
+    test, settings = project.root / "tests/test_bucket.py", project.root / "pyproject.toml"
+    with _edited(test, f"{_TESTS}\n"):
+        loaded, missing = load(project, kept)
+        assert missing == ["tests/test_bucket.py"]
+        assert set(loaded.seconds) == {"tests/test_other.py::test_other"}
+    with _edited(settings, f"{settings.read_text()}\n"):
+        assert load(project, kept)[1] == ["tests/test_bucket.py", "tests/test_other.py"]
+    assert load(project, kept) == (recording, [])
+
+
+def test_load_after_an_edit_of_a_module_moves_its_lines(project: Project, recording: Recording, kept: Path) -> None:
+    """A line that moves keeps its tests, and what was recorded is known to be of other sources."""
+    with _edited(project.root / "scratch/bucket.py", _MODULE.replace("LIMIT = 3", "\n\nLIMIT = 3")):
+        loaded, missing = load(project, kept)
+    before, after = (of.lines["scratch/bucket.py"] for of in (recording, loaded))
+    assert missing == []
+    assert (recording.stale, loaded.stale) == (False, True)
+    line = 1 + _MODULE.splitlines().index("    return asked + spent <= LIMIT")
+    assert after[line + 2] == before[line] == {"tests/test_bucket.py::test_allowed"}
+
+
+def test_run_with_old_recording_believes_no_test_that_fails_without_a_mutant(
+    project: Project, recording: Recording
+) -> None:
+    """Where the sources have changed since, a test must pass on them before its failure on a mutant counts."""
+    text = _MODULE.replace("spent <= LIMIT", "spent <= LIMIT + 1")
+    with _edited(project.root / "scratch/bucket.py", text):
+        stale = replace(recording, sources=project.sources(), stale=True)
+        (wrong,) = [mutant for mutant in every(stale.sources) if "spent < LIMIT" in mutant.becomes(text)]
+        (verdict,) = run(project, stale, [wrong], 1, Bounds(workers=1))
+    assert (verdict.killed, verdict.by) == (False, "no test runs it")
+
+
+def test_copies_of_a_killed_process_go_with_the_next() -> None:
+    """What a process that was killed has left in the folder for temporary files does not stay."""
+    left = (
+        "from tests.mutants.tree import copies; import os; c = copies(); print(c.__enter__(), flush=True); os._exit(9)"
+    )
+    said = subprocess.run([sys.executable, "-c", left], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    folder = Path(said.stdout.strip())
+    assert folder.is_dir()
+    with copies() as own:
+        assert not folder.exists()
+        assert own.is_dir()
+    assert not own.exists()
+
+
+@contextmanager
+def _edited(file: Path, text: str) -> Generator[None]:
+    before = file.read_text()
+    file.write_text(text)
     try:
-        test.write_text(f"{_TESTS}\n")
-        assert project.state() != state
+        yield
     finally:
-        test.write_text(_TESTS)
-    assert project.state() == state
+        file.write_text(before)

@@ -4,13 +4,14 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Generator
+import tempfile
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Project", "Tree"]
+__all__ = ["Project", "Tree", "copies"]
 
 INSIDE: Final = Path(__file__).parent / "inside"
 _PROVIDED: Final = ("build/servers", ".venv", ".git")
@@ -44,13 +45,13 @@ class Project:
     def _found(self) -> list[str]:
         return [str(path.relative_to(self.root)) for path in self.root.rglob("*") if "__pycache__" not in path.parts]
 
-    def state(self) -> str:
-        """Return a name for the state of the sources and tests: what was recorded of another is of no use."""
-        digest = hashlib.sha256()
-        for name in self.files():
-            if name.startswith((f"{self.package}/", "tests/", "pyproject.toml")) and not name.startswith(_OURS):
-                digest.update(f"{name}\0".encode() + (self.root / name).read_bytes())
-        return digest.hexdigest()[:16]
+    def test_files(self) -> dict[str, str]:
+        """Return the files of tests, each with a digest of its text and of what it shares with others."""
+        names = [name for name in self.files() if name.startswith(("tests/", "pyproject.toml"))]
+        names = [name for name in names if not name.startswith(_OURS)]
+        digests = {name: hashlib.sha256((self.root / name).read_bytes()).hexdigest() for name in names}
+        tests = {name for name in names if Path(name).name.startswith("test_") and name.endswith(".py")}
+        return {test: _digest(digests, test, tests) for test in sorted(tests)}
 
     def sources(self) -> dict[str, str]:
         """Return the texts of the package's modules and scripts by their paths."""
@@ -58,6 +59,24 @@ class Project:
             name for name in self.files() if name.startswith(f"{self.package}/") and name.endswith((".py", ".lua"))
         ]
         return {name: (self.root / name).read_text("utf-8") for name in names}
+
+
+def _digest(digests: Mapping[str, str], test: str, tests: Collection[str]) -> str:
+    """Return a digest of a file of tests, with everything in its folder and in those above that is no file of tests."""
+    above = {str(folder) for folder in Path(test).parents}
+    shared = [name for name in digests if name not in tests and str(Path(name).parent) in above]
+    text = "".join(digests[name] for name in (test, *sorted(shared)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def copies() -> Generator[Path]:
+    """Have a folder for copies, which goes in the end, or when this is next called after its process was killed."""
+    for left in Path(tempfile.gettempdir()).glob("mutants-*-*"):
+        if not Path(f"/proc/{left.name.split('-')[1]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"mutants-{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder).resolve()
 
 
 class Tree:
