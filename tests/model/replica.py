@@ -86,7 +86,7 @@ class Wire(Connection):
         """Return the record."""
         return await self._call(self._world.record)
 
-    async def due(self, key: str, until_ms: int, most: int) -> list[str]:
+    async def due(self, key: str, until_ms: int, limit: int) -> list[str]:
         """Return the track where it is due. Told from what was last seen there: settlers ask all the time."""
         score = await self._call(lambda: self._world.score)
         return [self._world.key] if score is not None and score <= until_ms else []
