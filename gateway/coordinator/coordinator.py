@@ -11,19 +11,19 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from msgspec import Struct
 
 from gateway.coordinator.leases import Leases
-from gateway.coordinator.protocol import VERSION, Claim, Command, Event, Finished, Lease, Record, Room, Timing, Verdict
+from gateway.coordinator.protocol import Claim, Command, Finished, Lease, Timing, Verdict
+from gateway.coordinator.records import Records, newer_record
 from gateway.coordinator.rewrites import Rewrites
-from gateway.coordinator.scripts import Scripts, due_times, events_of
-from gateway.errors import CoordinationUnavailable, NewerRecord
+from gateway.coordinator.scripts import Scripts, record_key
+from gateway.errors import CoordinationUnavailable
 from gateway.observability import metrics, tracing
 from gateway.store.clock import RedisClock, clock
 from gateway.store.connection import Connection
 from gateway.store.notifications import CHANNEL
 from gateway.store.retries import Retries
-from gateway.store.scripts import BUCKETS, bucket_of
+from gateway.store.scripts import BUCKETS
 
 __all__ = ["BUCKETS", "Coordinator"]
 
@@ -33,21 +33,9 @@ _NOT_AFTER_SLACK_MS: Final = 1250
 _NOTHING_LEFT: Final = {"stop_wanted": False, "start_may_land_ms": 0, "stop_may_land_ms": 0}
 _MAX_EVENTS: Final = 1_000
 _MAX_TRACKS: Final = 1_000
-_BEFORE_ALL: Final = "0-0"
-"""What stands for the last event of a room that has none."""
 _MAY_LAND: Final = frozenset({"unknown", "stopping"})
 
 _log = structlog.get_logger("gateway.coordinator")
-
-
-class _Mark(Struct, frozen=True):
-    since: int
-    now: int
-
-
-class _RoomReply(Struct, frozen=True):
-    last: str
-    records: list[tuple[str, str]] = []
 
 
 class Coordinator:
@@ -72,13 +60,11 @@ class Coordinator:
     ) -> None:
         self.timing = timing
         self.max_events = max_events
-        self._max_tracks = max_tracks
         self.boot = secrets.token_hex(4)
         """Names this process among all there ever were."""
         self._connection = connection
         self._tenant = tenant
         self._attempts = 0
-        self._ready = False
         self._clock = RedisClock(connection.now)
         lasting = {
             "channel": CHANNEL,
@@ -89,6 +75,9 @@ class Coordinator:
             "most_events": max_events,
         }
         self.scripts = Scripts(connection, lasting)
+        self.records = Records(
+            self.scripts, connection, self._clock, timing, tenant, max_events=max_events, max_tracks=max_tracks
+        )
         self.leases = Leases(self.scripts, timing, self.boot)
         """What this process holds."""
         self._rewrites = Rewrites(self.scripts, connection, timing.renewal)
@@ -111,7 +100,7 @@ class Coordinator:
 
     def key(self, room: str, *parts: str) -> str:
         """Return the key of the record that these parts name within its room. Each must match `[A-Za-z0-9_-]*`."""
-        return ":".join((bucket_of(f"{self._tenant}/{room}"), self._tenant, room, *parts))
+        return record_key(self._tenant, room, *parts)
 
     @metrics.phase("claim")
     async def claim(
@@ -158,7 +147,7 @@ class Coordinator:
                 await asyncio.sleep(_HOLD_SECONDS / 40)
                 continue
             if claim.verdict is Verdict.NEWER:
-                raise _newer()
+                raise newer_record()
             if claim.verdict is Verdict.LATE:
                 # Either this command waited in a stopped server, or our idea of its clock is off: learn it anew.
                 self._clock.forget()
@@ -264,159 +253,9 @@ class Coordinator:
         """Write once more, soon, what this process wrote of late: Redis may have forgotten it."""
         self._rewrites.suspect()
 
-    async def invalidate(self, key: str, *, hint: str = "") -> bool:
-        """Have what is known of the track checked before it is believed again.
-
-        Args:
-            key: The track's record.
-            hint: What was heard of its end. It concerns only a track that may be recording.
-
-        Returns:
-            Whether there is anything to check.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        reply = await self.scripts.run("invalidate", key, {"hint": hint})
-        return msgspec.json.decode(reply, type=Finished).how == "ok"
-
-    async def revoke(self, key: str, attempt: str) -> bool:
-        """Take the claim of an attempt away, as if it had lapsed.
-
-        Returns:
-            Whether that attempt held it.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        reply = await self.scripts.run("revoke", key, {"attempt": attempt})
-        return msgspec.json.decode(reply, type=Finished).how == "ok"
-
-    async def confirm(self, key: str, record: Record, *, seen_at: float, evidence: str = "", due_in: float = 0) -> bool:
-        """Write down that VideoSDK's list agrees with a record.
-
-        Args:
-            key: The track's record.
-            record: What was compared.
-            seen_at: When (`clock`) the list was asked.
-            evidence: What the list says of the recording.
-            due_in: Seconds after which it is to be compared again; 0 is never.
-
-        Returns:
-            Whether the record is still the one that was compared. If not, nothing was written.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        return await self._confirm(key, record, seen_at, evidence, due_in, agrees=True)
-
-    async def postpone(self, key: str, record: Record, *, due_in: float) -> None:
-        """Have a record that could not be compared with the list compared in so many seconds, unless it has changed.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        await self._confirm(key, record, clock(), "", due_in, agrees=False)
-
-    async def _confirm(
-        self, key: str, record: Record, seen_at: float, evidence: str, due_in: float, *, agrees: bool
-    ) -> bool:
-        arguments = {
-            "state": record.state,
-            "generation": record.generation,
-            "agrees": agrees,
-            "seen_ago": max(_ms(clock() - seen_at), 0),
-            "evidence": evidence,
-            "due_in": _ms(due_in),
-        }
-        return msgspec.json.decode(await self.scripts.run("confirm", key, arguments), type=Finished).how == "ok"
-
-    async def read(self, key: str) -> Record | None:
-        """Return the track's record, or None where nothing is known of it.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        fields = await self._connection.read(key)
-        return _understood(fields) if fields.get("state") else None
-
-    async def room(self, room: str, *, watch: bool = False) -> Room:
-        """Return what is known of a room's tracks, the latest changed 1,000 of them.
-
-        Args:
-            room: Its id.
-            watch: Keep the room's events for another while, for a reader that goes on from the last of them.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        reply = await self.scripts.run("room", self.key(room, ""), {"most": self._max_tracks, "watch": watch})
-        read = msgspec.json.decode(reply, type=_RoomReply)
-        return Room(read.last, {key: _record(fields) for key, fields in read.records})
-
-    async def events(self, room: str, after: str) -> list[Event] | None:
-        """Return a room's events after the one of this id, or None where some of them are forgotten.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        entries = await self._connection.entries(self.channel(room), after, self.max_events + 1)
-        if after != _BEFORE_ALL:
-            # Where the one asked for is still there, nothing after it can be missing.
-            if not entries or entries[0][0] != after:
-                return None
-            del entries[0]
-        # Without a key it is a mark, which begins the events of a room in which nothing has happened.
-        return [Event(entry, fields["key"], _record(fields["record"])) for entry, fields in entries if "key" in fields]
-
-    def channel(self, room: str) -> str:
-        """Return the name of a room's events, which is also the channel of their ids."""
-        return events_of(self.key(room, ""))
-
-    async def mark(self, *, age: float = 0) -> float:
-        """Mark every bucket's epoch where none is marked, so that Q has passed since before the first caller comes.
-
-        Args:
-            age: For how many seconds a server without a mark is known to have been empty, with no gateway before it.
-
-        Returns:
-            In how many seconds Q has passed since the youngest epoch: nothing is concluded earlier about a track that
-            Redis may have forgotten something of.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        keys = [f"rec:{{{bucket:02d}}}::::" for bucket in range(BUCKETS)]
-        replies = await asyncio.gather(*(self.scripts.run("mark", key, {"age": _ms(age)}) for key in keys))
-        marks = [msgspec.json.decode(reply, type=_Mark) for reply in replies]
-        return max(0.0, *(self.timing.quiet - (mark.now - mark.since) / 1000 for mark in marks))
-
-    async def ready_in(self) -> float:
-        """Return in how many seconds a start need not wait any more for what Redis may have forgotten.
-
-        Once that was 0 it stays so for this process: after a failover it serves on, and starts wait.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        if self._ready:
-            await self._connection.now()
-            return 0.0
-        left = await self.mark()
-        self._ready = left == 0
-        return left
-
     def now_ms(self) -> int:
         """Return Redis's clock in ms, as far as its last reply tells; our own before the first."""
         return self._clock.now_ms()
-
-    async def due(self, bucket: int, most: int) -> list[str]:
-        """Return the keys of up to `most` records of this project in a bucket that have to be looked at now.
-
-        Raises:
-            CoordinationUnavailable: Redis did not answer.
-        """
-        return await self._connection.due(due_times(bucket, self._tenant), await self._clock.learned_now_ms(), most)
 
     # --- scripts -------------------------------------------------------------------------------------------------
 
@@ -495,20 +334,6 @@ class Coordinator:
 def _as_history(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return what a late finish writes: it was true then, so waiters have to look for themselves."""
     return {**arguments, "confirmed_by": "", "result": ""}
-
-
-def _record(fields: str) -> Record:
-    return _understood(msgspec.json.decode(fields, type=dict[str, str]))
-
-
-def _understood(fields: dict[str, str]) -> Record:
-    if int(fields.get("v", VERSION)) > VERSION:
-        raise _newer()
-    return msgspec.convert(fields, Record, strict=False)
-
-
-def _newer() -> NewerRecord:
-    return NewerRecord("A later version of the gateway has written what is known of this track.", retry_after=2)
 
 
 def _ms(seconds: float) -> int:

@@ -6,9 +6,9 @@ from typing import Any, Final
 import msgspec
 
 from gateway.store.connection import Connection
-from gateway.store.scripts import Script, bucket_in
+from gateway.store.scripts import Script, bucket_in, bucket_of
 
-__all__ = ["SCRIPTS", "Scripts", "due_times", "events_of", "load_script"]
+__all__ = ["SCRIPTS", "Scripts", "due_times", "events_of", "load_script", "record_key"]
 
 SCRIPTS: Final = ("claim", "finish", "renew", "release", "invalidate", "confirm", "room", "revoke", "mark")
 
@@ -52,6 +52,11 @@ class Scripts:
         keys = (key, _due_times_of(key), f"{bucket}:epoch", f"{_room_of(key)}:tracks", events_of(key))
         argument = msgspec.json.encode({**self._lasting, **arguments})
         return await self._connection.evaluate(script.text, script.sha, keys, argument)
+
+
+def record_key(tenant: str, room: str, *parts: str) -> str:
+    """Return the key of the record that these parts name within its room. Each must match `[A-Za-z0-9_-]*`."""
+    return ":".join((bucket_of(f"{tenant}/{room}"), tenant, room, *parts))
 
 
 def due_times(bucket: int, tenant: str) -> str:

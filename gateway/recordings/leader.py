@@ -9,8 +9,6 @@ Every path ends in exactly one write to the record, and which one depends on wha
 """
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
 
 import msgspec
 import structlog
@@ -28,22 +26,21 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
-from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
+from gateway.recordings.evidence import Evidence
 from gateway.recordings.failures import list_unavailable, problem_for
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, Descriptor, Origin, Outcome, Problem, Status
 from gateway.recordings.operation import Completed, Operation, Result
+from gateway.recordings.probe import LOOK_PAUSES, MISSES_APART_SECONDS, NONE_RUNS, Probe, noted
 from gateway.recordings.records import decode_descriptor
 from gateway.recordings.targets import StartParameters
 from gateway.store.clock import clock
-from gateway.videosdk.client import TrackRow, VideoSDK
+from gateway.videosdk.client import VideoSDK
 
 __all__ = ["Leader"]
 
 _LOOK_SECONDS = 3.0
 """How long a start without an answer looks for itself in the list before it is called unknown."""
-_LOOK_PAUSES = (0.25, 0.5, 1.0, 2.0)
-_MISSES_APART_SECONDS = 1.0
 _UNKNOWN_DUE_SECONDS = 1.0
 _UNSEEN_DUE_SECONDS = 5.0
 """How soon what was doubted is looked at again after the list could not be had."""
@@ -55,7 +52,6 @@ _PROCESSING_SECONDS = 20.0
 _CONFLICTS = frozenset({400, 409})
 _FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
 """What the record says of a recording that was begun beside the gateway."""
-_NONE_RUNS = frozenset({"", *ENDED})
 _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
 
@@ -74,7 +70,7 @@ class Leader:
     def __init__(self, coordinator: Coordinator, videosdk: VideoSDK, listings: ListingCache) -> None:
         self._coordinator = coordinator
         self._videosdk = videosdk
-        self._listings = listings
+        self._probe = Probe(coordinator, listings)
         self._timing = coordinator.timing
 
     async def lead(self, operation: Operation) -> Completed:
@@ -106,7 +102,7 @@ class Leader:
         parameters = operation.parameters or StartParameters()
         operation.lease.evidence = ""
         try:
-            with _noted(operation.lease, "start"):
+            with noted(operation.lease, "start"):
                 await self._videosdk.start(
                     operation.track,
                     parameters.fields(operation.track.mode),
@@ -125,7 +121,7 @@ class Leader:
             return await self._start_refused(operation, error)
         if not error.may_have_happened:  # rule: release-what-was-not-sent
             return await self._release(operation, error)
-        row = await self._look_for(operation, min(_LOOK_SECONDS, self._timing.settle))
+        row = await self._probe.look_for(operation, min(_LOOK_SECONDS, self._timing.settle))
         if row:
             return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
         return await self._finish(
@@ -134,7 +130,7 @@ class Leader:
 
     async def _start_refused(self, operation: Operation, error: Refused) -> Completed:
         try:
-            row = await self._open_row(operation)
+            row = await self._probe.open_row(operation)
         except UpstreamError as unseen:
             # Our start did nothing, but what made VideoSDK refuse it may well be a recording that runs.
             unknown = OutcomeUnknown(
@@ -180,7 +176,7 @@ class Leader:
 
     async def _stop(self, operation: Operation) -> Completed:
         try:
-            with _noted(operation.lease, "stop"):
+            with noted(operation.lease, "stop"):
                 await self._videosdk.stop(
                     operation.track, may_send=self._gate(operation.lease), attempt=operation.lease.attempt
                 )
@@ -204,24 +200,24 @@ class Leader:
     async def _stop_refused(self, operation: Operation, error: Refused) -> Completed:
         """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
         try:
-            row = await self._open_row(operation)
+            row = await self._probe.open_row(operation)
             while (
                 row is None
                 and not operation.lease.lost
-                and not self._seen_to_end(operation)
-                and self._is_behind(operation)
+                and not self._probe.seen_to_end(operation)
+                and self._probe.is_behind(operation)
             ):
-                await asyncio.sleep(_LOOK_PAUSES[1])
-                row = await self._open_row(operation)
+                await asyncio.sleep(LOOK_PAUSES[1])
+                row = await self._probe.open_row(operation)
         except UpstreamError:
             row, unseen = None, True
         else:
             unseen = False
         owed = clock() >= operation.deadline()
-        if unseen or (row is not None and (owed or self._age(operation) < _PROCESSING_SECONDS)):
+        if unseen or (row is not None and (owed or self._probe.age(operation) < _PROCESSING_SECONDS)):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
             # and ever more seldom.
-            pause = min(max(self._age(operation) / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
+            pause = min(max(self._probe.age(operation) / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
             return await self._finish(operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
         if row is None:
             return await self._finish(
@@ -236,20 +232,6 @@ class Leader:
             answered=True,
         )
 
-    def _age(self, operation: Operation) -> float:
-        """Return how many seconds ago the last start was sent, 0 where the record knows of none."""
-        return (self._coordinator.now_ms() - operation.lease.started_at) / 1000 if operation.lease.started_at else 0.0
-
-    def _is_behind(self, operation: Operation) -> bool:
-        """Tell whether the list may not yet show what the record tells of.
-
-        A start lands at the latest when its result is written, which may be long after it was sent; and never later
-        than it may be sent and be waited for, whatever was written since.
-        """
-        now, started_at = self._coordinator.now_ms(), operation.lease.started_at
-        latest = started_at + (self._timing.quiet - self._timing.settle) * 1000 if started_at else now
-        return now - min(operation.claim.written, latest) < self._timing.settle * 1000
-
     # --- evidence ------------------------------------------------------------------------------------------------
 
     async def _verify(self, operation: Operation) -> Completed:
@@ -257,7 +239,7 @@ class Leader:
         misses = 0
         while not operation.lease.lost:
             try:
-                row = await self._open_row(operation)
+                row = await self._probe.open_row(operation)
             except UpstreamError as error:
                 return await self._finish(
                     operation,
@@ -271,9 +253,9 @@ class Leader:
             misses += 1
             # One miss may be the list's, and a list may be behind a start: only two some time apart end a recording,
             # unless the very row that was seen open is now seen closed.
-            if self._seen_to_end(operation) or (misses > 1 and not self._is_behind(operation)):
+            if self._probe.seen_to_end(operation) or (misses > 1 and not self._probe.is_behind(operation)):
                 return await self._absent(operation)
-            await asyncio.sleep(_MISSES_APART_SECONDS)
+            await asyncio.sleep(MISSES_APART_SECONDS)
         return Completed(self._again(operation))
 
     async def _recover(self, operation: Operation) -> Completed:
@@ -290,9 +272,11 @@ class Leader:
         while not operation.lease.lost and clock() < certain_from + 10:
             asked = clock()
             try:
-                row = await self._open_row(operation)
+                row = await self._probe.open_row(operation)
             except UpstreamError as error:
-                if isinstance(error, CredentialsRefused | Limited | NeverSent) and self._idle(operation, tries):
+                if isinstance(error, CredentialsRefused | Limited | NeverSent) and self._probe.may_give_up(
+                    operation, tries
+                ):
                     return await self._release(operation, error)
                 last = error
             else:
@@ -301,12 +285,16 @@ class Leader:
                         operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list"
                     )
                 missed_at = (missed_at or asked) if row is None else None
-                if missed_at is not None and asked >= certain_from and self._is_missed(operation, missed_at, asked):
+                if (
+                    missed_at is not None
+                    and asked >= certain_from
+                    and self._probe.is_missed(operation, missed_at, asked)
+                ):
                     return await self._absent(operation)
             if operation.lease.stop_wanted:
                 # A stop was requested: it need not wait until the outcome is known.
                 break
-            pause = _LOOK_PAUSES[min(tries, len(_LOOK_PAUSES) - 1)]
+            pause = LOOK_PAUSES[min(tries, len(LOOK_PAUSES) - 1)]
             # A look that was asked for a moment too early is repeated at once, however long its answer took.
             await asyncio.sleep(min(pause, max(certain_from - clock(), 0)) if asked < certain_from else pause)
             tries += 1
@@ -318,20 +306,10 @@ class Leader:
             operation, Status.UNKNOWN, None, problem=Problem.of(list_unavailable(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
 
-    def _is_missed(self, operation: Operation, first: float, last: float) -> bool:
-        """Tell whether a list without the track is believed: once about what never ran, twice about what recorded."""
-        recorded = operation.claim.before == Status.RECORDING and not self._seen_to_end(operation)
-        return not recorded or last - first >= _MISSES_APART_SECONDS
-
-    def _idle(self, operation: Operation, tries: int) -> bool:
-        """Tell whether a look that is refused may end in that refusal: nothing was sent that could land."""
-        claim = operation.claim
-        return tries > 0 and claim.before in _NONE_RUNS and claim.start_may_land_ms == 0 and claim.stop_may_land_ms == 0
-
     async def _absent(self, operation: Operation) -> Completed:
         """Nothing records and nothing can land any more: start if that is the command, else write it down."""
         if operation.command is not Command.START:
-            return await self._finish(operation, self._end(operation), None, confirmed_by="list", settled=True)
+            return await self._finish(operation, self._probe.end_of(operation), None, confirmed_by="list", settled=True)
         try:
             promoted = await self._coordinator.promote_to_start(operation.lease)
         except CoordinationUnavailable as error:
@@ -340,59 +318,6 @@ class Leader:
         if not promoted:
             return Completed(self._again(operation))
         return await self._start(operation)
-
-    def _seen_to_end(self, operation: Operation) -> bool:
-        known = Evidence.decode(operation.claim.evidence, operation.claim.generation)
-        now = Evidence.decode(operation.lease.evidence, operation.claim.generation)
-        return known is not None and now is not None and now.ended
-
-    def _end(self, operation: Operation) -> Status:
-        """Return what nothing recording means: that it stopped, or that it never was."""
-        before = operation.claim.before
-        if before in _NONE_RUNS:
-            return Status(before or Status.STOPPED)
-        was = (
-            before == Status.STOPPING
-            or Evidence.decode(operation.lease.evidence, operation.lease.generation) is not None
-        )
-        return Status.STOPPED if was else Status.FAILED
-
-    async def _look_for(self, operation: Operation, seconds: float) -> TrackRow | None:
-        """Look whether a start without an answer was carried out, for a short while."""
-        until = clock() + seconds
-        for pause in _LOOK_PAUSES:
-            try:
-                if row := await self._open_row(operation):
-                    return row
-            except UpstreamError:
-                pass
-            if clock() + pause > until:
-                break
-            await asyncio.sleep(pause)
-        return None
-
-    async def _open_row(self, operation: Operation) -> TrackRow | None:
-        """Return what VideoSDK lists as recording this track now, None where nothing does.
-
-        Raises:
-            UpstreamError: VideoSDK did not return the list: the state is unknown.
-        """
-        lease = operation.lease
-        with _noted(lease, "list"):
-            listed = await self._listings.ask(
-                operation.track.room_id, operation.track.participant_id, operation.track.mode
-            )
-        lease.looked_at = listed.asked_at
-        rows = listed.of(operation.track)
-        records = open_rows(rows, operation.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
-        report_duplicates(operation.key, records)
-        row = next(iter(records), None)
-        known = Evidence.decode(lease.evidence, lease.generation)
-        if shown := row or own_row(rows, known, lease.started_at, operation.claim.ended_at):
-            now = Evidence.of(lease.generation, shown)
-            report_deliveries(known, now, operation.track.label)
-            lease.evidence = now.encode()
-        return row
 
     # --- the one write -------------------------------------------------------------------------------------------
 
@@ -418,7 +343,7 @@ class Leader:
         due_in: float = 0,
     ) -> Completed:
         lease = operation.lease
-        if state is Status.RECORDING and lease.action == "recover" and operation.claim.before in _NONE_RUNS:
+        if state is Status.RECORDING and lease.action == "recover" and operation.claim.before in NONE_RUNS:
             # Found in the list, and no known operation began it: this operation's number becomes its identity.
             lease.evidence = Evidence.moved(lease.evidence, lease.generation, lease.operation)
             lease.generation = lease.operation
@@ -494,14 +419,3 @@ class Leader:
 
     def _again(self, operation: Operation) -> Result:
         return Result(command=operation.command)
-
-
-@contextmanager
-def _noted(lease: Lease, operation: str) -> Generator[None]:
-    """Keep for operators what VideoSDK answered."""
-    try:
-        yield
-    except UpstreamError as error:
-        lease.upstream = f"{operation} {error.status or type(error).__name__}"
-        raise
-    lease.upstream = f"{operation} 200"

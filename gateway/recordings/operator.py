@@ -59,7 +59,7 @@ class Operator:
         """
         recording = await self._recordings.get(track)
         key = self._key(track)
-        await self._coordinator.invalidate(key)
+        await self._coordinator.records.invalidate(key)
         await self._recordings.briefly(self._reconciler.reconcile_all([key]))
         _log.warning("audit.settled", by=by, track=key, recording=recording.id)
         return await self._recordings.get(track)
@@ -85,7 +85,7 @@ class Operator:
         except UpstreamError as error:
             raise _unseen(problem_for(error)) from None
         records = sum(row.end is None for row in listed.of(track))
-        taken = bool(pending_tracks.holder) and await self._coordinator.revoke(key, pending_tracks.holder)
+        taken = bool(pending_tracks.holder) and await self._coordinator.records.revoke(key, pending_tracks.holder)
         _log.warning(
             "audit.claim_released",
             by=by, reason=reason, track=key, taken=taken, attempt=pending_tracks.holder, owner=pending_tracks.owner,

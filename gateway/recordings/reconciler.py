@@ -155,7 +155,7 @@ class Reconciler:
     async def _check_due(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):
             rooms: dict[str, list[str]] = {}
-            for key in await self._coordinator.due(bucket, self._max_per_bucket):
+            for key in await self._coordinator.records.due(bucket, self._max_per_bucket):
                 rooms.setdefault(track_of(key).room_id, []).append(key)
             for room, keys in rooms.items():
                 if room not in self._checking:
@@ -181,7 +181,7 @@ class Reconciler:
         keys = list(keys)
         room = track_of(keys[0]).room_id
         async with self._places:
-            read = await asyncio.gather(*(self._coordinator.read(key) for key in keys))
+            read = await asyncio.gather(*(self._coordinator.records.read(key) for key in keys))
         # A record that was compared and then became suspect, or an unfinished one, needs a leader.
         certain = {
             key: record
@@ -207,7 +207,7 @@ class Reconciler:
             if not await self.refresh(room, records, track):
                 rest = _REST_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311
                 await asyncio.gather(
-                    *(self._coordinator.postpone(key, record, due_in=rest) for key, record in records.items())
+                    *(self._coordinator.records.postpone(key, record, due_in=rest) for key, record in records.items())
                 )
 
     async def refresh(
@@ -240,12 +240,12 @@ class Reconciler:
         }
         found = {self._key(one) for one in tracks if one is not None and track in {None, one}} - records.keys()
         # Those of the room that are not due are known all the same.
-        known = (await self._coordinator.room(room)).records if found and track is None else {}
+        known = (await self._coordinator.records.room(room)).records if found and track is None else {}
         strangers: set[str] = set()
         for key in found:
-            record = known.get(key) or await self._coordinator.read(key)
+            record = known.get(key) or await self._coordinator.records.read(key)
             if record is None:
-                await self._coordinator.invalidate(key)
+                await self._coordinator.records.invalidate(key)
                 strangers.add(key)
             elif record.state in ENDED and not await self._compare(key, record, listed):
                 strangers.add(key)
@@ -261,7 +261,7 @@ class Reconciler:
         if not over and (record.state != Status.RECORDING or not records):
             return False
         if over and records:
-            await self._coordinator.invalidate(key)
+            await self._coordinator.records.invalidate(key)
             return False
         report_duplicates(key, records)
         known = Evidence.decode(record.evidence, record.generation)
@@ -269,7 +269,7 @@ class Reconciler:
         evidence = Evidence.of(record.generation, row) if row is not None else None
         if evidence is not None:
             report_deliveries(known, evidence, track_of(key).label)
-        return await self._coordinator.confirm(
+        return await self._coordinator.records.confirm(
             key,
             record,
             seen_at=listed.asked_at,

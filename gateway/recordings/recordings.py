@@ -53,7 +53,7 @@ class Recordings:
         await self._coordinator.start()
         await self._batches.open()
         with suppress(CoordinationUnavailable):
-            await self._coordinator.mark()
+            await self._coordinator.records.mark()
         await self._reconciler.start()
 
     async def close(self, grace: float) -> None:
@@ -113,7 +113,7 @@ class Recordings:
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
-        return await self._coordinator.ready_in()
+        return await self._coordinator.records.ready_in()
 
     async def get(self, track: Track) -> Recording:
         """Return what is known of the track, compared with VideoSDK's list where that was long ago.
@@ -123,7 +123,7 @@ class Recordings:
             CoordinationUnavailable: Redis does not answer.
         """
         key = self._key(track)
-        record = await self._coordinator.read(key)
+        record = await self._coordinator.records.read(key)
         if self._is_stale(record):
             records = {} if record is None else {key: record}
             # Without a record the whole room is listed: one list then answers for its other tracks too.
@@ -131,7 +131,7 @@ class Recordings:
             await self.briefly(
                 self._reconciler.refresh(track.room_id, records, track, whole=whole, max_age=self._timing.trust)
             )
-            record = await self._coordinator.read(key)
+            record = await self._coordinator.records.read(key)
         if record is None or record.generation == "0":
             raise NotFound("The gateway knows of no recording of this track.")
         return recording_of(key, track, record)
@@ -142,10 +142,10 @@ class Recordings:
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
-        records = (await self._coordinator.room(room)).records
+        records = (await self._coordinator.records.room(room)).records
         if not records or any(self._is_stale(record) for record in records.values()):
             await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust))
-            records = (await self._coordinator.room(room)).records
+            records = (await self._coordinator.records.room(room)).records
         known = {key: record for key, record in records.items() if record.generation != "0"}
         return [recording_of(key, track_of(key), known[key]) for key in sorted(known)]
 

@@ -174,7 +174,7 @@ class RoomFeeds:
         feed = self._room_feeds.get(room)
         if feed is None:
             feed = self._room_feeds[room] = _Feed(self._coordinator, room, self._render, self._max_missed)
-            self._subscription.watch(self._coordinator.channel(room), feed.look)
+            self._subscription.watch(self._coordinator.records.channel(room), feed.look)
             # A strong reference: asyncio itself keeps only a weak one.
             task = asyncio.create_task(self._run(feed), name="feed")
             self._tasks.add(task)
@@ -215,7 +215,7 @@ class RoomFeeds:
         feed.readers.discard(reader)
         if not feed.readers and self._room_feeds.get(feed.room) is feed:
             del self._room_feeds[feed.room]
-            self._subscription.unwatch(self._coordinator.channel(feed.room))
+            self._subscription.unwatch(self._coordinator.records.channel(feed.room))
             feed.look()
 
 
@@ -290,7 +290,7 @@ class _Feed:
         async with self._looking:
             missed = self._remembered_since(after)
             if missed is None:
-                events = await self._coordinator.events(self.room, after)
+                events = await self._coordinator.records.events(self.room, after)
                 if events is None or len(events) > self._max_missed:
                     return None
                 missed = [update for event in events if (update := self._of(event)) is not None]
@@ -311,7 +311,7 @@ class _Feed:
 
     async def _advance(self) -> None:
         while True:
-            events = await self._coordinator.events(self.room, self._rewrites)
+            events = await self._coordinator.records.events(self.room, self._rewrites)
             if events is None:
                 await self._begin_anew()
                 _log.warning("events.forgotten", readers=len(self.readers))
@@ -344,7 +344,7 @@ class _Feed:
         self._recent.clear()
 
     async def _read_room(self) -> None:
-        room = await self._coordinator.room(self.room, watch=True)
+        room = await self._coordinator.records.room(self.room, watch=True)
         self._tracks = {}
         for key, record in room.records.items():
             self._keep(key, record, self._text(key, record))

@@ -94,7 +94,7 @@ class WebhookEvents:
         concerned = await self._concerned(event, track)
         if reason := _REASONS.get(event.type):
             running = [key for key, record in concerned.items() if record.state not in ENDED]
-            suspect = [key for key in running if await self._coordinator.invalidate(key, hint=reason)]
+            suspect = [key for key in running if await self._coordinator.records.invalidate(key, hint=reason)]
         else:
             suspect = [key for key, record in concerned.items() if record.state == Status.UNKNOWN]
         for key in suspect:
@@ -105,9 +105,9 @@ class WebhookEvents:
 
     async def _concerned(self, event: WebhookEvent, track: Track | None) -> dict[str, Record]:
         if track is not None:
-            record = await self._coordinator.read(self._key(track))
+            record = await self._coordinator.records.read(self._key(track))
             return {} if record is None else {self._key(track): record}
-        records = (await self._coordinator.room(event.room_id)).records
+        records = (await self._coordinator.records.room(event.room_id)).records
         return {key: record for key, record in records.items() if event.concerns(track_of(key))}
 
     def _key(self, track: Track) -> str:

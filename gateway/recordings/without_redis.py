@@ -95,7 +95,7 @@ class WithoutRedisMode:
         if key in self._touched:
             # Within the turn, so that nothing touches the track between the mark and the forgetting.
             async with self._turn(key):
-                await self._coordinator.invalidate(key)
+                await self._coordinator.records.invalidate(key)
                 self._touched.discard(key)
                 self._running.pop(key, None)
 

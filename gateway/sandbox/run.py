@@ -106,7 +106,7 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
 async def vouch(redis_url: str) -> None:
     """Say that no gateway used another server before this one: it has no recordings of theirs to wait for."""
     connection = Connection(redis_url)
-    await Coordinator(connection, Timing(), "").mark(age=_UNUSED_SECONDS)
+    await Coordinator(connection, Timing(), "").records.mark(age=_UNUSED_SECONDS)
     await connection.aclose()
 
 

@@ -103,7 +103,7 @@ def test_call_whose_lease_was_lost_is_not_sent(new_world: NewWorld, action: str)
     process.start() if action == "start" else process.stop()
     world.until(lambda: world.record()["holder"])
     taken = world.record()["holder"]
-    assert process.do(process.coordinator.revoke(world.key, taken))
+    assert process.do(process.coordinator.records.revoke(world.key, taken))
     # By then a renewal has said that the lease is lost.
     world.advance(1.9)
     assert not any(lease.attempt == taken for lease in process.leases.values())
@@ -167,7 +167,7 @@ def test_end_that_the_list_shows_late_is_found_early_and_keeps_its_reason(world:
     world.advance(30)
     world.upstream.end(2.0)
     heard_at = world.now
-    process.do(process.coordinator.invalidate(world.key, hint="failed"))
+    process.do(process.coordinator.records.invalidate(world.key, hint="failed"))
     world.until(lambda: world.record()["state"] in {"stopped", "failed"})
     assert world.now - heard_at < world.timing.settle + 2
     assert world.record()["because"] == "failed"

@@ -250,7 +250,7 @@ def test_stop_during_a_starts_probe_is_carried_out(new_world: Callable[..., Worl
     stopped = second.stop()
     world.until(lambda: stopped.returned is not None)
     world.advance(60)
-    world.process().do(first.coordinator.invalidate(world.key))
+    world.process().do(first.coordinator.records.invalidate(world.key))
     world.advance(0.1)
     world.upstream.list_seconds = 0.8
     start = first.start()

@@ -140,7 +140,7 @@ async def test_keys_live_on_with_every_write(connection: Connection, admin: "red
     if write in {"renew", "release", "revoke"}:
         _, lease = await coordinator.claim(key, Command.STOP)
         assert lease is not None
-    record = await coordinator.read(key)
+    record = await coordinator.records.read(key)
     assert record is not None
     kept = [name for name in cast("list[str]", admin.keys("*")) if not name.endswith("epoch")]
     for name in kept:
@@ -153,14 +153,14 @@ async def test_keys_live_on_with_every_write(connection: Connection, admin: "red
         case "release":
             await coordinator.release(cast("Any", lease), result="")
         case "suspect_since":
-            await coordinator.invalidate(key)
+            await coordinator.records.invalidate(key)
         case "confirm":
             # What is as old as the record itself is not believed: the first try may come in the same millisecond.
             await harness.until(
-                lambda: coordinator.confirm(key, record, seen_at=clock(), evidence="{}", due_in=60), every=0.002
+                lambda: coordinator.records.confirm(key, record, seen_at=clock(), evidence="{}", due_in=60), every=0.002
             )
         case _:
-            await coordinator.revoke(key, cast("Any", lease).attempt)
+            await coordinator.records.revoke(key, cast("Any", lease).attempt)
     found = lifetimes(admin)
     short = {kind for kind in ("record", "due", "tracks") if not RUNNING[kind] - SLACK < found[kind] <= RUNNING[kind]}
     assert not short, found
@@ -169,19 +169,19 @@ async def test_keys_live_on_with_every_write(connection: Connection, admin: "red
 async def test_events_of_a_room_that_is_watched_live_on(connection: Connection, admin: "redis.Redis") -> None:
     """A reader holds on to the last event, in a room in which nothing happens, too."""
     coordinator = Coordinator(connection, TIMING, "t")
-    await coordinator.room("room")
+    await coordinator.records.room("room")
     assert "events" not in lifetimes(admin)
     for _ in range(2):
-        await coordinator.room("room", watch=True)
+        await coordinator.records.room("room", watch=True)
         assert REPLAY - SLACK < lifetimes(admin)["events"] <= REPLAY
-        admin.pexpire(coordinator.channel("room"), MINUTE)
+        admin.pexpire(coordinator.records.channel("room"), MINUTE)
 
 
 async def test_marks_of_all_buckets_live_twice_as_long_as_a_recording(
     connection: Connection, admin: "redis.Redis"
 ) -> None:
     """A start-up marks sixteen epochs and leaves nothing else behind."""
-    await Coordinator(connection, TIMING, "t").mark()
+    await Coordinator(connection, TIMING, "t").records.mark()
     check(admin, {"epoch": 2 * MEMORY})
     assert admin.dbsize() == 16
 

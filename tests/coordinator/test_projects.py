@@ -45,7 +45,7 @@ async def unknown_track(connection: Connection, tenant: str) -> Coordinator:
 
 async def due(coordinator: Coordinator, most: int = 10) -> list[str]:
     """Return what a settler would take up."""
-    return [key for bucket in range(BUCKETS) for key in await coordinator.due(bucket, most)]
+    return [key for bucket in range(BUCKETS) for key in await coordinator.records.due(bucket, most)]
 
 
 def bucket(coordinator: Coordinator) -> str:

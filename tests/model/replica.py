@@ -275,22 +275,22 @@ class Process:
     async def settle(self) -> None:
         """Look after what is due, once."""
         with contextlib.suppress(CoordinationUnavailable):
-            if keys := await self.coordinator.due(0, 20):
+            if keys := await self.coordinator.records.due(0, 20):
                 await self.reconciler.check(keys)
 
     async def invalidate(self) -> None:
         """Say that what is known may have changed."""
         with contextlib.suppress(CoordinationUnavailable):
-            await self.coordinator.invalidate(self.world.key)
+            await self.coordinator.records.invalidate(self.world.key)
 
     async def use_the_rest(self) -> None:
         """Call what callers, settlers and hints do not: the scripts of comparing, of operators and of readers."""
-        record = await self.coordinator.read(self.world.key)
+        record = await self.coordinator.records.read(self.world.key)
         if record is not None:
-            await self.coordinator.confirm(self.world.key, record, seen_at=self.world.now)
-        await self.coordinator.revoke(self.world.key, "nobody")
-        await self.coordinator.mark()
-        await self.coordinator.room(TRACK.room_id)
+            await self.coordinator.records.confirm(self.world.key, record, seen_at=self.world.now)
+        await self.coordinator.records.revoke(self.world.key, "nobody")
+        await self.coordinator.records.mark()
+        await self.coordinator.records.room(TRACK.room_id)
 
     async def _settle_for_ever(self) -> None:
         while True:

@@ -147,7 +147,7 @@ async def take_over(valkey: EmbeddedValkey, room: str) -> None:
     connection = Connection(lambda: valkey.url)
     other = Coordinator(connection, Timing(), record.split(":")[2])
     key = other.key(room, *record.split(":")[-3:])
-    assert await other.revoke(key, str(holder))
+    assert await other.records.revoke(key, str(holder))
     _, lease = await other.claim(key, Command.RECONCILE)
     assert lease is not None
     finished = await other.finish(lease, "failed", result="", confirmed_by="list", settled=True)

@@ -71,7 +71,7 @@ async def settler_round(parts: Parts, simulator: Simulator) -> Steps:
 async def settler_check(parts: Parts, simulator: Simulator) -> Steps:
     """A room that is due and cannot be read."""
     parts.connection.err("read")
-    await parts.coordinator.invalidate(key_of(parts))
+    await parts.coordinator.records.invalidate(key_of(parts))
     yield
     await made_again(parts, "read")
 
@@ -79,7 +79,7 @@ async def settler_check(parts: Parts, simulator: Simulator) -> Steps:
 async def settler_track(parts: Parts, simulator: Simulator) -> Steps:
     """A track that is due and cannot be claimed."""
     parts.connection.err("claim")
-    await parts.coordinator.invalidate(key_of(parts))
+    await parts.coordinator.records.invalidate(key_of(parts))
     yield
     await made_again(parts, "claim")
 
@@ -112,7 +112,7 @@ async def late_result(parts: Parts, simulator: Simulator) -> Steps:
     await parts.coordinator.finish(lease, "recording", result="", confirmed_by="reply")
     yield
     record = await harness.until(
-        lambda: parts.coordinator.read(key_of(parts)), lambda record: record is not None and not record.holder
+        lambda: parts.coordinator.records.read(key_of(parts)), lambda record: record is not None and not record.holder
     )
     assert record is not None
     assert record.state == "recording"

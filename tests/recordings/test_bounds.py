@@ -280,7 +280,7 @@ async def test_session_end_reconciles_no_more_tracks_at_once_than_its_bound(part
     assert len(held.begun) == 2
     # Redis's clock is known to some milliseconds only: what became due just now may not be due yet.
     bucket, keys = bucket_of(parts, tracks[0]), {key_of(parts, one) for one in tracks}
-    await harness.until(lambda: parts.coordinator.due(bucket, 100), lambda due: set(due) == keys)
+    await harness.until(lambda: parts.coordinator.records.due(bucket, 100), lambda due: set(due) == keys)
 
 
 def bucket_of(parts: Parts, one: Track) -> int:
@@ -292,7 +292,7 @@ async def test_reconciler_round_takes_no_more_tracks_of_a_bucket_than_its_bound(
     """Of five that are due two are taken up; the next rounds leave the room alone that is being looked after."""
     held = HeldReconciler(parts, every=0.01, max_per_bucket=2)
     for number in range(5):
-        await parts.coordinator.invalidate(key_of(parts, track(f"p-{number}")))
+        await parts.coordinator.records.invalidate(key_of(parts, track(f"p-{number}")))
     await held.start()
     await harness.eventually(lambda: held.begun)
     seen = parts.connection.made["due"]
@@ -309,7 +309,7 @@ async def test_show_while_the_list_hangs_is_answered_from_the_record(
     one = track("ada")
     async with Parts(valkey, simulator.url, recordings={"answer_within": 0.05}).running(settling=False) as parts:
         await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
-        await parts.coordinator.invalidate(key_of(parts, one))
+        await parts.coordinator.records.invalidate(key_of(parts, one))
         simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
         answered = asyncio.create_task(parts.recordings.get(one))
         another = asyncio.create_task(parts.listings.ask(ROOM))
@@ -357,7 +357,7 @@ async def test_reconciler_after_a_failed_probe_leaves_the_track_for_seconds(part
     one = track("ada")
     await parts.recordings.start(one, NOTHING, caller="demo", timeout=20)
     simulator.inject(Fault(action="refuse", endpoint="list", status=500, times=None))
-    assert await parts.coordinator.invalidate(key_of(parts, one))
+    assert await parts.coordinator.records.invalidate(key_of(parts, one))
     # A doubt in the very millisecond of the claim counts as later than it.
     doubted = await parts.connection.now()
     before = await harness.until(parts.connection.now, lambda now: now > doubted, every=0.001)
@@ -379,7 +379,7 @@ async def test_room_returns_no_more_tracks_than_its_bound(valkey: EmbeddedValkey
     """Of three tracks the two that changed last."""
     async with Parts(valkey, simulator.url, coordinator={"max_tracks": 2}).running(settling=False) as parts:
         await claimed(parts.coordinator, "ada", "bob", "eve")
-        records = (await parts.coordinator.room(ROOM)).records
+        records = (await parts.coordinator.records.room(ROOM)).records
         assert {key.split(":")[-2] for key in records} == {"bob", "eve"}
 
 
@@ -388,9 +388,9 @@ async def test_events_of_a_room_beyond_the_bound_are_dropped(valkey: EmbeddedVal
     async with Parts(valkey, simulator.url, coordinator={"max_events": 10}).running(settling=False) as parts:
         coordinator = parts.coordinator
         await asyncio.gather(*(claimed(coordinator, f"p-{number}") for number in range(250)))
-        kept = await parts.connection.entries(coordinator.channel(ROOM), "-", 1000)
+        kept = await parts.connection.entries(coordinator.records.channel(ROOM), "-", 1000)
         assert 10 <= len(kept) < 120
-        assert await coordinator.events(ROOM, "1-0") is None
+        assert await coordinator.records.events(ROOM, "1-0") is None
 
 
 async def test_backlog_counts_no_more_tracks_of_a_bucket_than_its_bound(parts: Parts) -> None:

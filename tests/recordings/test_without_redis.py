@@ -52,11 +52,11 @@ async def test_readiness_on_a_server_without_a_mark_waits_until_everything_has_l
             assert "has landed" in early.json()["detail"]
             assert int(early.headers["retry-after"]) in range(1, 5)
             admin.flushall()
-            await Coordinator(connection, Timing(), "").mark(age=60)
+            await Coordinator(connection, Timing(), "").records.mark(age=60)
             assert (await gateway.get("/readyz")).status_code == 200
             admin.flushall()
             assert (await gateway.get("/readyz")).status_code == 200
-        assert await Coordinator(connection, Timing(), "").ready_in() > 0
+        assert await Coordinator(connection, Timing(), "").records.ready_in() > 0
     await connection.aclose()
 
 

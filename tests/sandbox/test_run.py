@@ -15,5 +15,5 @@ async def test_ready_in_after_vouching_for_a_new_server_is_at_once() -> None:
     with EmbeddedValkey() as server:
         await vouch(server.url)
         connection = Connection(server.url)
-        assert await Coordinator(connection, Timing(), "").ready_in() == 0
+        assert await Coordinator(connection, Timing(), "").records.ready_in() == 0
         await connection.aclose()
