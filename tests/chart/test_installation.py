@@ -63,7 +63,7 @@ async def test_the_first_curl_starts_a_recording(
         ("ingress", "URL=http://recordings.example.com"),
         ("gateway-api", "URL=https://recordings.example.com"),
         ("valkey", "keeps nothing when it restarts"),
-        ("minimal", "Whoever reaches the gateway may start and stop every recording"),
+        ("minimal", "Everyone who reaches the gateway may start and stop every recording"),
     ],
 )
 def test_the_notes_say_what_matters(helm: Helm, name: str, words: str, tmp_path: Path) -> None:
