@@ -1,7 +1,7 @@
 """Traces of what the gateway does (OpenTelemetry), where `GATEWAY_TRACING=otlp`. Imports nothing of ours.
 
 A trace tells one request's story: request, claim, operation, upstream call, finish; or `settle`, without a caller.
-An operation belongs to the request that began it. A request that joined it, on any replica, links to the operation's span;
+An operation belongs to the request that began it. One that joined it, on any replica, links to the operation's span;
 its place travels with the operation's result. What concerns OpenTelemetry itself (endpoint, headers, sampler, service
 name) its SDK reads from the `OTEL_*` variables that operators know.
 
