@@ -1,4 +1,4 @@
-# The gateway as its wheel and what the lock file names, for whoever runs containers.
+# The gateway as its wheel and what the lock file names, for running it in containers.
 #
 # Any image with Python 3.11 or later and its `venv` will do as the base; x86-64 and arm64 alike.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm

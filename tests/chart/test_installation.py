@@ -63,7 +63,7 @@ async def test_notes_first_curl_line_starts_a_recording(
         ("ingress", "URL=http://recordings.example.com"),
         ("gateway-api", "URL=https://recordings.example.com"),
         ("valkey", "keeps nothing when it restarts"),
-        ("minimal", "Whoever reaches the gateway may start and stop every recording"),
+        ("minimal", "Everyone who reaches the gateway may start and stop every recording"),
     ],
 )
 def test_notes_name_the_address_and_what_is_not_for_production(

@@ -226,7 +226,7 @@ TOGETHER: list[tuple[str, Manifest, str]] = [
     (
         "nobody is let in",
         {"files": {"GATEWAY_CALLERS_FILE": None}},
-        "Nobody is let in: give files.GATEWAY_CALLERS_FILE",
+        "No caller can get in: give files.GATEWAY_CALLERS_FILE",
     ),
     ("whatever port is free", {"settings": {"GATEWAY_PORT": 0}}, "settings.GATEWAY_PORT: expected a fixed port, not 0"),
     (

@@ -12,7 +12,7 @@ app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 |
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* Whom the Service, the budget and the policies choose. */}}
+{{/* The labels by which the Service, the budget and the policies select pods. */}}
 {{- define "gateway.pods" -}}
 {{ include "gateway.selector" . }}
 app.kubernetes.io/component: gateway

@@ -38,7 +38,7 @@
 {{- $settings := .Values.settings -}}
 {{- $others := or (hasKey $settings "GATEWAY_JWT_JWKS_URL") (ne (dig "GATEWAY_JOIN_TOKENS" "off" $settings) "off") -}}
 {{- if and (not $callers) (not $others) (ne (dig "GATEWAY_AUTH" "callers" $settings) "none") -}}
-{{- fail "Nobody is let in: give files.GATEWAY_CALLERS_FILE, or settings GATEWAY_JOIN_TOKENS or GATEWAY_JWT_JWKS_URL (or GATEWAY_AUTH: none, for everybody)" -}}
+{{- fail "No caller can get in: give files.GATEWAY_CALLERS_FILE, or settings GATEWAY_JOIN_TOKENS or GATEWAY_JWT_JWKS_URL (or GATEWAY_AUTH: none, for everybody)" -}}
 {{- end -}}
 {{- if eq (int $settings.GATEWAY_PORT) 0 -}}
 {{- fail "settings.GATEWAY_PORT: expected a fixed port, not 0" -}}
