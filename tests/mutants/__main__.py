@@ -21,7 +21,7 @@ _ENOUGH: Final = 0.85
 _RECORDED: Final = (
     "tests/api tests/auth tests/recordings tests/coordinator tests/store tests/videosdk tests/observability "
     "tests/settings_reach tests/fundamentals tests/topologies "
-    "tests/model/test_protocol_model.py tests/test_leaks.py tests/test_main.py"
+    "tests/model/test_protocol_model.py tests/test_leaks.py tests/test_secret tests/test_main.py"
     " tests/test_settings.py tests/blackbox/test_shutdown.py"
 )
 """What runs the gateway in its own process, or is named for a module; the others' processes leave no lines."""

@@ -60,6 +60,8 @@ def main(package: str, *modules: str) -> None:
     gc.collect()
     gc.freeze()
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    if prctl is not None:
+        prctl(1, signal.SIGKILL)  # also in the middle of a run
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_run(json.loads(line), prctl)) + "\n")
         sys.stdout.flush()
