@@ -87,9 +87,9 @@ async def test_authentication_without_a_known_key_is_refused(tmp_path: Path, hea
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "names nobody"),
-        ("callers = 1", "names nobody"),
-        ("[callers]", "names nobody"),
+        ("", "names no caller"),
+        ("callers = 1", "names no caller"),
+        ("[callers]", "names no caller"),
         ("[callers.app", "cannot be read"),
         ("[callers.app]\n[callers.app]", "cannot be read"),
         ("[callers.app]", "expected keys"),

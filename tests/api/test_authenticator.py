@@ -167,7 +167,7 @@ def test_callers_file_that_breaks_keeps_its_callers(tmp_path: Path) -> None:
         return callers.broken
 
     write(file, "[people]")
-    harness.wait_until(lambda: "names nobody" in broken())
+    harness.wait_until(lambda: "names no caller" in broken())
     file.unlink()
     harness.wait_until(lambda: "cannot be read" in broken())
     write(file, entry)
