@@ -443,7 +443,7 @@ async def flood(valkey: EmbeddedValkey, room: str, count: int, size: int) -> Non
     async with Redis.from_url(valkey.url) as redis:
         (name,) = [name for name in await redis.pubsub_channels("rec:*:events") if f":{room}:" in str(name)]
         assert isinstance(name, bytes)
-        key = name.decode().removesuffix("events") + "flooder:video"
+        key = name.decode().removesuffix("events") + "track:flooder:video"
         described = json.dumps({"requestedBy": "x" * size})
         async with redis.pipeline(transaction=False) as pipeline:
             for number in range(count):

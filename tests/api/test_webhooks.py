@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -604,7 +605,9 @@ async def test_webhook_forgeries_change_nothing(
 
         async def send(number: int) -> tuple[int, str]:
             body, signatures = forger.forge(bodies[number % len(bodies)])
-            headers = [("videosdk-signature", signature) for signature in signatures]
+            # No header can end in a blank: HTTP takes it away, and what is left may be the genuine one.
+            sendable = [re.sub(r"^\s|\s$", "A", signature) for signature in signatures]
+            headers = [("videosdk-signature", signature) for signature in sendable]
             answer = await gateway.post(WEBHOOK_PATH, content=body, headers=[*headers, ("authorization", "")])
             return answer.status_code, answer.json().get("detail", "") if answer.content else ""
 

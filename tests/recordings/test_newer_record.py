@@ -56,7 +56,7 @@ async def test_event_of_a_later_version_sends_its_readers_to_that_version(
         known = len(reader.received)
         async with Redis.from_url(valkey.url, decode_responses=True) as redis:
             (name,) = cast("list[str]", await redis.keys(f"*:{track['roomId']}:events"))
-            key = name.removesuffix("events") + f"{track['participantId']}:{track['kind']}"
+            key = name.removesuffix("events") + f"track:{track['participantId']}:{track['kind']}"
             record = json.dumps({"v": str(VERSION + 1), "state": "a word of tomorrow's"})
             event = cast("str", await redis.xadd(name, {"key": key, "record": record}))
             await redis.publish(name, event)
