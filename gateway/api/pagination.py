@@ -67,7 +67,7 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
             kind=Kind(given["kind"]) if "kind" in given else None,
             status=Status(given["status"]) if "status" in given else None,
             limit=int(given.get("limit", _DEFAULT_LIMIT)),
-            after=_wait_key(given["cursor"]) if "cursor" in given else ("", ""),
+            after=_parse_cursor(given["cursor"]) if "cursor" in given else ("", ""),
         )
 
     def page(self, recordings: Iterable[Recording]) -> TrackRecordings:
@@ -132,6 +132,6 @@ def _cursor(recording: Recording) -> str:
     return f"{recording.track.participant_id}.{recording.track.kind}"
 
 
-def _wait_key(cursor: str) -> tuple[str, str]:
+def _parse_cursor(cursor: str) -> tuple[str, str]:
     found = _CURSOR.fullmatch(cursor)
     return (found[1], found[2]) if found else ("", "")
