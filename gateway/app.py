@@ -232,7 +232,7 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
         seen, token = await backlog_gauge.look(), tokens.lifetime
         return metrics.GaugeValues(
             redis_up=seen is not None,
-            unknown_tracks=seen.tracks if seen else None,
+            unknown_tracks=seen.count if seen else None,
             unknown_oldest_seconds=seen.oldest if seen else None,
             settler_lag_seconds=seen.lag if seen else None,
             token_age_seconds=token.age,

@@ -16,10 +16,10 @@ from gateway.api.wire import TrackRecording, read_track
 from gateway.auth.api_keys import Caller
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import Scope, check, covers
-from gateway.coordinator import PendingTrack
-from gateway.recordings import Kind, Operator, Status, track_of
+from gateway.coordinator import PendingTarget
+from gateway.recordings import Kind, Operator, Status, target_of
 
-__all__ = ["PENDING_QUERY", "PendingTracks", "ReleaseClaim", "ReleasedClaim", "admin"]
+__all__ = ["PENDING_QUERY", "PendingRecordings", "ReleaseClaim", "ReleasedClaim", "admin"]
 
 _DEFAULT_LIMIT: Final = 100
 PENDING_QUERY: Final[dict[str, Parameter]] = {
@@ -46,7 +46,7 @@ class HeldClaim(Struct, frozen=True, kw_only=True, rename="camel"):
     lease_seconds: Annotated[float, Meta(description="Until it lapses without being renewed; below 0 it has.")]
 
 
-class PendingTrackBody(Struct, frozen=True, kw_only=True, rename="camel"):
+class PendingRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     """A track with a claim, or one that the reconciler has to check."""
 
     room_id: str
@@ -62,37 +62,35 @@ class PendingTrackBody(Struct, frozen=True, kw_only=True, rename="camel"):
     doubted: bool
 
     @classmethod
-    def of(cls, pending_tracks: PendingTrack, now: int) -> "PendingTrackBody":
+    def of(cls, pending: PendingTarget, now: int) -> "PendingRecording":
         """Build the body for a record read at `now` (ms)."""
-        track = track_of(pending_tracks.key)
+        target = target_of(pending.key)
         claim = HeldClaim(
-            action=pending_tracks.action,
-            attempt=pending_tracks.holder,
-            owner=pending_tracks.owner,
-            age_seconds=(now - pending_tracks.granted) / 1000,
-            lease_seconds=(pending_tracks.lease - now) / 1000,
+            action=pending.action,
+            attempt=pending.holder,
+            owner=pending.owner,
+            age_seconds=(now - pending.granted) / 1000,
+            lease_seconds=(pending.lease - now) / 1000,
         )
         return cls(
-            room_id=track.room_id,
-            participant_id=track.participant_id,
-            kind=cast("Kind", track.kind),
-            status=Status(pending_tracks.state) if pending_tracks.state else None,
-            claim=claim if pending_tracks.holder else None,
-            due_in_seconds=(pending_tracks.due - now) / 1000,
-            tries=pending_tracks.tries,
-            last_upstream_answer=pending_tracks.upstream or None,
-            uncertain_for_seconds=(now - pending_tracks.uncertain_since) / 1000
-            if pending_tracks.uncertain_since
-            else None,
-            stop_wanted=pending_tracks.stop_requested_at > pending_tracks.started_op,
-            doubted=pending_tracks.suspect_since > 0,
+            room_id=target.room_id,
+            participant_id=target.participant_id,
+            kind=cast("Kind", target.kind),
+            status=Status(pending.state) if pending.state else None,
+            claim=claim if pending.holder else None,
+            due_in_seconds=(pending.due - now) / 1000,
+            tries=pending.tries,
+            last_upstream_answer=pending.upstream or None,
+            uncertain_for_seconds=(now - pending.uncertain_since) / 1000 if pending.uncertain_since else None,
+            stop_wanted=pending.stop_requested_at > pending.started_op,
+            doubted=pending.suspect_since > 0,
         )
 
 
-class PendingTracks(Struct, frozen=True, kw_only=True):
+class PendingRecordings(Struct, frozen=True, kw_only=True):
     """The soonest due first."""
 
-    tracks: list[PendingTrackBody]
+    tracks: list[PendingRecording]
 
 
 class ReleaseClaim(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -117,27 +115,25 @@ def admin(authenticator: Authenticator | None) -> Router:
 
     @get(
         "/tracks",
-        operation_id="listPendingTracks",
+        operation_id="listPendingRecordings",
         summary="List what is held or has to be looked at",
         description=openapi_texts.PENDING,
         tags=["operations"],
         security=BEARER,
         opt={"scope": Scope.ADMIN},
-        responses={200: openapi_texts.pending_tracks(PendingTracks), **problems(*_ALWAYS, "invalid-request")},
+        responses={200: openapi_texts.pending(PendingRecordings), **problems(*_ALWAYS, "invalid-request")},
     )
-    async def list_pending_tracks(
-        request: Request[Any, Any, Any], operator: NamedDependency[Operator]
-    ) -> PendingTracks:
+    async def list_pending(request: Request[Any, Any, Any], operator: NamedDependency[Operator]) -> PendingRecordings:
         query = read_query(request.query_params.multi_items(), PENDING_QUERY)
-        now, pending_tracks = await operator.pending_tracks(int(query.get("limit", _DEFAULT_LIMIT)))
+        now, pending = await operator.pending(int(query.get("limit", _DEFAULT_LIMIT)))
         policy = _caller(request).policy
-        return PendingTracks(
-            tracks=[PendingTrackBody.of(one, now) for one in pending_tracks if covers(policy, track_of(one.key))]
+        return PendingRecordings(
+            tracks=[PendingRecording.of(one, now) for one in pending if covers(policy, target_of(one.key))]
         )
 
     @post(
         "/tracks/{roomId:str}/{participantId:str}/{kind:str}/settle",
-        operation_id="reconcileTrack",
+        operation_id="reconcileRecording",
         summary="Ask VideoSDK now",
         description=openapi_texts.SETTLE,
         tags=["operations"],
@@ -149,16 +145,16 @@ def admin(authenticator: Authenticator | None) -> Router:
             **problems(*_ALWAYS, *_BODY, "not-found"),
         },
     )
-    async def reconcile_track(
+    async def reconcile_recording(
         request: Request[Any, Any, Any],
         roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
         participantId: FromPath[str],  # noqa: N803
         kind: FromPath[str],
         operator: NamedDependency[Operator],
     ) -> TrackRecording:
-        track = read_track(roomId, participantId, kind)
-        check(_caller(request).policy, Scope.ADMIN, track)
-        return TrackRecording.of(await operator.reconcile(track, by=_caller(request).name))
+        target = read_track(roomId, participantId, kind)
+        check(_caller(request).policy, Scope.ADMIN, target)
+        return TrackRecording.of(await operator.reconcile(target, by=_caller(request).name))
 
     @post(
         "/tracks/{roomId:str}/{participantId:str}/{kind:str}/release",
@@ -185,14 +181,14 @@ def admin(authenticator: Authenticator | None) -> Router:
         data: JSONBody[ReleaseClaim],
         operator: NamedDependency[Operator],
     ) -> ReleasedClaim:
-        track = read_track(roomId, participantId, kind)
-        check(_caller(request).policy, Scope.ADMIN, track)
-        released, recording = await operator.release(track, reason=data.reason, by=_caller(request).name)
+        target = read_track(roomId, participantId, kind)
+        check(_caller(request).policy, Scope.ADMIN, target)
+        released, recording = await operator.release(target, reason=data.reason, by=_caller(request).name)
         return ReleasedClaim(released=released, recording=TrackRecording.of(recording))
 
     return Router(
         "/v1/admin",
-        route_handlers=[list_pending_tracks, reconcile_track, release_claim],
+        route_handlers=[list_pending, reconcile_recording, release_claim],
         guards=[authenticate(authenticator)],
         request_class=JsonRequest,
     )

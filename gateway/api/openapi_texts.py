@@ -38,7 +38,7 @@ __all__ = [
     "answers",
     "listed",
     "page",
-    "pending_tracks",
+    "pending",
     "pending_tracks_example",
     "problem",
     "problems",
@@ -144,8 +144,8 @@ SCOPES = {
     "stopTrackRecording": Scope.STOP,
     "getTrackRecording": Scope.READ,
     "listRecordings": Scope.READ,
-    "listPendingTracks": Scope.ADMIN,
-    "reconcileTrack": Scope.ADMIN,
+    "listPending": Scope.ADMIN,
+    "reconcileRecording": Scope.ADMIN,
     "releaseClaim": Scope.ADMIN,
     "streamRoomEvents": Scope.READ,
     "createRoomEventsTicket": Scope.READ,
@@ -346,7 +346,7 @@ def problems(*slugs: str) -> dict[int, ResponseSpec]:
     }
 
 
-def pending_tracks(model: type) -> ResponseSpec:
+def pending(model: type) -> ResponseSpec:
     """Describe the response that lists what is attended to."""
     return ResponseSpec(
         model,

@@ -74,7 +74,7 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
         """Return the page of those recordings that are asked for."""
         chosen = sorted(
             (recording for recording in recordings if self._asks_for(recording)),
-            key=lambda recording: (recording.track.participant_id, recording.track.kind),
+            key=lambda recording: (recording.target.participant_id, recording.target.kind),
         )
         page = chosen[: self.limit]
         return TrackRecordings(
@@ -83,12 +83,12 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
         )
 
     def _asks_for(self, recording: Recording) -> bool:
-        track = recording.track
+        target = recording.target
         return (
-            self.participant_id in {None, track.participant_id}
-            and self.kind in {None, track.kind}
+            self.participant_id in {None, target.participant_id}
+            and self.kind in {None, target.kind}
             and self.status in {None, recording.status}
-            and (track.participant_id, track.kind) > self.after
+            and (target.participant_id, target.kind) > self.after
         )
 
 
@@ -129,7 +129,7 @@ def _wrong(name: str, value: str, schema: Mapping[str, Any]) -> str | None:
 
 
 def _cursor(recording: Recording) -> str:
-    return f"{recording.track.participant_id}.{recording.track.kind}"
+    return f"{recording.target.participant_id}.{recording.target.kind}"
 
 
 def _parse_cursor(cursor: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecor
 from gateway.auth.api_keys import Caller
 from gateway.auth.policy import Scope, check, check_room, covers
 from gateway.errors import GatewayError
-from gateway.recordings import Answer, Outcome, Recordings, Track
+from gateway.recordings import Answer, Outcome, Recordings, Target
 from gateway.store.clock import clock
 
 __all__ = ["RequestPipeline"]
@@ -46,47 +46,47 @@ class RequestPipeline:
     async def start(self, request: _Request, asked: StartTrackRecording, timeout: float) -> Response[TrackRecording]:
         """Have a track recorded, for at most `timeout` seconds of waiting."""
         arrived_at, caller, parameters = clock(), _caller(request), asked.parameters
-        check(caller.policy, Scope.START, asked.track, parameters.webhook_url, parameters.bucket_dir_path)
+        check(caller.policy, Scope.START, asked.target, parameters.webhook_url, parameters.bucket_dir_path)
         return await self._take_in(
             request,
             Scope.START,
             asked,
             lambda asked_at: self._recordings.start(
-                asked.track, parameters, caller=caller.name, timeout=timeout, arrived_at=arrived_at, asked_at=asked_at
+                asked.target, parameters, caller=caller.name, timeout=timeout, arrived_at=arrived_at, asked_at=asked_at
             ),
         )
 
     async def stop(self, request: _Request, asked: StopTrackRecording, timeout: float) -> Response[TrackRecording]:
         """Have a track not recorded, for at most `timeout` seconds of waiting."""
         arrived_at, caller = clock(), _caller(request)
-        check(caller.policy, Scope.STOP, asked.track)
+        check(caller.policy, Scope.STOP, asked.target)
         return await self._take_in(
             request,
             Scope.STOP,
             asked,
             # A second stop does no harm.
-            lambda _: self._recordings.stop(asked.track, caller=caller.name, timeout=timeout, arrived_at=arrived_at),
+            lambda _: self._recordings.stop(asked.target, caller=caller.name, timeout=timeout, arrived_at=arrived_at),
         )
 
-    async def show(self, request: _Request, track: Track) -> TrackRecording:
+    async def show(self, request: _Request, target: Target) -> TrackRecording:
         """Show what is known of a track."""
-        check(_caller(request).policy, Scope.READ, track)
-        return TrackRecording.of(await self._recordings.get(track))
+        check(_caller(request).policy, Scope.READ, target)
+        return TrackRecording.of(await self._recordings.get(target))
 
     async def list(self, request: _Request) -> TrackRecordings:
         """Show what is known of a room's tracks, as far as the caller may see them."""
         listing, policy = RecordingsQuery.read(request.query_params.multi_items()), _caller(request).policy
         check_room(policy, Scope.READ, listing.room_id)
         recordings = await self._recordings.list(listing.room_id)
-        return listing.page(recording for recording in recordings if covers(policy, recording.track))
+        return listing.page(recording for recording in recordings if covers(policy, recording.target))
 
     async def _take_in(
         self, request: _Request, scope: Scope, asked: StartTrackRecording | StopTrackRecording, work: _Work
     ) -> Response[TrackRecording]:
-        track, context = asked.track, RequestContext.of(request.scope)
-        context.status_path = f"/v1/recordings/{track.path}"
+        target, context = asked.target, RequestContext.of(request.scope)
+        context.status_path = f"/v1/recordings/{target.path}"
         key = read_key(request)
-        admission = await self._rate_limiter.admit(context.sender, track, starts=scope is Scope.START)
+        admission = await self._rate_limiter.admit(context.sender, target, starts=scope is Scope.START)
         try:
             context.headers |= admission.headers
             admission.check()

@@ -29,7 +29,7 @@ from gateway.errors import (
     UpstreamLimited,
     UpstreamRefused,
 )
-from gateway.recordings import Outcome, Track
+from gateway.recordings import Outcome, Target
 from gateway.store.token_buckets import Quota, TokenBuckets
 
 __all__ = ["Admission", "RateLimiter"]
@@ -61,19 +61,19 @@ class RateLimiter:
         self._tenant = tenant
         self._caller_per_minute = caller_per_minute
         self._track_per_minute = track_per_minute
-        self._groups: dict[tuple[Track, bool], _Group] = {}
+        self._groups: dict[tuple[Target, bool], _Group] = {}
 
-    async def admit(self, caller: Caller, track: Track, *, starts: bool) -> "Admission":
+    async def admit(self, caller: Caller, target: Target, *, starts: bool) -> "Admission":
         """Take what a request costs on its arrival."""
         per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
         account = hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
         buckets = [_Bucket("caller", f"{self._tenant}:caller:{account}", per_minute, _ARRIVAL, _REST)]
         if starts:
-            name = ":".join((self._tenant, "track", track.room_id, *track.parts))
+            name = ":".join((self._tenant, "track", target.room_id, *target.parts))
             buckets.append(_Bucket("track", name, self._track_per_minute, 0, 1))
-        group = self._groups.setdefault((track, starts), _Group())
+        group = self._groups.setdefault((target, starts), _Group())
         group.members += 1
-        admission = Admission(self, [bucket for bucket in buckets if bucket.per_minute], (track, starts), group)
+        admission = Admission(self, [bucket for bucket in buckets if bucket.per_minute], (target, starts), group)
         await admission.take_arrival()
         return admission
 
@@ -88,7 +88,7 @@ class RateLimiter:
         except (CoordinationUnavailable, TimeoutError):
             bucket.quota = None
 
-    def close_group(self, key: tuple[Track, bool], group: "_Group") -> None:
+    def close_group(self, key: tuple[Target, bool], group: "_Group") -> None:
         """Let those who come from now on be a group of their own."""
         if self._groups.get(key) is group:
             del self._groups[key]
@@ -98,7 +98,7 @@ class Admission:
     """One request's way past the limits; `leave` ends it."""
 
     def __init__(
-        self, rate_limiter: RateLimiter, buckets: list["_Bucket"], key: tuple[Track, bool], group: "_Group"
+        self, rate_limiter: RateLimiter, buckets: list["_Bucket"], key: tuple[Target, bool], group: "_Group"
     ) -> None:
         self._rate_limiter = rate_limiter
         self._buckets = buckets

@@ -15,7 +15,7 @@ from litestar.response.base import ASGIResponse
 from litestar.types import HTTPResponseBodyEvent, Receive, Scope, Send
 
 from gateway.observability.metrics import EVENT_READERS
-from gateway.recordings import FeedUpdate, Reader, Track
+from gateway.recordings import FeedUpdate, Reader, Target
 
 __all__ = ["EVENT_STREAM", "LINE", "EventStream", "Line"]
 
@@ -66,7 +66,7 @@ class EventStream(ASGIResponse):
     def __init__(
         self,
         reader: Reader,
-        covers: Callable[[Track], bool],
+        covers: Callable[[Target], bool],
         *,
         expires_in: float | None,
         timeout: float | None,
@@ -142,7 +142,7 @@ class EventStream(ASGIResponse):
             await _push(send, last, more=False)
 
     def _event(self, update: FeedUpdate) -> bytes:
-        seen = [text for track, text in update.tracks if self._covers(track)]
+        seen = [text for target, text in update.targets if self._covers(target)]
         head = b"id: %b\nevent: " % update.id.encode()
         if update.whole:
             return b'%bsnapshot\ndata: {"recordings":[%b]}\n\n' % (head, b",".join(seen))

@@ -235,4 +235,4 @@ def _webhook_event(name: str, data: object) -> WebhookEvent | None:
         named = participant is not None and is_id(room) and is_id(participant)
         return WebhookEvent(room, participant, None, happened) if named else None
     event = WebhookEvent(room, participant, kind, happened, _MODE_OF[name])
-    return event if event.track is not None else None
+    return event if event.target is not None else None

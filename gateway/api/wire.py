@@ -11,7 +11,18 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.errors import InvalidRequest, MalformedRequest
-from gateway.recordings import Answer, EndReason, Kind, Mode, Origin, Outcome, Recording, StartParameters, Status, Track
+from gateway.recordings import (
+    Answer,
+    EndReason,
+    Kind,
+    Mode,
+    Origin,
+    Outcome,
+    Recording,
+    StartParameters,
+    Status,
+    Target,
+)
 from gateway.recordings.targets import ID_PATTERN, is_id
 
 __all__ = [
@@ -84,9 +95,9 @@ class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     bucket_dir_path: BucketDirPath | UnsetType = UNSET
 
     @property
-    def track(self) -> Track:
+    def target(self) -> Target:
         """The track it names."""
-        return Track(Mode.TRACK, self.room_id, self.participant_id, self.kind)
+        return Target(Mode.TRACK, self.room_id, self.participant_id, self.kind)
 
     @property
     def parameters(self) -> StartParameters:
@@ -102,9 +113,9 @@ class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     kind: Kind
 
     @property
-    def track(self) -> Track:
+    def target(self) -> Target:
         """The track it names."""
-        return Track(Mode.TRACK, self.room_id, self.participant_id, self.kind)
+        return Target(Mode.TRACK, self.room_id, self.participant_id, self.kind)
 
 
 class RecordedFile(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -169,9 +180,9 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
         deliveries = recording.deliveries
         return cls(
             id=recording.id,
-            room_id=recording.track.room_id,
-            participant_id=recording.track.participant_id,
-            kind=cast("Kind", recording.track.kind),
+            room_id=recording.target.room_id,
+            participant_id=recording.target.participant_id,
+            kind=cast("Kind", recording.target.kind),
             file_format=recording.file_format,
             status=recording.status,
             outcome=outcome,
@@ -269,7 +280,7 @@ def check_part(name: str, value: object) -> str | None:
     return _CHECKS[name](value)
 
 
-def read_track(room_id: str, participant_id: str, kind: str) -> Track:
+def read_track(room_id: str, participant_id: str, kind: str) -> Target:
     """Read a track from the parts of a path.
 
     Raises:
@@ -279,7 +290,7 @@ def read_track(room_id: str, participant_id: str, kind: str) -> Track:
     errors = [(name, message) for name, value in given.items() if (message := _CHECKS[name](value))]
     if errors:
         raise InvalidRequest.of(errors)
-    return Track(Mode.TRACK, room_id, participant_id, Kind(kind))
+    return Target(Mode.TRACK, room_id, participant_id, Kind(kind))
 
 
 def read_room(room_id: str) -> str:

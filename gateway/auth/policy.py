@@ -21,7 +21,7 @@ import msgspec
 from gateway.auth.canonical_text import is_line_noise, unmasked
 from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
 from gateway.errors import Forbidden
-from gateway.recordings import Kind, Track
+from gateway.recordings import Kind, Target
 
 __all__ = ["RULES", "Policy", "PolicyError", "Scope", "check", "check_room", "covers"]
 
@@ -119,17 +119,17 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(
-    policy: Policy, scope: str, track: Track, webhook_url: str | None = None, bucket_dir_path: str | None = None
+    policy: Policy, scope: str, target: Target, webhook_url: str | None = None, bucket_dir_path: str | None = None
 ) -> None:
-    """Let a request about a track pass, or refuse it.
+    """Let a request about a target pass, or refuse it.
 
     Raises:
         Forbidden: The extension member `rule` names the first rule that is broken.
     """
-    check_room(policy, scope, track.room_id)
-    if not _names(policy.participants, track.participant_id):
+    check_room(policy, scope, target.room_id)
+    if not _names(policy.participants, target.participant_id):
         _refuse("participant")
-    if policy.kinds is not None and track.kind not in policy.kinds:
+    if policy.kinds is not None and target.kind not in policy.kinds:
         _refuse("kind")
     if webhook_url is not None:
         rule = broken_rule(
@@ -158,12 +158,12 @@ def check_room(policy: Policy, scope: str, room_id: str) -> None:
         _refuse("room")
 
 
-def covers(policy: Policy, track: Track) -> bool:
-    """Tell whether a track is among those the caller may act on, whatever it may do to it."""
+def covers(policy: Policy, target: Target) -> bool:
+    """Tell whether a target is among those the caller may act on, whatever it may do to it."""
     return (
-        _names(policy.rooms, track.room_id)
-        and _names(policy.participants, track.participant_id)
-        and (policy.kinds is None or track.kind in policy.kinds)
+        _names(policy.rooms, target.room_id)
+        and _names(policy.participants, target.participant_id)
+        and (policy.kinds is None or target.kind in policy.kinds)
     )
 
 

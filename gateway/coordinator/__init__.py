@@ -3,7 +3,7 @@
 Knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
 """
 
-from gateway.coordinator.backlog import Backlog, BacklogGauge, PendingTrack, UncertainTracks
+from gateway.coordinator.backlog import Backlog, BacklogGauge, PendingTarget, Uncertainty
 from gateway.coordinator.coordinator import Coordinator
 from gateway.coordinator.protocol import Claim, Command, Event, Finished, Lease, Record, Room, Timing, Verdict
 
@@ -16,10 +16,10 @@ __all__ = [
     "Event",
     "Finished",
     "Lease",
-    "PendingTrack",
+    "PendingTarget",
     "Record",
     "Room",
     "Timing",
-    "UncertainTracks",
+    "Uncertainty",
     "Verdict",
 ]

@@ -1,4 +1,4 @@
-"""The tracks that a replica holds or has to look at, for operators: how many are uncertain, and each by itself."""
+"""The targets that a replica holds or has to look at, for operators: how many are uncertain, and each by itself."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from gateway.errors import CoordinationUnavailable
 from gateway.store.connection import Connection
 from gateway.store.scripts import BUCKETS, Script
 
-__all__ = ["Backlog", "BacklogGauge", "PendingTrack", "UncertainTracks"]
+__all__ = ["Backlog", "BacklogGauge", "PendingTarget", "Uncertainty"]
 
 _FRESH_SECONDS = 2.0
 _MAX_PER_BUCKET = 1_000
@@ -24,23 +24,23 @@ _HORIZON_MS = 120_000
 _log = structlog.get_logger("gateway.coordinator")
 
 
-class UncertainTracks(Struct, frozen=True):
+class Uncertainty(Struct, frozen=True):
     """How things stand over all replicas.
 
     Attributes:
-        tracks: How many tracks are in an unknown state, or have a stop without an answer. Of each bucket only the
+        count: How many targets are in an unknown state, or have a stop without an answer. Of each bucket only the
             most urgent thousand are looked at.
         oldest: Seconds since the oldest of them became so, 0 where there is none.
-        lag: Seconds by which the most overdue track is late, 0 where none is.
+        lag: Seconds by which the most overdue target is late, 0 where none is.
     """
 
-    tracks: int
+    count: int
     oldest: float
     lag: float
 
 
 class _Found(Struct, frozen=True):
-    uncertain_since: int
+    uncertain: int
     since: int
 
 
@@ -49,8 +49,8 @@ class BacklogGauge:
 
     Args:
         connection: How Redis is reached.
-        tenant: Whose tracks; separates the projects that share a Redis.
-        max_per_bucket: Tracks of a bucket that are looked at, the most urgent.
+        tenant: Whose targets; separates the projects that share a Redis.
+        max_per_bucket: Targets of a bucket that are looked at, the most urgent.
     """
 
     def __init__(self, connection: Connection, tenant: str, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
@@ -59,10 +59,10 @@ class BacklogGauge:
         self._max_per_bucket = max_per_bucket
         self._script = Script("gateway.coordinator", "backlog")
         self._looking = asyncio.Lock()
-        self._seen: UncertainTracks | None = None
+        self._seen: Uncertainty | None = None
         self._seen_at = float("-inf")
 
-    async def look(self) -> UncertainTracks | None:
+    async def look(self) -> Uncertainty | None:
         """Return how things stand, or None where Redis does not answer, or not as expected."""
         async with self._looking:
             if time.monotonic() - self._seen_at > _FRESH_SECONDS:
@@ -76,7 +76,7 @@ class BacklogGauge:
                 self._seen_at = time.monotonic()
             return self._seen
 
-    async def _look(self) -> UncertainTracks:
+    async def _look(self) -> Uncertainty:
         # Asked first, and alone: where Redis is away that is found out once and not sixteen times.
         now = await self._connection.now()
         buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
@@ -84,10 +84,10 @@ class BacklogGauge:
             *(self._connection.scheduled(bucket, now + _HORIZON_MS, self._max_per_bucket) for bucket in buckets)
         )
         found = await asyncio.gather(*(self._inspect(list(times)) for times in due if times))
-        since = min((lot.since for lot in found if lot.uncertain_since), default=now)
+        since = min((lot.since for lot in found if lot.uncertain), default=now)
         first = min((at for times in due for at in times.values()), default=now)
-        return UncertainTracks(
-            tracks=sum(lot.uncertain_since for lot in found),
+        return Uncertainty(
+            count=sum(lot.uncertain for lot in found),
             oldest=max(now - since, 0) / 1000,
             lag=max(now - first, 0) / 1000,
         )
@@ -100,8 +100,8 @@ class BacklogGauge:
 _FAR_MS = 4_000_000_000_000
 
 
-class PendingTrack(Struct, frozen=True, kw_only=True):
-    """One track's record, as it concerns an operator. Times in ms by Redis's clock, 0 where there is none."""
+class PendingTarget(Struct, frozen=True, kw_only=True):
+    """One target's record, as it concerns an operator. Times in ms by Redis's clock, 0 where there is none."""
 
     key: str = ""
     state: str = ""
@@ -134,7 +134,7 @@ class Backlog:
 
     Args:
         connection: How Redis is reached.
-        tenant: Whose tracks; separates the projects that share a Redis.
+        tenant: Whose targets; separates the projects that share a Redis.
     """
 
     def __init__(self, connection: Connection, tenant: str) -> None:
@@ -149,8 +149,8 @@ class Backlog:
         """
         return await self._connection.now()
 
-    async def look(self, most: int) -> list[PendingTrack]:
-        """Return up to `most` tracks that a leader holds or a reconciler has to look at, the soonest due first.
+    async def look(self, most: int) -> list[PendingTarget]:
+        """Return up to `most` targets that a leader holds or a reconciler has to look at, the soonest due first.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -159,10 +159,10 @@ class Backlog:
         lots = await asyncio.gather(*(self._connection.scheduled(bucket, _FAR_MS, most) for bucket in buckets))
         soonest = sorted((at, key) for lot in lots for key, at in lot.items())[:most]
         found = await asyncio.gather(*(self.read(key, at) for at, key in soonest))
-        return [pending_tracks for pending_tracks in found if pending_tracks is not None]
+        return [pending for pending in found if pending is not None]
 
-    async def read(self, key: str, due: float = 0) -> PendingTrack | None:
-        """Return one track's, None where nothing is known of it.
+    async def read(self, key: str, due: float = 0) -> PendingTarget | None:
+        """Return one target's, None where nothing is known of it.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -170,4 +170,4 @@ class Backlog:
         fields = await self._connection.read(key)
         if not fields or int(fields.get("v", VERSION)) > VERSION:
             return None
-        return msgspec.convert({**fields, "key": key, "due": int(due)}, PendingTrack, strict=False)
+        return msgspec.convert({**fields, "key": key, "due": int(due)}, PendingTarget, strict=False)

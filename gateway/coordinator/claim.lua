@@ -1,4 +1,4 @@
--- Decides, in one step, what a caller who wants something of this track has to do: lead an operation, wait for one,
+-- Decides, in one step, what a caller who wants something of this target has to do: lead an operation, wait for one,
 -- or take an answer that is already there. One step, because between a look and a claim another replica may claim.
 -- Running it twice with one attempt gives the same answer, so a reply that was lost may be asked for again.
 --
@@ -14,8 +14,8 @@
 -- a.lease a.trust a.quiet a.memory a.grace a.ttl   a.verify_absent  auto | always | never
 --
 -- Returns a JSON object; `asked_at` is the stop's number; `verdict` is one of
---   lead      the attempt holds the track and must carry out `action`: start, stop, verify (is it still recording?)
---             or recover (what became of an unfinished operation, or of a track this server may have forgotten)
+--   lead      the attempt holds the target and must carry out `action`: start, stop, verify (is it still recording?)
+--             or recover (what became of an unfinished operation, or of a target this server may have forgotten)
 --   wait      another attempt holds it (`action`), or Redis came up just now (`grace`)
 --   done      the awaited operation's `result`
 --   running   it records, and that is believed           idle    nothing records, and that is believed
@@ -81,7 +81,7 @@ local superseding = a.command == 'start' and ended and requested > started and n
 local function lead(action)
   -- An unfinished operation keeps its number, so that its waiters stay attached.
   -- One begun before this server's epoch gets a new one: others may have begun later ones that are forgotten, and
-  -- their leaders must find that the track has moved on.
+  -- their leaders must find that the target has moved on.
   -- One before which a stop was carried out gets a new one as well: what is started now is not what that was about.
   local new = r.done == op or op == '0' or num(r.epoch) < since
     or started > num(op) -- rule: new-number-after-a-stop
@@ -203,7 +203,7 @@ local function noop()
   return answer('noop')
 end
 
--- A track at rest that is not suspect is left alone until a caller asks for it, whatever this server may have forgotten.
+-- A target at rest that is not suspect is left alone until a caller asks for it, whatever this server may have forgotten.
 local function probe_or_noop()
   if ended and num(r.start_may_land_until) == 0 and suspect_since == 0 then return noop() end
   return probe()

@@ -1,5 +1,5 @@
 -- Writes down that VideoSDK's list agrees with the record, and what else it says of the recording. Only agreement needs
--- no claim: a list that disagrees is a question, and only the track's leader answers questions. One step, because
+-- no claim: a list that disagrees is a question, and only the target's leader answers questions. One step, because
 -- the record may have changed since the list was asked.
 --
 -- a.state a.generation   what the record said when the list was asked

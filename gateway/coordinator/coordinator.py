@@ -1,4 +1,4 @@
-"""Claims, records and their scripts: the state of every track, shared by all replicas.
+"""Claims, records and their scripts: the state of every target, shared by all replicas.
 
 `protocol.py` describes what lies in Redis. The scripts lie beside this module; each says what it decides and why that
 must be one step.
@@ -32,7 +32,7 @@ _LAST_TRY_SECONDS: Final = 0.4
 _NOT_AFTER_SLACK_MS: Final = 1250
 _NOTHING_LEFT: Final = {"stop_wanted": False, "start_may_land_ms": 0, "stop_may_land_ms": 0}
 _MAX_EVENTS: Final = 1_000
-_MAX_TRACKS: Final = 1_000
+_MAX_TARGETS: Final = 1_000
 _MAY_LAND: Final = frozenset({"unknown", "stopping"})
 
 _log = structlog.get_logger("gateway.coordinator")
@@ -46,7 +46,7 @@ class Coordinator:
         timing: The protocol's times; the same in every replica.
         tenant: Separates the projects that share a Redis; safe in a key.
         max_events: Events of a room that are kept, about.
-        max_tracks: Tracks of a room that are shown, the latest changed.
+        max_targets: Targets of a room that are shown, the latest changed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Coordinator:
         tenant: str,
         *,
         max_events: int = _MAX_EVENTS,
-        max_tracks: int = _MAX_TRACKS,
+        max_targets: int = _MAX_TARGETS,
     ) -> None:
         self.timing = timing
         self.max_events = max_events
@@ -76,7 +76,7 @@ class Coordinator:
         }
         self.scripts = Scripts(connection, lasting)
         self.records = Records(
-            self.scripts, connection, self._clock, timing, tenant, max_events=max_events, max_tracks=max_tracks
+            self.scripts, connection, self._clock, timing, tenant, max_events=max_events, max_targets=max_targets
         )
         self.leases = Leases(self.scripts, timing, self.boot)
         """What this process holds."""
@@ -114,14 +114,14 @@ class Coordinator:
         asked_at: str = "",
         since: float | None = None,
     ) -> tuple[Claim, Lease | None]:
-        """Claim the track, or learn why that is not needed or not possible; a lease comes with the verdict `lead`.
+        """Claim the target, or learn why that is not needed or not possible; a lease comes with the verdict `lead`.
 
         Asks until two seconds after `since` (`clock`; now unless given), and twice in any case, always as the same
         attempt: an earlier try whose reply was lost is not repeated but answered again.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
-            NewerRecord: A later version of the gateway looks after the track.
+            NewerRecord: A later version of the gateway looks after the target.
         """
         self._attempts += 1
         attempt = f"{self.boot}.{self._attempts}"
@@ -240,7 +240,7 @@ class Coordinator:
             return Finished("pending", stop=lease.stop_wanted)
 
     async def release(self, lease: Lease, *, result: str) -> None:
-        """Give the track back as it was, because nothing was sent. Where Redis does not answer, the lease lapses."""
+        """Give the target back as it was, because nothing was sent. Where Redis does not answer, the lease lapses."""
         self.leases.drop(lease)
         with suppress(CoordinationUnavailable):
             await self._release_once(lease.key, lease.attempt, result, lease.asked_at)

@@ -1,5 +1,5 @@
 -- Writes what became of an operation and wakes everybody who waits for it, in one step, so that no joiner can look
--- between the two. Fenced: only the attempt that holds the track may write, with the two exceptions below.
+-- between the two. Fenced: only the attempt that holds the target may write, with the two exceptions below.
 -- Running it twice changes nothing the second time.
 --
 -- a.attempt a.op a.action a.state a.generation a.fingerprint
@@ -23,7 +23,7 @@
 --   ok        written               repeated  was written before, by this very call
 --   restored  Redis had forgotten the operation, and no other has begun: written
 --   late      the holder is only recovering this same operation, and we hold the truth it looks for: written
---   stale     the track has moved on: nothing was written
+--   stale     the target has moved on: nothing was written
 -- and `stop` says whether a stop was asked for meanwhile; `start_may_land_ms` and `stop_may_land_ms` for how long (ms)
 -- something sent may land.
 

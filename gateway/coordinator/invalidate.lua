@@ -2,7 +2,7 @@
 -- what happened, or may have happened, outside the protocol. The mark also reaches an operation in flight: its result is
 -- then stored unconfirmed. One step, because the mark must not be lost between a look and a write.
 --
--- a.hint    what a webhook said of the track: the reason, if it turns out to have ended; '' where nothing was said.
+-- a.hint    what a webhook said of the target: the reason, if it turns out to have ended; '' where nothing was said.
 --           Something heard concerns only what may be recording: what has ended cannot end again
 --
 -- Returns a JSON object: `how` is ok, or moot where a hint came to nothing, or the record is not ours to write.

@@ -40,7 +40,7 @@ class Leases:
         self.held.pop(lease.attempt, None)
 
     def lose(self, lease: Lease) -> None:
-        """Take note that the track is no longer ours: nothing more may be sent for it."""
+        """Take note that the target is no longer ours: nothing more may be sent for it."""
         lease.lost = True
         self.drop(lease)
         metrics.LEASES_LOST.inc()

@@ -1,14 +1,14 @@
 -- Shared by every script of the protocol: put in front of each of them before it is sent.
 --
--- KEYS  1 the track's record (hash)   2 its project's due times in the bucket (sorted set)   3 its bucket's epoch (string)
---       4 its room's tracks (sorted set)   5 its room's events (stream)
+-- KEYS  1 the target's record (hash)   2 its project's due times in the bucket (sorted set)   3 its bucket's epoch (string)
+--       4 its room's targets (sorted set)   5 its room's events (stream)
 -- ARGV  1 the arguments, one JSON object; all scripts get a.channel, a.ttl of records, a.keep of ended ones, a.memory,
 --       a.replay of events and a.most_events; times and durations in ms; operation numbers as strings, since JSON in
 --       Lua keeps 14 digits and they have 16
 --
 -- Time is Redis's own, so that replicas need not agree on theirs. `a.now` (us) replaces it under test.
 
-local record, due, epoch_key, tracks, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local record, due, epoch_key, targets, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local a = cjson.decode(ARGV[1])
 
 local function text(number) return string.format('%.0f', number) end
@@ -22,7 +22,7 @@ end
 local now = math.floor(now_us / 1000)
 
 -- The format of records that these scripts know. What a later format means only its own scripts know: to these, the leader
--- holds such a record, it is as if another had taken the track over. Nothing is read out of it and nothing written.
+-- holds such a record, it is as if another had taken the target over. Nothing is read out of it and nothing written.
 local VERSION = 1
 
 local function newer(r) return num(r.v) > VERSION end
@@ -68,19 +68,19 @@ local function save(fields, ttl)
   redis.call('HSET', record, unpack(flat))
   if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
   if news then
-    redis.call('ZADD', tracks, text(now), record)
+    redis.call('ZADD', targets, text(now), record)
     -- A room that is used for years by ever new participants must not remember them all: for each that comes, up to two
     -- go whose records have gone.
-    for _, key in ipairs(redis.call('ZRANGE', tracks, 0, 1)) do
-      if redis.call('PTTL', key) == -2 then redis.call('ZREM', tracks, key) end
+    for _, key in ipairs(redis.call('ZRANGE', targets, 0, 1)) do
+      if redis.call('PTTL', key) == -2 then redis.call('ZREM', targets, key) end
     end
     announce()
   end
   local lasts = math.max(a.memory, a.keep) * 2
-  if redis.call('PTTL', tracks) < lasts / 2 then redis.call('PEXPIRE', tracks, text(lasts)) end
+  if redis.call('PTTL', targets) < lasts / 2 then redis.call('PEXPIRE', targets, text(lasts)) end
 end
 
--- When a reconciler has to look at this track although no caller may come again. 0: never.
+-- When a reconciler has to look at this target although no caller may come again. 0: never.
 local function schedule(at, ttl)
   if at > 0 then
     redis.call('ZADD', due, text(at), record)

@@ -26,7 +26,7 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         v                            version of this format
     rec:{07}:<tenant>:due   sorted set, record -> when (ms) it must be looked at though no caller may come
     rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
-    rec:{07}:<tenant>:<room>:tracks   sorted set, record -> when (ms) it changed last. TTL: twice a record's
+    rec:{07}:<tenant>:<room>:targets   sorted set, record -> when (ms) it changed last. TTL: twice a record's
     rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
                                       TTL: 10 min. Also the channel on which each event's id is published
     rec:{07}:ticket:<hash>   string, what the bearer of the ticket may read (JSON). TTL: 30 s
@@ -49,7 +49,7 @@ VERSION = 1
 
 
 class Command(StrEnum):
-    """What a batch of callers, or the reconciler, wants of a track."""
+    """What a batch of callers, or the reconciler, wants of a target."""
 
     START = "start"
     STOP = "stop"
@@ -94,7 +94,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     replay: float = 600.0
     """How long a room's events can be read again."""
     verify_absent: str = "auto"
-    """Whether a track without a trustworthy record is looked up before it is started: auto, always or never."""
+    """Whether a target without a trustworthy record is looked up before it is started: auto, always or never."""
 
     @property
     def quiet(self) -> float:
@@ -121,7 +121,7 @@ class Claim(Struct, frozen=True):
     now: int
     state: str
     before: str
-    """The state in which the claim found the track; `state` is what it made of it."""
+    """The state in which the claim found the target; `state` is what it made of it."""
     lease_left: int
     generation: str
     fingerprint: str
@@ -142,10 +142,10 @@ class Claim(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A track's record, for those who only read: what `prelude.lua` shows of it. Times in ms."""
+    """A target's record, for those who only read: what `prelude.lua` shows of it. Times in ms."""
 
     state: str = ""
-    """Empty where the track was only doubted so far."""
+    """Empty where the target was only doubted so far."""
     operation: str = field(name="op", default="0")
     generation: str = "0"
     fingerprint: str = ""
@@ -172,7 +172,7 @@ class Room(Struct, frozen=True):
 
     Attributes:
         last: The id of the last event that is part of it.
-        records: What is known of each track, by the record's key.
+        records: What is known of each target, by the record's key.
     """
 
     last: str
@@ -180,11 +180,11 @@ class Room(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """A change of one track.
+    """A change of one target.
 
     Attributes:
         id: Where it stands among the room's events; grows.
-        key: The track's record.
+        key: The target's record.
         record: What it had become.
     """
 
@@ -215,7 +215,7 @@ class Finished(Struct, frozen=True):
 
 
 class Lease:
-    """A claim on a track that this process holds, renewed until it is finished or released."""
+    """A claim on a target that this process holds, renewed until it is finished or released."""
 
     def __init__(
         self, key: str, attempt: str, claim: Claim, fingerprint: str, recording: str, granted_at: float
@@ -236,7 +236,7 @@ class Lease:
         self.granted_at = granted_at
         """Taken before the claim was sent: whatever Redis counts from, it is later than this."""
         self.lost = False
-        """Redis says that the track is no longer ours."""
+        """Redis says that the target is no longer ours."""
         self.stop_wanted = False
         self.looked_at = granted_at
         """When the list was asked last: what it says is no younger."""

@@ -1,4 +1,4 @@
-"""What is known of every track, for those who hold no claim: read it, mark it as suspect, or confirm it."""
+"""What is known of every target, for those who hold no claim: read it, mark it as suspect, or confirm it."""
 
 import asyncio
 from typing import Final
@@ -39,7 +39,7 @@ class Records:
         timing: The protocol's times.
         tenant: Separates the projects that share a Redis.
         max_events: Events of a room that are kept, about.
-        max_tracks: Tracks of a room that are shown, the latest changed.
+        max_targets: Targets of a room that are shown, the latest changed.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Records:
         tenant: str,
         *,
         max_events: int,
-        max_tracks: int,
+        max_targets: int,
     ) -> None:
         self._scripts = scripts
         self._connection = connection
@@ -59,11 +59,11 @@ class Records:
         self._timing = timing
         self._tenant = tenant
         self._max_events = max_events
-        self._max_tracks = max_tracks
+        self._max_targets = max_targets
         self._ready = False
 
     async def read(self, key: str) -> Record | None:
-        """Return the track's record, or None where nothing is known of it.
+        """Return the target's record, or None where nothing is known of it.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
@@ -72,7 +72,7 @@ class Records:
         return _understood(fields) if fields.get("state") else None
 
     async def room(self, room: str, *, watch: bool = False) -> Room:
-        """Return what is known of a room's tracks, the latest changed 1,000 of them.
+        """Return what is known of a room's targets, the latest changed 1,000 of them.
 
         Args:
             room: Its id.
@@ -82,7 +82,7 @@ class Records:
             CoordinationUnavailable: Redis did not answer.
         """
         reply = await self._scripts.run(
-            "room", record_key(self._tenant, room, ""), {"most": self._max_tracks, "watch": watch}
+            "room", record_key(self._tenant, room, ""), {"most": self._max_targets, "watch": watch}
         )
         read = msgspec.json.decode(reply, type=_RoomReply)
         return Room(read.last, {key: _record(fields) for key, fields in read.records})
@@ -121,7 +121,7 @@ class Records:
             age: For how many seconds a server without a mark is known to have been empty, with no gateway before it.
 
         Returns:
-            In how many seconds Q has passed since the youngest epoch: nothing is concluded earlier about a track that
+            In how many seconds Q has passed since the youngest epoch: nothing is concluded earlier about a target that
             Redis may have forgotten something of.
 
         Raises:
@@ -148,11 +148,11 @@ class Records:
         return left
 
     async def invalidate(self, key: str, *, hint: str = "") -> bool:
-        """Have what is known of the track checked before it is believed again.
+        """Have what is known of the target checked before it is believed again.
 
         Args:
-            key: The track's record.
-            hint: What was heard of its end. It concerns only a track that may be recording.
+            key: The target's record.
+            hint: What was heard of its end. It concerns only a target that may be recording.
 
         Returns:
             Whether there is anything to check.
@@ -179,7 +179,7 @@ class Records:
         """Write down that VideoSDK's list agrees with a record.
 
         Args:
-            key: The track's record.
+            key: The target's record.
             record: What was compared.
             seen_at: When (`clock`) the list was asked.
             evidence: What the list says of the recording.

@@ -1,4 +1,4 @@
--- Gives a track back as it was, because nothing was sent. The operation keeps its number and stays unfinished: those
+-- Gives a target back as it was, because nothing was sent. The operation keeps its number and stays unfinished: those
 -- who wait are woken and contend again, and a stop that was requested meanwhile is not lost.
 --
 -- a.attempt a.result

@@ -90,7 +90,7 @@ class Rewrites:
 
         Args:
             script: What wrote it. Run again where nothing was forgotten, it must change nothing.
-            key: The track's record.
+            key: The target's record.
             attempt: Whose write it is; it has one.
             arguments: The script's.
             open_until: When (`clock`) nothing that the attempt sent can land any more: until then it is repeated in

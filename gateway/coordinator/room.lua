@@ -1,6 +1,6 @@
 -- Reads a whole room as it is at one moment: its records, and the last of its events, so that a reader who goes on from that
 -- event misses nothing and sees nothing twice. One step, because a change between the two reads would be one or the
--- other. The records' names are members of the room's tracks and lie in their slot by construction, so they are not
+-- other. The records' names are members of the room's targets and lie in their slot by construction, so they are not
 -- given as keys.
 --
 -- a.most   records at most, the latest changed
@@ -10,12 +10,12 @@
 -- Returns a JSON object: `last` event's id, `records` as pairs of key and fields in JSON.
 
 local records = {}
-for _, key in ipairs(redis.call('ZREVRANGE', tracks, 0, a.most - 1)) do
+for _, key in ipairs(redis.call('ZREVRANGE', targets, 0, a.most - 1)) do
   local fields = shown(key)
   if fields then
     records[#records + 1] = { key, fields }
   else
-    redis.call('ZREM', tracks, key)
+    redis.call('ZREM', targets, key)
   end
 end
 local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]

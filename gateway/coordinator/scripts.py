@@ -37,11 +37,11 @@ class Scripts:
         return {script.sha: name for name, script in self._all.items()}
 
     async def run(self, name: str, key: str, arguments: Mapping[str, Any]) -> bytes:
-        """Run one on a track.
+        """Run one on a target.
 
         Args:
             name: Which.
-            key: The track's record.
+            key: The target's record.
             arguments: Its own.
 
         Raises:
@@ -49,7 +49,7 @@ class Scripts:
         """
         script = self._all[name]
         bucket = bucket_in(key)
-        keys = (key, _due_times_of(key), f"{bucket}:epoch", f"{_room_of(key)}:tracks", events_of(key))
+        keys = (key, _due_times_of(key), f"{bucket}:epoch", f"{_room_of(key)}:targets", events_of(key))
         argument = msgspec.json.encode({**self._lasting, **arguments})
         return await self._connection.evaluate(script.text, script.sha, keys, argument)
 
@@ -62,7 +62,7 @@ def record_key(tenant: str, room: str, *parts: str) -> str:
 def due_times(bucket: int, tenant: str) -> str:
     """Return the name of the due times of one project's records in a bucket.
 
-    Each project has its own: another project's gateway would look for these tracks in an account where they are not.
+    Each project has its own: another project's gateway would look for these targets in an account where they are not.
     """
     return f"rec:{{{bucket:02d}}}:{tenant}:due"
 

@@ -13,7 +13,7 @@ from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
 from gateway.recordings.records import recording_of
 from gateway.recordings.room_feeds import FeedUpdate, Reader, RoomFeeds
-from gateway.recordings.targets import MODES, Kind, Mode, StartParameters, Track, track_of
+from gateway.recordings.targets import MODES, Kind, Mode, StartParameters, Target, target_of
 from gateway.recordings.webhook_events import EventType, WebhookEvent, WebhookEvents
 from gateway.recordings.without_redis import WithoutRedisMode
 
@@ -39,10 +39,10 @@ __all__ = [
     "RoomFeeds",
     "StartParameters",
     "Status",
-    "Track",
+    "Target",
     "WebhookEvent",
     "WebhookEvents",
     "WithoutRedisMode",
     "recording_of",
-    "track_of",
+    "target_of",
 ]

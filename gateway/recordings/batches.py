@@ -1,4 +1,4 @@
-"""Turns any number of commands on a track into one operation.
+"""Turns any number of commands on a target into one operation.
 
 Callers of one process that want the same form a *batch*, and a batch asks Redis once for all of them. While one such
 claim is under way, a caller that arrives goes into the next batch: no answer is older than its question. A batch then
@@ -32,7 +32,7 @@ from gateway.recordings.model import Answer, Descriptor, Outcome, Problem, Statu
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.records import recording_of, recording_of_result
-from gateway.recordings.targets import StartParameters, Track, differing_fields
+from gateway.recordings.targets import StartParameters, Target, differing_fields
 from gateway.recordings.without_redis import WithoutRedisMode
 from gateway.store.clock import clock
 from gateway.store.notifications import Notifications, OperationFinished
@@ -43,19 +43,19 @@ _POLL_SECONDS = 1.0
 _POLL_UNSUBSCRIBED_SECONDS = 0.25
 _MAX_RESULTS = 1_000
 _MAX_WAITING = 20_000
-_MAX_WAITING_PER_TRACK = 1_000
+_MAX_WAITING_PER_TARGET = 1_000
 
 
 _log = structlog.get_logger("gateway.recordings")
 
 
 class Batch:
-    """Callers of this process who want the same of one track, and are answered together."""
+    """Callers of this process who want the same of one target, and are answered together."""
 
     def __init__(
         self,
         key: str,
-        track: Track,
+        target: Target,
         command: Command,
         parameters: StartParameters | None,
         caller: str,
@@ -63,7 +63,7 @@ class Batch:
         asked_at: int | None,
     ) -> None:
         self.key = key
-        self.track = track
+        self.target = target
         self.command = command
         self.caller = caller
         self.parameters = parameters
@@ -144,7 +144,7 @@ class Batches:
         degrade: Whether to start without Redis rather than refuse.
         max_results: Results of a moment ago that are kept.
         max_waiting: Callers that may wait at the same time.
-        max_waiting_per_track: The same for one track.
+        max_waiting_per_target: The same for one target.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Batches:
         degrade: bool = False,
         max_results: int = _MAX_RESULTS,
         max_waiting: int = _MAX_WAITING,
-        max_waiting_per_track: int = _MAX_WAITING_PER_TRACK,
+        max_waiting_per_target: int = _MAX_WAITING_PER_TARGET,
     ) -> None:
         self._coordinator = coordinator
         self._leader = leader
@@ -168,7 +168,7 @@ class Batches:
         self._degrade = degrade
         self._max_results = max_results
         self._max_waiting = max_waiting
-        self._max_waiting_per_track = max_waiting_per_track
+        self._max_waiting_per_target = max_waiting_per_target
         self._arriving: dict[str, dict[tuple[Command, str, int | None], Batch]] = {}
         self._submitting: set[str] = set()
         self._waiting: dict[_WaitKey, Batch] = {}
@@ -176,7 +176,7 @@ class Batches:
         self._recent_results: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
         """Results of a moment ago: one may overtake the claim's answer that says what to wait for. Only of operations
         that are finished: one that was released goes on under its number."""
-        self._waiters_per_track: dict[str, int] = {}
+        self._waiters_per_target: dict[str, int] = {}
         self._waiters = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -197,7 +197,7 @@ class Batches:
 
     async def submit(
         self,
-        track: Track,
+        target: Target,
         command: Command,
         parameters: StartParameters | None,
         name: str,
@@ -208,7 +208,7 @@ class Batches:
         """Have a command carried out, or join those who already asked for it.
 
         Args:
-            track: What to start or stop.
+            target: What to start or stop.
             command: Start or stop.
             parameters: Of a start.
             name: The caller's.
@@ -219,17 +219,17 @@ class Batches:
         Raises:
             GatewayError: What the caller is answered instead.
         """
-        key = self._key(track)
-        full = self._waiters_per_track.get(key, 0) >= self._max_waiting_per_track
+        key = self._key(target)
+        full = self._waiters_per_target.get(key, 0) >= self._max_waiting_per_target
         if full or self._waiters >= self._max_waiting:
             raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
         caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
         batch = self._join_batch(
-            key, track, command, parameters, name, clock() if arrived_at is None else arrived_at, asked_at
+            key, target, command, parameters, name, clock() if arrived_at is None else arrived_at, asked_at
         )
         batch.waiters.append(caller)
         batch.deadline = max(batch.deadline, clock() + timeout)
-        self._waiters_per_track[key] = self._waiters_per_track.get(key, 0) + 1
+        self._waiters_per_target[key] = self._waiters_per_target.get(key, 0) + 1
         self._waiters += 1
         try:
             with metrics.waiting():
@@ -241,9 +241,9 @@ class Batches:
         finally:
             caller.cancel()
             self._waiters -= 1
-            self._waiters_per_track[key] -= 1
-            if not self._waiters_per_track[key]:
-                del self._waiters_per_track[key]
+            self._waiters_per_target[key] -= 1
+            if not self._waiters_per_target[key]:
+                del self._waiters_per_target[key]
         if isinstance(answer, Problem):
             raise answer.error()
         return answer
@@ -251,14 +251,14 @@ class Batches:
     def _deadline(self, batch: Batch) -> Answer:
         batch = batch.resolved
         if batch.stop_recorded and batch.claim is not None:
-            recording = recording_of(batch.key, batch.track, batch.claim)
+            recording = recording_of(batch.key, batch.target, batch.claim)
             return Answer(Outcome.STOP_REQUESTED, msgspec.structs.replace(recording, status=Status.STOPPING))
         raise DeadlineExceeded("The operation goes on; ask again to learn its result.", retry_after=1)
 
     def _join_batch(
         self,
         key: str,
-        track: Track,
+        target: Target,
         command: Command,
         parameters: StartParameters | None,
         caller: str,
@@ -271,7 +271,7 @@ class Batches:
         if batch is not None and batch.arrived_at is not None:
             batch.arrived_at = min(batch.arrived_at, arrived_at)
         if batch is None:
-            batch = Batch(key, track, command, parameters, caller, arrived_at, asked_at)
+            batch = Batch(key, target, command, parameters, caller, arrived_at, asked_at)
             arriving[command, fingerprint, asked_at] = batch
         if key not in self._submitting:
             self._submitting.add(key)
@@ -320,7 +320,7 @@ class Batches:
         except GatewayError as error:
             batch.answer(Problem.of(error))
         except Exception:  # noqa: BLE001 - callers must not wait for an answer that never comes
-            _log.exception("party.failed", track=batch.key)
+            _log.exception("party.failed", target=batch.key)
             batch.answer(Problem.of(InternalError("The gateway failed to answer this request.")))
         finally:
             batch.submitted.set()
@@ -334,7 +334,7 @@ class Batches:
             seen = ""
             if lease is not None:
                 operation = Operation(
-                    batch.key, batch.track, batch.command, batch.parameters, claim, lease, lambda: batch.deadline
+                    batch.key, batch.target, batch.command, batch.parameters, claim, lease, lambda: batch.deadline
                 )
                 if self._answer_from_result(batch, await self._lead(operation), leading=True):
                     return
@@ -356,9 +356,9 @@ class Batches:
 
     async def _answer_without_redis(self, batch: Batch, error: CoordinationUnavailable) -> Answer | Problem:
         if batch.parameters is None:
-            return await self._without_redis.stop(batch.key, batch.track)
+            return await self._without_redis.stop(batch.key, batch.target)
         if self._degrade:
-            return await self._without_redis.start(batch.key, batch.track, batch.parameters, batch.caller)
+            return await self._without_redis.start(batch.key, batch.target, batch.parameters, batch.caller)
         return Problem.of(error)
 
     def _merge(self, batch: Batch, claim: Claim) -> bool:
@@ -429,7 +429,7 @@ class Batches:
 
     def _answer_from_result(self, batch: Batch, result: Result, *, leading: bool = False) -> bool:
         """Answer the batch if the result is about its command; otherwise it has to claim again."""
-        recording = recording_of_result(batch.key, batch.track, result)
+        recording = recording_of_result(batch.key, batch.target, result)
         batch.trace, batch.is_leader = result.trace, leading
         if result.problem is not None:
             # Only waiters that asked for the very same share a refusal.
@@ -458,7 +458,7 @@ class Batches:
         if claim.verdict is Verdict.CONFLICT:
             fields = differing_fields(claim.fingerprint, batch.fingerprint)
             return Problem.of(ParametersDiffer.of(fields))
-        recording = recording_of(batch.key, batch.track, claim)
+        recording = recording_of(batch.key, batch.target, claim)
         match claim.verdict:
             case Verdict.RUNNING:
                 return Answer(Outcome.ALREADY_RECORDING, recording)
@@ -470,8 +470,8 @@ class Batches:
                 outcome = Outcome.JOINED if ours else Outcome.NOT_RECORDING
                 return Answer(outcome, msgspec.structs.replace(recording, status=Status.STOPPED))
 
-    def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, *track.parts)
+    def _key(self, target: Target) -> str:
+        return self._coordinator.key(target.room_id, *target.parts)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str, context: Context | None = None) -> None:
         # A strong reference: asyncio itself keeps only a weak one.

@@ -1,4 +1,4 @@
-"""What VideoSDK's list proves of a track, and what of it the record keeps.
+"""What VideoSDK's list proves of a target, and what of it the record keeps.
 
 VideoSDK's start answers no id, so which row is which recording has to be concluded: once a row was seen open while the
 gateway knew that it records, its id is known; before that, a row counts as ours if it began no earlier than our start.
@@ -72,11 +72,11 @@ class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
 
 
 def open_rows(rows: list[TrackRow], ended_at: int, now: int, settle: float) -> list[TrackRow]:
-    """Return the rows of a track that record now, newest first.
+    """Return the rows of a target that record now, newest first.
 
     Args:
-        rows: The track's.
-        ended_at: When (ms) the track was last stopped.
+        rows: The target's.
+        ended_at: When (ms) the target was last stopped.
         now: Redis's clock in ms.
         settle: For how many seconds after that the list may still show as open what was just stopped.
     """
@@ -92,7 +92,7 @@ def own_row(rows: Sequence[TrackRow], known: Evidence | None, started_at: int, e
     Where the clocks differ by more than is allowed for, none is found: better no files than those of another.
 
     Args:
-        rows: The track's.
+        rows: The target's.
         known: What was known of the recording.
         started_at: When (ms) its start was sent; 0 where it was not ours, and only its id can tell.
         ended_at: When (ms) it ended; or, where it has not, the one before it.
@@ -110,7 +110,7 @@ def own_row(rows: Sequence[TrackRow], known: Evidence | None, started_at: int, e
 
 
 def report_duplicates(key: str, records: Sequence[TrackRow]) -> None:
-    """Count and log that several recordings of one track are open, as long as every look finds them so."""
+    """Count and log that several recordings of one target are open, as long as every look finds them so."""
     if len(records) > 1:
         metrics.DUPLICATES_SUSPECTED.inc()
         _log.error("duplicate.suspected", key=key, rows=len(records))

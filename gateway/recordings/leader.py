@@ -84,7 +84,7 @@ class Leader:
 
     async def _lead(self, operation: Operation) -> Completed:
         with metrics.operation(
-            kind=operation.track.label, action=operation.lease.action, attempt=operation.lease.attempt
+            kind=operation.target.label, action=operation.lease.action, attempt=operation.lease.attempt
         ):
             match operation.lease.action:
                 case "start":
@@ -104,8 +104,8 @@ class Leader:
         try:
             with noted(operation.lease, "start"):
                 await self._videosdk.start(
-                    operation.track,
-                    parameters.fields(operation.track.mode),
+                    operation.target,
+                    parameters.fields(operation.target.mode),
                     may_send=self._gate(operation.lease),
                     attempt=operation.lease.attempt,
                 )
@@ -178,7 +178,7 @@ class Leader:
         try:
             with noted(operation.lease, "stop"):
                 await self._videosdk.stop(
-                    operation.track, may_send=self._gate(operation.lease), attempt=operation.lease.attempt
+                    operation.target, may_send=self._gate(operation.lease), attempt=operation.lease.attempt
                 )
         except Refused as error:
             return await self._stop_refused(operation, error)
@@ -385,7 +385,7 @@ class Leader:
             upstream=lease.upstream,
         )
         if finished.how == "stale" and not (lease.action == "stop" and state is Status.STOPPED):
-            # The track has moved on without us. A stop that VideoSDK confirmed is true all the same.
+            # The target has moved on without us. A stop that VideoSDK confirmed is true all the same.
             if outcome is Outcome.STARTED:
                 metrics.DUPLICATES_SUSPECTED.inc()
                 _log.error("duplicate.suspected", key=operation.key, attempt=lease.attempt)
@@ -393,7 +393,7 @@ class Leader:
         return Completed(result, finished.stop)
 
     def _look_again(self, lease: Lease, state: Status, outcome: Outcome | None) -> float:
-        """Return after how many seconds a track with nothing uncertain is compared with the list; 0 is never."""
+        """Return after how many seconds a target with nothing uncertain is compared with the list; 0 is never."""
         if not self._timing.check:
             return 0
         if state is Status.RECORDING:

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct, structs
 
 from gateway.errors import UpstreamError
-from gateway.recordings.targets import MODES, Mode, Track
+from gateway.recordings.targets import MODES, Mode, Target
 from gateway.store.clock import clock
 from gateway.videosdk.client import TrackRow, VideoSDK
 
@@ -35,14 +35,14 @@ class TrackListing(Struct, frozen=True):
     modes: frozenset[Mode] = _ALL
     """Which recordings it is about."""
 
-    def of(self, track: Track) -> list[TrackRow]:
-        """Return the rows of one track."""
+    def of(self, target: Target) -> list[TrackRow]:
+        """Return the rows of one target."""
         return [
             row
             for row in self.rows
-            if row.mode == track.mode
-            and track.participant_id in {"", row.participant_id}
-            and track.kind in {None, row.kind}
+            if row.mode == target.mode
+            and target.participant_id in {"", row.participant_id}
+            and target.kind in {None, row.kind}
         ]
 
 

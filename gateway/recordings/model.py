@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.errors import PROBLEMS, GatewayError
-from gateway.recordings.targets import Track
+from gateway.recordings.targets import Target
 
 __all__ = [
     "ENDED",
@@ -99,11 +99,11 @@ class WebhookDeliveries(Struct, frozen=True, kw_only=True):
 
 
 class Recording(Struct, frozen=True, kw_only=True):
-    """One period during which a track is recorded, as far as the gateway knows."""
+    """One period during which a target is recorded, as far as the gateway knows."""
 
     id: str | None
-    """None where the gateway knows of no recording of this track."""
-    track: Track
+    """None where the gateway knows of no recording of this target."""
+    target: Target
     file_format: str
     status: Status
     requested_by: str | None
@@ -126,7 +126,7 @@ class Answer(Struct, frozen=True):
     """What a start or stop is answered."""
 
     outcome: Outcome | None
-    """None where nothing was done: how the track stands."""
+    """None where nothing was done: how the target stands."""
     recording: Recording
 
 

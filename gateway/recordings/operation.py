@@ -1,4 +1,4 @@
-"""One operation on a track: what its leader has to do, and what became of it."""
+"""One operation on a target: what its leader has to do, and what became of it."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from msgspec import Struct
 
 from gateway.coordinator import Claim, Command, Lease
 from gateway.recordings.model import Descriptor, EndReason, Outcome, Problem, Status
-from gateway.recordings.targets import StartParameters, Track
+from gateway.recordings.targets import StartParameters, Target
 
 __all__ = ["Completed", "Operation", "Result"]
 
 
 class Operation(Struct, frozen=True):
-    """What a leader needs to know: whose track, which claim, and what its callers want."""
+    """What a leader needs to know: whose target, which claim, and what its callers want."""
 
     key: str
-    track: Track
+    target: Target
     command: Command
     parameters: StartParameters | None
     claim: Claim

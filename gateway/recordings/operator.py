@@ -1,15 +1,15 @@
-"""What an operator may do beyond looking: have a track looked at now, and take a claim away from its holder."""
+"""What an operator may do beyond looking: have a target looked at now, and take a claim away from its holder."""
 
 import structlog
 
-from gateway.coordinator import Backlog, Coordinator, PendingTrack
+from gateway.coordinator import Backlog, Coordinator, PendingTarget
 from gateway.errors import GatewayError, NotFound, UpstreamError
 from gateway.recordings.failures import problem_for
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import Recording
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
-from gateway.recordings.targets import Track
+from gateway.recordings.targets import Target
 
 __all__ = ["Operator"]
 
@@ -41,31 +41,31 @@ class Operator:
         self._reconciler = reconciler
         self._recordings = recordings
 
-    async def pending_tracks(self, most: int) -> tuple[int, list[PendingTrack]]:
-        """Return Redis's clock (ms), and the tracks that are held or due, the soonest due first.
+    async def pending(self, most: int) -> tuple[int, list[PendingTarget]]:
+        """Return Redis's clock (ms), and the targets that are held or due, the soonest due first.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
-        pending_tracks = await self._backlog.look(most)
-        return await self._backlog.now(), pending_tracks
+        pending = await self._backlog.look(most)
+        return await self._backlog.now(), pending
 
-    async def reconcile(self, track: Track, *, by: str) -> Recording:
+    async def reconcile(self, target: Target, *, by: str) -> Recording:
         """Ask VideoSDK now, whatever is believed, and return what is known after it.
 
         Raises:
-            NotFound: Nothing is known of the track.
+            NotFound: Nothing is known of the target.
             CoordinationUnavailable: Redis does not answer.
         """
-        recording = await self._recordings.get(track)
-        key = self._key(track)
+        recording = await self._recordings.get(target)
+        key = self._key(target)
         await self._coordinator.records.invalidate(key)
         await self._recordings.briefly(self._reconciler.reconcile_all([key]))
-        _log.warning("audit.settled", by=by, track=key, recording=recording.id)
-        return await self._recordings.get(track)
+        _log.warning("audit.settled", by=by, target=key, recording=recording.id)
+        return await self._recordings.get(target)
 
-    async def release(self, track: Track, *, reason: str, by: str) -> tuple[bool, Recording]:
-        """Take the track's claim away, after a look at VideoSDK; the next leader then finds out what is true.
+    async def release(self, target: Target, *, reason: str, by: str) -> tuple[bool, Recording]:
+        """Take the target's claim away, after a look at VideoSDK; the next leader then finds out what is true.
 
         Nothing is sent again before its quiet time is over: what the holder sent may still land.
 
@@ -73,29 +73,29 @@ class Operator:
             Whether a claim was taken away, and what is known now.
 
         Raises:
-            NotFound: Nothing is known of the track.
+            NotFound: Nothing is known of the target.
             GatewayError: VideoSDK could not be asked: nothing was taken away. Or Redis does not answer.
         """
-        key = self._key(track)
-        pending_tracks = await self._backlog.read(key)
-        if pending_tracks is None or not pending_tracks.state:
+        key = self._key(target)
+        pending = await self._backlog.read(key)
+        if pending is None or not pending.state:
             raise NotFound("The gateway knows of no recording of this track.")
         try:
-            listed = await self._listings.ask(track.room_id, track.participant_id, track.mode)
+            listed = await self._listings.ask(target.room_id, target.participant_id, target.mode)
         except UpstreamError as error:
             raise _unseen(problem_for(error)) from None
-        records = sum(row.end is None for row in listed.of(track))
-        taken = bool(pending_tracks.holder) and await self._coordinator.records.revoke(key, pending_tracks.holder)
+        records = sum(row.end is None for row in listed.of(target))
+        taken = bool(pending.holder) and await self._coordinator.records.revoke(key, pending.holder)
         _log.warning(
             "audit.claim_released",
-            by=by, reason=reason, track=key, taken=taken, attempt=pending_tracks.holder, owner=pending_tracks.owner,
-            action=pending_tracks.action, records=records,
+            by=by, reason=reason, target=key, taken=taken, attempt=pending.holder, owner=pending.owner,
+            action=pending.action, records=records,
         )  # fmt: skip
         await self._recordings.briefly(self._reconciler.reconcile_all([key]))
-        return taken, await self._recordings.get(track)
+        return taken, await self._recordings.get(target)
 
-    def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, *track.parts)
+    def _key(self, target: Target) -> str:
+        return self._coordinator.key(target.room_id, *target.parts)
 
 
 def _unseen(problem: GatewayError) -> GatewayError:

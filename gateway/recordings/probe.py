@@ -1,4 +1,4 @@
-"""What VideoSDK's list proves of the track that a leader holds: whether it records, and whether absence is believed."""
+"""What VideoSDK's list proves of the target that a leader holds: whether it records, and whether to believe absence."""
 
 import asyncio
 from collections.abc import Generator
@@ -38,7 +38,7 @@ class Probe:
         self._timing = coordinator.timing
 
     async def open_row(self, operation: Operation) -> TrackRow | None:
-        """Return what VideoSDK lists as recording this track now, None where nothing does.
+        """Return what VideoSDK lists as recording this target now, None where nothing does.
 
         Raises:
             UpstreamError: VideoSDK did not return the list: the state is unknown.
@@ -46,17 +46,17 @@ class Probe:
         lease = operation.lease
         with noted(lease, "list"):
             listed = await self._listings.ask(
-                operation.track.room_id, operation.track.participant_id, operation.track.mode
+                operation.target.room_id, operation.target.participant_id, operation.target.mode
             )
         lease.looked_at = listed.asked_at
-        rows = listed.of(operation.track)
+        rows = listed.of(operation.target)
         records = open_rows(rows, operation.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
         report_duplicates(operation.key, records)
         row = next(iter(records), None)
         known = Evidence.decode(lease.evidence, lease.generation)
         if shown := row or own_row(rows, known, lease.started_at, operation.claim.ended_at):
             now = Evidence.of(lease.generation, shown)
-            report_deliveries(known, now, operation.track.label)
+            report_deliveries(known, now, operation.target.label)
             lease.evidence = now.encode()
         return row
 
@@ -95,7 +95,7 @@ class Probe:
         return known is not None and now is not None and now.ended
 
     def is_missed(self, operation: Operation, first: float, last: float) -> bool:
-        """Tell whether a list without the track is believed: once about what never ran, twice about what recorded."""
+        """Tell whether a list without the target is believed: once about what never ran, twice about what recorded."""
         recorded = operation.claim.before == Status.RECORDING and not self.seen_to_end(operation)
         return not recorded or last - first >= MISSES_APART_SECONDS
 

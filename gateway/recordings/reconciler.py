@@ -1,6 +1,6 @@
 """Keeps records true although no caller may come again: carries out what is due, and compares records with the list.
 
-Every script of the protocol writes down when its track has to be looked at again. Any replica may take up what is due;
+Every script of the protocol writes down when its target has to be looked at again. Any replica may take up what is due;
 the claim decides which one does. One list answers for all that is due in a room: a list that agrees with a record
 confirms it, and one that disagrees changes nothing by itself, since only a leader may.
 """
@@ -20,7 +20,7 @@ from gateway.recordings.leader import Leader
 from gateway.recordings.listings import ListingCache, TrackListing
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
-from gateway.recordings.targets import Mode, Track, track_of
+from gateway.recordings.targets import Mode, Target, target_of
 from gateway.store.scripts import BUCKETS
 from gateway.videosdk.client import Pace, TrackRow
 
@@ -29,7 +29,7 @@ __all__ = ["Reconciler"]
 _ROUND_SECONDS: Final = 1.0
 _MAX_PER_BUCKET: Final = 500
 _MAX_RECONCILING: Final = 200
-"""Tracks that are reconciled at once because of what was heard; the others are due, and come to their turn."""
+"""Targets that are reconciled at once because of what was heard; the others are due, and come to their turn."""
 _MAX_CONCURRENT_ROOMS: Final = 64
 """Rooms in which something uncertain is reconciled; and just as many, which do not hold those up, are compared."""
 _FILES_EVERY_SECONDS: Final = 2.0
@@ -49,9 +49,9 @@ class Reconciler:
         leader: Finds out what a list cannot tell by itself.
         checks_per_second: Most rooms that are compared in a second because it is time; 0 is no limit.
         every: Seconds between two rounds, about.
-        max_per_bucket: Tracks of a bucket that are taken up in one round, the longest due first.
+        max_per_bucket: Targets of a bucket that are taken up in one round, the longest due first.
         max_concurrent_rooms: Rooms in which something uncertain is reconciled at once, and as many that are compared.
-        max_reconciling: Tracks that are reconciled at once because of what was heard.
+        max_reconciling: Targets that are reconciled at once because of what was heard.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Reconciler:
     # --- one record ----------------------------------------------------------------------------------------------
 
     async def reconcile(self, key: str) -> None:
-        """Carry out what is left to do on a track, and find out what is not known of it.
+        """Carry out what is left to do on a target, and find out what is not known of it.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
@@ -103,12 +103,12 @@ class Reconciler:
             pass  # a stop that was requested meanwhile is left to do
 
     async def _reconcile_once(self, key: str) -> bool:
-        track = track_of(key)
-        with tracing.span("settle", root=True, kind=track.label):
+        target = target_of(key)
+        with tracing.span("settle", root=True, kind=target.label):
             claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
             if lease is None:
                 return False
-            operation = Operation(key, track, Command.RECONCILE, None, claim, lease, lambda: 0.0)
+            operation = Operation(key, target, Command.RECONCILE, None, claim, lease, lambda: 0.0)
             return (await self._leader.lead(operation)).stop_pending
 
     def reconcile_if_idle(self, key: str) -> None:
@@ -135,15 +135,15 @@ class Reconciler:
         try:
             await self.reconcile(key)
         except (CoordinationUnavailable, NewerRecord):
-            _log.warning("settle.postponed", track=key)
-        except Exception:  # noqa: BLE001 - one track's trouble must not end the reconciling of the others
-            _log.exception("settle.failed", track=key)
+            _log.warning("settle.postponed", target=key)
+        except Exception:  # noqa: BLE001 - one target's trouble must not end the reconciling of the others
+            _log.exception("settle.failed", target=key)
 
     # --- what is due ---------------------------------------------------------------------------------------------
 
     async def _check_for_ever(self) -> None:
         while True:
-            # Jittered, so that replicas seldom reach for the same track in the same moment.
+            # Jittered, so that replicas seldom reach for the same target in the same moment.
             await asyncio.sleep(self._every * random.uniform(0.7, 1.3))  # noqa: S311
             try:
                 await self._check_due()
@@ -156,7 +156,7 @@ class Reconciler:
         for bucket in random.sample(range(BUCKETS), BUCKETS):
             rooms: dict[str, list[str]] = {}
             for key in await self._coordinator.records.due(bucket, self._max_per_bucket):
-                rooms.setdefault(track_of(key).room_id, []).append(key)
+                rooms.setdefault(target_of(key).room_id, []).append(key)
             for room, keys in rooms.items():
                 if room not in self._checking:
                     task = self._checking[room] = asyncio.create_task(self._check_quietly(keys), name="check")
@@ -173,13 +173,13 @@ class Reconciler:
     # --- comparing -----------------------------------------------------------------------------------------------
 
     async def check(self, keys: Iterable[str]) -> None:
-        """Look after tracks of one room that are due.
+        """Look after targets of one room that are due.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
         keys = list(keys)
-        room = track_of(keys[0]).room_id
+        room = target_of(keys[0]).room_id
         async with self._places:
             read = await asyncio.gather(*(self._coordinator.records.read(key) for key in keys))
         # A record that was compared and then became suspect, or an unfinished one, needs a leader.
@@ -203,8 +203,8 @@ class Reconciler:
             return
         async with self._comparing:
             await self._pace.turn()
-            track = track_of(next(iter(records))) if len(records) == 1 else None
-            if not await self.refresh(room, records, track):
+            target = target_of(next(iter(records))) if len(records) == 1 else None
+            if not await self.refresh(room, records, target):
                 rest = _REST_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311
                 await asyncio.gather(
                     *(self._coordinator.records.postpone(key, record, due_in=rest) for key, record in records.items())
@@ -214,33 +214,33 @@ class Reconciler:
         self,
         room: str,
         records: dict[str, Record],
-        track: Track | None = None,
+        target: Target | None = None,
         *,
         whole: bool = False,
         max_age: float = 0,
     ) -> bool:
-        """Compare records with the list of their room, or of one track. Return whether the list could be had."""
-        participant = None if track is None or whole else track.participant_id
+        """Compare records with the list of their room, or of one target. Return whether the list could be had."""
+        participant = None if target is None or whole else target.participant_id
         try:
-            listed = await self._listings.ask(room, participant, track and track.mode, max_age=max_age)
+            listed = await self._listings.ask(room, participant, target and target.mode, max_age=max_age)
         except UpstreamError:
             return False
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
         differing = [key for key, agrees in zip(records, agreed, strict=True) if not agrees]
-        await self.reconcile_all({*differing, *await self._strangers(room, records, track, listed)})
+        await self.reconcile_all({*differing, *await self._strangers(room, records, target, listed)})
         return True
 
     async def _strangers(
-        self, room: str, records: dict[str, Record], track: Track | None, listed: TrackListing
+        self, room: str, records: dict[str, Record], target: Target | None, listed: TrackListing
     ) -> set[str]:
         """Return what the list shows as recording although no record says so, of what was not compared."""
         # VideoSDK may know participants and kinds that no caller here could name.
-        tracks = {
-            Track.named(Mode(row.mode), room, row.participant_id, row.kind) for row in listed.rows if row.end is None
+        targets = {
+            Target.named(Mode(row.mode), room, row.participant_id, row.kind) for row in listed.rows if row.end is None
         }
-        found = {self._key(one) for one in tracks if one is not None and track in {None, one}} - records.keys()
+        found = {self._key(one) for one in targets if one is not None and target in {None, one}} - records.keys()
         # Those of the room that are not due are known all the same.
-        known = (await self._coordinator.records.room(room)).records if found and track is None else {}
+        known = (await self._coordinator.records.room(room)).records if found and target is None else {}
         strangers: set[str] = set()
         for key in found:
             record = known.get(key) or await self._coordinator.records.read(key)
@@ -255,7 +255,7 @@ class Reconciler:
         """Return whether nothing is left to find out; where list and record agree, that is written down."""
         if record.holder:
             return True
-        rows = listed.of(track_of(key))
+        rows = listed.of(target_of(key))
         records = open_rows(rows, record.ended_at, self._coordinator.now_ms(), self._timing.settle)
         over = record.state in ENDED
         if not over and (record.state != Status.RECORDING or not records):
@@ -268,7 +268,7 @@ class Reconciler:
         row = self._row_of_ended(record, rows, known) if over else records[0]
         evidence = Evidence.of(record.generation, row) if row is not None else None
         if evidence is not None:
-            report_deliveries(known, evidence, track_of(key).label)
+            report_deliveries(known, evidence, target_of(key).label)
         return await self._coordinator.records.confirm(
             key,
             record,
@@ -293,5 +293,5 @@ class Reconciler:
             return 0
         return max(_FILES_EVERY_SECONDS, age)
 
-    def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, *track.parts)
+    def _key(self, target: Target) -> str:
+        return self._coordinator.key(target.room_id, *target.parts)

@@ -11,7 +11,7 @@ from gateway.recordings.batches import Batches
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.records import recording_of
-from gateway.recordings.targets import StartParameters, Track, track_of
+from gateway.recordings.targets import StartParameters, Target, target_of
 from gateway.recordings.without_redis import WithoutRedisMode
 
 __all__ = ["Recordings"]
@@ -68,7 +68,7 @@ class Recordings:
 
     async def start(
         self,
-        track: Track,
+        target: Target,
         parameters: StartParameters,
         *,
         caller: str,
@@ -76,28 +76,28 @@ class Recordings:
         arrived_at: float | None = None,
         asked_at: int | None = None,
     ) -> Answer:
-        """Have the track recorded.
+        """Have the target recorded.
 
         Args:
-            track: What to record.
+            target: What to record.
             parameters: Passed on as they are; part of what makes two starts the same.
             caller: Name of who asks.
             timeout: Seconds this caller is willing to wait. The operation does not depend on it.
             arrived_at: When (`clock`) the caller came, if not now: how long to wait for Redis counts from then.
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where a caller has asked for a
-                stop since, nothing is done, and the answer tells without an outcome how the track stands.
+                stop since, nothing is done, and the answer tells without an outcome how the target stands.
 
         Raises:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
                 VideoSDK's refusal means.
         """
-        return await self._batches.submit(track, Command.START, parameters, caller, timeout, arrived_at, asked_at)
+        return await self._batches.submit(target, Command.START, parameters, caller, timeout, arrived_at, asked_at)
 
-    async def stop(self, track: Track, *, caller: str, timeout: float, arrived_at: float | None = None) -> Answer:
-        """Have the track not recorded.
+    async def stop(self, target: Target, *, caller: str, timeout: float, arrived_at: float | None = None) -> Answer:
+        """Have the target not recorded.
 
         Args:
-            track: What to stop.
+            target: What to stop.
             caller: Name of who asks.
             timeout: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
             arrived_at: As for `start`.
@@ -105,7 +105,7 @@ class Recordings:
         Raises:
             GatewayError: As for `start`, but never `ParametersDiffer`.
         """
-        return await self._batches.submit(track, Command.STOP, None, caller, timeout, arrived_at)
+        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at)
 
     async def ready_in(self) -> float:
         """Return in how many seconds exactly one start can be promised without waiting for what came before.
@@ -115,29 +115,29 @@ class Recordings:
         """
         return await self._coordinator.records.ready_in()
 
-    async def get(self, track: Track) -> Recording:
-        """Return what is known of the track, compared with VideoSDK's list where that was long ago.
+    async def get(self, target: Target) -> Recording:
+        """Return what is known of the target, compared with VideoSDK's list where that was long ago.
 
         Raises:
             NotFound: Nothing is known to have recorded it, or that is long ago.
             CoordinationUnavailable: Redis does not answer.
         """
-        key = self._key(track)
+        key = self._key(target)
         record = await self._coordinator.records.read(key)
         if self._is_stale(record):
             records = {} if record is None else {key: record}
-            # Without a record the whole room is listed: one list then answers for its other tracks too.
+            # Without a record the whole room is listed: one list then answers for its other targets too.
             whole = record is None
             await self.briefly(
-                self._reconciler.refresh(track.room_id, records, track, whole=whole, max_age=self._timing.trust)
+                self._reconciler.refresh(target.room_id, records, target, whole=whole, max_age=self._timing.trust)
             )
             record = await self._coordinator.records.read(key)
         if record is None or record.generation == "0":
             raise NotFound("The gateway knows of no recording of this track.")
-        return recording_of(key, track, record)
+        return recording_of(key, target, record)
 
     async def list(self, room: str) -> list[Recording]:
-        """Return what is known of the room's tracks, by participant and kind, compared with VideoSDK's list like `get`.
+        """Return what is known of the room's targets, by participant and kind, compared with the list like `get`.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
@@ -147,7 +147,7 @@ class Recordings:
             await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust))
             records = (await self._coordinator.records.room(room)).records
         known = {key: record for key, record in records.items() if record.generation != "0"}
-        return [recording_of(key, track_of(key), known[key]) for key in sorted(known)]
+        return [recording_of(key, target_of(key), known[key]) for key in sorted(known)]
 
     def _is_stale(self, record: Record | None) -> bool:
         if record is None:
@@ -167,5 +167,5 @@ class Recordings:
             async with asyncio.timeout(self._answer_within):
                 await asyncio.shield(task)
 
-    def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, *track.parts)
+    def _key(self, target: Target) -> str:
+        return self._coordinator.key(target.room_id, *target.parts)

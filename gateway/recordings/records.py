@@ -10,16 +10,16 @@ from gateway.coordinator import Claim, Record
 from gateway.recordings.evidence import Evidence
 from gateway.recordings.model import ENDED, Descriptor, EndReason, Origin, Recording, Status
 from gateway.recordings.operation import Result
-from gateway.recordings.targets import Track
+from gateway.recordings.targets import Target
 
 __all__ = ["decode_descriptor", "recording_id", "recording_of", "recording_of_result"]
 
 
-def recording_of(key: str, track: Track, known: Record | Claim) -> Recording:
+def recording_of(key: str, target: Target, known: Record | Claim) -> Recording:
     """Return the recording that a record tells of."""
     status = Status(known.state) if known.state else Status.UNKNOWN
     recording = _recording(
-        key, track, known.generation, status, decode_descriptor(known.recording), known.started_at, known.confirmed,
+        key, target, known.generation, status, decode_descriptor(known.recording), known.started_at, known.confirmed,
         known.confirmed_by,
     )  # fmt: skip
     evidence = Evidence.decode(known.evidence, known.generation)
@@ -31,10 +31,10 @@ def recording_of(key: str, track: Track, known: Record | Claim) -> Recording:
     )
 
 
-def recording_of_result(key: str, track: Track, result: Result) -> Recording:
+def recording_of_result(key: str, target: Target, result: Result) -> Recording:
     """Return the recording that the result of an operation tells of."""
     recording = _recording(
-        key, track, result.generation, result.state or Status.UNKNOWN, result.descriptor, result.started_at,
+        key, target, result.generation, result.state or Status.UNKNOWN, result.descriptor, result.started_at,
         result.confirmed_at, result.confirmed_by,
     )  # fmt: skip
     return _ended(recording, result.ended_at, result.because)
@@ -55,7 +55,7 @@ def decode_descriptor(text: str) -> Descriptor | None:
 
 def _recording(
     key: str,
-    track: Track,
+    target: Target,
     generation: str,
     status: Status,
     descriptor: Descriptor | None,
@@ -66,7 +66,7 @@ def _recording(
     known = descriptor or Descriptor()
     return Recording(
         id=recording_id(key, generation) if generation not in {"", "0"} else None,
-        track=track,
+        target=target,
         file_format=known.file_format,
         origin=known.origin,
         status=status,

@@ -22,7 +22,7 @@ from gateway.coordinator import Coordinator, Event, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, TooManyWaiting
 from gateway.recordings.model import Recording
 from gateway.recordings.records import recording_of
-from gateway.recordings.targets import Track, track_of
+from gateway.recordings.targets import Target, target_of
 from gateway.store.clock import clock
 from gateway.store.notifications import Notifications
 
@@ -46,12 +46,12 @@ class FeedUpdate(Struct, frozen=True):
 
     Attributes:
         id: The last event that is part of it.
-        tracks: Each track, and the text of its recording.
+        targets: Each target, and the text of its recording.
         whole: There are no other recordings in the room than these.
     """
 
     id: str
-    tracks: tuple[tuple[Track, bytes], ...]
+    targets: tuple[tuple[Target, bytes], ...]
     whole: bool = False
 
 
@@ -232,7 +232,7 @@ class _Feed:
         self._render = render
         self._update = asyncio.Event()
         self._looking = asyncio.Lock()
-        self._tracks: dict[str, tuple[Track, bytes]] = {}
+        self._tracks: dict[str, tuple[Target, bytes]] = {}
         self._as_of = ""
         """The last event that is part of `_tracks`; empty before the room was read."""
         self._rewrites = ""
@@ -333,7 +333,7 @@ class _Feed:
         self._remember(update)
         if _position(event.id) > _position(self._as_of):
             self._as_of, self._whole = event.id, None
-            self._keep(event.key, event.record, update.tracks[0])
+            self._keep(event.key, event.record, update.targets[0])
         for reader in list(self.readers):
             reader.offer(update)
 
@@ -350,8 +350,8 @@ class _Feed:
             self._keep(key, record, self._text(key, record))
         self._as_of, self._whole, self._read_at = room.last, None, clock()
 
-    def _keep(self, key: str, record: Record, text: tuple[Track, bytes]) -> None:
-        # A question about such a track gets 404: its start was refused.
+    def _keep(self, key: str, record: Record, text: tuple[Target, bytes]) -> None:
+        # A question about such a target gets 404: its start was refused.
         if record.generation == "0":
             self._tracks.pop(key, None)
         else:
@@ -363,12 +363,12 @@ class _Feed:
         return self._whole
 
     def _of(self, event: Event) -> FeedUpdate | None:
-        # A track that was never recorded is only being looked at: there is nothing to tell yet.
+        # A target that was never recorded is only being looked at: there is nothing to tell yet.
         return FeedUpdate(event.id, (self._text(event.key, event.record),)) if event.record.state else None
 
-    def _text(self, key: str, record: Record) -> tuple[Track, bytes]:
-        track = track_of(key)
-        return track, self._render(recording_of(key, track, record))
+    def _text(self, key: str, record: Record) -> tuple[Target, bytes]:
+        target = target_of(key)
+        return target, self._render(recording_of(key, target, record))
 
 
 def _position(event: str) -> tuple[int, int]:

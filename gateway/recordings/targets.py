@@ -15,10 +15,10 @@ __all__ = [
     "Mode",
     "ModeSpec",
     "StartParameters",
-    "Track",
+    "Target",
     "differing_fields",
     "is_id",
-    "track_of",
+    "target_of",
 ]
 
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}$"
@@ -67,7 +67,7 @@ MODES: Final[Mapping[Mode, ModeSpec]] = {
 """Every mode that the gateway records."""
 
 
-class Track(Struct, frozen=True):
+class Target(Struct, frozen=True):
     """The natural key of a recording. Each part is safe in a key and in a path; what its mode does not have is empty.
 
     `start_path`, `stop_path` and `ids` are how VideoSDK addresses it.
@@ -79,7 +79,7 @@ class Track(Struct, frozen=True):
     kind: Kind | None = None
 
     @classmethod
-    def named(cls, mode: Mode, room_id: str, participant_id: str | None, kind: str | None) -> "Track | None":
+    def named(cls, mode: Mode, room_id: str, participant_id: str | None, kind: str | None) -> "Target | None":
         """Return what VideoSDK names so in a row or an event; None where no caller could name it."""
         ids = MODES[mode].ids
         participant_id = (participant_id or "") if "participantId" in ids else ""
@@ -91,7 +91,7 @@ class Track(Struct, frozen=True):
 
     @property
     def parts(self) -> tuple[str, str, str]:
-        """What its record's key says of it after the room; `track_of` reads it back."""
+        """What its record's key says of it after the room; `target_of` reads it back."""
         return self.mode, self.participant_id, self.kind or ""
 
     @property
@@ -152,10 +152,10 @@ def differing_fields(one: str, other: str) -> list[str]:
     return [part.partition("=")[0] for part in one.split() if part not in other.split()]
 
 
-def track_of(key: str) -> Track:
-    """Return the track of a record, which its key ends with: the room, and then `parts`."""
+def target_of(key: str) -> Target:
+    """Return the target of a record, which its key ends with: the room, and then `parts`."""
     room, mode, participant, kind = key.split(":")[-4:]
-    return Track(Mode(mode), room, participant, Kind(kind) if kind else None)
+    return Target(Mode(mode), room, participant, Kind(kind) if kind else None)
 
 
 def is_id(text: str) -> bool:

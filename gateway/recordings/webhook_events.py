@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.coordinator import Coordinator, Record
 from gateway.recordings.model import ENDED, Status
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.targets import Kind, Mode, Track, track_of
+from gateway.recordings.targets import Kind, Mode, Target, target_of
 
 __all__ = ["EventType", "WebhookEvent", "WebhookEvents"]
 
@@ -33,7 +33,7 @@ class EventType(StrEnum):
 
 
 class WebhookEvent(Struct, frozen=True):
-    """One event. Nothing in it tells two recordings of one track apart."""
+    """One event. Nothing in it tells two recordings of one target apart."""
 
     room_id: str
     participant_id: str | None
@@ -45,17 +45,17 @@ class WebhookEvent(Struct, frozen=True):
     """None where the recordings of every mode are meant."""
 
     @property
-    def track(self) -> Track | None:
-        """The one track it is about, if it is about one."""
-        return Track.named(self.mode, self.room_id, self.participant_id, self.kind) if self.mode else None
+    def target(self) -> Target | None:
+        """The one target it is about, if it is about one."""
+        return Target.named(self.mode, self.room_id, self.participant_id, self.kind) if self.mode else None
 
-    def concerns(self, track: Track) -> bool:
-        """Tell whether a track is among those it is about."""
+    def concerns(self, target: Target) -> bool:
+        """Tell whether a target is among those it is about."""
         return (
-            track.room_id == self.room_id
-            and self.participant_id in {None, track.participant_id}
-            and self.kind in {None, track.kind}
-            and self.mode in {None, track.mode}
+            target.room_id == self.room_id
+            and self.participant_id in {None, target.participant_id}
+            and self.kind in {None, target.kind}
+            and self.mode in {None, target.mode}
         )
 
 
@@ -90,8 +90,8 @@ class WebhookEvents:
         """
         if event.type in {EventType.STARTING, EventType.STOPPING}:
             return  # what is about to happen is not so yet
-        track = event.track
-        concerned = await self._concerned(event, track)
+        target = event.target
+        concerned = await self._concerned(event, target)
         if reason := _REASONS.get(event.type):
             running = [key for key, record in concerned.items() if record.state not in ENDED]
             suspect = [key for key in running if await self._coordinator.records.invalidate(key, hint=reason)]
@@ -100,15 +100,15 @@ class WebhookEvents:
         for key in suspect:
             self._reconciler.reconcile_if_idle(key)
         # An end that is known may have files now; a beginning may be one that no record shows.
-        if track is not None and all(record.state in ENDED for record in concerned.values()):
-            await self._reconciler.refresh(event.room_id, concerned, track)
+        if target is not None and all(record.state in ENDED for record in concerned.values()):
+            await self._reconciler.refresh(event.room_id, concerned, target)
 
-    async def _concerned(self, event: WebhookEvent, track: Track | None) -> dict[str, Record]:
-        if track is not None:
-            record = await self._coordinator.records.read(self._key(track))
-            return {} if record is None else {self._key(track): record}
+    async def _concerned(self, event: WebhookEvent, target: Target | None) -> dict[str, Record]:
+        if target is not None:
+            record = await self._coordinator.records.read(self._key(target))
+            return {} if record is None else {self._key(target): record}
         records = (await self._coordinator.records.room(event.room_id)).records
-        return {key: record for key, record in records.items() if event.concerns(track_of(key))}
+        return {key: record for key, record in records.items() if event.concerns(target_of(key))}
 
-    def _key(self, track: Track) -> str:
-        return self._coordinator.key(track.room_id, *track.parts)
+    def _key(self, target: Target) -> str:
+        return self._coordinator.key(target.room_id, *target.parts)

@@ -2,7 +2,7 @@
 
 A stop is always done: not stopping costs money and privacy, and a stop too many does no harm. A start is done only
 where the operator chose so (`GATEWAY_WITHOUT_REDIS=degrade`), and looks at VideoSDK's list first. When Redis is back,
-every track touched here is marked as suspect, so that no replica believes a record that knows nothing of it.
+every target touched here is marked as suspect, so that no replica believes a record that knows nothing of it.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from gateway.coordinator import Coordinator
 from gateway.errors import CoordinationUnavailable, ParametersDiffer, Refused, UpstreamError
 from gateway.recordings.failures import problem_for
 from gateway.recordings.model import Answer, Outcome, Problem, Recording, Status
-from gateway.recordings.targets import MODES, StartParameters, Track, differing_fields
+from gateway.recordings.targets import MODES, StartParameters, Target, differing_fields
 from gateway.store.clock import clock
 from gateway.videosdk.client import VideoSDK
 
@@ -46,7 +46,7 @@ class WithoutRedisMode:
         self._touched: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, key: str, track: Track, parameters: StartParameters, caller: str) -> Answer | Problem:
+    async def start(self, key: str, target: Target, parameters: StartParameters, caller: str) -> Answer | Problem:
         """Start a recording unless one runs: one at a time in this process."""
         came = clock()
         async with self._turn(key):
@@ -55,28 +55,28 @@ class WithoutRedisMode:
                 fields = differing_fields(fingerprint, parameters.fingerprint)
                 return Problem.of(ParametersDiffer.of(fields))
             if begun >= came:
-                return Answer(Outcome.JOINED, self._recording(track, parameters, caller))
+                return Answer(Outcome.JOINED, self._recording(target, parameters, caller))
             try:
-                if await self._is_open(track):
-                    return Answer(Outcome.ALREADY_RECORDING, self._recording(track, parameters, None))
+                if await self._is_open(target):
+                    return Answer(Outcome.ALREADY_RECORDING, self._recording(target, parameters, None))
                 self._remember(key)
-                await self._videosdk.start(track, parameters.fields(track.mode))
+                await self._videosdk.start(target, parameters.fields(target.mode))
             except UpstreamError as error:
                 return Problem.of(problem_for(error))
             self._running[key] = (parameters.fingerprint, clock())
-            return Answer(Outcome.STARTED, self._recording(track, parameters, caller))
+            return Answer(Outcome.STARTED, self._recording(target, parameters, caller))
 
-    async def stop(self, key: str, track: Track) -> Answer | Problem:
-        """Stop whatever records the track."""
+    async def stop(self, key: str, target: Target) -> Answer | Problem:
+        """Stop whatever records the target."""
         async with self._turn(key):
             self._remember(key)
             self._running.pop(key, None)
             outcome = Outcome.STOPPED
             try:
-                await self._videosdk.stop(track)
+                await self._videosdk.stop(target)
             except Refused as error:
                 try:
-                    if await self._is_open(track):
+                    if await self._is_open(target):
                         return Problem.of(problem_for(error))
                 except UpstreamError as unseen:
                     return Problem.of(problem_for(unseen))
@@ -84,16 +84,16 @@ class WithoutRedisMode:
             except UpstreamError as error:
                 # No replica can promise to repeat it while Redis is away: the caller has to repeat it.
                 return Problem.of(problem_for(error))
-            return Answer(outcome, self._recording(track, StartParameters(), None, Status.STOPPED))
+            return Answer(outcome, self._recording(target, StartParameters(), None, Status.STOPPED))
 
     async def reconcile(self, key: str) -> None:
-        """Tell Redis, before it is asked about the track, that it missed something.
+        """Tell Redis, before it is asked about the target, that it missed something.
 
         Raises:
             CoordinationUnavailable: It still does not answer.
         """
         if key in self._touched:
-            # Within the turn, so that nothing touches the track between the mark and the forgetting.
+            # Within the turn, so that nothing touches the target between the mark and the forgetting.
             async with self._turn(key):
                 await self._coordinator.records.invalidate(key)
                 self._touched.discard(key)
@@ -117,16 +117,16 @@ class WithoutRedisMode:
             if not turn.users:
                 del self._turns[key]
 
-    async def _is_open(self, track: Track) -> bool:
-        rows = await self._videosdk.list_rows(MODES[track.mode].path, track.room_id, track.participant_id or None)
-        return any(track.kind in {None, row.kind} and row.end is None for row in rows)
+    async def _is_open(self, target: Target) -> bool:
+        rows = await self._videosdk.list_rows(MODES[target.mode].path, target.room_id, target.participant_id or None)
+        return any(target.kind in {None, row.kind} and row.end is None for row in rows)
 
     def _recording(
-        self, track: Track, parameters: StartParameters, caller: str | None, status: Status = Status.RECORDING
+        self, target: Target, parameters: StartParameters, caller: str | None, status: Status = Status.RECORDING
     ) -> Recording:
         return Recording(
             id=None,
-            track=track,
+            target=target,
             file_format=parameters.file_format or "webm",
             status=status,
             requested_by=caller,
@@ -138,7 +138,7 @@ class WithoutRedisMode:
 
     def _remember(self, key: str) -> None:
         self._touched.add(key)
-        _log.warning("uncoordinated.sent", track=key)
+        _log.warning("uncoordinated.sent", target=key)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._cast_doubt(), name="cast-doubt")
 
@@ -150,12 +150,12 @@ class WithoutRedisMode:
                     await self.reconcile(key)
                 except CoordinationUnavailable:
                     break
-                except Exception:  # noqa: BLE001 - one track's trouble must not keep the others from being reported
-                    _log.exception("uncoordinated.report_failed", track=key)
+                except Exception:  # noqa: BLE001 - one target's trouble must not keep the others from being reported
+                    _log.exception("uncoordinated.report_failed", target=key)
 
 
 class _Turn:
-    """One track's lock, kept while anyone uses or awaits it."""
+    """One target's lock, kept while anyone uses or awaits it."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()

@@ -1,4 +1,4 @@
-"""What was answered under an idempotency key, for a retry that arrives when the track has long moved on."""
+"""What was answered under an idempotency key, for a retry that arrives when the target has long moved on."""
 
 import hashlib
 from datetime import timedelta

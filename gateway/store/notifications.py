@@ -32,10 +32,10 @@ _log = structlog.get_logger("gateway.wakeups")
 
 
 class OperationFinished(Struct, frozen=True):
-    """An operation of a track has finished.
+    """An operation of a target has finished.
 
     Attributes:
-        key: The track's record.
+        key: The target's record.
         operation: Number of the operation.
         payload: What `finish.lua` stored for the waiters.
     """

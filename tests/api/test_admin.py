@@ -47,7 +47,7 @@ async def operator(settings: dict[str, str]) -> AsyncGenerator[ApiClient]:
         yield client
 
 
-async def pending_tracks(operator: ApiClient, track: dict[str, str]) -> dict[str, Any]:
+async def pending_targets(operator: ApiClient, track: dict[str, str]) -> dict[str, Any]:
     """Return what an operator sees of a track, nothing where it is not listed."""
     listed = (await operator.get("/v1/admin/tracks", params={"limit": "1000"})).json()["tracks"]
     return next((one for one in listed if track.items() <= one.items()), {})
@@ -60,13 +60,13 @@ async def test_admin_list_during_an_operation_names_its_holder(
     simulator.inject(harness.delay("start", 4))
     track = new_track()
     start = asyncio.create_task(operator.start(track))
-    seen = await harness.until(lambda: pending_tracks(operator, track), lambda one: one.get("claim"))
+    seen = await harness.until(lambda: pending_targets(operator, track), lambda one: one.get("claim"))
     assert seen["status"] == "starting"
     assert seen["claim"]["action"] in {"start", "recover"}
     assert 0 <= seen["claim"]["ageSeconds"] < 60
     assert 0 < seen["claim"]["leaseSeconds"] <= 2
     assert (await start).status_code == 201
-    assert not (await pending_tracks(operator, track)).get("claim")
+    assert not (await pending_targets(operator, track)).get("claim")
 
 
 async def test_admin_list_of_an_unknown_track_shows_videosdks_last_answer(
@@ -77,13 +77,13 @@ async def test_admin_list_of_an_unknown_track_shows_videosdks_last_answer(
     simulator.inject(Fault(action="error", endpoint="list", status=503, times=None))
     track = new_track()
     started = asyncio.create_task(operator.start(track))
-    seen = await harness.until(lambda: pending_tracks(operator, track), lambda one: one.get("uncertainForSeconds"))
+    seen = await harness.until(lambda: pending_targets(operator, track), lambda one: one.get("uncertainForSeconds"))
     assert seen["status"] == "unknown"
     assert seen["lastUpstreamAnswer"] == "list 503"
     assert seen["tries"] >= 1
     simulator.clear_faults()
     assert (await started).status_code == 504
-    await harness.until(lambda: pending_tracks(operator, track), lambda one: not one.get("uncertainForSeconds"))
+    await harness.until(lambda: pending_targets(operator, track), lambda one: not one.get("uncertainForSeconds"))
 
 
 async def test_admin_settle_of_a_fresh_record_asks_videosdk_at_once(

@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from gateway.errors import NeverSent
-from gateway.recordings import Kind, Mode, Track
+from gateway.recordings import Kind, Mode, Target
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -31,9 +31,9 @@ EVIDENCE.guard(NEW_SECRET, "the rotated VideoSDK secret")
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 
 
-def numbered(room: str, number: int) -> Track:
+def numbered(room: str, number: int) -> Target:
     """Return one of a room's tracks."""
-    return Track(Mode.TRACK, room, f"p{number}", Kind.VIDEO)
+    return Target(Mode.TRACK, room, f"p{number}", Kind.VIDEO)
 
 
 def replace(file: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller, new_key
-from gateway.recordings import Kind, Mode, Track
+from gateway.recordings import Kind, Mode, Target
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
@@ -266,7 +266,7 @@ async def test_limit_without_redis_lets_a_stop_through(
 
 async def test_limit_while_redis_is_slow_leaves_time_for_the_claim() -> None:
     """Within the three seconds after which a start is refused, a claim has to be tried: counting must not use them."""
-    caller, track = Caller("somebody", account="somebody"), Track(Mode.TRACK, "room", "ada", Kind.VIDEO)
+    caller, track = Caller("somebody", account="somebody"), Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
     with EmbeddedValkey(port=0) as server:
         gate = Gate(server.port)
         await gate.open()

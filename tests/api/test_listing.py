@@ -3,14 +3,14 @@
 import pytest
 
 from gateway.api.pagination import RecordingsQuery
-from gateway.recordings import Kind, Mode, Recording, Status, Track
+from gateway.recordings import Kind, Mode, Recording, Status, Target
 
 
 def recording(participant: str, kind: Kind) -> Recording:
     """Return a recording of this track."""
     return Recording(
         id="rec_x",
-        track=Track(Mode.TRACK, "room", participant, kind),
+        target=Target(Mode.TRACK, "room", participant, kind),
         file_format="webm",
         status=Status.RECORDING,
         requested_by=None,
@@ -36,4 +36,4 @@ def test_list_by_pages_returns_each_kind_of_each_participant_once(limit: int) ->
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert listed == sorted((one.track.participant_id, one.track.kind) for one in ROOM)
+    assert listed == sorted((one.target.participant_id, one.target.kind) for one in ROOM)

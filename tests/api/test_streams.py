@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from gateway.api.sse import EventStream
-from gateway.recordings import FeedUpdate, Kind, Mode, Reader, Track
+from gateway.recordings import FeedUpdate, Kind, Mode, Reader, Target
 from tests import harness
 from tests.model.clockwork import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 
-TRACK = Track(Mode.TRACK, "room", "ada", Kind.VIDEO)
+TRACK = Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
 MANY = 2_000
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from gateway.api.wire import StartTrackRecording, read_body
 from gateway.auth.policy import RULES, Policy, PolicyError, Scope, check, check_room, covers
 from gateway.errors import Forbidden, InvalidRequest
-from gateway.recordings import Kind, Mode, Track
+from gateway.recordings import Kind, Mode, Target
 from tests.api.honest_inputs import HONEST, Honest
 from tests.api.hostile_inputs import HOSTILE, INVALID, LISTED, LISTED_ONLY, OPEN, PATH, URL, Hostile
 
-TRACK = Track(Mode.TRACK, "lesson-1", "teacher-1", Kind.VIDEO)
+TRACK = Target(Mode.TRACK, "lesson-1", "teacher-1", Kind.VIDEO)
 START, STOP, READ, ADMIN = Scope.START, Scope.STOP, Scope.READ, Scope.ADMIN
 CALLERS = {"open": Policy.from_table(OPEN), "listed": Policy.from_table(LISTED)}
 
@@ -38,7 +38,7 @@ def broken(policy: Policy, field: str, value: str) -> str | None:
     return rule
 
 
-def refused(policy: Policy, scope: str = START, track: Track = TRACK) -> str | None:
+def refused(policy: Policy, scope: str = START, track: Target = TRACK) -> str | None:
     """Return the rule that a request about a track breaks."""
     try:
         check(policy, scope, track)
@@ -161,7 +161,7 @@ def test_policy_ids_match_whole_or_by_prefix(key: str) -> None:
 
     def rule(identifier: str) -> str | None:
         return refused(
-            policy, START, Track(Mode.TRACK, *((identifier, "p") if key == "rooms" else ("r", identifier)), Kind.AUDIO)
+            policy, START, Target(Mode.TRACK, *((identifier, "p") if key == "rooms" else ("r", identifier)), Kind.AUDIO)
         )
 
     assert [rule(name) for name in ("one", "lesson-", "lesson-1", "lesson-a-b")] == [None] * 4
@@ -172,7 +172,7 @@ def test_policy_ids_match_whole_or_by_prefix(key: str) -> None:
 def test_policy_allows_only_the_listed_kinds() -> None:
     """Only the kinds in the list."""
     policy = Policy.from_table({"kinds": ["audio", "screen_audio"]})
-    rules = {kind: refused(policy, START, Track(Mode.TRACK, "r", "p", kind)) for kind in Kind}
+    rules = {kind: refused(policy, START, Target(Mode.TRACK, "r", "p", kind)) for kind in Kind}
     assert rules == {Kind.AUDIO: None, Kind.SCREEN_AUDIO: None, Kind.VIDEO: "kind", Kind.SCREEN_VIDEO: "kind"}
 
 
@@ -192,9 +192,9 @@ def test_policy_for_a_room_filters_its_tracks() -> None:
             check_room(policy, scope, room)
     assert covers(policy, TRACK)
     for other in (
-        Track(Mode.TRACK, "exam-1", "teacher-1", Kind.VIDEO),
-        Track(Mode.TRACK, "lesson-1", "pupil-1", Kind.VIDEO),
-        Track(Mode.TRACK, "lesson-1", "teacher-1", Kind.AUDIO),
+        Target(Mode.TRACK, "exam-1", "teacher-1", Kind.VIDEO),
+        Target(Mode.TRACK, "lesson-1", "pupil-1", Kind.VIDEO),
+        Target(Mode.TRACK, "lesson-1", "teacher-1", Kind.AUDIO),
     ):
         assert not covers(policy, other)
     assert not covers(Policy.from_table({"kinds": []}), TRACK)
@@ -232,7 +232,7 @@ def test_policy_refusal_never_holds_the_value() -> None:
     secret = "s3cr3t-canary"
     policy = Policy.from_table({**LISTED, "rooms": ["lesson-*"]})
     for track, url, path in (
-        (Track(Mode.TRACK, secret, "p", Kind.VIDEO), None, None),
+        (Target(Mode.TRACK, secret, "p", Kind.VIDEO), None, None),
         (TRACK, f"https://{secret}.example/", None),
         (TRACK, f"https://{secret}@hooks.example.com/", None),
         (TRACK, f"https://{secret}_/", None),

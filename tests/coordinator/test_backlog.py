@@ -65,7 +65,7 @@ async def test_backlog_counts_unknown_tracks_and_lapsed_leases(fresh: EmbeddedVa
     for name in ("flying", "unknown", "dead"):
         _, leases[name] = await coordinator.claim(coordinator.key(f"room-{name}", "p", "video"), Command.START)
         assert leases[name] is not None
-    assert (await BacklogGauge(connection, "t").look()).tracks == 0  # pyright: ignore[reportOptionalMemberAccess]
+    assert (await BacklogGauge(connection, "t").look()).count == 0  # pyright: ignore[reportOptionalMemberAccess]
     await coordinator.finish(leases["unknown"], "unknown", result="", due_in=5)
     with redis.Redis.from_url(fresh.url) as admin:
         lapsed = int(time.time() * 1000) - LONG_AGO
@@ -73,7 +73,7 @@ async def test_backlog_counts_unknown_tracks_and_lapsed_leases(fresh: EmbeddedVa
         admin.zadd(f"{leases['dead'].key.partition('}')[0]}}}:t:due", {leases["dead"].key: lapsed})
     seen = await BacklogGauge(connection, "t").look()
     assert seen is not None
-    assert seen.tracks == 2
+    assert seen.count == 2
     assert LONG_AGO / 1000 <= seen.oldest < LONG_AGO / 1000 + 60
     assert LONG_AGO / 1000 <= seen.lag < LONG_AGO / 1000 + 60
 

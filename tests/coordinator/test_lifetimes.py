@@ -68,7 +68,7 @@ def lifetimes(admin: "redis.Redis") -> dict[str, int]:
 KINDS: Final = {
     "due": r"rec:\{\d\d\}:[^:]+:due",
     "epoch": r"rec:\{\d\d\}:epoch",
-    "tracks": r"rec:\{\d\d\}:t:[^:]+:tracks",
+    "targets": r"rec:\{\d\d\}:t:[^:]+:targets",
     "events": r"rec:\{\d\d\}:t:[^:]+:events",
     "answer": r"rec:\{\d\d\}:answer:[0-9a-f]{40}",
     "ticket": r"rec:\{\d\d\}:ticket:[0-9a-f]{64}",

@@ -60,7 +60,7 @@ async def test_unknown_start_is_due_counted_and_shown_in_its_own_project_only(co
     assert found == [one.key(*TRACK)]
     assert await due(other) == []
     seen = [await BacklogGauge(connection, tenant).look() for tenant in ("one", "other")]
-    assert [uncertainty.tracks for uncertainty in seen if uncertainty is not None] == [1, 0]
+    assert [uncertainty.count for uncertainty in seen if uncertainty is not None] == [1, 0]
     pending_tracks = [await Backlog(connection, tenant).look(10) for tenant in ("one", "other")]
     assert [[track.key for track in tracks] for tracks in pending_tracks] == [found, []]
 

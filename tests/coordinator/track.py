@@ -43,7 +43,7 @@ class Track:
         slot = f"rec:{{{next(_numbers)}}}"
         room = f"{slot}:t:room"
         self.keys = (
-            f"{room}:someone:video", f"{slot}:t:due", f"{slot}:epoch", f"{room}:tracks", f"{room}:events"
+            f"{room}:someone:video", f"{slot}:t:due", f"{slot}:epoch", f"{room}:targets", f"{room}:events"
         )  # fmt: skip
         self._texts = {name: load_script(name).text for name in SCRIPTS} | dict(code or {})
         self._attempts = itertools.count(1)

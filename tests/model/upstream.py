@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Limited, MayHaveHappened, NeverSent, Refused, SendWindowClosed, UpstreamError
-from gateway.recordings.targets import Kind, Mode, Track
+from gateway.recordings.targets import Kind, Mode, Target
 from gateway.videosdk.client import Addressed, TrackRow, VideoSDK
 
 if TYPE_CHECKING:
     from tests.model.replica import Process
     from tests.model.world import World
 
-TRACK: Final = Track(Mode.TRACK, "room", "someone", Kind.VIDEO)
+TRACK: Final = Target(Mode.TRACK, "room", "someone", Kind.VIDEO)
 EPOCH: Final = 1_800_000_000.0
 """What every clock shows when the world's shows 0."""
 

@@ -17,7 +17,7 @@ from gateway.auth.api_keys import CallersFile, new_key
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
 from gateway.coordinator import BacklogGauge, Command
 from gateway.errors import CoordinationUnavailable, IdentityUnavailable, InternalError
-from gateway.recordings import Kind, Mode, StartParameters, Track, WebhookEvent
+from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.secrets import Secret, SecretFile
@@ -31,7 +31,7 @@ from tests.recordings.parts import Log, Parts, UnexpectedError, settled_valkey
 
 pytestmark = pytest.mark.anyio
 
-TRACK = Track(Mode.TRACK, "room", "ada", Kind.VIDEO)
+TRACK = Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
 NOTHING = StartParameters()
 Steps = AsyncGenerator[None]
 """Provokes the error up to its `yield`; when it was logged, goes on to see that the work goes on too."""
@@ -51,7 +51,7 @@ async def parts(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncGenerator[
         yield running
 
 
-def key_of(parts: Parts, track: Track = TRACK) -> str:
+def key_of(parts: Parts, track: Target = TRACK) -> str:
     """Return the name of a track's record."""
     return parts.coordinator.key(track.room_id, *track.parts)
 

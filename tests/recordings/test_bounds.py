@@ -20,7 +20,7 @@ from gateway.recordings import (
     Outcome,
     Reconciler,
     StartParameters,
-    Track,
+    Target,
     WebhookEvent,
     WebhookEvents,
 )
@@ -51,12 +51,12 @@ async def parts(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncGenerator[
         yield running
 
 
-def track(participant: str, room: str = ROOM) -> Track:
+def track(participant: str, room: str = ROOM) -> Target:
     """Return a track."""
-    return Track(Mode.TRACK, room, participant, Kind.VIDEO)
+    return Target(Mode.TRACK, room, participant, Kind.VIDEO)
 
 
-def key_of(parts: Parts, one: Track) -> str:
+def key_of(parts: Parts, one: Target) -> str:
     """Return the name of a track's record."""
     return parts.coordinator.key(one.room_id, *one.parts)
 
@@ -91,7 +91,7 @@ async def test_callers_beyond_the_bound_are_refused_until_others_leave(
     valkey: EmbeddedValkey, simulator: Simulator
 ) -> None:
     """Two may wait for one track and three in all; one more is told to come again, and is let in afterwards."""
-    bounds = {"max_waiting": 3, "max_waiting_per_track": 2}
+    bounds = {"max_waiting": 3, "max_waiting_per_target": 2}
     simulator.inject(Fault(action="hang_before", endpoint="start", times=None))
     async with Parts(valkey, simulator.url, batches=bounds).running(settling=False) as parts:
 
@@ -283,7 +283,7 @@ async def test_session_end_reconciles_no_more_tracks_at_once_than_its_bound(part
     await harness.until(lambda: parts.coordinator.records.due(bucket, 100), lambda due: set(due) == keys)
 
 
-def bucket_of(parts: Parts, one: Track) -> int:
+def bucket_of(parts: Parts, one: Target) -> int:
     """Return the number of a track's bucket."""
     return int(key_of(parts, one)[5:7])
 
@@ -377,7 +377,7 @@ async def claimed(coordinator: Coordinator, *participants: str) -> None:
 
 async def test_room_returns_no_more_tracks_than_its_bound(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """Of three tracks the two that changed last."""
-    async with Parts(valkey, simulator.url, coordinator={"max_tracks": 2}).running(settling=False) as parts:
+    async with Parts(valkey, simulator.url, coordinator={"max_targets": 2}).running(settling=False) as parts:
         await claimed(parts.coordinator, "ada", "bob", "eve")
         records = (await parts.coordinator.records.room(ROOM)).records
         assert {key.split(":")[-2] for key in records} == {"bob", "eve"}
@@ -400,4 +400,4 @@ async def test_backlog_counts_no_more_tracks_of_a_bucket_than_its_bound(parts: P
         assert lease is not None
         await parts.coordinator.finish(lease, "unknown", result="", due_in=5)
     counted = [await BacklogGauge(parts.connection, "t", max_per_bucket=most).look() for most in (2, 3)]
-    assert [seen.tracks for seen in counted if seen] == [2, 3]
+    assert [seen.count for seen in counted if seen] == [2, 3]

@@ -15,7 +15,7 @@ from gateway.errors import (
     SendWindowClosed,
     UpstreamError,
 )
-from gateway.recordings import MODES, Kind, Mode, Track
+from gateway.recordings import MODES, Kind, Mode, Target
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.wire import Exchange, Reply, Server
@@ -26,7 +26,7 @@ from tests import harness
 
 pytestmark = pytest.mark.anyio
 
-TRACK = Track(Mode.TRACK, "room-1", "ada", Kind.VIDEO)
+TRACK = Target(Mode.TRACK, "room-1", "ada", Kind.VIDEO)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ async def test_list_of_many_pages_is_read_to_its_end_and_filtered(simulator: Sim
     for _ in range(105):
         await videosdk.start(TRACK)
         await videosdk.stop(TRACK)
-    await videosdk.start(Track(Mode.TRACK, "room-1", "bob", Kind.AUDIO))
+    await videosdk.start(Target(Mode.TRACK, "room-1", "bob", Kind.AUDIO))
     rows = await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")
     await videosdk.aclose()
     assert len(rows) == 105

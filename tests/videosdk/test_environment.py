@@ -8,7 +8,7 @@ import pytest
 
 from gateway.app import create_client, fetch_jwks
 from gateway.errors import NeverSent
-from gateway.recordings import Kind, Mode, Track
+from gateway.recordings import Kind, Mode, Target
 from gateway.sandbox.simulator import Simulator
 from gateway.settings.load import load
 from gateway.videosdk.client import VideoSDK
@@ -16,7 +16,7 @@ from tests import harness
 
 pytestmark = pytest.mark.anyio
 
-TRACK = Track(Mode.TRACK, "room-1", "ada", Kind.VIDEO)
+TRACK = Target(Mode.TRACK, "room-1", "ada", Kind.VIDEO)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
