@@ -49,7 +49,6 @@ def no_process_left() -> Generator[None]:
 def valkey() -> Generator[EmbeddedValkey]:
     """A real server for tests that do not harm it."""
     with harness.PatientValkey() as server:
-        harness.age(server)
         yield server
 
 
