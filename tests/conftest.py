@@ -15,8 +15,10 @@ from tests import harness, leaks
 from tests.api_client import ApiClient, NewTrack
 from tests.endings import pytest_pyfunc_call, pytest_runtest_teardown
 from tests.leaks import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
+from tests.order import pytest_collection_modifyitems
 
 __all__ = [
+    "pytest_collection_modifyitems",
     "pytest_pyfunc_call",
     "pytest_runtest_teardown",
     "pytest_sessionfinish",
