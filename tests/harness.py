@@ -67,7 +67,7 @@ BOUND = 60.0
 def age(server: EmbeddedValkey) -> None:
     """Have a server look as if it had been up for long, so that its memory is believed: gateways are ready at once."""
     with redis.Redis.from_url(server.url) as admin:
-        run, since = admin.info("server")["run_id"], int(time.time() * 1000) - 90_000  # pyright: ignore
+        run, since = admin.info("server")["run_id"], int(time.time() * 1000) - 600_000  # pyright: ignore
         with admin.pipeline(transaction=False) as marks:
             for bucket in range(BUCKETS):
                 marks.set(f"rec:{{{bucket:02d}}}:epoch", f"{run}:{since}", ex=3600)
