@@ -111,7 +111,7 @@ _STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
 ]
 
 
-_QUERIES: Final = {"listRecordings": QUERY, "listPending": PENDING_QUERY}
+_QUERIES: Final = {"listRecordings": QUERY, "listPendingRecordings": PENDING_QUERY}
 
 
 @cache

@@ -144,7 +144,7 @@ SCOPES = {
     "stopTrackRecording": Scope.STOP,
     "getTrackRecording": Scope.READ,
     "listRecordings": Scope.READ,
-    "listPending": Scope.ADMIN,
+    "listPendingRecordings": Scope.ADMIN,
     "reconcileRecording": Scope.ADMIN,
     "releaseClaim": Scope.ADMIN,
     "streamRoomEvents": Scope.READ,
