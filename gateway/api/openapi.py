@@ -11,8 +11,11 @@ from typing import Any, Final, cast
 import msgspec
 from litestar import Litestar
 from litestar.di import Provide
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.spec import Components, Contact, License, Reference, SecurityScheme, Tag
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Components, Contact, Example, License, Reference, SecurityScheme, Tag
+from litestar.routes import HTTPRoute
 
 from gateway import __version__
 from gateway.api import openapi_texts
@@ -26,6 +29,7 @@ from gateway.api.recordings import routes
 from gateway.api.system import livez, readyz
 from gateway.api.webhooks import receive_videosdk_webhook
 from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
+from gateway.auth.policy import Scope
 from gateway.videosdk.signatures import SIGNATURE_HEADER
 
 __all__ = ["contract"]
@@ -88,12 +92,6 @@ _IDEMPOTENCY_KEY: Final = {
 }
 
 
-_WHOLE: Final = {
-    "recordings": openapi_texts.page,
-    "tracks": openapi_texts.pending_tracks_example,
-    "released": openapi_texts.released_claim,
-}
-"""Examples by a member that only they have: Litestar drops what is null in them."""
 _STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
     {
         "name": LAST_EVENT_HEADER,
@@ -117,9 +115,9 @@ _QUERIES: Final = {"listRecordings": QUERY, "listPendingRecordings": PENDING_QUE
 @cache
 def contract() -> dict[str, Any]:
     """Return the document, made of plain values."""
-    document = _drawn()
+    document, handlers = _drawn()
     for path, operation in _operations(document):
-        _finish(operation, path)
+        _finish(operation, path, handlers[operation["operationId"]])
     for schema in document["components"]["schemas"].values():
         for name, member in schema.get("properties", {}).items():
             schema["properties"][name] = _flattened(member)
@@ -134,7 +132,8 @@ def contract() -> dict[str, Any]:
     return {"openapi": document.pop("openapi"), **document}
 
 
-def _drawn() -> dict[str, Any]:
+def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
+    """Return what Litestar draws, and the handlers by their operation ids."""
     schemes: dict[str, SecurityScheme | Reference] = {
         name: SecurityScheme(type="http", scheme="bearer", bearer_format=form, description=text)
         for name, (form, text) in openapi_texts.IDENTITIES.items()
@@ -182,7 +181,14 @@ def _drawn() -> dict[str, Any]:
         logging_config=None,
         openapi_config=config,
     )
-    return cast("dict[str, Any]", msgspec.to_builtins(app.openapi_schema.to_schema()))
+    handlers = {
+        handler.operation_id: handler
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if isinstance(handler.operation_id, str)
+    }
+    return cast("dict[str, Any]", msgspec.to_builtins(app.openapi_schema.to_schema())), handlers
 
 
 def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -200,11 +206,11 @@ def _flattened(member: dict[str, Any]) -> dict[str, Any]:
     return {**choice[0], **{name: value for name, value in member.items() if name != "oneOf"}}
 
 
-def _finish(operation: dict[str, Any], path: str) -> None:
+def _finish(operation: dict[str, Any], path: str, handler: HTTPRouteHandler) -> None:
     operation.pop("deprecated", None)
     operation.setdefault("security", [])
-    if operation["operationId"] in openapi_texts.SCOPES:
-        scope = openapi_texts.SCOPES[operation["operationId"]]
+    scope = handler.opt.get("scope")
+    if scope:
         # Beside the security requirements: these may name scopes of OAuth2 alone, as linters read it.
         operation["x-required-scopes"] = [scope.value]
         operation["description"] = f"{operation['description'].rstrip()}\n\nNeeds the scope `{scope}`.\n"
@@ -218,7 +224,7 @@ def _finish(operation: dict[str, Any], path: str) -> None:
             {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
             for name, (required, text, schema) in query.items()
         ]
-    limited = operation["operationId"] in {"startTrackRecording", "stopTrackRecording"}
+    limited = scope in {Scope.START, Scope.STOP}
     if "requestBody" in operation:
         operation["requestBody"]["content"]["application/json"]["examples"] = openapi_texts.REQUESTS[
             operation["operationId"]
@@ -230,30 +236,23 @@ def _finish(operation: dict[str, Any], path: str) -> None:
             {"$ref": "#/components/parameters/IdempotencyKey"},
             {"$ref": "#/components/parameters/Deadline"},
         ]
+    described = handler.responses or {}
     operation["responses"] = {
-        status: _finished(response, int(status), path, limited=limited)
+        status: _finished(response, int(status), path, described.get(int(status)), limited=limited)
         for status, response in sorted(operation["responses"].items())
         # Litestar adds an error of its own, in a form of its own, wherever a path has parts.
         if status < "400" or PROBLEM_JSON in response["content"]
     }
 
 
-def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool) -> dict[str, Any]:
+def _finished(
+    response: dict[str, Any], status: int, path: str, described: ResponseSpec | None, *, limited: bool
+) -> dict[str, Any]:
     contents = response.get("content", {})
     for content in contents.values():
-        for name, example in content.get("examples", {}).items():
-            # Litestar's own name for it, which the specification does not know.
-            example.pop("id", None)
-            if not isinstance(example["value"], dict):
-                continue
-            if "instance" in example["value"]:
-                example["value"]["instance"] = path.format_map(openapi_texts.TRACK)
-            if "coordinated" in example["value"]:
-                # Litestar drops what is null.
-                example["value"] = msgspec.to_builtins(openapi_texts.recording(name))
-            for member, whole in _WHOLE.items():
-                if member in example["value"]:
-                    example["value"] = msgspec.to_builtins(whole())
+        if described is not None:
+            # As they were written: Litestar drops what is null in them.
+            content["examples"] = {example.id: _shown(example, path) for example in described.examples or ()}
     names = ["X-Request-Id", *_HEADERS_OF.get(status, ())]
     if limited and status not in {401, 403, 413, 415, 400}:
         names += ["RateLimit-Policy", "RateLimit"]
@@ -264,3 +263,10 @@ def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
         **({"content": contents} if contents else {}),
     }
+
+
+def _shown(example: Example, path: str) -> dict[str, Any]:
+    value = msgspec.to_builtins(example.value)
+    if isinstance(value, dict) and "instance" in value:
+        value["instance"] = path.format_map(openapi_texts.TRACK)
+    return ({"summary": example.summary} if example.summary else {}) | {"value": value}

@@ -9,7 +9,7 @@ from litestar.openapi.spec import Example
 from gateway.api.pagination import TrackRecordings
 from gateway.api.problems import MAX_BODY_BYTES, PROBLEM_JSON
 from gateway.api.wire import ProblemDocument, TrackRecording
-from gateway.auth.policy import RULES, Scope
+from gateway.auth.policy import RULES
 from gateway.errors import PROBLEMS
 from gateway.recordings import Outcome, Status
 
@@ -24,7 +24,6 @@ __all__ = [
     "PENDING",
     "RELEASE",
     "REQUESTS",
-    "SCOPES",
     "SETTLE",
     "START",
     "STOP",
@@ -138,19 +137,6 @@ IDENTITIES = {
 """What each identity is: its form, and who has it."""
 
 BY_TICKET = "For `EventSource`: a ticket of `createRoomEventsTicket`, which opens the room's events once."
-
-SCOPES = {
-    "startTrackRecording": Scope.START,
-    "stopTrackRecording": Scope.STOP,
-    "getTrackRecording": Scope.READ,
-    "listRecordings": Scope.READ,
-    "listPendingRecordings": Scope.ADMIN,
-    "reconcileRecording": Scope.ADMIN,
-    "releaseClaim": Scope.ADMIN,
-    "streamRoomEvents": Scope.READ,
-    "createRoomEventsTicket": Scope.READ,
-}
-"""What each operation needs."""
 
 TAGS = {
     "recordings": "Start, stop and look at the recording of one participant's track.",
