@@ -4,7 +4,8 @@ Litestar draws it from the routes and the wire structs. What it does not say, or
 here: headers, path parameters, what a body may hold, and an order that does not depend on luck.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, Final, cast
 
@@ -19,22 +20,25 @@ from litestar.routes import HTTPRoute
 
 from gateway import __version__
 from gateway.api import openapi_texts
-from gateway.api.admin import PENDING_QUERY, ReleaseClaim, admin
+from gateway.api.admin import PENDING_QUERY, PendingRecording, ReleaseClaim, admin
 from gateway.api.events import LAST_EVENT_HEADER, event_routes
 from gateway.api.guards import DEADLINE_HEADER
 from gateway.api.idempotency import KEY_HEADER
 from gateway.api.pagination import QUERY
 from gateway.api.problems import PROBLEM_JSON
-from gateway.api.recordings import routes
+from gateway.api.recordings import recording_routes
 from gateway.api.system import livez, readyz
 from gateway.api.webhooks import receive_videosdk_webhook
-from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
+from gateway.api.wire import BODIES, PATH_PARTS, ProblemDocument, RecordingBody
 from gateway.auth.policy import Scope
+from gateway.recordings import MODES, Mode
 from gateway.videosdk.signatures import SIGNATURE_HEADER
 
 __all__ = ["contract"]
 
-_REQUESTS: Final = (StartTrackRecording.__name__, StopTrackRecording.__name__, ReleaseClaim.__name__)
+_REQUESTS: Final = (*(body.__name__ for bodies in BODIES.values() for body in bodies), ReleaseClaim.__name__)
+_SCHEMAS: Final = "#/components/schemas/"
+_PART: Final = re.compile(r"{(\w+)}")
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
 
 _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -117,10 +121,13 @@ def contract() -> dict[str, Any]:
     """Return the document, made of plain values."""
     document, handlers = _drawn()
     for path, operation in _operations(document):
-        _finish(operation, path, handlers[operation["operationId"]])
+        handler = handlers[operation["operationId"]]
+        _finish(operation, path, handler)
+        operation["responses"] = _referring(operation["responses"], handler.opt.get("mode"))
     for schema in document["components"]["schemas"].values():
         for name, member in schema.get("properties", {}).items():
-            schema["properties"][name] = _flattened(member)
+            schema["properties"][name] = _referring(_flattened(member), None)
+    document["components"]["schemas"] = _by_mode(document["components"]["schemas"])
     for name in _REQUESTS:
         document["components"]["schemas"][name]["additionalProperties"] = False
     # What a problem says beyond these members depends on its type: RFC 9457 has clients ignore what they do not know.
@@ -159,7 +166,7 @@ def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
     # of Litestar's, and those load their scripts from elsewhere.
     app = Litestar(
         route_handlers=[
-            routes(None, 0),
+            recording_routes(None, 0),
             event_routes(None, None),
             admin(None),
             receive_videosdk_webhook,
@@ -206,6 +213,42 @@ def _flattened(member: dict[str, Any]) -> dict[str, Any]:
     return {**choice[0], **{name: value for name, value in member.items() if name != "oneOf"}}
 
 
+def _by_mode(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Make a schema for the recordings of each mode, with its ids and no others, out of the one that is drawn."""
+    recording = schemas.pop(RecordingBody.__name__)
+    own = {_name(mode): {**_with_ids(recording, [mode]), "title": _name(mode)} for mode in MODES}
+    pending = _with_ids(schemas[PendingRecording.__name__], MODES)
+    return dict(sorted({**schemas, **own, PendingRecording.__name__: pending}.items()))
+
+
+def _with_ids(schema: dict[str, Any], modes: Iterable[Mode]) -> dict[str, Any]:
+    """Return a schema of what is about targets: the ids that all of these modes have must be there."""
+    has = [MODES[mode].ids.keys() for mode in modes]
+    absent = {name for name in PATH_PARTS if not any(name in ids for ids in has)}
+    always = {name for name in PATH_PARTS if all(name in ids for ids in has)}
+    return {
+        **schema,
+        "properties": {name: member for name, member in schema["properties"].items() if name not in absent},
+        "required": sorted({*schema["required"], *always}),
+    }
+
+
+def _referring(node: Any, mode: Mode | None) -> Any:
+    """Put the schema of a mode's recordings, or of all modes', in the place of the one that is drawn."""
+    if isinstance(node, list):
+        return [_referring(each, mode) for each in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    if node == {"$ref": _SCHEMAS + RecordingBody.__name__}:
+        named = [{"$ref": _SCHEMAS + _name(each)} for each in ([mode] if mode else MODES)]
+        return named[0] if len(named) == 1 else {"anyOf": named}
+    return {name: _referring(member, mode) for name, member in cast("dict[str, Any]", node).items()}
+
+
+def _name(mode: Mode) -> str:
+    return f"{mode.capitalize()}Recording"
+
+
 def _finish(operation: dict[str, Any], path: str, handler: HTTPRouteHandler) -> None:
     operation.pop("deprecated", None)
     operation.setdefault("security", [])
@@ -214,9 +257,10 @@ def _finish(operation: dict[str, Any], path: str, handler: HTTPRouteHandler) -> 
         # Beside the security requirements: these may name scopes of OAuth2 alone, as linters read it.
         operation["x-required-scopes"] = [scope.value]
         operation["description"] = f"{operation['description'].rstrip()}\n\nNeeds the scope `{scope}`.\n"
-    for parameter in operation.get("parameters", ()):
-        parameter.pop("deprecated", None)
-        parameter["schema"] = PATH_PARTS[parameter["name"]]
+    if named := _PART.findall(path):
+        operation["parameters"] = [
+            {"name": name, "in": "path", "schema": PATH_PARTS[name], "required": True} for name in named
+        ]
     if operation["operationId"] == "streamRoomEvents":
         operation["parameters"] += _STREAM_PARAMETERS
     if query := _QUERIES.get(operation["operationId"]):
@@ -225,10 +269,8 @@ def _finish(operation: dict[str, Any], path: str, handler: HTTPRouteHandler) -> 
             for name, (required, text, schema) in query.items()
         ]
     limited = scope in {Scope.START, Scope.STOP}
-    if "requestBody" in operation:
-        operation["requestBody"]["content"]["application/json"]["examples"] = openapi_texts.REQUESTS[
-            operation["operationId"]
-        ]
+    if "examples" in handler.opt:
+        operation["requestBody"]["content"]["application/json"]["examples"] = handler.opt["examples"]
     if operation["operationId"] == "receiveVideosdkWebhook":
         operation["requestBody"] = openapi_texts.WEBHOOK_BODY
     if limited:
@@ -268,5 +310,5 @@ def _finished(
 def _shown(example: Example, path: str) -> dict[str, Any]:
     value = msgspec.to_builtins(example.value)
     if isinstance(value, dict) and "instance" in value:
-        value["instance"] = path.format_map(openapi_texts.TRACK)
+        value["instance"] = path.format_map(openapi_texts.IDS)
     return ({"summary": example.summary} if example.summary else {}) | {"value": value}

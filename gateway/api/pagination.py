@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gateway.api.wire import PATH_PARTS, TrackRecording, check_part
+from gateway.api.wire import PATH_PARTS, RecordingBody, check_part
 from gateway.errors import InvalidRequest
 from gateway.recordings import Kind, Recording, Status
 
-__all__ = ["QUERY", "Parameter", "RecordingsQuery", "TrackRecordings", "read_query"]
+__all__ = ["QUERY", "Parameter", "RecordingsPage", "RecordingsQuery", "read_query"]
 
 _MAX_LIMIT: Final = 200
 _DEFAULT_LIMIT: Final = 50
@@ -34,10 +34,10 @@ QUERY: Final[dict[str, Parameter]] = {
 }
 
 
-class TrackRecordings(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Recordings of a room, by participant and kind: the latest of each track."""
+class RecordingsPage(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Recordings of a room, in the order of their targets: the latest of each."""
 
-    recordings: list[TrackRecording]
+    recordings: list[RecordingBody]
     next_cursor: str | None
     """Null on the last page."""
 
@@ -70,15 +70,15 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
             after=_parse_cursor(given["cursor"]) if "cursor" in given else ("", ""),
         )
 
-    def page(self, recordings: Iterable[Recording]) -> TrackRecordings:
+    def page(self, recordings: Iterable[Recording]) -> RecordingsPage:
         """Return the page of those recordings that are asked for."""
         chosen = sorted(
             (recording for recording in recordings if self._asks_for(recording)),
             key=lambda recording: (recording.target.participant_id, recording.target.kind),
         )
         page = chosen[: self.limit]
-        return TrackRecordings(
-            recordings=[TrackRecording.of(recording) for recording in page],
+        return RecordingsPage(
+            recordings=[RecordingBody.of(recording) for recording in page],
             next_cursor=_cursor(page[-1]) if len(chosen) > len(page) else None,
         )
 
