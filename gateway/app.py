@@ -248,7 +248,7 @@ def _pipeline(settings: Settings, recordings: Recordings, connection: Connection
         TokenBuckets(connection),
         tenant,
         caller_per_minute=settings.caller_starts_per_minute,
-        track_per_minute=settings.track_starts_per_minute,
+        target_per_minute=settings.track_starts_per_minute,
     )
     return RequestPipeline(
         recordings, rate_limiter, Idempotency(IdempotencyRecords(connection, settings.idempotency), tenant)

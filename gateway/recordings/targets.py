@@ -67,10 +67,10 @@ MODES: Final[Mapping[Mode, ModeSpec]] = {
 """Every mode that the gateway records."""
 
 
-class Target(Struct, frozen=True):
+class Target(Struct, frozen=True, order=True):
     """The natural key of a recording. Each part is safe in a key and in a path; what its mode does not have is empty.
 
-    `start_path`, `stop_path` and `ids` are how VideoSDK addresses it.
+    Targets are ordered by their parts. `start_path`, `stop_path` and `ids` are how VideoSDK addresses it.
     """
 
     mode: Mode
@@ -106,7 +106,7 @@ class Target(Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """Its kind, and its mode where it has no kind: what metrics and traces say of it."""
+        """Its kind, and its mode where it has no kind: what traces, logs and cursors say of it."""
         return self.kind or self.mode
 
     @property
