@@ -79,7 +79,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of participants, or the beginning of ids with a `*` at the end."""
 
     kinds: frozenset[Kind] | None = None
-    """Kinds of tracks."""
+    """Kinds of tracks. What has no kind, since it holds several, is not among them."""
 
     webhook_hosts: tuple[str, ...] | None = None
     """`hooks.example.com`, or `*.example.com` for all below it and not itself. `from_table` normalises them."""
