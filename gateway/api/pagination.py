@@ -80,7 +80,7 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
         """Return the page of those recordings that are asked for."""
         chosen = sorted(
             (recording for recording in recordings if self._asks_for(recording)),
-            key=lambda recording: recording.target,
+            key=lambda recording: recording.target.parts,
         )
         page = chosen[: self.limit]
         return RecordingsPage(
@@ -94,7 +94,7 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
             self.participant_id in {None, target.participant_id}
             and self.kind in {None, target.kind}
             and self.status in {None, recording.status}
-            and (self.after is None or target > self.after)
+            and (self.after is None or target.parts > self.after.parts)
         )
 
 

@@ -67,10 +67,10 @@ MODES: Final[Mapping[Mode, ModeSpec]] = {
 """Every mode that the gateway records."""
 
 
-class Target(Struct, frozen=True, order=True):
+class Target(Struct, frozen=True):
     """The natural key of a recording. Each part is safe in a key and in a path; what its mode does not have is empty.
 
-    Targets are ordered by their parts. `start_path`, `stop_path` and `ids` are how VideoSDK addresses it.
+    `start_path`, `stop_path` and `ids` are how VideoSDK addresses it.
     """
 
     mode: Mode
@@ -91,7 +91,7 @@ class Target(Struct, frozen=True, order=True):
 
     @property
     def parts(self) -> tuple[str, str, str]:
-        """What its record's key says of it after the room; `target_of` reads it back."""
+        """What its record's key says of it after the room, which also orders targets; `target_of` reads it back."""
         return self.mode, self.participant_id, self.kind or ""
 
     @property
