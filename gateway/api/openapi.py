@@ -46,7 +46,7 @@ _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         "Names this request in the gateway's log: yours, if you sent one (up to 128 letters, digits, `.`, `_`, `-`).",
         {"type": "string"},
     ),
-    "Location": ("The address of the track's recording.", {"type": "string", "format": "uri-reference"}),
+    "Location": ("The address of the recording.", {"type": "string", "format": "uri-reference"}),
     "Retry-After": ("Seconds after which a retry makes sense.", {"type": "integer", "minimum": 1}),
     "WWW-Authenticate": ("How to say who you are.", {"type": "string"}),
     "Link": (
@@ -86,7 +86,7 @@ _IDEMPOTENCY_KEY: Final = {
     "in": "header",
     "description": (
         "A name of your own for this request, the same for its retries and for nothing else: a UUID, quoted or bare. A "
-        "retry is then answered what the request was answered, even if the track has been stopped meanwhile."
+        "retry is then answered what the request was answered, even if the recording has been stopped meanwhile."
     ),
     # No example: Swagger UI would send it with every try, and the second would get the first one's answer.
     "schema": {
@@ -268,19 +268,18 @@ def _finish(operation: dict[str, Any], path: str, handler: HTTPRouteHandler) -> 
             {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
             for name, (required, text, schema) in query.items()
         ]
-    limited = scope in {Scope.START, Scope.STOP}
     if "examples" in handler.opt:
         operation["requestBody"]["content"]["application/json"]["examples"] = handler.opt["examples"]
     if operation["operationId"] == "receiveVideosdkWebhook":
         operation["requestBody"] = openapi_texts.WEBHOOK_BODY
-    if limited:
+    if _is_limited(handler):
         operation["parameters"] = [
             {"$ref": "#/components/parameters/IdempotencyKey"},
             {"$ref": "#/components/parameters/Deadline"},
         ]
     described = handler.responses or {}
     operation["responses"] = {
-        status: _finished(response, int(status), path, described.get(int(status)), limited=limited)
+        status: _finished(response, int(status), path, described.get(int(status)), handler)
         for status, response in sorted(operation["responses"].items())
         # Litestar adds an error of its own, in a form of its own, wherever a path has parts.
         if status < "400" or PROBLEM_JSON in response["content"]
@@ -288,13 +287,14 @@ def _finish(operation: dict[str, Any], path: str, handler: HTTPRouteHandler) -> 
 
 
 def _finished(
-    response: dict[str, Any], status: int, path: str, described: ResponseSpec | None, *, limited: bool
+    response: dict[str, Any], status: int, path: str, described: ResponseSpec | None, handler: HTTPRouteHandler
 ) -> dict[str, Any]:
+    limited = _is_limited(handler)
     contents = response.get("content", {})
     for content in contents.values():
         if described is not None:
             # As they were written: Litestar drops what is null in them.
-            content["examples"] = {example.id: _shown(example, path) for example in described.examples or ()}
+            content["examples"] = {example.id: _shown(example, path, handler) for example in described.examples or ()}
     names = ["X-Request-Id", *_HEADERS_OF.get(status, ())]
     if limited and status not in {401, 403, 413, 415, 400}:
         names += ["RateLimit-Policy", "RateLimit"]
@@ -307,8 +307,13 @@ def _finished(
     }
 
 
-def _shown(example: Example, path: str) -> dict[str, Any]:
+def _is_limited(handler: HTTPRouteHandler) -> bool:
+    return handler.opt.get("scope") in {Scope.START, Scope.STOP}
+
+
+def _shown(example: Example, path: str, handler: HTTPRouteHandler) -> dict[str, Any]:
     value = msgspec.to_builtins(example.value)
     if isinstance(value, dict) and "instance" in value:
         value["instance"] = path.format_map(openapi_texts.IDS)
+        value["detail"] = value["detail"].format(mode=handler.opt.get("mode"))
     return ({"summary": example.summary} if example.summary else {}) | {"value": value}

@@ -52,8 +52,8 @@ __all__ = [
 DESCRIPTION = """\
 Starts and stops VideoSDK recordings for callers who do not hold the VideoSDK token.
 
-Any number of equal starts of one track, on any replica, become exactly one start at VideoSDK; every caller gets its
-result. An answer never guesses: what the gateway does not know it reports as `unknown`, and finds out.
+Any number of equal starts, on any replica, become exactly one start at VideoSDK; every caller gets its result. An
+answer never guesses: what the gateway does not know it reports as `unknown`, and finds out.
 """
 
 
@@ -100,7 +100,7 @@ Answers from what the gateway knows, and asks VideoSDK first where that was conf
 WEBHOOK = """\
 Where VideoSDK sends its events: of the recordings whose start named no `webhookUrl`, and of rooms made with this
 address as their `webhook.endPoint`. An event is a hint, since it carries no id and no time, so it is safe to send it
-twice, late or out of order. Events that are not known, or of no track, are accepted and change nothing.
+twice, late or out of order. Events that are not known, or not of recordings, are accepted and change nothing.
 
 The signature alone decides, over the bytes as they arrive: the content type makes no difference.
 """
@@ -116,8 +116,8 @@ The latest recording of each track, by participant and kind; recordings started 
 """
 
 PENDING = """\
-The tracks with a claim, with an uncertain state, or with a recording that the reconciler checks again and again: who
-holds the claim, its age, the number of tries and VideoSDK's last answer. The soonest due comes first.
+What has a claim, an uncertain state, or a recording that the reconciler checks again and again: who holds the claim,
+its age, the number of tries and VideoSDK's last answer. The soonest due comes first.
 """
 
 SETTLE = """\
@@ -259,10 +259,10 @@ _DETAILS = {
     "invalid-request": "Not valid: kind.",
     "unauthenticated": "The key is not known.",
     "forbidden": RULES["room"],
-    "not-found": "The gateway knows of no recording of this track.",
+    "not-found": "The gateway knows of no recording of this {mode}.",
     "payload-too-large": f"The body may have at most {MAX_BODY_BYTES} bytes.",
     "unsupported-media-type": "Send the body as `application/json`.",
-    "parameters-differ": "The track is recorded with another webhookUrl.",
+    "parameters-differ": "It is recorded with another webhookUrl.",
     "still-stopping": "VideoSDK still works on the recording that was stopped just now.",
     "idempotency-key-reused": "This key was sent with another body before.",
     "too-many-requests": "You have sent more requests in a minute than the gateway allows you.",
@@ -372,11 +372,11 @@ def pending(model: type) -> ResponseSpec:
         model,
         generate_examples=False,
         description="What is held or due.",
-        examples=[Example(id="unknown", value=pending_tracks_example())],
+        examples=[Example(id="unknown", value=pending_example())],
     )
 
 
-def pending_tracks_example() -> dict[str, Any]:
+def pending_example() -> dict[str, Any]:
     """Return an example of it."""
     claim = {"action": "recover", "attempt": "8c1f03ab.17", "owner": "8c1f03ab", "ageSeconds": 2.5, "leaseSeconds": 3.2}
     return {

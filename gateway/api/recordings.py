@@ -139,7 +139,7 @@ def _list() -> HTTPRouteHandler:
         security=BEARER,
         opt={"scope": Scope.READ},
         responses={
-            200: openapi_texts.listed("The latest recording of each track."),
+            200: openapi_texts.listed("The room's recordings."),
             **problems(*_IDENTITY, "invalid-request", "coordination-unavailable", "internal"),
         },
     )
