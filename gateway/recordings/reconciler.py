@@ -108,7 +108,7 @@ class Reconciler:
             claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
             if lease is None:
                 return False
-            operation = Operation(key, target, Command.RECONCILE, None, claim, lease, lambda: 0.0)
+            operation = Operation(key, target, Command.RECONCILE, claim, lease)
             return (await self._leader.lead(operation)).stop_pending
 
     def reconcile_if_idle(self, key: str) -> None:
