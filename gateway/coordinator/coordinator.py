@@ -271,7 +271,7 @@ class Coordinator:
             await self._release_once(lease.key, lease.attempt, result, lease.asked_at)
 
     def let_lapse(self, lease: Lease) -> None:
-        """Stop renewing: the lease expires and the next caller recovers the operation."""
+        """Stop renewing: the lease expires and the next caller finds out what became of it."""
         self.leases.drop(lease)
 
     def rewrite_recent(self) -> None:

@@ -75,7 +75,7 @@ class Leader:
         try:
             return await self._lead(operation)
         except BaseException:
-            # Stop renewing: the lease expires and the next caller recovers the operation.
+            # Stop renewing: the lease expires and the next caller finds out what became of it.
             self._coordinator.let_lapse(operation.lease)
             raise
 
