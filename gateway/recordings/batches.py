@@ -397,11 +397,11 @@ class Batches:
                 self._finished_signals.pop(place[:2], None)
 
     async def _lead(self, operation: Operation) -> Result:
-        completed = await self._leader.lead(operation)
-        self._wake_waiters(operation.key, operation.lease.operation, completed.result)
-        if completed.stop_pending:
+        result = await self._leader.lead(operation)
+        self._wake_waiters(operation.key, operation.lease.operation, result)
+        if operation.stop_pending:
             self._spawn(self._reconciler.reconcile_quietly(operation.key), "stop-pending")
-        return completed.result
+        return result
 
     def _wake_waiters(self, key: str, operation: str, result: Result | None) -> None:
         if result is not None and result.state:

@@ -28,7 +28,7 @@ from gateway.observability import metrics, tracing
 from gateway.recordings.failures import list_unavailable, problem_for
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, Outcome, Problem, Status
-from gateway.recordings.operation import Completed, Operation, Result
+from gateway.recordings.operation import Operation, Result
 from gateway.recordings.probe import LOOK_PAUSES, MISSES_APART_SECONDS, NONE_RUNS, Probe, noted
 from gateway.store.clock import clock
 from gateway.videosdk.client import VideoSDK
@@ -70,8 +70,12 @@ class Leader:
         self._probe = Probe(coordinator, listings)
         self._timing = coordinator.timing
 
-    async def lead(self, operation: Operation) -> Completed:
-        """Carry out the operation that the claim was granted for, to its end, also when no caller waits any more."""
+    async def lead(self, operation: Operation) -> Result:
+        """Carry out the operation that the claim was granted for, to its end, also when no caller waits any more.
+
+        Returns:
+            What became of it, already written to the record.
+        """
         try:
             return await self._lead(operation)
         except BaseException:
@@ -79,7 +83,7 @@ class Leader:
             self._coordinator.let_lapse(operation.lease)
             raise
 
-    async def _lead(self, operation: Operation) -> Completed:
+    async def _lead(self, operation: Operation) -> Result:
         with metrics.operation(
             kind=operation.target.label, action=operation.lease.action, attempt=operation.lease.attempt
         ):
@@ -93,7 +97,7 @@ class Leader:
 
     # --- start ---------------------------------------------------------------------------------------------------
 
-    async def _start(self, operation: Operation) -> Completed:
+    async def _start(self, operation: Operation) -> Result:
         operation.learn("")
         try:
             with noted(operation, "start"):
@@ -107,7 +111,7 @@ class Leader:
             return await self._start_failed(operation, error)
         return await self._finish(operation, Status.RECORDING, Outcome.STARTED, confirmed_by="reply")
 
-    async def _start_failed(self, operation: Operation, error: UpstreamError) -> Completed:
+    async def _start_failed(self, operation: Operation, error: UpstreamError) -> Result:
         _log.warning(
             "upstream.start_failed", error=type(error).__name__, status=error.status, attempt=operation.lease.attempt
         )
@@ -122,7 +126,7 @@ class Leader:
             operation, Status.UNKNOWN, None, problem=Problem.of(problem_for(error)), due_in=_UNKNOWN_DUE_SECONDS
         )
 
-    async def _start_refused(self, operation: Operation, error: Refused) -> Completed:
+    async def _start_refused(self, operation: Operation, error: Refused) -> Result:
         try:
             row = await self._probe.open_row(operation)
         except UpstreamError as unseen:
@@ -147,7 +151,7 @@ class Leader:
     def _just_stopped(self, operation: Operation) -> bool:
         return self._coordinator.now_ms() - operation.claim.record.ended_at < _PROCESSING_SECONDS * 1000
 
-    async def _start_again(self, operation: Operation, error: Refused) -> Completed:
+    async def _start_again(self, operation: Operation, error: Refused) -> Result:
         """Start once more after VideoSDK had time for the previous recording, if a caller waits that long.
 
         Its signalling layer knows "previous recording still being processed, retry in seconds" (4018); how REST says it
@@ -168,7 +172,7 @@ class Leader:
 
     # --- stop ----------------------------------------------------------------------------------------------------
 
-    async def _stop(self, operation: Operation) -> Completed:
+    async def _stop(self, operation: Operation) -> Result:
         try:
             with noted(operation, "stop"):
                 await self._videosdk.stop(
@@ -191,7 +195,7 @@ class Leader:
             )
         return await self._finish(operation, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
 
-    async def _stop_refused(self, operation: Operation, error: Refused) -> Completed:
+    async def _stop_refused(self, operation: Operation, error: Refused) -> Result:
         """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
         try:
             row = await self._probe.open_row(operation)
@@ -228,7 +232,7 @@ class Leader:
 
     # --- probe ---------------------------------------------------------------------------------------------------
 
-    async def _find_out(self, operation: Operation) -> Completed:
+    async def _find_out(self, operation: Operation) -> Result:
         """Find out what records, and what became of an unfinished operation, before anything else may be sent."""
         lease, recorded = operation.lease, operation.claim.before == Status.RECORDING
         certain_from = self._probe.certain_from(operation)
@@ -241,8 +245,8 @@ class Leader:
             try:
                 row = await self._probe.open_row(operation)
             except UpstreamError as error:
-                if completed := await self._unseen(operation, error, tries):
-                    return completed
+                if result := await self._unseen(operation, error, tries):
+                    return result
                 last = error
             else:
                 if row is not None and asked >= self._probe.stops_land_until(operation):
@@ -255,7 +259,7 @@ class Leader:
             if self._leases.stop_wanted(lease):
                 # A stop was requested: it need not wait until the outcome is known.
                 await self._coordinator.release(lease, self._again(operation))
-                return Completed(self._again(operation))
+                return self._again(operation)
             pause = LOOK_PAUSES[min(tries, len(LOOK_PAUSES) - 1)]
             if recorded and asked >= certain_from:
                 pause = MISSES_APART_SECONDS
@@ -263,12 +267,12 @@ class Leader:
             await asyncio.sleep(min(pause, max(certain_from - clock(), 0)) if asked < certain_from else pause)
             tries += 1
         if self._leases.is_lost(lease):
-            return Completed(self._again(operation))
+            return self._again(operation)
         return await self._finish(
             operation, Status.UNKNOWN, None, problem=Problem.of(list_unavailable(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
 
-    async def _unseen(self, operation: Operation, error: UpstreamError, tries: int) -> Completed | None:
+    async def _unseen(self, operation: Operation, error: UpstreamError, tries: int) -> Result | None:
         """End a probe that cannot see the list, where what is known stays true all the same; None where it goes on."""
         before = operation.claim.before
         if not self._probe.nothing_lands(operation):
@@ -280,7 +284,7 @@ class Leader:
             return await self._release(operation, error)
         return None
 
-    async def _absent(self, operation: Operation) -> Completed:
+    async def _absent(self, operation: Operation) -> Result:
         """Nothing records and nothing can land any more: start if that is the command, else write it down."""
         if operation.command is not Command.START:
             return await self._finish(operation, self._probe.end_of(operation), None, confirmed_by="list", settled=True)
@@ -290,9 +294,9 @@ class Leader:
             )
         except CoordinationUnavailable as error:
             await self._coordinator.release(operation.lease, self._again(operation))
-            return Completed(Result(command=operation.command, problem=Problem.of(error)))
+            return Result(command=operation.command, problem=Problem.of(error))
         if promoted is None:
-            return Completed(self._again(operation))
+            return self._again(operation)
         operation.promoted(promoted)
         return await self._start(operation)
 
@@ -318,7 +322,7 @@ class Leader:
         settled: bool = False,
         answered: bool = False,
         due_in: float = 0,
-    ) -> Completed:
+    ) -> Result:
         lease, claim = operation.lease, operation.claim
         if state is Status.RECORDING and lease.action == "probe" and claim.before in NONE_RUNS:
             # Found in the list, and no known operation began it: this operation's number becomes its identity.
@@ -364,8 +368,9 @@ class Leader:
             if outcome is Outcome.STARTED:
                 metrics.DUPLICATES_SUSPECTED.inc()
                 _log.error("duplicate.suspected", key=operation.key, attempt=lease.attempt)
-            return Completed(self._again(operation))
-        return Completed(result, finished.stop)
+            return self._again(operation)
+        operation.stop_pending = finished.stop
+        return result
 
     def _look_again(self, operation: Operation, state: Status, outcome: Outcome | None) -> float:
         """Return after how many seconds a target with nothing uncertain is compared with the list; 0 is never."""
@@ -379,7 +384,7 @@ class Leader:
         files_to_come = state is Status.STOPPED and (operation.lease.action == "stop" or operation.record.evidence)
         return _FILES_DUE_SECONDS if files_to_come else 0
 
-    async def _release(self, operation: Operation, error: UpstreamError) -> Completed:
+    async def _release(self, operation: Operation, error: UpstreamError) -> Result:
         late = isinstance(error, SendWindowClosed)
         result = Result(
             command=operation.serves,
@@ -390,7 +395,7 @@ class Leader:
         if late:
             result = self._again(operation)
         await self._coordinator.release(operation.lease, result)
-        return Completed(result)
+        return result
 
     def _again(self, operation: Operation) -> Result:
         return Result(command=operation.command)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.coordinator import Claim, Command, Completion, Lease
@@ -12,7 +11,7 @@ from gateway.recordings.model import Descriptor, EndReason, Origin, Outcome, Pro
 from gateway.recordings.targets import StartParameters, Target
 from gateway.store.clock import clock
 
-__all__ = ["Completed", "Operation", "Result"]
+__all__ = ["Operation", "Result"]
 
 _FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
 """What the record says of a recording that was begun beside the gateway."""
@@ -59,6 +58,8 @@ class Operation:
         """What is known of the recording by now."""
         self.looked_at = lease.granted_at
         """When (`clock`) the list was asked last: what it says is no younger."""
+        self.stop_pending = False
+        """A stop was requested meanwhile, and is left to do."""
         self.upstream = ""
         """What VideoSDK answered last, in a word."""
 
@@ -122,15 +123,3 @@ class Result(Completion, frozen=True, kw_only=True, omit_defaults=True):
     def decode(payload: bytes | str) -> "Result":
         """Read a payload."""
         return msgspec.json.decode(payload, type=Result)
-
-
-class Completed(Struct, frozen=True):
-    """What a leader returns.
-
-    Attributes:
-        result: What became of the operation, already written to the record.
-        stop_pending: A stop was requested meanwhile, and is left to do.
-    """
-
-    result: Result
-    stop_pending: bool = False

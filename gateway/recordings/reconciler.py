@@ -109,7 +109,8 @@ class Reconciler:
             if lease is None:
                 return False
             operation = Operation(key, target, Command.RECONCILE, claim, lease)
-            return (await self._leader.lead(operation)).stop_pending
+            await self._leader.lead(operation)
+            return operation.stop_pending
 
     def reconcile_if_idle(self, key: str) -> None:
         """Reconcile a record in the background, unless so much is under way that it had better wait until it is due."""

@@ -12,7 +12,7 @@ import pytest
 from gateway.coordinator import Timing
 from gateway.errors import CoordinationUnavailable
 from gateway.recordings.leader import Leader
-from gateway.recordings.operation import Completed, Operation
+from gateway.recordings.operation import Operation, Result
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
 from tests.model.replica import PARAMETERS
 from tests.model.upstream import TRACK, Row
@@ -1094,7 +1094,7 @@ def test_leader_after_an_unexpected_error_stops_renewing(new_world: Callable[...
     class Mistaken(Leader):
         mistakes = 1
 
-        async def _lead(self, operation: Operation) -> Completed:
+        async def _lead(self, operation: Operation) -> Result:
             if operation.command == "start" and Mistaken.mistakes:
                 Mistaken.mistakes -= 1
                 raise RuntimeError("a mistake")
