@@ -19,7 +19,7 @@
 -- a.start_may_land_ms a.stop_may_land_ms   of a rewrite: for how long (ms) what was sent before may land
 --
 -- Returns a JSON object: `how` is
---   ok        written               repeated  was written before, by this very call
+--   ok        written               repeated  was written before, by this very call or by who found the same
 --   restored  Redis had forgotten the operation, and no other has begun: written
 --   late      the holder is only recovering this same operation, and we hold the truth it looks for: written
 --   stale     the target has moved on: nothing was written
@@ -38,10 +38,15 @@ local function answer(how, stop, start_may_land_until, stop_may_land_until)
   })
 end
 local how
+-- Another leader took over and found in the list what this one has started: there is nothing to add.
+local same_recording = a.action == 'start' and new.state == 'recording' and r.state == 'recording'
+  and r.generation == new.generation
 if r.holder == a.attempt then -- rule: fence
   -- Where a failover forgot that we began to send, it forgot the horizon too.
   how = a.action == 'start' and r.action ~= 'start' and 'restored' or 'ok'
-elseif r.done == a.op and r.finished_by == a.attempt then
+elseif r.done == a.op
+  and (r.finished_by == a.attempt or same_recording) -- rule: own-start-found-by-another
+then
   return answer('repeated', false, r.start_may_land_until, r.stop_may_land_until)
 elseif not r.op or num(r.op) < num(a.op) or (r.op == a.op and r.done ~= a.op and num(r.epoch) < since) then
   how = 'restored'

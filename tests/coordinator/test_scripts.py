@@ -510,6 +510,28 @@ def test_finish_twice_changes_nothing(track: Track) -> None:
     unchanged(track, before)
 
 
+@pytest.mark.parametrize(("found", "how"), [("recording", "repeated"), ("unknown", "stale")])
+def test_finish_of_a_start_that_a_probe_has_found_adds_nothing(track: Track, found: str, how: str) -> None:
+    """A paused leader brings its success after another saw the same in the list: its callers hear that it started."""
+    lead = starting(track)
+    track.wait(LEASE + 1)
+    probe = track.claim("start")
+    track.finish(probe, found, confirmed_by="list" if found == "recording" else "", due_in=1000)
+    before = track.record
+    track.wait(700)
+    assert track.finish(lead, "recording")["how"] == how
+    unchanged(track, before)
+
+
+def test_finish_of_a_start_is_stale_once_another_began(track: Track) -> None:
+    """What records now is another recording than the one that this leader has started."""
+    lead = starting(track)
+    track.wait(LEASE + 1)
+    track.finish(track.claim("start"), "failed", confirmed_by="list", settled=True)
+    track.started()
+    assert track.finish(lead, "recording")["how"] == "stale"
+
+
 def test_finish_by_another_attempt_is_refused(track: Track) -> None:
     """Only who holds the track writes."""
     lead = starting(track)
