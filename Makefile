@@ -8,7 +8,8 @@ UV := $(BIN)/uv
 JOBS ?= 3
 RUNS ?= 3
 # A test whose fixtures hang ends its worker, and the next worker would begin with it again: not for ever.
-WORKERS = --numprocesses $(JOBS) --dist loadfile --max-worker-restart 2
+# Files begin in the order of tests/order.py, and not in that of their numbers of tests.
+WORKERS = --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 export UV_PYTHON_DOWNLOADS := never
 ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)

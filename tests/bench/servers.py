@@ -22,7 +22,6 @@ import httpx
 from msgspec import Struct
 
 from gateway.sandbox.ports import free_port
-from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 
 __all__ = ["PATHS", "SHIPPED", "Cost", "Server", "compare", "table"]
@@ -196,7 +195,7 @@ def _cpu_seconds(pid: int) -> float:
 async def compare(servers: Sequence[Server], folder: Path, *, rounds: int, requests: int) -> list[Cost]:
     """Measure with a Valkey and a simulated VideoSDK of its own."""
     demo = harness.Demo(folder)
-    with EmbeddedValkey() as valkey:
+    with harness.AgedValkey() as valkey:
         async with harness.simulator() as simulator:
             # Believed for long: a repeated start is then one script and no call.
             more = {
