@@ -59,7 +59,7 @@ def _terminate(number: int, _: FrameType | None) -> None:
 
 
 def _say(verdict: Verdict) -> None:
-    word = "killed  " if verdict.killed else "SURVIVED"
+    word = "late    " if verdict.late else "killed  " if verdict.killed else "SURVIVED"
     place = f"{verdict.mutant.module}:{verdict.mutant.line}"
     print(f"{word} {verdict.cpu:5.1f} s  {place}  {verdict.mutant.operator}  {verdict.by}", flush=True)
 

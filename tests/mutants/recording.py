@@ -7,8 +7,10 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +58,7 @@ class Recording:
     stale: bool = False
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """Return the tests that can notice a mutant: its package's first, then of each file one, then a second."""
+        """Return the tests that can notice a mutant: the closest first, then of each file one, then a second."""
         able = self._by_script(mutant) if mutant.module.endswith(".lua") else self._by_line(mutant)
         named: tuple[str, ...] = ()
         for names, files in _NAMED.items():
@@ -67,17 +69,35 @@ class Recording:
         by_file: dict[str, list[str]] = {}
         for test in sorted(able, key=lambda test: (self.seconds[test], test)):
             by_file.setdefault(test.partition("::")[0], []).append(test)
-        # Tests of the mutant's own package look closest; of all others, a few of each file look from everywhere.
-        own = {test for test in able if test.startswith((f"tests/{Path(mutant.module).parent.name}/", *named))}
-        closest, seconds = list[str](), 0.0
-        for test in sorted(own, key=lambda test: (self.seconds[test], test)):
-            seconds += self.seconds[test]
-            if seconds > _CLOSEST_SECONDS:
-                break
-            closest.append(test)
         rounds = itertools.zip_longest(*by_file.values())
         others = [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
-        return list(dict.fromkeys((*closest, *others)))
+        # Those that are about the module look closest; of all others, a few of each file look from everywhere.
+        own = (f"tests/{Path(mutant.module).parent.name}/", *named)
+        about = sorted(able, key=lambda test: (-self._about(test, mutant.module, own), test))
+        return list(dict.fromkeys((*self._within(about, _CLOSEST_SECONDS), *others)))
+
+    def _about(self, test: str, module: str, own: tuple[str, ...]) -> float:
+        """Return how much a test is about a module: the module's share of all lines that it runs, by its seconds."""
+        lines = self._lines_of[test]
+        share = lines[module] / max(lines.total(), 1) + 0.1 * test.startswith(own)
+        return share / (self.seconds[test] + 0.1)
+
+    @cached_property
+    def _lines_of(self) -> Mapping[str, Counter[str]]:
+        """By test, how many lines of each module it runs."""
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for module, lines in self.lines.items():
+            for ran in lines.values():
+                for test in ran:
+                    found[test][module] += 1
+        return found
+
+    def _within(self, tests: Iterable[str], seconds: float) -> Iterator[str]:
+        for test in tests:
+            seconds -= self.seconds[test]
+            if seconds < 0:
+                return
+            yield test
 
     def _by_line(self, mutant: Mutant) -> frozenset[str]:
         body = _body_around(self.sources[mutant.module], mutant.line)
@@ -214,21 +234,32 @@ def record(
     """
     known, missing = load(project, file, paths)
     if missing:
+        files = project.test_files()
         with copies() as temporary:
             tree = Tree(project, temporary / "tree")
-            folder = temporary / "recorded"
-            folder.mkdir()
-            environ = {**tree.environ, "MUTANTS_RECORDING": str(folder), "MUTANTS_PACKAGE": project.package}
-            options = ["-q", "-p", "mutants_recorder", "-p", "no:cacheprovider", "--show-capture=no", *arguments]
-            command = [sys.executable, "-m", "pytest", *options, *missing]
-            ended = subprocess.run(command, cwd=tree.folder, env=environ, check=False)
-            seconds, lines = _collected(tree, folder)
+            seconds, lines, failed = _recorded(tree, temporary / "first", [*arguments, *missing])
+            if seconds and failed:
+                # The machine may have been busy; what fails by itself fails again, and is left out.
+                more, their, _ = _recorded(tree, temporary / "again", failed)
+                seconds, lines = {**seconds, **more}, _together(lines, their)
         if not seconds:
-            raise RuntimeError(f"no test passed while it was recorded (pytest ended with {ended.returncode})")
+            raise RuntimeError("no test passed while it was recorded")
         known = Recording({**known.seconds, **seconds}, _together(known.lines, lines), known.sources)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(msgspec.json.encode(_stored(known, project.test_files())))
+        file.write_bytes(msgspec.json.encode(_stored(known, files)))
     return load(project, file, paths)[0]
+
+
+def _recorded(
+    tree: Tree, folder: Path, arguments: Sequence[str]
+) -> tuple[dict[str, float], dict[str, dict[int, frozenset[str]]], list[str]]:
+    """Run pytest with every line noted; return how long each test took, who ran what, and the tests that failed."""
+    folder.mkdir()
+    environ = {**tree.environ, "MUTANTS_RECORDING": str(folder), "MUTANTS_PACKAGE": tree.package}
+    options = ["-q", "-p", "mutants_recorder", "-p", "no:cacheprovider", "--show-capture=no", *arguments]
+    subprocess.run([sys.executable, "-m", "pytest", *options], cwd=tree.folder, env=environ, check=False)
+    failed = {test for part in folder.glob("failed.*.json") for test in json.loads(part.read_text())}
+    return *_collected(tree, folder), sorted(failed)
 
 
 def _stored(recording: Recording, files: dict[str, str]) -> _Stored:

@@ -153,7 +153,7 @@ def test_run_without_end_counts_as_killed(project: Project, recording: Recording
 
     (verdict,) = run(project, recording, [endless], 1, Bounds(workers=1, deadline=0.5))
 
-    assert (verdict.killed, verdict.by) == (True, "time-out")
+    assert (verdict.killed, verdict.late, verdict.by) == (True, True, "tests/test_bucket.py::test_count_down")
 
 
 def test_run_after_its_minutes_begins_no_mutant(project: Project, recording: Recording) -> None:
