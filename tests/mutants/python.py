@@ -215,13 +215,16 @@ class _Operators:
         return self._at(operator, *self._span(node), text, node)
 
     def _at(self, operator: str, start: int, end: int, text: str, node: ast.expr | ast.stmt) -> Mutant:
-        statement = self._statement
-        last = node.end_lineno or node.lineno
-        # Of a compound statement only its head belongs to what changes.
-        if statement is not None and not hasattr(statement, "body"):
-            last = statement.end_lineno or last
-        line = node.lineno if statement is None or hasattr(statement, "body") else statement.lineno
-        return Mutant(self._module, operator, start, end, text, line, max(line, last))
+        first, last = node.lineno, node.end_lineno or node.lineno
+        match self._statement:
+            case None | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                pass
+            case ast.stmt(lineno=begins, body=[ast.stmt(lineno=body), *_]):
+                # Of a compound statement only its head belongs to what changes.
+                first, last = begins, max(begins, body - 1)
+            case statement:
+                first, last = statement.lineno, statement.end_lineno or last
+        return Mutant(self._module, operator, start, end, text, first, max(first, last))
 
 
 def _behaving(node: ast.AST) -> Iterator[ast.AST]:

@@ -73,14 +73,22 @@ class Recording:
         others = [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
         # Those that are about the module look closest; of all others, a few of each file look from everywhere.
         own = (f"tests/{Path(mutant.module).parent.name}/", *named)
-        about = sorted(able, key=lambda test: (-self._about(test, mutant.module, own), test))
-        return list(dict.fromkeys((*self._within(about, _CLOSEST_SECONDS), *others)))
+        return list(dict.fromkeys((*self._within(self._closest(able, mutant.module, own), _CLOSEST_SECONDS), *others)))
 
-    def _about(self, test: str, module: str, own: tuple[str, ...]) -> float:
-        """Return how much a test is about a module: the module's share of all lines that it runs, by its seconds."""
-        lines = self._lines_of[test]
-        share = lines[module] / max(lines.total(), 1) + 0.1 * test.startswith(own)
-        return share / (self.seconds[test] + 0.1)
+    def _closest(self, tests: Iterable[str], module: str, own: tuple[str, ...]) -> list[str]:
+        """Sort tests by how much they are about a module: its share of the lines that each runs, by its seconds."""
+        about: dict[str, float] = {}
+        for test in tests:
+            lines = self._lines_of[test]
+            share = lines[module] / max(lines.total(), 1) + 0.1 * test.startswith(own)
+            about[test] = share / (self.seconds[test] + 0.1)
+        # Of the rows of one table each tells less than the one before.
+        rows = Counter[str]()
+        for test in sorted(about, key=lambda test: (-about[test], test)):
+            function = test.partition("[")[0]
+            about[test] /= 1 + rows[function] / 8
+            rows[function] += 1
+        return sorted(about, key=lambda test: (-about[test], test))
 
     @cached_property
     def _lines_of(self) -> Mapping[str, Counter[str]]:

@@ -134,7 +134,7 @@ def run(
     """
     with copies() as temporary, _Compiler(recording.sources) as compiler:
         order = drawn(mutants, seed, compiler.compiles)
-        shared = _Shared(recording, bounds, seed, say)
+        shared = _Shared(recording, bounds, say)
         for mutant, _ in zip(order, range(bounds.count), strict=False):
             shared.waiting.put(mutant)
         threads = [
@@ -158,10 +158,9 @@ def run(
 class _Shared:
     """What the workers of one run share."""
 
-    def __init__(self, recording: Recording, bounds: Bounds, seed: int, say: Callable[[Verdict], None]) -> None:
+    def __init__(self, recording: Recording, bounds: Bounds, say: Callable[[Verdict], None]) -> None:
         self.recording = recording
         self.bounds = bounds
-        self.seed = seed
         self.say = say
         self.waiting: queue.Queue[Mutant] = queue.Queue()
         self.verdicts: list[Verdict] = []
@@ -182,7 +181,7 @@ class _Shared:
         if time.monotonic() >= self._until:
             return
         try:
-            with _Zygote(Tree(project, folder / "tree"), folder, self.seed) as zygote:
+            with _Zygote(Tree(project, folder / "tree"), folder) as zygote:
                 self._zygotes.append(zygote)
                 self._try_as_it_is(zygote)
                 while time.monotonic() < self._until and not self.failure:
@@ -214,7 +213,7 @@ class _Shared:
         verdict.by = ""
         first = self._within(chosen, _FIRST_SECONDS)[:_FIRST_TESTS]
         with zygote.tree.changed(mutant.module, mutant.applied(self.recording.sources[mutant.module])):
-            for tests in (first, chosen[len(first) :]):
+            for tests in (_by_file(first), _by_file(chosen[len(first) :])):
                 if not verdict.killed:
                     self._test(zygote, verdict, tests)
         if self.recording.stale and verdict.by in chosen and not self._is_sound(zygote, verdict.by):
@@ -259,13 +258,18 @@ class _Shared:
         return chosen
 
 
+def _by_file(tests: Sequence[str]) -> list[str]:
+    """Sort tests so that a file's come together: what they share is made once."""
+    files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+    return sorted(tests, key=lambda test: files.index(test.partition("::")[0]))
+
+
 class _Zygote:
     """The process that forks test runs in one tree."""
 
-    def __init__(self, tree: Tree, folder: Path, seed: int) -> None:
+    def __init__(self, tree: Tree, folder: Path) -> None:
         self.tree = tree
         self._folder = folder / "t"
-        self._seed = seed
         self._command = [sys.executable, "-m", "mutants_zygote", tree.package, *_imported(tree)]
 
     def __enter__(self) -> Self:
@@ -286,7 +290,7 @@ class _Zygote:
         assert self._process.stdout
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
-        wanted = {"tests": tests, "seconds": seconds, "folder": str(self._folder), "seed": self._seed}
+        wanted = {"tests": tests, "seconds": seconds, "folder": str(self._folder)}
         self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()

@@ -8,6 +8,7 @@ The first that fails ends a run. What it forks dies with it.
     python -m mutants_zygote PACKAGE MODULE...    with the modules of the package and its tests to look through
 """
 
+import compileall
 import ctypes
 import gc
 import importlib
@@ -28,7 +29,9 @@ import pytest
 
 _LIST = "import importlib, sys\nfor n in sys.argv[1:]: importlib.import_module(n)\nprint(*sys.modules)"
 _BEGUN, _FAILED = "b", "f"
-_PLUGINS = ("pytest_timeout", "pytest_randomly", "anyio.pytest_plugin", "_pytest.assertion.rewrite")
+_PLUGINS = ("pytest_timeout", "xdist.plugin", "anyio.pytest_plugin", "_pytest.assertion.rewrite", "unittest.mock")
+_LEFT_OUT = ("cacheprovider", "randomly", "faker", "hypothesispytest", "valkey")
+"""Plugins that only take time here."""
 
 
 class Chosen:
@@ -66,6 +69,9 @@ class Chosen:
 
 def main(package: str, *modules: str) -> None:
     """Import, then fork for each request."""
+    # So that a fork has only the changed module and its tests to compile.
+    compileall.compile_dir(package, quiet=2)
+    compileall.compile_dir("tests", maxlevels=0, quiet=2)
     _import_libraries(package, modules)
     gc.collect()
     gc.freeze()
@@ -96,7 +102,7 @@ def _run(wanted: dict[str, Any], prctl: Any) -> dict[str, Any]:
             os.close(said)
             if prctl is not None:
                 prctl(1, signal.SIGKILL)
-            code = _test(wanted["tests"], Path(wanted["folder"]), wanted["seed"], saying)
+            code = _test(wanted["tests"], Path(wanted["folder"]), saying)
         finally:
             os._exit(code)
     os.close(saying)
@@ -139,7 +145,7 @@ def _watch(ended: int, said: int, wanted: dict[str, Any]) -> tuple[str, bool]:
     return test, True
 
 
-def _test(tests: Collection[str], folder: Path, seed: int, pipe: int) -> int:
+def _test(tests: Collection[str], folder: Path, pipe: int) -> int:
     os.setsid()
     os.environ["TMPDIR"] = str(folder)
     log = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -150,10 +156,10 @@ def _test(tests: Collection[str], folder: Path, seed: int, pipe: int) -> int:
     sys.dont_write_bytecode = True
     chosen = Chosen(tests, pipe)
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
-    options = ["-x", "-q", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", "--timeout=60"]
-    randomly = ["--randomly-dont-reorganize", f"--randomly-seed={seed}"]
+    options = ["-x", "-q", "--assert=plain", "--tb=no", "--timeout=60", f"--basetemp={folder}/p"]
+    left_out = [f"-pno:{name}" for name in _LEFT_OUT]
     try:
-        return int(pytest.main([*options, *randomly, f"--basetemp={folder}/p", *files], plugins=[chosen]))
+        return int(pytest.main([*options, *left_out, *files], plugins=[chosen]))
     except BaseException:  # noqa: BLE001 - what pytest finds left open when all is over says nothing of the tests
         traceback.print_exc()
     return 0
