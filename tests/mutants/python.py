@@ -19,6 +19,11 @@ _COMPUTED: Final[Mapping[type[ast.operator], tuple[str, str]]] = {
     ast.Add: (r"\+", "-"), ast.Sub: ("-", "+"), ast.Mult: (r"\*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "*"),
     ast.Mod: ("%", "+"), ast.Pow: (r"\*\*", "*"),
 }  # fmt: skip
+_TURNED: Final[Mapping[type[ast.cmpop], str]] = {ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<"}
+_MOMENT: Final = re.compile(
+    r"\b(?:now|now_ms|moment|clock|_clock|monotonic|time|begun|deadline|give_up|until)\b|_(?:at|until)\b"
+)
+"""No test meets the very instant: a comparison of moments is turned round."""
 _OPPOSITE: Final = {"min": "max", "max": "min", "any": "all", "all": "any"}
 _TOKEN: Final = re.compile(r"[\w.:/@#-]{1,40}")
 """A string that a program reads. Others are prose, which is no behaviour."""
@@ -127,7 +132,10 @@ class _Operators:
         match node:
             case ast.Compare(left=left, ops=operators, comparators=comparators):
                 for before, operator, after in zip((left, *comparators), operators, comparators, strict=False):
-                    yield from self._between("comparison", before, after, *_COMPARED[type(operator)])
+                    old, new = _COMPARED[type(operator)]
+                    if _MOMENT.search(self._text(node)):
+                        new = _TURNED.get(type(operator), new)
+                    yield from self._between("comparison", before, after, old, new)
             case ast.BoolOp(op=operator, values=values):
                 yield from self._boolean(node, operator, values)
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _COMPUTED:
