@@ -42,7 +42,7 @@ _BODY = ("malformed-request", "payload-too-large", "unsupported-media-type", "in
 class HeldClaim(Struct, frozen=True, kw_only=True, rename="camel"):
     """Who carries out an operation on a target."""
 
-    action: Annotated[str, Meta(description="`start`, `stop`, `verify` or `recover`.")]
+    action: Annotated[str, Meta(description="`start`, `stop` or `probe`.")]
     attempt: Annotated[str, Meta(description="Goes along to VideoSDK as `X-Rec-Attempt`.")]
     owner: Annotated[str, Meta(description="The process.")]
     age_seconds: float
@@ -85,7 +85,7 @@ class PendingRecording(Struct, frozen=True, kw_only=True, rename="camel"):
             tries=pending.tries,
             last_upstream_answer=pending.upstream or None,
             uncertain_for_seconds=(now - pending.uncertain_since) / 1000 if pending.uncertain_since else None,
-            stop_wanted=pending.stop_requested_at > pending.started_op,
+            stop_wanted=pending.stop_due,
             doubted=pending.suspect_since > 0,
         )
 

@@ -127,7 +127,7 @@ the record as it is, and the reconciler goes on.
 
 RELEASE = """\
 For a claim whose holder hangs. Asks VideoSDK first, and takes nothing away where it does not answer. The {mode} is then
-as if the claim had expired: the next caller recovers the operation, and nothing is sent again while what
+as if the claim had expired: the next caller finds out what became of it, and nothing is sent again while what
 was sent can still land. The reason goes to the audit log with your name.
 """
 
@@ -378,7 +378,7 @@ def pending(model: type) -> ResponseSpec:
 
 def pending_example() -> dict[str, Any]:
     """Return an example of it."""
-    claim = {"action": "recover", "attempt": "8c1f03ab.17", "owner": "8c1f03ab", "ageSeconds": 2.5, "leaseSeconds": 3.2}
+    claim = {"action": "probe", "attempt": "8c1f03ab.17", "owner": "8c1f03ab", "ageSeconds": 2.5, "leaseSeconds": 3.2}
     return {
         "tracks": [
             {

@@ -108,8 +108,9 @@ class Reconciler:
             claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
             if lease is None:
                 return False
-            operation = Operation(key, target, Command.RECONCILE, None, claim, lease, lambda: 0.0)
-            return (await self._leader.lead(operation)).stop_pending
+            operation = Operation(key, target, Command.RECONCILE, claim, lease)
+            await self._leader.lead(operation)
+            return operation.stop_pending
 
     def reconcile_if_idle(self, key: str) -> None:
         """Reconcile a record in the background, unless so much is under way that it had better wait until it is due."""
