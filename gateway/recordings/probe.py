@@ -12,7 +12,7 @@ from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, Status
 from gateway.recordings.operation import Operation
 from gateway.store.clock import clock
-from gateway.videosdk.client import TrackRow
+from gateway.videosdk.client import ListedRow
 
 __all__ = ["LOOK_PAUSES", "MISSES_APART_SECONDS", "NONE_RUNS", "Probe", "noted"]
 
@@ -37,7 +37,7 @@ class Probe:
         self._listings = listings
         self._timing = coordinator.timing
 
-    async def open_row(self, operation: Operation) -> TrackRow | None:
+    async def open_row(self, operation: Operation) -> ListedRow | None:
         """Return what VideoSDK lists as recording this target now, None where nothing does.
 
         Raises:
@@ -59,7 +59,7 @@ class Probe:
             operation.learn(now.encode())
         return row
 
-    async def look_for(self, operation: Operation, seconds: float) -> TrackRow | None:
+    async def look_for(self, operation: Operation, seconds: float) -> ListedRow | None:
         """Look whether a start without an answer was carried out, for a short while."""
         until = clock() + seconds
         for pause in LOOK_PAUSES:

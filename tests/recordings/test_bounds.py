@@ -197,7 +197,7 @@ async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, 
         Parts(valkey, simulator.url, **bounds).running() as here,
         Parts(valkey, simulator.url, **bounds).running() as there,
     ):
-        rate_limiter = RateLimiter(TokenBuckets(here.connection), "t", caller_per_minute=100, track_per_minute=100)
+        rate_limiter = RateLimiter(TokenBuckets(here.connection), "t", caller_per_minute=100, target_per_minute=100)
         held = {"here": here.all, "there": there.all, "rate_limiter": rate_limiter}
         for number in range(3):
             await use(here, there, rate_limiter, simulator, f"first-{number}")
