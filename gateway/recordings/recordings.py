@@ -133,11 +133,11 @@ class Recordings:
             )
             record = await self._coordinator.records.read(key)
         if record is None or record.generation == "0":
-            raise NotFound("The gateway knows of no recording of this track.")
+            raise NotFound(f"The gateway knows of no recording of this {target.mode}.")
         return recording_of(key, target, record)
 
     async def list(self, room: str) -> list[Recording]:
-        """Return what is known of the room's targets, by participant and kind, compared with the list like `get`.
+        """Return what is known of the room's targets, in the order of their keys, compared with the list like `get`.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.

@@ -1,4 +1,4 @@
-"""Many readers of one room on one process: what each costs, and how soon each receives a change. `make bench`.
+"""Many readers of one room on one process: what each costs, and how soon it receives a change. `make bench-readers`.
 
 The readers are plain sockets in this process, the gateway is a process of its own, beside a Valkey and a simulated
 VideoSDK. Prints one JSON object.

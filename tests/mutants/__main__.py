@@ -22,7 +22,7 @@ _RECORDED: Final = (
     "tests/api tests/auth tests/recordings tests/coordinator tests/store tests/videosdk tests/observability "
     "tests/settings_reach tests/fundamentals tests/topologies "
     "tests/model/test_protocol_model.py tests/test_leaks.py tests/test_secret tests/test_main.py"
-    " tests/test_settings.py tests/blackbox/test_shutdown.py"
+    " tests/test_settings.py tests/test_docs.py tests/chart/test_settings_reach.py tests/blackbox/test_shutdown.py"
 )
 """What runs the gateway in its own process, or is named for a module; the others' processes leave no lines."""
 
@@ -59,7 +59,7 @@ def _terminate(number: int, _: FrameType | None) -> None:
 
 
 def _say(verdict: Verdict) -> None:
-    word = "killed  " if verdict.killed else "SURVIVED"
+    word = "late    " if verdict.late else "killed  " if verdict.killed else "SURVIVED"
     place = f"{verdict.mutant.module}:{verdict.mutant.line}"
     print(f"{word} {verdict.cpu:5.1f} s  {place}  {verdict.mutant.operator}  {verdict.by}", flush=True)
 

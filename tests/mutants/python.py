@@ -19,6 +19,11 @@ _COMPUTED: Final[Mapping[type[ast.operator], tuple[str, str]]] = {
     ast.Add: (r"\+", "-"), ast.Sub: ("-", "+"), ast.Mult: (r"\*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "*"),
     ast.Mod: ("%", "+"), ast.Pow: (r"\*\*", "*"),
 }  # fmt: skip
+_TURNED: Final[Mapping[type[ast.cmpop], str]] = {ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<"}
+_MOMENT: Final = re.compile(
+    r"\b(?:now|now_ms|moment|clock|_clock|monotonic|time|begun|deadline|give_up|until)\b|_(?:at|until)\b"
+)
+"""No test meets the very instant: a comparison of moments is turned round."""
 _OPPOSITE: Final = {"min": "max", "max": "min", "any": "all", "all": "any"}
 _TOKEN: Final = re.compile(r"[\w.:/@#-]{1,40}")
 """A string that a program reads. Others are prose, which is no behaviour."""
@@ -127,7 +132,10 @@ class _Operators:
         match node:
             case ast.Compare(left=left, ops=operators, comparators=comparators):
                 for before, operator, after in zip((left, *comparators), operators, comparators, strict=False):
-                    yield from self._between("comparison", before, after, *_COMPARED[type(operator)])
+                    old, new = _COMPARED[type(operator)]
+                    if _MOMENT.search(self._text(node)):
+                        new = _TURNED.get(type(operator), new)
+                    yield from self._between("comparison", before, after, old, new)
             case ast.BoolOp(op=operator, values=values):
                 yield from self._boolean(node, operator, values)
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _COMPUTED:
@@ -215,13 +223,16 @@ class _Operators:
         return self._at(operator, *self._span(node), text, node)
 
     def _at(self, operator: str, start: int, end: int, text: str, node: ast.expr | ast.stmt) -> Mutant:
-        statement = self._statement
-        last = node.end_lineno or node.lineno
-        # Of a compound statement only its head belongs to what changes.
-        if statement is not None and not hasattr(statement, "body"):
-            last = statement.end_lineno or last
-        line = node.lineno if statement is None or hasattr(statement, "body") else statement.lineno
-        return Mutant(self._module, operator, start, end, text, line, max(line, last))
+        first, last = node.lineno, node.end_lineno or node.lineno
+        match self._statement:
+            case None | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                pass
+            case ast.stmt(lineno=begins, body=[ast.stmt(lineno=body), *_]):
+                # Of a compound statement only its head belongs to what changes.
+                first, last = begins, max(begins, body - 1)
+            case statement:
+                first, last = statement.lineno, statement.end_lineno or last
+        return Mutant(self._module, operator, start, end, text, first, max(first, last))
 
 
 def _behaving(node: ast.AST) -> Iterator[ast.AST]:

@@ -33,7 +33,11 @@ _FIRST_TESTS: Final = 12
 there, and to read fewer files of tests is faster."""
 
 _LATE: Final = -1
-"""The code of a run that was ended because it took too long."""
+"""The code of a run that was ended because a test took too long."""
+_STARTING_SECONDS: Final = 20.0
+"""How long importing and collecting may take."""
+_SOUND_SECONDS: Final = 120.0
+"""How long a test may take on the code as it is."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,15 @@ class Bounds:
         count: How many mutants at most.
         minutes: After which no further mutant is begun.
         workers: How many at a time: more than there are cores, for tests wait more than they compute.
-        seconds: Of recorded time that the tests of one mutant may take; the fastest are run.
-        deadline: How long tests may take beside four times what was recorded: for starting, on a busy machine.
+        seconds: Of recorded time that the tests of one mutant may take.
+        deadline: How long a test may take beside four times what was recorded; longer on a busy machine.
     """
 
     count: int = 160
     minutes: float = 20.0
     workers: int = 5
     seconds: float = 25.0
-    deadline: float = 20.0
+    deadline: float = 5.0
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Verdict:
         mutant: Which.
         killed: Whether a test failed, or did not end.
         by: The test, or why there was none.
+        late: Whether it is killed because that test did not end.
         cpu: What it cost in seconds.
         tests: How many tests were to be run.
         left: How many more could have noticed, but would have taken too long.
@@ -71,6 +76,7 @@ class Verdict:
     mutant: Mutant
     killed: bool = False
     by: str = ""
+    late: bool = False
     cpu: float = 0.0
     tests: int = 0
     left: int = 0
@@ -128,7 +134,7 @@ def run(
     """
     with copies() as temporary, _Compiler(recording.sources) as compiler:
         order = drawn(mutants, seed, compiler.compiles)
-        shared = _Shared(recording, bounds, seed, say)
+        shared = _Shared(recording, bounds, say)
         for mutant, _ in zip(order, range(bounds.count), strict=False):
             shared.waiting.put(mutant)
         threads = [
@@ -152,10 +158,9 @@ def run(
 class _Shared:
     """What the workers of one run share."""
 
-    def __init__(self, recording: Recording, bounds: Bounds, seed: int, say: Callable[[Verdict], None]) -> None:
+    def __init__(self, recording: Recording, bounds: Bounds, say: Callable[[Verdict], None]) -> None:
         self.recording = recording
         self.bounds = bounds
-        self.seed = seed
         self.say = say
         self.waiting: queue.Queue[Mutant] = queue.Queue()
         self.verdicts: list[Verdict] = []
@@ -176,7 +181,7 @@ class _Shared:
         if time.monotonic() >= self._until:
             return
         try:
-            with _Zygote(Tree(project, folder / "tree"), folder, self.seed, project.package) as zygote:
+            with _Zygote(Tree(project, folder / "tree"), folder) as zygote:
                 self._zygotes.append(zygote)
                 self._try_as_it_is(zygote)
                 while time.monotonic() < self._until and not self.failure:
@@ -192,7 +197,7 @@ class _Shared:
         """Run a few tests on the code as it is."""
         fast = sorted(self.recording.seconds, key=self.recording.seconds.__getitem__)
         chosen = [test for test in fast if self._sound.get(test, True)][:_FIRST_TESTS]
-        told = zygote.run(chosen, 120)
+        told = zygote.run(dict.fromkeys(chosen, _SOUND_SECONDS))
         if told["failed"] in chosen and self.recording.stale:
             self._sound[told["failed"]] = False
             self._try_as_it_is(zygote)
@@ -208,7 +213,7 @@ class _Shared:
         verdict.by = ""
         first = self._within(chosen, _FIRST_SECONDS)[:_FIRST_TESTS]
         with zygote.tree.changed(mutant.module, mutant.applied(self.recording.sources[mutant.module])):
-            for tests in (first, chosen[len(first) :]):
+            for tests in (_by_file(first), _by_file(chosen[len(first) :])):
                 if not verdict.killed:
                     self._test(zygote, verdict, tests)
         if self.recording.stale and verdict.by in chosen and not self._is_sound(zygote, verdict.by):
@@ -218,25 +223,26 @@ class _Shared:
     def _is_sound(self, zygote: "_Zygote", test: str) -> bool:
         """Tell whether a test passes on the code as it is, which has changed since the test was recorded."""
         if test not in self._sound:
-            self._sound[test] = zygote.run([test], 120)["code"] == 0
+            self._sound[test] = zygote.run({test: _SOUND_SECONDS})["code"] == 0
         return self._sound[test]
 
     def _test(self, zygote: "_Zygote", verdict: Verdict, tests: Sequence[str]) -> None:
-        """Run tests on a mutant. One that fails must do so twice: the first time may have been a busy machine."""
+        """Run tests on a mutant. One that fails or does not end must do so twice: the machine may have been busy."""
         while tests and not verdict.killed:
             told = self._run(zygote, verdict, tests)
+            if told["code"] == 0:
+                return
             failed = told["failed"]
-            verdict.killed = told["code"] != 0 and (
-                failed not in tests or self._run(zygote, verdict, [failed])["code"] != 0
-            )
+            again = self._run(zygote, verdict, [failed] if failed in tests else tests, patience=2)
+            verdict.killed = again["code"] != 0
             if verdict.killed:
-                verdict.by = "time-out" if told["code"] == _LATE else failed or f"pytest: {told['code']}"
+                verdict.by, verdict.late = failed or f"pytest: {told['code']}", again["code"] == _LATE
             tests = tests[tests.index(failed) + 1 :] if failed in tests else []
 
-    def _run(self, zygote: "_Zygote", verdict: Verdict, tests: Sequence[str]) -> dict[str, Any]:
-        busy = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
-        recorded = sum(self.recording.seconds[test] for test in tests)
-        told = zygote.run(tests, busy * (self.bounds.deadline + 4 * recorded))
+    def _run(self, zygote: "_Zygote", verdict: Verdict, tests: Sequence[str], patience: float = 1) -> dict[str, Any]:
+        busy = patience * max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+        allowed = {test: busy * (self.bounds.deadline + 4 * self.recording.seconds[test]) for test in tests}
+        told = zygote.run(allowed, busy * _STARTING_SECONDS)
         if told["code"] == pytest.ExitCode.NO_TESTS_COLLECTED:
             raise RuntimeError(f"none of these tests was found: {tests[:3]}\n{zygote.output()}")
         verdict.cpu += told["cpu"]
@@ -252,14 +258,19 @@ class _Shared:
         return chosen
 
 
+def _by_file(tests: Sequence[str]) -> list[str]:
+    """Sort tests so that a file's come together: what they share is made once."""
+    files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+    return sorted(tests, key=lambda test: files.index(test.partition("::")[0]))
+
+
 class _Zygote:
     """The process that forks test runs in one tree."""
 
-    def __init__(self, tree: Tree, folder: Path, seed: int, package: str) -> None:
+    def __init__(self, tree: Tree, folder: Path) -> None:
         self.tree = tree
         self._folder = folder / "t"
-        self._seed = seed
-        self._command = [sys.executable, "-m", "mutants_zygote", package, *_imported(tree.folder, package)]
+        self._command = [sys.executable, "-m", "mutants_zygote", tree.package, *_imported(tree)]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -273,13 +284,13 @@ class _Zygote:
             pipe.close()
         self._process.wait(30)
 
-    def run(self, tests: Sequence[str], seconds: float) -> dict[str, Any]:
-        """Run tests in a fork; return what it says of them."""
+    def run(self, tests: Mapping[str, float], seconds: float = _SOUND_SECONDS) -> dict[str, Any]:
+        """Run tests in a fork, each for so many seconds at most; return what it says of them."""
         assert self._process.stdin
         assert self._process.stdout
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
-        wanted = {"tests": list(tests), "seconds": seconds, "folder": str(self._folder), "seed": self._seed}
+        wanted = {"tests": tests, "seconds": seconds, "folder": str(self._folder)}
         self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
@@ -296,15 +307,12 @@ class _Zygote:
         return (self._folder / "output").read_text(errors="replace")[-3000:]
 
 
-def _imported(folder: Path, package: str) -> list[str]:
+def _imported(tree: Tree) -> list[str]:
     """Return the modules whose libraries are worth importing beforehand: the package's, and what tests share."""
-    names = [
-        f"{path.parent.name}.{path.stem}" for path in sorted((folder / package).glob("*.py")) if path.stem[0] != "_"
-    ]
-    return [
-        *names,
-        *(f"tests.{name}" for name in ("harness", "conftest") if (folder / "tests" / f"{name}.py").exists()),
-    ]
+    package = tree.folder / tree.package
+    names = [f"{tree.package}.{path.stem}" for path in sorted(package.glob("*.py")) if path.stem[0] != "_"]
+    shared = [name for name in ("harness", "conftest") if (tree.folder / "tests" / f"{name}.py").exists()]
+    return [*names, *(f"tests.{name}" for name in shared)]
 
 
 class _Compiler:

@@ -46,6 +46,7 @@ def untested(one: int) -> int:
     return one + 5
 '''
 _TESTS: Final = """\
+import os
 from pathlib import Path
 
 from scratch.bucket import allowed, count_down, label
@@ -73,7 +74,26 @@ def test_count_down():
 
 def test_that_fails():
     raise AssertionError
+
+
+def test_that_was_disturbed():
+    disturbed = Path("disturbed")
+    if "MUTANTS_RECORDING" in os.environ and not disturbed.exists():
+        disturbed.touch()
+        raise AssertionError
 """
+_LEFT_OUT: Final = (
+    "schemathesis",
+    "randomly",
+    "faker",
+    "hypothesispytest",
+    "valkey",
+    "anyio",
+    "xdist",
+    "xdist.looponfail",
+)
+"""Plugins that take long to import, and that nothing here needs."""
+_OPTIONS: Final = ", ".join(f'"-pno:{name}"' for name in _LEFT_OUT)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +105,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "scratch/bucket.py": _MODULE,
         "tests/test_bucket.py": _TESTS,
         "tests/test_other.py": "def test_other():\n    pass\n",
-        "pyproject.toml": '[tool.pytest.ini_options]\naddopts = ["-p", "no:schemathesis"]\npythonpath = ["."]\n',
+        "pyproject.toml": f'[tool.pytest.ini_options]\naddopts = [{_OPTIONS}]\npythonpath = ["."]\n',
     }.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text)
@@ -117,7 +137,7 @@ def _verdicts(verdicts: list[Verdict], sources: Mapping[str, str]) -> dict[str, 
 
 
 def test_run_tells_killed_from_survived(project: Project, recording: Recording) -> None:
-    """A mutant that a test notices twice is killed by that test; one that no test notices, or runs, survives."""
+    """A mutant is killed by the test that fails or does not end twice; one that no test notices, or runs, survives."""
     sources = project.sources()
     mutants = _mutants(
         project,
@@ -126,8 +146,11 @@ def test_run_tells_killed_from_survived(project: Project, recording: Recording) 
         'return "none" if number <= 0 else str(number)',
         "return one - 5",
     )
+    (endless,) = [
+        mutant for mutant in every(sources) if mutant.operator == "statement" and mutant.code(_MODULE) == "number -= 1"
+    ]
 
-    verdicts = run(project, recording, mutants, 1, Bounds(workers=1))
+    verdicts = run(project, recording, [*mutants, endless], 1, Bounds(workers=1, deadline=0.5))
 
     test = "tests/test_bucket.py::test_allowed"
     assert _verdicts(verdicts, sources) == {
@@ -135,25 +158,14 @@ def test_run_tells_killed_from_survived(project: Project, recording: Recording) 
         "return asked + spent < LIMIT": (True, test),
         'return "none" if number <= 0 else str(number)': (False, ""),
         "return one - 5": (False, "no test runs it"),
+        "pass": (True, "tests/test_bucket.py::test_count_down"),
     }
+    assert [one.mutant for one in verdicts if one.late] == [endless]
     said = report(verdicts, sources)
-    assert "50.0 % of 4 killed" in said
+    assert "60.0 % of 5 killed" in said
     assert '+    return "none" if number <= 0 else str(number)' in said
     assert "LIMIT = 4" not in said
     assert project.sources() == sources
-
-
-def test_run_without_end_counts_as_killed(project: Project, recording: Recording) -> None:
-    """A mutant whose test never ends is ended after the test's time, and counts as killed."""
-    (endless,) = [
-        mutant
-        for mutant in every(project.sources())
-        if mutant.operator == "statement" and mutant.code(_MODULE) == "number -= 1"
-    ]
-
-    (verdict,) = run(project, recording, [endless], 1, Bounds(workers=1, deadline=0.5))
-
-    assert (verdict.killed, verdict.by) == (True, "time-out")
 
 
 def test_run_after_its_minutes_begins_no_mutant(project: Project, recording: Recording) -> None:
@@ -162,9 +174,10 @@ def test_run_after_its_minutes_begins_no_mutant(project: Project, recording: Rec
 
 
 def test_record_keeps_only_tests_that_pass(recording: Recording) -> None:
-    """A test that fails without a mutant would kill them all."""
+    """A test that fails without a mutant would kill them all; one that failed once may have met a busy machine."""
     assert {name.partition("::")[2] for name in recording.seconds} == {
-        "test_allowed", "test_label", "test_that_fails_once", "test_count_down", "test_other",
+        "test_allowed", "test_label", "test_that_fails_once", "test_count_down",
+        "test_that_was_disturbed", "test_other",
     }  # fmt: skip
 
 

@@ -89,6 +89,7 @@ class Tree:
 
     def __init__(self, project: Project, folder: Path) -> None:
         self.folder = folder
+        self.package = project.package
         self._changes = 0
         for name in project.files():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ _COVERAGE = coverage.Coverage(
 )  # fmt: skip
 _SECONDS: dict[str, float] = {}
 _NOT_PASSED: set[str] = set()
+_FAILED: set[str] = set()
 
 _COVERAGE.start()  # before any conftest imports what is measured
 
@@ -38,6 +39,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _SECONDS[report.nodeid] = _SECONDS.get(report.nodeid, 0.0) + report.duration
     if not report.passed:
         _NOT_PASSED.add(report.nodeid)
+    if report.failed:
+        _FAILED.add(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -48,3 +51,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     _COVERAGE.save()
     passed = {test: seconds for test, seconds in _SECONDS.items() if test not in _NOT_PASSED}
     (_FOLDER / f"seconds.{os.getpid()}.json").write_text(json.dumps(passed))
+    (_FOLDER / f"failed.{os.getpid()}.json").write_text(json.dumps(sorted(_FAILED)))
