@@ -8,14 +8,15 @@ UV := $(BIN)/uv
 JOBS ?= 3
 RUNS ?= 3
 # A test whose fixtures hang ends its worker, and the next worker would begin with it again: not for ever.
-WORKERS = --numprocesses $(JOBS) --dist loadfile --max-worker-restart 2
+# Files begin in the order of tests/order.py, and not in that of their numbers of tests.
+WORKERS = --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 export UV_PYTHON_DOWNLOADS := never
 ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
-.PHONY: run test test-busy coverage mutants faults fuzz bench image image-check sbom licences check format openapi settings \
-	chart lock clean provision
+.PHONY: run test test-busy coverage mutants faults fuzz bench bench-readers image image-check sbom licences check format \
+	openapi settings chart lock clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
@@ -46,9 +47,11 @@ faults: $(VENV)/.synced provision  ## break everything that can break under real
 fuzz: $(VENV)/.synced  ## send 10,000 made-up requests (FUZZ_CASES) to a live gateway: every answer as documented
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
-bench: $(VENV)/.synced  ## what a request costs the gateway beside other servers, and what 2,000 readers of events cost
-	UV_PROJECT_ENVIRONMENT=build/bench $(UV) sync --quiet --frozen --no-dev --group bench --python $(BIN)/python
-	$(BIN)/python -m tests.bench build/bench
+# ARGS="--json before.json", later ARGS="--compare before.json"; --only start, --alone, --servers
+bench: $(VENV)/.synced  ## what each request costs the gateway, beside programs that do the same and promise nothing
+	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-readers: $(VENV)/.synced  ## what 2,000 readers of events cost
 	$(BIN)/python -m tests.bench.readers
 
 image: $(VENV)/.synced  ## build the image (ENGINE=docker, podman or buildah; BASE=another base)

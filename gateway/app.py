@@ -26,10 +26,10 @@ from gateway.api.middleware import Cors, RequestMiddleware
 from gateway.api.pipeline import RequestPipeline
 from gateway.api.problems import MAX_BODY_BYTES, answer_problem, problem_page
 from gateway.api.rate_limits import RateLimiter
-from gateway.api.recordings import routes
+from gateway.api.recordings import recording_routes
 from gateway.api.system import ReadGauges, livez, readyz, serve_metrics
 from gateway.api.webhooks import WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
-from gateway.api.wire import TrackRecording
+from gateway.api.wire import RecordingBody
 from gateway.auth.api_keys import CallersFile
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.join_tokens import JoinTokens
@@ -193,7 +193,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
 
     return Litestar(
         route_handlers=[
-            routes(authenticator, settings.request_deadline.total_seconds()),
+            recording_routes(authenticator, settings.request_deadline.total_seconds()),
             event_routes(authenticator, event_streams),
             admin(authenticator),
             receive_videosdk_webhook,
@@ -224,7 +224,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
 
 
 def _text(recording: Recording) -> bytes:
-    return msgspec.json.encode(TrackRecording.of(recording))
+    return msgspec.json.encode(RecordingBody.of(recording))
 
 
 def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
@@ -248,7 +248,7 @@ def _pipeline(settings: Settings, recordings: Recordings, connection: Connection
         TokenBuckets(connection),
         tenant,
         caller_per_minute=settings.caller_starts_per_minute,
-        track_per_minute=settings.track_starts_per_minute,
+        target_per_minute=settings.track_starts_per_minute,
     )
     return RequestPipeline(
         recordings, rate_limiter, Idempotency(IdempotencyRecords(connection, settings.idempotency), tenant)

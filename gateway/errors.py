@@ -203,10 +203,10 @@ class Forbidden(GatewayError):
 
 
 class NotFound(GatewayError):
-    """There is no such route, or nothing is known of the track."""
+    """There is no such route, or nothing is known of the target."""
 
     slug, status, title = "not-found", 404, "Not found"
-    advice = "Check the address. A track is known once the gateway was asked to record it."
+    advice = "Check the address. A recording is known once the gateway was asked for it."
 
 
 class MethodNotAllowed(GatewayError):
@@ -217,7 +217,7 @@ class MethodNotAllowed(GatewayError):
 
 
 class ParametersDiffer(GatewayError):
-    """The track is being recorded with other parameters."""
+    """The target is being recorded with other parameters."""
 
     slug, status, title = "parameters-differ", 409, "Parameters differ"
     advice = (
@@ -228,7 +228,7 @@ class ParametersDiffer(GatewayError):
     @classmethod
     def of(cls, fields: list[str]) -> "ParametersDiffer":
         """Build from the names of the parameters that differ; other callers must not see their values."""
-        return cls(f"The track is recorded with another {', '.join(fields)}.", extensions={"fields": fields})
+        return cls(f"It is recorded with another {', '.join(fields)}.", extensions={"fields": fields})
 
 
 class StillStopping(GatewayError):
@@ -267,7 +267,7 @@ class IdempotencyKeyReused(GatewayError):
 
 
 class TooManyRequests(GatewayError):
-    """The caller, or all callers together for one track, ask more often than they may."""
+    """The caller, or all callers together for one target, ask more often than they may."""
 
     slug, status, title = "too-many-requests", 429, "Too many requests"
     advice = (
@@ -315,7 +315,7 @@ class CoordinationUnavailable(GatewayError):
 
 
 class NewerRecord(GatewayError):
-    """A later version of the gateway keeps this track's record, in a form that this one does not know."""
+    """A later version of the gateway keeps this target's record, in a form that this one does not know."""
 
     slug, status, title = "newer-record", 503, "Record of a newer gateway version"
     advice = (
@@ -350,7 +350,7 @@ class OutcomeUnknown(GatewayError):
 
     slug, status, title = "outcome-unknown", 504, "Outcome unknown"
     advice = (
-        "The track may be recorded. The gateway finds out by itself. Ask for the track's state (the `Link` header "
+        "It may be recorded. The gateway finds out by itself. Ask for its state (the `Link` header "
         "names it), or send the same request again after `Retry-After`: that is safe and gets the truth."
     )
 
@@ -366,7 +366,7 @@ class InternalError(GatewayError):
     """A mistake of ours."""
 
     slug, status, title = "internal", 500, "Internal error"
-    advice = "Tell the operator of the gateway the `requestId`. Ask for the track's state before you try again."
+    advice = "Tell the operator of the gateway the `requestId`. Ask for the recording's state before you try again."
 
 
 def _leaves(cls: type[GatewayError]) -> list[type[GatewayError]]:

@@ -15,8 +15,10 @@ from tests import harness, leaks
 from tests.api_client import ApiClient, NewTrack
 from tests.endings import pytest_pyfunc_call, pytest_runtest_teardown
 from tests.leaks import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
+from tests.order import pytest_collection_modifyitems
 
 __all__ = [
+    "pytest_collection_modifyitems",
     "pytest_pyfunc_call",
     "pytest_runtest_teardown",
     "pytest_sessionfinish",
@@ -49,7 +51,6 @@ def no_process_left() -> Generator[None]:
 def valkey() -> Generator[EmbeddedValkey]:
     """A real server for tests that do not harm it."""
     with harness.PatientValkey() as server:
-        harness.age(server)
         yield server
 
 

@@ -1,25 +1,28 @@
 """For operators: what is held or uncertain, asking VideoSDK now, and taking a claim away. Each needs its own scope."""
 
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
-from msgspec import Meta, Struct
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.api import openapi_texts
 from gateway.api.context import RequestContext
 from gateway.api.guards import BEARER, JsonRequest, authenticate
-from gateway.api.openapi_texts import problems
+from gateway.api.openapi_texts import OPERATION_IDS, problems
 from gateway.api.pagination import Parameter, read_query
-from gateway.api.wire import TrackRecording, read_track
+from gateway.api.wire import RecordingBody, path_parts, read_target
 from gateway.auth.api_keys import Caller
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import Scope, check, covers
 from gateway.coordinator import PendingTarget
-from gateway.recordings import Kind, Operator, Status, target_of
+from gateway.recordings import MODES, Kind, Mode, Operator, Status, target_of
 
 __all__ = ["PENDING_QUERY", "PendingRecordings", "ReleaseClaim", "ReleasedClaim", "admin"]
+
+_Request = Request[Any, Any, Any]
 
 _DEFAULT_LIMIT: Final = 100
 PENDING_QUERY: Final[dict[str, Parameter]] = {
@@ -37,9 +40,9 @@ _BODY = ("malformed-request", "payload-too-large", "unsupported-media-type", "in
 
 
 class HeldClaim(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Who carries out an operation on a track."""
+    """Who carries out an operation on a target."""
 
-    action: Annotated[str, Meta(description="`start`, `stop`, `verify` or `recover`.")]
+    action: Annotated[str, Meta(description="`start`, `stop` or `probe`.")]
     attempt: Annotated[str, Meta(description="Goes along to VideoSDK as `X-Rec-Attempt`.")]
     owner: Annotated[str, Meta(description="The process.")]
     age_seconds: float
@@ -47,11 +50,11 @@ class HeldClaim(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class PendingRecording(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A track with a claim, or one that the reconciler has to check."""
+    """A target with a claim, or one that the reconciler has to check."""
 
     room_id: str
-    participant_id: str
-    kind: Kind
+    participant_id: str | UnsetType = UNSET
+    kind: Kind | UnsetType = UNSET
     status: Status | None
     claim: HeldClaim | None
     due_in_seconds: Annotated[float, Meta(description="When the reconciler checks it next; below 0 it is overdue.")]
@@ -74,15 +77,15 @@ class PendingRecording(Struct, frozen=True, kw_only=True, rename="camel"):
         )
         return cls(
             room_id=target.room_id,
-            participant_id=target.participant_id,
-            kind=cast("Kind", target.kind),
+            participant_id=target.participant_id or UNSET,
+            kind=target.kind or UNSET,
             status=Status(pending.state) if pending.state else None,
             claim=claim if pending.holder else None,
             due_in_seconds=(pending.due - now) / 1000,
             tries=pending.tries,
             last_upstream_answer=pending.upstream or None,
             uncertain_for_seconds=(now - pending.uncertain_since) / 1000 if pending.uncertain_since else None,
-            stop_wanted=pending.stop_requested_at > pending.started_op,
+            stop_wanted=pending.stop_due,
             doubted=pending.suspect_since > 0,
         )
 
@@ -103,7 +106,7 @@ class ReleasedClaim(Struct, frozen=True, kw_only=True):
     """What became of it."""
 
     released: Annotated[bool, Meta(description="False where the claim had ended already.")]
-    recording: TrackRecording
+    recording: RecordingBody
 
 
 def admin(authenticator: Authenticator | None) -> Router:
@@ -112,7 +115,16 @@ def admin(authenticator: Authenticator | None) -> Router:
     Args:
         authenticator: Who asks.
     """
+    by_mode = [handler for mode in MODES for handler in (_reconcile(mode), _release(mode))]
+    return Router(
+        "/v1/admin",
+        route_handlers=[_list(), *by_mode],
+        guards=[authenticate(authenticator)],
+        request_class=JsonRequest,
+    )
 
+
+def _list() -> HTTPRouteHandler:
     @get(
         "/tracks",
         operation_id="listPendingRecordings",
@@ -123,7 +135,7 @@ def admin(authenticator: Authenticator | None) -> Router:
         opt={"scope": Scope.ADMIN},
         responses={200: openapi_texts.pending(PendingRecordings), **problems(*_ALWAYS, "invalid-request")},
     )
-    async def list_pending(request: Request[Any, Any, Any], operator: NamedDependency[Operator]) -> PendingRecordings:
+    async def list_pending(request: _Request, operator: NamedDependency[Operator]) -> PendingRecordings:
         query = read_query(request.query_params.multi_items(), PENDING_QUERY)
         now, pending = await operator.pending(int(query.get("limit", _DEFAULT_LIMIT)))
         policy = _caller(request).policy
@@ -131,42 +143,44 @@ def admin(authenticator: Authenticator | None) -> Router:
             tracks=[PendingRecording.of(one, now) for one in pending if covers(policy, target_of(one.key))]
         )
 
+    return list_pending
+
+
+def _reconcile(mode: Mode) -> HTTPRouteHandler:
     @post(
-        "/tracks/{roomId:str}/{participantId:str}/{kind:str}/settle",
-        operation_id="reconcileRecording",
+        f"/{mode}s/{path_parts(mode)}/settle",
+        operation_id=OPERATION_IDS[mode].reconcile,
         summary="Ask VideoSDK now",
         description=openapi_texts.SETTLE,
         tags=["operations"],
         security=BEARER,
-        opt={"scope": Scope.ADMIN},
+        opt={"scope": Scope.ADMIN, "mode": mode},
         status_code=200,
         responses={
-            200: openapi_texts.answers("What is known after it.", *Status),
+            200: openapi_texts.answers(mode, "What is known after it.", *Status),
             **problems(*_ALWAYS, *_BODY, "not-found"),
         },
     )
-    async def reconcile_recording(
-        request: Request[Any, Any, Any],
-        roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
-        participantId: FromPath[str],  # noqa: N803
-        kind: FromPath[str],
-        operator: NamedDependency[Operator],
-    ) -> TrackRecording:
-        target = read_track(roomId, participantId, kind)
+    async def reconcile_recording(request: _Request, operator: NamedDependency[Operator]) -> RecordingBody:
+        target = read_target(mode, request.path_params)
         check(_caller(request).policy, Scope.ADMIN, target)
-        return TrackRecording.of(await operator.reconcile(target, by=_caller(request).name))
+        return RecordingBody.of(await operator.reconcile(target, by=_caller(request).name))
 
+    return reconcile_recording
+
+
+def _release(mode: Mode) -> HTTPRouteHandler:
     @post(
-        "/tracks/{roomId:str}/{participantId:str}/{kind:str}/release",
-        operation_id="releaseClaim",
+        f"/{mode}s/{path_parts(mode)}/release",
+        operation_id=OPERATION_IDS[mode].release,
         summary="Take a claim away",
-        description=openapi_texts.RELEASE,
+        description=openapi_texts.RELEASE.format(mode=mode),
         tags=["operations"],
         security=BEARER,
-        opt={"scope": Scope.ADMIN},
+        opt={"scope": Scope.ADMIN, "mode": mode, "examples": openapi_texts.RELEASE_EXAMPLES},
         status_code=200,
         responses={
-            200: openapi_texts.released(ReleasedClaim),
+            200: openapi_texts.released(mode, ReleasedClaim),
             **problems(
                 *_ALWAYS, *_BODY, "not-found", "upstream-credentials-refused", "upstream-limited",
                 "upstream-unavailable", "outcome-unknown",
@@ -174,25 +188,15 @@ def admin(authenticator: Authenticator | None) -> Router:
         },
     )  # fmt: skip
     async def release_claim(
-        request: Request[Any, Any, Any],
-        roomId: FromPath[str],  # noqa: N803
-        participantId: FromPath[str],  # noqa: N803
-        kind: FromPath[str],
-        data: JSONBody[ReleaseClaim],
-        operator: NamedDependency[Operator],
+        request: _Request, data: JSONBody[ReleaseClaim], operator: NamedDependency[Operator]
     ) -> ReleasedClaim:
-        target = read_track(roomId, participantId, kind)
+        target = read_target(mode, request.path_params)
         check(_caller(request).policy, Scope.ADMIN, target)
         released, recording = await operator.release(target, reason=data.reason, by=_caller(request).name)
-        return ReleasedClaim(released=released, recording=TrackRecording.of(recording))
+        return ReleasedClaim(released=released, recording=RecordingBody.of(recording))
 
-    return Router(
-        "/v1/admin",
-        route_handlers=[list_pending, reconcile_recording, release_claim],
-        guards=[authenticate(authenticator)],
-        request_class=JsonRequest,
-    )
+    return release_claim
 
 
-def _caller(request: Request[Any, Any, Any]) -> Caller:
+def _caller(request: _Request) -> Caller:
     return RequestContext.of(request.scope).sender

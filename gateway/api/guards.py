@@ -1,12 +1,13 @@
 """What runs before a handler: who asks, whether the route is for that caller, and whether the body can be read."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
+from litestar.params import JSONBody
 from msgspec import Struct
 
 from gateway.api import openapi_texts
@@ -16,10 +17,12 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import RULES
 from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
 
-__all__ = ["BEARER", "DEADLINE_HEADER", "JsonRequest", "asked_seconds", "authenticate"]
+__all__ = ["BEARER", "DEADLINE_HEADER", "JsonRequest", "asked_seconds", "authenticate", "takes"]
 
 DEADLINE_HEADER = "x-request-timeout-ms"
 """A caller's own limit on its waiting, in milliseconds."""
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 BEARER: list[dict[str, list[str]]] = [{name: []} for name in openapi_texts.IDENTITIES]
 
@@ -76,6 +79,12 @@ class JsonRequest(Request[Any, Any, Any]):
         data = self.route_handler.parsed_data_field
         assert data is not None  # noqa: S101 - Litestar asks for handlers with `data` only
         return read_body(await self.body(), cast("type[Struct]", data.annotation))
+
+
+def takes(body: type[Struct], handler: _Handler) -> _Handler:
+    """Have a handler take a body of this type as `data`: Litestar reads it from the annotation, as does `json`."""
+    handler.__annotations__["data"] = JSONBody[body]  # pyright: ignore[reportInvalidTypeForm]
+    return handler
 
 
 def asked_seconds(request: Request[Any, Any, Any]) -> float | None:

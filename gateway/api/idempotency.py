@@ -19,7 +19,7 @@ import msgspec
 from litestar import Request
 from msgspec import Struct
 
-from gateway.api.wire import TrackRecording
+from gateway.api.wire import RecordingBody
 from gateway.auth.api_keys import Caller
 from gateway.auth.policy import Scope
 from gateway.errors import (
@@ -30,7 +30,7 @@ from gateway.errors import (
     ParametersDiffer,
     UpstreamRefused,
 )
-from gateway.recordings import Status
+from gateway.recordings import Mode, Status
 from gateway.recordings.model import Problem
 from gateway.store.idempotency_records import IdempotencyRecords
 
@@ -48,7 +48,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     """An answer that is kept: a recording, or a problem."""
 
     status: int
-    recording: TrackRecording | None = None
+    recording: RecordingBody | None = None
     problem: Problem | None = None
 
 
@@ -75,7 +75,7 @@ class Idempotency:
         self._answers = answers
         self._tenant = tenant
 
-    async def begin(self, caller: Caller, route: Scope, key: str, body: Struct) -> IdempotentRequest | None:
+    async def begin(self, caller: Caller, route: Scope, key: str, mode: Mode, body: Struct) -> IdempotentRequest | None:
         """Say that this is being asked; None where it cannot be remembered and need not be.
 
         Raises:
@@ -83,7 +83,7 @@ class Idempotency:
             CoordinationUnavailable: Redis does not answer, and this is a start.
         """
         scope = (self._tenant, caller.account, route, key)
-        content = msgspec.json.encode(body, order="sorted")
+        content = msgspec.json.encode((mode, body), order="sorted")
         fingerprint = hashlib.blake2b(content, digest_size=20).hexdigest()
         try:
             known = await self._answers.begin(scope, fingerprint)
@@ -103,12 +103,12 @@ class Idempotency:
             case _:
                 return IdempotentRequest(scope, fingerprint)
 
-    async def keep(self, replay: IdempotentRequest | None, status: int, answer: TrackRecording | GatewayError) -> None:
+    async def keep(self, replay: IdempotentRequest | None, status: int, answer: RecordingBody | GatewayError) -> None:
         """Keep an answer if it is final; where Redis does not answer, a retry is carried out like any request."""
         if replay is None:
             return
-        if isinstance(answer, TrackRecording):
-            # Neither what is still to come, nor how a track that moves stood at the moment.
+        if isinstance(answer, RecordingBody):
+            # Neither what is still to come, nor how a target that moves stood at the moment.
             if status == 202 or (answer.outcome is None and answer.status is not Status.STOPPED):
                 return
             kept = StoredResponse(status, recording=answer)

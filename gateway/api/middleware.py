@@ -11,6 +11,7 @@ import structlog
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from gateway.api.context import RequestContext
+from gateway.auth import policy
 from gateway.lifecycle import Drain
 from gateway.observability import metrics, tracing
 
@@ -19,7 +20,7 @@ __all__ = ["Cors", "RequestMiddleware"]
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
-_DECISIONS: Final = {"startTrackRecording": metrics.STARTS, "stopTrackRecording": metrics.STOPS}
+_COUNTERS: Final = {policy.Scope.START: metrics.STARTS, policy.Scope.STOP: metrics.STOPS}
 
 _log = structlog.get_logger("gateway.access")
 
@@ -89,8 +90,9 @@ def _observe(scope: HTTPScope, context: RequestContext, status: int, seconds: fl
     route = _route(scope)
     metrics.answered(route, scope["method"], status, seconds)
     said = context.outcome or context.problem or ""
-    if said and route in _DECISIONS:
-        _DECISIONS[route].labels(said).inc()
+    counter = _COUNTERS.get(getattr(scope.get("route_handler"), "opt", {}).get("scope", ""))
+    if said and counter is not None:
+        counter.labels(said).inc()
     tracing.note(name=route, http__route=route, http__response__status_code=status, outcome=said)
 
 

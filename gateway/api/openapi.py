@@ -4,33 +4,41 @@ Litestar draws it from the routes and the wire structs. What it does not say, or
 here: headers, path parameters, what a body may hold, and an order that does not depend on luck.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, Final, cast
 
 import msgspec
 from litestar import Litestar
 from litestar.di import Provide
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.spec import Components, Contact, License, Reference, SecurityScheme, Tag
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Components, Contact, Example, License, Reference, SecurityScheme, Tag
+from litestar.routes import HTTPRoute
 
 from gateway import __version__
 from gateway.api import openapi_texts
-from gateway.api.admin import PENDING_QUERY, ReleaseClaim, admin
+from gateway.api.admin import PENDING_QUERY, PendingRecording, ReleaseClaim, admin
 from gateway.api.events import LAST_EVENT_HEADER, event_routes
 from gateway.api.guards import DEADLINE_HEADER
 from gateway.api.idempotency import KEY_HEADER
 from gateway.api.pagination import QUERY
 from gateway.api.problems import PROBLEM_JSON
-from gateway.api.recordings import routes
+from gateway.api.recordings import recording_routes
 from gateway.api.system import livez, readyz
 from gateway.api.webhooks import receive_videosdk_webhook
-from gateway.api.wire import PATH_PARTS, ProblemDocument, StartTrackRecording, StopTrackRecording
+from gateway.api.wire import BODIES, PATH_PARTS, ProblemDocument, RecordingBody
+from gateway.auth.policy import Scope
+from gateway.recordings import MODES, Mode
 from gateway.videosdk.signatures import SIGNATURE_HEADER
 
 __all__ = ["contract"]
 
-_REQUESTS: Final = (StartTrackRecording.__name__, StopTrackRecording.__name__, ReleaseClaim.__name__)
+_REQUESTS: Final = (*(body.__name__ for bodies in BODIES.values() for body in bodies), ReleaseClaim.__name__)
+_SCHEMAS: Final = "#/components/schemas/"
+_PART: Final = re.compile(r"{(\w+)}")
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
 
 _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -38,7 +46,7 @@ _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         "Names this request in the gateway's log: yours, if you sent one (up to 128 letters, digits, `.`, `_`, `-`).",
         {"type": "string"},
     ),
-    "Location": ("The address of the track's recording.", {"type": "string", "format": "uri-reference"}),
+    "Location": ("The address of the recording.", {"type": "string", "format": "uri-reference"}),
     "Retry-After": ("Seconds after which a retry makes sense.", {"type": "integer", "minimum": 1}),
     "WWW-Authenticate": ("How to say who you are.", {"type": "string"}),
     "Link": (
@@ -78,7 +86,7 @@ _IDEMPOTENCY_KEY: Final = {
     "in": "header",
     "description": (
         "A name of your own for this request, the same for its retries and for nothing else: a UUID, quoted or bare. A "
-        "retry is then answered what the request was answered, even if the track has been stopped meanwhile."
+        "retry is then answered what the request was answered, even if the recording has been stopped meanwhile."
     ),
     # No example: Swagger UI would send it with every try, and the second would get the first one's answer.
     "schema": {
@@ -88,12 +96,6 @@ _IDEMPOTENCY_KEY: Final = {
 }
 
 
-_WHOLE: Final = {
-    "recordings": openapi_texts.page,
-    "tracks": openapi_texts.pending_tracks_example,
-    "released": openapi_texts.released_claim,
-}
-"""Examples by a member that only they have: Litestar drops what is null in them."""
 _STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
     {
         "name": LAST_EVENT_HEADER,
@@ -111,18 +113,21 @@ _STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
 ]
 
 
-_QUERIES: Final = {"listRecordings": QUERY, "listPending": PENDING_QUERY}
+_QUERIES: Final = {"listRecordings": QUERY, "listPendingRecordings": PENDING_QUERY}
 
 
 @cache
 def contract() -> dict[str, Any]:
     """Return the document, made of plain values."""
-    document = _drawn()
+    document, handlers = _drawn()
     for path, operation in _operations(document):
-        _finish(operation, path)
+        handler = handlers[operation["operationId"]]
+        _finish(operation, path, handler)
+        operation["responses"] = _referring(operation["responses"], handler.opt.get("mode"))
     for schema in document["components"]["schemas"].values():
         for name, member in schema.get("properties", {}).items():
-            schema["properties"][name] = _flattened(member)
+            schema["properties"][name] = _referring(_flattened(member), None)
+    document["components"]["schemas"] = _by_mode(document["components"]["schemas"])
     for name in _REQUESTS:
         document["components"]["schemas"][name]["additionalProperties"] = False
     # What a problem says beyond these members depends on its type: RFC 9457 has clients ignore what they do not know.
@@ -134,7 +139,8 @@ def contract() -> dict[str, Any]:
     return {"openapi": document.pop("openapi"), **document}
 
 
-def _drawn() -> dict[str, Any]:
+def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
+    """Return what Litestar draws, and the handlers by their operation ids."""
     schemes: dict[str, SecurityScheme | Reference] = {
         name: SecurityScheme(type="http", scheme="bearer", bearer_format=form, description=text)
         for name, (form, text) in openapi_texts.IDENTITIES.items()
@@ -160,7 +166,7 @@ def _drawn() -> dict[str, Any]:
     # of Litestar's, and those load their scripts from elsewhere.
     app = Litestar(
         route_handlers=[
-            routes(None, 0),
+            recording_routes(None, 0),
             event_routes(None, None),
             admin(None),
             receive_videosdk_webhook,
@@ -182,7 +188,14 @@ def _drawn() -> dict[str, Any]:
         logging_config=None,
         openapi_config=config,
     )
-    return cast("dict[str, Any]", msgspec.to_builtins(app.openapi_schema.to_schema()))
+    handlers = {
+        handler.operation_id: handler
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if isinstance(handler.operation_id, str)
+    }
+    return cast("dict[str, Any]", msgspec.to_builtins(app.openapi_schema.to_schema())), handlers
 
 
 def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -200,17 +213,54 @@ def _flattened(member: dict[str, Any]) -> dict[str, Any]:
     return {**choice[0], **{name: value for name, value in member.items() if name != "oneOf"}}
 
 
-def _finish(operation: dict[str, Any], path: str) -> None:
+def _by_mode(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Make a schema for the recordings of each mode, with its ids and no others, out of the one that is drawn."""
+    recording = schemas.pop(RecordingBody.__name__)
+    own = {_name(mode): {**_with_ids(recording, [mode]), "title": _name(mode)} for mode in MODES}
+    pending = _with_ids(schemas[PendingRecording.__name__], MODES)
+    return dict(sorted({**schemas, **own, PendingRecording.__name__: pending}.items()))
+
+
+def _with_ids(schema: dict[str, Any], modes: Iterable[Mode]) -> dict[str, Any]:
+    """Return a schema of what is about targets: the ids that all of these modes have must be there."""
+    has = [MODES[mode].ids.keys() for mode in modes]
+    absent = {name for name in PATH_PARTS if not any(name in ids for ids in has)}
+    always = {name for name in PATH_PARTS if all(name in ids for ids in has)}
+    return {
+        **schema,
+        "properties": {name: member for name, member in schema["properties"].items() if name not in absent},
+        "required": sorted({*schema["required"], *always}),
+    }
+
+
+def _referring(node: Any, mode: Mode | None) -> Any:
+    """Put the schema of a mode's recordings, or of all modes', in the place of the one that is drawn."""
+    if isinstance(node, list):
+        return [_referring(each, mode) for each in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    if node == {"$ref": _SCHEMAS + RecordingBody.__name__}:
+        named = [{"$ref": _SCHEMAS + _name(each)} for each in ([mode] if mode else MODES)]
+        return named[0] if len(named) == 1 else {"anyOf": named}
+    return {name: _referring(member, mode) for name, member in cast("dict[str, Any]", node).items()}
+
+
+def _name(mode: Mode) -> str:
+    return f"{mode.capitalize()}Recording"
+
+
+def _finish(operation: dict[str, Any], path: str, handler: HTTPRouteHandler) -> None:
     operation.pop("deprecated", None)
     operation.setdefault("security", [])
-    if operation["operationId"] in openapi_texts.SCOPES:
-        scope = openapi_texts.SCOPES[operation["operationId"]]
+    scope = handler.opt.get("scope")
+    if scope:
         # Beside the security requirements: these may name scopes of OAuth2 alone, as linters read it.
         operation["x-required-scopes"] = [scope.value]
         operation["description"] = f"{operation['description'].rstrip()}\n\nNeeds the scope `{scope}`.\n"
-    for parameter in operation.get("parameters", ()):
-        parameter.pop("deprecated", None)
-        parameter["schema"] = PATH_PARTS[parameter["name"]]
+    if named := _PART.findall(path):
+        operation["parameters"] = [
+            {"name": name, "in": "path", "schema": PATH_PARTS[name], "required": True} for name in named
+        ]
     if operation["operationId"] == "streamRoomEvents":
         operation["parameters"] += _STREAM_PARAMETERS
     if query := _QUERIES.get(operation["operationId"]):
@@ -218,42 +268,33 @@ def _finish(operation: dict[str, Any], path: str) -> None:
             {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
             for name, (required, text, schema) in query.items()
         ]
-    limited = operation["operationId"] in {"startTrackRecording", "stopTrackRecording"}
-    if "requestBody" in operation:
-        operation["requestBody"]["content"]["application/json"]["examples"] = openapi_texts.REQUESTS[
-            operation["operationId"]
-        ]
+    if "examples" in handler.opt:
+        operation["requestBody"]["content"]["application/json"]["examples"] = handler.opt["examples"]
     if operation["operationId"] == "receiveVideosdkWebhook":
         operation["requestBody"] = openapi_texts.WEBHOOK_BODY
-    if limited:
+    if _is_limited(handler):
         operation["parameters"] = [
             {"$ref": "#/components/parameters/IdempotencyKey"},
             {"$ref": "#/components/parameters/Deadline"},
         ]
+    described = handler.responses or {}
     operation["responses"] = {
-        status: _finished(response, int(status), path, limited=limited)
+        status: _finished(response, int(status), path, described.get(int(status)), handler)
         for status, response in sorted(operation["responses"].items())
         # Litestar adds an error of its own, in a form of its own, wherever a path has parts.
         if status < "400" or PROBLEM_JSON in response["content"]
     }
 
 
-def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool) -> dict[str, Any]:
+def _finished(
+    response: dict[str, Any], status: int, path: str, described: ResponseSpec | None, handler: HTTPRouteHandler
+) -> dict[str, Any]:
+    limited = _is_limited(handler)
     contents = response.get("content", {})
     for content in contents.values():
-        for name, example in content.get("examples", {}).items():
-            # Litestar's own name for it, which the specification does not know.
-            example.pop("id", None)
-            if not isinstance(example["value"], dict):
-                continue
-            if "instance" in example["value"]:
-                example["value"]["instance"] = path.format_map(openapi_texts.TRACK)
-            if "coordinated" in example["value"]:
-                # Litestar drops what is null.
-                example["value"] = msgspec.to_builtins(openapi_texts.recording(name))
-            for member, whole in _WHOLE.items():
-                if member in example["value"]:
-                    example["value"] = msgspec.to_builtins(whole())
+        if described is not None:
+            # As they were written: Litestar drops what is null in them.
+            content["examples"] = {example.id: _shown(example, path, handler) for example in described.examples or ()}
     names = ["X-Request-Id", *_HEADERS_OF.get(status, ())]
     if limited and status not in {401, 403, 413, 415, 400}:
         names += ["RateLimit-Policy", "RateLimit"]
@@ -264,3 +305,15 @@ def _finished(response: dict[str, Any], status: int, path: str, *, limited: bool
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
         **({"content": contents} if contents else {}),
     }
+
+
+def _is_limited(handler: HTTPRouteHandler) -> bool:
+    return handler.opt.get("scope") in {Scope.START, Scope.STOP}
+
+
+def _shown(example: Example, path: str, handler: HTTPRouteHandler) -> dict[str, Any]:
+    value = msgspec.to_builtins(example.value)
+    if isinstance(value, dict) and "instance" in value:
+        value["instance"] = path.format_map(openapi_texts.IDS)
+        value["detail"] = value["detail"].format(mode=handler.opt.get("mode"))
+    return ({"summary": example.summary} if example.summary else {}) | {"value": value}

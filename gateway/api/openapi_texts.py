@@ -1,17 +1,19 @@
 """What the contract says in words and examples, apart from the code that keeps it."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
+from msgspec import Struct
 
-from gateway.api.pagination import TrackRecordings
+from gateway.api.pagination import RecordingsPage
 from gateway.api.problems import MAX_BODY_BYTES, PROBLEM_JSON
-from gateway.api.wire import ProblemDocument, TrackRecording
-from gateway.auth.policy import RULES, Scope
+from gateway.api.wire import ProblemDocument, RecordingBody
+from gateway.auth.policy import RULES
 from gateway.errors import PROBLEMS
-from gateway.recordings import Outcome, Status
+from gateway.recordings import MODES, Mode, Outcome, Status
 
 __all__ = [
     "A_TICKET",
@@ -20,51 +22,73 @@ __all__ = [
     "EVENTS",
     "GET",
     "IDENTITIES",
+    "IDS",
     "LIST",
+    "OPERATION_IDS",
     "PENDING",
     "RELEASE",
-    "REQUESTS",
-    "SCOPES",
+    "RELEASE_EXAMPLES",
     "SETTLE",
     "START",
     "STOP",
     "STREAM",
     "TAGS",
     "TICKET",
-    "TRACK",
     "WEBHOOK",
     "WEBHOOK_BODY",
     "WEBHOOK_SIGNATURE",
+    "OperationIds",
     "answers",
     "listed",
     "page",
     "pending",
-    "pending_tracks_example",
     "problem",
     "problems",
-    "recording",
     "released",
-    "released_claim",
+    "start_examples",
+    "stop_examples",
 ]
 
 DESCRIPTION = """\
 Starts and stops VideoSDK recordings for callers who do not hold the VideoSDK token.
 
-Any number of equal starts of one track, on any replica, become exactly one start at VideoSDK; every caller gets its
-result. An answer never guesses: what the gateway does not know it reports as `unknown`, and finds out.
+Any number of equal starts, on any replica, become exactly one start at VideoSDK; every caller gets its result. An
+answer never guesses: what the gateway does not know it reports as `unknown`, and finds out.
 """
 
+
+class OperationIds(Struct, frozen=True, kw_only=True):
+    """What the contract calls the routes of one mode."""
+
+    start: str
+    stop: str
+    get: str
+    reconcile: str
+    release: str
+
+
+OPERATION_IDS: Final[Mapping[Mode, OperationIds]] = {
+    Mode.TRACK: OperationIds(
+        start="startTrackRecording",
+        stop="stopTrackRecording",
+        get="getTrackRecording",
+        reconcile="reconcileRecording",
+        release="releaseClaim",
+    ),
+}
+
+# `{mode}` is the mode's own word for what it records.
 START = """\
 Send it as often as you like: it starts at most one recording. The fields are VideoSDK's own; `webhookUrl` and
 `bucketDirPath` reach VideoSDK exactly as sent, and absent fields stay absent.
 
 With an `Idempotency-Key` a retry that comes late, after another caller stopped the recording, does not start another.
 
-After `504 outcome-unknown` the track may be recorded. Send the same request again: that is safe and gets the truth.
+After `504 outcome-unknown` the {mode} may be recorded. Send the same request again: that is safe and gets the truth.
 """
 
 STOP = """\
-Stops whatever records the track. During a start it waits for the start first. If your wait ends before, the answer is
+Stops whatever records the {mode}. During a start it waits for the start first. If your wait ends before, the answer is
 202 `stop_requested` and the stop happens all the same.
 """
 
@@ -76,7 +100,7 @@ Answers from what the gateway knows, and asks VideoSDK first where that was conf
 WEBHOOK = """\
 Where VideoSDK sends its events: of the recordings whose start named no `webhookUrl`, and of rooms made with this
 address as their `webhook.endPoint`. An event is a hint, since it carries no id and no time, so it is safe to send it
-twice, late or out of order. Events that are not known, or of no track, are accepted and change nothing.
+twice, late or out of order. Events that are not known, or not of recordings, are accepted and change nothing.
 
 The signature alone decides, over the bytes as they arrive: the content type makes no difference.
 """
@@ -92,8 +116,8 @@ The latest recording of each track, by participant and kind; recordings started 
 """
 
 PENDING = """\
-The tracks with a claim, with an uncertain state, or with a recording that the reconciler checks again and again: who
-holds the claim, its age, the number of tries and VideoSDK's last answer. The soonest due comes first.
+What has a claim, an uncertain state, or a recording that the reconciler checks again and again: who holds the claim,
+its age, the number of tries and VideoSDK's last answer. The soonest due comes first.
 """
 
 SETTLE = """\
@@ -102,8 +126,8 @@ the record as it is, and the reconciler goes on.
 """
 
 RELEASE = """\
-For a claim whose holder hangs. Asks VideoSDK first, and takes nothing away where it does not answer. The track is then
-as if the claim had expired: the next caller recovers the operation, and nothing is sent again while what
+For a claim whose holder hangs. Asks VideoSDK first, and takes nothing away where it does not answer. The {mode} is then
+as if the claim had expired: the next caller finds out what became of it, and nothing is sent again while what
 was sent can still land. The reason goes to the audit log with your name.
 """
 
@@ -139,19 +163,6 @@ IDENTITIES = {
 
 BY_TICKET = "For `EventSource`: a ticket of `createRoomEventsTicket`, which opens the room's events once."
 
-SCOPES = {
-    "startTrackRecording": Scope.START,
-    "stopTrackRecording": Scope.STOP,
-    "getTrackRecording": Scope.READ,
-    "listRecordings": Scope.READ,
-    "listPending": Scope.ADMIN,
-    "reconcileRecording": Scope.ADMIN,
-    "releaseClaim": Scope.ADMIN,
-    "streamRoomEvents": Scope.READ,
-    "createRoomEventsTicket": Scope.READ,
-}
-"""What each operation needs."""
-
 TAGS = {
     "recordings": "Start, stop and look at the recording of one participant's track.",
     "webhooks": "VideoSDK's webhooks. Only VideoSDK can call these.",
@@ -160,24 +171,33 @@ TAGS = {
     "health": "For probes: no key is needed.",
 }
 
-TRACK = {"roomId": "abcd-efgh-ijkl", "participantId": "participant-1", "kind": "video"}
-REQUESTS = {
-    "startTrackRecording": {
-        "least": {"summary": "Into VideoSDK's own storage", "value": TRACK},
-        "all": {
-            "summary": "Everything that can be said",
-            "value": {
-                **TRACK,
-                "fileFormat": "webm",
-                "webhookUrl": "https://app.example.com/hooks/videosdk?key=1",
-                "bucketDirPath": "recordings/2026/lesson 1",
-            },
-        },
-    },
-    "releaseClaim": {"reason": {"summary": "Why", "value": {"reason": "its process hangs, incident 4711"}}},
-    "stopTrackRecording": {"track": {"summary": "Whatever records this track", "value": TRACK}},
+IDS: Final = {"roomId": "abcd-efgh-ijkl", "participantId": "participant-1", "kind": "video"}
+_PARAMETERS: Final = {
+    "fileFormat": "webm",
+    "webhookUrl": "https://app.example.com/hooks/videosdk?key=1",
+    "bucketDirPath": "recordings/2026/lesson 1",
 }
-"""Example bodies, by the operation they are for."""
+RELEASE_EXAMPLES: Final = {"reason": {"summary": "Why", "value": {"reason": "its process hangs, incident 4711"}}}
+
+
+def example_ids(mode: Mode) -> dict[str, str]:
+    """Return the ids of an example of this mode."""
+    return {name: IDS[name] for name in MODES[mode].ids}
+
+
+def start_examples(mode: Mode) -> dict[str, Any]:
+    """Return example bodies of a start."""
+    everything = {**example_ids(mode), **{name: _PARAMETERS[name] for name in MODES[mode].parameters}}
+    return {
+        "least": {"summary": "Into VideoSDK's own storage", "value": example_ids(mode)},
+        "all": {"summary": "Everything that can be said", "value": everything},
+    }
+
+
+def stop_examples(mode: Mode) -> dict[str, Any]:
+    """Return an example body of a stop."""
+    return {mode.value: {"summary": f"Whatever records this {mode}", "value": example_ids(mode)}}
+
 
 WEBHOOK_BODY: dict[str, Any] = {
     "required": True,
@@ -199,10 +219,10 @@ WEBHOOK_BODY: dict[str, Any] = {
                     "value": {
                         "webhookType": "participant-track-recording-stopped",
                         "data": {
-                            "meetingId": TRACK["roomId"],
+                            "meetingId": IDS["roomId"],
                             "sessionId": "613731342f27f56e4fc4b6d0",
-                            "participantId": TRACK["participantId"],
-                            "kind": TRACK["kind"],
+                            "participantId": IDS["participantId"],
+                            "kind": IDS["kind"],
                             "fileDetails": [{"filePath": "recordings/track.webm", "fileUrl": None}],
                         },
                     },
@@ -212,9 +232,9 @@ WEBHOOK_BODY: dict[str, Any] = {
                     "value": {
                         "webhookType": "participant-left",
                         "data": {
-                            "meetingId": TRACK["roomId"],
+                            "meetingId": IDS["roomId"],
                             "sessionId": "613731342f27f56e4fc4b6d0",
-                            "participantId": TRACK["participantId"],
+                            "participantId": IDS["participantId"],
                             "participantName": "Ada",
                         },
                     },
@@ -239,10 +259,10 @@ _DETAILS = {
     "invalid-request": "Not valid: kind.",
     "unauthenticated": "The key is not known.",
     "forbidden": RULES["room"],
-    "not-found": "The gateway knows of no recording of this track.",
+    "not-found": "The gateway knows of no recording of this {mode}.",
     "payload-too-large": f"The body may have at most {MAX_BODY_BYTES} bytes.",
     "unsupported-media-type": "Send the body as `application/json`.",
-    "parameters-differ": "The track is recorded with another webhookUrl.",
+    "parameters-differ": "It is recorded with another webhookUrl.",
     "still-stopping": "VideoSDK still works on the recording that was stopped just now.",
     "idempotency-key-reused": "This key was sent with another body before.",
     "too-many-requests": "You have sent more requests in a minute than the gateway allows you.",
@@ -272,14 +292,14 @@ _EXTENSIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def recording(example: str) -> dict[str, Any]:
+def recording(example: str, mode: Mode = Mode.TRACK) -> dict[str, Any]:
     """Return the example of an answer, by its outcome, or as `is_<status>` where nothing was done."""
     outcome = None if example.startswith(_IS) else Outcome(example)
     status = _STATUS[outcome] if outcome else Status(example.removeprefix(_IS))
     sure = status in {Status.RECORDING, Status.STOPPED, Status.FAILED}
     return {
         "id": "rec_c4xq5n2vjm7kd3hz6ty5wa2b",
-        **TRACK,
+        **example_ids(mode),
         "fileFormat": "webm",
         "status": status,
         "outcome": outcome,
@@ -352,17 +372,17 @@ def pending(model: type) -> ResponseSpec:
         model,
         generate_examples=False,
         description="What is held or due.",
-        examples=[Example(id="unknown", value=pending_tracks_example())],
+        examples=[Example(id="unknown", value=pending_example())],
     )
 
 
-def pending_tracks_example() -> dict[str, Any]:
+def pending_example() -> dict[str, Any]:
     """Return an example of it."""
-    claim = {"action": "recover", "attempt": "8c1f03ab.17", "owner": "8c1f03ab", "ageSeconds": 2.5, "leaseSeconds": 3.2}
+    claim = {"action": "probe", "attempt": "8c1f03ab.17", "owner": "8c1f03ab", "ageSeconds": 2.5, "leaseSeconds": 3.2}
     return {
         "tracks": [
             {
-                **TRACK,
+                **example_ids(Mode.TRACK),
                 "status": "unknown",
                 "claim": claim,
                 "dueInSeconds": 3.2,
@@ -376,25 +396,20 @@ def pending_tracks_example() -> dict[str, Any]:
     }
 
 
-def released(model: type) -> ResponseSpec:
+def released(mode: Mode, model: type) -> ResponseSpec:
     """Describe the response to taking a claim away."""
     return ResponseSpec(
         model,
         generate_examples=False,
         description="What became of it.",
-        examples=[Example(id="taken", value=released_claim())],
+        examples=[Example(id="taken", value={"released": True, "recording": recording(_IS + Status.UNKNOWN, mode)})],
     )
-
-
-def released_claim() -> dict[str, Any]:
-    """Return an example of it."""
-    return {"released": True, "recording": recording(_IS + Status.UNKNOWN)}
 
 
 def listed(description: str) -> ResponseSpec:
     """Describe a response that carries recordings, with an example."""
     return ResponseSpec(
-        TrackRecordings,
+        RecordingsPage,
         generate_examples=False,
         description=description,
         examples=[Example(id="page", value=page())],
@@ -406,14 +421,14 @@ def page() -> dict[str, Any]:
     return {"recordings": [recording(_IS + Status.RECORDING)], "nextCursor": None}
 
 
-def answers(description: str, *shown: Outcome | Status) -> ResponseSpec:
+def answers(mode: Mode, description: str, *shown: Outcome | Status) -> ResponseSpec:
     """Describe a response that carries a recording, with an example for each outcome, or status without one."""
     return ResponseSpec(
-        TrackRecording,
+        RecordingBody,
         generate_examples=False,
         description=description,
         examples=[
-            Example(id=name, value=recording(name))
+            Example(id=name, value=recording(name, mode))
             for name in (_IS + example if isinstance(example, Status) else example.value for example in shown)
         ],
     )

@@ -6,16 +6,22 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gateway.api.wire import PATH_PARTS, TrackRecording, check_part
+from gateway.api.wire import PATH_PARTS, RecordingBody, check_part
 from gateway.errors import InvalidRequest
-from gateway.recordings import Kind, Recording, Status
+from gateway.recordings import MODES, Kind, Recording, Status, Target
 
-__all__ = ["QUERY", "Parameter", "RecordingsQuery", "TrackRecordings", "read_query"]
+__all__ = ["QUERY", "Parameter", "RecordingsPage", "RecordingsQuery", "read_query"]
 
 _MAX_LIMIT: Final = 200
 _DEFAULT_LIMIT: Final = 50
-_CURSOR: Final = re.compile(rf"^([A-Za-z0-9_-]{{1,128}})\.({'|'.join(Kind)})$")
-"""Where a page ended. In plain words, so that the contract can tell a cursor from what is none."""
+_MODE_OF: Final = {
+    str(label): mode for mode, spec in MODES.items() for label in (Kind if "kind" in spec.ids else [mode])
+}
+"""The mode of a target by its label."""
+_LEAST: Final = min("participantId" in spec.ids for spec in MODES.values())
+_CURSOR: Final = re.compile(rf"^([A-Za-z0-9_-]{{{_LEAST:d},128}})\.({'|'.join(_MODE_OF)})$")
+"""Participant and label of the target that a page ended with. In plain words, so that the contract can tell a cursor
+from what is none."""
 
 Parameter = tuple[bool, str, dict[str, Any]]
 """Of a query: whether it must be there, what it means, and its form."""
@@ -34,10 +40,10 @@ QUERY: Final[dict[str, Parameter]] = {
 }
 
 
-class TrackRecordings(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Recordings of a room, by participant and kind: the latest of each track."""
+class RecordingsPage(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Recordings of a room, in the order of their targets: the latest of each."""
 
-    recordings: list[TrackRecording]
+    recordings: list[RecordingBody]
     next_cursor: str | None
     """Null on the last page."""
 
@@ -50,8 +56,8 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
     kind: Kind | None
     status: Status | None
     limit: int
-    after: tuple[str, str]
-    """The participant and kind that the page before ended with."""
+    after: Target | None
+    """The target that the page before ended with."""
 
     @classmethod
     def read(cls, query: Iterable[tuple[str, str]]) -> "RecordingsQuery":
@@ -67,19 +73,19 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
             kind=Kind(given["kind"]) if "kind" in given else None,
             status=Status(given["status"]) if "status" in given else None,
             limit=int(given.get("limit", _DEFAULT_LIMIT)),
-            after=_parse_cursor(given["cursor"]) if "cursor" in given else ("", ""),
+            after=_parse_cursor(given["roomId"], given["cursor"]) if "cursor" in given else None,
         )
 
-    def page(self, recordings: Iterable[Recording]) -> TrackRecordings:
+    def page(self, recordings: Iterable[Recording]) -> RecordingsPage:
         """Return the page of those recordings that are asked for."""
         chosen = sorted(
             (recording for recording in recordings if self._asks_for(recording)),
-            key=lambda recording: (recording.target.participant_id, recording.target.kind),
+            key=lambda recording: recording.target.parts,
         )
         page = chosen[: self.limit]
-        return TrackRecordings(
-            recordings=[TrackRecording.of(recording) for recording in page],
-            next_cursor=_cursor(page[-1]) if len(chosen) > len(page) else None,
+        return RecordingsPage(
+            recordings=[RecordingBody.of(recording) for recording in page],
+            next_cursor=_cursor(page[-1].target) if len(chosen) > len(page) else None,
         )
 
     def _asks_for(self, recording: Recording) -> bool:
@@ -88,7 +94,7 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
             self.participant_id in {None, target.participant_id}
             and self.kind in {None, target.kind}
             and self.status in {None, recording.status}
-            and (target.participant_id, target.kind) > self.after
+            and (self.after is None or target.parts > self.after.parts)
         )
 
 
@@ -128,10 +134,10 @@ def _wrong(name: str, value: str, schema: Mapping[str, Any]) -> str | None:
             return check_part(name, value)
 
 
-def _cursor(recording: Recording) -> str:
-    return f"{recording.target.participant_id}.{recording.target.kind}"
+def _cursor(target: Target) -> str:
+    return f"{target.participant_id}.{target.label}"
 
 
-def _parse_cursor(cursor: str) -> tuple[str, str]:
-    found = _CURSOR.fullmatch(cursor)
-    return (found[1], found[2]) if found else ("", "")
+def _parse_cursor(room: str, cursor: str) -> Target | None:
+    participant, _, label = cursor.partition(".")
+    return Target.named(_MODE_OF[label], room, participant, label)

@@ -8,16 +8,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar import Request, Response
+from msgspec import Struct
 
 from gateway.api.context import RequestContext
 from gateway.api.idempotency import Idempotency, IdempotentRequest, read_key
-from gateway.api.pagination import RecordingsQuery, TrackRecordings
+from gateway.api.pagination import RecordingsPage, RecordingsQuery
 from gateway.api.rate_limits import Admission, RateLimiter
-from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording
+from gateway.api.wire import RecordingBody, parameters_in, target_in
 from gateway.auth.api_keys import Caller
 from gateway.auth.policy import Scope, check, check_room, covers
 from gateway.errors import GatewayError
-from gateway.recordings import Answer, Outcome, Recordings, Target
+from gateway.recordings import Answer, Mode, Outcome, Recordings, Target
 from gateway.store.clock import clock
 
 __all__ = ["RequestPipeline"]
@@ -43,54 +44,57 @@ class RequestPipeline:
         self._rate_limiter = rate_limiter
         self._idempotency = idempotency_service
 
-    async def start(self, request: _Request, asked: StartTrackRecording, timeout: float) -> Response[TrackRecording]:
-        """Have a track recorded, for at most `timeout` seconds of waiting."""
-        arrived_at, caller, parameters = clock(), _caller(request), asked.parameters
-        check(caller.policy, Scope.START, asked.target, parameters.webhook_url, parameters.bucket_dir_path)
+    async def start(self, request: _Request, mode: Mode, body: Struct, timeout: float) -> Response[RecordingBody]:
+        """Have a target recorded, for at most `timeout` seconds of waiting."""
+        arrived_at, caller = clock(), _caller(request)
+        target, parameters = target_in(mode, body), parameters_in(mode, body)
+        check(caller.policy, Scope.START, target, parameters.webhook_url, parameters.bucket_dir_path)
         return await self._take_in(
             request,
             Scope.START,
-            asked,
+            target,
+            body,
             lambda asked_at: self._recordings.start(
-                asked.target, parameters, caller=caller.name, timeout=timeout, arrived_at=arrived_at, asked_at=asked_at
+                target, parameters, caller=caller.name, timeout=timeout, arrived_at=arrived_at, asked_at=asked_at
             ),
         )
 
-    async def stop(self, request: _Request, asked: StopTrackRecording, timeout: float) -> Response[TrackRecording]:
-        """Have a track not recorded, for at most `timeout` seconds of waiting."""
-        arrived_at, caller = clock(), _caller(request)
-        check(caller.policy, Scope.STOP, asked.target)
+    async def stop(self, request: _Request, mode: Mode, body: Struct, timeout: float) -> Response[RecordingBody]:
+        """Have a target not recorded, for at most `timeout` seconds of waiting."""
+        arrived_at, caller, target = clock(), _caller(request), target_in(mode, body)
+        check(caller.policy, Scope.STOP, target)
         return await self._take_in(
             request,
             Scope.STOP,
-            asked,
+            target,
+            body,
             # A second stop does no harm.
-            lambda _: self._recordings.stop(asked.target, caller=caller.name, timeout=timeout, arrived_at=arrived_at),
+            lambda _: self._recordings.stop(target, caller=caller.name, timeout=timeout, arrived_at=arrived_at),
         )
 
-    async def show(self, request: _Request, target: Target) -> TrackRecording:
-        """Show what is known of a track."""
+    async def show(self, request: _Request, target: Target) -> RecordingBody:
+        """Show what is known of a target."""
         check(_caller(request).policy, Scope.READ, target)
-        return TrackRecording.of(await self._recordings.get(target))
+        return RecordingBody.of(await self._recordings.get(target))
 
-    async def list(self, request: _Request) -> TrackRecordings:
-        """Show what is known of a room's tracks, as far as the caller may see them."""
+    async def list(self, request: _Request) -> RecordingsPage:
+        """Show what is known of a room's targets, as far as the caller may see them."""
         listing, policy = RecordingsQuery.read(request.query_params.multi_items()), _caller(request).policy
         check_room(policy, Scope.READ, listing.room_id)
         recordings = await self._recordings.list(listing.room_id)
         return listing.page(recording for recording in recordings if covers(policy, recording.target))
 
     async def _take_in(
-        self, request: _Request, scope: Scope, asked: StartTrackRecording | StopTrackRecording, work: _Work
-    ) -> Response[TrackRecording]:
-        target, context = asked.target, RequestContext.of(request.scope)
+        self, request: _Request, scope: Scope, target: Target, body: Struct, work: _Work
+    ) -> Response[RecordingBody]:
+        context = RequestContext.of(request.scope)
         context.status_path = f"/v1/recordings/{target.path}"
         key = read_key(request)
         admission = await self._rate_limiter.admit(context.sender, target, starts=scope is Scope.START)
         try:
             context.headers |= admission.headers
             admission.check()
-            replay = await self._idempotency.begin(context.sender, scope, key, asked) if key else None
+            replay = await self._idempotency.begin(context.sender, scope, key, target.mode, body) if key else None
             if replay is not None and replay.kept is not None:
                 return _replayed(context, replay)
             begun = replay.begun if replay is not None else None
@@ -104,7 +108,7 @@ class RequestPipeline:
         admission: Admission,
         replay: IdempotentRequest | None,
         work: Callable[[], Awaitable[Answer]],
-    ) -> Response[TrackRecording]:
+    ) -> Response[RecordingBody]:
         try:
             answer = await work()
         except GatewayError as error:
@@ -115,7 +119,7 @@ class RequestPipeline:
         await admission.charge(answer.outcome)
         context.headers |= admission.headers
         status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
-        body = TrackRecording.answering(answer)
+        body = RecordingBody.answering(answer)
         await self._idempotency.keep(replay, status, body)
         return _answered(context, body, status)
 
@@ -124,7 +128,7 @@ def _caller(request: _Request) -> Caller:
     return RequestContext.of(request.scope).sender
 
 
-def _replayed(context: RequestContext, replay: IdempotentRequest) -> Response[TrackRecording]:
+def _replayed(context: RequestContext, replay: IdempotentRequest) -> Response[RecordingBody]:
     kept = replay.kept
     assert kept is not None  # noqa: S101 - the caller has checked
     context.headers["idempotency-replayed"] = "true"
@@ -135,7 +139,7 @@ def _replayed(context: RequestContext, replay: IdempotentRequest) -> Response[Tr
     return _answered(context, kept.recording, kept.status)
 
 
-def _answered(context: RequestContext, body: TrackRecording, status: int) -> Response[TrackRecording]:
+def _answered(context: RequestContext, body: RecordingBody, status: int) -> Response[RecordingBody]:
     context.outcome, context.recording = body.outcome, body.id
     headers = {"location": context.status_path} if status in {201, 202} else {}
     return Response(body, status_code=status, headers=headers)

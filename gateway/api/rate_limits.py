@@ -1,4 +1,4 @@
-"""How often callers may ask: a token bucket per caller and one per track, shared by all replicas.
+"""How often callers may ask: a token bucket per caller and one per target, shared by all replicas.
 
 What costs VideoSDK nothing must cost a caller little: any number of equal starts are promised to become one. So a
 request takes a tenth of a token from the caller's bucket when it arrives, and the rest only if it, or the operation it
@@ -6,10 +6,10 @@ was part of, reached VideoSDK: `joined`, `already_recording`, `not_recording` an
 since each of them costs the gateway and Redis some work. What was spent is owed even where it is not there: many
 requests may arrive before the first is answered.
 
-A track's bucket holds real starts and nothing else, since a storm of tabs on one track is what the gateway is for.
+A target's bucket holds real starts and nothing else, since a storm of tabs on one target is what the gateway is for.
 
 A stop is refused by the caller's bucket alone. Who may stop at all must be able to end a recording whatever others did
-to the track; and a caller over its own limit can be asked to wait.
+to the target; and a caller over its own limit can be asked to wait.
 """
 
 import asyncio
@@ -53,14 +53,14 @@ class RateLimiter:
         limits: The buckets.
         tenant: Separates the projects that share a Redis.
         caller_per_minute: Starts and stops of a caller that has no limit of its own; 0 is no limit.
-        track_per_minute: Real starts of a track; 0 is no limit.
+        target_per_minute: Real starts of a target; 0 is no limit.
     """
 
-    def __init__(self, limits: TokenBuckets, tenant: str, *, caller_per_minute: int, track_per_minute: int) -> None:
+    def __init__(self, limits: TokenBuckets, tenant: str, *, caller_per_minute: int, target_per_minute: int) -> None:
         self._limits = limits
         self._tenant = tenant
         self._caller_per_minute = caller_per_minute
-        self._track_per_minute = track_per_minute
+        self._target_per_minute = target_per_minute
         self._groups: dict[tuple[Target, bool], _Group] = {}
 
     async def admit(self, caller: Caller, target: Target, *, starts: bool) -> "Admission":
@@ -69,8 +69,8 @@ class RateLimiter:
         account = hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
         buckets = [_Bucket("caller", f"{self._tenant}:caller:{account}", per_minute, _ARRIVAL, _REST)]
         if starts:
-            name = ":".join((self._tenant, "track", target.room_id, *target.parts))
-            buckets.append(_Bucket("track", name, self._track_per_minute, 0, 1))
+            name = ":".join((self._tenant, "target", target.room_id, *target.parts))
+            buckets.append(_Bucket(target.mode, name, self._target_per_minute, 0, 1))
         group = self._groups.setdefault((target, starts), _Group())
         group.members += 1
         admission = Admission(self, [bucket for bucket in buckets if bucket.per_minute], (target, starts), group)
@@ -122,7 +122,7 @@ class Admission:
             wait = max(bucket.quota.wait for bucket in empty if bucket.quota is not None)
             own = empty[0].policy == "caller"
             who = "You have sent" if own else "All callers together have sent"
-            whom = "you" if own else "for this track"
+            whom = "you" if own else f"for this {self._key[0].mode}"
             raise TooManyRequests(f"{who} more requests in a minute than the gateway allows {whom}.", retry_after=wait)
 
     async def charge(self, ended: Outcome | GatewayError | None) -> None:
@@ -171,7 +171,7 @@ class _Bucket:
 
 
 class _Group:
-    """Requests for one track that are under way in this process at the same time."""
+    """Requests for one target that are under way in this process at the same time."""
 
     def __init__(self) -> None:
         self.members = 0

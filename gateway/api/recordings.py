@@ -4,19 +4,23 @@ from typing import Any
 
 from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
+from msgspec import Struct
 
 from gateway.api import openapi_texts
-from gateway.api.guards import BEARER, JsonRequest, asked_seconds, authenticate
-from gateway.api.openapi_texts import answers, problems
-from gateway.api.pagination import TrackRecordings
+from gateway.api.guards import BEARER, JsonRequest, asked_seconds, authenticate, takes
+from gateway.api.openapi_texts import OPERATION_IDS, answers, problems
+from gateway.api.pagination import RecordingsPage
 from gateway.api.pipeline import RequestPipeline
-from gateway.api.wire import StartTrackRecording, StopTrackRecording, TrackRecording, read_track
+from gateway.api.wire import BODIES, RecordingBody, path_parts, read_target
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import Scope
-from gateway.recordings import Outcome, Status
+from gateway.recordings import MODES, Mode, Outcome, Status
 
-__all__ = ["routes"]
+__all__ = ["recording_routes", "routes"]
+
+_Request = Request[Any, Any, Any]
 
 _IDENTITY = ("unauthenticated", "forbidden", "identity-unavailable", "headers-too-large")
 _COORDINATION = ("coordination-unavailable", "newer-record")
@@ -34,29 +38,45 @@ _UPSTREAM = ("upstream-refused", "upstream-credentials-refused", "upstream-limit
 _BODY = ("malformed-request", "payload-too-large", "unsupported-media-type")
 
 
-def routes(authenticator: Authenticator | None, deadline: float) -> Router:
-    """Build the routes.
+def recording_routes(authenticator: Authenticator | None, deadline: float) -> Router:
+    """Build the routes: those of each mode, and the list.
 
     Args:
         authenticator: Who asks.
         deadline: Longest wait of one caller, in seconds.
     """
+    return Router(
+        "/v1",
+        route_handlers=[*(handler for mode in MODES for handler in routes(mode, deadline)), _list()],
+        guards=[authenticate(authenticator)],
+        request_class=JsonRequest,
+    )
 
-    def timeout(request: Request[Any, Any, Any]) -> float:
-        return min(asked_seconds(request) or deadline, deadline)
 
-    @post(
-        "/recordings/track/start",
-        operation_id="startTrackRecording",
-        summary="Start recording a track",
-        description=openapi_texts.START,
+def routes(mode: Mode, deadline: float) -> list[HTTPRouteHandler]:
+    """Build the routes that start, stop and show the recordings of one mode."""
+    return [_start(mode, deadline), _stop(mode, deadline), _get(mode)]
+
+
+def _start(mode: Mode, deadline: float) -> HTTPRouteHandler:
+    async def start(
+        request: _Request, data: JSONBody[Struct], pipeline: NamedDependency[RequestPipeline]
+    ) -> Response[RecordingBody]:
+        return await pipeline.start(request, mode, data, min(asked_seconds(request) or deadline, deadline))
+
+    return post(
+        f"/recordings/{mode}/start",
+        operation_id=OPERATION_IDS[mode].start,
+        summary=f"Start recording a {mode}",
+        description=openapi_texts.START.format(mode=mode),
         tags=["recordings"],
         security=BEARER,
-        opt={"scope": Scope.START},
+        opt={"scope": Scope.START, "mode": mode, "examples": openapi_texts.start_examples(mode)},
         status_code=201,
         responses={
-            201: answers("This request started it.", Outcome.STARTED),
+            201: answers(mode, "This request started it.", Outcome.STARTED),
             200: answers(
+                mode,
                 "It records, and this request did not start it.",
                 Outcome.JOINED,
                 Outcome.ALREADY_RECORDING,
@@ -64,58 +84,52 @@ def routes(authenticator: Authenticator | None, deadline: float) -> Router:
             ),
             **problems(*_BODY, *_ALWAYS, *_UPSTREAM, "parameters-differ", "still-stopping", "outcome-unknown"),
         },
-    )
-    async def start_track_recording(
-        request: Request[Any, Any, Any],
-        data: JSONBody[StartTrackRecording],
-        pipeline: NamedDependency[RequestPipeline],
-    ) -> Response[TrackRecording]:
-        return await pipeline.start(request, data, timeout(request))
+    )(takes(BODIES[mode].start, start))
 
-    @post(
-        "/recordings/track/stop",
-        operation_id="stopTrackRecording",
-        summary="Stop recording a track",
-        description=openapi_texts.STOP,
+
+def _stop(mode: Mode, deadline: float) -> HTTPRouteHandler:
+    async def stop(
+        request: _Request, data: JSONBody[Struct], pipeline: NamedDependency[RequestPipeline]
+    ) -> Response[RecordingBody]:
+        return await pipeline.stop(request, mode, data, min(asked_seconds(request) or deadline, deadline))
+
+    return post(
+        f"/recordings/{mode}/stop",
+        operation_id=OPERATION_IDS[mode].stop,
+        summary=f"Stop recording a {mode}",
+        description=openapi_texts.STOP.format(mode=mode),
         tags=["recordings"],
         security=BEARER,
-        opt={"scope": Scope.STOP},
+        opt={"scope": Scope.STOP, "mode": mode, "examples": openapi_texts.stop_examples(mode)},
         status_code=200,
         responses={
-            200: answers("Nothing records.", Outcome.STOPPED, Outcome.JOINED, Outcome.NOT_RECORDING),
-            202: answers("The stop is on its way, and is repeated until it is known.", Outcome.STOP_REQUESTED),
+            200: answers(mode, "Nothing records.", Outcome.STOPPED, Outcome.JOINED, Outcome.NOT_RECORDING),
+            202: answers(mode, "The stop is on its way, and is repeated until it is known.", Outcome.STOP_REQUESTED),
             **problems(*_BODY, *_ALWAYS, *_UPSTREAM),
         },
-    )
-    async def stop_track_recording(
-        request: Request[Any, Any, Any],
-        data: JSONBody[StopTrackRecording],
-        pipeline: NamedDependency[RequestPipeline],
-    ) -> Response[TrackRecording]:
-        return await pipeline.stop(request, data, timeout(request))
+    )(takes(BODIES[mode].stop, stop))
 
-    @get(
-        "/recordings/track/{roomId:str}/{participantId:str}/{kind:str}",
-        operation_id="getTrackRecording",
-        summary="Show what is known of a track",
+
+def _get(mode: Mode) -> HTTPRouteHandler:
+    async def show(request: _Request, pipeline: NamedDependency[RequestPipeline]) -> RecordingBody:
+        return await pipeline.show(request, read_target(mode, request.path_params))
+
+    return get(
+        f"/recordings/{mode}/{path_parts(mode)}",
+        operation_id=OPERATION_IDS[mode].get,
+        summary=f"Show what is known of a {mode}",
         description=openapi_texts.GET,
         tags=["recordings"],
         security=BEARER,
-        opt={"scope": Scope.READ},
+        opt={"scope": Scope.READ, "mode": mode},
         responses={
-            200: answers("What is known.", *Status),
+            200: answers(mode, "What is known.", *Status),
             **problems(*_IDENTITY, "not-found", "invalid-request", *_COORDINATION, "internal"),
         },
-    )
-    async def get_track_recording(
-        request: Request[Any, Any, Any],
-        roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
-        participantId: FromPath[str],  # noqa: N803
-        kind: FromPath[str],
-        pipeline: NamedDependency[RequestPipeline],
-    ) -> TrackRecording:
-        return await pipeline.show(request, read_track(roomId, participantId, kind))
+    )(show)
 
+
+def _list() -> HTTPRouteHandler:
     @get(
         "/recordings",
         operation_id="listRecordings",
@@ -125,18 +139,11 @@ def routes(authenticator: Authenticator | None, deadline: float) -> Router:
         security=BEARER,
         opt={"scope": Scope.READ},
         responses={
-            200: openapi_texts.listed("The latest recording of each track."),
+            200: openapi_texts.listed("The room's recordings."),
             **problems(*_IDENTITY, "invalid-request", "coordination-unavailable", "internal"),
         },
     )
-    async def list_recordings(
-        request: Request[Any, Any, Any], pipeline: NamedDependency[RequestPipeline]
-    ) -> TrackRecordings:
+    async def list_recordings(request: _Request, pipeline: NamedDependency[RequestPipeline]) -> RecordingsPage:
         return await pipeline.list(request)
 
-    return Router(
-        "/v1",
-        route_handlers=[start_track_recording, stop_track_recording, get_track_recording, list_recordings],
-        guards=[authenticate(authenticator)],
-        request_class=JsonRequest,
-    )
+    return list_recordings

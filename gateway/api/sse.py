@@ -56,7 +56,7 @@ class EventStream(ASGIResponse):
 
     Args:
         reader: Whose news; it leaves when the answer is over.
-        covers: Which tracks it may see.
+        covers: Which targets it may see.
         expires_in: Seconds until what the caller showed expires, None for never.
         timeout: Seconds after which the caller wants no more, None for never.
         line: The connection that carries it.

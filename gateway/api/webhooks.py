@@ -29,7 +29,7 @@ from gateway.errors import (
     TooManyWaiting,
     Unauthenticated,
 )
-from gateway.recordings import MODES, EventType, Kind, WebhookEvent
+from gateway.recordings import MODES, EventType, WebhookEvent
 from gateway.recordings.targets import is_id
 from gateway.videosdk.signatures import SIGNATURE_HEADER, Signatures, SignatureVerdict
 from gateway.videosdk.webhook_keys import REFETCH_SECONDS
@@ -51,14 +51,14 @@ EVENTS: Final[dict[str, EventType | None]] = {
     "participant-joined": None,
     "session-started": None,
 }
-"""Every event that VideoSDK documents, and what it says of tracks."""
+"""Every event that VideoSDK documents, and what it says of targets."""
 _MODE_OF: Final = {f"{spec.events}-{happened}": mode for mode, spec in MODES.items() for happened in _HAPPENINGS}
 _OTHER: Final = "other"
 _POSTPONED: Final = "postponed"
 
 _MAX_CONCURRENT: Final = 16
 _MAX_UNHEARD: Final = 10_000
-"""A session of a thousand participants that ends tells of each of their tracks."""
+"""A session of a thousand participants that ends tells of each of their recordings."""
 _PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between tries while Redis does not answer. Who asks VideoSDK by itself finds out what is given up here."""
 _LONGEST_SHOWN: Final = 64
@@ -70,7 +70,7 @@ class _Data(Struct, rename="camel"):
     meeting_id: str
     """What the REST API calls roomId."""
     participant_id: str | None = None
-    kind: Kind | None = None
+    kind: str | None = None
 
 
 class WebhookReceiver:
@@ -220,7 +220,7 @@ def _read(body: bytes) -> dict[str, object]:
 
 
 def _webhook_event(name: str, data: object) -> WebhookEvent | None:
-    """Return what an event says of tracks: None where it says nothing, or nothing that can be understood."""
+    """Return what an event says of targets: None where it says nothing, or nothing that can be understood."""
     happened = EVENTS[name]
     if happened is None:
         return None

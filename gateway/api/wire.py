@@ -2,9 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.errors import InvalidRequest, MalformedRequest
 from gateway.recordings import (
+    MODES,
     Answer,
     EndReason,
     Kind,
@@ -26,16 +27,19 @@ from gateway.recordings import (
 from gateway.recordings.targets import ID_PATTERN, is_id
 
 __all__ = [
+    "BODIES",
     "PATH_PARTS",
+    "Bodies",
     "EventsTicket",
     "ProblemDocument",
-    "StartTrackRecording",
-    "StopTrackRecording",
-    "TrackRecording",
+    "RecordingBody",
     "check_part",
+    "parameters_in",
+    "path_parts",
     "read_body",
     "read_room",
-    "read_track",
+    "read_target",
+    "target_in",
 ]
 
 _MAX_URL: Final = 2048
@@ -81,7 +85,7 @@ PATH_PARTS: Final[dict[str, dict[str, Any]]] = {
     "participantId": {"type": "string", "pattern": ID_PATTERN},
     "kind": {"$ref": "#/components/schemas/Kind"},
 }
-"""What the contract says of the parts of a track's path."""
+"""What the contract says of the ids in a path. No mode has others."""
 
 
 class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -94,16 +98,6 @@ class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     webhook_url: WebhookUrl | UnsetType = UNSET
     bucket_dir_path: BucketDirPath | UnsetType = UNSET
 
-    @property
-    def target(self) -> Target:
-        """The track it names."""
-        return Target(Mode.TRACK, self.room_id, self.participant_id, self.kind)
-
-    @property
-    def parameters(self) -> StartParameters:
-        """What goes along to VideoSDK."""
-        return StartParameters(self.file_format or None, self.webhook_url or None, self.bucket_dir_path or None)
-
 
 class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     """The track whose recording is to be stopped."""
@@ -112,10 +106,28 @@ class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     participant_id: ParticipantId
     kind: Kind
 
-    @property
-    def target(self) -> Target:
-        """The track it names."""
-        return Target(Mode.TRACK, self.room_id, self.participant_id, self.kind)
+
+class Bodies(NamedTuple):
+    """What a start and a stop of one mode take: a field for each of its ids, and for a start its parameters."""
+
+    start: type[Struct]
+    stop: type[Struct]
+
+
+BODIES: Final[Mapping[Mode, Bodies]] = {
+    Mode.TRACK: Bodies(StartTrackRecording, StopTrackRecording),
+}
+"""The bodies of every mode."""
+
+
+def target_in(mode: Mode, body: Struct) -> Target:
+    """Return the target that the body of a start or stop names."""
+    return Target(mode, **{ours: getattr(body, ours) for ours in MODES[mode].ids.values()})
+
+
+def parameters_in(mode: Mode, body: Struct) -> StartParameters:
+    """Return what the body of a start says beside the target."""
+    return StartParameters(**{ours: getattr(body, ours) or None for ours in MODES[mode].parameters.values()})
 
 
 class RecordedFile(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -140,13 +152,13 @@ _OUTCOME: Final = (
 )
 
 
-class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A recording of a track, as far as the gateway knows."""
+class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A recording, as far as the gateway knows, with the ids that its mode has. The contract names it by its mode."""
 
     id: Annotated[str, Meta(description="The gateway's own id of this recording; null where it knows of none.")] | None
     room_id: str
-    participant_id: str
-    kind: Kind
+    participant_id: str | UnsetType = UNSET
+    kind: Kind | UnsetType = UNSET
     file_format: str
     status: Status
     outcome: Annotated[Outcome, Meta(description=_OUTCOME)] | None
@@ -175,14 +187,14 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     ]
 
     @classmethod
-    def of(cls, recording: Recording, outcome: Outcome | None = None) -> "TrackRecording":
+    def of(cls, recording: Recording, outcome: Outcome | None = None) -> "RecordingBody":
         """Build the body for a recording."""
         deliveries = recording.deliveries
         return cls(
             id=recording.id,
             room_id=recording.target.room_id,
-            participant_id=recording.target.participant_id,
-            kind=cast("Kind", recording.target.kind),
+            participant_id=recording.target.participant_id or UNSET,
+            kind=recording.target.kind or UNSET,
             file_format=recording.file_format,
             status=recording.status,
             outcome=outcome,
@@ -205,7 +217,7 @@ class TrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
         )
 
     @classmethod
-    def answering(cls, answer: Answer) -> "TrackRecording":
+    def answering(cls, answer: Answer) -> "RecordingBody":
         """Build the body for the answer to a start or stop."""
         return cls.of(answer.recording, answer.outcome)
 
@@ -280,17 +292,21 @@ def check_part(name: str, value: object) -> str | None:
     return _CHECKS[name](value)
 
 
-def read_track(room_id: str, participant_id: str, kind: str) -> Target:
-    """Read a track from the parts of a path.
+def path_parts(mode: Mode) -> str:
+    """Return the part of a route's path that names a target of this mode."""
+    return "/".join(f"{{{name}:str}}" for name in MODES[mode].ids)
+
+
+def read_target(mode: Mode, parts: Mapping[str, Any]) -> Target:
+    """Read a target from the parts of a path, by their names.
 
     Raises:
         InvalidRequest: Names every part that is wrong.
     """
-    given = {"roomId": room_id, "participantId": participant_id, "kind": kind}
-    errors = [(name, message) for name, value in given.items() if (message := _CHECKS[name](value))]
-    if errors:
+    ids = MODES[mode].ids
+    if errors := [(name, message) for name in ids if (message := _CHECKS[name](parts[name]))]:
         raise InvalidRequest.of(errors)
-    return Target(Mode.TRACK, room_id, participant_id, Kind(kind))
+    return msgspec.convert({"mode": mode, **{ours: parts[name] for name, ours in ids.items()}}, Target)
 
 
 def read_room(room_id: str) -> str:

@@ -35,7 +35,7 @@ RULES: Final[Mapping[str, str]] = {
     "scope": "You do not have the scope that this request needs.",
     "room": "You may not act in this room.",
     "participant": "You may not act on this participant.",
-    "kind": "You may not act on tracks of this kind.",
+    "kind": "You may act on tracks of some kinds only.",
     "webhook-form": "The webhookUrl must be an absolute http or https URL that is read in one way only.",
     "webhook-https": "The webhookUrl must begin with https.",
     "webhook-credentials": "The webhookUrl must not carry credentials.",
@@ -79,7 +79,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of participants, or the beginning of ids with a `*` at the end."""
 
     kinds: frozenset[Kind] | None = None
-    """Kinds of tracks."""
+    """Kinds of tracks. What has no kind, since it holds several, is not among them."""
 
     webhook_hosts: tuple[str, ...] | None = None
     """`hooks.example.com`, or `*.example.com` for all below it and not itself. `from_table` normalises them."""

@@ -5,13 +5,25 @@ Knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
 
 from gateway.coordinator.backlog import Backlog, BacklogGauge, PendingTarget, Uncertainty
 from gateway.coordinator.coordinator import Coordinator
-from gateway.coordinator.protocol import Claim, Command, Event, Finished, Lease, Record, Room, Timing, Verdict
+from gateway.coordinator.protocol import (
+    Claim,
+    Command,
+    Completion,
+    Event,
+    Finished,
+    Lease,
+    Record,
+    Room,
+    Timing,
+    Verdict,
+)
 
 __all__ = [
     "Backlog",
     "BacklogGauge",
     "Claim",
     "Command",
+    "Completion",
     "Coordinator",
     "Event",
     "Finished",

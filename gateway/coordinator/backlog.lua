@@ -15,7 +15,7 @@ for _, record in ipairs(KEYS) do
   for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
   -- The leader died before it wrote the result, or another one is recovering the operation.
   local begun = r.state == 'starting' or r.state == 'stopping'
-  local left = begun and (num(r.lease) <= now or r.action == 'recover')
+  local left = begun and (num(r.lease) <= now or r.action == 'probe')
   if r.state == 'unknown' or num(r.uncertain_since) > 0 or left then
     local since = num(r.uncertain_since) > 0 and num(r.uncertain_since) or num(r.granted)
     uncertain = uncertain + 1

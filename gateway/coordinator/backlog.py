@@ -5,9 +5,9 @@ import time
 
 import msgspec
 import structlog
-from msgspec import Struct, field
+from msgspec import Struct
 
-from gateway.coordinator.protocol import VERSION
+from gateway.coordinator.protocol import VERSION, Record
 from gateway.coordinator.scripts import due_times
 from gateway.errors import CoordinationUnavailable
 from gateway.store.connection import Connection
@@ -100,33 +100,27 @@ class BacklogGauge:
 _FAR_MS = 4_000_000_000_000
 
 
-class PendingTarget(Struct, frozen=True, kw_only=True):
+class PendingTarget(Record, frozen=True, kw_only=True):
     """One target's record, as it concerns an operator. Times in ms by Redis's clock, 0 where there is none."""
 
     key: str = ""
-    state: str = ""
-    action: str = ""
-    operation: str = field(name="op", default="0")
-    holder: str = ""
-    """The attempt that holds the claim."""
-    owner: str = ""
-    """The process that made it."""
     granted: int = 0
     lease: int = 0
-    """Until when it holds without being renewed."""
+    """Until when its claim holds without being renewed."""
     due: int = 0
     """When a reconciler looks at it next."""
     tries: int = 0
-    """How often it was taken up since it was settled last."""
+    """How often it was taken up since it was certain last."""
     upstream: str = ""
     """What VideoSDK answered last."""
     uncertain_since: int = 0
     """Since when it is unknown, or stopping without an answer."""
-    stop_requested_at: int = 0
-    started_op: int = 0
     suspect_since: int = 0
-    confirmed: int = 0
-    confirmed_by: str = ""
+
+    @property
+    def owner(self) -> str:
+        """The process that holds the claim."""
+        return self.holder.partition(".")[0]
 
 
 class Backlog:

@@ -3,19 +3,20 @@
 -- Running it twice with one attempt gives the same answer, so a reply that was lost may be asked for again.
 --
 -- a.command      start | stop | reconcile (no caller asks: the reconciler looks after what is uncertain)
--- a.attempt      unique name of this logical call; fences every later write      a.owner  which process
--- a.fingerprint  of the start's parameters, '' for stop and check           a.recording  what callers may read of it
+-- a.attempt      unique name of this logical call, which begins with its process; fences every later write
+-- a.fingerprint  of the start's parameters, '' for the others           a.recording  what callers may read of it
 -- a.seen         operation this caller waits for, ''; answered `done` with its result if it has finished
 -- a.asked_at     a number (as of operations): when this command was first asked for; '' where it is asked for now. A stop
 --                is not about what was started later, and the retry of a start yields to a stop that was asked for later
 -- a.asked_ago    how long ago (ms) a stop was asked for that has no number yet and whose earlier try may have been heard,
 --                else 0
 -- a.not_after    refuse to act later than this: a command that its client gave up on still runs when Redis resumes
--- a.lease a.trust a.quiet a.memory a.grace a.ttl   a.verify_absent  auto | always | never
+-- a.verify_absent  auto | always | never
 --
--- Returns a JSON object; `asked_at` is the stop's number; `verdict` is one of
---   lead      the attempt holds the target and must carry out `action`: start, stop, verify (is it still recording?)
---             or recover (what became of an unfinished operation, or of a target this server may have forgotten)
+-- Returns a JSON object: `record` as the claim made it, `before` (the state in which it found it), `asked_at` (the
+-- stop's number), and `verdict`, which is one of
+--   lead      the attempt holds the target and must carry out `action`: start, stop, or probe (what became of an
+--             unfinished operation, of a recording that was seen long ago, or of what this server may have forgotten)
 --   wait      another attempt holds it (`action`), or Redis came up just now (`grace`)
 --   done      the awaited operation's `result`
 --   running   it records, and that is believed           idle    nothing records, and that is believed
@@ -27,10 +28,9 @@
 local since = epoch()
 local r = load()
 
-local state = r.state or ''
-local before = state
+local before = r.state or ''
+local state = before
 local op = r.op or '0'
-local generation = r.generation or '0'
 local start_may_land_until, stop_may_land_until = num(r.start_may_land_until), num(r.stop_may_land_until)
 local suspect_since = num(r.suspect_since)
 -- Numbers of one counter: when a stop was requested last, and the operation that started what records. Where nothing
@@ -43,7 +43,7 @@ local function number()
 end
 local asked_at = num(a.asked_at)
 if a.command == 'stop' and asked_at == 0 then asked_at = a.asked_ago > 0 and now_us - a.asked_ago * 1000 or number() end
-local ended = state == '' or state == 'stopped' or state == 'failed'
+local ended = state == '' or is_ended(state)
 
 local predates = predates_epoch(r, since) and now <= since + a.memory -- rule: forgotten
 local suspect = predates or suspect_since > 0
@@ -64,14 +64,10 @@ if a.verify_absent == 'never' then suspect = suspect_since > 0 or (suspect and s
 
 local function answer(verdict, action)
   return cjson.encode({
-    verdict = verdict, action = action or '', op = op, now = now, state = state, before = before,
-    lease_left = math.max(num(r.lease) - now, 0),
-    generation = generation, fingerprint = r.fingerprint or '',
-    recording = r.recording or '', result = r.result or '',
-    confirmed = num(r.confirmed), confirmed_by = r.confirmed_by or '', ended_at = num(r.ended_at),
+    verdict = verdict, action = action or '', now = now, before = before, record = view(r),
+    lease_left = math.max(num(r.lease) - now, 0), result = verdict == 'done' and r.result or '',
     start_may_land_ms = math.max(start_may_land_until - now, 0), stop_may_land_ms = math.max(stop_may_land_until - now, 0),
-    epoch = since, asked_at = text(asked_at), started_at = num(r.started_at), written = num(r.written),
-    evidence = r.evidence or '', because = r.because or '',
+    epoch = since, asked_at = text(asked_at), written = num(r.written),
   })
 end
 
@@ -86,32 +82,30 @@ local function lead(action)
   local new = r.done == op or op == '0' or num(r.epoch) < since
     or started > num(op) -- rule: new-number-after-a-stop
   if new then op = text(number()) end
-  r.lease = text(now + a.lease)
-  local changes = {
-    v = VERSION, op = op, holder = a.attempt, owner = a.owner, lease = r.lease, action = action, waiting = '0',
-    granted = now, epoch = since,
-    before_state = state, before_generation = generation, before_fingerprint = r.fingerprint or '',
-    before_recording = r.recording or '', start_may_land_until = start_may_land_until, stop_may_land_until = stop_may_land_until,
-  }
-  -- Tried again while it is not known how it went; what is settled begins anew.
-  local settled = new and (ended or state == 'recording')
-  changes.tries = settled and 1 or num(r.tries) + 1
   if superseding then started = requested end
   if a.command == 'stop' then requested = math.max(requested, asked_at) end
+  local found = { state = state, generation = r.generation or '0', fingerprint = r.fingerprint or '', recording = r.recording or '' }
+  -- Tried again while it is not known how it went; what is settled begins anew.
+  local settled = new and (ended or state == 'recording')
+  local changes = {
+    v = VERSION, op = op, holder = a.attempt, lease = now + a.lease, action = action, waiting = '0',
+    granted = now, epoch = since, tries = settled and 1 or num(r.tries) + 1,
+    state = state, generation = found.generation, fingerprint = found.fingerprint,
+    start_may_land_until = start_may_land_until, stop_may_land_until = stop_may_land_until,
+  }
   if action == 'start' then
     started = num(op)
-    changes.before_quiet, changes.start_may_land_until = start_may_land_until, now + a.quiet
-    state, generation, r.fingerprint = 'starting', op, a.fingerprint
-    changes.started_at, r.started_at = now, now
-    changes.recording, r.recording = a.recording, a.recording
+    found.may_land_until, changes.start_may_land_until = start_may_land_until, now + a.quiet
+    changes.state, changes.generation, changes.fingerprint = 'starting', op, a.fingerprint
+    changes.started_at, changes.recording = now, a.recording
   elseif action == 'stop' then
-    changes.before_quiet, changes.stop_may_land_until = stop_may_land_until, now + a.quiet
-    state = 'stopping'
+    found.may_land_until, changes.stop_may_land_until = stop_may_land_until, now + a.quiet
+    changes.state = 'stopping'
   end
-  changes.state, changes.generation, changes.fingerprint = state, generation, r.fingerprint or ''
-  changes.stop_requested_at, changes.started_op = requested, started
+  changes.before, changes.stop_requested_at, changes.started_op = cjson.encode(found), requested, started
   save(changes, a.ttl)
-  schedule(num(r.lease), a.ttl)
+  schedule(now + a.lease, a.ttl)
+  for name, value in pairs(changes) do r[name] = type(value) == 'number' and text(value) or value end
   return answer('lead', action)
 end
 
@@ -128,7 +122,10 @@ local believed = held(r) and num(r.epoch) >= since
 
 if newer(r) then return answer('newer') end
 if a.not_after > 0 and now > a.not_after then return answer('late') end -- rule: not-after
-if (r.holder or '') == a.attempt then return answer('lead', r.action) end -- rule: one-grant-an-attempt
+if (r.holder or '') == a.attempt then -- rule: one-grant-an-attempt
+  before = found_before(r).state or before
+  return answer('lead', r.action)
+end
 if -- rule: hand-over
   a.seen ~= ''
   and a.seen == r.done -- rule: own-result
@@ -195,7 +192,7 @@ local function lead_stop_or_idle()
 end
 
 -- Never a blind second start: whatever may still land, or may have been forgotten, is looked at first.
-local function probe() return lead(state == 'recording' and floor <= now and 'verify' or 'recover') end
+local function probe() return lead('probe') end
 
 local function noop()
   schedule(0, a.ttl)

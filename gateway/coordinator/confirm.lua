@@ -12,7 +12,7 @@
 
 local r = load()
 local asked = now - a.seen_ago
-local over = a.state == 'stopped' or a.state == 'failed'
+local over = is_ended(a.state)
 local predates = predates_epoch(r, epoch())
 local open_end = (r.holder or '') ~= '' or stop_due(r) or (r.hint or '') ~= ''
   or num(r.start_may_land_until) > 0 or num(r.suspect_since) > 0

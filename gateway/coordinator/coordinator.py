@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from gateway.coordinator.leases import Leases
-from gateway.coordinator.protocol import Claim, Command, Finished, Lease, Timing, Verdict
+from gateway.coordinator.protocol import Claim, Command, Completion, Finished, Lease, Timing, Verdict
 from gateway.coordinator.records import Records, newer_record
 from gateway.coordinator.rewrites import Rewrites
 from gateway.coordinator.scripts import Scripts, record_key
@@ -30,10 +31,11 @@ __all__ = ["BUCKETS", "Coordinator"]
 _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.4
 _NOT_AFTER_SLACK_MS: Final = 1250
-_NOTHING_LEFT: Final = {"stop_wanted": False, "start_may_land_ms": 0, "stop_may_land_ms": 0}
 _MAX_EVENTS: Final = 1_000
 _MAX_TARGETS: Final = 1_000
 _MAY_LAND: Final = frozenset({"unknown", "stopping"})
+_LATE: Final = {"late": True}
+"""Written some time after it was true: those who wait have to look for themselves."""
 
 _log = structlog.get_logger("gateway.coordinator")
 
@@ -73,12 +75,17 @@ class Coordinator:
             "keep": _ms(timing.keep),
             "replay": _ms(timing.replay),
             "most_events": max_events,
+            "lease": _ms(timing.lease),
+            "trust": _ms(timing.trust),
+            "quiet": _ms(timing.quiet),
+            "settle": _ms(timing.settle),
+            "grace": _ms(timing.grace),
         }
         self.scripts = Scripts(connection, lasting)
         self.records = Records(
             self.scripts, connection, self._clock, timing, tenant, max_events=max_events, max_targets=max_targets
         )
-        self.leases = Leases(self.scripts, timing, self.boot)
+        self.leases = Leases(self.scripts, timing)
         """What this process holds."""
         self._rewrites = Rewrites(self.scripts, connection, timing.renewal)
         self._background: list[asyncio.Task[None]] = []
@@ -161,92 +168,110 @@ class Coordinator:
             return claim, None
         # An earlier try may have won already, and lost its reply: Redis counts from that one.
         granted_at -= max(self.timing.lease - claim.lease_left / 1000, 0)
-        lease = Lease(key, attempt, claim, fingerprint, recording, granted_at)
+        lease = Lease(
+            key=key,
+            attempt=attempt,
+            operation=claim.record.operation,
+            action=claim.action,
+            epoch=claim.epoch,
+            asked_at=claim.asked_at,
+            granted_at=granted_at,
+            record=claim.record,
+        )
         self.leases.hold(lease)
         return claim, lease
 
-    async def promote_to_start(self, lease: Lease) -> bool:
-        """Turn a lease that gathered evidence into a start, with a send window and a quiet time of its own.
+    async def promote_to_start(self, lease: Lease, *, fingerprint: str, recording: str) -> Lease | None:
+        """Turn a lease that gathered evidence into one for a start, with a send window and a quiet time of its own.
+
+        Args:
+            lease: What was claimed for a probe.
+            fingerprint: Of the start's parameters.
+            recording: What callers may read of it.
 
         Returns:
-            Whether the lease is still ours; if not, nothing may be sent.
+            The lease to start with; None where the target is no longer ours, and nothing may be sent.
 
         Raises:
             CoordinationUnavailable: Redis did not answer: nothing may be sent.
         """
         granted_at = clock()
-        renewed = await self.leases.renew(lease, promote_to_start=True)
+        renewed = await self.leases.renew(
+            lease, promote_to_start=True, restore=False, fingerprint=fingerprint, recording=recording
+        )
         if renewed.how != "ok":
             self.leases.lose(lease)
-            return False
-        lease.action, lease.generation, lease.granted_at = Command.START, renewed.generation, granted_at
-        lease.started_at = renewed.now
-        lease.fingerprint, lease.recording = lease.wanted_fingerprint, lease.wanted_recording
-        return True
+            return None
+        record = replace(
+            lease.record,
+            generation=renewed.generation,
+            fingerprint=fingerprint,
+            recording=recording,
+            started_at=renewed.now,
+        )
+        promoted = replace(lease, action=Command.START, granted_at=granted_at, record=record)
+        self.leases.hold(promoted)
+        return promoted
 
     @metrics.phase("finish")
     async def finish(
         self,
         lease: Lease,
-        state: str,
+        completion: Completion,
         *,
-        result: str,
-        confirmed_by: str = "",
         seen_at: float | None = None,
         settled: bool = False,
         answered: bool = False,
         due_in: float = 0,
-        evidence: str = "",
-        ended_at: int = 0,
-        because: str = "",
         upstream: str = "",
     ) -> Finished:
         """Write what became of the operation and wake those who wait.
 
         Where Redis does not answer, the write is repeated in the background until it succeeds or the lease's quiet
         time is over, and the result is `pending`: what we know is true all the same.
+
+        Args:
+            lease: Whose operation it was.
+            completion: What became of it; with a record.
+            seen_at: When (`clock`) that was seen; None is now.
+            settled: Nothing that was sent earlier can still land.
+            answered: What this operation itself sent cannot land any more.
+            due_in: Seconds after which it is looked at again; 0 is never.
+            upstream: What VideoSDK answered last, in a word.
         """
+        stop_wanted = self.leases.stop_wanted(lease)
         self.leases.drop(lease)
         arguments = {
             "attempt": lease.attempt,
             "op": lease.operation,
             "action": lease.action,
-            "state": state,
-            "generation": lease.generation,
             "epoch": lease.epoch,
-            "started_at": lease.started_at,
             "asked_at": lease.asked_at,
-            "fingerprint": lease.fingerprint,
-            "confirmed_by": confirmed_by,
-            "result": result,
-            "recording": lease.recording,
+            "result": msgspec.json.encode(completion).decode(),
             "seen_ago": 0 if seen_at is None else max(_ms(clock() - seen_at), 0),
             "settled": settled,
             "answered": answered,
             "due_in": _ms(due_in),
-            "evidence": evidence,
-            "ended_at": ended_at,
-            "because": because,
             "upstream": upstream,
-            "quiet": _ms(self.timing.quiet),
-            "settle": _ms(self.timing.settle),
-            **_NOTHING_LEFT,
         }
+        state = completion.record.state if completion.record else ""
+        lands_for = self.timing.quiet if state in _MAY_LAND and not answered and not settled else 0
         try:
-            return await self._finish_once(lease.key, arguments)
+            return await self._finish_once(lease.key, arguments, state, lands_for)
         except CoordinationUnavailable:
             self.leases.hold(lease)
-            self._finish_later(lease, arguments)
-            return Finished("pending", stop=lease.stop_wanted)
+            self._finish_later(lease, arguments, state, lands_for)
+            return Finished("pending", stop=stop_wanted)
 
-    async def release(self, lease: Lease, *, result: str) -> None:
+    async def release(self, lease: Lease, completion: Completion) -> None:
         """Give the target back as it was, because nothing was sent. Where Redis does not answer, the lease lapses."""
         self.leases.drop(lease)
+        result = msgspec.json.encode(completion).decode()
         with suppress(CoordinationUnavailable):
             await self._release_once(lease.key, lease.attempt, result, lease.asked_at)
 
     def let_lapse(self, lease: Lease) -> None:
-        """Stop renewing: the lease expires and the next caller recovers the operation."""
+        """Stop renewing: the lease expires and the next caller finds out what became of it."""
         self.leases.drop(lease)
 
     def rewrite_recent(self) -> None:
@@ -278,42 +303,40 @@ class Coordinator:
             {
                 "command": command,
                 "attempt": attempt,
-                "owner": self.boot,
                 "fingerprint": fingerprint,
                 "recording": recording,
                 "seen": seen,
                 "asked_at": asked_at,
                 "asked_ago": 0 if first_try is None else _ms(sent - first_try),
                 "not_after": not_after,
-                "lease": _ms(self.timing.lease),
-                "trust": _ms(self.timing.trust),
-                "quiet": _ms(self.timing.quiet),
-                "grace": _ms(self.timing.grace),
                 "verify_absent": self.timing.verify_absent,
             },
         )
-        claim = msgspec.json.decode(reply, type=Claim)
+        claim = msgspec.json.decode(reply, type=Claim, strict=False)
         self._clock.learn(claim.now, sent)
         return claim
 
-    async def _finish_once(self, key: str, arguments: dict[str, Any]) -> Finished:
+    async def _finish_once(self, key: str, arguments: dict[str, Any], state: str, lands_for: float) -> Finished:
         finished = msgspec.json.decode(await self.scripts.run("finish", key, arguments), type=Finished)
-        tracing.note(how=finished.how, state=arguments["state"])
+        tracing.note(how=finished.how, state=state)
         if finished.how not in {"ok", "repeated"}:
             metrics.fenced_write(finished.how)
-            _log.warning("finish." + finished.how, key=key, operation=arguments["op"], state=arguments["state"])
+            _log.warning("finish." + finished.how, key=key, operation=arguments["op"], state=state)
         if finished.how != "stale":
-            may_land = arguments["state"] in _MAY_LAND and not arguments["answered"] and not arguments["settled"]
-            open_until = clock() + self.timing.quiet if may_land else 0
-            left = finished.start_may_land_ms, finished.stop_may_land_ms
-            written = {**_as_history(arguments), "stop_wanted": finished.stop}
-            self._rewrites.keep("finish", key, arguments["attempt"], written, open_until=open_until, horizons=left)
+            self._rewrites.keep(
+                "finish",
+                key,
+                arguments["attempt"],
+                {**arguments, **_LATE, "stop_wanted": finished.stop},
+                open_until=clock() + lands_for if lands_for else 0,
+                horizons=(finished.start_may_land_ms, finished.stop_may_land_ms),
+            )
         return finished
 
-    def _finish_later(self, lease: Lease, arguments: dict[str, Any]) -> None:
-        history = _as_history(arguments)
+    def _finish_later(self, lease: Lease, arguments: dict[str, Any], state: str, lands_for: float) -> None:
+        late = {**arguments, **_LATE}
         self._retries.begin(
-            "finish", lambda: self._finish_once(lease.key, history),
+            "finish", lambda: self._finish_once(lease.key, late, state, lands_for),
             pause=0.1, longest_pause=1.0, seconds=2 * self.timing.quiet, at_end=lambda: self.leases.drop(lease),
         )  # fmt: skip
 
@@ -329,11 +352,6 @@ class Coordinator:
         arguments = {"attempt": attempt, "result": result, "asked_at": asked_at}
         if msgspec.json.decode(await self.scripts.run("release", key, arguments), type=Finished).how == "ok":
             self._rewrites.keep("release", key, attempt, {**arguments, "result": ""})
-
-
-def _as_history(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return what a late finish writes: it was true then, so waiters have to look for themselves."""
-    return {**arguments, "confirmed_by": "", "result": ""}
 
 
 def _ms(seconds: float) -> int:

@@ -2,25 +2,24 @@
 -- between the two. Fenced: only the attempt that holds the target may write, with the two exceptions below.
 -- Running it twice changes nothing the second time.
 --
--- a.attempt a.op a.action a.state a.generation a.fingerprint
--- a.epoch         since when the server's memory could be believed when the operation was claimed
--- a.started_at    when (ms) its start was granted, for a start
--- a.asked_at      the number of the stop that was led, 0 where none was
--- a.stop_wanted   of a rewrite: a stop was requested meanwhile
+-- a.attempt a.op a.action   whose finish it is
+-- a.epoch     since when the server's memory could be believed when the operation was claimed
+-- a.asked_at  the number of the stop that was led, 0 where none was
+-- a.result    what those who wait receive, JSON. Its `record` is written: state, generation, fingerprint, recording (what
+--             callers may read), started_at (when its start was granted), evidence (what VideoSDK's list says of it;
+--             none leaves what is known), ended_at, because (none where only a webhook may tell), and confirmed_by
+--             (reply or list; none where the state is not confirmed)
+-- a.seen_ago  how long ago (ms) that was seen which is written
+-- a.settled   nothing sent earlier can still land
+-- a.answered  what this operation itself sent cannot land any more
+-- a.due_in    look again after this long, 0 never
+-- a.upstream  what VideoSDK answered last, in a word
+-- a.late      written some time after it was true: nothing is confirmed, and those who wait look for themselves
+-- a.stop_wanted                            of a rewrite: a stop was requested meanwhile
 -- a.start_may_land_ms a.stop_may_land_ms   of a rewrite: for how long (ms) what was sent before may land
--- a.seen_ago      how long ago (ms) that was seen which is written
--- a.confirmed_by  reply | webhook | list, '' where the state is not confirmed
--- a.result        the payload for those who wait         a.recording  what callers may read of it, JSON
--- a.settled       nothing sent earlier can still land    a.due_in     look again after this long, 0 never
--- a.answered      what this operation itself sent cannot land any more
--- a.evidence      what VideoSDK's list says of the recording, JSON; '' leaves what is known
--- a.ended_at      when (ms) it ended, as the waiters see it
--- a.because       why it ended, '' where only a hint may tell
--- a.upstream      what VideoSDK answered last, in a word
--- a.quiet a.settle
 --
 -- Returns a JSON object: `how` is
---   ok        written               repeated  was written before, by this very call
+--   ok        written               repeated  was written before, by this very call or by who found the same
 --   restored  Redis had forgotten the operation, and no other has begun: written
 --   late      the holder is only recovering this same operation, and we hold the truth it looks for: written
 --   stale     the target has moved on: nothing was written
@@ -30,6 +29,8 @@
 local r = load()
 if newer(r) then return cjson.encode({ how = 'stale', stop = false, now = now }) end
 local since = epoch()
+local new = cjson.decode(a.result).record
+local evidence, confirmed_by = new.evidence or '', not a.late and new.confirmed_by or ''
 local function answer(how, stop, start_may_land_until, stop_may_land_until)
   return cjson.encode({
     how = how, stop = stop, now = now,
@@ -37,90 +38,98 @@ local function answer(how, stop, start_may_land_until, stop_may_land_until)
   })
 end
 local how
+-- Another leader took over and found in the list what this one has started: there is nothing to add.
+local same_recording = a.action == 'start' and new.state == 'recording' and r.state == 'recording'
+  and r.generation == new.generation
 if r.holder == a.attempt then -- rule: fence
-  -- Where a failover forgot that we started_op to send, it forgot the horizon too.
+  -- Where a failover forgot that we began to send, it forgot the horizon too.
   how = a.action == 'start' and r.action ~= 'start' and 'restored' or 'ok'
-elseif r.done == a.op and r.finished_by == a.attempt then
+elseif r.done == a.op
+  and (r.finished_by == a.attempt or same_recording) -- rule: own-start-found-by-another
+then
   return answer('repeated', false, r.start_may_land_until, r.stop_may_land_until)
 elseif not r.op or num(r.op) < num(a.op) or (r.op == a.op and r.done ~= a.op and num(r.epoch) < since) then
   how = 'restored'
-elseif r.op == a.op and r.done ~= a.op and a.state == 'recording'
-  and r.action == 'recover' -- rule: late-truth-while-recovering
+elseif r.op == a.op and r.done ~= a.op and new.state == 'recording'
+  and r.action == 'probe' -- rule: late-truth-while-recovering
 then
   how = 'late'
 else
   return answer('stale', false)
 end
 
-local over = a.state == 'stopped' or a.state == 'failed'
-local uncertain_since = a.state == 'unknown' or a.state == 'stopping'
+local over = is_ended(new.state)
+local uncertain = new.state == 'unknown' or new.state == 'stopping'
 local changes = {
-  v = VERSION, state = a.state, op = a.op, done = a.op, result = a.result, finished_by = a.attempt,
-  holder = '', owner = '', action = '', lease = '0', waiting = '0',
-  written = now, generation = a.generation, fingerprint = a.fingerprint, recording = a.recording, epoch = a.epoch,
+  v = VERSION, state = new.state, op = a.op, done = a.op, result = a.late and '' or a.result, finished_by = a.attempt,
+  holder = '', action = '', lease = '0', waiting = '0', before = '', written = now, epoch = a.epoch,
+  generation = new.generation or '0', fingerprint = new.fingerprint or '', recording = new.recording or '',
 }
--- A suspect_since that came up during the operation outlives it; one that the operation was begun with is answered by it. And
+-- A suspicion that came up during the operation outlives it; one that the operation was begun with is answered by it. And
 -- what others did after an operation that was claimed before the epoch may be forgotten: a probe has to look.
-local past = a.epoch < since and not uncertain_since
+local past = a.epoch < since and not uncertain
 local doubtful = past or (num(r.suspect_since) > 0 and num(r.suspect_since) >= num(r.granted))
 changes.suspect_since = past and now or (doubtful and r.suspect_since or '0')
-if a.confirmed_by ~= '' and not doubtful then
-  changes.confirmed, changes.confirmed_by = now - (a.seen_ago or 0), a.confirmed_by
+if confirmed_by ~= '' and not doubtful then
+  changes.confirmed, changes.confirmed_by = now - a.seen_ago, confirmed_by
 else
   changes.confirmed = '0'
 end
-local was_over = loaded.state == 'stopped' or loaded.state == 'failed'
-if a.state == 'stopped' and (loaded.state ~= 'stopped' or how == 'restored') then changes.ended_at = math.min(a.ended_at, now) end
-if a.evidence ~= '' then changes.evidence = a.evidence end
+if new.state == 'stopped' and (r.state ~= 'stopped' or how == 'restored') then
+  changes.ended_at = math.min(num(new.ended_at), now)
+end
+if evidence ~= '' then changes.evidence = evidence end
 if a.upstream ~= '' then changes.upstream = a.upstream end
--- Found, not started: all that is known of its beginning is that it was before now.
 if a.action == 'start' then
   changes.started_op = a.op
-elseif a.generation ~= (loaded.generation or '0') then
+  if how == 'restored' then changes.started_at = math.min(num(new.started_at), now) end
+elseif changes.generation ~= (r.generation or '0') then
+  -- Found, not started: all that is known of its beginning is that it was before now.
   changes.started_at = now
 end
-if a.action == 'start' and how == 'restored' then changes.started_at = math.min(a.started_at, now) end
 
--- Hints tell why, never that: the state above is proven without them.
-local hint_age = num(r.hint_at) > 0 and now - num(r.hint_at) or nil
+-- A webhook tells why, never that: the state above is proven without it.
+local heard_at, hint = string.match(r.hint or '', '^(%d+) (.*)$')
+local hint_age = heard_at and now - num(heard_at)
 if over then
-  local hinted = hint_age and num(r.hint_at) >= num(r.started_at) and r.hint or ''
-  changes.because = a.because ~= '' and a.because or (was_over and r.because) or hinted
+  local hinted = heard_at and num(heard_at) >= num(r.started_at) and hint or ''
+  changes.because = new.because or (is_ended(r.state) and r.because) or hinted
 end
 -- The list may be behind what was heard: look again until it has had time. What it still denies then was a replay; what
 -- no list could show is remembered.
-local behind = a.state == 'recording' and hint_age ~= nil and hint_age < a.settle
-if over or (a.state == 'recording' and a.confirmed_by ~= '' and not behind) then changes.hint, changes.hint_at = '', '0' end
+local behind = new.state == 'recording' and heard_at and hint_age < a.settle
+if over or (new.state == 'recording' and confirmed_by ~= '' and not behind) then changes.hint = '' end
 if behind then a.due_in = math.min(a.due_in > 0 and a.due_in or a.settle, 1500) end
 
 -- Horizons: until when something already sent may still land.
 local start_may_land_until, stop_may_land_until = num(r.start_may_land_until), num(r.stop_may_land_until)
 if how == 'restored' then
   -- What the record forgot of others, who may tell it no more: this is the later operation.
-  start_may_land_until = math.max(start_may_land_until, a.start_may_land_ms > 0 and now + a.start_may_land_ms or 0)
-  stop_may_land_until = math.max(stop_may_land_until, a.stop_may_land_ms > 0 and now + a.stop_may_land_ms or 0)
+  start_may_land_until = math.max(start_may_land_until, num(a.start_may_land_ms) > 0 and now + a.start_may_land_ms or 0)
+  stop_may_land_until = math.max(stop_may_land_until, num(a.stop_may_land_ms) > 0 and now + a.stop_may_land_ms or 0)
   if a.action == 'stop' then r.stop_requested_at = math.max(num(r.stop_requested_at), num(a.op)) end
 end
-if a.state == 'recording' or a.settled then start_may_land_until = 0 end
+if new.state == 'recording' or a.settled then start_may_land_until = 0 end
 if a.settled then stop_may_land_until = 0 end -- rule: settled
-if how == 'ok' and not a.settled then
+if how == 'ok' and a.answered and not a.settled then
   -- What this operation itself sent is answered; what was sent before it may land all the same.
-  if a.answered and a.action == 'start' and a.state ~= 'recording' then start_may_land_until = num(r.before_quiet) end
-  if a.answered and a.action == 'stop' then stop_may_land_until = num(r.before_quiet) end
+  local sent_before = num(found_before(r).may_land_until)
+  if a.action == 'start' and new.state ~= 'recording' then start_may_land_until = sent_before end
+  if a.action == 'stop' then stop_may_land_until = sent_before end
 elseif how == 'restored' and not a.settled then
   -- The horizon was lost with the record: count it anew.
-  if a.state == 'unknown' then start_may_land_until = now + a.quiet end -- rule: restored-horizon
-  if a.state == 'stopping' then stop_may_land_until = now + a.quiet end
+  if new.state == 'unknown' then start_may_land_until = now + a.quiet end -- rule: restored-horizon
+  if new.state == 'stopping' then stop_may_land_until = now + a.quiet end
 end
 changes.start_may_land_until, changes.stop_may_land_until = start_may_land_until, stop_may_land_until
 
 -- Since when it is uncertain: tried again and again, it is still the same uncertainty.
-changes.uncertain_since = uncertain_since and (num(r.uncertain_since) > 0 and r.uncertain_since or now) or '0'
+changes.uncertain_since = uncertain and (num(r.uncertain_since) > 0 and r.uncertain_since or now) or '0'
 
 -- A stop that was requested is due until nothing runs and nothing can land any more, or until its caller learns that it
 -- failed; unless another was requested meanwhile.
 local requested, started = num(r.stop_requested_at), num(changes.started_op or r.started_op)
-if a.action == 'stop' and a.state == 'recording' and requested == num(a.asked_at) then -- rule: failed-stop-is-withdrawn
+if a.action == 'stop' and new.state == 'recording' and requested == num(a.asked_at) then -- rule: failed-stop-is-withdrawn
   requested = started
 end
 if how == 'restored' and a.stop_wanted then requested = math.max(requested, num(a.op) + 1) end
@@ -131,9 +140,9 @@ elseif over then
   a.due_in = math.max(start_may_land_until - now, 0) + 1
 end
 changes.stop_requested_at, changes.started_op = requested, started
-local stop = a.state == 'recording' and requested > started
+local stop = new.state == 'recording' and requested > started
 
 save(changes, over and a.keep or a.ttl)
 schedule((stop or doubtful) and now or (a.due_in > 0 and now + a.due_in or 0), a.ttl)
-wake(r, a.op, a.result)
+wake(r, a.op, changes.result)
 return answer(how, stop, start_may_land_until, stop_may_land_until)

@@ -2,19 +2,24 @@
 -- what happened, or may have happened, outside the protocol. The mark also reaches an operation in flight: its result is
 -- then stored unconfirmed. One step, because the mark must not be lost between a look and a write.
 --
--- a.hint    what a webhook said of the target: the reason, if it turns out to have ended; '' where nothing was said.
---           Something heard concerns only what may be recording: what has ended cannot end again
+-- a.hint     what a webhook said of the target: the reason, if it turns out to have ended; '' where nothing was said.
+--            It concerns only what may be recording: what has ended cannot end again
+-- a.attempt  whose claim is taken away too, because an operator says so: it is then as if the claim had lapsed, and
+--            everything that was sent keeps its quiet time. '' takes none away, and another's claim is left alone
 --
--- Returns a JSON object: `how` is ok, or moot where a hint came to nothing, or the record is not ours to write.
+-- Returns a JSON object: `how` is ok; lost where that attempt does not hold the target; moot where a hint came to
+-- nothing, or the record is not ours to write.
 
 local r = load()
-if newer(r) then return cjson.encode({ how = 'moot', now = now }) end
-if a.hint ~= '' then
-  local state = r.state or ''
-  if state == '' or state == 'stopped' or state == 'failed' then return cjson.encode({ how = 'moot', now = now }) end
-  save({ v = VERSION, suspect_since = now, confirmed = '0', hint = a.hint, hint_at = now }, a.ttl)
-else
-  save({ v = VERSION, suspect_since = now, confirmed = '0' }, a.ttl)
-end
+local revoked = a.attempt ~= ''
+if revoked and (newer(r) or r.holder ~= a.attempt) then return cjson.encode({ how = 'lost', now = now }) end
+local over = (r.state or '') == '' or is_ended(r.state)
+if newer(r) or (a.hint ~= '' and over) then return cjson.encode({ how = 'moot', now = now }) end
+
+local changes = { v = VERSION, suspect_since = now, confirmed = '0' }
+if a.hint ~= '' then changes.hint = text(now) .. ' ' .. a.hint end
+if revoked then changes.holder, changes.lease, r.holder = '', '0', '' end
+save(changes, a.ttl)
 if not held(r) then schedule(now, a.ttl) end
+if revoked then wake(r, r.op, '') end
 return cjson.encode({ how = 'ok', now = now })

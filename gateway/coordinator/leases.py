@@ -1,6 +1,7 @@
 """The claims that this process holds, and what keeps them alive."""
 
 import asyncio
+from typing import Any
 
 import msgspec
 import structlog
@@ -20,16 +21,16 @@ class Leases:
 
     Args:
         scripts: The protocol's.
-        timing: How long a claim lasts, and how often it is renewed.
-        owner: Names this process.
+        timing: How often a claim is renewed.
     """
 
-    def __init__(self, scripts: Scripts, timing: Timing, owner: str) -> None:
+    def __init__(self, scripts: Scripts, timing: Timing) -> None:
         self._scripts = scripts
         self._timing = timing
-        self._owner = owner
         self.held: dict[str, Lease] = {}
         """By attempt."""
+        self._stops: set[str] = set()
+        """Attempts during which a stop was requested."""
 
     def hold(self, lease: Lease) -> None:
         """Renew a lease from now on."""
@@ -38,44 +39,49 @@ class Leases:
     def drop(self, lease: Lease) -> None:
         """Renew a lease no more."""
         self.held.pop(lease.attempt, None)
+        self._stops.discard(lease.attempt)
 
     def lose(self, lease: Lease) -> None:
         """Take note that the target is no longer ours: nothing more may be sent for it."""
-        lease.lost = True
         self.drop(lease)
         metrics.LEASES_LOST.inc()
         _log.warning("lease.lost", key=lease.key, operation=lease.operation)
 
-    async def renew(self, lease: Lease, *, promote_to_start: bool = False) -> Finished:
+    def is_lost(self, lease: Lease) -> bool:
+        """Tell whether the target is no longer ours."""
+        return lease.attempt not in self.held
+
+    def stop_wanted(self, lease: Lease) -> bool:
+        """Tell whether a stop was requested since the lease was claimed."""
+        return lease.attempt in self._stops
+
+    async def renew(self, lease: Lease, **promotion: Any) -> Finished:
         """Renew a lease once, and learn whether a stop was requested meanwhile.
 
         Args:
             lease: Which.
-            promote_to_start: Turn gathering evidence into starting.
+            promotion: What `renew.lua` is given beside it, where a probe becomes a start.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._scripts.run(
-            "renew",
-            lease.key,
-            {
-                "attempt": lease.attempt,
-                "op": lease.operation,
-                "action": lease.action,
-                "generation": lease.generation,
-                "fingerprint": lease.wanted_fingerprint if promote_to_start else lease.fingerprint,
-                "recording": lease.wanted_recording if promote_to_start else lease.recording,
-                "owner": self._owner,
-                "lease": round(self._timing.lease * 1000),
-                "quiet": round(self._timing.quiet * 1000),
-                "promote_to_start": promote_to_start,
-                "restore": not promote_to_start,
-                "epoch": lease.epoch,
-            },
-        )
+        arguments = {
+            "attempt": lease.attempt,
+            "op": lease.operation,
+            "action": lease.action,
+            "epoch": lease.epoch,
+            "generation": lease.record.generation,
+            "fingerprint": lease.record.fingerprint,
+            "recording": lease.record.recording,
+            "promote_to_start": False,
+            "restore": True,
+        }
+        reply = await self._scripts.run("renew", lease.key, arguments | promotion)
         renewed = msgspec.json.decode(reply, type=Finished)
-        lease.stop_wanted = renewed.stop
+        if renewed.stop and lease.attempt in self.held:
+            self._stops.add(lease.attempt)
+        else:
+            self._stops.discard(lease.attempt)
         if renewed.how == "restored":
             _log.warning("lease.restored", key=lease.key, operation=lease.operation)
         return renewed

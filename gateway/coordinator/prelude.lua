@@ -2,9 +2,10 @@
 --
 -- KEYS  1 the target's record (hash)   2 its project's due times in the bucket (sorted set)   3 its bucket's epoch (string)
 --       4 its room's targets (sorted set)   5 its room's events (stream)
--- ARGV  1 the arguments, one JSON object; all scripts get a.channel, a.ttl of records, a.keep of ended ones, a.memory,
---       a.replay of events and a.most_events; times and durations in ms; operation numbers as strings, since JSON in
---       Lua keeps 14 digits and they have 16
+-- ARGV  1 the arguments, one JSON object. All scripts get a.channel, a.ttl of records, a.keep of ended ones, a.replay of
+--       events, a.most_events, and of the protocol's times (`Timing`) a.lease, a.trust, a.quiet, a.settle, a.memory and
+--       a.grace. Times and durations in ms; operation numbers as strings, since JSON in Lua keeps 14 digits and they
+--       have 16
 --
 -- Time is Redis's own, so that replicas need not agree on theirs. `a.now` (us) replaces it under test.
 
@@ -21,8 +22,8 @@ if not now_us then
 end
 local now = math.floor(now_us / 1000)
 
--- The format of records that these scripts know. What a later format means only its own scripts know: to these, the leader
--- holds such a record, it is as if another had taken the target over. Nothing is read out of it and nothing written.
+-- The format of records that these scripts know. What a later format means only its own scripts know. To a leader it is
+-- as if another had taken the target over; nothing is read out of such a record and nothing written.
 local VERSION = 1
 
 local function newer(r) return num(r.v) > VERSION end
@@ -45,6 +46,13 @@ local function shown(key)
   local values, fields = redis.call('HMGET', key, unpack(SHOWN)), {}
   for i, name in ipairs(SHOWN) do fields[name] = values[i] or nil end
   return next(fields) and cjson.encode(fields) or nil
+end
+
+-- The same of a record that was loaded.
+local function view(r)
+  local fields = {}
+  for _, name in ipairs(SHOWN) do fields[name] = r[name] end
+  return fields
 end
 
 -- Readers of the room get the event in the step that makes the change: a later one could be lost in between, or
@@ -90,10 +98,15 @@ local function schedule(at, ttl)
   end
 end
 
+local function is_ended(state) return state == 'stopped' or state == 'failed' end
+
 -- Whether a stop was requested of what records, or may land.
 local function stop_due(r) return num(r.stop_requested_at) > num(r.started_op) end
 
 local function held(r) return (r.holder or '') ~= '' and num(r.lease) > now end
+
+-- What a claim found: `release.lua` puts it back.
+local function found_before(r) return (r.before or '') ~= '' and cjson.decode(r.before) or {} end
 
 -- The moment from which this server's memory can be believed. A server that came up empty has no mark; one that was
 -- restarted, or promoted from replica, carries a mark with another run id. Either may have forgotten writes, and

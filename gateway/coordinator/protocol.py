@@ -3,27 +3,27 @@ r"""What the coordinator is asked and what it answers: commands, verdicts, claim
 What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
 
     rec:{07}:<tenant>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h
+        v                            version of this format
         state                        starting, recording, stopping, stopped, failed, unknown
-        op done result               number of the current operation; last finished one and its payload for joiners
-        holder owner doing lease     attempt that leads, its process, start/stop/verify/recover, until when (ms)
+        op done finished_by          number of the current operation; of the last finished one, and the attempt that did
+        result                       what those who wait for the last finished operation receive (JSON)
+        holder action lease          attempt that leads (it begins with its process), start/stop/probe, until when (ms)
+        granted epoch                ms of the last grant; the epoch (ms) in which that claim was granted
+        before                       what a release puts back (JSON)
         generation fingerprint       operation that began the recording; what its parameters hash to
         recording                    what callers may read of it (JSON)
-        confirmed confirmed_by       when (ms) and by what the state was last seen to be true; 0: doubtful
-        start_quiet stop_quiet       until when (ms) a start / a stop already sent may still land; 0: none can
         started_at ended_at written  ms of the last send grant, of the last end, of the last finish
-        waiting                      another process waits
+        confirmed confirmed_by       when (ms) and by what the state was last seen to be true; 0: it has to be looked at
+        suspect_since                ms since when something beside the protocol may have changed it; 0: nothing has
+        start_may_land_until stop_may_land_until   until when (ms) one already sent may still land; 0: none can
         stop_requested_at            number, as of operations, of the last request for a stop which was not idle
-        epoch                        the epoch (ms) in which the claim was granted that was made, or finished, last
         started_op                   number of the operation that started what records; of the last stop where that is
                                      carried out. A stop is due while it was requested later
-        finished_by                  attempt of the last finish
-        granted doubt                ms of the last grant; ms of the last doubt cast from outside, 0: none
-        hint hint_at                 what was heard of its end, and when (ms)
+        waiting                      another process waits
+        hint                         when (ms) a webhook reported its end, and as what
         evidence because             what VideoSDK's list says of the recording (JSON); why it ended
-        tries upstream               how often it was taken up since it was settled; what VideoSDK answered last
-        unsure                       since when (ms) it is unknown, or stopping without an answer; 0: it is known
-        before_*                     what a release puts back
-        v                            version of this format
+        tries upstream               how often it was taken up since it was certain; what VideoSDK answered last
+        uncertain_since              since when (ms) it is unknown, or stopping without an answer; 0: it is known
     rec:{07}:<tenant>:due   sorted set, record -> when (ms) it must be looked at though no caller may come
     rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
     rec:{07}:<tenant>:<room>:targets   sorted set, record -> when (ms) it changed last. TTL: twice a record's
@@ -41,7 +41,19 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
-__all__ = ["VERSION", "Claim", "Command", "Event", "Finished", "Lease", "Record", "Room", "Timing", "Verdict"]
+__all__ = [
+    "VERSION",
+    "Claim",
+    "Command",
+    "Completion",
+    "Event",
+    "Finished",
+    "Lease",
+    "Record",
+    "Room",
+    "Timing",
+    "Verdict",
+]
 
 
 VERSION = 1
@@ -112,40 +124,11 @@ class Timing(Struct, frozen=True, kw_only=True):
         return 2 * self.renewal + 1.5 + 0.5
 
 
-class Claim(Struct, frozen=True):
-    """The answer to a claim. Times in ms by Redis's clock."""
-
-    verdict: Verdict
-    action: str
-    operation: str = field(name="op")
-    now: int
-    state: str
-    before: str
-    """The state in which the claim found the target; `state` is what it made of it."""
-    lease_left: int
-    generation: str
-    fingerprint: str
-    recording: str
-    result: str
-    confirmed: int
-    confirmed_by: str
-    started_at: int
-    ended_at: int
-    start_may_land_ms: int
-    stop_may_land_ms: int
-    epoch: int
-    asked_at: str
-    """The number of the stop that was claimed for, "0" where none was."""
-    written: int
-    evidence: str
-    because: str
-
-
-class Record(Struct, frozen=True, kw_only=True):
-    """A target's record, for those who only read: what `prelude.lua` shows of it. Times in ms."""
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of a target: what `prelude.lua` shows of its record. Times in ms by Redis's clock, 0 for none."""
 
     state: str = ""
-    """Empty where the target was only doubted so far."""
+    """Empty where nothing was ever recorded."""
     operation: str = field(name="op", default="0")
     generation: str = "0"
     fingerprint: str = ""
@@ -165,6 +148,26 @@ class Record(Struct, frozen=True, kw_only=True):
     def stop_due(self) -> bool:
         """Whether a stop was requested of what records, or may land."""
         return self.stop_requested_at > self.started_op
+
+
+class Claim(Struct, frozen=True):
+    """The answer to a claim. Times in ms by Redis's clock."""
+
+    verdict: Verdict
+    action: str
+    now: int
+    before: str
+    """The state in which the claim found the target."""
+    record: Record
+    """The record as the claim made it."""
+    lease_left: int
+    result: str
+    start_may_land_ms: int
+    stop_may_land_ms: int
+    epoch: int
+    asked_at: str
+    """The number of the stop that was claimed for, "0" where none was."""
+    written: int
 
 
 class Room(Struct, frozen=True):
@@ -214,33 +217,23 @@ class Finished(Struct, frozen=True):
     stop_may_land_ms: int = 0
 
 
-class Lease:
+class Completion(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of an operation, for the record and for those who wait."""
+
+    record: Record | None = None
+    """What is known now. Nothing was decided where there is none: those who wait claim again."""
+
+
+class Lease(Struct, frozen=True, kw_only=True):
     """A claim on a target that this process holds, renewed until it is finished or released."""
 
-    def __init__(
-        self, key: str, attempt: str, claim: Claim, fingerprint: str, recording: str, granted_at: float
-    ) -> None:
-        self.key = key
-        self.attempt = attempt
-        self.operation = claim.operation
-        self.action = claim.action
-        self.epoch = claim.epoch
-        self.asked_at = claim.asked_at
-        self.started_at = claim.started_at
-        self.generation = claim.generation
-        self.fingerprint = claim.fingerprint
-        self.recording = claim.recording
-        """What the record tells of; `promote_to_start` replaces both by what is wanted."""
-        self.wanted_fingerprint = fingerprint
-        self.wanted_recording = recording
-        self.granted_at = granted_at
-        """Taken before the claim was sent: whatever Redis counts from, it is later than this."""
-        self.lost = False
-        """Redis says that the target is no longer ours."""
-        self.stop_wanted = False
-        self.looked_at = granted_at
-        """When the list was asked last: what it says is no younger."""
-        self.evidence = claim.evidence
-        """What is known of the recording from lists."""
-        self.upstream = ""
-        """What VideoSDK answered last, in a word."""
+    key: str
+    attempt: str
+    operation: str
+    action: str
+    epoch: int
+    asked_at: str
+    granted_at: float
+    """By `clock`, taken before the claim was sent: whatever Redis counts from, it is later than this."""
+    record: Record
+    """As the claim made it: what a Redis that forgot it is given back."""

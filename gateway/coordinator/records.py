@@ -160,11 +160,11 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._scripts.run("invalidate", key, {"hint": hint})
+        reply = await self._scripts.run("invalidate", key, {"hint": hint, "attempt": ""})
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
     async def revoke(self, key: str, attempt: str) -> bool:
-        """Take the claim of an attempt away, as if it had lapsed.
+        """Take the claim of an attempt away, as if it had lapsed, and have what is known checked.
 
         Returns:
             Whether that attempt held it.
@@ -172,7 +172,7 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._scripts.run("revoke", key, {"attempt": attempt})
+        reply = await self._scripts.run("invalidate", key, {"hint": "", "attempt": attempt})
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
     async def confirm(self, key: str, record: Record, *, seen_at: float, evidence: str = "", due_in: float = 0) -> bool:

@@ -58,7 +58,7 @@ class Rewrites:
     Args:
         scripts: The protocol's.
         connection: Whose failures say that Redis may have forgotten something.
-        every: Seconds between two rounds of telling again.
+        every: Seconds between two rounds.
         now: The clock.
     """
 
@@ -69,9 +69,9 @@ class Rewrites:
         self._connection = connection
         self._every = every
         self._now = now
-        self._tellings: dict[str, _Write] = {}
-        self._untold: set[str] = set()
-        """Writes that a Redis may have forgotten, and that could not be repeated so far."""
+        self._writes: dict[str, _Write] = {}
+        self._forgotten: set[str] = set()
+        """Attempts whose writes a Redis may have forgotten, and that could not be repeated so far."""
         self._failures = 0
         self._gap: bool = False
         self._looked_at = now()
@@ -97,58 +97,58 @@ class Rewrites:
                 every round, because a Redis that forgets it would grant a start.
             horizons: For how many ms more a start and a stop may land that were sent before.
         """
-        self._tellings[attempt] = _Write(script, key, arguments, self._now(), open_until, horizons)
+        self._writes[attempt] = _Write(script, key, arguments, self._now(), open_until, horizons)
 
     def suspect(self) -> None:
         """Have everything repeated in the next round: Redis may be another one than it was."""
         self._gap = True
 
     async def rewrite_for_ever(self) -> None:
-        """Tell again what has to be, round by round."""
+        """Repeat what has to be repeated, round by round."""
         while True:
             await asyncio.sleep(self._every)
             try:
-                await self.tell()
+                await self.repeat()
             except Exception:  # noqa: BLE001 - whatever went wrong, the next round must come
                 self._gap = True
                 _log.exception("telling.failed")
 
-    async def tell(self) -> None:
-        """Tell again what has to be, once."""
+    async def repeat(self) -> None:
+        """Repeat what has to be repeated, once."""
         failures, moment = self._connection.failures, self._now()
         forgetful = self._gap or failures != self._failures
         self._gap, self._failures = False, failures
         if moment - self._looked_at > self._every + _SLEPT_SECONDS:
-            self._untold.clear()
+            self._forgotten.clear()
         self._looked_at = moment
-        self._tellings = {attempt: one for attempt, one in self._tellings.items() if self._lasts(attempt, one, moment)}
+        self._writes = {attempt: one for attempt, one in self._writes.items() if self._lasts(attempt, one, moment)}
         if forgetful:
-            self._untold.update(self._tellings)
-        self._untold &= self._tellings.keys()
+            self._forgotten.update(self._writes)
+        self._forgotten &= self._writes.keys()
         # One of each bucket first: where a node is still away, not each need find that out, nor be kept back by others.
         buckets: dict[str, list[str]] = {}
-        for attempt, one in self._tellings.items():
-            if attempt in self._untold or one.open_until > moment:
+        for attempt, one in self._writes.items():
+            if attempt in self._forgotten or one.open_until > moment:
                 buckets.setdefault(bucket_in(one.key), []).append(attempt)
-        await asyncio.gather(*(self._tell_all(attempts) for attempts in buckets.values()))
+        await asyncio.gather(*(self._repeat_all(attempts) for attempts in buckets.values()))
 
     def _lasts(self, attempt: str, one: _Write, moment: float) -> bool:
-        longest = _LONGEST_SECONDS if attempt in self._untold else _REMEMBERED_SECONDS
+        longest = _LONGEST_SECONDS if attempt in self._forgotten else _REMEMBERED_SECONDS
         return moment < max(one.at + longest, one.open_until)
 
-    async def _tell_all(self, attempts: list[str]) -> None:
-        if await self._tell(attempts[0]):
-            await asyncio.gather(*(self._tell(attempt) for attempt in attempts[1:]))
+    async def _repeat_all(self, attempts: list[str]) -> None:
+        if await self._repeat(attempts[0]):
+            await asyncio.gather(*(self._repeat(attempt) for attempt in attempts[1:]))
 
-    async def _tell(self, attempt: str) -> bool:
-        telling = self._tellings[attempt]
+    async def _repeat(self, attempt: str) -> bool:
+        write = self._writes[attempt]
         try:
-            reply = await self._scripts.run(telling.script, telling.key, telling.arguments_at(self._now()))
+            reply = await self._scripts.run(write.script, write.key, write.arguments_at(self._now()))
         except CoordinationUnavailable:
             return False
-        self._untold.discard(attempt)
+        self._forgotten.discard(attempt)
         if msgspec.json.decode(reply, type=Finished).how in {"ok", "restored", "late"}:
             metrics.fenced_write("restored")
-            event = "finish.restored" if telling.script == "finish" else "release.restored"
-            _log.warning(event, key=telling.key, attempt=attempt)
+            event = "finish.restored" if write.script == "finish" else "release.restored"
+            _log.warning(event, key=write.key, attempt=attempt)
         return True

@@ -190,11 +190,11 @@ REDIS_DURATION: Final = _histogram("redis_duration_seconds", "One script run by 
 LEASES_LOST: Final = _counter("leases_lost", "Claims that were taken from a living leader.")
 _FENCED_WRITES: Final = _counter(
     "fenced_writes",
-    "Results that were not simply written: stale (the track had moved on: refused), late (a probe was already finding "
+    "Results that were not simply written: stale (the target had moved on: refused), late (a probe was already finding "
     "out) or restored (Redis had forgotten the operation).",
     "how",
 )
-DUPLICATES_SUSPECTED: Final = _counter("duplicates_suspected", "Two open recordings of one track were seen.")
+DUPLICATES_SUSPECTED: Final = _counter("duplicates_suspected", "Two open recordings of one target were seen.")
 _WEBHOOK_EVENTS: Final = _counter("webhook_events", "VideoSDK's webhooks, and what became of them.", "type", "verdict")
 WEBHOOK_DELIVERIES_FAILED: Final = _counter(
     "webhook_deliveries_failed", "Recordings of which VideoSDK itself says that a webhook could not be delivered."
@@ -347,10 +347,10 @@ class GaugeValues(Struct, frozen=True, kw_only=True):
 
 _GAUGES: Final = {
     "redis_up": "1 where Redis answered when it was asked just now, else 0.",
-    "unknown_tracks": "Tracks that are in an unknown state, or whose stop was not answered yet. The "
+    "unknown_tracks": "Targets that are in an unknown state, or whose stop was not answered yet. The "
     "same from every instance: use max.",
     "unknown_oldest_seconds": "For how long that is so of the oldest of them; 0 where there is none.",
-    "settler_lag_seconds": "How late the reconciler is with the most overdue track.",
+    "settler_lag_seconds": "How late the reconciler is with the most overdue target.",
     "videosdk_token_age_seconds": "Age of the token in use.",
     "videosdk_token_expires_seconds": "Seconds until only the operator can replace the token; +Inf where the "
     "gateway mints its own, or where it does not expire.",

@@ -31,7 +31,7 @@ from gateway.recordings.leader import Leader
 from gateway.recordings.model import Answer, Descriptor, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import recording_of, recording_of_result
+from gateway.recordings.records import recording_of
 from gateway.recordings.targets import StartParameters, Target, differing_fields
 from gateway.recordings.without_redis import WithoutRedisMode
 from gateway.store.clock import clock
@@ -129,7 +129,7 @@ _WaitKey = tuple[str, str, Command, str, str]
 def _wait_key(batch: Batch, claim: Claim) -> _WaitKey:
     """Return what batches that may wait as one have in common. A retry may get another answer."""
     retry = batch.asked_at if batch.command is Command.START else ""
-    return (batch.key, claim.operation, batch.command, batch.fingerprint, retry)
+    return (batch.key, claim.record.operation, batch.command, batch.fingerprint, retry)
 
 
 class Batches:
@@ -251,7 +251,7 @@ class Batches:
     def _deadline(self, batch: Batch) -> Answer:
         batch = batch.resolved
         if batch.stop_recorded and batch.claim is not None:
-            recording = recording_of(batch.key, batch.target, batch.claim)
+            recording = recording_of(batch.key, batch.target, batch.claim.record)
             return Answer(Outcome.STOP_REQUESTED, msgspec.structs.replace(recording, status=Status.STOPPING))
         raise DeadlineExceeded("The operation goes on; ask again to learn its result.", retry_after=1)
 
@@ -334,8 +334,9 @@ class Batches:
             seen = ""
             if lease is not None:
                 operation = Operation(
-                    batch.key, batch.target, batch.command, batch.parameters, claim, lease, lambda: batch.deadline
-                )
+                    batch.key, batch.target, batch.command, claim, lease,
+                    parameters=batch.parameters, descriptor=batch.descriptor, deadline=lambda: batch.deadline,
+                )  # fmt: skip
                 if self._answer_from_result(batch, await self._lead(operation), leading=True):
                     return
             elif claim.verdict is Verdict.WAIT:
@@ -345,7 +346,7 @@ class Batches:
                 batch.waited_for_another = batch.waited_for_another or claim.action != "grace"
                 if result is not None and self._answer_from_result(batch, result):
                     return
-                seen = claim.operation if result is None and claim.action != "grace" else ""
+                seen = claim.record.operation if result is None and claim.action != "grace" else ""
             elif claim.verdict is not Verdict.DONE:
                 batch.answer(self._answer_from_record(batch, claim))
                 return
@@ -396,14 +397,14 @@ class Batches:
                 self._finished_signals.pop(place[:2], None)
 
     async def _lead(self, operation: Operation) -> Result:
-        completed = await self._leader.lead(operation)
-        self._wake_waiters(operation.key, operation.lease.operation, completed.result)
-        if completed.stop_pending:
+        result = await self._leader.lead(operation)
+        self._wake_waiters(operation.key, operation.lease.operation, result)
+        if operation.stop_pending:
             self._spawn(self._reconciler.reconcile_quietly(operation.key), "stop-pending")
-        return completed.result
+        return result
 
     def _wake_waiters(self, key: str, operation: str, result: Result | None) -> None:
-        if result is not None and result.state is not None:
+        if result is not None and result.state:
             self._recent_results[key, operation] = (clock(), result)
             if len(self._recent_results) > self._max_results:
                 del self._recent_results[next(iter(self._recent_results))]
@@ -429,7 +430,6 @@ class Batches:
 
     def _answer_from_result(self, batch: Batch, result: Result, *, leading: bool = False) -> bool:
         """Answer the batch if the result is about its command; otherwise it has to claim again."""
-        recording = recording_of_result(batch.key, batch.target, result)
         batch.trace, batch.is_leader = result.trace, leading
         if result.problem is not None:
             # Only waiters that asked for the very same share a refusal.
@@ -437,8 +437,10 @@ class Batches:
                 return False
             batch.answer(result.problem)
             return True
+        if result.record is None:
+            return False
         if batch.command is Command.START:
-            if result.state is not Status.RECORDING or result.fingerprint not in {"", batch.fingerprint}:
+            if result.state != Status.RECORDING or result.record.fingerprint not in {"", batch.fingerprint}:
                 return False
             outcome = result.outcome or Outcome.ALREADY_RECORDING
             others = Outcome.JOINED if outcome is Outcome.STARTED else Outcome.ALREADY_RECORDING
@@ -447,6 +449,7 @@ class Batches:
                 return False
             outcome = result.outcome or Outcome.STOPPED
             others = Outcome.JOINED if outcome is Outcome.STOPPED else outcome
+        recording = recording_of(batch.key, batch.target, result.record)
         if leading:
             batch.answer_leading(Answer(outcome, recording), others)
         else:
@@ -456,9 +459,9 @@ class Batches:
     def _answer_from_record(self, batch: Batch, claim: Claim) -> Answer | Problem:
         """Answer from the record, without an operation."""
         if claim.verdict is Verdict.CONFLICT:
-            fields = differing_fields(claim.fingerprint, batch.fingerprint)
+            fields = differing_fields(claim.record.fingerprint, batch.fingerprint)
             return Problem.of(ParametersDiffer.of(fields))
-        recording = recording_of(batch.key, batch.target, claim)
+        recording = recording_of(batch.key, batch.target, claim.record)
         match claim.verdict:
             case Verdict.RUNNING:
                 return Answer(Outcome.ALREADY_RECORDING, recording)
@@ -466,7 +469,9 @@ class Batches:
                 return Answer(None, recording)
             case _:
                 # The leader of the operation that this stop waited for stopped it.
-                ours = claim.verdict is Verdict.GONE or (batch.waited_for_another and claim.state == Status.STOPPED)
+                ours = claim.verdict is Verdict.GONE or (
+                    batch.waited_for_another and claim.record.state == Status.STOPPED
+                )
                 outcome = Outcome.JOINED if ours else Outcome.NOT_RECORDING
                 return Answer(outcome, msgspec.structs.replace(recording, status=Status.STOPPED))
 

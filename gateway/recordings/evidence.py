@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from gateway.observability import metrics
 from gateway.recordings.model import RecordedFile, WebhookDeliveries
-from gateway.videosdk.client import TrackRow
+from gateway.videosdk.client import ListedRow
 
 __all__ = ["Evidence", "milliseconds", "open_rows", "own_row", "report_deliveries", "report_duplicates"]
 
@@ -35,7 +35,7 @@ class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     deliveries: WebhookDeliveries | None = None
 
     @classmethod
-    def of(cls, generation: str, row: TrackRow) -> "Evidence":
+    def of(cls, generation: str, row: ListedRow) -> "Evidence":
         """Take what matters of a row."""
         counted = row.deliveries
         return cls(
@@ -71,7 +71,7 @@ class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
         return msgspec.structs.replace(evidence, generation=to).encode() if evidence is not None else ""
 
 
-def open_rows(rows: list[TrackRow], ended_at: int, now: int, settle: float) -> list[TrackRow]:
+def open_rows(rows: list[ListedRow], ended_at: int, now: int, settle: float) -> list[ListedRow]:
     """Return the rows of a target that record now, newest first.
 
     Args:
@@ -86,7 +86,7 @@ def open_rows(rows: list[TrackRow], ended_at: int, now: int, settle: float) -> l
     return sorted(rows, key=lambda row: milliseconds(row.start), reverse=True)
 
 
-def own_row(rows: Sequence[TrackRow], known: Evidence | None, started_at: int, ended_at: int) -> TrackRow | None:
+def own_row(rows: Sequence[ListedRow], known: Evidence | None, started_at: int, ended_at: int) -> ListedRow | None:
     """Return the row of a recording, None where the list does not show it.
 
     Where the clocks differ by more than is allowed for, none is found: better no files than those of another.
@@ -109,7 +109,7 @@ def own_row(rows: Sequence[TrackRow], known: Evidence | None, started_at: int, e
     return max(ours, key=lambda row: milliseconds(row.start), default=None)
 
 
-def report_duplicates(key: str, records: Sequence[TrackRow]) -> None:
+def report_duplicates(key: str, records: Sequence[ListedRow]) -> None:
     """Count and log that several recordings of one target are open, as long as every look finds them so."""
     if len(records) > 1:
         metrics.DUPLICATES_SUSPECTED.inc()

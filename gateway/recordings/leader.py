@@ -10,10 +10,9 @@ Every path ends in exactly one write to the record, and which one depends on wha
 
 import asyncio
 
-import msgspec
 import structlog
 
-from gateway.coordinator import Command, Coordinator, Lease
+from gateway.coordinator import Command, Coordinator, Lease, Record
 from gateway.errors import (
     CoordinationUnavailable,
     CredentialsRefused,
@@ -26,14 +25,11 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
-from gateway.recordings.evidence import Evidence
 from gateway.recordings.failures import list_unavailable, problem_for
 from gateway.recordings.listings import ListingCache
-from gateway.recordings.model import ENDED, Descriptor, Origin, Outcome, Problem, Status
-from gateway.recordings.operation import Completed, Operation, Result
+from gateway.recordings.model import ENDED, Outcome, Problem, Status
+from gateway.recordings.operation import Operation, Result
 from gateway.recordings.probe import LOOK_PAUSES, MISSES_APART_SECONDS, NONE_RUNS, Probe, noted
-from gateway.recordings.records import decode_descriptor
-from gateway.recordings.targets import StartParameters
 from gateway.store.clock import clock
 from gateway.videosdk.client import VideoSDK
 
@@ -41,6 +37,8 @@ __all__ = ["Leader"]
 
 _LOOK_SECONDS = 3.0
 """How long a start without an answer looks for itself in the list before it is called unknown."""
+_CERTAIN_SECONDS = 10.0
+"""For how long after a list would be believed a probe goes on asking for one."""
 _UNKNOWN_DUE_SECONDS = 1.0
 _UNSEEN_DUE_SECONDS = 5.0
 """How soon what was doubted is looked at again after the list could not be had."""
@@ -50,8 +48,6 @@ _START_AGAIN_SECONDS = 1.0
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
 _CONFLICTS = frozenset({400, 409})
-_FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
-"""What the record says of a recording that was begun beside the gateway."""
 _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
 
@@ -70,19 +66,24 @@ class Leader:
     def __init__(self, coordinator: Coordinator, videosdk: VideoSDK, listings: ListingCache) -> None:
         self._coordinator = coordinator
         self._videosdk = videosdk
+        self._leases = coordinator.leases
         self._probe = Probe(coordinator, listings)
         self._timing = coordinator.timing
 
-    async def lead(self, operation: Operation) -> Completed:
-        """Carry out the operation that the claim was granted for, to its end, also when no caller waits any more."""
+    async def lead(self, operation: Operation) -> Result:
+        """Carry out the operation that the claim was granted for, to its end, also when no caller waits any more.
+
+        Returns:
+            What became of it, already written to the record.
+        """
         try:
             return await self._lead(operation)
         except BaseException:
-            # Stop renewing: the lease expires and the next caller recovers the operation.
+            # Stop renewing: the lease expires and the next caller finds out what became of it.
             self._coordinator.let_lapse(operation.lease)
             raise
 
-    async def _lead(self, operation: Operation) -> Completed:
+    async def _lead(self, operation: Operation) -> Result:
         with metrics.operation(
             kind=operation.target.label, action=operation.lease.action, attempt=operation.lease.attempt
         ):
@@ -91,21 +92,18 @@ class Leader:
                     return await self._start(operation)
                 case "stop":
                     return await self._stop(operation)
-                case "verify":
-                    return await self._verify(operation)
                 case _:
-                    return await self._recover(operation)
+                    return await self._find_out(operation)
 
     # --- start ---------------------------------------------------------------------------------------------------
 
-    async def _start(self, operation: Operation) -> Completed:
-        parameters = operation.parameters or StartParameters()
-        operation.lease.evidence = ""
+    async def _start(self, operation: Operation) -> Result:
+        operation.learn("")
         try:
-            with noted(operation.lease, "start"):
+            with noted(operation, "start"):
                 await self._videosdk.start(
                     operation.target,
-                    parameters.fields(operation.target.mode),
+                    operation.parameters.fields(operation.target.mode),
                     may_send=self._gate(operation.lease),
                     attempt=operation.lease.attempt,
                 )
@@ -113,7 +111,7 @@ class Leader:
             return await self._start_failed(operation, error)
         return await self._finish(operation, Status.RECORDING, Outcome.STARTED, confirmed_by="reply")
 
-    async def _start_failed(self, operation: Operation, error: UpstreamError) -> Completed:
+    async def _start_failed(self, operation: Operation, error: UpstreamError) -> Result:
         _log.warning(
             "upstream.start_failed", error=type(error).__name__, status=error.status, attempt=operation.lease.attempt
         )
@@ -128,7 +126,7 @@ class Leader:
             operation, Status.UNKNOWN, None, problem=Problem.of(problem_for(error)), due_in=_UNKNOWN_DUE_SECONDS
         )
 
-    async def _start_refused(self, operation: Operation, error: Refused) -> Completed:
+    async def _start_refused(self, operation: Operation, error: Refused) -> Result:
         try:
             row = await self._probe.open_row(operation)
         except UpstreamError as unseen:
@@ -142,7 +140,7 @@ class Leader:
                 operation, Status.UNKNOWN, None, problem=Problem.of(unknown), answered=True, due_in=_UNKNOWN_DUE_SECONDS
             )
         if row:
-            operation.lease.recording = _FOUND
+            operation.adopt(operation.record.generation)
             return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
         if error.status in _CONFLICTS and self._just_stopped(operation):
             return await self._start_again(operation, error)
@@ -151,9 +149,9 @@ class Leader:
         )
 
     def _just_stopped(self, operation: Operation) -> bool:
-        return self._coordinator.now_ms() - operation.claim.ended_at < _PROCESSING_SECONDS * 1000
+        return self._coordinator.now_ms() - operation.claim.record.ended_at < _PROCESSING_SECONDS * 1000
 
-    async def _start_again(self, operation: Operation, error: Refused) -> Completed:
+    async def _start_again(self, operation: Operation, error: Refused) -> Result:
         """Start once more after VideoSDK had time for the previous recording, if a caller waits that long.
 
         Its signalling layer knows "previous recording still being processed, retry in seconds" (4018); how REST says it
@@ -174,9 +172,9 @@ class Leader:
 
     # --- stop ----------------------------------------------------------------------------------------------------
 
-    async def _stop(self, operation: Operation) -> Completed:
+    async def _stop(self, operation: Operation) -> Result:
         try:
-            with noted(operation.lease, "stop"):
+            with noted(operation, "stop"):
                 await self._videosdk.stop(
                     operation.target, may_send=self._gate(operation.lease), attempt=operation.lease.attempt
                 )
@@ -197,13 +195,13 @@ class Leader:
             )
         return await self._finish(operation, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
 
-    async def _stop_refused(self, operation: Operation, error: Refused) -> Completed:
+    async def _stop_refused(self, operation: Operation, error: Refused) -> Result:
         """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
         try:
             row = await self._probe.open_row(operation)
             while (
                 row is None
-                and not operation.lease.lost
+                and not self._leases.is_lost(operation.lease)
                 and not self._probe.seen_to_end(operation)
                 and self._probe.is_behind(operation)
             ):
@@ -232,91 +230,74 @@ class Leader:
             answered=True,
         )
 
-    # --- evidence ------------------------------------------------------------------------------------------------
+    # --- probe ---------------------------------------------------------------------------------------------------
 
-    async def _verify(self, operation: Operation) -> Completed:
-        """Find out whether what was recording still is, and start again, or write its end, if it is not."""
-        misses = 0
-        while not operation.lease.lost:
-            try:
-                row = await self._probe.open_row(operation)
-            except UpstreamError as error:
-                return await self._finish(
-                    operation,
-                    Status.RECORDING,
-                    None,
-                    problem=Problem.of(list_unavailable(error)),
-                    due_in=_UNSEEN_DUE_SECONDS,
-                )
-            if row is not None:
-                return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
-            misses += 1
-            # One miss may be the list's, and a list may be behind a start: only two some time apart end a recording,
-            # unless the very row that was seen open is now seen closed.
-            if self._probe.seen_to_end(operation) or (misses > 1 and not self._probe.is_behind(operation)):
-                return await self._absent(operation)
-            await asyncio.sleep(MISSES_APART_SECONDS)
-        return Completed(self._again(operation))
-
-    async def _recover(self, operation: Operation) -> Completed:
-        """Find out what became of an unfinished operation, before anything else may be sent."""
-        begun = clock()
-        starts_land_until = begun + operation.claim.start_may_land_ms / 1000
-        stops_land_until = begun + operation.claim.stop_may_land_ms / 1000
-        # Until then rows are hidden that may have been stopped, and may have begun just before the stop was written.
-        trusted_from = begun + self._timing.settle - (operation.claim.now - operation.claim.ended_at) / 1000
-        certain_from = max(starts_land_until, stops_land_until, trusted_from)
+    async def _find_out(self, operation: Operation) -> Result:
+        """Find out what records, and what became of an unfinished operation, before anything else may be sent."""
+        lease, recorded = operation.lease, operation.claim.before == Status.RECORDING
+        certain_from = self._probe.certain_from(operation)
+        give_up_at = certain_from + self._timing.settle + _CERTAIN_SECONDS
         last: UpstreamError | None = None
         missed_at: float | None = None
         tries = 0
-        while not operation.lease.lost and clock() < certain_from + 10:
+        while not self._leases.is_lost(lease) and clock() < give_up_at:
             asked = clock()
             try:
                 row = await self._probe.open_row(operation)
             except UpstreamError as error:
-                if isinstance(error, CredentialsRefused | Limited | NeverSent) and self._probe.may_give_up(
-                    operation, tries
-                ):
-                    return await self._release(operation, error)
+                if result := await self._unseen(operation, error, tries):
+                    return result
                 last = error
             else:
-                if row is not None and asked >= stops_land_until:
+                if row is not None and asked >= self._probe.stops_land_until(operation):
                     return await self._finish(
                         operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list"
                     )
-                missed_at = (missed_at or asked) if row is None else None
-                if (
-                    missed_at is not None
-                    and asked >= certain_from
-                    and self._probe.is_missed(operation, missed_at, asked)
-                ):
+                missed_at = (missed_at or asked) if row is None and asked >= certain_from else None
+                if missed_at is not None and self._probe.is_missed(operation, missed_at, asked):
                     return await self._absent(operation)
-            if operation.lease.stop_wanted:
+            if self._leases.stop_wanted(lease):
                 # A stop was requested: it need not wait until the outcome is known.
-                break
+                await self._coordinator.release(lease, self._again(operation))
+                return self._again(operation)
             pause = LOOK_PAUSES[min(tries, len(LOOK_PAUSES) - 1)]
+            if recorded and asked >= certain_from:
+                pause = MISSES_APART_SECONDS
             # A look that was asked for a moment too early is repeated at once, however long its answer took.
             await asyncio.sleep(min(pause, max(certain_from - clock(), 0)) if asked < certain_from else pause)
             tries += 1
-        if operation.lease.stop_wanted and not operation.lease.lost:
-            await self._coordinator.release(operation.lease, result=self._again(operation).encode())
-        if operation.lease.lost or operation.lease.stop_wanted:
-            return Completed(self._again(operation))
+        if self._leases.is_lost(lease):
+            return self._again(operation)
         return await self._finish(
             operation, Status.UNKNOWN, None, problem=Problem.of(list_unavailable(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
 
-    async def _absent(self, operation: Operation) -> Completed:
+    async def _unseen(self, operation: Operation, error: UpstreamError, tries: int) -> Result | None:
+        """End a probe that cannot see the list, where what is known stays true all the same; None where it goes on."""
+        before = operation.claim.before
+        if not self._probe.nothing_lands(operation):
+            return None
+        if before == Status.RECORDING:
+            problem = Problem.of(list_unavailable(error))
+            return await self._finish(operation, Status.RECORDING, None, problem=problem, due_in=_UNSEEN_DUE_SECONDS)
+        if before in NONE_RUNS and tries > 0 and isinstance(error, CredentialsRefused | Limited | NeverSent):
+            return await self._release(operation, error)
+        return None
+
+    async def _absent(self, operation: Operation) -> Result:
         """Nothing records and nothing can land any more: start if that is the command, else write it down."""
         if operation.command is not Command.START:
             return await self._finish(operation, self._probe.end_of(operation), None, confirmed_by="list", settled=True)
         try:
-            promoted = await self._coordinator.promote_to_start(operation.lease)
+            promoted = await self._coordinator.promote_to_start(
+                operation.lease, fingerprint=operation.fingerprint, recording=operation.descriptor
+            )
         except CoordinationUnavailable as error:
-            await self._coordinator.release(operation.lease, result=self._again(operation).encode())
-            return Completed(Result(command=operation.command, problem=Problem.of(error)))
-        if not promoted:
-            return Completed(self._again(operation))
+            await self._coordinator.release(operation.lease, self._again(operation))
+            return Result(command=operation.command, problem=Problem.of(error))
+        if promoted is None:
+            return self._again(operation)
+        operation.promoted(promoted)
         return await self._start(operation)
 
     # --- the one write -------------------------------------------------------------------------------------------
@@ -326,7 +307,7 @@ class Leader:
             # From before the grant was asked for; renewals lengthen the lease, never the window, because Redis counts
             # the quiet time from the grant.
             in_time = clock() - lease.granted_at < self._timing.send_window  # rule: send-gate
-            return in_time and not lease.lost
+            return in_time and not self._leases.is_lost(lease)
 
         return may_send
 
@@ -341,58 +322,57 @@ class Leader:
         settled: bool = False,
         answered: bool = False,
         due_in: float = 0,
-    ) -> Completed:
-        lease = operation.lease
-        if state is Status.RECORDING and lease.action == "recover" and operation.claim.before in NONE_RUNS:
+    ) -> Result:
+        lease, claim = operation.lease, operation.claim
+        if state is Status.RECORDING and lease.action == "probe" and claim.before in NONE_RUNS:
             # Found in the list, and no known operation began it: this operation's number becomes its identity.
-            lease.evidence = Evidence.moved(lease.evidence, lease.generation, lease.operation)
-            lease.generation = lease.operation
-            lease.fingerprint = ""
-            lease.recording = _FOUND
+            operation.adopt(lease.operation)
         because = operation.because(state, outcome, problem)
         ended_at = self._coordinator.now_ms() if state is Status.STOPPED else 0
-        if outcome is Outcome.NOT_RECORDING and operation.claim.before in ENDED:
+        if outcome is Outcome.NOT_RECORDING and claim.before in ENDED:
             # It had ended before this stop, and for another reason.
-            because = operation.claim.because
-            ended_at = operation.claim.ended_at if operation.claim.before == Status.STOPPED else ended_at
+            because = claim.record.because
+            ended_at = claim.record.ended_at if claim.before == Status.STOPPED else ended_at
+        known = operation.record
+        record = Record(
+            state=state,
+            generation=known.generation,
+            fingerprint=known.fingerprint,
+            recording=known.recording,
+            evidence=known.evidence,
+            because=because,
+            confirmed=self._coordinator.now_ms() if confirmed_by else 0,
+            confirmed_by=confirmed_by,
+            started_at=known.started_at,
+            ended_at=ended_at,
+        )
         result = Result(
             command=operation.serves,
-            state=state,
+            record=record,
             outcome=outcome,
             problem=problem,
-            fingerprint=lease.fingerprint,
-            generation=lease.generation,
-            descriptor=decode_descriptor(lease.recording),
-            started_at=lease.started_at,
-            confirmed_at=self._coordinator.now_ms() if confirmed_by else 0,
-            confirmed_by=confirmed_by,
-            ended_at=ended_at,
-            because=because,
+            fingerprint=operation.fingerprint,
             trace=tracing.here(),
         )
         finished = await self._coordinator.finish(
             lease,
-            state,
-            result=result.encode(),
-            confirmed_by=confirmed_by,
+            result,
+            seen_at=operation.looked_at if confirmed_by == "list" else None,
             settled=settled,
             answered=answered,
-            due_in=due_in or self._look_again(lease, state, outcome),
-            seen_at=lease.looked_at if confirmed_by == "list" else None,
-            evidence=lease.evidence,
-            ended_at=ended_at,
-            because=because,
-            upstream=lease.upstream,
+            due_in=due_in or self._look_again(operation, state, outcome),
+            upstream=operation.upstream,
         )
         if finished.how == "stale" and not (lease.action == "stop" and state is Status.STOPPED):
             # The target has moved on without us. A stop that VideoSDK confirmed is true all the same.
             if outcome is Outcome.STARTED:
                 metrics.DUPLICATES_SUSPECTED.inc()
                 _log.error("duplicate.suspected", key=operation.key, attempt=lease.attempt)
-            return Completed(self._again(operation))
-        return Completed(result, finished.stop)
+            return self._again(operation)
+        operation.stop_pending = finished.stop
+        return result
 
-    def _look_again(self, lease: Lease, state: Status, outcome: Outcome | None) -> float:
+    def _look_again(self, operation: Operation, state: Status, outcome: Outcome | None) -> float:
         """Return after how many seconds a target with nothing uncertain is compared with the list; 0 is never."""
         if not self._timing.check:
             return 0
@@ -401,21 +381,21 @@ class Leader:
             return (
                 min(self._timing.settle + 1, self._timing.check) if outcome is Outcome.STARTED else self._timing.check
             )
-        files_to_come = state is Status.STOPPED and (lease.action == "stop" or lease.evidence)
+        files_to_come = state is Status.STOPPED and (operation.lease.action == "stop" or operation.record.evidence)
         return _FILES_DUE_SECONDS if files_to_come else 0
 
-    async def _release(self, operation: Operation, error: UpstreamError) -> Completed:
+    async def _release(self, operation: Operation, error: UpstreamError) -> Result:
         late = isinstance(error, SendWindowClosed)
         result = Result(
             command=operation.serves,
             problem=Problem.of(problem_for(error)),
-            fingerprint=operation.lease.wanted_fingerprint,
+            fingerprint=operation.fingerprint,
             trace=tracing.here(),
         )
         if late:
             result = self._again(operation)
-        await self._coordinator.release(operation.lease, result=result.encode())
-        return Completed(result)
+        await self._coordinator.release(operation.lease, result)
+        return result
 
     def _again(self, operation: Operation) -> Result:
         return Result(command=operation.command)

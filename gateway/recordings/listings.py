@@ -14,9 +14,9 @@ from msgspec import Struct, structs
 from gateway.errors import UpstreamError
 from gateway.recordings.targets import MODES, Mode, Target
 from gateway.store.clock import clock
-from gateway.videosdk.client import TrackRow, VideoSDK
+from gateway.videosdk.client import ListedRow, VideoSDK
 
-__all__ = ["ListingCache", "TrackListing"]
+__all__ = ["Listing", "ListingCache"]
 
 _WHOLE_ROOM_EVERY_SECONDS: Final = 0.5
 _MAX_REMEMBERED: Final = 100
@@ -26,16 +26,16 @@ _ALL: Final = frozenset(MODES)
 _log = structlog.get_logger("gateway.recordings")
 
 
-class TrackListing(Struct, frozen=True):
+class Listing(Struct, frozen=True):
     """What VideoSDK listed."""
 
-    rows: list[TrackRow]
+    rows: list[ListedRow]
     asked_at: float
     """When (`clock`) it was asked: what it says is no younger."""
     modes: frozenset[Mode] = _ALL
     """Which recordings it is about."""
 
-    def of(self, target: Target) -> list[TrackRow]:
+    def of(self, target: Target) -> list[ListedRow]:
         """Return the rows of one target."""
         return [
             row
@@ -50,7 +50,7 @@ class _Batch:
     def __init__(self) -> None:
         self.participants: set[str | None] = set()
         self.modes: set[Mode] = set()
-        self.answer: asyncio.Future[TrackListing] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
 
 
 class ListingCache:
@@ -66,13 +66,13 @@ class ListingCache:
         self._max_remembered = max_remembered
         self._next: dict[str, _Batch] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
-        self._whole: OrderedDict[str, TrackListing] = OrderedDict()
+        self._whole: OrderedDict[str, Listing] = OrderedDict()
         """The last list of each whole room."""
-        self._single: OrderedDict[tuple[str, str], TrackListing] = OrderedDict()
+        self._single: OrderedDict[tuple[str, str], Listing] = OrderedDict()
 
     async def ask(
         self, room: str, participant: str | None = None, mode: Mode | None = None, *, max_age: float = 0
-    ) -> TrackListing:
+    ) -> Listing:
         """Return the list of a room, or at least of one participant in it.
 
         Args:
@@ -97,7 +97,7 @@ class ListingCache:
             self._asking[room] = asyncio.create_task(self._ask_for_all(room), name="list")
         return await asyncio.shield(batch.answer)
 
-    def _known(self, room: str, participant: str | None, modes: frozenset[Mode]) -> TrackListing | None:
+    def _known(self, room: str, participant: str | None, modes: frozenset[Mode]) -> Listing | None:
         known = [self._whole.get(room), self._single.get((room, participant)) if participant else None]
         return max((one for one in known if one and one.modes >= modes), key=lambda one: one.asked_at, default=None)
 
@@ -122,7 +122,7 @@ class ListingCache:
                 for mode in sorted(batch.modes)
                 for row in await self._videosdk.list_rows(MODES[mode].path, room, participant)
             ]
-            listed = TrackListing(rows, asked_at, frozenset(batch.modes))
+            listed = Listing(rows, asked_at, frozenset(batch.modes))
         except UpstreamError as error:
             _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
             batch.answer.set_exception(error)
@@ -142,7 +142,7 @@ class ListingCache:
             self._remember(self._single, (room, participant), listed)
         batch.answer.set_result(listed)
 
-    def _remember(self, known: OrderedDict[Any, TrackListing], name: object, listed: TrackListing) -> None:
+    def _remember(self, known: OrderedDict[Any, Listing], name: object, listed: Listing) -> None:
         known[name] = listed
         known.move_to_end(name)
         if len(known) > self._max_remembered:

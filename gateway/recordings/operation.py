@@ -1,33 +1,96 @@
-"""One operation on a target: what its leader has to do, and what became of it."""
+"""One operation on a target: what its leader has to do, what it learns, and what became of it."""
 
 from collections.abc import Callable
 
 import msgspec
-from msgspec import Struct
+from msgspec.structs import replace
 
-from gateway.coordinator import Claim, Command, Lease
-from gateway.recordings.model import Descriptor, EndReason, Outcome, Problem, Status
+from gateway.coordinator import Claim, Command, Completion, Lease
+from gateway.recordings.evidence import Evidence
+from gateway.recordings.model import Descriptor, EndReason, Origin, Outcome, Problem, Status
 from gateway.recordings.targets import StartParameters, Target
+from gateway.store.clock import clock
 
-__all__ = ["Completed", "Operation", "Result"]
+__all__ = ["Operation", "Result"]
+
+_FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
+"""What the record says of a recording that was begun beside the gateway."""
 
 
-class Operation(Struct, frozen=True):
-    """What a leader needs to know: whose target, which claim, and what its callers want."""
+class Operation:
+    """What a leader needs to know, and what it learns.
 
-    key: str
-    target: Target
-    command: Command
-    parameters: StartParameters | None
-    claim: Claim
-    lease: Lease
-    deadline: Callable[[], float]
-    """Until when (`clock`) a caller waits for the result."""
+    Args:
+        key: The target's record.
+        target: What is to be started, stopped or looked at.
+        command: What its callers want.
+        claim: Of which it is the operation.
+        lease: The same.
+        parameters: Of a start.
+        descriptor: What callers may read of the recording that a start begins.
+        deadline: Until when (`clock`) a caller waits for the result.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        target: Target,
+        command: Command,
+        claim: Claim,
+        lease: Lease,
+        *,
+        parameters: StartParameters | None = None,
+        descriptor: str = "",
+        deadline: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.key = key
+        self.target = target
+        self.command = command
+        self.claim = claim
+        self.lease = lease
+        self.parameters = parameters or StartParameters()
+        self.fingerprint = parameters.fingerprint if parameters else ""
+        self.descriptor = descriptor
+        self.deadline = deadline
+        self.begun_at = clock()
+        """After its claim was answered: what Redis counts from is earlier."""
+        self.record = claim.record
+        """What is known of the recording by now."""
+        self.looked_at = lease.granted_at
+        """When (`clock`) the list was asked last: what it says is no younger."""
+        self.stop_pending = False
+        """A stop was requested meanwhile, and is left to do."""
+        self.upstream = ""
+        """What VideoSDK answered last, in a word."""
 
     @property
     def serves(self) -> Command:
         """What the operation's result is about: a probe serves the command that it was claimed for."""
-        return Command(self.lease.action) if self.lease.action in {"start", "stop"} else self.command
+        return self.command if self.lease.action == "probe" else Command(self.lease.action)
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What lists have shown of the recording."""
+        return Evidence.decode(self.record.evidence, self.record.generation)
+
+    def learn(self, evidence: str) -> None:
+        """Note what a list shows of the recording."""
+        self.record = replace(self.record, evidence=evidence)
+
+    def promoted(self, lease: Lease) -> None:
+        """Go on with the lease of a start."""
+        self.lease = lease
+        self.record = lease.record
+
+    def adopt(self, generation: str) -> None:
+        """Take what the list shows for a recording that was begun beside the gateway, of unknown parameters."""
+        self.record = replace(
+            self.record,
+            generation=generation,
+            fingerprint="",
+            recording=_FOUND,
+            evidence=Evidence.moved(self.record.evidence, self.record.generation, generation),
+        )
 
     def because(self, state: Status, outcome: Outcome | None, problem: Problem | None) -> str:
         """Return why a recording ended, as far as its leader can tell."""
@@ -39,45 +102,24 @@ class Operation(Struct, frozen=True):
         return EndReason.STOPPED if state is Status.STOPPED and asked else ""
 
 
-class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of an operation; the payload that travels to every joiner.
-
-    Without a `state` nothing was decided and everybody contends again.
-    """
+class Result(Completion, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of an operation; the payload that travels to every waiter."""
 
     command: Command
-    state: Status | None = None
     outcome: Outcome | None = None
     """What the leader's own caller gets."""
     problem: Problem | None = None
     fingerprint: str = ""
-    generation: str = ""
-    descriptor: Descriptor | None = None
-    started_at: int = 0
-    confirmed_at: int = 0
-    confirmed_by: str = ""
-    ended_at: int = 0
-    because: str = ""
+    """Of the parameters that a start was asked for with."""
     trace: str = ""
     """Where the operation's trace is (`traceparent`), for those who join it; empty where none is made."""
 
-    def encode(self) -> str:
-        """Return the payload."""
-        return msgspec.json.encode(self).decode()
+    @property
+    def state(self) -> str:
+        """What the target is in now; empty where nothing was decided."""
+        return self.record.state if self.record else ""
 
     @staticmethod
     def decode(payload: bytes | str) -> "Result":
         """Read a payload."""
         return msgspec.json.decode(payload, type=Result)
-
-
-class Completed(Struct, frozen=True):
-    """What a leader returns.
-
-    Attributes:
-        result: What became of the operation, already written to the record.
-        stop_pending: A stop was requested meanwhile, and is left to do.
-    """
-
-    result: Result
-    stop_pending: bool = False

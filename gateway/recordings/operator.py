@@ -79,7 +79,7 @@ class Operator:
         key = self._key(target)
         pending = await self._backlog.read(key)
         if pending is None or not pending.state:
-            raise NotFound("The gateway knows of no recording of this track.")
+            raise NotFound(f"The gateway knows of no recording of this {target.mode}.")
         try:
             listed = await self._listings.ask(target.room_id, target.participant_id, target.mode)
         except UpstreamError as error:

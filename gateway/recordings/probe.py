@@ -5,14 +5,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
-from gateway.coordinator import Coordinator, Lease
+from gateway.coordinator import Coordinator
 from gateway.errors import UpstreamError
 from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, Status
 from gateway.recordings.operation import Operation
 from gateway.store.clock import clock
-from gateway.videosdk.client import TrackRow
+from gateway.videosdk.client import ListedRow
 
 __all__ = ["LOOK_PAUSES", "MISSES_APART_SECONDS", "NONE_RUNS", "Probe", "noted"]
 
@@ -37,30 +37,29 @@ class Probe:
         self._listings = listings
         self._timing = coordinator.timing
 
-    async def open_row(self, operation: Operation) -> TrackRow | None:
+    async def open_row(self, operation: Operation) -> ListedRow | None:
         """Return what VideoSDK lists as recording this target now, None where nothing does.
 
         Raises:
             UpstreamError: VideoSDK did not return the list: the state is unknown.
         """
-        lease = operation.lease
-        with noted(lease, "list"):
+        with noted(operation, "list"):
             listed = await self._listings.ask(
                 operation.target.room_id, operation.target.participant_id, operation.target.mode
             )
-        lease.looked_at = listed.asked_at
-        rows = listed.of(operation.target)
-        records = open_rows(rows, operation.claim.ended_at, self._coordinator.now_ms(), self._timing.settle)
+        operation.looked_at = listed.asked_at
+        rows, found = listed.of(operation.target), operation.claim.record
+        records = open_rows(rows, found.ended_at, self._coordinator.now_ms(), self._timing.settle)
         report_duplicates(operation.key, records)
         row = next(iter(records), None)
-        known = Evidence.decode(lease.evidence, lease.generation)
-        if shown := row or own_row(rows, known, lease.started_at, operation.claim.ended_at):
-            now = Evidence.of(lease.generation, shown)
+        known = operation.evidence
+        if shown := row or own_row(rows, known, operation.record.started_at, found.ended_at):
+            now = Evidence.of(operation.record.generation, shown)
             report_deliveries(known, now, operation.target.label)
-            lease.evidence = now.encode()
+            operation.learn(now.encode())
         return row
 
-    async def look_for(self, operation: Operation, seconds: float) -> TrackRow | None:
+    async def look_for(self, operation: Operation, seconds: float) -> ListedRow | None:
         """Look whether a start without an answer was carried out, for a short while."""
         until = clock() + seconds
         for pause in LOOK_PAUSES:
@@ -76,7 +75,8 @@ class Probe:
 
     def age(self, operation: Operation) -> float:
         """Return how many seconds ago the last start was sent, 0 where the record knows of none."""
-        return (self._coordinator.now_ms() - operation.lease.started_at) / 1000 if operation.lease.started_at else 0.0
+        started_at = operation.record.started_at
+        return (self._coordinator.now_ms() - started_at) / 1000 if started_at else 0.0
 
     def is_behind(self, operation: Operation) -> bool:
         """Tell whether the list may not yet show what the record tells of.
@@ -84,44 +84,63 @@ class Probe:
         A start lands at the latest when its result is written, which may be long after it was sent; and never later
         than it may be sent and be waited for, whatever was written since.
         """
-        now, started_at = self._coordinator.now_ms(), operation.lease.started_at
+        now, started_at = self._coordinator.now_ms(), operation.record.started_at
         latest = started_at + (self._timing.quiet - self._timing.settle) * 1000 if started_at else now
         return now - min(operation.claim.written, latest) < self._timing.settle * 1000
 
+    def stops_land_until(self, operation: Operation) -> float:
+        """Return until when (`clock`) a stop that was sent before the claim may land, and end what a list shows."""
+        return operation.begun_at + operation.claim.stop_may_land_ms / 1000
+
+    def certain_from(self, operation: Operation) -> float:
+        """Return from when on (`clock`) a list without the target proves that nothing records, or can any more."""
+        claim = operation.claim
+        starts_land_until = operation.begun_at + claim.start_may_land_ms / 1000
+        # Until then rows are hidden that may have been stopped, and may have begun just before the stop was written.
+        trusted_from = operation.begun_at + self._timing.settle - (claim.now - claim.record.ended_at) / 1000
+        return max(starts_land_until, self.stops_land_until(operation), trusted_from)
+
     def seen_to_end(self, operation: Operation) -> bool:
         """Tell whether the very row that was seen open before the claim is now seen closed."""
-        known = Evidence.decode(operation.claim.evidence, operation.claim.generation)
-        now = Evidence.decode(operation.lease.evidence, operation.claim.generation)
+        found = operation.claim.record
+        known = Evidence.decode(found.evidence, found.generation)
+        now = Evidence.decode(operation.record.evidence, found.generation)
         return known is not None and now is not None and now.ended
 
     def is_missed(self, operation: Operation, first: float, last: float) -> bool:
-        """Tell whether a list without the target is believed: once about what never ran, twice about what recorded."""
-        recorded = operation.claim.before == Status.RECORDING and not self.seen_to_end(operation)
-        return not recorded or last - first >= MISSES_APART_SECONDS
+        """Tell whether lists without the target are believed: one about what never ran, two about what recorded.
 
-    def may_give_up(self, operation: Operation, tries: int) -> bool:
-        """Tell whether a look that is refused may end in that refusal: nothing was sent that could land."""
-        claim = operation.claim
-        return tries > 0 and claim.before in NONE_RUNS and claim.start_may_land_ms == 0 and claim.stop_may_land_ms == 0
+        One miss may be the list's, and a list may be behind a start. Two some time apart end a recording, and one
+        does where the very row that was seen open is now seen closed.
+
+        Args:
+            operation: Whose.
+            first: When (`clock`) the first of them was asked.
+            last: The same of the last.
+        """
+        if operation.claim.before != Status.RECORDING or self.seen_to_end(operation):
+            return True
+        return last - first >= MISSES_APART_SECONDS and not self.is_behind(operation)
+
+    def nothing_lands(self, operation: Operation) -> bool:
+        """Tell whether nothing that was sent before the claim can land any more."""
+        return operation.claim.start_may_land_ms == 0 and operation.claim.stop_may_land_ms == 0
 
     def end_of(self, operation: Operation) -> Status:
         """Return what nothing recording means: that it stopped, or that it never was."""
         before = operation.claim.before
         if before in NONE_RUNS:
             return Status(before or Status.STOPPED)
-        was = (
-            before == Status.STOPPING
-            or Evidence.decode(operation.lease.evidence, operation.lease.generation) is not None
-        )
+        was = before == Status.STOPPING or operation.evidence is not None
         return Status.STOPPED if was else Status.FAILED
 
 
 @contextmanager
-def noted(lease: Lease, operation: str) -> Generator[None]:
+def noted(operation: Operation, call: str) -> Generator[None]:
     """Keep for operators what VideoSDK answered."""
     try:
         yield
     except UpstreamError as error:
-        lease.upstream = f"{operation} {error.status or type(error).__name__}"
+        operation.upstream = f"{call} {error.status or type(error).__name__}"
         raise
-    lease.upstream = f"{operation} 200"
+    operation.upstream = f"{call} 200"

@@ -17,12 +17,12 @@ from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
 from gateway.observability import tracing
 from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
 from gateway.recordings.leader import Leader
-from gateway.recordings.listings import ListingCache, TrackListing
+from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
 from gateway.recordings.targets import Mode, Target, target_of
 from gateway.store.scripts import BUCKETS
-from gateway.videosdk.client import Pace, TrackRow
+from gateway.videosdk.client import ListedRow, Pace
 
 __all__ = ["Reconciler"]
 
@@ -108,8 +108,9 @@ class Reconciler:
             claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
             if lease is None:
                 return False
-            operation = Operation(key, target, Command.RECONCILE, None, claim, lease, lambda: 0.0)
-            return (await self._leader.lead(operation)).stop_pending
+            operation = Operation(key, target, Command.RECONCILE, claim, lease)
+            await self._leader.lead(operation)
+            return operation.stop_pending
 
     def reconcile_if_idle(self, key: str) -> None:
         """Reconcile a record in the background, unless so much is under way that it had better wait until it is due."""
@@ -231,7 +232,7 @@ class Reconciler:
         return True
 
     async def _strangers(
-        self, room: str, records: dict[str, Record], target: Target | None, listed: TrackListing
+        self, room: str, records: dict[str, Record], target: Target | None, listed: Listing
     ) -> set[str]:
         """Return what the list shows as recording although no record says so, of what was not compared."""
         # VideoSDK may know participants and kinds that no caller here could name.
@@ -251,7 +252,7 @@ class Reconciler:
                 strangers.add(key)
         return strangers
 
-    async def _compare(self, key: str, record: Record, listed: TrackListing) -> bool:
+    async def _compare(self, key: str, record: Record, listed: Listing) -> bool:
         """Return whether nothing is left to find out; where list and record agree, that is written down."""
         if record.holder:
             return True
@@ -277,7 +278,7 @@ class Reconciler:
             due_in=self._files_due(record, evidence) if over else self._timing.check * random.uniform(0.9, 1.1),  # noqa: S311
         )
 
-    def _row_of_ended(self, record: Record, rows: Sequence[TrackRow], known: Evidence | None) -> TrackRow | None:
+    def _row_of_ended(self, record: Record, rows: Sequence[ListedRow], known: Evidence | None) -> ListedRow | None:
         settled = self._coordinator.now_ms() - record.ended_at >= self._timing.settle * 1000
         if record.because == EndReason.REFUSED or (known is None and not settled):
             # It never was; or the list may not show it yet, and show the one before it.

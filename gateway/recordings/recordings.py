@@ -133,7 +133,7 @@ class Recordings:
             )
             record = await self._coordinator.records.read(key)
         if record is None or record.generation == "0":
-            raise NotFound("The gateway knows of no recording of this track.")
+            raise NotFound(f"The gateway knows of no recording of this {target.mode}.")
         return recording_of(key, target, record)
 
     async def list(self, room: str) -> list[Recording]:

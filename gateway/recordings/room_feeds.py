@@ -232,9 +232,9 @@ class _Feed:
         self._render = render
         self._update = asyncio.Event()
         self._looking = asyncio.Lock()
-        self._tracks: dict[str, tuple[Target, bytes]] = {}
+        self._texts: dict[str, tuple[Target, bytes]] = {}
         self._as_of = ""
-        """The last event that is part of `_tracks`; empty before the room was read."""
+        """The last event that is part of `_texts`; empty before the room was read."""
         self._rewrites = ""
         """The last event that was offered to the readers. Not later than `_as_of`."""
         self._whole: FeedUpdate | None = None
@@ -345,7 +345,7 @@ class _Feed:
 
     async def _read_room(self) -> None:
         room = await self._coordinator.records.room(self.room, watch=True)
-        self._tracks = {}
+        self._texts = {}
         for key, record in room.records.items():
             self._keep(key, record, self._text(key, record))
         self._as_of, self._whole, self._read_at = room.last, None, clock()
@@ -353,13 +353,13 @@ class _Feed:
     def _keep(self, key: str, record: Record, text: tuple[Target, bytes]) -> None:
         # A question about such a target gets 404: its start was refused.
         if record.generation == "0":
-            self._tracks.pop(key, None)
+            self._texts.pop(key, None)
         else:
-            self._tracks[key] = text
+            self._texts[key] = text
 
     def _as_a_whole(self) -> FeedUpdate:
         if self._whole is None:
-            self._whole = FeedUpdate(self._as_of, tuple(self._tracks.values()), whole=True)
+            self._whole = FeedUpdate(self._as_of, tuple(self._texts.values()), whole=True)
         return self._whole
 
     def _of(self, event: Event) -> FeedUpdate | None:

@@ -91,7 +91,7 @@ class Target(Struct, frozen=True):
 
     @property
     def parts(self) -> tuple[str, str, str]:
-        """What its record's key says of it after the room; `target_of` reads it back."""
+        """What its record's key says of it after the room, which also orders targets; `target_of` reads it back."""
         return self.mode, self.participant_id, self.kind or ""
 
     @property
@@ -106,7 +106,7 @@ class Target(Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """Its kind, and its mode where it has no kind: what metrics and traces say of it."""
+        """Its kind, and its mode where it has no kind: what traces, logs and cursors say of it."""
         return self.kind or self.mode
 
     @property

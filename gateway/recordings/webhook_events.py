@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.coordinator import Coordinator, Record
 from gateway.recordings.model import ENDED, Status
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.targets import Kind, Mode, Target, target_of
+from gateway.recordings.targets import Mode, Target, target_of
 
 __all__ = ["EventType", "WebhookEvent", "WebhookEvents"]
 
@@ -27,9 +27,9 @@ class EventType(StrEnum):
     FAILED = "failed"
     """While it started or while it stopped: VideoSDK does not say which."""
     LEFT = "left"
-    """The participant left, and with it all of its tracks."""
+    """The participant left, and with it all that was recorded of it."""
     ENDED = "ended"
-    """The session ended, and with it all tracks of the room."""
+    """The session ended, and with it all recordings of the room."""
 
 
 class WebhookEvent(Struct, frozen=True):
@@ -38,8 +38,8 @@ class WebhookEvent(Struct, frozen=True):
     room_id: str
     participant_id: str | None
     """None where the whole room is meant."""
-    kind: Kind | None
-    """None where all tracks of the participant, or of the room, are meant."""
+    kind: str | None
+    """None where all recordings of the participant, or of the room, are meant."""
     type: EventType
     mode: Mode | None = None
     """None where the recordings of every mode are meant."""

@@ -31,9 +31,10 @@ from gateway.errors import (
 from gateway.observability import metrics, tracing
 from gateway.videosdk.tokens import Tokens
 
-__all__ = ["Addressed", "Deliveries", "Pace", "TrackFile", "TrackRow", "VideoSDK"]
+__all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "Pace", "VideoSDK"]
 
 _HARMLESS: Final = "/v2/recordings/participant/track"
+"""Any list would do."""
 _PUBLIC_KEY: Final = "/v2/public/rsa-public-key"
 _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
@@ -43,8 +44,8 @@ _AMBIGUOUS: Final = frozenset({408})
 _SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
 
 
-class TrackFile(Struct, frozen=True, kw_only=True, rename="camel"):
-    """One file of a recording. VideoSDK begins a new one whenever the participant unmutes (docs.videosdk.live)."""
+class ListedFile(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One file of a recording. Of a track, VideoSDK begins a new one at every unmuting (docs.videosdk.live)."""
 
     file_path: str | None = None
     file_url: str | None = None
@@ -61,7 +62,7 @@ class Deliveries(Struct, frozen=True, kw_only=True):
     succeeded: int = msgspec.field(name="successCount", default=0)
 
 
-class TrackRow(Struct, frozen=True, kw_only=True, rename="camel"):
+class ListedRow(Struct, frozen=True, kw_only=True, rename="camel"):
     """One recording as VideoSDK lists it."""
 
     id: str = ""
@@ -77,9 +78,9 @@ class TrackRow(Struct, frozen=True, kw_only=True, rename="camel"):
     raw_webhook: msgspec.Raw = msgspec.field(name="webhook", default=msgspec.Raw(b"null"))
 
     @property
-    def files(self) -> tuple[TrackFile, ...]:
+    def files(self) -> tuple[ListedFile, ...]:
         """Its files; none where they come in an unknown shape, which must not hide the row."""
-        return _lenient(self.raw_files, tuple[TrackFile, ...] | None) or ()
+        return _lenient(self.raw_files, tuple[ListedFile, ...] | None) or ()
 
     @property
     def deliveries(self) -> Deliveries | None:
@@ -100,7 +101,7 @@ class _PageInfo(Struct, rename="camel"):
 
 
 class _Page(Struct, rename="camel"):
-    data: list[TrackRow]
+    data: list[ListedRow]
     page_info: _PageInfo = msgspec.field(default_factory=_PageInfo)
 
 
@@ -208,7 +209,7 @@ class VideoSDK:
         """
         await self._send("stop", "POST", target.stop_path, body=target.ids, may_send=may_send, attempt=attempt)
 
-    async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[TrackRow]:
+    async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[ListedRow]:
         """Return the recordings of one mode in the room, or of one participant in it: all pages, each row once.
 
         VideoSDK is known to answer a query it does not understand with the whole account, so what it returns is
@@ -224,8 +225,8 @@ class VideoSDK:
                 return rows
         raise UpstreamError("VideoSDK's list changes from page to page.")
 
-    async def _read_pages(self, path: str, room: str, participant: str | None) -> list[TrackRow] | None:
-        rows: dict[str, TrackRow] = {}
+    async def _read_pages(self, path: str, room: str, participant: str | None) -> list[ListedRow] | None:
+        rows: dict[str, ListedRow] = {}
         first: _PageInfo | None = None
         for page in range(1, _MAX_PAGES + 1):
             query = {"roomId": room, "page": str(page), "perPage": str(_PER_PAGE)}

@@ -62,7 +62,7 @@ async def test_admin_list_during_an_operation_names_its_holder(
     start = asyncio.create_task(operator.start(track))
     seen = await harness.until(lambda: pending_targets(operator, track), lambda one: one.get("claim"))
     assert seen["status"] == "starting"
-    assert seen["claim"]["action"] in {"start", "recover"}
+    assert seen["claim"]["action"] in {"start", "probe"}
     assert 0 <= seen["claim"]["ageSeconds"] < 60
     assert 0 < seen["claim"]["leaseSeconds"] <= 2
     assert (await start).status_code == 201

@@ -147,7 +147,7 @@ WRONG_TOGETHER = [
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[EmbeddedValkey]:
     """A server of these tests' own: what others left to be looked after would count as having reached it."""
-    with EmbeddedValkey() as server:
+    with harness.AgedValkey() as server:
         yield server
 
 

@@ -386,7 +386,7 @@ async def test_events_beyond_the_bound_of_readers_are_refused_until_one_leaves(
 @pytest.fixture
 def fragile() -> EmbeddedValkey:
     """A server of the test's own, to be harmed."""
-    return EmbeddedValkey()
+    return harness.AgedValkey()
 
 
 @pytest.mark.parametrize("outage", ["frozen", "emptied", "subscriber cut"])

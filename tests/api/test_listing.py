@@ -26,7 +26,7 @@ ROOM = [recording(participant, kind) for participant in ("bo", "ada", "ada-2") f
 @pytest.mark.parametrize("limit", range(1, len(ROOM) + 1))
 def test_list_by_pages_returns_each_kind_of_each_participant_once(limit: int) -> None:
     """A page may end between two tracks of one participant: the cursor names the kind too."""
-    listed: list[tuple[str, str]] = []
+    listed: list[object] = []
     query = [("roomId", "room"), ("limit", str(limit))]
     cursor: str | None = None
     for _ in ROOM:

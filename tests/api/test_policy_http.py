@@ -25,7 +25,7 @@ CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[EmbeddedValkey]:
     """A server of these tests' own: what others left to be looked after would count as having reached it."""
-    with EmbeddedValkey() as server:
+    with harness.AgedValkey() as server:
         yield server
 
 

@@ -268,8 +268,7 @@ async def test_start_and_show_without_redis_are_answered_503(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: CheckProblem, way: str
 ) -> None:
     """Redis gone or silent: 503 within three seconds for start and question; nothing reaches VideoSDK."""
-    with EmbeddedValkey() as valkey:
-        harness.age(valkey)
+    with harness.AgedValkey() as valkey:
         settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
         async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
             track = new_track()

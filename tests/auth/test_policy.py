@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api.wire import StartTrackRecording, read_body
+from gateway.api.wire import StartTrackRecording, parameters_in, read_body
 from gateway.auth.policy import RULES, Policy, PolicyError, Scope, check, check_room, covers
 from gateway.errors import Forbidden, InvalidRequest
 from gateway.recordings import Kind, Mode, Target
@@ -55,7 +55,8 @@ def read(field: str, value: str) -> StartTrackRecording:
 
 def received(request: StartTrackRecording, field: str) -> str | None:
     """Return the value of a field that goes along to VideoSDK."""
-    return request.parameters.webhook_url if field == URL else request.parameters.bucket_dir_path
+    parameters = parameters_in(Mode.TRACK, request)
+    return parameters.webhook_url if field == URL else parameters.bucket_dir_path
 
 
 # --- the tables --------------------------------------------------------------------------------------------------
@@ -174,6 +175,15 @@ def test_policy_allows_only_the_listed_kinds() -> None:
     policy = Policy.from_table({"kinds": ["audio", "screen_audio"]})
     rules = {kind: refused(policy, START, Target(Mode.TRACK, "r", "p", kind)) for kind in Kind}
     assert rules == {Kind.AUDIO: None, Kind.SCREEN_AUDIO: None, Kind.VIDEO: "kind", Kind.SCREEN_VIDEO: "kind"}
+
+
+def test_policy_with_kinds_refuses_a_target_without_kind() -> None:
+    """A recording of several kinds at once is not of a listed one, even where all are listed."""
+    whole = Target(Mode.TRACK, "lesson-1", "teacher-1")
+    policy = Policy.from_table({"kinds": list(Kind)})
+    assert refused(policy, track=whole) == "kind"
+    assert not covers(policy, whole)
+    assert refused(Policy(), track=whole) is None
 
 
 def test_policy_names_the_first_broken_rule() -> None:

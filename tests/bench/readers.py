@@ -1,4 +1,4 @@
-"""Many readers of one room on one process: what each costs, and how soon each receives a change. `make bench`.
+"""Many readers of one room on one process: what each costs, and how soon it receives a change. `make bench-readers`.
 
 The readers are plain sockets in this process, the gateway is a process of its own, beside a Valkey and a simulated
 VideoSDK. Prints one JSON object.
@@ -17,7 +17,6 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.listener import parse
 
@@ -75,7 +74,7 @@ async def _subscriptions(url: str) -> int:
 async def measure(count: int, folder: Path) -> dict[str, Any]:
     """Have so many read while recordings start and stop."""
     demo = harness.Demo(folder)
-    with EmbeddedValkey() as valkey:
+    with harness.AgedValkey() as valkey:
         async with harness.simulator() as videosdk:
             more = {"GATEWAY_MOST_EVENT_READERS": str(count), "GATEWAY_LOG_LEVEL": "warning"}
             settings = harness.environment(valkey.url, videosdk.url, demo.file, **harness.FAST, **more)

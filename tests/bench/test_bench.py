@@ -1,37 +1,116 @@
-"""The measurements can be made: nothing is said of what comes out, which is another machine's every time."""
+"""The measurements can be made: nothing is said of times, which are another machine's, or busier, every time."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.bench.servers import PATHS, SHIPPED, Cost, compare, table
+from gateway.sandbox.ports import free_port
+from tests import harness
+from tests.bench.load import UnexpectedAnswerError, ask, drive
+from tests.bench.measuring import Figures, measure
+from tests.bench.processes import ANY, Served, cpu_seconds
+from tests.bench.programs import FASTAPI, GATEWAY, Program, node
+from tests.bench.report import read, table, write
+from tests.bench.scenarios import SCENARIOS
+
+pytestmark = pytest.mark.anyio
+
+CONNECTIONS = 4
+CALLS = {"start": 1.0, "stop": 1.0, "join": 1 / CONNECTIONS}
+"""Upstream calls of a request; others make none."""
 
 
-@pytest.mark.anyio
-async def test_bench_measures_every_path_of_the_shipped_server(tmp_path: Path) -> None:
-    """Every path is answered as it should be and has cost something; the table compares the first with itself."""
-    costs = await compare([SHIPPED], tmp_path, rounds=1, requests=1)
-    assert [(cost.server, cost.path) for cost in costs] == [(SHIPPED.name, path) for path in PATHS]
+async def short(programs: list[Program], folder: Path) -> list[Figures]:
+    """Measure with as few requests as show that all of it works."""
+    count = 2 * CONNECTIONS
+    return await measure(
+        programs, folder, rounds=1, requests=count, warm_up=CONNECTIONS, connections=CONNECTIONS, cores=ANY
+    )
+
+
+async def test_bench_measures_every_scenario_of_the_gateway_beside_a_plain_program(tmp_path: Path) -> None:
+    """Every scenario is answered as it should be, costs something, and calls the upstream as often as it must."""
+    figures = await short([GATEWAY, FASTAPI], tmp_path)
+    of_gateway = {one.scenario: one for one in figures if one.program == GATEWAY.name}
+    assert list(of_gateway) == [scenario.name for scenario in SCENARIOS]
+    plain = [one.scenario for one in figures if one.program == FASTAPI.name]
+    assert plain == [scenario.name for scenario in SCENARIOS if scenario.plain]
+    assert {name: one.calls for name, one in of_gateway.items()} == {name: CALLS.get(name, 0) for name in of_gateway}
     # One request is far less than a tick of the kernel's, and costs something all the same, on a machine however fast.
-    assert all(cost.microseconds > 0 for cost in costs)
-    lines = table(costs).splitlines()
-    assert len(lines) == 1 + len(PATHS)
-    assert all(line.endswith(" 1.00") for line in lines[1:])
+    assert all(min(one.cpu_us, one.rate, one.p50_ms, one.p99_ms, one.resident_mib) > 0 for one in figures)
+    assert of_gateway["livez"].scripts == 0
+    assert of_gateway["start"].scripts >= 2
+    assert of_gateway["start"].scripts_us > 0
 
 
-def test_bench_table_compares_each_path_with_the_first_server() -> None:
-    """Each line has the cost of its server, and its ratio to the first server's on the same path."""
-    costs = [
-        Cost(server, path, microseconds * times)
-        for server, times in (("first", 1), ("other", 1.5))
-        for path, microseconds in zip(PATHS, (200, 560, 3400), strict=True)
+async def test_bench_measures_the_program_for_node(tmp_path: Path) -> None:
+    """It does what a plain program is measured by, and calls the upstream as often as the gateway does."""
+    program = node(tmp_path / "node")
+    if program is None:
+        harness.skip_unless_ci("there is no Node, or its packages cannot be had")
+    figures = await short([program], tmp_path)
+    assert [one.scenario for one in figures] == [scenario.name for scenario in SCENARIOS if scenario.plain]
+    assert {one.scenario: one.calls for one in figures} == {one.scenario: CALLS.get(one.scenario, 0) for one in figures}
+
+
+async def test_load_with_an_unexpected_answer_fails(tmp_path: Path) -> None:
+    """An answer of another status is no measurement; the error shows the answer."""
+    port = free_port()
+    command = (sys.executable, "-m", "tests.bench.upstream", str(port))
+    with Served(command, port, tmp_path / "upstream.log", environ={}, cores=frozenset()) as upstream:
+        await upstream.ready("/calls")
+        request = b"GET /v2/recordings/participant/track?roomId=r HTTP/1.1\r\nhost: h\r\n\r\n"
+        answered = await drive(port, [[request, request], [request]], frozenset({200}))
+        assert len(answered.waits) == 3
+        assert await ask(port, "/calls") == (200, b"3")
+        with pytest.raises(UnexpectedAnswerError, match="200 OK"):
+            await drive(port, [[request]], frozenset({201}))
+
+
+FORKS = """
+import os, pathlib, sys, time
+child = os.fork()
+if not child:
+    while time.process_time() < 0.2:
+        pass
+    pathlib.Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
+
+
+async def test_cpu_time_of_a_process_is_that_of_its_children_too(tmp_path: Path) -> None:
+    """A worker's time is counted as the gateway's."""
+    done = tmp_path / "done"
+    command = (sys.executable, "-c", FORKS, str(done))
+    with Served(command, 0, tmp_path / "log", environ={}, cores=frozenset()) as served:
+        await harness.eventually(done.exists)
+        assert served.cpu_seconds - cpu_seconds(served.pid) >= 0.2
+        assert cpu_seconds(os.getpid()) > 0
+
+
+def figures(program: str, scenario: str, cpu_us: float) -> Figures:
+    """Make figures of which only the cost matters."""
+    others = {name: 1.0 for name in Figures.__struct_fields__ if name not in {"program", "scenario", "cpu_us"}}
+    return Figures(program=program, scenario=scenario, cpu_us=cpu_us, **others)
+
+
+def test_table_compares_each_cost_with_a_start_of_the_plain_programs(tmp_path: Path) -> None:
+    """Each line has the cost, its ratio to the start of each plain program, and to the same cost of an earlier run."""
+    run = [figures("gateway", "start", 300), figures("plain", "start", 100), figures("gateway", "livez", 50)]
+    write([figures("gateway", "start", 600), figures("plain", "start", 100)], tmp_path / "before.json")
+    lines = table(run, ["plain"], read(tmp_path / "before.json")).splitlines()
+    assert [line.split()[:5] for line in lines[1:]] == [
+        ["start", "gateway", "300", "3.00", "0.50"],
+        ["start", "plain", "100", "1.00", "1.00"],
+        ["livez", "gateway", "50", "0.50", "-"],
     ]
-    shown = [line.rsplit(maxsplit=4) for line in table(costs).splitlines()[1:]]
-    assert [(line[0].split()[0], *line[1:]) for line in shown] == [
-        ("livez", "first", "200", "us", "1.00"),
-        ("livez", "other", "300", "us", "1.50"),
-        ("repeated", "first", "560", "us", "1.00"),
-        ("repeated", "other", "840", "us", "1.50"),
-        ("new", "first", "3400", "us", "1.00"),
-        ("new", "other", "5100", "us", "1.50"),
-    ]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_figures_that_were_written_are_read_again(tmp_path: Path) -> None:
+    """A later run compares itself with all that an earlier one has measured."""
+    run = [figures("gateway", "start", 300.5), figures("plain", "start", 100.25)]
+    write(run, tmp_path / "figures.json")
+    assert read(tmp_path / "figures.json") == run

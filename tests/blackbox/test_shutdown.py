@@ -136,7 +136,7 @@ async def test_sigterm_after_an_accepted_webhook_writes_it_first(
 
     Whichever replica settles what is due then goes on with it.
     """
-    with EmbeddedValkey() as valkey:
+    with harness.AgedValkey() as valkey:
         settings = harness.environment(
             valkey.url, simulator.url, demo.file, **{**HEALING, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "3"}
         )

@@ -12,7 +12,6 @@ import jwt
 import pytest
 
 from gateway.sandbox.simulator import Simulator
-from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.api_client import NewTrack
 from tests.browser.conftest import Outside
@@ -44,7 +43,7 @@ def ask(action: str, shown: str, track: dict[str, str]) -> dict[str, object]:
 @pytest.fixture
 async def url(simulator: Simulator, demo: harness.Demo, page: str) -> AsyncGenerator[str]:
     """A gateway that lets join tokens in and lists the page's origin, with a Redis of its own."""
-    with EmbeddedValkey() as valkey:
+    with harness.AgedValkey() as valkey:
         settings = harness.environment(
             valkey.url,
             simulator.url,
@@ -94,7 +93,7 @@ async def test_page_follows_a_room_across_a_gateways_death(
 ) -> None:
     """It sees each change within a second; from the next gateway, what happened meanwhile, and nothing twice."""
     first, second = new_track(), new_track()
-    with EmbeddedValkey() as valkey:
+    with harness.AgedValkey() as valkey:
         settings = harness.environment(
             valkey.url,
             simulator.url,

@@ -15,7 +15,6 @@ from gateway.auth.api_keys import Callers
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
-from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.api_client import ApiClient
 from tests.browser import node_project
@@ -54,7 +53,7 @@ class House:
 async def house(simulator: Simulator, demo: harness.Demo) -> AsyncGenerator[House]:
     """A gateway that lets in services and participants, with a Redis of its own: the examples name one track."""
     join_token = demo_join_token(harness.API_KEY, harness.SECRET, room=TRACK["roomId"], participant="ada")
-    with EmbeddedValkey() as valkey:
+    with harness.AgedValkey() as valkey:
         settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_JOIN_TOKENS="on")
         async with harness.serve(settings) as url:
             yield House(url, demo.key, join_token, simulator)

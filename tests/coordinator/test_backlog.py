@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.coordinator import BacklogGauge, Command, Coordinator, Timing
+from gateway.coordinator import BacklogGauge, Command, Completion, Coordinator, Record, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from gateway.store.scripts import BUCKETS
@@ -23,7 +23,7 @@ def test_backlog_keeps_since_when_a_track_is_unknown(track: Track) -> None:
     assert int(since) == track.ms
     track.wait(5000)
     again = track.claim("reconcile")
-    assert again["action"] == "recover"
+    assert again["action"] == "probe"
     assert track.record["uncertain_since"] == since
     track.finish(again, "unknown", confirmed_by="", due_in=1000)
     assert track.record["uncertain_since"] == since
@@ -66,7 +66,7 @@ async def test_backlog_counts_unknown_tracks_and_lapsed_leases(fresh: EmbeddedVa
         _, leases[name] = await coordinator.claim(coordinator.key(f"room-{name}", "p", "video"), Command.START)
         assert leases[name] is not None
     assert (await BacklogGauge(connection, "t").look()).count == 0  # pyright: ignore[reportOptionalMemberAccess]
-    await coordinator.finish(leases["unknown"], "unknown", result="", due_in=5)
+    await coordinator.finish(leases["unknown"], Completion(record=Record(state="unknown")), due_in=5)
     with redis.Redis.from_url(fresh.url) as admin:
         lapsed = int(time.time() * 1000) - LONG_AGO
         admin.hset(leases["dead"].key, mapping={"lease": lapsed, "granted": lapsed})

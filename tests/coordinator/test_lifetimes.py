@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import pytest
 import redis
 
-from gateway.coordinator import Command, Coordinator, Timing
+from gateway.coordinator import Command, Completion, Coordinator, Record, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.clock import clock
 from gateway.store.connection import Connection
@@ -78,13 +78,18 @@ KINDS: Final = {
 """Every kind of key that there is; what is none of them is not documented."""
 
 
+def completion(state: str, confirmed_by: str) -> Completion:
+    """Return an operation's end in a state that was seen just now."""
+    return Completion(record=Record(state=state, confirmed_by=confirmed_by))
+
+
 async def recorded(connection: Connection) -> tuple[Coordinator, str]:
     """Bring a track to a recording that is looked at again."""
     coordinator = Coordinator(connection, TIMING, "t")
     key = coordinator.key("room", "p", "video")
     _, lease = await coordinator.claim(key, Command.STOP)
     assert lease is not None
-    await coordinator.finish(lease, "recording", result="", confirmed_by="list", due_in=60)
+    await coordinator.finish(lease, completion("recording", "list"), due_in=60)
     return coordinator, key
 
 
@@ -105,7 +110,7 @@ def believed(admin: "redis.Redis") -> None:
         admin.set(f"rec:{{{bucket:02d}}}:epoch", f"{run}:{now - HOUR}", px=HOUR)
 
 
-RUNNING: Final = {"record": MEMORY, "due": MEMORY, "epoch": 2 * MEMORY, "tracks": 2 * MEMORY, "events": REPLAY}
+RUNNING: Final = {"record": MEMORY, "due": MEMORY, "epoch": 2 * MEMORY, "targets": 2 * MEMORY, "events": REPLAY}
 
 
 @pytest.mark.usefixtures("believed")
@@ -124,7 +129,7 @@ async def test_record_that_ended_lives_as_long_as_it_can_be_read(connection: Con
     coordinator, key = await recorded(connection)
     _, lease = await coordinator.claim(key, Command.STOP)
     assert lease is not None
-    await coordinator.finish(lease, "stopped", result="", confirmed_by="reply", answered=True, due_in=60)
+    await coordinator.finish(lease, completion("stopped", "reply"), answered=True, due_in=60)
     for name in cast("list[str]", admin.keys("*epoch")):
         if admin.pttl(name) <= HOUR:
             admin.delete(name)
@@ -151,7 +156,7 @@ async def test_keys_live_on_with_every_write(connection: Connection, admin: "red
         case "renew":
             await coordinator.leases.renew(cast("Any", lease))
         case "release":
-            await coordinator.release(cast("Any", lease), result="")
+            await coordinator.release(cast("Any", lease), Completion())
         case "suspect_since":
             await coordinator.records.invalidate(key)
         case "confirm":
@@ -162,7 +167,7 @@ async def test_keys_live_on_with_every_write(connection: Connection, admin: "red
         case _:
             await coordinator.records.revoke(key, cast("Any", lease).attempt)
     found = lifetimes(admin)
-    short = {kind for kind in ("record", "due", "tracks") if not RUNNING[kind] - SLACK < found[kind] <= RUNNING[kind]}
+    short = {kind for kind in ("record", "due", "targets") if not RUNNING[kind] - SLACK < found[kind] <= RUNNING[kind]}
     assert not short, found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.coordinator import Backlog, BacklogGauge, Command, Coordinator, Timing
+from gateway.coordinator import Backlog, BacklogGauge, Command, Completion, Coordinator, Record, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from gateway.store.scripts import BUCKETS
@@ -39,7 +39,7 @@ async def unknown_track(connection: Connection, tenant: str) -> Coordinator:
     coordinator = Coordinator(connection, Timing(verify_absent="never"), tenant)
     _, lease = await coordinator.claim(coordinator.key(*TRACK), Command.START)
     assert lease is not None
-    await coordinator.finish(lease, "unknown", result="", due_in=0.001)
+    await coordinator.finish(lease, Completion(record=Record(state="unknown")), due_in=0.001)
     return coordinator
 
 

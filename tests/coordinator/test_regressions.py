@@ -12,7 +12,7 @@ import pytest
 from gateway.coordinator import Timing
 from gateway.errors import CoordinationUnavailable
 from gateway.recordings.leader import Leader
-from gateway.recordings.operation import Completed, Operation
+from gateway.recordings.operation import Operation, Result
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
 from tests.model.replica import PARAMETERS
 from tests.model.upstream import TRACK, Row
@@ -99,11 +99,11 @@ def test_quiet_time_passes_before_a_start_is_sent_again(world: World, list_secon
 def test_finish_by_the_former_leader_is_accepted_until_another_may_send(track: Track) -> None:
     """A leader that was away brings its success: it counts while another only looks, and not once that one sends."""
     first = track.claim("start", fingerprint="A")
-    if first["action"] == "recover":
+    if first["action"] == "probe":
         track.promote_to_start(first)
     track.wait(LEASE + 1)
     second = track.claim("start", fingerprint="A")
-    assert (second["action"], second["op"]) == ("recover", first["op"])
+    assert (second["action"], second["op"]) == ("probe", first["op"])
     assert track.finish(first, "recording")["how"] == "late"
     assert track.finish(second, "unknown", confirmed_by="")["how"] == "stale"
 
@@ -120,7 +120,7 @@ def test_promotion_after_the_record_was_lost_is_refused(track: Track) -> None:
     """Looking is harmless; sending on the word of a server that forgot who looks is not."""
     for snapshot in (None, track.snapshot()):
         lead = track.claim("start")
-        assert lead["action"] == "recover"
+        assert lead["action"] == "probe"
         track.lose(snapshot)
         assert track.promote_to_start(lead)["how"] == "lost"
         track.claim("reconcile")
@@ -147,7 +147,7 @@ def test_first_claim_on_another_server_never_starts_blindly(track: Track) -> Non
         assert track.claim("start")["action"] == "grace"
         track.wait(GRACE)
         lead = track.claim("start")
-        assert (lead["verdict"], lead["action"]) == ("lead", "recover")
+        assert (lead["verdict"], lead["action"]) == ("lead", "probe")
         track.release(lead)
 
 
@@ -538,7 +538,7 @@ def test_restored_probe_keeps_others_from_starting(world: World) -> None:
     first, second = replicas(world, 2)
     plan(world, "start", Fate(hears="reset", lands=14.5))
     first.start(timeout=1)
-    world.until(lambda: world.record().get("action") == "recover")
+    world.until(lambda: world.record().get("action") == "probe")
     world.lose()
     second.start()
     world.advance(25)
@@ -550,10 +550,10 @@ def test_restored_verifier_does_not_start(track: Track) -> None:
     track.started()
     track.wait(TRUST + 1)
     lead = track.claim("start")
-    assert lead["action"] == "verify"
+    assert lead["action"] == "probe"
     track.lose()
     assert track.renew(lead)["how"] == "restored"
-    assert track.record["state"] == "recording"
+    assert (track.record["state"], track.left("start_may_land_until")) == ("unknown", QUIET)
     assert track.claim("start")["verdict"] == "wait"
     assert track.promote_to_start(lead)["how"] == "lost"
 
@@ -847,7 +847,7 @@ def test_start_that_waits_behind_a_look_supersedes_the_stop_before_it(world: Wor
     world.upstream.list_failures = 1
     world.until(lambda: world.upstream.open)
     world.upstream.list_failures = 1
-    world.until(lambda: world.record().get("action") == "recover")
+    world.until(lambda: world.record().get("action") == "probe")
     call = third.start()
     world.advance(3)
     assert call.success
@@ -1075,7 +1075,7 @@ def test_stop_by_two_waiters_answers_both_after_the_stop(track: Track) -> None:
     track.invalidate()
     track.wait(1)
     start = track.claim("start")
-    assert (start["verdict"], start["action"]) == ("lead", "recover")
+    assert (start["verdict"], start["action"]) == ("lead", "probe")
     stops = [track.claim("stop") for _ in range(2)]
     assert {stop["verdict"] for stop in stops} == {"wait"}
     numbers = [stop["asked_at"] for stop in stops]
@@ -1094,7 +1094,7 @@ def test_leader_after_an_unexpected_error_stops_renewing(new_world: Callable[...
     class Mistaken(Leader):
         mistakes = 1
 
-        async def _lead(self, operation: Operation) -> Completed:
+        async def _lead(self, operation: Operation) -> Result:
             if operation.command == "start" and Mistaken.mistakes:
                 Mistaken.mistakes -= 1
                 raise RuntimeError("a mistake")

@@ -63,7 +63,7 @@ class Process:
     async def round(self, seconds: float = EVERY) -> list[str]:
         """Let time pass, tell what has to be told, and return the keys of it."""
         self.moment += seconds
-        await self.told.tell()
+        await self.told.repeat()
         return self.servers.heard()
 
 
@@ -109,7 +109,7 @@ async def test_rewrites_of_one_attempt_send_its_last_write(process: Process) -> 
     process.keep()
     process.told.keep("release", ONE, "p.1", {"state": "failed"})
     process.told.suspect()
-    await process.told.tell()
+    await process.told.repeat()
     assert [arguments["state"] for _, arguments in process.servers.said] == ["failed"]
 
 
@@ -178,7 +178,7 @@ async def test_rewrites_sent_later_hold_the_rest_of_the_horizons(process: Proces
     left: list[tuple[object, object]] = []
     for _ in range(10):
         process.moment += EVERY
-        await process.told.tell()
+        await process.told.repeat()
         arguments = process.servers.said[-1][1]
         left.append((arguments["start_may_land_ms"], arguments["stop_may_land_ms"]))
     assert left == [(max(9_000 - ms, 0), max(2_500 - ms, 0)) for ms in range(1_000, 11_000, 1_000)]

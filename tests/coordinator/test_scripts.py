@@ -66,17 +66,17 @@ def stopping(track: Track) -> Reply:
 
 def test_first_start_on_a_server_that_may_have_forgotten_looks_first(track: Track) -> None:
     """Nothing is known, so it may be forgotten: the list is asked before anything is sent."""
-    assert say(track.claim("start")) == ("lead", "recover")
+    assert say(track.claim("start")) == ("lead", "probe")
     assert track.record["state"] == ""
 
 
-@pytest.mark.parametrize(("verify_absent", "action"), [("auto", "recover"), ("never", "start"), ("always", "recover")])
+@pytest.mark.parametrize(("verify_absent", "action"), [("auto", "probe"), ("never", "start"), ("always", "probe")])
 def test_first_start_obeys_the_operator(track: Track, verify_absent: str, action: str) -> None:
     """Whether an unknown track is looked up is the operator's to say."""
     assert say(track.claim("start", verify_absent=verify_absent)) == ("lead", action)
 
 
-@pytest.mark.parametrize(("verify_absent", "action"), [("auto", "start"), ("never", "start"), ("always", "recover")])
+@pytest.mark.parametrize(("verify_absent", "action"), [("auto", "start"), ("never", "start"), ("always", "probe")])
 def test_start_of_a_track_known_to_rest(track: Track, verify_absent: str, action: str) -> None:
     """What this server itself saw end is started at once, unless the operator never wants that."""
     fresh_stop(track)
@@ -111,7 +111,7 @@ def test_repeat_of_a_start_is_answered_while_it_is_trusted(track: Track) -> None
     reply = track.claim("start")
     assert (say(reply), reply["confirmed_by"]) == (("running", ""), "reply")
     track.wait(1)
-    assert say(track.claim("start")) == ("lead", "verify")
+    assert say(track.claim("start")) == ("lead", "probe")
 
 
 def test_conflict_is_with_other_parameters_only(track: Track) -> None:
@@ -132,8 +132,8 @@ def test_conflict_is_never_with_something_doubtful(track: Track) -> None:
     """Other parameters on a recording that may be over: first it is looked whether it is."""
     track.started()
     track.wait(TRUST + 1)
-    assert say(track.claim("start", fingerprint="B")) == ("lead", "verify")
-    assert say(track.claim("start")) == ("wait", "verify")
+    assert say(track.claim("start", fingerprint="B")) == ("lead", "probe")
+    assert say(track.claim("start")) == ("wait", "probe")
 
 
 @pytest.mark.parametrize("begin", [unknown, starting])
@@ -142,7 +142,7 @@ def test_start_over_something_unsettled_looks_first(track: Track, begin: Any) ->
     begin(track)
     track.wait(LEASE + 1)
     reply = track.claim("start")
-    assert say(reply) == ("lead", "recover")
+    assert say(reply) == ("lead", "probe")
     assert reply["start_may_land_ms"] == QUIET - LEASE - 1
 
 
@@ -151,7 +151,7 @@ def test_start_over_a_passed_horizon_still_looks_first(track: Track) -> None:
     unknown(track)
     track.wait(2 * QUIET)
     reply = track.claim("start")
-    assert (say(reply), reply["start_may_land_ms"]) == (("lead", "recover"), 0)
+    assert (say(reply), reply["start_may_land_ms"]) == (("lead", "probe"), 0)
 
 
 def test_start_behind_a_stop_without_an_answer_stops_first(track: Track) -> None:
@@ -162,7 +162,7 @@ def test_start_behind_a_stop_without_an_answer_stops_first(track: Track) -> None
     assert say(reply) == ("lead", "stop")
     track.finish(reply, "stopped", answered=True)
     again = track.claim("start")
-    assert say(again) == ("lead", "recover")
+    assert say(again) == ("lead", "probe")
     assert 0 < again["stop_may_land_ms"] <= QUIET
 
 
@@ -172,7 +172,7 @@ def test_start_within_the_horizon_of_a_stop_waits_it_out(track: Track) -> None:
     track.wait(1000)
     track.finish(track.claim("stop"), "stopped", answered=True)
     track.wait(QUIET - 1001)
-    assert say(track.claim("start")) == ("lead", "recover")
+    assert say(track.claim("start")) == ("lead", "probe")
     track.redis.delete(track.keys[0])
 
 
@@ -236,8 +236,8 @@ def test_stop_is_not_about_a_newer_recording(track: Track) -> None:
     ("begin", "answer"),
     [
         (fresh_stop, ("noop", "")),
-        (Track.started, ("lead", "verify")),
-        (unknown, ("lead", "recover")),
+        (Track.started, ("lead", "probe")),
+        (unknown, ("lead", "probe")),
         (stopping, ("lead", "stop")),
         (starting, ("busy", "")),
         (nothing, ("noop", "")),
@@ -300,7 +300,7 @@ def test_lapsed_lease_is_taken_over_under_the_same_number(track: Track) -> None:
     assert say(track.claim("start")) == ("wait", "start")
     track.wait(1)
     reply = track.claim("start")
-    assert (say(reply), reply["op"]) == (("lead", "recover"), lead["op"])
+    assert (say(reply), reply["op"]) == (("lead", "probe"), lead["op"])
     assert track.record["holder"] == reply["attempt"]
 
 
@@ -318,7 +318,7 @@ def test_lapsed_probe_is_done_again(track: Track) -> None:
     track.wait(TRUST + 1)
     track.claim("start")
     track.wait(LEASE)
-    assert say(track.claim("start")) == ("lead", "verify")
+    assert say(track.claim("start")) == ("lead", "probe")
 
 
 def test_joiner_is_handed_the_result_of_its_operation_only(track: Track) -> None:
@@ -327,9 +327,10 @@ def test_joiner_is_handed_the_result_of_its_operation_only(track: Track) -> None
     track.claim("start")
     track.finish(lead, "recording", result="it began")
     reply = track.claim("start", seen=lead["op"])
-    assert (say(reply)[0], reply["result"]) == ("done", "it began")
+    assert say(reply)[0] == "done"
+    assert json.loads(reply["result"])["answer"] == "it began"
     track.wait(TRUST + 1)
-    assert say(track.claim("start", seen=str(int(lead["op"]) - 1))) == ("lead", "verify")
+    assert say(track.claim("start", seen=str(int(lead["op"]) - 1))) == ("lead", "probe")
 
 
 def test_claim_after_its_time_does_nothing(track: Track) -> None:
@@ -351,7 +352,7 @@ def test_clock_that_was_set_back_is_no_long_grace(track: Track) -> None:
     track.wait(-60_000)
     assert (say(reply := track.claim("start")), reply["lease_left"]) == (("wait", "grace"), GRACE)
     track.wait(GRACE + 1)
-    assert say(track.claim("start")) == ("lead", "recover")
+    assert say(track.claim("start")) == ("lead", "probe")
 
 
 @pytest.mark.parametrize("command", ["start", "stop", "reconcile"])
@@ -369,9 +370,7 @@ def test_claim_within_the_grace_waits(track: Track, command: str, kept: bool) ->
     assert say(track.claim(command))[0] in {"lead", "noop"}
 
 
-@pytest.mark.parametrize(
-    ("begin", "start", "stop"), [(Track.started, "verify", "stop"), (fresh_stop, "recover", "stop")]
-)
+@pytest.mark.parametrize(("begin", "start", "stop"), [(Track.started, "probe", "stop"), (fresh_stop, "probe", "stop")])
 def test_claim_of_a_record_before_the_epoch_is_probed(track: Track, begin: Any, start: str, stop: str) -> None:
     """After a failover neither running nor idle is answered from the record, however young it is."""
     begin(track)
@@ -380,7 +379,7 @@ def test_claim_of_a_record_before_the_epoch_is_probed(track: Track, begin: Any, 
     track.wait(GRACE)
     reply = track.claim("start")
     assert reply["verdict"] == "lead"
-    assert reply["action"] in {start, "recover"}
+    assert reply["action"] in {start, "probe"}
     track.release(reply)
     assert say(track.claim("stop")) == ("lead", stop)
 
@@ -416,7 +415,7 @@ def test_claim_after_the_floor_waits_for_nothing_forgotten(track: Track) -> None
     track.claim("reconcile")
     track.wait(QUIET)
     reply = track.claim("start")
-    assert (say(reply), reply["start_may_land_ms"], reply["stop_may_land_ms"]) == (("lead", "recover"), 0, 0)
+    assert (say(reply), reply["start_may_land_ms"], reply["stop_may_land_ms"]) == (("lead", "probe"), 0, 0)
 
 
 def test_start_after_a_stop_before_the_floor_looks_first(track: Track) -> None:
@@ -426,7 +425,7 @@ def test_start_after_a_stop_before_the_floor_looks_first(track: Track) -> None:
     track.wait(GRACE)
     track.stopped()
     reply = track.claim("start")
-    assert (say(reply), reply["start_may_land_ms"]) == (("lead", "recover"), QUIET - GRACE)
+    assert (say(reply), reply["start_may_land_ms"]) == (("lead", "probe"), QUIET - GRACE)
 
 
 def test_recording_found_before_the_floor_is_not_believed(track: Track) -> None:
@@ -437,7 +436,7 @@ def test_recording_found_before_the_floor_is_not_believed(track: Track) -> None:
     track.wait(GRACE)
     for command in ("start", "reconcile"):
         reply = track.claim(command)
-        assert (say(reply), reply["stop_may_land_ms"]) == (("lead", "recover"), QUIET - GRACE)
+        assert (say(reply), reply["stop_may_land_ms"]) == (("lead", "probe"), QUIET - GRACE)
         track.release(reply)
 
 
@@ -467,7 +466,7 @@ def test_claim_after_the_longest_recording_ends_the_doubt(track: Track) -> None:
     track.lose()
     track.claim("reconcile")
     track.wait(MEMORY)
-    assert say(track.claim("start")) == ("lead", "recover")
+    assert say(track.claim("start")) == ("lead", "probe")
     track.redis.delete(track.keys[0])
     track.wait(1)
     assert say(track.claim("start")) == ("lead", "start")
@@ -494,7 +493,8 @@ def test_finish_frees_the_track_and_says_what_is(track: Track) -> None:
     assert finished == {"how": "ok", "stop": False, "now": track.ms, **nothing_lands}
     record = track.record
     assert (record["state"], record["holder"], record["action"], record["lease"]) == ("recording", "", "", "0")
-    assert (record["done"], record["result"], record["generation"]) == (lead["op"], "it began", lead["op"])
+    assert (record["done"], record["generation"]) == (lead["op"], lead["op"])
+    assert json.loads(record["result"])["answer"] == "it began"
     assert (record["confirmed_by"], track.left("confirmed"), track.left("written")) == ("reply", 0, 0)
     assert record["start_may_land_until"] == "0"
     assert track.due is None
@@ -508,6 +508,28 @@ def test_finish_twice_changes_nothing(track: Track) -> None:
     track.wait(700)
     assert track.finish(lead, "recording")["how"] == "repeated"
     unchanged(track, before)
+
+
+@pytest.mark.parametrize(("found", "how"), [("recording", "repeated"), ("unknown", "stale")])
+def test_finish_of_a_start_that_a_probe_has_found_adds_nothing(track: Track, found: str, how: str) -> None:
+    """A paused leader brings its success after another saw the same in the list: its callers hear that it started."""
+    lead = starting(track)
+    track.wait(LEASE + 1)
+    probe = track.claim("start")
+    track.finish(probe, found, confirmed_by="list" if found == "recording" else "", due_in=1000)
+    before = track.record
+    track.wait(700)
+    assert track.finish(lead, "recording")["how"] == how
+    unchanged(track, before)
+
+
+def test_finish_of_a_start_is_stale_once_another_began(track: Track) -> None:
+    """What records now is another recording than the one that this leader has started."""
+    lead = starting(track)
+    track.wait(LEASE + 1)
+    track.finish(track.claim("start"), "failed", confirmed_by="list", settled=True)
+    track.started()
+    assert track.finish(lead, "recording")["how"] == "stale"
 
 
 def test_finish_by_another_attempt_is_refused(track: Track) -> None:
@@ -534,7 +556,7 @@ def test_finish_by_the_former_leader_is_accepted_for_a_success_only(track: Track
     """While another looks for our operation, that it runs is what it looks for; that we do not know helps nobody."""
     lead = starting(track)
     track.wait(LEASE)
-    assert say(track.claim("start")) == ("lead", "recover")
+    assert say(track.claim("start")) == ("lead", "probe")
     assert track.finish(lead, state)["how"] == how
 
 
@@ -584,7 +606,7 @@ def test_restored_record_within_the_grace_waits(track: Track) -> None:
     assert say(track.claim("stop")) == ("wait", "grace")
 
 
-@pytest.mark.parametrize(("state", "look"), [("recording", "verify"), ("failed", "recover")])
+@pytest.mark.parametrize(("state", "look"), [("recording", "probe"), ("failed", "probe")])
 def test_finish_of_a_claim_before_the_epoch_leaves_the_record_suspect(track: Track, state: str, look: str) -> None:
     """Others may have come after it, whom the server forgot: it is looked at, by the settler where nobody asks."""
     lead = track.claim("start")
@@ -646,7 +668,10 @@ def test_finish_without_waiters_publishes_nothing(track: Track) -> None:
         lead = track.claim("stop")
         track.claim("stop")
         track.finish(lead, "stopped", answered=True, result="awaited")
-        assert heard() == [f"{track.keys[0]}\n{lead['op']}\nawaited"]
+        messages = heard()
+        assert len(messages) == 1
+        key, operation, payload = messages[0].split("\n")
+        assert (key, operation, json.loads(payload)["answer"]) == (track.keys[0], lead["op"], "awaited")
 
 
 # --- renew -----------------------------------------------------------------------------------------------------------
@@ -896,7 +921,7 @@ def test_stop_over_an_unknown_start_holds_until_nothing_can_land(track: Track) -
     assert (track.stop_due, track.due) == (True, QUIET + 1)
     track.wait(QUIET + 1)
     look = track.claim("reconcile")
-    assert say(look) == ("lead", "recover")
+    assert say(look) == ("lead", "probe")
     assert track.finish(look, "recording", confirmed_by="list")["stop"] is True
     assert say(track.claim("reconcile")) == ("lead", "stop")
 
@@ -949,7 +974,7 @@ def test_newer_start_supersedes_an_older_stop(track: Track) -> None:
     unknown(track)
     track.finish(track.claim("stop"), "stopped", answered=True)
     reply = track.claim("start")
-    assert (say(reply), track.stop_due) == (("lead", "recover"), False)
+    assert (say(reply), track.stop_due) == (("lead", "probe"), False)
 
 
 @pytest.mark.parametrize("mine", [False, True])
@@ -967,9 +992,7 @@ def test_promotion_ends_a_stop_of_an_earlier_recording(track: Track, mine: bool)
 # --- doubt -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("begin", "action"), [(Track.started, "verify"), (fresh_stop, "recover"), (nothing, "recover")]
-)
+@pytest.mark.parametrize(("begin", "action"), [(Track.started, "probe"), (fresh_stop, "probe"), (nothing, "probe")])
 def test_invalidate_has_the_next_claim_probe(track: Track, begin: Any, action: str) -> None:
     """Whoever comes next looks first; if nobody does, the settler."""
     begin(track)
@@ -1070,7 +1093,7 @@ def somebody_holds_it(track: Track) -> dict[str, Any]:
     """Whoever verifies it finds out."""
     track.started()
     track.wait(TRUST + 1)
-    assert track.claim("start")["action"] == "verify"
+    assert track.claim("start")["action"] == "probe"
     return {}
 
 
@@ -1164,9 +1187,9 @@ def test_confirm_without_a_list_only_plans_the_next(track: Track) -> None:
 @pytest.mark.parametrize(
     ("begin", "command", "next_one"),
     [
-        (fresh_stop, "start", ("lead", "recover")),
+        (fresh_stop, "start", ("lead", "probe")),
         (Track.started, "stop", ("lead", "stop")),
-        (unknown, "reconcile", ("lead", "recover")),
+        (unknown, "reconcile", ("lead", "probe")),
         (stopping, "reconcile", ("lead", "stop")),
     ],
 )
@@ -1202,8 +1225,7 @@ def test_revoke_of_another_claim_changes_nothing(track: Track, begin: Any) -> No
     """It may have been finished, or taken over, since the operator looked."""
     begin(track)
     before, due = track.record, track.due
-    for attempt in ("stranger", ""):
-        assert track.revoke(attempt)["how"] == "lost"
+    assert track.revoke("stranger")["how"] == "lost"
     assert (track.record, track.due) == (before, due)
 
 

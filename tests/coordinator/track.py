@@ -6,9 +6,10 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
+import msgspec
 import redis
 
-from gateway.coordinator import Timing
+from gateway.coordinator import Record, Timing
 from gateway.coordinator.scripts import SCRIPTS, load_script
 
 TIMING: Final = Timing()
@@ -21,6 +22,7 @@ MEMORY: Final = int(TIMING.memory * 1000)
 BEGIN: Final = 1_800_000_000_000
 LASTING: Final = {
     "channel": "rec:wake", "ttl": MEMORY, "memory": MEMORY, "keep": MEMORY // 2, "replay": 600_000, "most_events": 1000,
+    "lease": LEASE, "trust": TRUST, "quiet": QUIET, "settle": SETTLE, "grace": GRACE,
 }  # fmt: skip
 
 Reply = dict[str, Any]
@@ -72,35 +74,41 @@ class Track:
         assert not lasting, f"without a TTL: {lasting}"
 
     def claim(self, command: str, attempt: str | None = None, **more: Any) -> Reply:
-        """Ask for the track; the reply also tells by which attempt."""
+        """Ask for the track; the reply also tells by which attempt, and has the record's fields beside its own."""
         attempt = attempt or f"attempt-{next(self._attempts)}"
         arguments = {
-            "command": command, "attempt": attempt, "owner": attempt, "fingerprint": "A" if command == "start" else "",
+            "command": command, "attempt": attempt, "fingerprint": "A" if command == "start" else "",
             "recording": '{"requestedBy":"a"}' if command == "start" else "", "seen": "", "asked_at": "",
-            "asked_ago": 0, "not_after": 0, "lease": LEASE, "trust": TRUST, "quiet": QUIET, "memory": MEMORY,
-            "grace": GRACE, "verify_absent": "auto",
+            "asked_ago": 0, "not_after": 0, "verify_absent": "auto",
         }  # fmt: skip
-        return self.run("claim", **arguments | more) | {"attempt": attempt}
+        reply = self.run("claim", **arguments | more)
+        record = msgspec.structs.asdict(msgspec.convert(reply["record"] or {}, Record, strict=False))
+        return record | {"op": record["operation"]} | reply | {"attempt": attempt}
 
     def finish(self, lead: Reply, state: str, **more: Any) -> Reply:
         """Write what became of what `lead` was granted for."""
+        record = {
+            "state": state, "generation": lead["generation"], "fingerprint": lead["fingerprint"],
+            "recording": lead["recording"], "confirmed_by": "reply", "started_at": lead["started_at"],
+            "ended_at": self.ms,
+        }  # fmt: skip
+        record = {name: more.pop(name, record.get(name)) for name in (*record, "evidence", "because")}
+        # As msgspec writes it: what is empty is left out.
+        result = {"record": {name: value for name, value in record.items() if value}}
+        result["answer"] = more.pop("result", f"{lead['action']} {state}")
         arguments = {
-            "attempt": lead["attempt"], "op": lead["op"], "action": lead["action"], "state": state,
-            "generation": lead["generation"], "fingerprint": lead["fingerprint"], "confirmed_by": "reply",
-            "result": f"{lead['action']} {state}", "recording": lead["recording"], "settled": False, "answered": False,
-            "seen_ago": 0, "due_in": 0, "quiet": QUIET, "settle": SETTLE, "evidence": "", "because": "",
-            "upstream": "", "ended_at": self.ms, "epoch": lead["epoch"], "started_at": lead["started_at"],
-            "asked_at": lead["asked_at"], "stop_wanted": False, "start_may_land_ms": 0, "stop_may_land_ms": 0,
+            "attempt": lead["attempt"], "op": lead["op"], "action": lead["action"], "epoch": lead["epoch"],
+            "asked_at": lead["asked_at"], "result": json.dumps(result), "seen_ago": 0, "settled": False,
+            "answered": False, "due_in": 0, "upstream": "",
         }  # fmt: skip
         return self.run("finish", **arguments | more)
 
     def renew(self, lead: Reply, *, restore: bool = True, **more: Any) -> Reply:
         """Keep the claim, as every process does once a second."""
         arguments = {
-            "attempt": lead["attempt"], "op": lead["op"], "action": lead["action"], "generation": lead["generation"],
-            "fingerprint": lead["fingerprint"], "recording": lead["recording"], "owner": lead["attempt"],
-            "lease": LEASE, "quiet": QUIET, "promote_to_start": False, "restore": restore,
-            "epoch": lead["epoch"],
+            "attempt": lead["attempt"], "op": lead["op"], "action": lead["action"], "epoch": lead["epoch"],
+            "generation": lead["generation"], "fingerprint": lead["fingerprint"], "recording": lead["recording"],
+            "promote_to_start": False, "restore": restore,
         }  # fmt: skip
         return self.run("renew", **arguments | more)
 
@@ -117,7 +125,7 @@ class Track:
 
     def invalidate(self, hint: str = "") -> Reply:
         """Say that what is known may not be so, because of what was heard perhaps."""
-        return self.run("invalidate", hint=hint)
+        return self.run("invalidate", hint=hint, attempt="")
 
     def confirm(self, state: str, **more: Any) -> Reply:
         """Say that the list, asked just now, agrees with a record of this state."""
@@ -129,7 +137,7 @@ class Track:
 
     def revoke(self, attempt: str) -> Reply:
         """Take the claim of an attempt away."""
-        return self.run("revoke", attempt=attempt)
+        return self.run("invalidate", hint="", attempt=attempt)
 
     def mark(self, age: int = 0) -> Reply:
         """Mark the epoch, and learn it."""
@@ -189,7 +197,7 @@ class Track:
         """Bring the track to a recording that was confirmed just now."""
         lead = self.claim("start", fingerprint=parameters)
         assert lead["verdict"] == "lead", lead
-        if lead["action"] == "recover":
+        if lead["action"] == "probe":
             self.promote_to_start(lead, fingerprint=parameters)
             lead["fingerprint"] = parameters
         assert self.finish(lead, "recording")["how"] == "ok"

@@ -50,7 +50,6 @@ async def heal_with_defaults(seed: int = 0) -> list[Healed]:
     """Kill the leaders of two starts, one that took effect and one that did not, and wait for those who joined them."""
     limits = Limits(upstream_timeout=10, quiet=_QUIET, lease=_LEASE)
     async with Stage(replicas=3, settings=_DEFAULTS, seed=seed) as stage:
-        harness.age(stage.valkey)
         recorder = Recorder()
         applied, lost = Track("heal", "applied"), Track("heal", "lost")
         stage.simulator.inject(

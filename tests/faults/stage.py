@@ -146,10 +146,10 @@ class Stage:
         self.folder = Path(self._folder.name)
         self.group = group(self.folder) if group else None
         self.variants = variants(self.folder)
-        self.valkey = EmbeddedValkey(
+        self.valkey = harness.AgedValkey(
             port=0, extra=[*valkey, *self._data(valkey)], binary=binary(self.folder) if binary else None
         )
-        self._servers = [self.valkey]
+        self._servers: list[EmbeddedValkey] = [self.valkey]
         self.target = 0
         """Port of the server that the gateways reach now."""
         if not _SIGNER:

@@ -26,7 +26,6 @@ from gateway.api.webhooks import WEBHOOK_PATH
 from gateway.sandbox.faults import Fault, WebhookAction
 from gateway.sandbox.shapes import Recording
 from gateway.sandbox.simulator import Simulator
-from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.settings.table import SETTINGS
 from tests import harness
 from tests.faults.clients import Caller, Recorder, Track
@@ -201,8 +200,7 @@ async def truth_with_defaults(seed: int = 0, tracks: int = AT_LEAST) -> tuple[li
     defaults = {row.variable: row.default or "" for row in SETTINGS if row.variable in given}
     async with AsyncExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="gateway-truth-")))
-        valkey = running.enter_context(EmbeddedValkey(port=0))
-        harness.age(valkey)
+        valkey = running.enter_context(harness.AgedValkey(port=0))
         simulator = await running.enter_async_context(harness.simulator(seed=seed))
         redis = await running.enter_async_context(Redis(port=valkey.port, decode_responses=True))
         demo = harness.Demo(folder)

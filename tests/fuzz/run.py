@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 from gateway.sandbox.faults import Fault
-from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.leaks import EVIDENCE
 
@@ -52,7 +51,7 @@ async def target(folder: Path) -> AsyncGenerator[Target]:
     demo = harness.Demo(folder)
     # What is made up must not be called: example.com exists.
     mute = Fault(action="webhook_lost", times=None)
-    with EmbeddedValkey() as valkey:
+    with harness.AgedValkey() as valkey:
         async with harness.simulator(faults=[mute]) as videosdk:
             more = {"GATEWAY_TRACK_STARTS_PER_MINUTE": "60000", "GATEWAY_LOG_LEVEL": "warning"}
             settings = harness.environment(valkey.url, videosdk.url, demo.file, **more)

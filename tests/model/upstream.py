@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Limited, MayHaveHappened, NeverSent, Refused, SendWindowClosed, UpstreamError
 from gateway.recordings.targets import Kind, Mode, Target
-from gateway.videosdk.client import Addressed, TrackRow, VideoSDK
+from gateway.videosdk.client import Addressed, ListedRow, VideoSDK
 
 if TYPE_CHECKING:
     from tests.model.replica import Process
@@ -172,7 +172,7 @@ class Upstream:
         self._world.note("the recording ends by itself")
         self._close("itself", lag)
 
-    async def list(self, process: "Process") -> list[TrackRow]:
+    async def list(self, process: "Process") -> list[ListedRow]:
         """Return the list as it shows at this moment.
 
         Raises:
@@ -191,8 +191,8 @@ class Upstream:
             raise UpstreamError("the list could not be had")
         return rows
 
-    def _shown(self, row: Row) -> TrackRow:
-        return TrackRow(
+    def _shown(self, row: Row) -> ListedRow:
+        return ListedRow(
             id=row.attempt,
             room_id=TRACK.room_id,
             participant_id=TRACK.participant_id,
@@ -229,7 +229,7 @@ class ImaginedVideoSDK(VideoSDK):
         """Send a stop."""
         await self._upstream.post(self._process, "stop", may_send, attempt)
 
-    async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[TrackRow]:
+    async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[ListedRow]:
         """Ask for the list."""
         return await self._upstream.list(self._process)
 

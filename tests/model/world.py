@@ -230,23 +230,24 @@ class World:
                 a.get("attempt"),
                 a.get("command"),
                 said.get("action"),
-                a.get("op") or said.get("op"),
-                a.get("state"),
+                a.get("op") or (said.get("record") or {}).get("op"),
+                json.loads(a["result"])["record"]["state"] if name == "finish" else None,
             ]
             promoting = "/promote_to_start" if a.get("promote_to_start") else ""
             self.note(f"    {name}{promoting} {' '.join(filter(None, details))}: {what}")
         if name == "finish" and what in {"ok", "restored", "late"}:
-            self._results[a["op"]] = a["result"]
+            self._results[a["op"]] = "" if a.get("late") else a["result"]
             self._written_at = self.now
         if name != "claim":
             return
         if what == "done" and self._results.get(a["seen"]) != said["result"]:
             self.violate(f"a joiner of {a['seen']} is handed another result")
-        believed = what in {"running", "idle"} or (what == "conflict" and said["state"] != "starting")
-        young = said["confirmed"] >= self.redis_ms - self.timing.trust * 1000
+        record: dict[str, str] = said["record"] or {}
+        believed = what in {"running", "idle"} or (what == "conflict" and record["state"] != "starting")
+        young = int(record.get("confirmed", 0)) >= self.redis_ms - self.timing.trust * 1000
         if believed and not (young and self._written_at > self.forgot_at):
             self.violate(f"{what} is answered from what is not to be believed: {said}")
-        if what == "conflict" and said["fingerprint"] in {"", a["fingerprint"]}:
+        if what == "conflict" and record["fingerprint"] in {"", a["fingerprint"]}:
             self.violate("a conflict with the very same parameters")
 
     def _check_keys(self, name: str) -> None:

@@ -26,7 +26,7 @@ _END_OF_CONDITION: Final = {
 }
 _ASSIGNMENT: Final = re.compile(r"^[^=~<>!]*[^=~<>!](?P<sign>=)(?!=)")
 _OPERAND: Final = re.compile(r"^\s*(?:and|or)\b")
-_WORD: Final = re.compile(r"(?:'[^']*'|\"[^\"]*\")|([A-Za-z_]\w*)")
+_WORD: Final = re.compile(r"(?:'[^'\n]*'|\"[^\"\n]*\")|([A-Za-z_]\w*)")
 _CONSTANTS: Final = frozenset(
     {"true", "false", "nil", "True", "False", "None", "if", "then", "end", "and", "or", "not"}
 )

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.coordinator import Coordinator, Timing
+from gateway.coordinator import Completion, Coordinator, Record, Timing
 from gateway.coordinator.protocol import Command
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -150,7 +150,7 @@ async def take_over(valkey: EmbeddedValkey, room: str) -> None:
     assert await other.records.revoke(key, str(holder))
     _, lease = await other.claim(key, Command.RECONCILE)
     assert lease is not None
-    finished = await other.finish(lease, "failed", result="", confirmed_by="list", settled=True)
+    finished = await other.finish(lease, Completion(record=Record(state="failed", confirmed_by="list")), settled=True)
     assert finished.how == "ok"
     await connection.aclose()
 

@@ -59,7 +59,7 @@ def valkey() -> Generator[EmbeddedValkey]:
 @pytest.fixture
 def fragile() -> Generator[EmbeddedValkey]:
     """A server of the test's own, where no other test's tracks are unknown, and which may be harmed."""
-    with EmbeddedValkey() as server:
+    with harness.AgedValkey() as server:
         yield server
 
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from gateway.api.webhooks import WebhookReceiver
 from gateway.auth.api_keys import CallersFile, new_key
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
-from gateway.coordinator import BacklogGauge, Command
+from gateway.coordinator import BacklogGauge, Command, Completion, Record
 from gateway.errors import CoordinationUnavailable, IdentityUnavailable, InternalError
 from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
 from gateway.sandbox.simulator import Simulator
@@ -91,14 +91,14 @@ async def renewals(parts: Parts, simulator: Simulator) -> Steps:
     assert lease is not None
     yield
     await made_again(parts, "renew")
-    await parts.coordinator.release(lease, result="")
+    await parts.coordinator.release(lease, Completion())
 
 
 async def last_writes(parts: Parts, simulator: Simulator) -> Steps:
     """A write that is repeated while a start may still land."""
     _, lease = await parts.coordinator.claim(key_of(parts), Command.START)
     assert lease is not None
-    await parts.coordinator.finish(lease, "unknown", result="", due_in=60)
+    await parts.coordinator.finish(lease, Completion(record=Record(state="unknown")), due_in=60)
     parts.connection.err("finish")
     yield
     await made_again(parts, "finish")
@@ -109,7 +109,7 @@ async def late_result(parts: Parts, simulator: Simulator) -> Steps:
     _, lease = await parts.coordinator.claim(key_of(parts), Command.START)
     assert lease is not None
     parts.connection.err("finish", CoordinationUnavailable("not now"), UnexpectedError())
-    await parts.coordinator.finish(lease, "recording", result="", confirmed_by="reply")
+    await parts.coordinator.finish(lease, Completion(record=Record(state="recording", confirmed_by="reply")))
     yield
     record = await harness.until(
         lambda: parts.coordinator.records.read(key_of(parts)), lambda record: record is not None and not record.holder

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller
-from gateway.coordinator import BacklogGauge, Command, Coordinator
+from gateway.coordinator import BacklogGauge, Command, Completion, Coordinator, Record
 from gateway.coordinator.rewrites import Rewrites
 from gateway.errors import DeadlineExceeded, TooManyWaiting
 from gateway.recordings import (
@@ -197,7 +197,7 @@ async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, 
         Parts(valkey, simulator.url, **bounds).running() as here,
         Parts(valkey, simulator.url, **bounds).running() as there,
     ):
-        rate_limiter = RateLimiter(TokenBuckets(here.connection), "t", caller_per_minute=100, track_per_minute=100)
+        rate_limiter = RateLimiter(TokenBuckets(here.connection), "t", caller_per_minute=100, target_per_minute=100)
         held = {"here": here.all, "there": there.all, "rate_limiter": rate_limiter}
         for number in range(3):
             await use(here, there, rate_limiter, simulator, f"first-{number}")
@@ -225,7 +225,7 @@ async def test_events_after_a_long_gap_begin_with_the_room(valkey: EmbeddedValke
         first.leave()
         _, lease = await parts.coordinator.claim(key_of(parts, track("ada")), Command.START)
         assert lease is not None
-        await parts.coordinator.finish(lease, "recording", result="", confirmed_by="reply")
+        await parts.coordinator.finish(lease, Completion(record=Record(state="recording", confirmed_by="reply")))
         second = await parts.room_feeds.open(ROOM, begun.id)
         told = await second.read(5)
         assert [update.whole for update in told] == [False, False]
@@ -398,6 +398,6 @@ async def test_backlog_counts_no_more_tracks_of_a_bucket_than_its_bound(parts: P
     for name in ("ada", "bob", "eve"):
         _, lease = await parts.coordinator.claim(key_of(parts, track(name)), Command.START)
         assert lease is not None
-        await parts.coordinator.finish(lease, "unknown", result="", due_in=5)
+        await parts.coordinator.finish(lease, Completion(record=Record(state="unknown")), due_in=5)
     counted = [await BacklogGauge(parts.connection, "t", max_per_bucket=most).look() for most in (2, 3)]
     assert [seen.count for seen in counted if seen] == [2, 3]

@@ -4,15 +4,15 @@ import msgspec
 import pytest
 
 from gateway.recordings.evidence import Evidence, milliseconds, own_row
-from gateway.videosdk.client import TrackRow
+from gateway.videosdk.client import ListedRow
 
 SECOND = 1000
 BEGIN = 1_800_000_000_000
 
 
-def row(name: str, start: float, end: float | None = None) -> TrackRow:
+def row(name: str, start: float, end: float | None = None) -> ListedRow:
     """Return a row that began and ended so many seconds after the beginning."""
-    return TrackRow(id=name, start=moment(start), end=None if end is None else moment(end))
+    return ListedRow(id=name, start=moment(start), end=None if end is None else moment(end))
 
 
 def moment(seconds: float) -> str:
@@ -43,7 +43,7 @@ def moment(seconds: float) -> str:
     ],
 )  # fmt: skip
 def test_evidence_chooses_a_row_by_its_times(
-    rows: list[TrackRow], started: float, ended: float, found: str | None
+    rows: list[ListedRow], started: float, ended: float, found: str | None
 ) -> None:
     """Rather none than that of another recording."""
     at = [BEGIN + round(seconds * SECOND) if seconds else 0 for seconds in (started, ended)]
@@ -66,7 +66,7 @@ def test_evidence_with_a_known_id_ignores_times() -> None:
 def test_evidence_keeps_no_more_files_than_its_bound() -> None:
     """Of 150 files the record keeps the first 100: it is read at every claim."""
     files = msgspec.Raw(msgspec.json.encode([{"filePath": f"{number}"} for number in range(150)]))
-    kept = Evidence.of("1", TrackRow(id="own", raw_files=files)).files
+    kept = Evidence.of("1", ListedRow(id="own", raw_files=files)).files
     assert [file.file_path for file in kept] == [f"{number}" for number in range(100)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.recordings.listings import ListingCache, TrackListing
+from gateway.recordings.listings import Listing, ListingCache
 from gateway.secrets import Secret
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.tokens import FixedToken
@@ -26,7 +26,7 @@ class _NoToken(FixedToken):
 
 async def test_list_that_fails_unexpectedly_fails_for_every_waiter() -> None:
     """Also those who came while it was made, and as what it is: to be cancelled is something else."""
-    late: list[asyncio.Task[TrackListing]] = []
+    late: list[asyncio.Task[Listing]] = []
 
     def ask_late() -> None:
         if not late:

@@ -155,8 +155,7 @@ async def _this_server(scene: Scene) -> str:
 
 
 async def _other_server(scene: Scene) -> str:
-    server = cast("EmbeddedValkey", await scene.enter(EmbeddedValkey()))
-    harness.age(server)
+    server = cast("EmbeddedValkey", await scene.enter(harness.AgedValkey()))
     return server.url
 
 

@@ -49,7 +49,7 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
     with ExitStack() as stack:
         if request.param == "one server":
             server, port = _server(papers)
-            stack.enter_context(server)
+            harness.age(stack.enter_context(server))
             yield f"rediss://127.0.0.1:{port}"
         elif request.param == "cluster":
             server, port = _server(papers, "--cluster-enabled", "yes", "--tls-cluster", "yes")
@@ -57,10 +57,11 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
             client = stack.enter_context(redis.Redis(port=server.port))
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             harness.wait_until(lambda: b"cluster_state:ok" in cast("bytes", client.execute_command("CLUSTER", "INFO")))
+            harness.age(server)
             yield f"rediss+cluster://127.0.0.1:{port}"
         else:
             server, port = _server(papers)
-            stack.enter_context(server)
+            harness.age(stack.enter_context(server))
             sentinel, own = _port(), tmp_path / "sentinel.conf"
             names = [words.removeprefix("--") for words in papers.arguments]
             lines = [f"{name} {value}" for name, value in zip(names[::2], names[1::2], strict=True)]

@@ -78,7 +78,7 @@ async def test_start_join_stop_with_the_least_rights(
     """Over TCP, on old servers and new, as a user with only the rights that the page lists."""
     page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
     assert ACL_RULES in " ".join(page.split())
-    with EmbeddedValkey(port=0, binary=servers.binary(kind)) as server:
+    with harness.AgedValkey(port=0, binary=servers.binary(kind)) as server:
         with redis.Redis.from_url(server.url) as admin:
             admin.execute_command("ACL", "SETUSER", "gateway", "on", ">a-password", *ACL_RULES.split())
         url = server.url.replace("redis://", "redis://gateway:a-password@")
@@ -120,6 +120,8 @@ def cluster(request: pytest.FixtureRequest) -> Generator[str]:
                 for client in clients
             )
         )
+        for node in nodes:
+            harness.age(node)
         yield f"redis+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}"
 
 
@@ -134,7 +136,7 @@ async def test_start_join_stop_on_a_cluster(
 def sentinel(tmp_path: Path) -> Generator[tuple[str, EmbeddedValkey, int]]:
     """A master, a replica and three sentinels; the gateway's address, the master, a sentinel's port."""
     with ExitStack() as stack:
-        master = stack.enter_context(EmbeddedValkey(port=0))
+        master = stack.enter_context(harness.AgedValkey(port=0))
         port = int(master.url.rpartition(":")[2])
         stack.enter_context(EmbeddedValkey(port=0, extra=["--replicaof", "127.0.0.1", str(port)]))
         ports: list[int] = []
@@ -208,6 +210,7 @@ async def test_failover_that_forgets_an_answered_stop_does_not_repeat_it(
 
     with Sentinels(tmp_path) as group:
         master, replica = group.servers
+        harness.age(master)
         async with two_gateways(group.url, simulator, demo) as (first, second):
             started = await first.start(track)
             assert started.json()["outcome"] == "started"

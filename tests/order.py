@@ -1,0 +1,41 @@
+"""The longest files begin first: one that begins last keeps a worker busy long after the others have ended."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+LONGEST = (
+    "model/test_protocol_model.py",
+    "blackbox/test_rolling.py",
+    "fuzz/test_fuzz.py",
+    "image/test_inventory.py",
+    "test_endings.py",
+    "image/test_wheel.py",
+    "clients/test_clients.py",
+    "observability/test_workers.py",
+    "topologies/test_topologies.py",
+    "faults/test_faults.py",
+    "observability/test_metrics.py",
+    "recordings/test_reconciler.py",
+    "recordings/test_without_redis.py",
+    "observability/test_traces.py",
+    "api/test_events.py",
+    "settings_reach/test_every_setting.py",
+    "blackbox/test_storm.py",
+    "blackbox/test_shutdown.py",
+    "blackbox/test_figures.py",
+    "blackbox/test_rotation.py",
+    "browser/test_browser.py",
+    "topologies/test_tls.py",
+    "clients/test_examples.py",
+    "bench/test_bench.py",
+)
+"""By their seconds. A file that is missing here costs time and nothing else."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the others, and the tests within each, keep their random order."""
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
