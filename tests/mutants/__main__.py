@@ -41,7 +41,7 @@ def main() -> int:
     folder = _ROOT / "build" / "mutants"
     paths = (os.environ.get("RECORD") or _RECORDED).split()
     kept = folder / f"recorded-{zlib.crc32(' '.join(paths).encode()):08x}.json"
-    recording = record(project, kept, paths, ["--numprocesses", "2", "--dist", "loadfile"])
+    recording = record(project, kept, paths, ["--numprocesses", "4", "--dist", "loadfile"])
     begun = time.monotonic()
     print(f"{len(mutants)} mutants of {len(left)}, beside {len(listed)} entries that are accepted; seed {seed}")
     verdicts = run(project, recording, mutants, seed, bounds, _say)
