@@ -80,6 +80,7 @@ def test_python_without_behaviour_has_no_mutants(source: str) -> None:
     ("source", "operator", "becomes"),
     [
         ("if a < b then c() end -- a > b", "comparison", {"if a <= b then c() end -- a > b"}),
+        ("local a = now > b -- now", "comparison", {"local a = now <= b -- now"}),
         ("x = a and b", "boolean", {"x = a or b"}),
         ("x = a - 1", "arithmetic", {"x = a + 1"}),
         ("x = f(-1)", "arithmetic", set[str]()),
