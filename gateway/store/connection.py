@@ -40,6 +40,8 @@ _LONGEST_SECONDS = _CONNECT_SECONDS + _COMMAND_SECONDS
 _MAX_CONNECTIONS = 64
 _FAILURES_TO_OPEN = 3
 _PROBE_EVERY_SECONDS = 0.5
+_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+"""Where an address names none."""
 
 _SOCKET: dict[str, Any] = {
     "socket_timeout": _COMMAND_SECONDS,
@@ -393,6 +395,12 @@ class _Opened:
             await client.aclose()
 
 
+def _address(text: str, usual_port: int) -> tuple[str, int]:
+    """Read `host`, `host:port` or `[IPv6]:port`."""
+    parts = urlsplit(f"//{text}")
+    return parts.hostname or "", parts.port or usual_port
+
+
 def _longest_seconds(url: str) -> float:
     """Return how long connecting and a command may take together, where redis-py reads time-outs out of the URL."""
     given = parse_qs(urlsplit(url).query)
@@ -412,7 +420,7 @@ def _connect(url: str, ca_file: str, *, connections: int) -> _Opened:
     parts = urlsplit(f"//{rest}")
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
-    addresses = [(host, int(port or 0)) for host, _, port in (address.rpartition(":") for address in hosts.split(","))]
+    addresses = [_address(host, _PORTS[topology]) for host in hosts.split(",")]
     options: dict[str, Any] = {
         **_SOCKET,
         **trust,
