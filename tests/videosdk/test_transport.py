@@ -432,7 +432,7 @@ async def test_client_that_closes_ends_what_is_under_way_and_what_is_idle() -> N
 
 @asynccontextmanager
 async def tls_server(folder: Path, names: list[str | None]) -> AsyncGenerator[tuple[int, Path]]:
-    """Serve over TLS, with a certificate for 127.0.0.1; keep the names that were asked for, and the protocols chosen."""
+    """Serve over TLS, with a certificate for 127.0.0.1; keep which names were asked for and which protocols chosen."""
     papers = make_papers(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(papers.certificate, papers.key)
