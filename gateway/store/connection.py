@@ -6,7 +6,7 @@ server into a minute of waiting and run a script again that had only lost its re
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.errors import CoordinationUnavailable
 from gateway.observability import metrics
+from gateway.store.pipelines import Command, Pipelines
 
 __all__ = ["LOST", "Connection", "uncancelled"]
 
@@ -39,6 +40,8 @@ _LONGEST_SECONDS = _CONNECT_SECONDS + _COMMAND_SECONDS
 _MAX_CONNECTIONS = 64
 _FAILURES_TO_OPEN = 3
 _PROBE_EVERY_SECONDS = 0.5
+_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+"""Where an address names none."""
 
 _SOCKET: dict[str, Any] = {
     "socket_timeout": _COMMAND_SECONDS,
@@ -85,6 +88,7 @@ class Connection:
         self._max_connections = max_connections
         self._probe_every = probe_every
         self._places = asyncio.Semaphore(max_connections)
+        self._pipelines = Pipelines(self._send)
         self._failures = 0
         """How many calls in a row have failed."""
         self.failures = 0
@@ -110,15 +114,34 @@ class Connection:
         Raises:
             CoordinationUnavailable: Redis did not answer. The script may still run later.
         """
-
-        async def call(client: Redis | RedisCluster) -> object:
-            try:
-                return await client.evalsha(sha, len(keys), *keys, argument)
-            except NoScriptError:
-                return await client.eval(script, len(keys), *keys, argument)
-
         with metrics.REDIS_DURATION.time():
-            return cast("bytes", await self._call(call))
+            if isinstance(self._current().client, RedisCluster):
+                # Its nodes are many: a command by itself finds the one that owns its keys.
+                reply = await self._call(_evaluation(script, sha, keys, argument))
+            else:
+                reply = await self._pipelines.ask(("EVALSHA", sha, len(keys), *keys, argument))
+                if isinstance(reply, NoScriptError):
+                    reply = await self._pipelines.ask(("EVAL", script, len(keys), *keys, argument))
+            if _is_failure(reply):
+                self._note_failure(cast("RedisError", reply))
+                raise _unavailable() from cast("RedisError", reply)
+        return cast("bytes", reply)
+
+    async def _send(self, commands: Sequence[Command]) -> Sequence[object]:
+        async def call(client: Redis | RedisCluster) -> object:
+            pipeline = cast("Any", client).pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[object] = await pipeline.execute(raise_on_error=False)
+            errors = [
+                reply for reply in replies if isinstance(reply, RedisError) and not isinstance(reply, NoScriptError)
+            ]
+            if len(errors) == len(replies):
+                # It is not the commands' fault: this server is none that serves.
+                raise errors[0]
+            return replies
+
+        return cast("Sequence[object]", await self._call(call))
 
     async def read(self, key: str) -> dict[str, str]:
         """Return the hash at `key`, empty where there is none.
@@ -249,6 +272,7 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._pipelines.aclose()
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -291,14 +315,31 @@ class Connection:
                 result = await call(client)
         except LOST as error:
             uncancelled()
-            metrics.redis_failed(_kind(error))
-            self._failures += 1
-            self.failures += 1
-            self._probe_at = time.monotonic() + self._probe_every
+            self._note_failure(error)
             raise _unavailable() from error
         uncancelled()
         self._failures = 0
         return result
+
+    def _note_failure(self, error: BaseException) -> None:
+        metrics.redis_failed(_kind(error))
+        self._failures += 1
+        self.failures += 1
+        self._probe_at = time.monotonic() + self._probe_every
+
+
+def _evaluation(script: str, sha: str, keys: Sequence[str], argument: bytes) -> Callable[[Any], Awaitable[object]]:
+    async def call(client: Any) -> object:
+        try:
+            return await client.evalsha(sha, len(keys), *keys, argument)
+        except NoScriptError:
+            return await client.eval(script, len(keys), *keys, argument)
+
+    return call
+
+
+def _is_failure(reply: object) -> bool:
+    return isinstance(reply, RedisError) and not isinstance(reply, NoScriptError)
 
 
 def _kind(error: BaseException) -> str:
@@ -354,6 +395,12 @@ class _Opened:
             await client.aclose()
 
 
+def _address(text: str, usual_port: int) -> tuple[str, int]:
+    """Read `host`, `host:port` or `[IPv6]:port`."""
+    parts = urlsplit(f"//{text}")
+    return parts.hostname or "", parts.port or usual_port
+
+
 def _longest_seconds(url: str) -> float:
     """Return how long connecting and a command may take together, where redis-py reads time-outs out of the URL."""
     given = parse_qs(urlsplit(url).query)
@@ -373,7 +420,7 @@ def _connect(url: str, ca_file: str, *, connections: int) -> _Opened:
     parts = urlsplit(f"//{rest}")
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
-    addresses = [(host, int(port or 0)) for host, _, port in (address.rpartition(":") for address in hosts.split(","))]
+    addresses = [_address(host, _PORTS[topology]) for host in hosts.split(",")]
     options: dict[str, Any] = {
         **_SOCKET,
         **trust,

@@ -21,12 +21,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.app import fetch_jwks
 from gateway.auth.api_keys import Callers, CallersFile, new_key
+from gateway.auth.join_tokens import JoinTokens
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
 from gateway.auth.policy import Scope
 from gateway.errors import IdentityUnavailable, Unauthenticated
 from gateway.sandbox.identities import IdentityProvider, demo_join_token
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.secrets import Secret
 from tests import harness
 from tests.api_client import START, STOP, ApiClient, NewTrack
 
@@ -81,6 +83,17 @@ def test_key_past_its_expiry_is_refused(tmp_path: Path) -> None:
     file.write_text(expiring(entry, (datetime.now(UTC) - timedelta(seconds=1))))
     with pytest.raises(Unauthenticated, match="expired"):
         Callers.load(file).identify(key)
+
+
+def test_key_with_an_expiry_ends_what_its_caller_was_given(tmp_path: Path) -> None:
+    """The caller's right to a stream ends with the key; that of a key without an expiry does not end."""
+    (key, entry), (lasting, other) = new_key("app"), new_key("other")
+    end = datetime.now(UTC) + timedelta(minutes=1)
+    file = tmp_path / "callers.toml"
+    file.write_text(expiring(entry, end) + other)
+    callers = Callers.load(file)
+    assert callers.identify(key).expires == pytest.approx(end.timestamp())
+    assert callers.identify(lasting).expires is None
 
 
 def test_key_rotation_refuses_the_old_key_only_after_its_removal(tmp_path: Path) -> None:
@@ -279,6 +292,14 @@ async def test_join_token_of_a_moderator_records_all_participants_of_its_room(
     assert (await browser.start(track, headers=headers)).status_code == 201
     answer = await browser.start({**track, "roomId": "another"}, headers=headers)
     assert check_problem(answer, "forbidden")["rule"] == "room"
+
+
+def test_join_token_with_empty_ids_is_one_without() -> None:
+    """An empty id is no id: it names no participant, whose tracks its bearer could act on, and no room."""
+    tokens = JoinTokens(lambda: harness.API_KEY, lambda: Secret(harness.SECRET), "any-room")
+    bearer_of_none = tokens.identify(MINTED(room="", participant=""))
+    assert (bearer_of_none.name, bearer_of_none.policy.participants) == ("participant", ())
+    assert bearer_of_none.policy.rooms is None
 
 
 @pytest.mark.parametrize("token", NOT_GENUINE.values(), ids=NOT_GENUINE)
@@ -513,6 +534,20 @@ async def test_oidc_token_with_a_withdrawn_key_is_refused_within_an_hour(provide
     clock.now += 61
     with pytest.raises(Unauthenticated):
         await company.identify(withdrawn)
+
+
+async def test_oidc_token_with_a_known_key_fetches_keys_once_an_hour(provider: IdentityProvider) -> None:
+    """Keys of less than an hour ago are not fetched again, however often they are used."""
+    clock = Clock()
+    clock.now = 1e9
+    company = reader(provider, clock)
+    for later in (0, 61, 3500):
+        clock.now = 1e9 + later
+        await company.identify(provider.token("ada"))
+    assert provider.fetches == 1
+    clock.now = 1e9 + 3601
+    await company.identify(provider.token("ada"))
+    assert provider.fetches == 2
 
 
 async def test_oidc_token_before_any_provider_answer_is_answered_503(

@@ -20,7 +20,9 @@ _KEPT = Path(__file__).parents[2] / "build" / "node"
 def installed(project: Path, folder: Path) -> Path:
     """Copy a project, and give it what its lock file names, installed without running any install scripts."""
     shutil.copytree(project, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
-    (folder / "node_modules").symlink_to(_modules(project), target_is_directory=True)
+    modules = folder / "node_modules"
+    modules.unlink(missing_ok=True)  # of an earlier run in a folder that lasts
+    modules.symlink_to(_modules(project), target_is_directory=True)
     return folder
 
 

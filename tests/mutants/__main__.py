@@ -20,9 +20,9 @@ _ROOT: Final = Path(__file__).parents[2]
 _ENOUGH: Final = 0.85
 _RECORDED: Final = (
     "tests/api tests/auth tests/recordings tests/coordinator tests/store tests/videosdk tests/observability "
-    "tests/settings_reach tests/fundamentals tests/topologies "
-    "tests/model/test_protocol_model.py tests/test_leaks.py tests/test_secret tests/test_main.py"
-    " tests/test_settings.py tests/test_docs.py tests/chart/test_settings_reach.py tests/blackbox/test_shutdown.py"
+    "tests/settings_reach tests/fundamentals tests/topologies tests/chart/test_settings_reach.py "
+    "tests/model/test_protocol_model.py tests/blackbox/test_shutdown.py tests/test_docs.py tests/test_leaks.py "
+    "tests/test_lifecycle.py tests/test_main.py tests/test_secret tests/test_settings.py"
 )
 """What runs the gateway in its own process, or is named for a module; the others' processes leave no lines."""
 
@@ -41,7 +41,7 @@ def main() -> int:
     folder = _ROOT / "build" / "mutants"
     paths = (os.environ.get("RECORD") or _RECORDED).split()
     kept = folder / f"recorded-{zlib.crc32(' '.join(paths).encode()):08x}.json"
-    recording = record(project, kept, paths, ["--numprocesses", "2", "--dist", "loadfile"])
+    recording = record(project, kept, paths, ["--numprocesses", "4", "--dist", "loadfile"])
     begun = time.monotonic()
     print(f"{len(mutants)} mutants of {len(left)}, beside {len(listed)} entries that are accepted; seed {seed}")
     verdicts = run(project, recording, mutants, seed, bounds, _say)

@@ -20,6 +20,8 @@ _SWAPPED: Final = {
     "not": ("not", ""), "true": ("constant", "false"), "false": ("constant", "true"),
     "math.max": ("function", "math.min"), "math.min": ("function", "math.max"),
 }  # fmt: skip
+_TURNED: Final = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+"""No test meets the very millisecond: a comparison with now is turned round."""
 _CALLED: Final = re.compile(r"^[ \t]*(?P<all>(?:redis\.call|save|schedule|wake|announce)\(.*\))[ \t]*$", re.MULTILINE)
 _CONDITION: Final = re.compile(r"\b(?:if|elseif)\b(?P<test>[^\n]*?)\bthen\b")
 _GUARDED: Final = re.compile(r"^[ \t]*(?P<all>if [^\n]* then [^\n]* end)[ \t]*$", re.MULTILINE)
@@ -59,6 +61,8 @@ def _all(module: str, source: str) -> Iterator[tuple[str, int, int, str]]:
             # A minus after a sign or `return` is the number's own.
             case _ if text in _SWAPPED and not (text == "-" and before in {"(", ",", "=", "return", "{"}):
                 operator, instead = _SWAPPED[text]
+                if text in _TURNED and re.search(r"\bnow\b", _line_around(code, token.start())):
+                    instead = _TURNED[text]
                 yield operator, token.start(), token.end(), instead
             case _:
                 pass
@@ -71,6 +75,10 @@ def _all(module: str, source: str) -> Iterator[tuple[str, int, int, str]]:
             yield "statement", *found.span("all"), ""
     for found in _CONDITION.finditer(code):
         yield "condition", *found.span("test"), f" not ({found['test'].strip()}) "
+
+
+def _line_around(text: str, place: int) -> str:
+    return text[text.rfind("\n", 0, place) + 1 :].partition("\n")[0]
 
 
 def _more(number: str) -> str:

@@ -111,7 +111,7 @@ class _Operators:
             if isinstance(decorator, ast.Call):
                 yield from self._arguments(decorator, "decorator")
         for default in (*node.args.defaults, *node.args.kw_defaults):
-            if isinstance(default, ast.Constant):
+            if isinstance(default, ast.Constant) and not _is_size(default):
                 yield from self._constant(default, "default")
         returns = any(isinstance(inner, ast.Return) and inner.value for inner in ast.walk(node))
         body = node.body[1:] if _is_text(node.body[0]) else node.body
@@ -145,7 +145,7 @@ class _Operators:
                 yield self._change("not", node, self._text(operand))
             case ast.IfExp(test=test):
                 yield from self._negated(test)
-            case ast.Constant():
+            case ast.Constant() if not (self._is_bound() and _is_size(node)):
                 yield from self._constant(node, "constant")
             case ast.Call():
                 yield from self._arguments(node, "argument")
@@ -194,6 +194,14 @@ class _Operators:
                 start, end = self._span(keyword)
                 comma = re.match(r"\s*,", self._source[end:])
                 yield self._at(operator, start, end + (comma.end() if comma else 0), "", keyword.value)
+
+    def _is_bound(self) -> bool:
+        """Tell whether the statement at hand names a constant outside of functions."""
+        match self._statement:
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                return name.isupper()
+            case _:
+                return False
 
     # --- texts ---------------------------------------------------------------------------------------------------
 
@@ -282,8 +290,15 @@ def _is_no_behaviour(node: ast.AST) -> bool:  # noqa: PLR0911 - a table
             return True
         case ast.Import() | ast.ImportFrom():
             return True
+        case ast.If(body=body, orelse=[]):
+            return all(map(_is_no_behaviour, body))
         case _:
             return False
+
+
+def _is_size(node: ast.Constant) -> bool:
+    """Tell whether a constant says how much: 0 and 1 say whether."""
+    return type(node.value) in {int, float} and node.value not in {0, 1}
 
 
 def _is_text(node: ast.stmt) -> bool:

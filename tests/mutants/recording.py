@@ -265,7 +265,7 @@ def record(
     """
     known, missing = load(project, file, paths)
     if missing:
-        files = project.test_files()
+        files = {name: digest for name, digest in project.test_files().items() if name.startswith(tuple(paths))}
         with copies() as temporary:
             tree = Tree(project, temporary / "tree")
             seconds, lines, failed = _recorded(tree, temporary / "first", [*arguments, *missing])

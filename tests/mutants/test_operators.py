@@ -21,6 +21,7 @@ def _changes(of: list[Mutant], source: str, operator: str) -> set[str]:
     ("source", "operator", "becomes"),
     [
         ("x = a < b", "comparison", {"x = a <= b"}),
+        ("x = clock() - seen < 5", "comparison", {"x = clock() - seen >= 5"}),
         ("x = a not in b", "comparison", {"x = a in b"}),
         ("x = a and b", "boolean", {"x = a or b"}),
         ("x = a and b", "operand", {"x = (a)", "x = (b)"}),
@@ -39,6 +40,9 @@ def _changes(of: list[Mutant], source: str, operator: str) -> set[str]:
         ("x = min(a)", "function", {"x = max(a)"}),
         ("for x in a:\n    break", "loop", {"continue"}),
         ("def f(a=True): return a", "default", {"def f(a=False): return a"}),
+        ("def f(a=1, b=64, c=0.5): return a", "default", {"def f(a=2, b=64, c=0.5): return a"}),
+        ("MAX_A: Final = 64", "constant", set[str]()),
+        ("IS_A: Final = True", "constant", {"IS_A: Final = False"}),
         ("def f(a=True): return a", "return", {"def f(a=True): return None"}),
         ("def f(a):\n    a.b = 1\n    a.c = 2", "early return", {"return a.b = 1"}),
         ("@get('/x', sync=False)\ndef f(): return 1", "decorator", {"@get('/x', )"}),
@@ -60,6 +64,7 @@ def test_python_operator_makes_its_changes_and_no_other(source: str, operator: s
         "_log.info('happened', count=1)",
         "class A:\n    def __repr__(self): return 'a'",
         "if TYPE_CHECKING:\n    x = 1",
+        "if a:\n    _log.info('happened')",
         "x = f(description='text')",
         "from a import b",
         "x = 'A sentence is no behaviour.'",
@@ -75,6 +80,7 @@ def test_python_without_behaviour_has_no_mutants(source: str) -> None:
     ("source", "operator", "becomes"),
     [
         ("if a < b then c() end -- a > b", "comparison", {"if a <= b then c() end -- a > b"}),
+        ("local a = now > b -- now", "comparison", {"local a = now <= b -- now"}),
         ("x = a and b", "boolean", {"x = a or b"}),
         ("x = a - 1", "arithmetic", {"x = a + 1"}),
         ("x = f(-1)", "arithmetic", set[str]()),

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the runner wait
 _MODULE: Final = '''\
 """A scratch module."""
 
-LIMIT = 3
+LIMIT = 1
 
 
 def allowed(asked: int, spent: int) -> bool:
@@ -53,8 +53,8 @@ from scratch.bucket import allowed, count_down, label
 
 
 def test_allowed():
-    assert allowed(1, 2)
-    assert not allowed(2, 2)
+    assert allowed(1, 0)
+    assert not allowed(1, 1)
 
 
 def test_label():
@@ -141,7 +141,7 @@ def test_run_tells_killed_from_survived(project: Project, recording: Recording) 
     sources = project.sources()
     mutants = _mutants(
         project,
-        "LIMIT = 4",
+        "LIMIT = 2",
         "return asked + spent < LIMIT",
         'return "none" if number <= 0 else str(number)',
         "return one - 5",
@@ -154,17 +154,17 @@ def test_run_tells_killed_from_survived(project: Project, recording: Recording) 
 
     test = "tests/test_bucket.py::test_allowed"
     assert _verdicts(verdicts, sources) == {
-        "LIMIT = 4": (True, test),
+        "LIMIT = 2": (True, test),
         "return asked + spent < LIMIT": (True, test),
         'return "none" if number <= 0 else str(number)': (False, ""),
-        "return one - 5": (False, "no test runs it"),
+        "return one - 5": (False, ""),
         "pass": (True, "tests/test_bucket.py::test_count_down"),
     }
     assert [one.mutant for one in verdicts if one.late] == [endless]
     said = report(verdicts, sources)
     assert "60.0 % of 5 killed" in said
     assert '+    return "none" if number <= 0 else str(number)' in said
-    assert "LIMIT = 4" not in said
+    assert "LIMIT = 2" not in said
     assert project.sources() == sources
 
 
@@ -208,7 +208,7 @@ def test_load_after_an_edit_of_tests_names_only_their_file(project: Project, rec
 
 def test_load_after_an_edit_of_a_module_moves_its_lines(project: Project, recording: Recording, kept: Path) -> None:
     """A line that moves keeps its tests, and what was recorded is known to be of other sources."""
-    with _edited(project.root / "scratch/bucket.py", _MODULE.replace("LIMIT = 3", "\n\nLIMIT = 3")):
+    with _edited(project.root / "scratch/bucket.py", _MODULE.replace("LIMIT = 1", "\n\nLIMIT = 1")):
         loaded, missing = load(project, kept)
     before, after = (of.lines["scratch/bucket.py"] for of in (recording, loaded))
     assert missing == []
@@ -226,7 +226,7 @@ def test_run_with_old_recording_believes_no_test_that_fails_without_a_mutant(
         stale = replace(recording, sources=project.sources(), stale=True)
         (wrong,) = [mutant for mutant in every(stale.sources) if "spent < LIMIT" in mutant.becomes(text)]
         (verdict,) = run(project, stale, [wrong], 1, Bounds(workers=1))
-    assert (verdict.killed, verdict.by) == (False, "no test runs it")
+    assert (verdict.killed, verdict.by) == (False, "")
 
 
 def test_copies_of_a_killed_process_go_with_the_next() -> None:

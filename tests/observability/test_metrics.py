@@ -320,6 +320,43 @@ async def test_metrics_with_a_strange_accept_header_are_answered(gateway: ApiCli
     assert len(answer.headers["content-type"]) < 120
 
 
+def rendered() -> Numbers:
+    """Return what is counted in this process."""
+    return Numbers(metrics.render(metrics.GaugeValues(redis_up=True), "", "")[0].decode())
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_metrics_count_each_method_under_its_name(method: str) -> None:
+    """A method that HTTP knows has a series of its own; all others share one."""
+    before = rendered()
+    metrics.answered("unmatched", method, 404, 0.01)
+    metrics.answered("unmatched", f"{method}X", 404, 0.01)
+    after = rendered()
+    for name in (method, "other"):
+        asked = {"route": "unmatched", "method": name, "status": "404"}
+        assert after.total("http_requests_total", **asked) - before.total("http_requests_total", **asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "counted"),
+    [
+        (200, "2xx"), (204, "2xx"), (302, "other"), (400, "400"), (401, "401"), (402, "402"), (403, "403"),
+        (404, "404"), (409, "409"), (418, "4xx"), (429, "429"), (500, "5xx"), (503, "5xx"),
+    ],
+)  # fmt: skip
+def test_metrics_count_an_upstream_status_by_itself_or_its_family(status: int, counted: str) -> None:
+    """A status that means something of its own is counted by itself, and with the duration; others by their family."""
+    before = rendered()
+    with metrics.upstream_call("start") as call:
+        call.answered(status)
+    after = rendered()
+    growth = after.since(before)
+    grown = {dict(series[1]).get("status"): more for series, more in growth.items() if "_total" in series[0]}
+    assert grown == {counted: 1}
+    name = "upstream_request_duration_seconds_count"
+    assert after.total(name, operation="start") - before.total(name, operation="start") == 1
+
+
 async def test_metrics_hold_no_secret(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:

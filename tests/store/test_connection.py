@@ -50,10 +50,12 @@ async def test_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: EmbeddedVa
         "redis://127.0.0.1:1",
         "redis+sentinel://127.0.0.1:1/x",
         "redis+cluster://127.0.0.1:1",
+        "redis+sentinel://127.0.0.1/x",
+        "redis+cluster://127.0.0.1",
     ],
 )
 async def test_server_that_is_not_there_is_unavailable_at_once(url: str) -> None:
-    """Three failures, whatever kind of Redis it is, and the next answer costs no attempt."""
+    """Three failures, whatever kind of Redis it is and with or without a port, and the next answer costs no attempt."""
     connection = Connection(url)
     for _ in range(4):
         with pytest.raises(CoordinationUnavailable):
