@@ -41,6 +41,11 @@ _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
 _MAX_READINGS: Final = 3
 _MAX_WORDS: Final = 300
+_HEADERS: Final = {
+    "user-agent": "recording-gateway",
+    "accept": "application/json",
+    "accept-encoding": "gzip, deflate",
+}
 _AMBIGUOUS: Final = frozenset({408})
 _SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
 
@@ -157,18 +162,12 @@ class VideoSDK:
         self._tokens = tokens
         self._timeout = timeout
         self._pace = Pace(calls_per_second)
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0), pool=min(timeout, 2.0)),
-            # Idle ones are kept for a short time, so that a call seldom meets a connection that the other side is just
-            # closing: what comes of such a call is unknown.
-            transport=Transport(httpx.create_ssl_context(trust_env=False), Limits(max_connections, idle_seconds=4.0)),
-            headers={
-                "user-agent": "recording-gateway",
-                "accept": "application/json",
-                "accept-encoding": "gzip, deflate",
-            },
-            follow_redirects=False,
-            trust_env=False,
+        self._timeouts = {"connect": min(timeout, 3.0), "read": timeout, "pool": min(timeout, 2.0)}
+        # The transport alone: what an `AsyncClient` adds (cookies, redirects, hooks) is not wanted, and costs as much
+        # again. Idle connections are kept for a short time, so that a call seldom meets one that the other side is just
+        # closing: what comes of such a call is unknown.
+        self._transport = Transport(
+            httpx.create_ssl_context(trust_env=False), Limits(max_connections, idle_seconds=4.0)
         )
 
     def __repr__(self) -> str:
@@ -176,7 +175,7 @@ class VideoSDK:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     @metrics.phase("upstream")
     async def start(
@@ -314,7 +313,7 @@ class VideoSDK:
                 raise SendWindowClosed("the send window had closed")
             sent = True
 
-        headers = tracing.headers()
+        headers = {**_HEADERS, **tracing.headers()}
         if attempt:
             headers["x-rec-attempt"] = attempt
         content = None
@@ -324,10 +323,13 @@ class VideoSDK:
         async with _translated(lambda: sent), asyncio.timeout(self._timeout):
             await self._pace.turn()
             headers["authorization"] = self._tokens.current()
-            extensions = {BEFORE_SEND: before_send}
-            return await self._client.request(
+            extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
+            request = httpx.Request(
                 method, self._base + path, content=content, params=query, headers=headers, extensions=extensions
             )
+            response = await self._transport.handle_async_request(request)
+            await response.aread()
+            return response
 
 
 class Pace:
