@@ -49,8 +49,6 @@ _NAMED: Final = {
 }
 """By the end or beginning of a path, or by the operator: tests that run it in processes of their own, or without
 the gateway's way to Redis, which is not recorded; and tests of what code outside of functions declares."""
-_CLOSEST_SECONDS: Final = 12.0
-"""Of recorded time, for the tests that are about a mutant's module."""
 _NEAR: Final = 0.3
 """How much a test counts that may run a line, beside one that was seen to."""
 
@@ -71,8 +69,13 @@ class Recording:
     sources: Mapping[str, str]
     stale: bool = False
 
-    def tests(self, mutant: Mutant) -> list[str]:
-        """Return the tests that can notice a mutant: the closest first, then of each file one, then a second."""
+    def tests(self, mutant: Mutant, seconds: float = 12.0) -> list[str]:
+        """Return the tests that can notice a mutant: the closest first, then of each file one, then a second.
+
+        Args:
+            mutant: Which.
+            seconds: Of recorded time, for the closest.
+        """
         named = tuple(
             file
             for names, files in _NAMED.items()
@@ -92,7 +95,7 @@ class Recording:
         others = [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
         # Those that are about the module look closest; of all others, a few of each file look from everywhere.
         own = (f"tests/{Path(mutant.module).parent.name}/", *named)
-        return list(dict.fromkeys((*self._within(self._closest(able, mutant.module, own), _CLOSEST_SECONDS), *others)))
+        return list(dict.fromkeys((*self._within(self._closest(able, mutant.module, own), seconds), *others)))
 
     def _closest(self, tests: Mapping[str, float], module: str, own: tuple[str, ...]) -> list[str]:
         """Sort tests by how much they are about a module: its share of the lines that each runs, by its seconds."""
