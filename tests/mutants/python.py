@@ -21,7 +21,7 @@ _COMPUTED: Final[Mapping[type[ast.operator], tuple[str, str]]] = {
 }  # fmt: skip
 _TURNED: Final[Mapping[type[ast.cmpop], str]] = {ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<"}
 _MOMENT: Final = re.compile(
-    r"\b(?:now|now_ms|moment|clock|_clock|monotonic|time|begun|deadline|give_up|until)\b|_(?:at|until)\b"
+    r"\b(?:now|now_ms|moment|clock|_clock|monotonic|time|begun|deadline|give_up|until|silence)\b|_(?:at|until)\b"
 )
 """No test meets the very instant: a comparison of moments is turned round."""
 _OPPOSITE: Final = {"min": "max", "max": "min", "any": "all", "all": "any"}
