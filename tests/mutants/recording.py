@@ -27,6 +27,7 @@ _NEVER: Final = ("tests/mutants/", "tests/model/test_mutants.py", "tests/image/"
 _NAMED: Final = {
     "decorator": ("tests/api/test_openapi.py", "tests/api/test_routes_and_policies.py"),
     "gateway/api/": ("tests/api/test_openapi.py",),
+    "gateway/api/context.py": ("tests/observability/test_logs.py",),
     "gateway/api/middleware.py": ("tests/observability/",),
     "gateway/observability/logs.py": ("tests/observability/test_logs.py",),
     "gateway/observability/metrics.py": (

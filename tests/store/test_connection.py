@@ -114,6 +114,26 @@ async def test_calls_share_no_more_connections_than_allowed() -> None:
         await connection.aclose()
 
 
+async def test_connection_is_made_anew_when_its_password_changes() -> None:
+    """What is read of the file from then on says who calls, and at the same server."""
+    with EmbeddedValkey() as server:
+        async with Redis.from_url(server.url) as admin:
+            for user in ("first", "second"):
+                await admin.acl_setuser(user, enabled=True, passwords=["+secret"], categories=["+@all"])
+
+            async def seen() -> set[str]:
+                return {client["user"] for client in await admin.client_list() if client["cmd"] == "time"}
+
+            path, user = server.url.removeprefix("unix://"), "first"
+            connection = Connection(lambda: f"unix://{user}:secret@{path}")
+            await connection.now()
+            assert await seen() == {"first"}
+            user = "second"
+            await connection.now()
+            assert "second" in await seen()
+            await connection.aclose()
+
+
 async def test_connection_through_a_sentinel_is_its_users(tmp_path: Path) -> None:
     """The user and the password of the URL, escaped as in any, are the server's; the Sentinel asks for none."""
     with EmbeddedValkey(port=0) as server:
