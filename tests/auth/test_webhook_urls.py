@@ -119,3 +119,11 @@ def test_webhook_url_with_a_private_host_obeys_the_list() -> None:
         assert broken(table, f"https://{host}:8443/") is None, host
     for host in ("127.0.0.2", "[::2]", "redis", "svc", "hooks.example.com"):
         assert broken(table, f"https://{host}/") == "webhook-hosts", host
+
+
+@pytest.mark.parametrize(("more", "rule"), [(0, None), (1, "webhook-host-form")])
+def test_webhook_url_with_a_host_as_long_as_a_name_can_be_is_allowed(more: int, rule: str | None) -> None:
+    """A name has 253 characters at most, and each of its labels 63."""
+    host = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * (49 + more), "example.com"])
+    assert len(host) == 253 + more
+    assert broken({}, f"https://{host}/") == rule

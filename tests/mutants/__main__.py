@@ -32,7 +32,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminate)
     seed = int(os.environ.get("SEED") or 1)
     modules = (os.environ.get("MODULES") or "").replace(",", " ").split()
-    bounds = Bounds(count=int(os.environ.get("COUNT") or 160), minutes=float(os.environ.get("MINUTES") or 20))
+    bounds = Bounds(
+        count=int(os.environ.get("COUNT") or 160),
+        minutes=float(os.environ.get("MINUTES") or 20),
+        seconds=float(os.environ.get("SECONDS") or 25),
+    )
     project = Project(_ROOT)
     sources = project.sources()
     listed = entries()

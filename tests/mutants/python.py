@@ -21,7 +21,7 @@ _COMPUTED: Final[Mapping[type[ast.operator], tuple[str, str]]] = {
 }  # fmt: skip
 _TURNED: Final[Mapping[type[ast.cmpop], str]] = {ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<"}
 _MOMENT: Final = re.compile(
-    r"\b(?:now|now_ms|moment|clock|_clock|monotonic|time|begun|deadline|give_up|until)\b|_(?:at|until)\b"
+    r"\b(?:now|now_ms|moment|clock|_clock|monotonic|time|begun|deadline|give_up|until|silence)\b|_(?:at|until)\b"
 )
 """No test meets the very instant: a comparison of moments is turned round."""
 _OPPOSITE: Final = {"min": "max", "max": "min", "any": "all", "all": "any"}
@@ -139,7 +139,7 @@ class _Operators:
             case ast.BoolOp(op=operator, values=values):
                 yield from self._boolean(node, operator, values)
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _COMPUTED:
-                if not (_is_string(left) or _is_string(right)):
+                if not any(_is_string(side) or _is_jitter(side) for side in (left, right)):
                     yield from self._between("arithmetic", left, right, *_COMPUTED[type(operator)])
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 yield self._change("not", node, self._text(operand))
@@ -190,7 +190,7 @@ class _Operators:
             case _:
                 pass
         for keyword in node.keywords:
-            if keyword.arg and keyword.arg not in _PROSE:
+            if keyword.arg and not _is_prose(node, keyword):
                 start, end = self._span(keyword)
                 comma = re.match(r"\s*,", self._source[end:])
                 yield self._at(operator, start, end + (comma.end() if comma else 0), "", keyword.value)
@@ -257,7 +257,7 @@ def _behaving(node: ast.AST) -> Iterator[ast.AST]:
             yield from node.args[1:]
         case ast.Call():
             yield from (node.func, *node.args)
-            yield from (keyword.value for keyword in node.keywords if keyword.arg not in _PROSE)
+            yield from (keyword.value for keyword in node.keywords if not _is_prose(node, keyword))
         case ast.Raise(exc=ast.Call(args=[ast.Constant() | ast.JoinedStr(), *_]) as call):
             # What an exception says is prose; what else it carries is not.
             yield from (*call.args[1:], *(keyword.value for keyword in call.keywords))
@@ -272,6 +272,8 @@ def _behaving(node: ast.AST) -> Iterator[ast.AST]:
 def _is_no_behaviour(node: ast.AST) -> bool:  # noqa: PLR0911 - a table
     match node:
         case ast.Expr(value=ast.Constant()):
+            return True
+        case ast.Call() if _is_jitter(node):
             return True
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name)))):
             return name in _LOGS
@@ -299,6 +301,21 @@ def _is_no_behaviour(node: ast.AST) -> bool:  # noqa: PLR0911 - a table
 def _is_size(node: ast.Constant) -> bool:
     """Tell whether a constant says how much: 0 and 1 say whether."""
     return type(node.value) in {int, float} and node.value not in {0, 1}
+
+
+def _is_jitter(node: ast.AST) -> bool:
+    """Tell whether something is only there to differ."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="random"), attr="uniform" | "randint")):
+            return True
+        case _:
+            return False
+
+
+def _is_prose(call: ast.Call, keyword: ast.keyword) -> bool:
+    """Tell whether an argument is read by people: a text, or the name of a task or thread."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    return keyword.arg in _PROSE or (keyword.arg == "name" and name in {"create_task", "Thread"})
 
 
 def _is_text(node: ast.stmt) -> bool:

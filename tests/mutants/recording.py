@@ -27,6 +27,7 @@ _NEVER: Final = ("tests/mutants/", "tests/model/test_mutants.py", "tests/image/"
 _NAMED: Final = {
     "decorator": ("tests/api/test_openapi.py", "tests/api/test_routes_and_policies.py"),
     "gateway/api/": ("tests/api/test_openapi.py",),
+    "gateway/api/context.py": ("tests/observability/test_logs.py",),
     "gateway/api/middleware.py": ("tests/observability/",),
     "gateway/observability/logs.py": ("tests/observability/test_logs.py",),
     "gateway/observability/metrics.py": (
@@ -49,8 +50,6 @@ _NAMED: Final = {
 }
 """By the end or beginning of a path, or by the operator: tests that run it in processes of their own, or without
 the gateway's way to Redis, which is not recorded; and tests of what code outside of functions declares."""
-_CLOSEST_SECONDS: Final = 12.0
-"""Of recorded time, for the tests that are about a mutant's module."""
 _NEAR: Final = 0.3
 """How much a test counts that may run a line, beside one that was seen to."""
 
@@ -71,8 +70,13 @@ class Recording:
     sources: Mapping[str, str]
     stale: bool = False
 
-    def tests(self, mutant: Mutant) -> list[str]:
-        """Return the tests that can notice a mutant: the closest first, then of each file one, then a second."""
+    def tests(self, mutant: Mutant, seconds: float = 12.0) -> list[str]:
+        """Return the tests that can notice a mutant: the closest first, then of each file one, then a second.
+
+        Args:
+            mutant: Which.
+            seconds: Of recorded time, for the closest.
+        """
         named = tuple(
             file
             for names, files in _NAMED.items()
@@ -92,14 +96,18 @@ class Recording:
         others = [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
         # Those that are about the module look closest; of all others, a few of each file look from everywhere.
         own = (f"tests/{Path(mutant.module).parent.name}/", *named)
-        return list(dict.fromkeys((*self._within(self._closest(able, mutant.module, own), _CLOSEST_SECONDS), *others)))
+        return list(dict.fromkeys((*self._within(self._closest(able, mutant.module, own), seconds), *others)))
 
     def _closest(self, tests: Mapping[str, float], module: str, own: tuple[str, ...]) -> list[str]:
-        """Sort tests by how much they are about a module: its share of the lines that each runs, by its seconds."""
+        """Sort tests by how much they are about a module: its share of the lines that each runs, by its seconds.
+
+        A test in the module's folder, or in a file that is called for it, is more about it than its lines say.
+        """
         about: dict[str, float] = {}
+        name = f"/test_{Path(module).stem}"
         for test, weight in tests.items():
             lines = self._lines_of[test]
-            share = lines[module] / max(lines.total(), 1) + 0.1 * test.startswith(own)
+            share = lines[module] / max(lines.total(), 1) + 0.1 * test.startswith(own) + 0.2 * (name in test)
             about[test] = weight * share / (self.seconds[test] + 0.1)
         # Of the rows of one table each tells less than the one before.
         rows = Counter[str]()

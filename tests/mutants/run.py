@@ -205,7 +205,7 @@ class _Shared:
             raise RuntimeError(f"the tests fail without a mutant: {told}\n{zygote.output()}")
 
     def _try(self, zygote: "_Zygote", mutant: Mutant) -> Verdict:
-        able = [test for test in self.recording.tests(mutant) if self._sound.get(test, True)]
+        able = [test for test in self.recording.tests(mutant, self.bounds.seconds / 2) if self._sound.get(test, True)]
         chosen = self._within(able, self.bounds.seconds)
         verdict = Verdict(mutant, by="no test runs it", tests=len(chosen), left=len(able) - len(chosen))
         if not chosen:

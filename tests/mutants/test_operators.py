@@ -66,6 +66,8 @@ def test_python_operator_makes_its_changes_and_no_other(source: str, operator: s
         "if TYPE_CHECKING:\n    x = 1",
         "if a:\n    _log.info('happened')",
         "x = f(description='text')",
+        "x = a * random.uniform(0.5, 1)",
+        "x = asyncio.create_task(name='a')",
         "from a import b",
         "x = 'A sentence is no behaviour.'",
     ],

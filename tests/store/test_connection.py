@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import hashlib
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from gateway.errors import CoordinationUnavailable
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from tests import harness
@@ -110,6 +112,48 @@ async def test_calls_share_no_more_connections_than_allowed() -> None:
             clients = [client for client in await admin.client_list() if client["cmd"] == "time"]
         assert len(clients) == 2
         await connection.aclose()
+
+
+async def test_connection_is_made_anew_when_its_password_changes() -> None:
+    """What is read of the file from then on says who calls, and at the same server."""
+    with EmbeddedValkey() as server:
+        async with Redis.from_url(server.url) as admin:
+            for user in ("first", "second"):
+                await admin.acl_setuser(user, enabled=True, passwords=["+secret"], categories=["+@all"])
+
+            async def seen() -> set[str]:
+                return {client["user"] for client in await admin.client_list() if client["cmd"] == "time"}
+
+            path, user = server.url.removeprefix("unix://"), "first"
+            connection = Connection(lambda: f"unix://{user}:secret@{path}")
+            await connection.now()
+            assert await seen() == {"first"}
+            user = "second"
+            await connection.now()
+            assert "second" in await seen()
+            await connection.aclose()
+
+
+async def test_connection_through_a_sentinel_is_its_users(tmp_path: Path) -> None:
+    """The user and the password of the URL, escaped as in any, are the server's; the Sentinel asks for none."""
+    with EmbeddedValkey(port=0) as server:
+        port, own = free_port(), tmp_path / "sentinel.conf"
+        own.write_text(f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor x 127.0.0.1 {server.port} 1\n")
+        async with Redis.from_url(server.url) as admin:
+            await admin.acl_setuser("ga@teway", enabled=True, passwords=["+p:ss/w@rd"], categories=["+@all"])
+            with harness.sentinel(own):
+                url = f"redis+sentinel://ga%40teway:p%3Ass%2Fw%40rd@127.0.0.1:{port}/x/3"
+                connection = Connection(url, max_connections=1)
+
+                async def answers() -> bool:
+                    with contextlib.suppress(CoordinationUnavailable):
+                        return bool(await connection.now())
+                    return False
+
+                await harness.until(answers)
+                clients = [client for client in await admin.client_list() if client["cmd"] == "time"]
+                await connection.aclose()
+    assert {(client["user"], client["db"]) for client in clients} == {("ga@teway", "3")}
 
 
 async def test_connection_keeps_its_server_when_its_file_changes(valkey: EmbeddedValkey) -> None:

@@ -1,6 +1,7 @@
 """What each failure of a call proves: sent or not, refused or unknown."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator
 
@@ -20,7 +21,7 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.wire import Exchange, Reply, Server
 from gateway.secrets import Secret
-from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.client import Deliveries, ListedFile, VideoSDK
 from gateway.videosdk.tokens import FixedToken, MintedTokens
 from tests import harness
 
@@ -173,6 +174,28 @@ async def test_list_of_many_pages_is_read_to_its_end_and_filtered(simulator: Sim
     await videosdk.aclose()
     assert len(rows) == 105
     assert {row.participant_id for row in rows} == {"ada"}
+
+
+async def test_list_rows_are_read_under_videosdks_names() -> None:
+    """A row's files and its count of webhooks; a part of another shape is left out, and the row is there."""
+    common = {"roomId": "room-1", "participantId": "ada", "kind": "video", "start": "2026-01-01T10:00:00.000Z"}
+    file = {"filePath": "a/b.webm", "fileUrl": None, "type": "webm", "size": 17}
+    whole = {"id": "1", "files": [file], "webhook": {"totalCount": 3, "successCount": 2}, **common}
+    odd = {"id": "2", "files": "none", "webhook": 7, **common}
+
+    async def answer(exchange: Exchange) -> None:
+        exchange.reply(Reply(200, json.dumps({"pageInfo": {"lastPage": 1, "total": 2}, "data": [whole, odd]}).encode()))
+
+    server = Server(answer, host="127.0.0.1", port=0)
+    await server.start()
+    videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
+    rows = await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")
+    await videosdk.aclose()
+    await server.stop()
+    assert [row.files for row in rows] == [
+        (ListedFile(file_path="a/b.webm", file_url=None, type="webm", size=17),), (),
+    ]  # fmt: skip
+    assert [row.deliveries for row in rows] == [Deliveries(total=3, succeeded=2), None]
 
 
 async def test_list_that_ignores_its_filters_is_filtered_here() -> None:
