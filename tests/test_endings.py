@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,23 +33,40 @@ HANGS = {
     "fixture of a test that passed": "async def test_passes(stuck):\n    pass\n",
 }
 SAYS = {
-    "test": "the test hangs: it did not end in 6 s",
-    "fixture of a test that failed": "Timeout (0:00:03)!",
-    "fixture of a test that passed": "Timeout (0:00:03)!",
+    "test": "the test hangs: it did not end in 10 s",
+    "fixture of a test that failed": "Timeout (0:00:05)!",
+    "fixture of a test that passed": "Timeout (0:00:05)!",
 }
+TIMEOUT = "15"
+"""Seconds: a third of it lies between the bound of a test and the end of its process, more than any stall lasts."""
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """Exit code and output of a session for each; side by side, because all they do is wait."""
+    running: dict[str, subprocess.Popen[str]] = {}
+    with ExitStack() as stack:
+        for hanging, code in HANGS.items():
+            folder = tmp_path_factory.mktemp("hanging")
+            file = folder / "test_hanging.py"
+            file.write_text(BEGINS + code)
+            options = ["-p", "tests.endings", "-p", "no:cacheprovider", "-p", "no:randomly"]
+            options += ["-o", f"timeout={TIMEOUT}", "--confcutdir", str(folder), "--rootdir", str(folder)]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *options, str(file)],
+                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            running[hanging] = stack.enter_context(process)
+            stack.callback(process.kill)
+        said = {hanging: process.communicate(timeout=120)[0] for hanging, process in running.items()}
+    return {hanging: (running[hanging].returncode, said[hanging]) for hanging in HANGS}
 
 
 @pytest.mark.parametrize("hanging", HANGS)
-def test_session_with_a_hanging_test_ends(tmp_path: Path, hanging: str) -> None:
+def test_session_with_a_hanging_test_ends(sessions: dict[str, tuple[int, str]], hanging: str) -> None:
     """A hanging test fails and the next one passes; a hanging fixture ends the process, which says where it stood."""
-    file = tmp_path / "test_hanging.py"
-    file.write_text(BEGINS + HANGS[hanging])
-    options = ["-p", "tests.endings", "-p", "no:cacheprovider", "-p", "no:randomly", "--confcutdir", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "-o", "timeout=9", "--rootdir", str(tmp_path), str(file)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert SAYS[hanging] in done.stdout + done.stderr
+    code, said = sessions[hanging]
+    assert code == 1, said
+    assert SAYS[hanging] in said
     if hanging == "test":
-        assert "1 failed, 1 passed" in done.stdout
+        assert "1 failed, 1 passed" in said
