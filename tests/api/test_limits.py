@@ -193,7 +193,7 @@ async def test_limit_counts_a_thousand_simultaneous_takes_in_few_scripts(valkey:
         quotas = await asyncio.gather(*(limits.take(name, per_minute=0.01, burst=50, cost=0.1) for _ in range(1000)))
         assert await scripts() - before <= 4
         assert sum(quota.allowed for quota in quotas) == 500
-        owed = await limits.take(name, per_minute=0.01, burst=50, cost=0.9, force=True)
+        owed = limits.spend(name, per_minute=0.01, burst=50, cost=0.9)
         assert owed.remaining == pytest.approx(-0.9, abs=0.01)
         assert not (await limits.take(name, per_minute=0.01, burst=50, cost=0)).allowed
         (key,) = [key async for key in redis.scan_iter(match=f"*{name}")]
