@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from msgspec import Struct
+from redis.asyncio import Redis
 
 from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller
@@ -218,6 +219,19 @@ async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, 
 
         await harness.until(look, lambda found: not found, timeout=10)
         await buckets.close(grace=5)
+
+
+async def test_limits_keep_no_more_buckets_in_mind_than_their_bound(parts: Parts) -> None:
+    """Of nine buckets two are kept in mind, and Redis hears at once what was spent of those that are not."""
+    buckets = TokenBuckets(parts.connection, max_shares=2)
+    for number in range(9):
+        buckets.spend(f"t:target:{number}", per_minute=1, burst=10, cost=1)
+    await harness.eventually(lambda: max(sizes(buckets).values()) <= 2)
+    async with Redis.from_url(parts.connection._url()) as redis:
+        told = [key async for key in redis.scan_iter(match="*:limit:t:target:*")]
+        assert len(told) == 7
+        await buckets.close(5)
+        assert len([key async for key in redis.scan_iter(match="*:limit:t:target:*")]) == 9
 
 
 async def test_events_after_a_long_gap_begin_with_the_room(valkey: EmbeddedValkey, simulator: Simulator) -> None:
