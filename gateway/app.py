@@ -74,6 +74,8 @@ __all__ = [
 
 _JWKS_SECONDS: Final = 5.0
 _TICKET_LIFETIME: Final = timedelta(seconds=30)
+_LIMITS_SECONDS: Final = 1.0
+"""How long what callers have spent may take to reach Redis at the end."""
 _MAX_JWKS: Final = 256 * 1024
 
 _log = structlog.get_logger("gateway")
@@ -167,7 +169,8 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     )
     recordings = Recordings(coordinator, batches, reconciler, without_redis)
     operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
-    pipeline = _pipeline(settings, recordings, connection)
+    token_buckets = TokenBuckets(connection)
+    pipeline = _pipeline(settings, recordings, connection, token_buckets)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
     event_streams = EventStreams(room_feeds, Tickets(connection, _TICKET_LIFETIME), _tenant(settings))
     signatures = Signatures(create_webhook_keys(settings, videosdk))
@@ -180,6 +183,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         if settings.tracing != "off":
             tracing.start(__version__)
         await recordings.open()
+        token_buckets.open()
         drain.watch()
         yield
         await room_feeds.close()
@@ -187,6 +191,8 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         # First, since what it has accepted may begin operations.
         await webhook_receiver.close(grace=ends - time.monotonic())
         await recordings.close(grace=max(ends - time.monotonic(), 0))
+        # After all requests, and what became of them.
+        await token_buckets.close(grace=_LIMITS_SECONDS)
         await videosdk.aclose()
         await connection.aclose()
         await tracing.stop()
@@ -242,10 +248,12 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
     return read_gauges
 
 
-def _pipeline(settings: Settings, recordings: Recordings, connection: Connection) -> RequestPipeline:
+def _pipeline(
+    settings: Settings, recordings: Recordings, connection: Connection, token_buckets: TokenBuckets
+) -> RequestPipeline:
     tenant = _tenant(settings)
     rate_limiter = RateLimiter(
-        TokenBuckets(connection),
+        token_buckets,
         tenant,
         caller_per_minute=settings.caller_starts_per_minute,
         target_per_minute=settings.track_starts_per_minute,

@@ -112,11 +112,11 @@ class RequestPipeline:
         try:
             answer = await work()
         except GatewayError as error:
-            await admission.charge(error)
+            admission.charge(error)
             context.headers |= admission.headers
             await self._idempotency.keep(replay, error.status, error)
             raise
-        await admission.charge(answer.outcome)
+        admission.charge(answer.outcome)
         context.headers |= admission.headers
         status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
         body = RecordingBody.answering(answer)

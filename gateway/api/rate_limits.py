@@ -36,6 +36,8 @@ __all__ = ["Admission", "RateLimiter"]
 
 _ARRIVAL: Final = 0.1
 _REST: Final = 0.9
+_LEAST: Final = 1e-6
+"""What floating point lost of a token must not show as a whole one less."""
 _WINDOW_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 0.5
 """How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
@@ -77,16 +79,33 @@ class RateLimiter:
         await admission.take_arrival()
         return admission
 
-    async def take(self, bucket: "_Bucket", cost: float, *, force: bool) -> None:
-        """Take from a bucket. Without Redis there is no limit: it refuses starts by itself, and stops must go on."""
+    def take_at_once(self, bucket: "_Bucket") -> bool:
+        """Take what arriving costs, if this process can say whether that is there."""
+        bucket.quota = self._limits.take_at_once(
+            bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute, cost=bucket.arrival
+        )
+        return bucket.quota is not None
+
+    async def take(self, bucket: "_Bucket") -> None:
+        """Take what arriving costs. Without Redis there is no limit: it refuses starts, and stops must go on."""
         try:
             # What was asked for is taken all the same, if Redis gets to it.
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 bucket.quota = await self._limits.take(
-                    bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute, cost=cost, force=force
+                    bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute, cost=bucket.arrival
                 )
-        except (CoordinationUnavailable, TimeoutError):
-            bucket.quota = None
+        except TimeoutError:
+            pass
+        except CoordinationUnavailable:
+            bucket.limited = False
+
+    def spend(self, bucket: "_Bucket") -> None:
+        """Take the rest of what a request costs, if there was a limit when it arrived."""
+        if not bucket.limited:
+            return
+        quota = self._limits.spend(bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute, cost=bucket.rest)
+        if bucket.quota is not None:
+            bucket.quota = quota
 
     def close_group(self, key: tuple[Target, bool], group: "_Group") -> None:
         """Let those who come from now on be a group of their own."""
@@ -107,9 +126,9 @@ class Admission:
 
     async def take_arrival(self) -> None:
         """Take what arriving costs."""
-        await asyncio.gather(
-            *(self._rate_limiter.take(bucket, bucket.arrival, force=False) for bucket in self._buckets)
-        )
+        asked = [bucket for bucket in self._buckets if not self._rate_limiter.take_at_once(bucket)]
+        if asked:
+            await asyncio.gather(*(self._rate_limiter.take(bucket) for bucket in asked))
 
     def check(self) -> None:
         """Let the request pass.
@@ -125,7 +144,7 @@ class Admission:
             whom = "you" if own else f"for this {self._key[0].mode}"
             raise TooManyRequests(f"{who} more requests in a minute than the gateway allows {whom}.", retry_after=wait)
 
-    async def charge(self, ended: Outcome | GatewayError | None) -> None:
+    def charge(self, ended: Outcome | GatewayError | None) -> None:
         """Take the rest if this was not free. None: nothing was done."""
         if ended not in _OWN:
             free = not isinstance(ended, GatewayError) and ended is not Outcome.STOP_REQUESTED
@@ -136,7 +155,8 @@ class Admission:
             # Any number of callers hear of one call that failed; one of them pays for it.
             self._group.charged = True
             self._rate_limiter.close_group(self._key, self._group)
-        await asyncio.gather(*(self._rate_limiter.take(bucket, bucket.rest, force=True) for bucket in self._buckets))
+        for bucket in self._buckets:
+            self._rate_limiter.spend(bucket)
 
     def leave(self) -> None:
         """Say that the request is over."""
@@ -151,11 +171,15 @@ class Admission:
             return {}
         policies = [f'"{bucket.policy}";q={bucket.per_minute};w={_WINDOW_SECONDS}' for bucket in self._buckets]
         left = [
-            f'"{bucket.policy}";r={max(0, math.floor(quota.remaining))};t={math.ceil(quota.wait or quota.full)}'
+            f'"{bucket.policy}";r={_whole(quota.remaining)};t={math.ceil(quota.wait or quota.full)}'
             for bucket in self._buckets
             if (quota := bucket.quota) is not None
         ]
         return {"ratelimit-policy": ", ".join(policies)} | ({"ratelimit": ", ".join(left)} if left else {})
+
+
+def _whole(tokens: float) -> int:
+    return max(0, math.floor(tokens + _LEAST))
 
 
 class _Bucket:
@@ -167,7 +191,10 @@ class _Bucket:
         self.per_minute = per_minute
         self.arrival = arrival
         self.rest = rest
+        self.limited = True
+        """Redis was there to count."""
         self.quota: Quota | None = None
+        """What the caller gets to know; nothing where Redis did not answer in time."""
 
 
 class _Group:

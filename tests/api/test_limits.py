@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller, new_key
-from gateway.recordings import Kind, Mode, Target
+from gateway.recordings import Kind, Mode, Outcome, Target
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
@@ -25,6 +25,7 @@ from gateway.store.token_buckets import TokenBuckets
 from tests import harness
 from tests.api_client import START, STOP, ApiClient, NewTrack
 from tests.faults.proxy import Gate
+from tests.recordings.parts import ErringConnection
 
 pytestmark = pytest.mark.anyio
 
@@ -193,12 +194,58 @@ async def test_limit_counts_a_thousand_simultaneous_takes_in_few_scripts(valkey:
         quotas = await asyncio.gather(*(limits.take(name, per_minute=0.01, burst=50, cost=0.1) for _ in range(1000)))
         assert await scripts() - before <= 4
         assert sum(quota.allowed for quota in quotas) == 500
-        owed = await limits.take(name, per_minute=0.01, burst=50, cost=0.9, force=True)
+        owed = limits.spend(name, per_minute=0.01, burst=50, cost=0.9)
         assert owed.remaining == pytest.approx(-0.9, abs=0.01)
         assert not (await limits.take(name, per_minute=0.01, burst=50, cost=0)).allowed
         (key,) = [key async for key in redis.scan_iter(match=f"*{name}")]
         assert await redis.pttl(key) > 0
     await connection.aclose()
+
+
+async def test_limits_of_many_starts_cost_a_script_for_five_at_most(valkey: EmbeddedValkey) -> None:
+    """Three hundred starts of distinct tracks by one caller, one by one, the caller's and the tracks' limits on."""
+    connection = ErringConnection(valkey.url)
+    buckets = TokenBuckets(connection)
+    limiter = RateLimiter(buckets, uuid.uuid4().hex[:8], caller_per_minute=10_000, target_per_minute=30)
+    buckets.open()
+
+    async def start(number: int) -> None:
+        target = Target(Mode.TRACK, "room", f"p{number}", Kind.VIDEO)
+        admission = await limiter.admit(Caller("demo", account="demo"), target, starts=True)
+        admission.check()
+        admission.charge(Outcome.STARTED)
+        admission.leave()
+
+    for number in range(300):
+        await start(number)
+    scripts = connection.made["limit"]
+    await buckets.close(5)
+    await connection.aclose()
+    assert 0 < scripts <= 60
+
+
+async def test_limits_reach_redis_while_serving_and_at_the_end(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
+) -> None:
+    """What a start costs beyond its arrival is reported in the background; at the end nothing is held any more."""
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        earlier = {key async for key in redis.scan_iter(match="*:limit:*")}
+
+        async def left() -> dict[str, float]:
+            """Return what was left in each new bucket when it was last settled, by what limits it."""
+            keys = [key async for key in redis.scan_iter(match="*:limit:*") if key not in earlier]
+            return {key.split(":")[4]: float(str(await redis.get(key)).split()[0]) for key in keys}
+
+        async with limited(
+            valkey, simulator, tmp_path, name="settled", own=60, GATEWAY_TRACK_STARTS_PER_MINUTE="2"
+        ) as client:
+            assert (await client.start(new_track())).status_code == 201
+            # One token a second comes back.
+            held = await harness.until(left, lambda left: len(left) == 2 and left["caller"] < 59)
+            assert held["target"] < 1.5
+            for _ in range(2):
+                assert (await client.start(new_track())).status_code == 201
+        assert (await left())["caller"] >= 57 - 0.01
 
 
 async def test_limit_of_a_track_exceeded_delays_the_start_only(

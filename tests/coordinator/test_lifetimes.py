@@ -73,6 +73,7 @@ KINDS: Final = {
     "answer": r"rec:\{\d\d\}:answer:[0-9a-f]{40}",
     "ticket": r"rec:\{\d\d\}:ticket:[0-9a-f]{64}",
     "limit": r"rec:\{\d\d\}:limit:.+",
+    "report": r"rec:\{\d\d\}:limit-report:[0-9a-f]{16}",
     "record": r"rec:\{\d\d\}:t:[^:]+:[^:]+:video",
 }
 """Every kind of key that there is; what is none of them is not documented."""
@@ -225,5 +226,7 @@ async def test_bucket_of_a_limit_is_kept_until_it_is_full(
     connection: Connection, admin: "redis.Redis", cost: int, full: int
 ) -> None:
     """One token a minute comes back: gone too early it would be a full one, and later it says nothing."""
-    await TokenBuckets(connection).take("t:caller:x", per_minute=1, burst=60, cost=cost, force=True)
-    check(admin, {"limit": full * MINUTE + 1_000})
+    buckets = TokenBuckets(connection)
+    buckets.spend("t:caller:x", per_minute=1, burst=60, cost=cost)
+    await buckets.settle()
+    check(admin, {"limit": full * MINUTE + 1_000, "report": 2 * MINUTE})

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from msgspec import Struct
+from redis.asyncio import Redis
 
 from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller
@@ -185,7 +186,7 @@ async def use(here: Parts, there: Parts, rate_limiter: RateLimiter, simulator: S
         left = track(f"left-{name}", room)
         await parts.without_redis.start(key_of(parts, left), left, NOTHING, name)
     await harness.until(lambda: there.recordings.stop(one, caller=name, timeout=20), lambda answer: answer.outcome)
-    await admission.charge(Outcome.STARTED)
+    admission.charge(Outcome.STARTED)
     admission.leave()
     reader.leave()
 
@@ -197,7 +198,9 @@ async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, 
         Parts(valkey, simulator.url, **bounds).running() as here,
         Parts(valkey, simulator.url, **bounds).running() as there,
     ):
-        rate_limiter = RateLimiter(TokenBuckets(here.connection), "t", caller_per_minute=100, target_per_minute=100)
+        buckets = TokenBuckets(here.connection, settle_every=0.05, idle_seconds=0.05)
+        buckets.open()
+        rate_limiter = RateLimiter(buckets, "t", caller_per_minute=100, target_per_minute=100)
         held = {"here": here.all, "there": there.all, "rate_limiter": rate_limiter}
         for number in range(3):
             await use(here, there, rate_limiter, simulator, f"first-{number}")
@@ -215,6 +218,20 @@ async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, 
             return grown()
 
         await harness.until(look, lambda found: not found, timeout=10)
+        await buckets.close(grace=5)
+
+
+async def test_limits_keep_no_more_buckets_in_mind_than_their_bound(parts: Parts) -> None:
+    """Of nine buckets two are kept in mind, and Redis hears at once what was spent of those that are not."""
+    buckets = TokenBuckets(parts.connection, max_shares=2)
+    for number in range(9):
+        buckets.spend(f"t:target:{number}", per_minute=1, burst=10, cost=1)
+    await harness.eventually(lambda: max(sizes(buckets).values()) <= 2)
+    async with Redis.from_url(parts.connection._url()) as redis:
+        told = [key async for key in redis.scan_iter(match="*:limit:t:target:*")]
+        assert len(told) == 7
+        await buckets.close(5)
+        assert len([key async for key in redis.scan_iter(match="*:limit:t:target:*")]) == 9
 
 
 async def test_events_after_a_long_gap_begin_with_the_room(valkey: EmbeddedValkey, simulator: Simulator) -> None:

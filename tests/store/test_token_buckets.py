@@ -1,57 +1,126 @@
-"""What a bucket answers: how much is left, and how long until the cost would be there."""
+"""What processes together take from a bucket, what that costs in scripts, and what becomes of what they hold."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.errors import CoordinationUnavailable
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
-from gateway.store.token_buckets import TokenBuckets
+from gateway.store.token_buckets import Quota, TokenBuckets
 from tests import harness
+from tests.faults.proxy import Gate
+from tests.recordings.parts import ErringConnection, Log
 
 pytestmark = pytest.mark.anyio
 
 SLOW = 0.001
 """Tokens a minute: none comes back while a test runs."""
+NEVER = 3600.0
+"""Seconds: nothing happens in the background."""
+
+
+class Process:
+    """One process's buckets, all of one size, on the way to a real server."""
+
+    def __init__(self, connection: Connection, burst: float, **bounds: float) -> None:
+        self.connection = connection
+        self.burst = burst
+        settings = {"settle_every": NEVER, "idle_seconds": NEVER} | bounds
+        self.buckets = TokenBuckets(connection, **settings)  # pyright: ignore[reportArgumentType]
+
+    async def take(self, name: str, cost: float = 0.1) -> Quota:
+        """Take where it is there."""
+        return await self.buckets.take(name, per_minute=SLOW, burst=self.burst, cost=cost)
+
+    def spend(self, name: str, cost: float = 0.9) -> Quota:
+        """Take what was spent."""
+        return self.buckets.spend(name, per_minute=SLOW, burst=self.burst, cost=cost)
+
+    async def request(self, name: str) -> bool:
+        """Arrive, and pay the rest if let in; returns whether it was."""
+        allowed = (await self.take(name)).allowed
+        if allowed:
+            self.spend(name)
+        return allowed
+
+    async def start(self, name: str) -> bool:
+        """Start a target, where it is not overdrawn; returns whether it was started."""
+        allowed = (await self.take(name, 0)).allowed
+        if allowed:
+            self.spend(name, 1)
+        return allowed
+
+    @property
+    def scripts(self) -> int:
+        """How many scripts it has run."""
+        assert isinstance(self.connection, ErringConnection)
+        return self.connection.made["limit"]
+
+
+MakeProcess = Callable[..., Process]
 
 
 @pytest.fixture
-async def buckets(valkey: EmbeddedValkey) -> AsyncGenerator[TokenBuckets]:
-    """Buckets on a real server."""
-    connection = Connection(valkey.url)
-    yield TokenBuckets(connection)
-    await connection.aclose()
+async def process(valkey: EmbeddedValkey) -> AsyncGenerator[MakeProcess]:
+    """Make processes that share a real server."""
+    async with AsyncExitStack() as stack:
+
+        def make(burst: float, connection: Connection | None = None, **bounds: float) -> Process:
+            made = Process(connection or ErringConnection(valkey.url), burst, **bounds)
+            stack.push_async_callback(made.connection.aclose)
+            stack.push_async_callback(made.buckets.close, 5)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+async def redis(valkey: EmbeddedValkey) -> AsyncGenerator[Redis]:
+    """A client of the server."""
+    async with Redis.from_url(valkey.url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def name() -> str:
+    """A bucket that no other test uses."""
+    return f"t:{uuid.uuid4().hex}"
+
+
+async def tokens(redis: Redis, name: str) -> float | None:
+    """Return what Redis says is left in a bucket; nothing where it was never used."""
+    found = [key async for key in redis.scan_iter(match=f"*:limit:{name}")]
+    values = [str(await redis.get(key)) for key in found]
+    return float(values[0].split()[0]) if values else None
+
+
+async def fill(redis: Redis, name: str) -> None:
+    """Fill a bucket up, as time does."""
+    async for key in redis.scan_iter(match=f"*:limit:{name}"):
+        await redis.delete(key)
+
+
+# --- what is answered --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("spent", "cost", "force", "allowed", "remaining", "missing"),
-    [
-        (0, 4, False, True, 6, 0),
-        (6, 4, False, True, 0, 0),
-        (7, 4, False, False, 3, 1),
-        (10, 4, False, False, 0, 4),
-        (7, 4, True, True, -1, 0),
-        (10, 0, False, True, 0, 0),
-    ],
+    ("spent", "cost", "allowed", "remaining", "missing"),
+    [(0, 4, True, 6, 0), (6, 4, True, 0, 0), (7, 4, False, 3, 1), (10, 4, False, 0, 4), (10, 0, True, 0, 0)],
 )
 async def test_take_answers_what_is_left_and_how_long_to_wait(
-    buckets: TokenBuckets,
-    request: pytest.FixtureRequest,
-    spent: float,
-    cost: float,
-    force: bool,
-    allowed: bool,
-    remaining: float,
-    missing: float,
+    process: MakeProcess, name: str, spent: float, cost: float, allowed: bool, remaining: float, missing: float
 ) -> None:
     """A cost that is there is taken without a wait; one that is not takes nothing and waits for what is missing."""
-    name = f"t:{abs(hash(request.node.nodeid))}"
+    one = process(10)
     if spent:
-        await buckets.take(name, per_minute=SLOW, burst=10, cost=spent)
+        await one.take(name, spent)
 
-    quota = await buckets.take(name, per_minute=SLOW, burst=10, cost=cost, force=force)
+    quota = await one.take(name, cost)
 
     assert quota.allowed is allowed
     assert quota.remaining == pytest.approx(remaining, abs=0.01)
@@ -73,3 +142,223 @@ async def test_take_while_a_failing_script_runs_is_answered_after_it() -> None:
         answers = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(answer) for answer in answers] == [CoordinationUnavailable] * 2
     await connection.aclose()
+
+
+async def test_spend_takes_what_is_not_there(process: MakeProcess, name: str) -> None:
+    """Of three tokens four are spent: one is owed, and nothing is allowed until it is there."""
+    one = process(10)
+    await one.take(name, 7)
+
+    quota = one.spend(name, 4)
+
+    assert quota.allowed
+    assert quota.remaining == pytest.approx(-1, abs=0.01)
+    assert not (await one.take(name, 0)).allowed
+
+
+async def test_take_beyond_the_limit_is_refused_at_the_limit(process: MakeProcess, name: str) -> None:
+    """One process lets in exactly as many requests as the bucket holds, and knows at each how much is left."""
+    one, left = process(40), list[float]()
+    for _ in range(50):
+        quota = await one.take(name)
+        if quota.allowed:
+            left.append(one.spend(name).remaining)
+    assert left == pytest.approx([39 - number for number in range(40)], abs=0.01)
+
+
+async def test_take_beyond_the_limit_costs_no_more_scripts(process: MakeProcess, name: str) -> None:
+    """A process that knows that nothing is left refuses without asking Redis each time."""
+    one = process(1)
+    assert await one.request(name)
+    assert not await one.request(name)
+    before = one.scripts
+    assert not any([await one.request(name) for _ in range(100)])
+    assert one.scripts == before
+
+
+async def test_take_of_many_waiting_together_is_granted_in_order(process: MakeProcess, name: str) -> None:
+    """Five arrive at once where there is enough for three: the first three are let in, and one script is run."""
+    one = process(3)
+    quotas = await asyncio.gather(*(one.take(name, 1) for _ in range(5)))
+    assert [quota.allowed for quota in quotas] == [True, True, True, False, False]
+    assert one.scripts == 1
+
+
+async def test_take_that_waits_is_not_paid_from_by_others(process: MakeProcess, name: str) -> None:
+    """What is spent while a request waits for Redis does not take away what Redis hands out for that request."""
+    one = process(10)
+    waiting = asyncio.create_task(one.take(name))
+    await harness.eventually(lambda: one.scripts)
+    one.spend(name, 5)
+    assert (await waiting).allowed
+
+
+# --- by how much a limit can be exceeded -------------------------------------------------------------------------
+
+
+async def test_two_processes_together_exceed_a_limit_by_one_request_each(process: MakeProcess, name: str) -> None:
+    """Requests that come one after the other: all that the bucket holds is used, and at most one more by each."""
+    here, there = process(100), process(100)
+    let_in = 0
+    for _ in range(100):
+        let_in += await here.request(name) + await there.request(name)
+    assert 100 <= let_in <= 102
+
+
+async def test_two_processes_together_exceed_a_limit_by_what_one_holds_while_it_fills_up(
+    process: MakeProcess, redis: Redis, name: str
+) -> None:
+    """A process holds at most a tenth of the burst, however much its last requests took."""
+    here, there = process(100), process(100)
+    for _ in range(60):
+        await here.request(name)
+    await fill(redis, name)
+    await here.buckets.settle()
+    await fill(redis, name)
+    let_in = 0
+    for _ in range(100):
+        let_in += await there.request(name)
+    for _ in range(100):
+        let_in += await here.request(name)
+    assert 105 < let_in <= 112
+
+
+async def test_process_reports_at_once_what_exceeds_a_tenth_of_the_burst(
+    process: MakeProcess, redis: Redis, name: str
+) -> None:
+    """Ten of a hundred tokens may be owed until the next round; Redis hears of eleven at once."""
+    here, there = process(100), process(100)
+    here.spend(name, 10)
+    assert (await there.take(name)).remaining > 99
+    here.spend(name, 1)
+
+    async def left() -> float:
+        return await tokens(redis, name) or 0
+
+    assert await harness.until(left, lambda left: left < 90) == pytest.approx(88.9, abs=0.01)
+
+
+async def test_processes_together_overdraw_a_target_by_one_start_each(process: MakeProcess, name: str) -> None:
+    """Three processes, three starts: three more are let through, however the processes take turns."""
+    processes = [process(3) for _ in range(3)]
+    started = 0
+    for _ in range(5):
+        for one in processes:
+            started += await one.start(name)
+    assert 3 <= started <= 6
+
+
+# --- what it costs -----------------------------------------------------------------------------------------------
+
+
+async def test_first_start_of_many_targets_is_settled_by_few_scripts(
+    process: MakeProcess, redis: Redis, name: str
+) -> None:
+    """Two hundred and fifty targets are met without asking Redis; two scripts then report all of them."""
+    one = process(3)
+    assert all([await one.start(f"{name}-{number}") for number in range(250)])
+    assert one.scripts == 0
+    await one.buckets.settle()
+    assert one.scripts == 2
+    assert await tokens(redis, f"{name}-249") == pytest.approx(2)
+
+
+async def test_requests_of_a_caller_cost_few_scripts(process: MakeProcess, name: str) -> None:
+    """Four hundred requests, one after the other: at most one script for five."""
+    one = process(1000, settle_every=0.25)
+    one.buckets.open()
+    assert all([await one.request(name) for _ in range(400)])
+    assert one.scripts <= 80
+
+
+# --- what is held and owed ---------------------------------------------------------------------------------------
+
+
+async def used(one: Process, name: str) -> None:
+    """Have a process use four tokens, and hold some more for later."""
+    for _ in range(4):
+        assert await one.request(name)
+
+
+async def test_unused_tokens_of_an_idle_process_return(process: MakeProcess, redis: Redis, name: str) -> None:
+    """What was drawn and not used is given back after a while, and not before."""
+    one = process(100)
+    await used(one, name)
+    await one.buckets.settle()
+    left = await tokens(redis, name)
+    assert left is not None
+    assert left < 95.5
+    hasty = process(100, settle_every=0.02, idle_seconds=0.1)
+    hasty.buckets.open()
+    await used(hasty, f"{name}-hasty")
+    await harness.until(lambda: tokens(redis, f"{name}-hasty"), lambda left: left == pytest.approx(96, abs=0.01))
+
+
+async def test_close_reports_everything(process: MakeProcess, redis: Redis, name: str) -> None:
+    """At the end Redis has what was spent, and what was not used, of every bucket."""
+    one = process(100)
+    await used(one, name)
+    one.spend(f"{name}-target", 1)
+    await one.buckets.close(5)
+    assert await tokens(redis, name) == pytest.approx(96, abs=0.01)
+    assert await tokens(redis, f"{name}-target") == pytest.approx(99, abs=0.01)
+
+
+async def test_settling_after_an_unexpected_error_goes_on(process: MakeProcess, redis: Redis, name: str) -> None:
+    """The error is logged, and what was spent is reported in the next round."""
+    one, log = process(10, settle_every=0.01), Log()
+    assert isinstance(one.connection, ErringConnection)
+    one.connection.err("limit")
+    one.buckets.open()
+    one.spend(name, 1)
+    await log.shows("limits.failed")
+    await harness.until(lambda: tokens(redis, name), lambda left: left == pytest.approx(9, abs=0.01))
+
+
+async def test_settling_after_redis_was_lost_goes_on(name: str) -> None:
+    """What was spent while no connection could be made is reported afterwards, once."""
+    with EmbeddedValkey(port=0) as server:
+        gate = Gate(server.port)
+        await gate.open()
+        connection = Connection(f"redis://127.0.0.1:{gate.port}", probe_every=0.02)
+        one = Process(connection, 10, settle_every=0.01)
+        one.buckets.open()
+        one.spend(name, 1)
+        async with Redis.from_url(server.url, decode_responses=True) as admin:
+            await harness.until(lambda: tokens(admin, name), lambda left: left == pytest.approx(9, abs=0.01))
+            gate.shut()
+            one.spend(name, 1)
+            await harness.eventually(lambda: connection.open)
+            one.spend(name, 1)
+            await gate.reopen()
+            await harness.until(lambda: tokens(admin, name), lambda left: left == pytest.approx(7, abs=0.01))
+        await one.buckets.close(5)
+        await connection.aclose()
+        await gate.close()
+
+
+class LostReply(Connection):
+    """The way to a real server, on which the reply to the first script is lost."""
+
+    lost = 0
+
+    async def evaluate(self, script: str, sha: str, keys: Sequence[str], argument: bytes) -> bytes:
+        """Run a script."""
+        reply = await super().evaluate(script, sha, keys, argument)
+        if not self.lost:
+            self.lost += 1
+            raise CoordinationUnavailable("the reply is lost")
+        return reply
+
+
+async def test_report_whose_reply_was_lost_is_taken_once(
+    process: MakeProcess, valkey: EmbeddedValkey, redis: Redis, name: str
+) -> None:
+    """The same report again takes nothing a second time; what was spent meanwhile is taken with the next one."""
+    one = process(10, LostReply(valkey.url))
+    one.spend(name, 1)
+    await one.buckets.settle()
+    assert await tokens(redis, name) == pytest.approx(9)
+    one.spend(name, 1)
+    await one.buckets.settle()
+    assert await tokens(redis, name) == pytest.approx(8)
