@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-# Tests wait more than they compute: three at a time keep two cores busy.
-JOBS ?= 3
+# Tests wait more than they compute: four at a time keep two cores busy.
+JOBS ?= 4
 RUNS ?= 3
 # A test whose fixtures hang ends its worker, and the next worker would begin with it again: not for ever.
 # Files begin in the order of tests/order.py, and not in that of their numbers of tests.
 WORKERS = --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 export UV_PYTHON_DOWNLOADS := never
+# Tests start Python some hundred times: what it compiles is kept, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
 ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
@@ -24,7 +24,7 @@ from gateway.auth.api_keys import new_key
 from gateway.sandbox import tether
 from gateway.sandbox.calls import Call
 from gateway.sandbox.faults import Fault
-from gateway.sandbox.ports import free_port
+from gateway.sandbox.ports import PORTS, free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey, packaged_binary
 from gateway.secrets import Secret
@@ -60,6 +60,13 @@ CALM: dict[str, str] = {
 }
 """Times that a busy machine does not miss: for tests in which nothing has to run out."""
 
+BRIEF: dict[str, str] = {
+    **CALM,
+    "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "4",
+    "GATEWAY_SEND_WINDOW_SECONDS": "2",
+}
+"""Nearly as calm, with a Q of 6.7 s instead of 17.7: for tests in which nothing but Q has to run out."""
+
 BOUND = 60.0
 """Seconds that a condition may take to come true: generous, because only a failing test waits for so long."""
 
@@ -67,7 +74,7 @@ BOUND = 60.0
 def age(server: EmbeddedValkey) -> None:
     """Have a server look as if it had been up for long, so that its memory is believed: gateways are ready at once."""
     with redis.Redis.from_url(server.url) as admin:
-        run, since = admin.info("server")["run_id"], int(time.time() * 1000) - 90_000  # pyright: ignore
+        run, since = admin.info("server")["run_id"], int(time.time() * 1000) - 600_000  # pyright: ignore
         with admin.pipeline(transaction=False) as marks:
             for bucket in range(BUCKETS):
                 marks.set(f"rec:{{{bucket:02d}}}:epoch", f"{run}:{since}", ex=3600)
@@ -96,6 +103,19 @@ class PatientValkey(AgedValkey):
     def url(self) -> str:
         """Its address, with time-outs that a busy machine does not miss."""
         return f"{super().url}?socket_connect_timeout=20&socket_timeout=20"
+
+
+def node_port() -> int:
+    """Return a free port where the other one that a node of a Cluster listens at, 10,000 above, is free and stays so.
+
+    0, which has the server look for one, where the kernel leaves too few.
+    """
+    first, last = PORTS
+    while first + 11_000 < last:
+        port = free_port(last - 10_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port + 10_000)):
+            return port
+    return 0
 
 
 class Demo:
@@ -203,6 +223,15 @@ async def until(
         assert time.monotonic() < give_up, f"no acceptable answer in {timeout:g} s; the last: {answer}"
         await asyncio.sleep(every)
     return answer
+
+
+async def until_ready(*gateways: ApiClient) -> None:
+    """Wait until gateways reach their Redis: the first call finds it, shakes hands and loads scripts, all in 1.5 s.
+
+    On a busy machine that may be too short, and then a start is honestly refused.
+    """
+    for gateway in gateways:
+        await until(lambda gateway=gateway: gateway.get("/readyz"), lambda answer: answer.is_success)
 
 
 def skip_unless_ci(reason: str) -> NoReturn:

@@ -18,8 +18,9 @@ _MODE_OF: Final = {
     str(label): mode for mode, spec in MODES.items() for label in (Kind if "kind" in spec.ids else [mode])
 }
 """The mode of a target by its label."""
-_LEAST: Final = min("participantId" in spec.ids for spec in MODES.values())
-_CURSOR: Final = re.compile(rf"^([A-Za-z0-9_-]{{{_LEAST:d},128}})\.({'|'.join(_MODE_OF)})$")
+_LEAST: Final = 1 if all("participantId" in spec.ids for spec in MODES.values()) else 0
+"""How many characters of a participant's id a cursor has at least."""
+_CURSOR: Final = re.compile(rf"^([A-Za-z0-9_-]{{{_LEAST},128}})\.({'|'.join(_MODE_OF)})$")
 """Participant and label of the target that a page ended with. In plain words, so that the contract can tell a cursor
 from what is none."""
 

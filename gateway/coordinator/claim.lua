@@ -85,11 +85,11 @@ local function lead(action)
   if superseding then started = requested end
   if a.command == 'stop' then requested = math.max(requested, asked_at) end
   local found = { state = state, generation = r.generation or '0', fingerprint = r.fingerprint or '', recording = r.recording or '' }
-  -- Tried again while it is not known how it went; what is settled begins anew.
-  local settled = new and (ended or state == 'recording')
+  -- Tried again while it is not known how it went; what was certain begins anew.
+  local was_certain = new and (ended or state == 'recording')
   local changes = {
     v = VERSION, op = op, holder = a.attempt, lease = now + a.lease, action = action, waiting = '0',
-    granted = now, epoch = since, tries = settled and 1 or num(r.tries) + 1,
+    granted = now, epoch = since, tries = was_certain and 1 or num(r.tries) + 1,
     state = state, generation = found.generation, fingerprint = found.fingerprint,
     start_may_land_until = start_may_land_until, stop_may_land_until = stop_may_land_until,
   }

@@ -92,9 +92,9 @@ class Coordinator:
         self._retries = Retries()
 
     async def start(self) -> None:
-        """Begin to renew in the background what this process holds, and to tell a Redis what it has forgotten."""
+        """Begin to renew in the background what this process holds, and to write again what Redis has forgotten."""
         self._background = [
-            asyncio.create_task(self.leases.renew_for_ever(), name="lease-keeper"),
+            asyncio.create_task(self.leases.renew_for_ever(), name="renew-leases"),
             asyncio.create_task(self._rewrites.rewrite_for_ever(), name="rewrites"),
         ]
 

@@ -7,14 +7,14 @@
 -- a.attempt  whose claim is taken away too, because an operator says so: it is then as if the claim had lapsed, and
 --            everything that was sent keeps its quiet time. '' takes none away, and another's claim is left alone
 --
--- Returns a JSON object: `how` is ok; lost where that attempt does not hold the target; moot where a hint came to
--- nothing, or the record is not ours to write.
+-- Returns a JSON object: `how` is ok; lost where that attempt does not hold the target; ignored where nothing
+-- may be recording that could have ended, or the record is not ours to write.
 
 local r = load()
 local revoked = a.attempt ~= ''
 if revoked and (newer(r) or r.holder ~= a.attempt) then return cjson.encode({ how = 'lost', now = now }) end
 local over = (r.state or '') == '' or is_ended(r.state)
-if newer(r) or (a.hint ~= '' and over) then return cjson.encode({ how = 'moot', now = now }) end
+if newer(r) or (a.hint ~= '' and over) then return cjson.encode({ how = 'ignored', now = now }) end
 
 local changes = { v = VERSION, suspect_since = now, confirmed = '0' }
 if a.hint ~= '' then changes.hint = text(now) .. ' ' .. a.hint end

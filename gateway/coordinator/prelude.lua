@@ -7,6 +7,8 @@
 --       a.grace. Times and durations in ms; operation numbers as strings, since JSON in Lua keeps 14 digits and they
 --       have 16
 --
+-- A comment `rule: NAME` marks a line that tests break on purpose (tests/model/test_mutants.py).
+--
 -- Time is Redis's own, so that replicas need not agree on theirs. `a.now` (us) replaces it under test.
 
 local record, due, epoch_key, targets, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -1,5 +1,5 @@
 -- Gives a target back as it was, because nothing was sent. The operation keeps its number and stays unfinished: those
--- who wait are woken and contend again, and a stop that was requested meanwhile is not lost.
+-- who wait are woken and claim again, and a stop that was requested meanwhile is not lost.
 --
 -- a.attempt
 -- a.result    what those who wait receive, JSON; '' has them look for themselves
@@ -26,8 +26,8 @@ if r.action == 'stop' then
 end
 save(changes, a.ttl)
 -- Those who wait come back at once. If they do not, the reconciler forgets the stop: there is nothing to stop.
-local rests = is_ended(state) and num(changes.start_may_land_until or r.start_may_land_until) == 0
+local is_over = is_ended(state) and num(changes.start_may_land_until or r.start_may_land_until) == 0
 local clean = not stop_due(r) and num(r.suspect_since) == 0
-schedule(rests and clean and 0 or (rests and now + 1000 or now), a.ttl)
+schedule(is_over and clean and 0 or (is_over and now + 1000 or now), a.ttl)
 wake(r, r.op, a.result)
 return cjson.encode({ how = 'ok', now = now })

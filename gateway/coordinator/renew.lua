@@ -24,7 +24,7 @@ local function nothing_lands()
 end
 
 local since = epoch()
-if a.promote_to_start and since ~= a.epoch then -- rule: arm-in-the-epoch-of-the-claim
+if a.promote_to_start and since ~= a.epoch then -- rule: promote-in-the-epoch-of-the-claim
   return cjson.encode({ how = 'lost', stop = false, now = now })
 end
 

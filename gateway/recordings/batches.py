@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.coordinator import Claim, Command, Coordinator, Lease, Verdict
+from gateway.coordinator import Claim, Command, Coordinator, Lease, Record, Verdict
 from gateway.errors import (
     CoordinationUnavailable,
     DeadlineExceeded,
@@ -28,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.observability import metrics, tracing
 from gateway.recordings.leader import Leader
-from gateway.recordings.model import Answer, Descriptor, Outcome, Problem, Status
+from gateway.recordings.model import ENDED, Answer, Descriptor, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.records import recording_of
@@ -282,7 +282,7 @@ class Batches:
         """Let the batches that arrived claim together; batches that arrive meanwhile claim after them."""
         while batches := self._arriving.pop(key, None):
             for batch in batches.values():
-                self._spawn(self._run_batch(batch), f"pursue-{batch.command}", batch.context)
+                self._spawn(self._run_batch(batch), f"batch-{batch.command}", batch.context)
             await asyncio.gather(*(batch.submitted.wait() for batch in batches.values()))
         self._submitting.discard(key)
 
@@ -467,13 +467,15 @@ class Batches:
                 return Answer(Outcome.ALREADY_RECORDING, recording)
             case Verdict.GONE if batch.command is Command.START:
                 return Answer(None, recording)
+            case Verdict.GONE:
+                # What it was about is over; the record tells of a later recording.
+                return Answer(Outcome.JOINED, recording_of(batch.key, batch.target, Record(state=Status.STOPPED)))
             case _:
                 # The leader of the operation that this stop waited for stopped it.
-                ours = claim.verdict is Verdict.GONE or (
-                    batch.waited_for_another and claim.record.state == Status.STOPPED
-                )
-                outcome = Outcome.JOINED if ours else Outcome.NOT_RECORDING
-                return Answer(outcome, msgspec.structs.replace(recording, status=Status.STOPPED))
+                ours = batch.waited_for_another and recording.status is Status.STOPPED
+                if recording.status not in ENDED:
+                    recording = msgspec.structs.replace(recording, status=Status.STOPPED)
+                return Answer(Outcome.JOINED if ours else Outcome.NOT_RECORDING, recording)
 
     def _key(self, target: Target) -> str:
         return self._coordinator.key(target.room_id, *target.parts)

@@ -1,6 +1,6 @@
-"""Carries out one operation while its claim is held: the only code that calls VideoSDK to start or stop.
+"""Carries out one operation while its claim is held. Only this module and `without_redis.py` start or stop at VideoSDK.
 
-Every path ends in exactly one write to the record, and which one depends on what is *proven*, not on what is likely:
+Every path ends in one write to the record at most, and which one depends on what is *proven*, not on what is likely:
 
     nothing was sent            release: the record is as it was, and waiters claim again or learn why
     answered                    finish with the truth
@@ -181,8 +181,8 @@ class Leader:
         except Refused as error:
             return await self._stop_refused(operation, error)
         except UpstreamError as error:
-            owed = clock() >= operation.deadline() and not isinstance(error, SendWindowClosed)
-            if not error.may_have_happened and not owed:
+            no_caller_waits = clock() >= operation.deadline() and not isinstance(error, SendWindowClosed)
+            if not error.may_have_happened and not no_caller_waits:
                 return await self._release(operation, error)
             # A stop may be repeated: nothing newer can start while it is not known to be over. And it is repeated where
             # no caller waits to learn that it failed: a caller that left was promised that it will happen.
@@ -211,8 +211,8 @@ class Leader:
             row, unseen = None, True
         else:
             unseen = False
-        owed = clock() >= operation.deadline()
-        if unseen or (row is not None and (owed or self._probe.age(operation) < _PROCESSING_SECONDS)):
+        no_caller_waits = clock() >= operation.deadline()
+        if unseen or (row is not None and (no_caller_waits or self._probe.age(operation) < _PROCESSING_SECONDS)):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
             # and ever more seldom.
             pause = min(max(self._probe.age(operation) / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)

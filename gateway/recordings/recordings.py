@@ -137,7 +137,7 @@ class Recordings:
         return recording_of(key, target, record)
 
     async def list(self, room: str) -> list[Recording]:
-        """Return what is known of the room's targets, by participant and kind, compared with the list like `get`.
+        """Return what is known of the room's targets, in the order of their keys, compared with the list like `get`.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.

@@ -140,7 +140,7 @@ class WithoutRedisMode:
         self._touched.add(key)
         _log.warning("uncoordinated.sent", target=key)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._cast_doubt(), name="cast-doubt")
+            self._task = asyncio.create_task(self._cast_doubt(), name="mark-suspect")
 
     async def _cast_doubt(self) -> None:
         while self._touched:

@@ -6,7 +6,7 @@ server into a minute of waiting and run a script again that had only lost its re
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.errors import CoordinationUnavailable
 from gateway.observability import metrics
+from gateway.store.pipelines import Command, Pipelines
 
 __all__ = ["LOST", "Connection", "uncancelled"]
 
@@ -87,6 +88,7 @@ class Connection:
         self._max_connections = max_connections
         self._probe_every = probe_every
         self._places = asyncio.Semaphore(max_connections)
+        self._pipelines = Pipelines(self._send)
         self._failures = 0
         """How many calls in a row have failed."""
         self.failures = 0
@@ -112,15 +114,34 @@ class Connection:
         Raises:
             CoordinationUnavailable: Redis did not answer. The script may still run later.
         """
-
-        async def call(client: Redis | RedisCluster) -> object:
-            try:
-                return await client.evalsha(sha, len(keys), *keys, argument)
-            except NoScriptError:
-                return await client.eval(script, len(keys), *keys, argument)
-
         with metrics.REDIS_DURATION.time():
-            return cast("bytes", await self._call(call))
+            if isinstance(self._current().client, RedisCluster):
+                # Its nodes are many: a command by itself finds the one that owns its keys.
+                reply = await self._call(_evaluation(script, sha, keys, argument))
+            else:
+                reply = await self._pipelines.ask(("EVALSHA", sha, len(keys), *keys, argument))
+                if isinstance(reply, NoScriptError):
+                    reply = await self._pipelines.ask(("EVAL", script, len(keys), *keys, argument))
+            if _is_failure(reply):
+                self._note_failure(cast("RedisError", reply))
+                raise _unavailable() from cast("RedisError", reply)
+        return cast("bytes", reply)
+
+    async def _send(self, commands: Sequence[Command]) -> Sequence[object]:
+        async def call(client: Redis | RedisCluster) -> object:
+            pipeline = cast("Any", client).pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[object] = await pipeline.execute(raise_on_error=False)
+            errors = [
+                reply for reply in replies if isinstance(reply, RedisError) and not isinstance(reply, NoScriptError)
+            ]
+            if len(errors) == len(replies):
+                # It is not the commands' fault: this server is none that serves.
+                raise errors[0]
+            return replies
+
+        return cast("Sequence[object]", await self._call(call))
 
     async def read(self, key: str) -> dict[str, str]:
         """Return the hash at `key`, empty where there is none.
@@ -251,6 +272,7 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._pipelines.aclose()
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -293,14 +315,31 @@ class Connection:
                 result = await call(client)
         except LOST as error:
             uncancelled()
-            metrics.redis_failed(_kind(error))
-            self._failures += 1
-            self.failures += 1
-            self._probe_at = time.monotonic() + self._probe_every
+            self._note_failure(error)
             raise _unavailable() from error
         uncancelled()
         self._failures = 0
         return result
+
+    def _note_failure(self, error: BaseException) -> None:
+        metrics.redis_failed(_kind(error))
+        self._failures += 1
+        self.failures += 1
+        self._probe_at = time.monotonic() + self._probe_every
+
+
+def _evaluation(script: str, sha: str, keys: Sequence[str], argument: bytes) -> Callable[[Any], Awaitable[object]]:
+    async def call(client: Any) -> object:
+        try:
+            return await client.evalsha(sha, len(keys), *keys, argument)
+        except NoScriptError:
+            return await client.eval(script, len(keys), *keys, argument)
+
+    return call
+
+
+def _is_failure(reply: object) -> bool:
+    return isinstance(reply, RedisError) and not isinstance(reply, NoScriptError)
 
 
 def _kind(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """The calls to VideoSDK, and what each failure proves.
 
-The only module that knows httpx. It does not know what a recording is to us: it sends one request, and says either
-that it succeeded or, by the class of its exception, whether it can have had an effect (`gateway.errors`).
+It does not know what a recording is to us: it sends one request, and says either that it succeeded or, by the class of
+its exception, whether it can have had an effect (`gateway.errors`). It and the transport alone know httpx.
 
 Facts about VideoSDK are from docs.videosdk.live and the source of its Node package `@videosdk.live/server-sdk` 0.1.1;
 the vendor documents no error bodies, so statuses are read by family and texts are never branched on.
@@ -30,6 +30,7 @@ from gateway.errors import (
 )
 from gateway.observability import metrics, tracing
 from gateway.videosdk.tokens import Tokens
+from gateway.videosdk.transport import BEFORE_SEND, Limits, Transport
 
 __all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "Pace", "VideoSDK"]
 
@@ -40,6 +41,11 @@ _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
 _MAX_READINGS: Final = 3
 _MAX_WORDS: Final = 300
+_HEADERS: Final = {
+    "user-agent": "recording-gateway",
+    "accept": "application/json",
+    "accept-encoding": "gzip, deflate",
+}
 _AMBIGUOUS: Final = frozenset({408})
 _SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
 
@@ -156,14 +162,12 @@ class VideoSDK:
         self._tokens = tokens
         self._timeout = timeout
         self._pace = Pace(calls_per_second)
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0), pool=min(timeout, 2.0)),
-            # Short, so that a call seldom meets a connection that the other side is just closing: what comes of such
-            # a call is unknown.
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=64, keepalive_expiry=4.0),
-            headers={"user-agent": "recording-gateway", "accept": "application/json"},
-            follow_redirects=False,
-            trust_env=False,
+        self._timeouts = {"connect": min(timeout, 3.0), "read": timeout, "pool": min(timeout, 2.0)}
+        # The transport alone: what an `AsyncClient` adds (cookies, redirects, hooks) is not wanted, and costs as much
+        # again. Idle connections are kept for a short time, so that a call seldom meets one that the other side is just
+        # closing: what comes of such a call is unknown.
+        self._transport = Transport(
+            httpx.create_ssl_context(trust_env=False), Limits(max_connections, idle_seconds=4.0)
         )
 
     def __repr__(self) -> str:
@@ -171,7 +175,7 @@ class VideoSDK:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     @metrics.phase("upstream")
     async def start(
@@ -302,16 +306,14 @@ class VideoSDK:
     ) -> httpx.Response:
         sent = False
 
-        async def trace(event: str, _: Any) -> None:
-            # The last moment at which a request can still be kept back: httpcore has a connection and writes next.
-            # `http11.` or `http2.` comes before the name.
+        def before_send() -> None:
+            # The last moment at which a request can still be kept back: the transport has a connection and writes next.
             nonlocal sent
-            if event.endswith(".send_request_headers.started"):
-                if not may_send():
-                    raise SendWindowClosed("the send window had closed")
-                sent = True
+            if not may_send():
+                raise SendWindowClosed("the send window had closed")
+            sent = True
 
-        headers = tracing.headers()
+        headers = {**_HEADERS, **tracing.headers()}
         if attempt:
             headers["x-rec-attempt"] = attempt
         content = None
@@ -321,9 +323,13 @@ class VideoSDK:
         async with _translated(lambda: sent), asyncio.timeout(self._timeout):
             await self._pace.turn()
             headers["authorization"] = self._tokens.current()
-            return await self._client.request(
-                method, self._base + path, content=content, params=query, headers=headers, extensions={"trace": trace}
+            extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
+            request = httpx.Request(
+                method, self._base + path, content=content, params=query, headers=headers, extensions=extensions
             )
+            response = await self._transport.handle_async_request(request)
+            await response.aread()
+            return response
 
 
 class Pace:

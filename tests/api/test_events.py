@@ -33,7 +33,7 @@ async def replica(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, **more: str
 ) -> AsyncGenerator[ApiClient]:
     """Serve a gateway; a client of the demo caller."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, **more)
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **{**harness.CALM, **more})
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         yield client
 
@@ -397,8 +397,8 @@ async def test_events_continue_after_a_redis_outage(
     first, second = new_track(), new_track()
     with fragile:
         async with (
-            replica(fragile, simulator, demo) as here,
-            replica(fragile, simulator, demo) as there,
+            replica(fragile, simulator, demo, **harness.BRIEF) as here,
+            replica(fragile, simulator, demo, **harness.BRIEF) as there,
             listening(here, first["roomId"]) as reader,
         ):
             await here.start(first)

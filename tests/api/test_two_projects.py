@@ -157,7 +157,7 @@ async def test_key_in_redis_of_one_project_is_never_the_others(
             kept.append(sorted(kind_of(key) for key in found - known))
             known |= found
     assert kept[0] == kept[1]
-    assert set(kept[0]) == {"record", "tracks", "events", "due", "limit", "answer", "ticket"}
+    assert set(kept[0]) == {"record", "targets", "events", "due", "limit", "answer", "ticket"}
 
 
 async def use_everything(gateway: ApiClient, track: dict[str, str]) -> None:
@@ -181,7 +181,7 @@ def kind_of(key: str) -> str:
     parts = key.split(":")
     if parts[2] in {"limit", "answer", "ticket"}:
         return parts[2]
-    return parts[-1] if parts[-1] in {"due", "tracks", "events"} else "record"
+    return parts[-1] if parts[-1] in {"due", "targets", "events"} else "record"
 
 
 async def test_reconciler_leaves_the_tracks_of_another_project_alone(

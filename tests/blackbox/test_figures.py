@@ -57,7 +57,10 @@ class House:
         """Make calls at once, each to the gateway of that number; return answers and scripts without renewals."""
         before = await self.scripts() - self.renewals
         answers = await asyncio.gather(
-            *(self.caller().call(self.stage.serving[number], op, track) for number, op, track in calls)  # pyright: ignore[reportArgumentType]
+            *(
+                self.caller().call(self.stage.serving[number], op, track, deadline=harness.BOUND)  # pyright: ignore[reportArgumentType]
+                for number, op, track in calls
+            )
         )
         return answers, await self.scripts() - self.renewals - before
 
@@ -84,7 +87,10 @@ async def test_start_by_a_thousand_joiners_costs_one_start_and_few_scripts(house
     total = await house.scripts() - house.renewals
 
     answers = await asyncio.gather(
-        *(caller.call(place, "start", track) for caller, place in zip(callers, places, strict=True))
+        *(
+            caller.call(place, "start", track, deadline=harness.BOUND)
+            for caller, place in zip(callers, places, strict=True)
+        )
     )
 
     assert Counter(answer.outcome for answer in answers) == {"started": 1, "joined": 999}

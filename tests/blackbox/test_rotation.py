@@ -48,10 +48,12 @@ async def test_key_rotation_under_load_refuses_no_valid_key(
     try:
         await process.ready()
         held, statuses, running = old, Counter[int](), True
+        shown: dict[int, str] = {}
 
-        async def load() -> None:
+        async def load(number: int) -> None:
             async with harness.client(process.url) as client:
                 while running:
+                    shown[number] = held
                     answer = await client.get(PATH, headers={"authorization": f"Bearer {held}"})
                     statuses[answer.status_code] += 1
 
@@ -59,8 +61,8 @@ async def test_key_rotation_under_load_refuses_no_valid_key(
             await harness.until(lambda: answers(process.url, key), lambda seen: seen == {wanted})
 
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(4):
-                tasks.create_task(load())
+            for number in range(4):
+                tasks.create_task(load(number))
             assert await answers(process.url, new) == {UNKNOWN}
             replace(file, first, second)
             await become(new, KNOWN)
@@ -68,6 +70,8 @@ async def test_key_rotation_under_load_refuses_no_valid_key(
             await harness.until(lambda: ready(process.url), lambda seen: seen == ["callers-file-broken"])
             assert await answers(process.url, old) == await answers(process.url, new) == {KNOWN}
             held = new
+            # A request that shows the old key may still be under way: a caller that shows the new one has its answer.
+            await harness.eventually(lambda: set(shown.values()) == {new})
             replace(file, second)
             await become(old, UNKNOWN)
             running = False

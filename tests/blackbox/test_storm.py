@@ -6,7 +6,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -162,7 +162,12 @@ def _children(pid: int) -> list[int]:
 
 
 def _sockets(pid: int) -> int:
-    return sum(str(file.readlink()).startswith("socket:") for file in Path(f"/proc/{pid}/fd").iterdir())
+    found = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        # What was open when the folder was read may be closed by now.
+        with suppress(FileNotFoundError):
+            found += str(file.readlink()).startswith("socket:")
+    return found
 
 
 async def test_start_of_forty_tracks_is_forty_upstream_starts(replicas: Replicas, simulator: Simulator) -> None:

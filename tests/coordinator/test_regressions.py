@@ -730,6 +730,26 @@ def test_stop_behind_a_start_is_answered_when_it_is_stopped(world: World) -> Non
     rest(world, recording=False)
 
 
+def test_stop_that_slept_through_a_newer_start_does_not_tell_of_that(world: World) -> None:
+    """What it was about is over, so it succeeds; the recording that runs now has not stopped."""
+    first, second, third = replicas(world, 3)
+    plan(world, "start", Fate(reply=3.0, lands=0.5))
+    first.start()
+    sends(world, "start", 1)
+    stop = second.stop(timeout=60)
+    world.advance(0.2)
+    second.stall()
+    world.until(lambda: world.record().get("state") == "stopped")
+    newer = third.start()
+    world.until(lambda: newer.returned is not None)
+    second.resume()
+    world.until(lambda: stop.returned is not None)
+    assert (newer.outcome, stop.outcome) == ("started", "joined")
+    assert newer.recording
+    assert stop.recording != newer.recording
+    rest(world, recording=True)
+
+
 def test_stop_that_was_accepted_is_repeated_when_videosdk_takes_no_more(world: World) -> None:
     """The caller of a stop left with the promise that it happens; then VideoSDK refuses for now."""
     [process] = replicas(world, 1)

@@ -1325,7 +1325,7 @@ def test_what_a_later_version_wrote_is_not_touched(track: Track, held: bool) -> 
     assert track.promote_to_start(dict(lead))["how"] == "lost"
     assert track.finish(lead, "recording")["how"] == "stale"
     assert track.release(lead)["how"] == "lost"
-    assert track.invalidate()["how"] == "moot"
+    assert track.invalidate()["how"] == "ignored"
     assert track.confirm("recording")["how"] == "stale"
     assert track.confirm("recording", agrees=False)["how"] == "stale"
     assert track.revoke(lead["attempt"])["how"] == "lost"

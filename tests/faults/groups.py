@@ -4,9 +4,8 @@ Both can lose their master, and with it what it was told last. Everything here b
 """
 
 import shutil
-import socket
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast
 
@@ -15,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from gateway.sandbox.ports import PORTS, free_port
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 
@@ -24,7 +23,6 @@ __all__ = ["Cluster", "Group", "Sentinels", "deafen", "server_binary"]
 _UNHEARD_SECONDS: Final = 0.5
 """What the replica has not heard of when its master dies."""
 _SLOTS: Final = 16384
-_BUS: Final = 10_000
 _PROMPT: Final = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
 """A replica need not wait for others that might want to be filled too; one that has heard nothing is not shown."""
 
@@ -156,7 +154,7 @@ class Cluster:
 
     def __init__(self, binary: str | None = None, *, replicas: bool = True) -> None:
         arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *_PROMPT]
-        ports = [_port_of_a_node() for _ in range(6 if replicas else 3)]
+        ports = [harness.node_port() for _ in range(6 if replicas else 3)]
         self.servers = [EmbeddedValkey(port=port, binary=binary, extra=arguments) for port in ports]
         self._running = ExitStack()
         self.url = ""
@@ -213,19 +211,6 @@ class Cluster:
         harness.wait_until(lambda: _role(successor.port) == "master")
         harness.wait_until(lambda: all(_is_whole(node.port) for node in self._alive))
         return died
-
-
-def _port_of_a_node() -> int:
-    """Return a free port where the other one that a node listens at, 10,000 above, is free and stays so, too.
-
-    0, which has the server look for one, where there is no such port.
-    """
-    while PORTS[0] + _BUS < PORTS[1]:
-        port = free_port()
-        with suppress(OSError), socket.create_server(("127.0.0.1", port + _BUS)):
-            if port + _BUS < PORTS[1]:
-                return port
-    return 0
 
 
 def _is_whole(port: int) -> bool:

@@ -35,6 +35,8 @@ class Call:
     invoked: float
     returned: float | None = None
     outcome: str = ""
+    recording: str | None = None
+    """The id of the recording it was told of."""
 
     @property
     def success(self) -> bool:
@@ -265,7 +267,7 @@ class Process:
         except GatewayError as error:
             call.outcome = error.slug
         else:
-            call.outcome = str(answer.outcome)
+            call.outcome, call.recording = str(answer.outcome), answer.recording.id
             if not answer.recording.coordinated:
                 call.outcome = f"uncoordinated-{call.outcome}"
         call.returned = self.world.now

@@ -138,11 +138,11 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
         rows.test_claim_after_its_time_does_nothing,
     ),
     "arm restores": (
-        changed("renew", value("restore", "true"), never("arm-in-the-epoch-of-the-claim")),
+        changed("renew", value("restore", "true"), never("promote-in-the-epoch-of-the-claim")),
         stories.test_promotion_after_the_record_was_lost_is_refused,
     ),
     "arm in any epoch": (
-        changed("renew", never("arm-in-the-epoch-of-the-claim")),
+        changed("renew", never("promote-in-the-epoch-of-the-claim")),
         stories.test_promotion_after_another_epoch_is_refused_although_the_record_was_restored,
     ),
     "ghost of the same number wins": (

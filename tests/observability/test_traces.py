@@ -149,7 +149,7 @@ async def test_trace_of_background_work_is_its_own_and_holds_no_secret(
     """An unknown start is settled in the background, within `settle`; no span holds what callers or settings said."""
     secret = f"hunter2{uuid.uuid4().hex}"
     simulator.inject(Fault(action="reset_before", endpoint="start"))
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.BRIEF)
     track = new_track(webhookUrl=f"http://127.0.0.1:9/{secret}?key={secret}", bucketDirPath=secret)
     async with Collector() as collector:
         process = started(settings | collector.settings, tmp_path / "log")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def fragile() -> Generator[EmbeddedValkey]:
     """A server of the test's own, to be harmed."""
-    with EmbeddedValkey() as server:
+    with harness.AgedValkey() as server:
         yield server
 
 
@@ -40,17 +40,25 @@ async def recovered(gateway: ApiClient) -> None:
     await harness.until(lambda: gateway.get("/readyz"), lambda answer: answer.is_success)
 
 
+@pytest.fixture
+def unknown() -> Generator[EmbeddedValkey]:
+    """A server that has just begun."""
+    with EmbeddedValkey() as server:
+        yield server
+
+
 async def test_readiness_on_a_server_without_a_mark_waits_until_everything_has_landed(
-    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
+    unknown: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 ) -> None:
     """A first deployment looks like a Redis that forgot: 503 until Q has passed; a later epoch takes no process out."""
-    connection = Connection(fragile.url)
-    with redis.Redis.from_url(fragile.url) as admin:
-        async with serving(fragile, simulator, demo) as gateway:
+    connection = Connection(unknown.url)
+    with redis.Redis.from_url(unknown.url) as admin:
+        # Longer than a busy machine takes to ask, and shorter than the age of the mark below.
+        async with serving(unknown, simulator, demo, **{**harness.CALM, "GATEWAY_SETTLE_SECONDS": "30"}) as gateway:
             early = await gateway.get("/readyz")
             assert (early.status_code, early.json()["type"]) == (503, "/problems/coordination-unavailable")
             assert "has landed" in early.json()["detail"]
-            assert int(early.headers["retry-after"]) in range(1, 5)
+            assert int(early.headers["retry-after"]) in range(1, 49)
             admin.flushall()
             await Coordinator(connection, Timing(), "").records.mark(age=60)
             assert (await gateway.get("/readyz")).status_code == 200
@@ -140,7 +148,8 @@ async def test_start_after_redis_came_back_empty_finds_the_recording(
         await gateway.start(track)
         fragile.restart()
         await recovered(gateway)
-        answer = await gateway.start(track)
+        # On a busy machine Redis or VideoSDK may once answer too late, and a start is then honestly refused.
+        answer = await harness.until(lambda: gateway.start(track), lambda answer: answer.is_success)
         assert answer.json()["outcome"] == "already_recording", answer.text
         assert sum(call.endpoint == "start" for call in simulator.calls) == 1
         assert (await gateway.stop(track)).json()["outcome"] == "stopped"
@@ -150,10 +159,10 @@ async def test_start_while_redis_forgets_joins_the_live_leader(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """Redis is emptied during the call: whoever comes next joins the leader and does not start a second time."""
-    async with serving(fragile, simulator, demo, **harness.CALM) as gateway:
+    async with serving(fragile, simulator, demo, **harness.BRIEF) as gateway:
         track = new_track()
         await gateway.start(new_track())
-        simulator.inject(harness.delay("start", 3))
+        simulator.inject(harness.delay("start", 1.5))
         first = asyncio.create_task(gateway.start(track))
         await harness.eventually(lambda: sum(call.endpoint == "start" for call in simulator.calls) == 2)
         fragile.restart()

@@ -138,7 +138,8 @@ def test_killing_the_tether_ends_the_server():
 
 def test_extra_arguments_and_configuration_are_used():
     """Arguments and lines of configuration reach the server."""
-    with EmbeddedValkey(port=0, extra=["--cluster-enabled", "yes"], config=["maxmemory 64mb"]) as valkey:
+    extra, config = ["--cluster-enabled", "yes"], ["maxmemory 64mb"]
+    with EmbeddedValkey(port=harness.node_port(), extra=extra, config=config) as valkey:
         assert "cluster_enabled:1" in command(valkey, "INFO cluster")
         assert command(valkey, "CONFIG GET maxmemory").split("\r\n")[4] == str(64 * 1024 * 1024)
 

@@ -4,42 +4,23 @@ import asyncio
 import base64
 import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from gateway.videosdk.signatures import Signatures, SignatureVerdict
 from gateway.videosdk.webhook_keys import FetchedKeys
+from tests.browser import node_project
 
 pytestmark = pytest.mark.anyio
 
 PROJECT = Path(__file__).parent / "node"
 
 
-def skip_unless_ci(reason):
-    """Skip with a reason on a developer's machine; fail on CI, where a skip would hide that nothing was tested."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"CI must not skip this: {reason}")
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """The small Node project, installed from its lock file into a directory of its own."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        skip_unless_ci("npm is not installed")
-    assert npm is not None
-    folder = tmp_path_factory.mktemp("node")
-    for name in ("package.json", "package-lock.json", "drive.mjs"):
-        shutil.copy(PROJECT / name, folder)
-    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=90)
-    if installed.returncode != 0:
-        skip_unless_ci(f"npm could not install the package: {installed.stderr.strip()[-300:]}")
-    return folder
+    """The small Node project, with what its lock file names."""
+    return node_project.installed(PROJECT, tmp_path_factory.mktemp("vendor"))
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ async def _this_server(scene: Scene) -> str:
 
 
 async def _other_server(scene: Scene) -> str:
-    server = cast("EmbeddedValkey", await scene.enter(harness.AgedValkey()))
+    server = cast("EmbeddedValkey", await scene.enter(harness.PatientValkey()))
     return server.url
 
 
@@ -182,7 +182,8 @@ async def _tls_server(scene: Scene) -> str:
         await asyncio.gather(copy(reader, redis_writer), copy(redis_reader, writer))
 
     server = await scene.enter(await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context))
-    return f"rediss://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    port = server.sockets[0].getsockname()[1]
+    return f"rediss://127.0.0.1:{port}?socket_connect_timeout=20&socket_timeout=20"
 
 
 async def _authority(scene: Scene) -> str:

@@ -1,7 +1,6 @@
 """TLS to Redis with an authority of one's own: one server, Sentinels and a Cluster, commands and subscriptions."""
 
 import asyncio
-import socket
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import cast
 import pytest
 import redis
 
+from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness, servers
@@ -25,21 +25,12 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
     return make_papers(tmp_path_factory.mktemp("papers"))
 
 
-def _port() -> int:
-    """Take a free port that leaves a node of a Cluster its other one, 10,000 above."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            if (port := probe.getsockname()[1]) <= 55_535:
-                return port
-
-
 def _server(papers: Papers, *more: str) -> tuple[EmbeddedValkey, int]:
     """Return a server, not started, and its port for TLS; the other port is for the test itself.
 
     It is the distribution's: the server of the package knows no TLS.
     """
-    port, binary = _port(), servers.binary("redis")
+    port, binary = harness.node_port() or free_port(), servers.binary("redis")
     return EmbeddedValkey(port=0, binary=binary, extra=["--tls-port", str(port), *papers.arguments, *more]), port
 
 
@@ -62,7 +53,7 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
         else:
             server, port = _server(papers)
             harness.age(stack.enter_context(server))
-            sentinel, own = _port(), tmp_path / "sentinel.conf"
+            sentinel, own = free_port(), tmp_path / "sentinel.conf"
             names = [words.removeprefix("--") for words in papers.arguments]
             lines = [f"{name} {value}" for name, value in zip(names[::2], names[1::2], strict=True)]
             own.write_text(
@@ -98,6 +89,7 @@ async def test_redis_tls_with_a_named_authority_is_trusted(
         harness.client(one, demo.key) as first,
         harness.client(other, demo.key) as second,
     ):
+        await harness.until_ready(first, second)
         track = new_track()
         simulator.inject(harness.delay("start", 2))
         answers = await asyncio.gather(*(replica.start(track) for replica in (first, second)))

@@ -42,6 +42,7 @@ async def two_gateways(
         harness.client(one, demo.key) as first,
         harness.client(other, demo.key) as second,
     ):
+        await harness.until_ready(first, second)
         yield first, second
 
 
@@ -104,7 +105,8 @@ def cluster(request: pytest.FixtureRequest) -> Generator[str]:
     """Three masters on loopback; the address the gateway is given."""
     binary, options = servers.binary(request.param), ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
     with ExitStack() as stack:
-        nodes = [stack.enter_context(EmbeddedValkey(port=0, binary=binary, extra=options)) for _ in range(3)]
+        places = [harness.node_port() for _ in range(3)]
+        nodes = [stack.enter_context(EmbeddedValkey(port=port, binary=binary, extra=options)) for port in places]
         ports = [int(node.url.rpartition(":")[2]) for node in nodes]
         clients = [stack.enter_context(redis.Redis(port=port)) for port in ports]
         for index, client in enumerate(clients):
