@@ -7,16 +7,24 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import jwt
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.api.events import EventStreams
+from gateway.auth.api_keys import Caller
+from gateway.auth.policy import Policy
+from gateway.errors import Unauthenticated
+from gateway.recordings.room_feeds import RoomFeeds
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.connection import Connection
+from gateway.store.tickets import Tickets
 from tests import harness
 from tests.api_client import START, STOP, ApiClient, NewTrack
 from tests.leaks import EVIDENCE
@@ -332,6 +340,24 @@ async def test_events_end_when_the_api_key_expires(
     ):
         await reader.until(lambda reader: reader.ended)
         assert reader.received[-1].data == {"reason": "expired"}
+
+
+@pytest.mark.parametrize(("expires", "admitted"), [(None, True), (60, True), (-1, False)])
+async def test_ticket_is_good_no_longer_than_what_it_was_made_with(
+    valkey: EmbeddedValkey, new_track: NewTrack, expires: float | None, *, admitted: bool
+) -> None:
+    """A ticket lives for half a minute; a key or token that expires before ends it."""
+    room, connection = new_track()["roomId"], Connection(valkey.url)
+    tickets = Tickets(connection, timedelta(seconds=30))
+    streams = EventStreams(cast("RoomFeeds", None), tickets, "tenant")
+    caller = Caller("ada", Policy(), "account", expires=None if expires is None else time.time() + expires)
+    shown = await tickets.issue(streams._scope(room), msgspec.json.encode(caller))
+    if admitted:
+        assert (await streams.admit(room, shown)).name == "ada"
+    else:
+        with pytest.raises(Unauthenticated, match="expired"):
+            await streams.admit(room, shown)
+    await connection.aclose()
 
 
 # --- many, slow and none -----------------------------------------------------------------------------------------

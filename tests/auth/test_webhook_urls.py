@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gateway.auth.policy import Policy
-from gateway.auth.webhook_urls import broken_rule
+from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
 
 
 def broken(table: dict[str, object], url: str) -> str | None:
@@ -127,3 +127,17 @@ def test_webhook_url_with_a_host_as_long_as_a_name_can_be_is_allowed(more: int, 
     host = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * (49 + more), "example.com"])
     assert len(host) == 253 + more
     assert broken({}, f"https://{host}/") == rule
+
+
+@pytest.mark.parametrize(("more", "rule"), [(0, None), (1, "webhook-form")])
+def test_webhook_url_as_long_as_one_may_be_is_allowed(more: int, rule: str | None) -> None:
+    """The bound is the longest address that is allowed."""
+    url = "https://example.com/".ljust(2048 + more, "a")
+    assert broken({}, url) == rule
+
+
+@pytest.mark.parametrize("pattern", ["[::1", "::1]", "*.[::1]", "[10.0.0.1]"])
+def test_webhook_pattern_with_half_a_bracket_is_refused(pattern: str) -> None:
+    """A pattern that no host can be is a mistake, and is said at the start."""
+    with pytest.raises(HostError):
+        normal_pattern(pattern, private=True)

@@ -139,7 +139,8 @@ class _Operators:
             case ast.BoolOp(op=operator, values=values):
                 yield from self._boolean(node, operator, values)
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _COMPUTED:
-                if not any(_is_string(side) or _is_jitter(side) for side in (left, right)):
+                size = self._is_bound() and isinstance(right, ast.Constant)
+                if not size and not any(_is_string(side) or _is_jitter(side) for side in (left, right)):
                     yield from self._between("arithmetic", left, right, *_COMPUTED[type(operator)])
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 yield self._change("not", node, self._text(operand))

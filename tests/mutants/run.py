@@ -34,6 +34,8 @@ there, and to read fewer files of tests is faster."""
 
 _LATE: Final = -1
 """The code of a run that was ended because a test took too long."""
+_BUSIEST: Final = 4.0
+"""How many times as long a test may take on a busy machine."""
 _STARTING_SECONDS: Final = 20.0
 """How long importing and collecting may take."""
 _SOUND_SECONDS: Final = 120.0
@@ -240,7 +242,7 @@ class _Shared:
             tests = tests[tests.index(failed) + 1 :] if failed in tests else []
 
     def _run(self, zygote: "_Zygote", verdict: Verdict, tests: Sequence[str], patience: float = 1) -> dict[str, Any]:
-        busy = patience * max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+        busy = patience * min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), _BUSIEST)
         allowed = {test: busy * (self.bounds.deadline + 4 * self.recording.seconds[test]) for test in tests}
         told = zygote.run(allowed, busy * _STARTING_SECONDS)
         if told["code"] == pytest.ExitCode.NO_TESTS_COLLECTED:

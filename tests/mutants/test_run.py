@@ -150,7 +150,7 @@ def test_run_tells_killed_from_survived(project: Project, recording: Recording) 
         mutant for mutant in every(sources) if mutant.operator == "statement" and mutant.code(_MODULE) == "number -= 1"
     ]
 
-    verdicts = run(project, recording, [*mutants, endless], 1, Bounds(workers=1, deadline=0.5))
+    verdicts = run(project, recording, [*mutants, endless], 1, Bounds(workers=1, deadline=0.25))
 
     test = "tests/test_bucket.py::test_allowed"
     assert _verdicts(verdicts, sources) == {

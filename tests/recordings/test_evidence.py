@@ -3,8 +3,17 @@
 import msgspec
 import pytest
 
-from gateway.recordings.evidence import Evidence, milliseconds, own_row
+from gateway.observability import metrics
+from gateway.recordings.evidence import (
+    Evidence,
+    milliseconds,
+    open_rows,
+    own_row,
+    report_deliveries,
+    report_duplicates,
+)
 from gateway.videosdk.client import ListedRow
+from tests.observability.numbers import Numbers
 
 SECOND = 1000
 BEGIN = 1_800_000_000_000
@@ -80,3 +89,59 @@ def test_evidence_time_without_a_zone_is_utc(text: str) -> None:
 def test_evidence_with_an_unreadable_time_sorts_first(text: str | None) -> None:
     """It hides no row."""
     assert milliseconds(text) <= 0
+
+
+@pytest.mark.parametrize(
+    ("now", "found"),
+    [(14, ["after"]), (16, ["after", "stopped", "before"])],
+    ids=["while the list may be behind", "afterwards"],
+)
+def test_evidence_open_rows_are_the_newest_first_and_none_just_stopped(now: float, found: list[str]) -> None:
+    """Until the list has settled, what began before the stop may be shown as open and is not; what ended never is."""
+    rows = [row("before", 1), row("after", 11), row("ended", 12, 13), row("stopped", 9)]
+    recording = open_rows(rows, BEGIN + 10 * SECOND, BEGIN + round(now * SECOND), 5.5)
+    assert [one.id for one in recording] == found
+
+
+@pytest.mark.parametrize(("rows", "counted"), [(0, 0), (1, 0), (2, 1), (3, 1)])
+def test_evidence_of_two_open_rows_counts_a_suspected_duplicate(rows: int, counted: int) -> None:
+    """One alarm for a look, however many rows it finds."""
+    before = numbers().total("duplicates_suspected_total")
+    report_duplicates("rec:track:r:a:video", [row(str(number), number) for number in range(rows)])
+    assert numbers().total("duplicates_suspected_total") - before == counted
+
+
+LOST = msgspec.Raw(b'{"totalCount":2,"successCount":1}')
+ARRIVED = msgspec.Raw(b'{"totalCount":2,"successCount":2}')
+
+
+@pytest.mark.parametrize(
+    ("known", "now", "counted"),
+    [(None, LOST, 1), (ARRIVED, LOST, 1), (LOST, LOST, 0), (None, ARRIVED, 0), (LOST, ARRIVED, 0)],
+    ids=["new", "since the last look", "known", "none lost", "sent again"],
+)
+def test_evidence_of_a_lost_delivery_is_counted_once(known: msgspec.Raw | None, now: msgspec.Raw, counted: int) -> None:
+    """What was known of the recording is counted no second time."""
+    before = numbers().total("webhook_deliveries_failed_total")
+    earlier = None if known is None else Evidence.of("1", ListedRow(id="own", raw_webhook=known))
+    report_deliveries(earlier, Evidence.of("1", ListedRow(id="own", raw_webhook=now)), "video")
+    assert numbers().total("webhook_deliveries_failed_total") - before == counted
+
+
+def test_evidence_of_another_generation_is_none() -> None:
+    """Nothing that was known of one recording is believed of another, unless it is moved there."""
+    text = Evidence.of("1", row("own", 10)).encode()
+    assert Evidence.decode("", "1") is None
+    assert Evidence.decode(text, "2") is None
+    kept = Evidence.decode(text, "1")
+    assert kept is not None
+    assert (kept.videosdk_id, kept.generation) == ("own", "1")
+    assert Evidence.moved(text, "2", "3") == ""
+    moved = Evidence.decode(Evidence.moved(text, "1", "3"), "3")
+    assert moved is not None
+    assert (moved.videosdk_id, moved.generation) == ("own", "3")
+
+
+def numbers() -> Numbers:
+    """Return what this process has counted."""
+    return Numbers(metrics.render(metrics.GaugeValues(redis_up=True), "", "")[0].decode())

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.errors import CoordinationUnavailable
 from gateway.sandbox.ports import free_port
@@ -42,6 +44,29 @@ async def test_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: EmbeddedVa
         async with asyncio.timeout(harness.BOUND):
             await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
+    await connection.aclose()
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError, RedisTimeoutError, None])
+async def test_call_that_redis_py_does_not_cancel_is_cancelled(error: type[Exception] | None) -> None:
+    """Redis-py makes an error of a cancellation now and then, or nothing at all: the task ends all the same."""
+    connection = Connection("redis://127.0.0.1:1")
+    begun = asyncio.Event()
+
+    async def call(_: object) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if error is not None:
+                raise error from None
+
+    task = asyncio.create_task(connection._call(call))
+    await begun.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    assert connection.failures == 0
     await connection.aclose()
 
 

@@ -137,6 +137,16 @@ async def test_signature_with_a_new_key_costs_one_fetch(upstream: Upstream) -> N
     assert await upstream.judge(old) is SignatureVerdict.FORGED
 
 
+async def test_signature_that_is_forged_is_so_after_a_new_key_too(upstream: Upstream) -> None:
+    """A key that was fetched for it proves nothing unless the signature is by that key."""
+    assert await upstream.judge(upstream.simulator.sign(BODY)) is SignatureVerdict.GENUINE
+    await upstream.simulator.rotate_key()
+    upstream.clock.now += 61
+    forged = base64.b64encode(bytes(256 * [0xFB]))
+    assert await upstream.judge(forged) is SignatureVerdict.FORGED
+    assert upstream.fetches == 2
+
+
 async def test_signature_key_is_fetched_again_after_an_hour(upstream: Upstream) -> None:
     """Signatures that fit are enough to keep a key for an hour; then VideoSDK is asked whether it is still the one."""
     old = upstream.simulator.sign(BODY)

@@ -156,7 +156,7 @@ def _test(tests: Collection[str], folder: Path, pipe: int) -> int:
     sys.dont_write_bytecode = True
     chosen = Chosen(tests, pipe)
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
-    options = ["-x", "-q", "--assert=plain", "--tb=no", "--timeout=60", f"--basetemp={folder}/p"]
+    options = ["-x", "-q", "--assert=plain", "--tb=no", "--timeout=0", f"--basetemp={folder}/p"]
     left_out = [f"-pno:{name}" for name in _LEFT_OUT]
     try:
         return int(pytest.main([*options, *left_out, *files], plugins=[chosen]))
