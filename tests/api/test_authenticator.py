@@ -234,7 +234,7 @@ NOT_GENUINE = {
     "for many rooms": MINTED(room="r*", participant="ada"),
     "for a list of rooms": MINTED(room=None, participant="ada", roomId=["r1"]),
     "for every participant": MINTED(room="r1", participant="*"),
-    "not yet valid": MINTED(room="r1", participant="ada", nbf=int(time.time()) + 600),
+    "not yet valid": MINTED(room="r1", participant="ada", nbf=int(time.time()) + 6 * 3600),
     "unsigned": jwt.encode({"apikey": harness.API_KEY, "roomId": "r1", "exp": 2**33}, "", algorithm="none"),
     "with another algorithm": jwt.encode(
         {"apikey": harness.API_KEY, "roomId": "r1", "exp": 2**33}, harness.SECRET * 2, algorithm="HS512"

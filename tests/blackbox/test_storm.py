@@ -141,11 +141,11 @@ async def test_start_200_times_over_two_workers_is_one_upstream_start(
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_WORKERS="2")
     process = await harness.GatewayProcess(settings, tmp_path / "gateway.log").ready()
     await harness.eventually(lambda: process.log.read_text().count("Application startup complete") == 2)
-    before = {worker: _sockets(worker) for worker in _children(process.pid)}
     callers = [Caller(*await asyncio.open_connection("127.0.0.1", process.port), demo.key) for _ in range(200)]
+    workers = _children(process.pid)
     # Both have taken callers on before any of these asks for anything.
-    await harness.eventually(lambda: sum(_sockets(worker) - had for worker, had in before.items()) >= 200)
-    assert sum(_sockets(worker) > had + 1 for worker, had in before.items()) == 2
+    await harness.eventually(lambda: sum(_callers(worker, process.port) for worker in workers) >= 200)
+    assert sum(_callers(worker, process.port) > 1 for worker in workers) == 2
     body = track()
     await asyncio.gather(*(caller.send(body) for caller in callers))
     answers = await asyncio.gather(*(caller.answer() for caller in callers))
@@ -161,12 +161,15 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _sockets(pid: int) -> int:
+def _callers(pid: int, port: int) -> int:
+    """Return how many connections at a port a process has taken on."""
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    established = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01"}
     found = 0
     for file in Path(f"/proc/{pid}/fd").iterdir():
         # What was open when the folder was read may be closed by now.
         with suppress(FileNotFoundError):
-            found += str(file.readlink()).startswith("socket:")
+            found += str(file.readlink()) in established
     return found
 
 

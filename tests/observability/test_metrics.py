@@ -277,7 +277,7 @@ async def test_metrics_count_a_stopped_redis_as_a_timeout(
 ) -> None:
     """A Redis that takes connections and says nothing is counted apart from one that is not there."""
     async with serving(fragile, simulator, demo) as gateway:
-        before = await scrape(gateway)
+        before = await harness.until(lambda: scrape(gateway), lambda seen: seen.get("redis_up") == 1)
         fragile.pause()
         try:
             seen = await harness.until(lambda: scrape(gateway), lambda seen: seen.get("redis_up") == 0)

@@ -76,6 +76,8 @@ def address(request: pytest.FixtureRequest, papers: Papers, tmp_path: Path) -> G
             yield f"rediss+sentinel://127.0.0.1:{sentinel}/tracks"
 
 
+# A handshake that takes too long is given up, and redis-py's client of a Cluster leaves its socket to Python.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_redis_tls_with_a_named_authority_is_trusted(
     address: str, papers: Papers, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
