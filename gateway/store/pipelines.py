@@ -14,7 +14,8 @@ from gateway.errors import CoordinationUnavailable
 __all__ = ["Command", "Pipelines"]
 
 _MAX_PIPELINES: Final = 4
-_MAX_COMMANDS: Final = 64
+_MAX_COMMANDS: Final = 16
+"""Redis runs one script at a time: a reply waits for all of its write, and is waited for no longer than a second."""
 
 Command = tuple[str | int | bytes, ...]
 

@@ -9,7 +9,6 @@ from gateway.errors import CoordinationUnavailable
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from gateway.store.pipelines import Command, Pipelines
-from gateway.store.scripts import Script
 
 pytestmark = pytest.mark.anyio
 
@@ -124,15 +123,14 @@ async def test_script_that_fails_leaves_those_beside_it_alone() -> None:
     """On a real server: one script stops with an error, another is unknown to the server so far."""
     with EmbeddedValkey(port=0) as valkey:
         connection = Connection(valkey.url)
-        script = Script("gateway.store", "limit")
-        good = b'{"rate": 1, "burst": 10, "cost": 1, "count": 1, "force": false}'
+        echo, fails = "return ARGV[1]", "return redis.error_reply('ERR no')"
         replies = await asyncio.gather(
-            connection.evaluate(script.text, script.sha, ["rec:{01}:limit:a"], good),
-            connection.evaluate("return redis.error_reply('ERR no')", "0" * 40, ["rec:{01}:limit:b"], b"{}"),
-            connection.evaluate(script.text, script.sha, ["rec:{01}:limit:c"], good),
+            connection.evaluate(echo, "1" * 40, ["rec:{01}:a"], b"one"),
+            connection.evaluate(fails, "2" * 40, ["rec:{01}:b"], b"two"),
+            connection.evaluate(echo, "3" * 40, ["rec:{01}:c"], b"three"),
             return_exceptions=True,
         )
         assert isinstance(replies[1], CoordinationUnavailable)
-        assert [isinstance(reply, bytes) for reply in replies] == [True, False, True]
+        assert [replies[0], replies[2]] == [b"one", b"three"]
         assert connection.failures == 1
         await connection.aclose()
