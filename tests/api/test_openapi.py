@@ -94,6 +94,11 @@ def test_contract_in_the_repository_equals_the_printed_one() -> None:
     assert not drift, f"The API has changed, or the file was edited. Run `make openapi` and commit it:\n{drift}"
 
 
+def test_contract_in_the_repository_is_the_routes_own() -> None:
+    """Made in this process of the routes as they are: every name, status, header and schema."""
+    assert yaml.safe_load(COMMITTED.read_text("utf-8")) == contract()
+
+
 def test_contract_is_the_same_under_every_hash_seed() -> None:
     """Two processes with other hash seeds print the same bytes, with texts of several lines as blocks."""
     text = printed("1")
