@@ -168,14 +168,43 @@ async def test_take_of_many_waiting_together_is_granted_in_order(process: MakePr
     assert one.scripts == 1
 
 
-async def test_take_that_waits_is_not_paid_from_by_others(process: MakeProcess, name: str) -> None:
+class LateReply(Connection):
+    """The way to a real server, on which replies wait until they are let go."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.came, self.go = asyncio.Event(), asyncio.Event()
+
+    async def evaluate(self, script: str, sha: str, keys: Sequence[str], argument: bytes) -> bytes:
+        """Run a script."""
+        reply = await super().evaluate(script, sha, keys, argument)
+        self.came.set()
+        await self.go.wait()
+        return reply
+
+
+async def test_take_that_waits_is_not_paid_from_by_others(
+    process: MakeProcess, valkey: EmbeddedValkey, name: str
+) -> None:
     """What is spent while a request waits for Redis does not take away what Redis hands out for that request."""
-    one = process(10)
+    connection = LateReply(valkey.url)
+    one = process(10, connection)
     assert await one.request(name)
     waiting = asyncio.create_task(one.take(name))
-    await harness.eventually(lambda: one.scripts)
+    await connection.came.wait()
     one.spend(name, 5)
+    connection.go.set()
     assert (await waiting).allowed
+
+
+async def test_take_from_a_new_bucket_without_redis_has_no_answer(process: MakeProcess, name: str) -> None:
+    """A process that cannot reach Redis says nothing of a bucket that it has heard nothing of."""
+    connection = Connection("redis://127.0.0.1:1")
+    one = process(10, connection)
+    with pytest.raises(CoordinationUnavailable):
+        await connection.now()
+    with pytest.raises(CoordinationUnavailable):
+        await one.take(name)
 
 
 # --- by how much a limit can be exceeded -------------------------------------------------------------------------
@@ -218,6 +247,7 @@ async def test_process_reports_at_once_what_exceeds_a_tenth_of_the_burst(
     await there.buckets.settle()
     assert (await there.take(name)).remaining > 99
     await there.buckets.close(5)
+    assert here.scripts == 0
     here.spend(name, 1)
 
     async def left() -> float:
