@@ -77,14 +77,21 @@ class BucketShare:
         self._reported_at = self._used_at = now
         self._draws = False
 
-    def take(self, cost: float, now: float) -> Quota | None:
-        """Take from what is held; None where Redis has to be asked. A cost of 0 asks whether anything is owed."""
+    def take(self, cost: float, now: float, *, trusted: bool) -> Quota | None:
+        """Take from what is held; None where Redis has to be asked. A cost of 0 asks whether the bucket is overdrawn.
+
+        Args:
+            cost: How much.
+            now: The time.
+            trusted: A bucket that Redis has told nothing of yet is taken for a full one, once.
+        """
         self._used_at = now
         if not cost:
             # At most one report behind: this is what bounds how far processes together exceed a target's limit.
             return None if self._held < 0 or self._line is not None else self._quota(cost, now, self._solvent(now))
         self._draws = True
-        if self._held + _LEAST >= cost:
+        new = self._tokens is None and not self._held and self._line is None and not self.waiting
+        if self._held + _LEAST >= cost or (new and trusted):
             self._held -= cost
             self._spent += cost
             return self._quota(cost, now, allowed=True)

@@ -11,10 +11,12 @@ What this costs in exactness, for each process:
   bucket fills up without it, so that all together may take up to a tenth of the burst more than it holds.
 - What was spent beyond what was drawn (`spend`) is not known to other processes for a quarter of a second: at most a
   tenth of the burst or one token, and the cost that goes beyond it, since then it is reported at once.
-- Whether a bucket is overdrawn (a cost of 0) is answered from the last report's reply, and from none before the first.
-  A process that has spent reports that before it answers again, so N processes overdraw a bucket by N costs at most.
+- A bucket that the process has heard nothing of yet is taken for a full one, once: then it reports before it lets
+  another request in. The same holds for buckets of which nothing is drawn in advance: whether they are overdrawn (a
+  cost of 0) is answered from the last report's reply. So N processes exceed a limit by N requests at most.
 
-A process that dies takes with it what it held, which comes back with time, and what it had not reported.
+A process that dies takes with it what it held, which comes back with time, and what it had not reported. While Redis
+does not answer, a report is repeated for half a minute, and taken once; what is spent later is reported later.
 
 All buckets lie in one slot: they are small, and one script settles hundreds of them. So it is a few scripts a second,
 whatever the number of buckets.
@@ -91,7 +93,8 @@ class TokenBuckets:
             burst: The most it holds.
             cost: How much to take; 0 asks whether the bucket is overdrawn.
         """
-        return self._share(name, per_minute, burst).take(cost, clock())
+        # Where Redis may be away there is no limit, which the asking of it shows.
+        return self._share(name, per_minute, burst).take(cost, clock(), trusted=self._connection.healthy)
 
     async def take(self, name: str, *, per_minute: float, burst: float, cost: float) -> Quota:
         """Take from the bucket of this name, and wait for Redis where it has to be asked.
@@ -100,7 +103,7 @@ class TokenBuckets:
             CoordinationUnavailable: Redis did not answer.
         """
         share = self._share(name, per_minute, burst)
-        if (quota := share.take(cost, clock())) is not None:
+        if (quota := share.take(cost, clock(), trusted=self._connection.healthy)) is not None:
             return quota
         answer: asyncio.Future[Quota] = asyncio.get_running_loop().create_future()
         share.waiting.append((cost, answer))

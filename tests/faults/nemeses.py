@@ -31,7 +31,7 @@ _EVICT = "if (redis.call('HGET', KEYS[1], 'holder') or '') == '' then redis.call
 CROWD = 1_020
 """A few more than may wait for one track in one process."""
 
-_CROWDED = 4.0
+_CROWDED = 8.0
 """Seconds for which a crowd waits for one start."""
 
 
