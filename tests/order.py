@@ -29,6 +29,11 @@ LONGEST = (
     "blackbox/test_rotation.py",
     "browser/test_browser.py",
     "topologies/test_tls.py",
+    "test_main.py",
+    "api/test_webhooks.py",
+    "api/test_api_keys.py",
+    "api/test_policy_http.py",
+    "blackbox/test_leak_hunt.py",
     "clients/test_examples.py",
     "bench/test_bench.py",
 )
