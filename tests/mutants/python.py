@@ -29,7 +29,9 @@ _TOKEN: Final = re.compile(r"[\w.:/@#-]{1,40}")
 """A string that a program reads. Others are prose, which is no behaviour."""
 _LOGS: Final = frozenset({"_log", "log", "logger"})
 _TYPING: Final = frozenset({"cast", "TypeVar", "NewType", "field"})
-_PROSE: Final = frozenset({"description", "summary", "title", "example", "examples", "help", "metavar", "tags"})
+_PROSE: Final = frozenset(
+    {"description", "summary", "title", "example", "examples", "help", "metavar", "tags", "encoding"}
+)
 _NAMES: Final = frozenset({"__all__", "_log"})
 
 
@@ -182,9 +184,10 @@ class _Operators:
                 pass
 
     def _arguments(self, node: ast.Call, operator: str) -> Iterator[Mutant]:
+        commutes = isinstance(node.func, ast.Name) and node.func.id in _OPPOSITE
         simple = ast.Name | ast.Attribute | ast.Constant | ast.Call
         match node.args:
-            case [first, second, *_] if isinstance(first, simple) and isinstance(second, simple):
+            case [first, second, *_] if isinstance(first, simple) and isinstance(second, simple) and not commutes:
                 start, end = self._span(first)[0], self._span(second)[1]
                 between = self._source[self._span(first)[1] : self._span(second)[0]]
                 yield self._at(operator, start, end, f"{self._text(second)}{between}{self._text(first)}", node)

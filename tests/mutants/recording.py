@@ -84,7 +84,10 @@ class Recording:
             for file in files
         )
         near = self._by_script(mutant) if mutant.module.endswith(".lua") else self._by_line(mutant)
-        by_name = {test: _NEAR for test in self.seconds if test.startswith(named or "-")}
+        weight = 1.0 if mutant.operator in _NAMED else _NEAR
+        by_name = {test: weight for test in self.seconds if test.startswith(named or "-")}
+        if mutant.operator in _NAMED:  # what a route declares decides also for those who never reach its function
+            near = dict.fromkeys(near.keys() - by_name.keys(), 0.1)
         # What no test runs in the recorded process is best noticed by those that run it in others.
         able = near if any(near.values()) or not by_name else dict.fromkeys(near, 0.0)
         able = {**by_name, **able}

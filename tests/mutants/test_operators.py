@@ -38,6 +38,8 @@ def _changes(of: list[Mutant], source: str, operator: str) -> set[str]:
         ("x.y = 1", "statement", {"pass"}),
         ("x = f(a, b, c=1)", "argument", {"x = f(b, a, c=1)", "x = f(a, b, )"}),
         ("x = min(a)", "function", {"x = max(a)"}),
+        ("x = min(a, b)", "argument", set[str]()),
+        ("x = a.read_text(encoding='utf-8')", "argument", set[str]()),
         ("for x in a:\n    break", "loop", {"continue"}),
         ("def f(a=True): return a", "default", {"def f(a=False): return a"}),
         ("def f(a=1, b=64, c=0.5): return a", "default", {"def f(a=2, b=64, c=0.5): return a"}),
