@@ -404,7 +404,8 @@ async def test_events_of_a_room_beyond_the_bound_are_dropped(valkey: EmbeddedVal
     """Redis trims by the hundred: of 250 events about ten are wanted, and fewer than 120 are kept."""
     async with Parts(valkey, simulator.url, coordinator={"max_events": 10}).running(settling=False) as parts:
         coordinator = parts.coordinator
-        await asyncio.gather(*(claimed(coordinator, f"p-{number}") for number in range(250)))
+        lots = ([f"p-{lot}-{number}" for number in range(25)] for lot in range(10))
+        await asyncio.gather(*(claimed(coordinator, *lot) for lot in lots))
         kept = await parts.connection.entries(coordinator.records.channel(ROOM), "-", 1000)
         assert 10 <= len(kept) < 120
         assert await coordinator.records.events(ROOM, "1-0") is None
