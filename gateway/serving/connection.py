@@ -1,40 +1,62 @@
-"""How a connection is served: as uvicorn does, and it warns the senders of endless answers before the end.
+"""How a connection is served: uvicorn's, with llhttp as the parser, and stricter than either.
+
+llhttp refuses by itself what can be read in two ways: two lengths, a length beside chunks, bare line feeds, folded
+headers. What uvicorn and llhttp let pass and this refuses, with a problem document: a head that is too long, however it
+is cut; versions of HTTP other than 1.0 and 1.1; encodings of the transfer other than `chunked`; `Host` missing or
+doubled, and `Authorization` doubled. Trailers are dropped: to uvicorn they would be headers.
 
 Uvicorn waits for open answers before it ends, and does not say that it waits: a stream would go on until it is cut off.
 And a client that does not read leaves what was written to it in a buffer that no `close` ever gets rid of.
 """
 
+import secrets
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from gateway.api.problems import PROBLEM_JSON, problem_document
 from gateway.api.sse import LINE
+from gateway.errors import GatewayError, HeadersTooLarge, MalformedRequest
 
 __all__ = ["LineProtocol"]
 
 _FLUSH_SECONDS: Final = 5.0
 """How long a client may take over the rest of its answer when the process ends."""
+_LISTEN_SECONDS: Final = 2.0
+"""How long a client whose request was refused may go on sending; what it sends is dropped."""
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for no time."""
+_MAX_HEAD: Final = 32 * 1024
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+_log = structlog.get_logger("gateway.access")
 
 
-class LineProtocol(H11Protocol):
-    """Uvicorn's connection, which introduces itself to each request as its `Line` (`gateway.api.sse`)."""
+class LineProtocol(HttpToolsProtocol):
+    """One connection, which introduces itself to each request as its `Line` (`gateway.api.sse`)."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.on_ending: Callable[[], None] | None = None
         self.ending = False
-        self._inner = self.app
-        self.app = cast("Any", self._serve)
+        self._in_head = True
+        """A request's head has begun, or none has come yet."""
+        self._unfinished = 0
+        """Bytes of the head that has begun, without those of the packet that is read."""
+        self._packet = 0
+        """Bytes of the packet that is read."""
+        self._resumes = False
+        """The parser is being brought to the body of a request whose head another one read."""
+        self._closing = False
+        """Nothing more is read: what was sent makes no sense."""
 
-    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        scope["state"][LINE] = self
-        await self._inner(scope, receive, send)
+    # --- the end -----------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
         """End after the answer that is under way, and say so; uvicorn calls this when the process is to end."""
@@ -53,3 +75,127 @@ class LineProtocol(H11Protocol):
     def _abort_unless_flushed(self) -> None:
         if self in self.connections and self.transport.is_closing():
             self.abort()
+
+    # --- what asyncio calls ------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Read what the client sent."""
+        self._unset_keepalive_if_required()
+        if self._closing:
+            return
+        self._packet = len(data)
+        try:
+            self._feed(data)
+            self._unfinished = self._unfinished + self._packet if self._in_head else 0
+            if self._unfinished > _MAX_HEAD:
+                raise _too_large()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, GatewayError) else _malformed())
+        except GatewayError as problem:
+            self._refuse(problem)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The client would like another protocol, as Java's HTTP client would by default. It does not get it, so the
+            # request goes on as it began; the parser takes the rest for the other protocol, and another one reads it.
+            framing = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] in _FRAMING)
+            self.parser = httptools.HttpRequestParser(self)
+            self._resumes = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
+            self._resumes = False
+            self._feed(data[upgrade.args[0] :])
+
+    def _refuse(self, problem: GatewayError) -> None:
+        """Answer what cannot be read, where there is a place for an answer, and close the connection."""
+        self._closing = True
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is not None and cycle.response_complete:
+            cycle = None
+        if cycle is not None and self._in_head:
+            # It came behind a request that is still being answered: that answer is the last.
+            cycle.keep_alive = False
+            return
+        request_id = secrets.token_hex(8)
+        _log.info("request.unreadable", request_id=request_id, problem=problem.slug)
+        if cycle is None or not (cycle.response_started or self.pipeline):
+            self.transport.write(_answer(problem, request_id))
+        if cycle is not None:
+            # What is under way learns that its client has gone, and writes nothing behind this.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        # A connection that is closed while its client still sends is reset, and the client never reads the answer.
+        self.transport.write_eof()
+        self.loop.call_later(_LISTEN_SECONDS, self.transport.close)
+
+    # --- what the parser calls ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        if not self._resumes:
+            super().on_message_begin()
+            self.scope.setdefault("state", {})[LINE] = self
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the address."""
+        if not self._resumes:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; of trailers, none."""
+        if self._in_head and not self._resumes:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Have a request answered whose head is there, unless it makes no sense."""
+        if self._resumes:
+            return
+        if self._unfinished + self._packet > _MAX_HEAD:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > _MAX_HEAD:
+                raise _too_large()
+        names = [name for name, _ in self.headers]
+        version = self.parser.get_http_version()
+        if (
+            version not in {"1.1", "1.0"}
+            or names.count(b"host") != 1 - (version == "1.0" and b"host" not in names)
+            or names.count(b"authorization") > 1
+            or self.parser.get_method() == b"CONNECT"
+            or (b"transfer-encoding" in names and not self._is_chunked())
+        ):
+            raise _malformed()
+        super().on_headers_complete()
+        self._in_head = False
+
+    def _is_chunked(self) -> bool:
+        return [value.lower() for name, value in self.headers if name == b"transfer-encoding"] == [b"chunked"]
+
+    def on_message_complete(self) -> None:
+        """Note that the body is there."""
+        if self.parser.should_upgrade():
+            return  # the parser thinks so: see `_feed`
+        super().on_message_complete()
+        self._in_head = True
+
+
+def _answer(problem: GatewayError, request_id: str) -> bytes:
+    body = problem_document(problem, instance="", request_id=request_id)
+    headers = {
+        "content-type": PROBLEM_JSON,
+        "content-length": str(len(body)),
+        "x-content-type-options": "nosniff",
+        "x-request-id": request_id,
+        "connection": "close",
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return STATUS_LINE[problem.status] + head.encode() + b"\r\n" + body
+
+
+def _malformed() -> GatewayError:
+    return MalformedRequest("What was sent is not a request of HTTP/1.1.")
+
+
+def _too_large() -> GatewayError:
+    return HeadersTooLarge(f"The address and the headers may have at most {_MAX_HEAD} bytes together.")

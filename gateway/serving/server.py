@@ -1,13 +1,8 @@
-"""How the gateway is served: uvicorn's parser, workers and limits, and the answer to bytes that are no request.
-
-Uvicorn with h11, because h11 is the parser that bounds how much of a header it keeps: what that costs, and what the
-others cost, is measured by `make bench` and stands in CONTRIBUTING.md.
-"""
+"""How the gateway is served: uvicorn's workers and its end, around connections of our own (`connection`)."""
 
 import multiprocessing
 import multiprocessing.process
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -15,13 +10,9 @@ from contextlib import nullcontext
 from types import FrameType
 from typing import Any, Final
 
-import h11
-import structlog
 import uvicorn
 
-from gateway.api.problems import PROBLEM_JSON, problem_document
 from gateway.app import create_app
-from gateway.errors import GatewayError, HeadersTooLarge, MalformedRequest
 from gateway.lifecycle import Drain
 from gateway.observability import logs, metrics
 from gateway.serving.connection import LineProtocol
@@ -30,13 +21,10 @@ from gateway.settings.table import Settings
 
 __all__ = ["SERVER", "NoPlaceError", "build", "serve"]
 
-_MAX_HEADERS: Final = 32 * 1024
 _WORKER_SECONDS: Final = 30
 """How long a worker may take to answer uvicorn's health check. It answers once the gateway's modules are
 read, which takes longer than uvicorn's own 5 s on a machine that is busy or short of CPU: such a worker would be killed
 and replaced for ever, and none would serve."""
-
-_log = structlog.get_logger("gateway.access")
 
 
 class NoPlaceError(Exception):
@@ -93,39 +81,8 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-class _Protocol(LineProtocol):
-    """Uvicorn's, with a problem document in place of a line of text for what cannot be read."""
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the same for everything
-        """Answer what h11 refused, and close the connection. Called while its error is being handled."""
-        error = sys.exception()
-        problem: GatewayError = MalformedRequest("What was sent is not a request of HTTP/1.1.")
-        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == HeadersTooLarge.status:
-            problem = HeadersTooLarge(f"The address and the headers may have at most {_MAX_HEADERS} bytes together.")
-        request_id = secrets.token_hex(8)
-        _log.info("request.unreadable", request_id=request_id, problem=problem.slug)
-        # Behind a request that is still being answered there is no place for a second answer.
-        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            body = problem_document(problem, instance="", request_id=request_id)
-            headers = {
-                "content-type": PROBLEM_JSON,
-                "content-length": str(len(body)),
-                "x-content-type-options": "nosniff",
-                "x-request-id": request_id,
-                "connection": "close",
-            }
-            events = [
-                h11.Response(status_code=problem.status, headers=list(headers.items())),
-                h11.Data(data=body),
-                h11.EndOfMessage(),
-            ]
-            self.transport.writelines([self.conn.send(event) or b"" for event in events])
-        self.transport.close()
-
-
 SERVER: Final[dict[str, Any]] = {
-    "http": _Protocol,
-    "h11_max_incomplete_event_size": _MAX_HEADERS,
+    "http": LineProtocol,
     "ws": "none",
     "lifespan": "on",
     "log_config": None,

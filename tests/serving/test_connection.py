@@ -1,0 +1,288 @@
+"""What the server makes of bytes: good requests however they are cut, and nothing of what can be read in two ways."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any, NamedTuple
+
+import pytest
+from litestar.types import Receive, Scope, Send
+
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+
+class Served(NamedTuple):
+    """An application that answers what it understood; `/wait` is answered once `going_on` is set."""
+
+    port: int
+    waiting: asyncio.Event
+    going_on: asyncio.Event
+    seen: list[dict[str, Any]]
+
+
+@pytest.fixture
+async def served() -> AsyncGenerator[Served]:
+    """Serve it as the gateway is served."""
+    seen: list[dict[str, Any]] = []
+    waiting, going_on = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if scope["path"] == "/wait":
+            waiting.set()
+            await going_on.wait()
+        body = b""
+        while True:
+            message: Any = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        understood = {"path": scope["path"], "method": scope["method"], "headers": headers, "body": body.decode()}
+        seen.append(understood)
+        answer = json.dumps(understood).encode()
+        length = [(b"content-length", str(len(answer)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": answer, "more_body": False})
+
+    async with harness.serve_app(app) as url:
+        yield Served(int(url.rpartition(":")[2]), waiting, going_on, seen)
+
+
+class Answer(NamedTuple):
+    """One answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+class Raw:
+    """A connection on which anything can be sent."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, served: Served) -> "Raw":
+        """Connect."""
+        return cls(*await asyncio.open_connection("127.0.0.1", served.port))
+
+    async def send(self, *pieces: bytes) -> None:
+        """Send pieces, each in a packet of its own as far as that can be had."""
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    async def answer(self) -> Answer:
+        """Read one answer."""
+        async with asyncio.timeout(harness.BOUND):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        return Answer(int(head[0].split()[1]), headers, json.loads(body))
+
+    async def ended(self) -> bytes:
+        """Wait until the server closes the connection; returns what else it sent."""
+        async with asyncio.timeout(harness.BOUND):
+            return await self.reader.read()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.writer.close()
+
+
+@pytest.fixture
+async def raw(served: Served) -> AsyncGenerator[Raw]:
+    """Open a connection to the application."""
+    connection = await Raw.to(served)
+    yield connection
+    await connection.close()
+
+
+POST = b"POST /here?a=b HTTP/1.1\r\nhost: x\r\nx-one: 1\r\ncontent-length: 5\r\n\r\nhello"
+CHUNKED = (
+    b"POST /here?a=b HTTP/1.1\r\nhost: x\r\nx-one: 1\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"2\r\nhe\r\n3;a=b\r\nllo\r\n0\r\n\r\n"
+)
+ABSOLUTE = b"POST http://elsewhere.example/here?a=b HTTP/1.1\r\nhost: x\r\nx-one: 1\r\ncontent-length: 5\r\n\r\nhello"
+OTHER = (
+    b"POST /here?a=b HTTP/1.1\r\nhost: x\r\nx-one: 1\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\n"
+    b"http2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\ncontent-length: 5\r\n\r\nhello"
+)
+OTHER_CHUNKED = OTHER.replace(b"content-length: 5\r\n\r\nhello", CHUNKED.partition(b"x-one: 1\r\n")[2])
+EXPECTING = POST.replace(b"x-one", b"expect: 200-ok\r\nx-one")
+GOOD = {
+    "a length": POST,
+    "chunks": CHUNKED,
+    "an absolute address": ABSOLUTE,
+    "another protocol": OTHER,
+    "another protocol, chunks": OTHER_CHUNKED,
+    "an unknown expectation": EXPECTING,
+}
+
+
+@pytest.mark.parametrize("sent", GOOD.values(), ids=GOOD)
+@pytest.mark.parametrize("cut", ["whole", "byte by byte", "twice in one packet"])
+async def test_request_is_understood_however_it_is_cut(raw: Raw, sent: bytes, cut: str) -> None:
+    """A request in one packet, in as many as it has bytes, and two in one packet: each is answered as what it says."""
+    pieces = {"whole": [sent, sent], "byte by byte": [sent[at : at + 1] for at in range(len(sent))] * 2}
+    await raw.send(*pieces.get(cut, [sent + sent]))
+    for _ in range(2):
+        answer = await raw.answer()
+        assert answer.status == 200
+        assert (answer.body["method"], answer.body["path"], answer.body["body"]) == ("POST", "/here", "hello")
+        assert ["x-one", "1"] in answer.body["headers"]
+        assert "connection" not in answer.headers
+
+
+async def test_answers_of_requests_sent_ahead_come_in_their_order(served: Served, raw: Raw) -> None:
+    """Three requests on one connection before the first is answered: three answers, in order."""
+    paths = [b"/wait", b"/second", b"/third"]
+    await raw.send(b"".join(b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % path for path in paths))
+    await served.waiting.wait()
+    served.going_on.set()
+    assert [(await raw.answer()).body["path"].encode() for _ in paths] == paths
+
+
+async def test_trailers_do_not_become_headers(served: Served, raw: Raw) -> None:
+    """What comes behind the last chunk is dropped, also where the application reads headers late."""
+    await raw.send(CHUNKED.replace(b"/here", b"/wait").replace(b"0\r\n\r\n", b"0\r\nauthorization: mine\r\n\r\n"))
+    await served.waiting.wait()
+    served.going_on.set()
+    answer = await raw.answer()
+    assert "authorization" not in dict(answer.body["headers"])
+
+
+async def test_request_of_http_1_0_is_answered_and_the_connection_closed(raw: Raw) -> None:
+    """HTTP/1.0 needs no Host, and keeps no connection."""
+    await raw.send(b"GET /old HTTP/1.0\r\n\r\n")
+    answer = await raw.answer()
+    assert (answer.body["path"], answer.headers["connection"]) == ("/old", "close")
+    assert await raw.ended() == b""
+
+
+POST_HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
+BAD = {
+    "no HTTP": b"this is no HTTP\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/0.9": b"GET /\r\n\r\n",
+    "HTTP/1.2": b"GET / HTTP/1.2\r\nhost: x\r\n\r\n",
+    "HTTP/2.0 in words": b"GET / HTTP/2.0\r\nhost: x\r\n\r\n",
+    "CONNECT": b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "no Host": b"GET / HTTP/1.1\r\n\r\n",
+    "two Hosts": b"GET / HTTP/1.1\r\nhost: x\r\nhost: x\r\n\r\n",
+    "two Authorizations": b"GET / HTTP/1.1\r\nhost: x\r\nauthorization: a\r\nAuthorization: b\r\n\r\n",
+    "a length that is a word": POST_HEAD + b"content-length: five\r\n\r\nhello",
+    "a negative length": POST_HEAD + b"content-length: -5\r\n\r\nhello",
+    "a length with a sign": POST_HEAD + b"content-length: +5\r\n\r\nhello",
+    "two equal lengths": POST_HEAD + b"content-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+    "two lengths": POST_HEAD + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+    "a list of lengths": POST_HEAD + b"content-length: 5, 5\r\n\r\nhello",
+    "a length and chunks": POST_HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks and a length": POST_HEAD + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+    "packed chunks": POST_HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "chunks twice": POST_HEAD + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks that are not last": POST_HEAD + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "another encoding": POST_HEAD + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "a space before the colon": b"GET / HTTP/1.1\r\nhost : x\r\n\r\n",
+    "a folded header": b"GET / HTTP/1.1\r\nhost: x\r\nx-one: 1\r\n two\r\n\r\n",
+    "a header without a colon": b"GET / HTTP/1.1\r\nhost: x\r\nnothing\r\n\r\n",
+    "bare line feeds": b"GET / HTTP/1.1\nhost: x\n\n",
+    "bare carriage returns": b"GET / HTTP/1.1\rhost: x\r\r",
+    "NUL in a value": b"GET / HTTP/1.1\r\nhost: x\r\nx-one: a\0b\r\n\r\n",
+    "NUL in a name": b"GET / HTTP/1.1\r\nhost: x\r\nx-\0ne: a\r\n\r\n",
+    "a name in UTF-8": "GET / HTTP/1.1\r\nhost: x\r\nx-öne: a\r\n\r\n".encode(),
+    "a blank in the address": b"GET /a b HTTP/1.1\r\nhost: x\r\n\r\n",
+    "an address in UTF-8": "GET /ä HTTP/1.1\r\nhost: x\r\n\r\n".encode(),
+    "a chunk that is no number": CHUNKED.replace(b"2\r\nhe", b"zz\r\nhe"),
+    "a chunk of a negative size": CHUNKED.replace(b"2\r\nhe", b"-2\r\nhe"),
+    "a chunk in hexadecimal words": CHUNKED.replace(b"2\r\nhe", b"0x2\r\nhe"),
+    "a chunk longer than it says": CHUNKED.replace(b"2\r\nhe", b"2\r\nhello"),
+    "a chunk ended by a bare line feed": CHUNKED.replace(b"2\r\nhe\r\n", b"2\nhe\n"),
+    "a size beyond all bounds": CHUNKED.replace(b"2\r\nhe", b"fffffffffffffffff\r\nhe"),
+}
+
+
+@pytest.mark.parametrize("sent", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("cut", ["whole", "byte by byte"])
+async def test_request_that_can_be_read_in_two_ways_is_refused(served: Served, raw: Raw, sent: bytes, cut: str) -> None:
+    """What is no request, or more than one, is answered 400 and the connection closed; no application sees it."""
+    pieces = [sent] if cut == "whole" else [sent[at : at + 1] for at in range(len(sent))]
+    with_answer = asyncio.create_task(raw.answer())
+    # The server may close the connection before all of it is sent.
+    for piece in pieces:
+        if raw.reader.at_eof():
+            break
+        await raw.send(piece)
+    answer = await with_answer
+    assert (answer.status, answer.body["type"]) == (400, "/problems/malformed-request")
+    assert answer.headers["connection"] == "close"
+    assert answer.body["requestId"] == answer.headers["x-request-id"]
+    assert await raw.ended() == b""
+    assert served.seen == []
+
+
+LONG = 40 * 1024
+ENDLESS = {
+    "a header": b"GET / HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * LONG,
+    "many headers": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * (LONG // 6),
+    "an address": b"GET /" + b"x" * LONG,
+    "a name": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"x" * LONG,
+    "nothing but line ends": b"\r\n" * (LONG // 2),
+    "a whole head": b"GET / HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * LONG + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.parametrize("step", [LONG, 1000])
+async def test_head_that_is_too_long_is_refused(served: Served, raw: Raw, sent: bytes, step: int) -> None:
+    """A head of more than 32 KiB is answered 431, in one packet or in many, and no more is kept of it."""
+    with_answer = asyncio.create_task(raw.answer())
+    for at in range(0, len(sent), step):
+        if raw.reader.at_eof():
+            break
+        await raw.send(sent[at : at + step])
+    answer = await with_answer
+    assert (answer.status, answer.body["type"]) == (431, "/problems/headers-too-large")
+    assert served.seen == []
+
+
+async def test_long_body_in_the_packet_of_its_head_is_no_long_head(raw: Raw) -> None:
+    """The bound of a head does not count what follows it, nor what came before it on the connection."""
+    long = b"POST /here HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (LONG, b"x" * LONG)
+    await raw.send(long, long)
+    for _ in range(2):
+        assert len((await raw.answer()).body["body"]) == LONG
+
+
+@pytest.mark.parametrize("sent", [BAD["no HTTP"], BAD["two lengths"], BAD["no Host"]])
+async def test_nonsense_behind_a_request_that_is_answered_ends_the_connection_after_its_answer(
+    served: Served, raw: Raw, sent: bytes
+) -> None:
+    """The first request gets its own answer, never that of the second; then the connection is closed."""
+    await raw.send(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n", sent)
+    await served.waiting.wait()
+    # The server has read the second once it has answered a request that came later, on another connection.
+    other = await Raw.to(served)
+    await other.send(POST)
+    await other.answer()
+    await other.close()
+    served.going_on.set()
+    answer = await raw.answer()
+    assert (answer.status, answer.body["path"], answer.headers["connection"]) == (200, "/wait", "close")
+    assert await raw.ended() == b""
+
+
+async def test_nonsense_within_a_body_is_answered_once(served: Served, raw: Raw) -> None:
+    """A body that breaks off into nonsense: 400 and the end; the application that waits for the rest is let go."""
+    await raw.send(CHUNKED.replace(b"3;a=b\r\nllo", b"zz\r\nllo"))
+    answer = await raw.answer()
+    assert (answer.status, await raw.ended()) == (400, b"")
+    assert served.seen == []
