@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -270,7 +271,7 @@ def read_body(body: bytes, model: type[_T]) -> _T:
     if not isinstance(decoded, dict):
         raise MalformedRequest("The body must be one JSON object.")
     given = cast("dict[str, object]", decoded)
-    fields = {field.encode_name: field for field in msgspec.structs.fields(model)}
+    fields = _fields(model)
     unknown = [name for name in given if name not in fields]
     errors = [(name[:_MAX_NAME], "is not a field of this request") for name in unknown[:_MAX_UNKNOWN]]
     values: dict[str, Any] = {}
@@ -285,6 +286,12 @@ def read_body(body: bytes, model: type[_T]) -> _T:
     if errors:
         raise InvalidRequest.of(errors)
     return model(**values)
+
+
+@cache
+def _fields(model: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """Return the fields of a body by their names in JSON; msgspec works them out anew each time it is asked."""
+    return {field.encode_name: field for field in msgspec.structs.fields(model)}
 
 
 def check_part(name: str, value: object) -> str | None:
@@ -333,7 +340,8 @@ def _text(value: object, most: int) -> str | None:
         return "must not be empty"
     if len(value) > most:
         return f"must not be longer than {most} characters"
-    if any(unicodedata.category(character) in _CONTROL for character in value):
+    # What Python can print whole holds none.
+    if not value.isprintable() and any(unicodedata.category(character) in _CONTROL for character in value):
         return "must not contain control characters"
     return None
 

@@ -4,6 +4,7 @@ Our code logs through structlog, libraries through the standard `logging`; `conf
 processors to one stream. The last of these before rendering is `redact`.
 """
 
+import json
 import logging
 import re
 import sys
@@ -95,19 +96,42 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
     Leaves only plain values behind, so that a renderer has nothing of its own to turn into text.
     """
-    return cast("EventDict", _plain(event, 0))
+    return event if _is_harmless(event) else cast("EventDict", _plain(event, 0))
+
+
+def _is_harmless(event: EventDict) -> bool:
+    """Whether one look at the whole line tells that there is nothing to mask, as there is not in most."""
+    texts: list[str] = []
+    for key, value in event.items():
+        if isinstance(value, str):
+            texts.append(value)
+        elif value is not None and not isinstance(value, bool | int | float):
+            return False
+        if _key(key) != (key, False):
+            return False
+    text = "\n".join(texts)
+    if len(text) > _LONGEST_LINE or _SUSPICIOUS.search(text):
+        return False
+    return not any(secret in text for secret in known_secrets())
 
 
 def _rendering(format: Literal["json", "console"], stream: TextIO) -> list[Processor]:  # noqa: A002 - as above
     if format == "json":
         # Without local variables: these hold whole requests and tokens.
         frames = ExceptionDictTransformer(show_locals=False, max_frames=30)
-        return [structlog.processors.ExceptionRenderer(frames), redact, structlog.processors.JSONRenderer()]
+        return [structlog.processors.ExceptionRenderer(frames), redact, structlog.processors.JSONRenderer(_json)]
     return [
         structlog.processors.format_exc_info,
         redact,
         structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback),
     ]
+
+
+_ENCODER: Final = json.JSONEncoder()
+
+
+def _json(event: object, **_: object) -> str:
+    return _ENCODER.encode(event)
 
 
 def _plain(value: Any, depth: int) -> object:

@@ -208,6 +208,7 @@ for _child in ("stopped", "stop_requested", "not_recording", "joined"):
     STOPS.labels(_child)
 for _child in ("claim", "upstream", "finish", "wait"):
     _PHASE_DURATION.labels(_child)
+_WAIT_DURATION: Final = _PHASE_DURATION.labels("wait")
 for _child in ("start", "stop", "list", "check", "key"):
     _UPSTREAM_DURATION.labels(_child)
     for _status in ("2xx", "5xx", "timeout", "broken", "never_sent"):
@@ -272,7 +273,7 @@ def waiting() -> Generator[None]:
         yield
     finally:
         _WAITING.dec()
-        _PHASE_DURATION.labels("wait").observe(time.perf_counter() - begun)
+        _WAIT_DURATION.observe(time.perf_counter() - begun)
 
 
 class UpstreamCall:

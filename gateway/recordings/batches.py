@@ -85,8 +85,8 @@ class Batch:
         """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
         self.waited_for_another = False
         """Another operation was in flight when it came."""
-        self.submitted = asyncio.Event()
-        """Set when Redis has answered for the first time."""
+        self.submitted = False
+        """Redis has answered for the first time, or will not."""
         self.merged_into: Batch | None = None
         """The batch that this one's waiters went over to."""
         self.context = copy_context()
@@ -170,7 +170,8 @@ class Batches:
         self._max_waiting = max_waiting
         self._max_waiting_per_target = max_waiting_per_target
         self._arriving: dict[str, dict[tuple[Command, str, int | None], Batch]] = {}
-        self._submitting: set[str] = set()
+        self._submitting: dict[str, int] = {}
+        """How many batches Redis has not answered yet, of targets of which batches have arrived."""
         self._waiting: dict[_WaitKey, Batch] = {}
         self._finished_signals: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
         self._recent_results: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
@@ -233,11 +234,11 @@ class Batches:
         self._waiters += 1
         try:
             with metrics.waiting():
-                async with asyncio.timeout(timeout):
-                    answer = await asyncio.shield(caller)
+                await asyncio.wait((caller,), timeout=timeout)
+            if not caller.done():
+                return self._deadline(batch)
+            answer = caller.result()
             batch.resolved.link(caller)
-        except TimeoutError:
-            return self._deadline(batch)
         finally:
             caller.cancel()
             self._waiters -= 1
@@ -274,17 +275,28 @@ class Batches:
             batch = Batch(key, target, command, parameters, caller, arrived_at, asked_at)
             arriving[command, fingerprint, asked_at] = batch
         if key not in self._submitting:
-            self._submitting.add(key)
-            self._spawn(self._submit_batches(key), "submit-batches")
+            self._submitting[key] = 0
+            # What else has arrived by then goes with it.
+            asyncio.get_running_loop().call_soon(self._submit_batches, key)
         return batch
 
-    async def _submit_batches(self, key: str) -> None:
+    def _submit_batches(self, key: str) -> None:
         """Let the batches that arrived claim together; batches that arrive meanwhile claim after them."""
-        while batches := self._arriving.pop(key, None):
-            for batch in batches.values():
-                self._spawn(self._run_batch(batch), f"batch-{batch.command}", batch.context)
-            await asyncio.gather(*(batch.submitted.wait() for batch in batches.values()))
-        self._submitting.discard(key)
+        batches = self._arriving.pop(key, {})
+        if not batches:
+            del self._submitting[key]
+            return
+        self._submitting[key] = len(batches)
+        for batch in batches.values():
+            self._spawn(self._run_batch(batch), f"batch-{batch.command}", batch.context)
+
+    def _submitted(self, batch: Batch) -> None:
+        if batch.submitted:
+            return
+        batch.submitted = True
+        self._submitting[batch.key] -= 1
+        if not self._submitting[batch.key]:
+            self._submit_batches(batch.key)
 
     # --- batches -------------------------------------------------------------------------------------------------
 
@@ -311,7 +323,7 @@ class Batches:
         try:
             await self._claim_until_answered(batch)
         except CoordinationUnavailable as error:
-            batch.submitted.set()
+            self._submitted(batch)
             answer = await self._answer_without_redis(batch, error)
             if isinstance(answer, Answer) and answer.outcome in {Outcome.STARTED, Outcome.STOPPED}:
                 batch.answer_leading(answer, Outcome.JOINED)
@@ -323,14 +335,14 @@ class Batches:
             _log.exception("party.failed", target=batch.key)
             batch.answer(Problem.of(InternalError("The gateway failed to answer this request.")))
         finally:
-            batch.submitted.set()
+            self._submitted(batch)
 
     async def _claim_until_answered(self, batch: Batch) -> None:
         seen = ""
         while True:
             asked_at = clock()
             claim, lease = await self._claim(batch, seen)
-            batch.submitted.set()
+            self._submitted(batch)
             seen = ""
             if lease is not None:
                 operation = Operation(

@@ -88,6 +88,8 @@ SERVER: Final[dict[str, Any]] = {
     "log_config": None,
     "access_log": False,
     "server_header": False,
+    # The gateway asks neither where a request came from nor by which scheme.
+    "proxy_headers": False,
     "date_header": True,
 }
 """Uvicorn's settings, wherever the gateway is served."""
