@@ -119,7 +119,7 @@ def admin(authenticator: Authenticator | None) -> Router:
     return Router(
         "/v1/admin",
         route_handlers=[_list(), *by_mode],
-        guards=[authenticate(authenticator)],
+        before_request=authenticate(authenticator),
         request_class=JsonRequest,
     )
 

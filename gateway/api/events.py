@@ -2,16 +2,13 @@
 
 import re
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response, Router, get, post
-from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
-from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import FromPath
@@ -19,7 +16,7 @@ from litestar.response.base import ASGIResponse
 
 from gateway.api import openapi_texts
 from gateway.api.context import RequestContext
-from gateway.api.guards import BEARER, asked_seconds, authenticate
+from gateway.api.guards import BEARER, Guard, asked_seconds, authenticate
 from gateway.api.openapi_texts import problems
 from gateway.api.sse import EVENT_STREAM, LINE, EventStream
 from gateway.api.wire import EventsTicket, read_room
@@ -119,7 +116,7 @@ def event_routes(authenticator: Authenticator | None, event_streams: EventStream
         tags=["events"],
         security=[*BEARER, {"eventsTicket": []}],
         opt={"scope": Scope.READ},
-        guards=[_by_ticket_or(by_header, event_streams)],
+        before_request=_by_ticket_or(by_header, event_streams),
         media_type=EVENT_STREAM,
         responses={
             200: ResponseSpec(
@@ -147,7 +144,7 @@ def event_routes(authenticator: Authenticator | None, event_streams: EventStream
         tags=["events"],
         security=BEARER,
         opt={"scope": Scope.READ},
-        guards=[by_header],
+        before_request=by_header,
         status_code=201,
         responses={
             201: ResponseSpec(
@@ -170,19 +167,16 @@ def event_routes(authenticator: Authenticator | None, event_streams: EventStream
     return Router("/v1/rooms", route_handlers=[stream_room_events, create_room_events_ticket])
 
 
-def _by_ticket_or(
-    by_header: Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]],
-    event_streams: EventStreams | None,
-) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]:
+def _by_ticket_or(by_header: Guard, event_streams: EventStreams | None) -> Guard:
     """Make the guard that takes a ticket where one is shown, and otherwise asks for the header."""
 
-    async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        ticket = connection.query_params.get("ticket")
+    async def guard(request: _Request) -> None:
+        ticket = request.query_params.get("ticket")
         if ticket is None:
-            await by_header(connection, handler)
+            await by_header(request)
             return
         assert event_streams is not None  # noqa: S101 - only the contract is drawn without
-        caller = await event_streams.admit(str(connection.path_params["roomId"]), ticket)
-        RequestContext.of(connection.scope).caller = caller
+        caller = await event_streams.admit(str(request.path_params["roomId"]), ticket)
+        RequestContext.of(request.scope).caller = caller
 
     return guard

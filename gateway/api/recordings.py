@@ -48,7 +48,7 @@ def recording_routes(authenticator: Authenticator | None, deadline: float) -> Ro
     return Router(
         "/v1",
         route_handlers=[*(handler for mode in MODES for handler in routes(mode, deadline)), _list()],
-        guards=[authenticate(authenticator)],
+        before_request=authenticate(authenticator),
         request_class=JsonRequest,
     )
 
