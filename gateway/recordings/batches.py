@@ -74,7 +74,8 @@ class Batch:
             self.descriptor = msgspec.json.encode(described).decode()
         self.arrived_at = arrived_at
         """When (`clock`) the earliest of its callers came, until Redis has answered for the first time."""
-        self.waiters: list[asyncio.Future[Answer | Problem]] = []
+        self.waiters: list[asyncio.Future[Answer | Problem | None]] = []
+        """Each is answered with None once it has waited for as long as it would."""
         self.deadline = 0.0
         """Until when (`clock`) the most patient caller waits."""
         self.claim: Claim | None = None
@@ -105,7 +106,7 @@ class Batch:
         """The batch in which its waiters are answered."""
         return self if self.merged_into is None else self.merged_into.resolved
 
-    def link(self, caller: asyncio.Future[Answer | Problem]) -> None:
+    def link(self, caller: asyncio.Future[Answer | Problem | None]) -> None:
         """Link the trace of a caller to the operation's, unless that trace shows the operation anyway."""
         if not (self.is_leader and caller is self.waiters[0]):
             tracing.link(self.trace)
@@ -121,6 +122,11 @@ class Batch:
         waiting = [caller for caller in self.waiters if not caller.done()]
         for position, caller in enumerate(waiting):
             caller.set_result(Answer(others, answer.recording) if position else answer)
+
+
+def _give_up(caller: asyncio.Future[Answer | Problem | None]) -> None:
+    if not caller.done():
+        caller.set_result(None)
 
 
 _WaitKey = tuple[str, str, Command, str, str]
@@ -224,7 +230,8 @@ class Batches:
         full = self._waiters_per_target.get(key, 0) >= self._max_waiting_per_target
         if full or self._waiters >= self._max_waiting:
             raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
-        caller: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        caller: asyncio.Future[Answer | Problem | None] = loop.create_future()
         batch = self._join_batch(
             key, target, command, parameters, name, clock() if arrived_at is None else arrived_at, asked_at
         )
@@ -232,14 +239,15 @@ class Batches:
         batch.deadline = max(batch.deadline, clock() + timeout)
         self._waiters_per_target[key] = self._waiters_per_target.get(key, 0) + 1
         self._waiters += 1
+        timer = loop.call_later(timeout, _give_up, caller)
         try:
             with metrics.waiting():
-                await asyncio.wait((caller,), timeout=timeout)
-            if not caller.done():
+                answer = await caller
+            if answer is None:
                 return self._deadline(batch)
-            answer = caller.result()
             batch.resolved.link(caller)
         finally:
+            timer.cancel()
             caller.cancel()
             self._waiters -= 1
             self._waiters_per_target[key] -= 1

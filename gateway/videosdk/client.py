@@ -158,6 +158,8 @@ class VideoSDK:
         webhook_url: str | None = None,
     ) -> None:
         self._base = base_url.rstrip("/")
+        self._urls: dict[str, httpx.URL] = {}
+        """Addresses that are called again and again: to read one costs as much as to send a request."""
         self._webhook_url = webhook_url
         self._tokens = tokens
         self._timeout = timeout
@@ -316,20 +318,29 @@ class VideoSDK:
         headers = {**_HEADERS, **tracing.headers()}
         if attempt:
             headers["x-rec-attempt"] = attempt
-        content = None
+        content = b""
         if body is not None:
             headers["content-type"] = "application/json"
             content = msgspec.json.encode(body)
+            headers["content-length"] = str(len(content))
         async with _translated(lambda: sent), asyncio.timeout(self._timeout):
             await self._pace.turn()
             headers["authorization"] = self._tokens.current()
             extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
+            url = self._url(path) if query is None else httpx.URL(self._base + path, params=query)
+            headers["host"] = url.netloc.decode()
+            # With a stream httpx adds no headers of its own, which would be the two above.
             request = httpx.Request(
-                method, self._base + path, content=content, params=query, headers=headers, extensions=extensions
+                method, url, headers=headers, stream=httpx.ByteStream(content), extensions=extensions
             )
             response = await self._transport.handle_async_request(request)
             await response.aread()
             return response
+
+    def _url(self, path: str) -> httpx.URL:
+        if path not in self._urls:
+            self._urls[path] = httpx.URL(self._base + path)
+        return self._urls[path]
 
 
 class Pace:
