@@ -28,6 +28,7 @@ from gateway.sandbox.ports import PORTS, free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey, packaged_binary
 from gateway.secrets import Secret
+from gateway.serving.connection import LineProtocol
 from gateway.serving.server import SERVER
 from gateway.settings.load import load
 from gateway.store.scripts import BUCKETS
@@ -167,12 +168,15 @@ async def serve(settings: Mapping[str, str], *, public: bool = False) -> AsyncGe
 
 
 @asynccontextmanager
-async def serve_app(app: ASGIApp, listener: socket.socket | None = None) -> AsyncGenerator[str]:
+async def serve_app(
+    app: ASGIApp, listener: socket.socket | None = None, *, connections: type[LineProtocol] = LineProtocol
+) -> AsyncGenerator[str]:
     """Serve an application of one's own the way the gateway is served."""
+    options: dict[str, Any] = {**SERVER, "http": connections}
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType]
         timeout_graceful_shutdown=5,
-        **SERVER,
+        **options,
     )
     server = uvicorn.Server(config)
     listener = listener or _listening()

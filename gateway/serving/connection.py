@@ -6,9 +6,11 @@ is cut; versions of HTTP other than 1.0 and 1.1; encodings of the transfer other
 doubled, and `Authorization` doubled. Trailers are dropped: to uvicorn they would be headers.
 
 Uvicorn waits for open answers before it ends, and does not say that it waits: a stream would go on until it is cut off.
-And a client that does not read leaves what was written to it in a buffer that no `close` ever gets rid of.
+And a client that does not read leaves what was written to it in a buffer that no `close` ever gets rid of. It waits for
+a request that never arrives, too, and for a client that never reads.
 """
 
+import asyncio
 import secrets
 import socket
 import struct
@@ -39,22 +41,36 @@ _log = structlog.get_logger("gateway.access")
 
 
 class LineProtocol(HttpToolsProtocol):
-    """One connection, which introduces itself to each request as its `Line` (`gateway.api.sse`)."""
+    """One connection, which introduces itself to each request as its `Line` (`gateway.api.sse`).
+
+    Attributes:
+        arrival_seconds: How long a request may take to arrive, and the first one to begin.
+        reading_seconds: How long a client may take nothing of what is sent to it.
+        last_seconds: How long what has not arrived may still take when the process ends.
+    """
+
+    arrival_seconds = 30.0
+    reading_seconds = 30.0
+    last_seconds = 2.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.on_ending: Callable[[], None] | None = None
         self.ending = False
+        self._begun = False
+        """A request has begun to arrive, and not arrived."""
         self._in_head = True
-        """A request's head has begun, or none has come yet."""
+        """Its head has not arrived; or none has begun."""
         self._unfinished = 0
-        """Bytes of the head that has begun, without those of the packet that is read."""
+        """Bytes of that head in the packets before."""
         self._packet = 0
-        """Bytes of the packet that is read."""
+        """Bytes of the packet that is read, unless a request ends in it."""
         self._resumes = False
         """The parser is being brought to the body of a request whose head another one read."""
         self._closing = False
-        """Nothing more is read: what was sent makes no sense."""
+        """Nothing more is read: what was sent makes no sense, or took too long."""
+        self._arrival: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -65,6 +81,8 @@ class LineProtocol(HttpToolsProtocol):
         if self.on_ending is not None:
             self.on_ending()
         self.loop.call_later(_FLUSH_SECONDS, self._abort_unless_flushed)
+        if self._arrival is not None:
+            self.loop.call_later(self.last_seconds, self._check_arrival, self._arrival)
 
     def abort(self) -> None:
         """Cut the connection off, and drop what is still to be sent: here, and in the kernel."""
@@ -78,6 +96,28 @@ class LineProtocol(HttpToolsProtocol):
 
     # --- what asyncio calls ------------------------------------------------------------------------------------------
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; who connects and says nothing is not waited for."""
+        super().connection_made(transport)
+        self._expect_arrival()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop_timers()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Note that the client has not read what is there for it."""
+        super().pause_writing()
+        self._reading = self.loop.call_later(self.reading_seconds, self.abort)
+
+    def resume_writing(self) -> None:
+        """Note that it has."""
+        super().resume_writing()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
     def data_received(self, data: bytes) -> None:
         """Read what the client sent."""
         self._unset_keepalive_if_required()
@@ -89,6 +129,8 @@ class LineProtocol(HttpToolsProtocol):
             self._unfinished = self._unfinished + self._packet if self._in_head else 0
             if self._unfinished > _MAX_HEAD:
                 raise _too_large()
+            if self._arrival is None and (self._begun or self._unfinished):
+                self._expect_arrival()
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, GatewayError) else _malformed())
@@ -107,6 +149,27 @@ class LineProtocol(HttpToolsProtocol):
             self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
             self._resumes = False
             self._feed(data[upgrade.args[0] :])
+
+    def _expect_arrival(self) -> None:
+        self._arrival = self.loop.call_later(self.arrival_seconds, self._give_up)
+
+    def _check_arrival(self, expected: asyncio.TimerHandle) -> None:
+        if self._arrival is expected:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Wait no longer for the rest of a request; where not even its first byte came, without a word."""
+        self._arrival = None
+        if not self._begun:
+            self.transport.close()
+        else:
+            self._refuse(MalformedRequest("The request did not arrive in time."))
+
+    def _stop_timers(self) -> None:
+        for timer in (self._arrival, self._reading):
+            if timer is not None:
+                timer.cancel()
+        self._arrival = self._reading = None
 
     def _refuse(self, problem: GatewayError) -> None:
         """Answer what cannot be read, where there is a place for an answer, and close the connection."""
@@ -136,6 +199,7 @@ class LineProtocol(HttpToolsProtocol):
         """Begin a request."""
         if not self._resumes:
             super().on_message_begin()
+            self._begun = True
             self.scope.setdefault("state", {})[LINE] = self
 
     def on_url(self, url: bytes) -> None:
@@ -177,7 +241,11 @@ class LineProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # the parser thinks so: see `_feed`
         super().on_message_complete()
-        self._in_head = True
+        self._begun, self._in_head = False, True
+        self._unfinished = self._packet = 0
+        if self._arrival is not None:
+            self._arrival.cancel()
+            self._arrival = None
 
 
 def _answer(problem: GatewayError, request_id: str) -> bytes:

@@ -3,11 +3,13 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
 from litestar.types import Receive, Scope, Send
 
+from gateway.serving.connection import LineProtocol
 from tests import harness
 
 pytestmark = pytest.mark.anyio
@@ -22,9 +24,9 @@ class Served(NamedTuple):
     seen: list[dict[str, Any]]
 
 
-@pytest.fixture
-async def served() -> AsyncGenerator[Served]:
-    """Serve it as the gateway is served."""
+@asynccontextmanager
+async def serving(connections: type[LineProtocol] = LineProtocol) -> AsyncGenerator[Served]:
+    """Serve the application as the gateway is served."""
     seen: list[dict[str, Any]] = []
     waiting, going_on = asyncio.Event(), asyncio.Event()
 
@@ -50,8 +52,15 @@ async def served() -> AsyncGenerator[Served]:
         await send({"type": "http.response.start", "status": 200, "headers": length})
         await send({"type": "http.response.body", "body": answer, "more_body": False})
 
-    async with harness.serve_app(app) as url:
+    async with harness.serve_app(app, connections=connections) as url:
         yield Served(int(url.rpartition(":")[2]), waiting, going_on, seen)
+
+
+@pytest.fixture
+async def served() -> AsyncGenerator[Served]:
+    """Serve it with the gateway's own bounds."""
+    async with serving() as served:
+        yield served
 
 
 class Answer(NamedTuple):
@@ -139,6 +148,13 @@ async def test_request_is_understood_however_it_is_cut(raw: Raw, sent: bytes, cu
         assert (answer.body["method"], answer.body["path"], answer.body["body"]) == ("POST", "/here", "hello")
         assert ["x-one", "1"] in answer.body["headers"]
         assert "connection" not in answer.headers
+
+
+async def test_many_requests_on_one_connection_are_no_long_head(raw: Raw) -> None:
+    """The bound of a head holds for one head: a connection that lives long is not refused for all that it carried."""
+    for _ in range(LONG // len(POST) + 1):
+        await raw.send(POST)
+        assert (await raw.answer()).status == 200
 
 
 async def test_answers_of_requests_sent_ahead_come_in_their_order(served: Served, raw: Raw) -> None:
@@ -286,3 +302,90 @@ async def test_nonsense_within_a_body_is_answered_once(served: Served, raw: Raw)
     answer = await raw.answer()
     assert (answer.status, await raw.ended()) == (400, b"")
     assert served.seen == []
+
+
+class Impatient(LineProtocol):
+    """A connection with short bounds."""
+
+    arrival_seconds = 0.2
+    reading_seconds = 0.2
+    last_seconds = 0.05
+
+
+HALF = {
+    "half a head": b"POST /here HTTP/1.1\r\nhost: x\r\nx-o",
+    "half a body": POST[:-2],
+    "half of a second request": POST + POST[:-2],
+    "blank lines": b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", HALF.values(), ids=HALF)
+async def test_request_that_does_not_arrive_is_refused_in_time(sent: bytes) -> None:
+    """Half a request, and silence: its client is answered and let go."""
+    async with serving(Impatient) as served:
+        raw = await Raw.to(served)
+        await raw.send(sent)
+        if sent.startswith(POST):
+            assert (await raw.answer()).status == 200
+        if sent.strip():
+            answer = await raw.answer()
+            assert (answer.status, answer.body["type"]) == (400, "/problems/malformed-request")
+            assert "in time" in answer.body["detail"]
+        assert await raw.ended() == b""
+        await raw.close()
+
+
+async def test_connection_without_a_request_is_closed() -> None:
+    """A client that connects and says nothing is not waited for."""
+    async with serving(Impatient) as served:
+        raw = await Raw.to(served)
+        assert await raw.ended() == b""
+        await raw.close()
+
+
+async def test_request_that_takes_long_to_answer_is_not_cut_off() -> None:
+    """The bound of the arrival ends with the arrival: an answer may take longer."""
+    async with serving(Impatient) as served:
+        raw, silent = await Raw.to(served), await Raw.to(served)
+        await raw.send(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+        await served.waiting.wait()
+        # The other connection began no earlier, and has been given up.
+        assert await silent.ended() == b""
+        served.going_on.set()
+        assert (await raw.answer()).status == 200
+        await raw.close()
+        await silent.close()
+
+
+async def write_for_ever(raw: Raw) -> None:
+    """Write until the other side has cut the connection off."""
+    async with asyncio.timeout(harness.BOUND):
+        while True:
+            await raw.send(b"x")
+            await harness.turn()
+
+
+async def test_client_that_does_not_read_is_cut_off() -> None:
+    """Answers that nobody reads are not kept for ever."""
+    async with serving(Impatient) as served:
+        raw = await Raw.to(served)
+        raw.writer.transport.pause_reading()  # pyright: ignore[reportAttributeAccessIssue]
+        long = b"POST /here HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (LONG * 100, b"x" * LONG * 100)
+        raw.writer.write(long * 4)
+        with pytest.raises(ConnectionError):
+            await write_for_ever(raw)
+
+
+async def test_end_of_the_process_does_not_wait_for_what_does_not_arrive() -> None:
+    """A half-sent body is waited for for a moment, when the process ends, and its client answered."""
+
+    class Patient(Impatient):
+        arrival_seconds = 3600.0
+
+    async with serving(Patient) as served:
+        raw = await Raw.to(served)
+        await raw.send(b"GET /first HTTP/1.1\r\nhost: x\r\n\r\n", POST[:-2])
+        assert (await raw.answer()).status == 200
+    assert (await raw.answer()).status == 400
+    await raw.close()
