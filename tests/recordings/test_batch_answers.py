@@ -56,29 +56,30 @@ def both(answer: object) -> list[object]:
 
 
 S, O = Status, Outcome  # noqa: E741 - the table is to be read
+RUNS = both(O.ALREADY_RECORDING)
 RESULTS: list[tuple[Command, Result, list[object], list[object]]] = [
     # wants, what became of the operation, what its own callers are answered, and what those who waited
-    (START, result(START, S.RECORDING, O.STARTED, None, ONE), [O.STARTED, O.JOINED],       both(O.JOINED)),
-    (START, result(START, S.RECORDING, O.STARTED, None, OTHER), [],                          []),
-    (START, result(START, S.RECORDING, O.ALREADY_RECORDING),            both(O.ALREADY_RECORDING), both(O.ALREADY_RECORDING)),
-    (START, result(CHECK, S.RECORDING),                                 both(O.ALREADY_RECORDING), both(O.ALREADY_RECORDING)),
-    (START, result(CHECK, S.RECORDING, None, None, OTHER), [],                          []),
-    (START, result(START, S.UNKNOWN, None, REFUSED, ONE),               both(REFUSED), both(REFUSED)),
-    (START, result(START, S.FAILED, None, REFUSED, OTHER),              both(REFUSED), []),
-    (START, result(STOP, S.RECORDING, None, REFUSED, ONE),              both(REFUSED), []),
-    (START, result(START, None, None, REFUSED, ONE),                    both(REFUSED), both(REFUSED)),
-    (START, result(START, None), [],                          []),
-    (START, result(CHECK, S.STOPPED), [],                          []),
-    (START, result(STOP, S.STOPPING, O.STOP_REQUESTED), [],                          []),
-    (STOP,  result(STOP, S.STOPPED, O.STOPPED), [O.STOPPED, O.JOINED],       both(O.JOINED)),
-    (STOP,  result(STOP, S.STOPPED), [O.STOPPED, O.JOINED],       both(O.JOINED)),
-    (STOP,  result(STOP, S.STOPPED, O.NOT_RECORDING),                   both(O.NOT_RECORDING), both(O.NOT_RECORDING)),
-    (STOP,  result(STOP, S.STOPPING, O.STOP_REQUESTED),                 both(O.STOP_REQUESTED), both(O.STOP_REQUESTED)),
-    (STOP,  result(STOP, S.RECORDING, None, REFUSED),                   both(REFUSED), both(REFUSED)),
-    (STOP,  result(STOP, S.FAILED), [],                          []),
-    (STOP,  result(CHECK, S.STOPPED), [],                          []),
-    (STOP,  result(START, S.RECORDING, O.STARTED, None, ONE), [],                          []),
-    (STOP,  result(STOP, None), [],                          []),
+    (START, result(START, S.RECORDING, O.STARTED, None, ONE), [O.STARTED, O.JOINED], both(O.JOINED)),
+    (START, result(START, S.RECORDING, O.STARTED, None, OTHER), [], []),
+    (START, result(START, S.RECORDING, O.ALREADY_RECORDING), RUNS, RUNS),
+    (START, result(CHECK, S.RECORDING), RUNS, RUNS),
+    (START, result(CHECK, S.RECORDING, None, None, OTHER), [], []),
+    (START, result(START, S.UNKNOWN, None, REFUSED, ONE), both(REFUSED), both(REFUSED)),
+    (START, result(START, S.FAILED, None, REFUSED, OTHER), both(REFUSED), []),
+    (START, result(STOP, S.RECORDING, None, REFUSED, ONE), both(REFUSED), []),
+    (START, result(START, None, None, REFUSED, ONE), both(REFUSED), both(REFUSED)),
+    (START, result(START, None), [], []),
+    (START, result(CHECK, S.STOPPED), [], []),
+    (START, result(STOP, S.STOPPING, O.STOP_REQUESTED), [], []),
+    (STOP,  result(STOP, S.STOPPED, O.STOPPED), [O.STOPPED, O.JOINED], both(O.JOINED)),
+    (STOP,  result(STOP, S.STOPPED), [O.STOPPED, O.JOINED], both(O.JOINED)),
+    (STOP,  result(STOP, S.STOPPED, O.NOT_RECORDING), both(O.NOT_RECORDING), both(O.NOT_RECORDING)),
+    (STOP,  result(STOP, S.STOPPING, O.STOP_REQUESTED), both(O.STOP_REQUESTED), both(O.STOP_REQUESTED)),
+    (STOP,  result(STOP, S.RECORDING, None, REFUSED), both(REFUSED), both(REFUSED)),
+    (STOP,  result(STOP, S.FAILED), [], []),
+    (STOP,  result(CHECK, S.STOPPED), [], []),
+    (STOP,  result(START, S.RECORDING, O.STARTED, None, ONE), [], []),
+    (STOP,  result(STOP, None), [], []),
 ]  # fmt: skip
 
 
