@@ -105,6 +105,7 @@ settings: $(VENV)/.synced  ## write the table in docs/settings.md after a change
 
 transitions: $(VENV)/.synced  ## write anew what the protocol's tests expect of each record, after a change of the scripts
 	$(BIN)/python -m tests.coordinator.transitions
+	$(BIN)/python -m tests.coordinator.outcomes
 
 chart: $(VENV)/.synced  ## write the chart's settings and their schema anew after a change of the settings
 	$(BIN)/python -m tests.chart.written

@@ -13,7 +13,7 @@ from typing import Any, Final
 import redis
 
 from gateway.sandbox.valkey import EmbeddedValkey
-from tests.coordinator import test_decisions
+from tests.coordinator import test_decisions, written
 from tests.coordinator.track import GRACE, LEASE, Reply, Track
 
 FILE: Final = Path(__file__).parent / "transitions.txt"
@@ -202,10 +202,10 @@ def lines(track: Callable[[], Track], name: str) -> Iterator[str]:
     shown: set[str] = set()
     for command in ("start", "stop", "reconcile"):
         one = begun()
-        written = Difference(one)
+        difference = Difference(one)
         lead = one.claim(command)
         decision = f"{command}: {lead['verdict']} {lead['action']}".strip()
-        yield f"{decision} | {written.text(lead)}".strip(" |")
+        yield f"{decision} | {difference.text(lead)}".strip(" |")
         # How an operation ends does not depend on the command that led it, nor on a record that is lost.
         ends = {} if lead["verdict"] != "lead" or lead["action"] in shown else ENDS[lead["action"]]
         shown.add(lead["action"])
@@ -215,25 +215,18 @@ def lines(track: Callable[[], Track], name: str) -> Iterator[str]:
             one = begun()
             lead = one.claim(command)
             one.wait(11)
-            written = Difference(one)
-            yield f"{decision}, {ending} | {written.text(act(one, lead))}".strip(" |")
+            difference = Difference(one)
+            yield f"{decision}, {ending} | {difference.text(act(one, lead))}".strip(" |")
     for other, do in OTHERS.items():
         one = begun()
-        written = Difference(one)
-        yield f"{other} | {written.text(do(one))}".strip(" |")
-
-
-def written() -> dict[str, list[str]]:
-    """Return what the file holds, by the kind of record."""
-    blocks = FILE.read_text("utf-8").strip().split("\n\n")
-    return {head: rest for head, *rest in (block.split("\n") for block in blocks)}
+        difference = Difference(one)
+        yield f"{other} | {difference.text(do(one))}".strip(" |")
 
 
 def main() -> None:
     """Write the file."""
     with EmbeddedValkey() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
-        blocks = ["\n".join((name, *lines(lambda: Track(client), name))) for name in BEGINS]
-    FILE.write_text("\n\n".join(blocks) + "\n")
+        written.write(FILE, {name: list(lines(lambda: Track(client), name)) for name in BEGINS})
 
 
 if __name__ == "__main__":
