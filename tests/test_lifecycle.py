@@ -1,6 +1,5 @@
 """The time between SIGTERM and the end, in a process that has the signal's handler for itself."""
 
-import asyncio
 import os
 import signal
 from collections.abc import Generator
@@ -51,9 +50,7 @@ async def test_sigterm_twice_reaches_the_server_at_once(server: Server) -> None:
     drain = Drain(3600)
     drain.watch()
     os.kill(os.getpid(), signal.SIGTERM)
-    # Not a wait: what the loop has to do now, it does.
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await harness.turns(5)
     assert server.ends == []
     os.kill(os.getpid(), signal.SIGTERM)
     assert server.ends == [signal.SIGTERM]
@@ -64,7 +61,7 @@ async def test_sigterm_without_a_drain_reaches_the_server_at_once(server: Server
     drain = Drain()
     drain.watch()
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.sleep(0)
+    await harness.turns()
     assert (drain.begun, server.ends) == (False, [signal.SIGTERM])
 
 

@@ -100,6 +100,8 @@ async def test_check_with_working_servers_exits_0(
     lines = {line.split()[0]: line for line in printed.splitlines()}
     assert lines["Redis"].endswith("answers")
     assert lines["VideoSDK"].endswith("accepts the token")
+    assert lines["Callers"].endswith("can be used")
+    assert "Identity" not in lines
     assert "GATEWAY_PUBLIC_URL is not set" in lines["Webhooks"]
     assert "[secret]" in lines["GATEWAY_VIDEOSDK_SECRET"]
     assert harness.SECRET not in printed
@@ -123,14 +125,22 @@ async def test_check_with_a_refused_token_exits_1(
 
 
 @pytest.mark.anyio
-async def test_check_without_servers_exits_1(simulator: Simulator, demo: harness.Demo, tmp_path: Path) -> None:
-    """No Redis and no VideoSDK: exit code 1, both are reported, without a traceback."""
-    settings = harness.environment(f"unix://{tmp_path}/absent.sock", f"http://127.0.0.1:{free_port()}", demo.file)
-    code, printed = await gateway_command("check", **settings, GATEWAY_AUTH="none")
+@pytest.mark.parametrize("absent", ["Redis", "VideoSDK"])
+async def test_check_without_a_server_exits_1(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, tmp_path: Path, absent: str
+) -> None:
+    """No Redis, or no VideoSDK: exit code 1, it is named and the other is not, without a traceback."""
+    redis = f"unix://{tmp_path}/absent.sock" if absent == "Redis" else valkey.url
+    videosdk = f"http://127.0.0.1:{free_port()}" if absent == "VideoSDK" else simulator.url
+    code, printed = await gateway_command(
+        "check", **harness.environment(redis, videosdk, demo.file), GATEWAY_AUTH="none"
+    )
     assert code == 1
-    assert printed.count("DOES NOT ANSWER") == 2
+    assert [line.split()[0] for line in printed.splitlines() if "DOES NOT ANSWER" in line] == [absent]
     assert "Traceback" not in printed
     assert "WARNING: GATEWAY_AUTH=none" in printed
+    # What identifies no caller is not checked.
+    assert not {"Callers", "Identity"} & {line.split()[0] for line in printed.splitlines()}
 
 
 @pytest.mark.anyio
@@ -150,6 +160,10 @@ async def test_check_with_broken_identities_exits_1(
     assert "CANNOT BE USED (caller 'app': expected keys" in printed
     assert "GIVES NO KEYS (ConnectError)" in printed
     assert "WARNING: GATEWAY_JWT_JWKS_URL is not https" in printed
+    del settings["GATEWAY_CALLERS_FILE"]
+    code, printed = await gateway_command("check", **settings, **company)
+    assert code == 1
+    assert "Callers" not in {line.split()[0] for line in printed.splitlines()}
 
 
 @pytest.mark.anyio

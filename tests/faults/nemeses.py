@@ -152,7 +152,7 @@ async def pause_server(scene: Scene) -> None:
         await scene.pause(1.5)
         begun = time.monotonic()
         scene.stage.valkey.pause()
-        await asyncio.sleep((1.5, 5.0, 1.5)[number % 3])
+        await scene.last((1.5, 5.0, 1.5)[number % 3])
         scene.stage.valkey.resume()
         scene.stage.note("redis", begun, time.monotonic(), detail="paused")
         number += 1
@@ -163,7 +163,7 @@ async def pause_server_long(scene: Scene) -> None:
     await scene.pause(1.5)
     begun = time.monotonic()
     scene.stage.valkey.pause()
-    await asyncio.sleep(12.0)
+    await scene.last(12.0)
     scene.stage.valkey.resume()
     scene.stage.note("redis", begun, time.monotonic(), detail="paused")
     await scene.over.wait()
@@ -179,7 +179,7 @@ async def spoil_network(scene: Scene) -> None:
             gate.slow = (0.05, 0.8) if kind == "slow" else None
             gate.lossy = 0.1 if kind == "lossy" else 0.0
         for _ in range(10):
-            await asyncio.sleep(0.2)
+            await scene.last(0.2)
             if kind == "resets":
                 for gate in scene.stage.gates:
                     gate.reset()
@@ -225,7 +225,7 @@ async def fail_over(scene: Scene) -> None:
         await stage.replicate(master, replica)
         await scene.pause(1.2)
         await stage.command("REPLICAOF", "NO", "ONE", port=replica.port)
-        await asyncio.sleep(0.6)
+        await scene.last(0.6)
         begun = time.monotonic()
         await asyncio.to_thread(master.kill)
         stage.switch(replica.port)
@@ -257,7 +257,7 @@ async def split_brain(scene: Scene) -> None:
         begun = time.monotonic()
         await stage.command("REPLICAOF", "NO", "ONE", port=replica.port)
         stage.switch(replica.port, *stage.gates[: len(stage.gates) // 2 + 1])
-        await asyncio.sleep(3.0)
+        await scene.last(3.0)
         stage.switch(replica.port)
         stage.note("redis", begun, time.monotonic(), detail="split")
         master, replica = replica, master
@@ -281,13 +281,13 @@ async def cut_subscribers(scene: Scene) -> None:
     """Kill every subscriber connection again and again; now and then let them hear nothing without being told."""
     number = 0
     while scene.running:
-        await asyncio.sleep(0.15)
+        await scene.last(0.15)
         await scene.stage.command("CLIENT", "KILL", "TYPE", "pubsub")
         number += 1
         if number % 20 == 0:
             for gate in scene.stage.gates:
                 gate.deaf = True
-            await asyncio.sleep(4.0)
+            await scene.last(4.0)
             for gate in scene.stage.gates:
                 gate.deaf = False
 
@@ -299,10 +299,10 @@ async def forbid_subscribing(scene: Scene) -> None:
         await scene.pause(0.5)
         await stage.command("ACL", "SETUSER", "default", "-subscribe")
         await stage.command("CLIENT", "KILL", "TYPE", "pubsub")
-        await asyncio.sleep(3.0)
+        await scene.last(3.0)
         begun = time.monotonic()
         await stage.command("ACL", "SETUSER", "default", "+subscribe", "resetchannels")
-        await asyncio.sleep(1.0)
+        await scene.last(1.0)
         await stage.command("ACL", "SETUSER", "default", "allchannels")
         stage.note("redis", begun, time.monotonic(), detail="channel forbidden")
 
@@ -336,7 +336,7 @@ async def refuse_connections(scene: Scene) -> None:
         await scene.pause(1.2)
         begun = time.monotonic()
         door.shut()
-        await asyncio.sleep(0.8)
+        await scene.last(0.8)
         await door.reopen()
         scene.stage.note("upstream", begun, time.monotonic(), detail="refused connections")
 
@@ -360,7 +360,7 @@ async def crowd(scene: Scene) -> None:
         for some in batched(callers, 60):
             # Not all at once: a process that is busy with so many cannot tell Redis's slowness from its own.
             calls += [asyncio.create_task(caller.call(place, "start", track)) for caller in some]
-            await asyncio.sleep(0.12)
+            await scene.last(0.12)
         await asyncio.gather(*calls)
         await scene.pause(1.0)
     # Calls that found no place at VideoSDK within their send window were never sent.

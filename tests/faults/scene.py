@@ -87,6 +87,10 @@ class Scene:
         """Pace a nemesis: nothing breaks all the time."""
         await asyncio.sleep(seconds * self.random.uniform(0.8, 1.2))
 
+    async def last(self, seconds: float) -> None:
+        """Let what a nemesis has broken stay broken for so long."""
+        await asyncio.sleep(seconds)
+
     async def disturb(self, seconds: float, turn: AbstractAsyncContextManager[Any]) -> None:
         """Let the crowd and the nemesis loose for a while, in their turn, then wait until all calls are answered."""
         row, load = self.row, self.load

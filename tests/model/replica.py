@@ -104,23 +104,24 @@ class Wire(Connection):
         if fault == "refused":
             self._fail()
         if fault == "hung":
-            await asyncio.sleep(_TIMES_OUT_SECONDS)
-            self._fail()
+            await self._time_out()
         if fault == "delayed":
             # The bytes are in a stopped server's buffer: they are run when it goes on, whoever has given up.
             self._world.later(_RUNS_LATE_SECONDS, call)
-            await asyncio.sleep(_TIMES_OUT_SECONDS)
-            self._fail()
+            await self._time_out()
         result = call()
         if fault == "slow":
             await asyncio.sleep(self.slow_seconds)
         if fault == "lost":
-            await asyncio.sleep(_TIMES_OUT_SECONDS)
-            self._fail()
+            await self._time_out()
         await asyncio.sleep(0.001)
         await self._process.awake()
         self._failures = 0
         return result
+
+    async def _time_out(self) -> NoReturn:
+        await asyncio.sleep(_TIMES_OUT_SECONDS)
+        self._fail()
 
     def _fail(self) -> NoReturn:
         self._failures += 1

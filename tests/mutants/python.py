@@ -32,6 +32,7 @@ _TYPING: Final = frozenset({"cast", "TypeVar", "NewType", "field"})
 _PROSE: Final = frozenset(
     {"description", "summary", "title", "example", "examples", "help", "metavar", "tags", "encoding"}
 )
+_SIZES: Final = frozenset({"maxsize"})
 _NAMES: Final = frozenset({"__all__", "_log"})
 
 
@@ -60,6 +61,8 @@ class _Operators:
         self._module = module
         self._source = source
         self._statement: ast.stmt | None = None
+        self._fields: set[ast.stmt] = set()
+        """Of the classes that were met: their defaults are those of parameters."""
         self._lines = [0]
         """Where each line begins. The tree counts columns in bytes, which is the same where a line is ASCII."""
         for line in source.splitlines(keepends=True):
@@ -72,6 +75,8 @@ class _Operators:
         outer = self._statement
         if isinstance(node, ast.stmt):
             self._statement = node
+        if isinstance(node, ast.ClassDef):
+            self._fields |= {field for field in node.body if isinstance(field, ast.AnnAssign)}
         match node:
             case ast.expr():
                 yield from self._expression(node)
@@ -200,7 +205,9 @@ class _Operators:
                 yield self._at(operator, start, end + (comma.end() if comma else 0), "", keyword.value)
 
     def _is_bound(self) -> bool:
-        """Tell whether the statement at hand names a constant outside of functions."""
+        """Tell whether the statement at hand names a constant outside of functions, or a field of a class."""
+        if self._statement in self._fields:
+            return True
         match self._statement:
             case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
                 return name.isupper()
@@ -317,9 +324,9 @@ def _is_jitter(node: ast.AST) -> bool:
 
 
 def _is_prose(call: ast.Call, keyword: ast.keyword) -> bool:
-    """Tell whether an argument is read by people: a text, or the name of a task or thread."""
+    """Tell whether an argument is read by people: a text, a task's or thread's name, a cache's size."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
-    return keyword.arg in _PROSE or (keyword.arg == "name" and name in {"create_task", "Thread"})
+    return keyword.arg in _PROSE | _SIZES or (keyword.arg == "name" and name in {"create_task", "Thread"})
 
 
 def _is_text(node: ast.stmt) -> bool:

@@ -56,7 +56,7 @@ class Bounds:
 
     count: int = 160
     minutes: float = 20.0
-    workers: int = 5
+    workers: int = 7
     seconds: float = 25.0
     deadline: float = 5.0
 

@@ -45,9 +45,11 @@ def _changes(of: list[Mutant], source: str, operator: str) -> set[str]:
         ("def f(a=1, b=64, c=0.5): return a", "default", {"def f(a=2, b=64, c=0.5): return a"}),
         ("MAX_A: Final = 64", "constant", set[str]()),
         ("MAX_A: Final = 64 * 1024", "arithmetic", set[str]()),
+        ("class A:\n    size: int = 64\n    some: int = 1", "constant", {"some: int = 2"}),
         ("IS_A: Final = True", "constant", {"IS_A: Final = False"}),
         ("def f(a=True): return a", "return", {"def f(a=True): return None"}),
         ("def f(a):\n    a.b = 1\n    a.c = 2", "early return", {"return a.b = 1"}),
+        ("@lru_cache(maxsize=512)\ndef f(): return 1", "decorator", set[str]()),
         ("@get('/x', sync=False)\ndef f(): return 1", "decorator", {"@get('/x', )"}),
     ],
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 import asyncio
 import gzip
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -87,6 +89,33 @@ async def test_metrics_have_every_promised_name(gateway: ApiClient, new_track: N
         for family in (await scrape(gateway)).families
     }
     assert told == PROMISED
+
+
+BEGUN: dict[tuple[str, str], set[str]] = {
+    ("starts_total", "outcome"): {"started", "joined", "already_recording"},
+    ("stops_total", "outcome"): {"stopped", "stop_requested", "not_recording", "joined"},
+    ("phase_duration_seconds_count", "phase"): {"claim", "upstream", "finish", "wait"},
+    ("upstream_request_duration_seconds_count", "operation"): {"start", "stop", "list", "check", "key"},
+    ("upstream_requests_total", "operation"): {"start", "stop", "list", "check", "key"},
+    ("upstream_requests_total", "status"): {"2xx", "5xx", "timeout", "broken", "never_sent"},
+    ("redis_errors_total", "kind"): {"timeout", "connection", "other"},
+    ("fenced_writes_total", "how"): {"stale", "late", "restored"},
+    ("webhook_events_total", "type"): {"other"},
+    ("webhook_events_total", "verdict"): {"accepted", "unsigned", "forged", "too_large", "malformed"},
+}
+"""Series of a process that has done nothing yet, by name and label."""
+
+
+def test_metrics_of_a_new_process_begin_at_0() -> None:
+    """A series that is there from the beginning can be seen to rise; no other is."""
+    show = "from gateway.observability import metrics; import prometheus_client; "
+    show += "print(prometheus_client.generate_latest(metrics._REGISTRY).decode())"
+    printed = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True).stdout
+    numbers = Numbers(printed)
+    for (name, label), values in BEGUN.items():
+        series = [dict(labels) for of, labels in numbers.series if of == f"gateway_{name}"]
+        assert {labels[label] for labels in series} == values, (name, label)
+        assert numbers.total(name) == 0
 
 
 async def test_metrics_count_a_start_two_repeats_and_a_stop(

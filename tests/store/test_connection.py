@@ -37,9 +37,8 @@ async def test_loop_that_asks_redis_ends_when_it_is_cancelled(valkey: EmbeddedVa
 
     for steps in range(300):
         task = asyncio.create_task(ask_for_ever())
-        # Not a wait: the loop is let go on by so many turns, so that each of the call's steps is met.
-        for _ in range(steps % 40):
-            await asyncio.sleep(0)
+        # By so many turns that each of the call's steps is met.
+        await harness.turns(steps % 40)
         task.cancel()
         async with asyncio.timeout(harness.BOUND):
             await asyncio.gather(task, return_exceptions=True)

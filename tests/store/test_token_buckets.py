@@ -135,9 +135,7 @@ async def test_take_while_a_failing_script_runs_is_answered_after_it() -> None:
     # The first of all is let in on trust.
     assert (await buckets.take("away", per_minute=1, burst=1, cost=1)).allowed
     first = asyncio.create_task(buckets.take("away", per_minute=1, burst=1, cost=1))
-    # Not a wait: the loop is let go on until the script is on its way.
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await harness.turns(3)  # until the script is on its way
     assert not first.done()
     async with asyncio.timeout(harness.BOUND):
         second = buckets.take("away", per_minute=1, burst=1, cost=1)

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+from tests import harness
+
 __all__ = ["Hostile", "Say", "byte_by_byte", "endlessly", "nothing", "ok", "reset", "saying", "then_close"]
 
 Say = Callable[[socket.socket], Awaitable[bool]]
@@ -47,7 +49,7 @@ def byte_by_byte(data: bytes) -> Say:
     async def say(connection: socket.socket) -> bool:
         for byte in data:
             await asyncio.get_running_loop().sock_sendall(connection, bytes([byte]))
-            await asyncio.sleep(0)
+            await harness.turns()
         return True
 
     return say
@@ -61,7 +63,7 @@ def endlessly(data: bytes, again: bytes) -> Say:
         await loop.sock_sendall(connection, data)
         while True:
             await loop.sock_sendall(connection, again)
-            await asyncio.sleep(0)
+            await harness.turns()
 
     return say
 

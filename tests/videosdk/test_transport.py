@@ -309,13 +309,8 @@ async def test_reply_that_is_too_long_is_cut_off(say: Any) -> None:
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", ok()[:-1]], ids=["nothing", "some", "most"])
 async def test_server_that_falls_silent_is_given_up(said: bytes) -> None:
-    """At any point of its reply, and after a pause: the request may have arrived, and its connection is closed."""
-
-    async def say(connection: socket.socket) -> bool:
-        await asyncio.sleep(0.05)
-        return await saying(said)(connection)
-
-    async with Hostile(say) as server, client(read=0.1) as videosdk:
+    """At any point of its reply: the request may have arrived, and its connection is closed."""
+    async with Hostile(saying(said)) as server, client(read=0.1) as videosdk:
         with pytest.raises(httpx.ReadTimeout):
             await videosdk.get(server.url)
         await harness.eventually(lambda: server.ended == 1)

@@ -1,0 +1,169 @@
+"""When VideoSDK's list is asked, and how much of it: by readers, by webhooks, by the reconciler."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+
+import pytest
+
+from gateway.coordinator import Command, Completion, Record
+from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
+from gateway.recordings.webhook_events import EventType
+from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.valkey import EmbeddedValkey
+from tests import harness
+from tests.recordings.parts import Parts, settled_valkey
+
+pytestmark = pytest.mark.anyio
+
+ROOM = "room"
+ADA, BOB = (Target(Mode.TRACK, ROOM, participant, Kind.VIDEO) for participant in ("ada", "bob"))
+
+
+@pytest.fixture
+def valkey() -> Generator[EmbeddedValkey]:
+    """A server of the test's own."""
+    with settled_valkey() as server:
+        yield server
+
+
+@pytest.fixture
+async def parts(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncGenerator[Parts]:
+    """A process's parts; nothing looks after what is due."""
+    async with Parts(valkey, simulator.url).running(settling=False) as running:
+        yield running
+
+
+def key_of(parts: Parts, target: Target) -> str:
+    """Return the name of a target's record."""
+    return parts.coordinator.key(target.room_id, *target.parts)
+
+
+async def start(parts: Parts, *targets: Target) -> None:
+    """Have targets recorded, a few milliseconds ago."""
+    for target in targets:
+        await parts.recordings.start(target, StartParameters(), caller="demo", timeout=60)
+    begun = await parts.connection.now()
+    await harness.until(parts.connection.now, lambda now: now > begun + 2, every=0.001)
+    parts.coordinator.now_ms()
+
+
+def lists(simulator: Simulator) -> list[str | None]:
+    """Return of which participant each list was asked for, None of all."""
+    return [call.participant_id or None for call in simulator.calls if call.endpoint == "list"]
+
+
+# --- readers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("doubted", [(), (ADA,), (BOB,), (ADA, BOB)], ids=["none", "one", "another", "all"])
+async def test_list_of_a_room_asks_videosdk_where_a_record_is_not_believed(
+    parts: Parts, simulator: Simulator, doubted: tuple[Target, ...]
+) -> None:
+    """For the whole room, where but one of its records is in doubt; not at all while all are believed."""
+    await start(parts, ADA, BOB)
+    for target in doubted:
+        await parts.coordinator.records.invalidate(key_of(parts, target))
+    recordings = await parts.recordings.list(ROOM)
+    assert {recording.status for recording in recordings} == {"recording"}
+    assert lists(simulator)[:1] == ([None] if doubted else [])
+
+
+@pytest.mark.parametrize(("doubted", "asked"), [(False, []), (True, ["ada"])])
+async def test_get_asks_videosdk_for_the_participant_where_the_record_is_not_believed(
+    parts: Parts, simulator: Simulator, doubted: bool, asked: list[str]
+) -> None:
+    """The list of one participant, not of the room; nothing while the record is believed."""
+    await start(parts, ADA)
+    if doubted:
+        await parts.coordinator.records.invalidate(key_of(parts, ADA))
+    assert (await parts.recordings.get(ADA)).status == "recording"
+    assert lists(simulator)[:1] == asked
+
+
+async def test_list_of_an_unknown_room_asks_videosdk_for_the_room(parts: Parts, simulator: Simulator) -> None:
+    """Nothing is known, and something may record."""
+    assert await parts.recordings.list("elsewhere") == []
+    assert lists(simulator) == [None]
+
+
+# --- the reconciler --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("due", "asked"), [((ADA,), ["ada"]), ((ADA, BOB), [None])], ids=["one", "two"])
+async def test_reconciler_asks_for_one_participant_or_for_the_room(
+    parts: Parts, simulator: Simulator, due: tuple[Target, ...], asked: list[str | None]
+) -> None:
+    """One list answers for all that is due in a room; where that is one target, it is its participant's."""
+    await start(parts, *due)
+    await parts.reconciler.check([key_of(parts, target) for target in due])
+    assert lists(simulator) == asked
+
+
+# --- webhooks --------------------------------------------------------------------------------------------------------
+
+
+async def become(parts: Parts, state: str) -> None:
+    """Bring Ada's track into a state, without VideoSDK."""
+    if state:
+        _, lease = await parts.coordinator.claim(key_of(parts, ADA), Command.START)
+        assert lease is not None
+        record = Record(state=state, generation=lease.operation, confirmed_by="list")
+        await parts.coordinator.finish(lease, Completion(record=record), settled=state not in {"unknown", "stopping"})
+
+
+SAID = [
+    # event              record       the list of its participant is asked   the record is doubted
+    (EventType.STARTING, "recording", False, False),
+    (EventType.STOPPING, "recording", False, False),
+    (EventType.STARTED,  "",          True,  False),
+    (EventType.STARTED,  "stopped",   True,  False),
+    (EventType.STARTED,  "recording", False, False),
+    (EventType.STARTED,  "unknown",   True,  False),
+    (EventType.STOPPED,  "",          True,  False),
+    (EventType.STOPPED,  "stopped",   True,  False),
+    (EventType.STOPPED,  "failed",    True,  False),
+    (EventType.STOPPED,  "recording", True,  True),
+    (EventType.FAILED,   "recording", True,  True),
+    (EventType.LEFT,     "recording", True,  True),
+    (EventType.ENDED,    "recording", True,  True),
+    (EventType.ENDED,    "stopped",   False, False),
+    (EventType.LEFT,     "failed",    False, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("happened", "state", "looks", "doubts"), SAID)
+async def test_webhook_has_looked_what_it_may_have_changed(
+    parts: Parts, simulator: Simulator, happened: EventType, state: str, looks: bool, doubts: bool
+) -> None:
+    """An end is looked at where something may record, a beginning where nothing is known to; an echo costs nothing."""
+    await become(parts, state)
+    # Bob's is recorded in any case, and only an end of the session is about that.
+    await start(parts, BOB)
+    before = len(lists(simulator))
+    of_one = {EventType.LEFT: (ADA.participant_id, None, None), EventType.ENDED: (None, None, None)}
+    participant, kind, mode = of_one.get(happened, (ADA.participant_id, "video", Mode.TRACK))
+    event = WebhookEvent(room_id=ROOM, participant_id=participant, kind=kind, type=happened, mode=mode)
+    await parts.webhook_events.handle(event)
+    taken_up = set(parts.reconciler._reconciling)
+    await parts.reconciler.reconcile_all(taken_up)
+    assert ("ada" in lists(simulator)[before:]) is looks
+    assert (key_of(parts, BOB) in taken_up) is (happened is EventType.ENDED)
+    assert (key_of(parts, ADA) in taken_up) is (doubts or state == "unknown")
+
+
+# --- without Redis ---------------------------------------------------------------------------------------------------
+
+
+async def test_stops_without_redis_leave_no_turn_behind(parts: Parts) -> None:
+    """Several at a time, one after the other, and then nothing is kept of the target's turn."""
+    key = key_of(parts, ADA)
+    async with parts.without_redis._turn(key):
+        async with asyncio.timeout(harness.BOUND):
+            waiting = asyncio.gather(*(parts.without_redis.stop(key, ADA) for _ in range(3)))
+            await harness.eventually(lambda: parts.without_redis._turns[key].users == 4)
+        assert not waiting.done()
+    # The same turn is theirs, and that of others who come meanwhile.
+    assert parts.without_redis._turns[key].users == 3
+    await waiting
+    # Until Redis has heard of it, that takes turns too.
+    await harness.eventually(lambda: parts.without_redis._turns == {})
