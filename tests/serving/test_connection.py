@@ -363,7 +363,7 @@ async def write_for_ever(raw: Raw) -> None:
     async with asyncio.timeout(harness.BOUND):
         while True:
             await raw.send(b"x")
-            await harness.turn()
+            await harness.turns()
 
 
 async def test_client_that_does_not_read_is_cut_off() -> None:
