@@ -183,8 +183,11 @@ class LineProtocol(HttpToolsProtocol):
             return
         request_id = secrets.token_hex(8)
         _log.info("request.unreadable", request_id=request_id, problem=problem.slug)
-        if cycle is None or not (cycle.response_started or self.pipeline):
-            self.transport.write(_answer(problem, request_id))
+        if cycle is not None and (cycle.response_started or self.pipeline):
+            # There is no place for it: within an answer, or before those of earlier requests.
+            self.transport.close()
+            return
+        self.transport.write(_answer(problem, request_id))
         if cycle is not None:
             # What is under way learns that its client has gone, and writes nothing behind this.
             cycle.disconnected = True

@@ -16,11 +16,13 @@ pytestmark = pytest.mark.anyio
 
 
 class Served(NamedTuple):
-    """An application that answers what it understood; `/wait` is answered once `going_on` is set."""
+    """An application that answers what it understood: `/wait` once `going_on` is set, `/deaf` then without its body."""
 
     port: int
     waiting: asyncio.Event
     going_on: asyncio.Event
+    let_go: asyncio.Event
+    """Set when it hears that the client of a request has gone."""
     seen: list[dict[str, Any]]
 
 
@@ -28,18 +30,19 @@ class Served(NamedTuple):
 async def serving(connections: type[LineProtocol] = LineProtocol) -> AsyncGenerator[Served]:
     """Serve the application as the gateway is served."""
     seen: list[dict[str, Any]] = []
-    waiting, going_on = asyncio.Event(), asyncio.Event()
+    waiting, going_on, let_go = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if scope["path"] == "/wait":
+        if scope["path"] in {"/wait", "/deaf"}:
             waiting.set()
             await going_on.wait()
         body = b""
-        while True:
+        while scope["path"] != "/deaf":
             message: Any = await receive()
             if message["type"] != "http.request":
+                let_go.set()
                 return
             body += message["body"]
             if not message["more_body"]:
@@ -53,7 +56,7 @@ async def serving(connections: type[LineProtocol] = LineProtocol) -> AsyncGenera
         await send({"type": "http.response.body", "body": answer, "more_body": False})
 
     async with harness.serve_app(app, connections=connections) as url:
-        yield Served(int(url.rpartition(":")[2]), waiting, going_on, seen)
+        yield Served(int(url.rpartition(":")[2]), waiting, going_on, let_go, seen)
 
 
 @pytest.fixture
@@ -150,6 +153,17 @@ async def test_request_is_understood_however_it_is_cut(raw: Raw, sent: bytes, cu
         assert "connection" not in answer.headers
 
 
+async def test_body_behind_the_wish_for_another_protocol_is_waited_for(served: Served, raw: Raw) -> None:
+    """To the parser such a request ends with its head; its body is its own all the same, however late it comes."""
+    head, _, body = OTHER.replace(b"/here", b"/wait").partition(b"hello")
+    await raw.send(head)
+    await served.waiting.wait()
+    served.going_on.set()
+    await harness.turns(5)
+    await raw.send(b"hello" + body)
+    assert (await raw.answer()).body["body"] == "hello"
+
+
 async def test_many_requests_on_one_connection_are_no_long_head(raw: Raw) -> None:
     """The bound of a head holds for one head: a connection that lives long is not refused for all that it carried."""
     for _ in range(LONG // len(POST) + 1):
@@ -192,6 +206,7 @@ BAD = {
     "HTTP/1.2": b"GET / HTTP/1.2\r\nhost: x\r\n\r\n",
     "HTTP/2.0 in words": b"GET / HTTP/2.0\r\nhost: x\r\n\r\n",
     "CONNECT": b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "CONNECT to a path": b"CONNECT http://elsewhere/ HTTP/1.1\r\nhost: x\r\n\r\n",
     "no Host": b"GET / HTTP/1.1\r\n\r\n",
     "two Hosts": b"GET / HTTP/1.1\r\nhost: x\r\nhost: x\r\n\r\n",
     "two Authorizations": b"GET / HTTP/1.1\r\nhost: x\r\nauthorization: a\r\nAuthorization: b\r\n\r\n",
@@ -301,7 +316,28 @@ async def test_nonsense_within_a_body_is_answered_once(served: Served, raw: Raw)
     await raw.send(CHUNKED.replace(b"3;a=b\r\nllo", b"zz\r\nllo"))
     answer = await raw.answer()
     assert (answer.status, await raw.ended()) == (400, b"")
+    await harness.turns(5)
+    assert served.let_go.is_set()
     assert served.seen == []
+
+
+async def test_nonsense_within_a_body_is_no_answer_to_an_earlier_request(served: Served, raw: Raw) -> None:
+    """Where an earlier request waits for its answer, none is written in its place: the connection is closed."""
+    await raw.send(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+    await served.waiting.wait()
+    await raw.send(CHUNKED.replace(b"3;a=b\r\nllo", b"zz\r\nllo"))
+    assert await raw.ended() == b""
+
+
+async def test_nonsense_within_a_body_silences_its_application(served: Served, raw: Raw) -> None:
+    """An application that answers without reading the body writes nothing behind the refusal."""
+    head, _, body = CHUNKED.replace(b"/here", b"/deaf").partition(b"2\r\nhe")
+    await raw.send(head)
+    await served.waiting.wait()
+    await raw.send(b"zz\r\n" + body)
+    assert (await raw.answer()).status == 400
+    served.going_on.set()
+    assert await raw.ended() == b""
 
 
 class Impatient(LineProtocol):
