@@ -44,7 +44,7 @@ class Program(Struct, frozen=True):
 
 GATEWAY: Final = Program("gateway", (sys.executable, "-m", "gateway", "serve"))
 OTHER_SERVERS: Final = (
-    Program("gateway, httptools", (*_UVICORN, "--http", "httptools", "--factory", _BUILD), "--port"),
+    Program("gateway, h11", (*_UVICORN, "--http", "h11", "--factory", _BUILD), "--port"),
     Program("gateway, granian", (*_GRANIAN, "--workers", "1", "--factory", _BUILD), "--port"),
 )
 FASTAPI: Final = Program(
