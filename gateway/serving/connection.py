@@ -1,9 +1,13 @@
 """How a connection is served: as uvicorn does, and it warns the senders of endless answers before the end.
 
+A connection is not closed for being idle, nor because the process ends, while a request lies unread on it: uvloop looks
+at its timers before it reads, and a proxy takes a reset for a failure.
+
 Uvicorn waits for open answers before it ends, and does not say that it waits: a stream would go on until it is cut off.
 And a client that does not read leaves what was written to it in a buffer that no `close` ever gets rid of.
 """
 
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -34,15 +38,29 @@ class LineProtocol(H11Protocol):
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         scope["state"][LINE] = self
+        if self.ending:
+            self.cycle.keep_alive = False
         await self._inner(scope, receive, send)
 
     def shutdown(self) -> None:
         """End after the answer that is under way, and say so; uvicorn calls this when the process is to end."""
         self.ending = True
-        super().shutdown()
+        if not self._has_unread():
+            super().shutdown()
         if self.on_ending is not None:
             self.on_ending()
         self.loop.call_later(_FLUSH_SECONDS, self._abort_unless_flushed)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection; uvicorn calls this when nothing was asked for long."""
+        if not self._has_unread():
+            super().timeout_keep_alive_handler()
+
+    def _has_unread(self) -> bool:
+        poll = select.poll()
+        with suppress(OSError, ValueError):
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def abort(self) -> None:
         """Cut the connection off, and drop what is still to be sent: here, and in the kernel."""
