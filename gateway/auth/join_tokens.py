@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, cast
 
 import jwt
 
-from gateway.auth.api_keys import Caller, expiry
+from gateway.auth.api_keys import LEEWAY_SECONDS, UNUSED_CLAIMS, Caller, expiry
 from gateway.auth.policy import Policy, Scope, exactly
 from gateway.errors import Unauthenticated
 from gateway.recordings.targets import is_id
@@ -19,7 +19,6 @@ from gateway.store.scripts import key_of
 
 __all__ = ["JoinTokens"]
 
-_LEEWAY_SECONDS: Final = 5
 _SCOPES: Final = frozenset({Scope.START, Scope.STOP, Scope.READ})
 
 
@@ -50,8 +49,8 @@ class JoinTokens:
                 token,
                 self._secret().reveal(),
                 algorithms=["HS256"],
-                leeway=_LEEWAY_SECONDS,
-                options={"require": ["exp"], "verify_aud": False},
+                leeway=LEEWAY_SECONDS,
+                options={**UNUSED_CLAIMS, "require": ["exp"], "verify_aud": False, "verify_iss": False},
             )
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The join token has expired.") from None
