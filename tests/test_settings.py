@@ -207,6 +207,8 @@ def test_names_that_kubernetes_injects_are_explained():
         ("GATEWAY_CORS_ORIGINS", "https://*.com"),
         ("GATEWAY_CORS_ORIGINS", "null"),
         ("GATEWAY_CORS_ORIGINS", "app.lessons.example"),
+        ("GATEWAY_CORS_ORIGINS", "capacitor://*.localhost"),
+        ("GATEWAY_CORS_ORIGINS", "capacitor://a b"),
         ("GATEWAY_CORS_ORIGINS", "https://app.example.com/"),
         ("GATEWAY_CORS_ORIGINS", "https://app.example.com,,https://b.example"),
         ("GATEWAY_CORS_ORIGINS", "https://user:hunter7@app.example.com"),
@@ -432,9 +434,10 @@ def test_join_tokens_need_the_secret_that_signs_them():
 
 def test_origins_are_read_as_browsers_write_them():
     """Capital letters and the usual port are not what a browser sends."""
-    given = "HTTPS://App.example.com:443, http://localhost:3000,http://[::1]:80,https://*.example.com"
+    given = "HTTPS://App.example.com:443, http://localhost:3000,http://[::1]:80,https://*.example.com,Capacitor://localhost,app://-"
     origins = load({**ENOUGH, "GATEWAY_CORS_ORIGINS": given}).cors_origins
-    assert origins == ("https://app.example.com", "http://localhost:3000", "http://[::1]", "https://*.example.com")
+    pages = ("https://app.example.com", "http://localhost:3000", "http://[::1]", "https://*.example.com")
+    assert origins == (*pages, "capacitor://localhost", "app://-")
 
 
 def test_settings_that_are_seldom_meant_are_warned_of():

@@ -22,7 +22,7 @@ from gateway.api.sse import EVENT_STREAM, LINE, EventStream
 from gateway.api.wire import EventsTicket, read_room
 from gateway.auth.api_keys import Caller
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.policy import Policy, Scope, check_room, covers
+from gateway.auth.policy import Policy, Scope, check_room, covers, exactly
 from gateway.errors import Unauthenticated
 from gateway.recordings import RoomFeeds
 from gateway.store.tickets import Tickets
@@ -57,7 +57,7 @@ class EventStreams:
         check_room(caller.policy, Scope.READ, room)
         seen = Policy(
             scopes=frozenset({Scope.READ}),
-            rooms=(room,),
+            rooms=(exactly(room),),
             participants=caller.policy.participants,
             kinds=caller.policy.kinds,
         )

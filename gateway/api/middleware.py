@@ -111,8 +111,7 @@ def _request_id(scope: Scope) -> str:
     return secrets.token_hex(8)
 
 
-_METHODS: Final = b"GET, POST"
-_ALLOWED: Final = b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, X-Request-Timeout-Ms"
+_METHODS: Final = b"GET, HEAD, POST"
 _EXPOSED: Final = (
     b"Location, Retry-After, Link, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy, WWW-Authenticate"
 )
@@ -121,7 +120,10 @@ _MAX_AGE: Final = b"7200"
 
 
 class Cors:
-    """Lets pages of these origins ask.
+    """Lets pages of these origins ask, with whatever headers their libraries add.
+
+    A page may ask with `credentials: "include"` where its origin is listed by itself and not by a pattern: who shares a
+    domain is not always one's own. The gateway knows callers by their tokens alone, and reads no cookie.
 
     Args:
         app: What it wraps.
@@ -131,6 +133,7 @@ class Cors:
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         self._app = app
         self._allowed = re.compile("|".join(map(_pattern, origins)))
+        self._listed = {origin.encode() for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI)."""
@@ -144,7 +147,7 @@ class Cors:
             return
         allowed = self._allowed.fullmatch(origin.decode("latin-1")) is not None
         if allowed and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
-            await _answer_preflight(origin, send)
+            await _answer_preflight(self._permission(origin), headers.get(b"access-control-request-headers"), send)
             return
 
         async def marked_send(message: Message) -> None:
@@ -152,22 +155,30 @@ class Cors:
                 # Also where it is not allowed: a cache must not keep that answer for those who are.
                 more = [(b"vary", b"Origin")]
                 if allowed:
-                    more += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)]
+                    more += [*self._permission(origin), (b"access-control-expose-headers", _EXPOSED)]
                 message["headers"] = [*message["headers"], *more]
             await send(message)
 
         await self._app(scope, receive, marked_send)
 
+    def _permission(self, origin: bytes) -> list[tuple[bytes, bytes]]:
+        permission = [(b"access-control-allow-origin", origin)]
+        if origin in self._listed:
+            permission.append((b"access-control-allow-credentials", b"true"))
+        return permission
 
-async def _answer_preflight(origin: bytes, send: Send) -> None:
+
+async def _answer_preflight(permission: list[tuple[bytes, bytes]], asked: bytes | None, send: Send) -> None:
     """Say what a page may send. The same for every address, known or not: the browser asks before it says who asks."""
     headers = [
-        (b"access-control-allow-origin", origin),
+        *permission,
         (b"access-control-allow-methods", _METHODS),
-        (b"access-control-allow-headers", _ALLOWED),
         (b"access-control-max-age", _MAX_AGE),
-        (b"vary", b"Origin"),
+        (b"vary", b"Origin, Access-Control-Request-Headers"),
     ]
+    if asked:
+        # By name: `*` is none for a page that asks with credentials, and never stands for Authorization.
+        headers.append((b"access-control-allow-headers", asked))
     await send({"type": "http.response.start", "status": 204, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 

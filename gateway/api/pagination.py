@@ -9,6 +9,7 @@ from msgspec import Struct
 from gateway.api.wire import PATH_PARTS, RecordingBody, check_part
 from gateway.errors import InvalidRequest
 from gateway.recordings import MODES, Kind, Recording, Status, Target
+from gateway.recordings.targets import ID_CHARACTER
 
 __all__ = ["QUERY", "Parameter", "RecordingsPage", "RecordingsQuery", "read_query"]
 
@@ -20,7 +21,7 @@ _MODE_OF: Final = {
 """The mode of a target by its label."""
 _LEAST: Final = 1 if all("participantId" in spec.ids for spec in MODES.values()) else 0
 """How many characters of a participant's id a cursor has at least."""
-_CURSOR: Final = re.compile(rf"^([A-Za-z0-9_-]{{{_LEAST},128}})\.({'|'.join(_MODE_OF)})$")
+_CURSOR: Final = re.compile(rf"^({ID_CHARACTER}{{{_LEAST},128}})\.({'|'.join(_MODE_OF)})$")
 """Participant and label of the target that a page ended with. In plain words, so that the contract can tell a cursor
 from what is none."""
 
@@ -140,5 +141,5 @@ def _cursor(target: Target) -> str:
 
 
 def _parse_cursor(room: str, cursor: str) -> Target | None:
-    participant, _, label = cursor.partition(".")
+    participant, _, label = cursor.rpartition(".")
     return Target.named(_MODE_OF[label], room, participant, label)

@@ -4,6 +4,7 @@ import html
 import math
 import re
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -38,6 +39,8 @@ MAX_BODY_BYTES = 64 * 1024
 """Bytes. No honest request comes near."""
 _PAGE_POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """A page of words: it loads nothing and runs nothing."""
+_PATH: Final = "/:@!$&'()*+,;=~"
+"""What may stand in a path as it is."""
 _CODE: Final = re.compile(r"`([^`]+)`")
 
 _log = structlog.get_logger("gateway.api")
@@ -70,7 +73,7 @@ def problem_document(problem: GatewayError, instance: str, request_id: str) -> b
             "title": problem.title,
             "status": problem.status,
             "detail": problem.detail,
-            "instance": instance,
+            "instance": quote(instance, safe=_PATH),
             "requestId": request_id,
             **problem.extensions,
         }

@@ -30,6 +30,7 @@ from gateway.errors import (
     UpstreamRefused,
 )
 from gateway.recordings import Outcome, Target
+from gateway.store.scripts import key_of
 from gateway.store.token_buckets import Quota, TokenBuckets
 
 __all__ = ["Admission", "RateLimiter"]
@@ -71,7 +72,7 @@ class RateLimiter:
         account = hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
         buckets = [_Bucket("caller", f"{self._tenant}:caller:{account}", per_minute, _ARRIVAL, _REST)]
         if starts:
-            name = ":".join((self._tenant, "target", target.room_id, *target.parts))
+            name = key_of(self._tenant, "target", target.room_id, *target.parts)
             buckets.append(_Bucket(target.mode, name, self._target_per_minute, 0, 1))
         group = self._groups.setdefault((target, starts), _Group())
         group.members += 1

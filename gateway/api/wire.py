@@ -46,7 +46,7 @@ __all__ = [
 _MAX_URL: Final = 2048
 _MAX_PATH: Final = 512
 _URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u0020\u007f/?#\\][^\u0000-\u0020\u007f\\]*$"
-_PATH_PATTERN: Final = r"^[^\u0000-\u001f\u007f/\\]+(?:/[^\u0000-\u001f\u007f/\\]+)*$"
+_PATH_PATTERN: Final = r"^/?[^\u0000-\u001f\u007f/\\]+(?:/[^\u0000-\u001f\u007f/\\]+)*/?$"
 """What holds for every good one, in words that all readers of patterns know. Not all that match are good."""
 _MAX_NAME: Final = 64
 _MAX_UNKNOWN: Final = 100
@@ -55,9 +55,12 @@ _NO_HOST: Final = re.compile(r"[\s\\\"<>^`{|}]")
 
 _T = TypeVar("_T", bound=Struct)
 
-RoomId = Annotated[str, Meta(pattern=ID_PATTERN, description="VideoSDK's id of the room.", examples=["abcd-efgh-ijkl"])]
+_ID: Final = "1 to 128 characters, no control characters, `/` or `\\`; not `.` or `..`. Passed on byte for byte."
+RoomId = Annotated[
+    str, Meta(pattern=ID_PATTERN, description=f"VideoSDK's id of the room. {_ID}", examples=["abcd-efgh-ijkl"])
+]
 ParticipantId = Annotated[
-    str, Meta(pattern=ID_PATTERN, description="VideoSDK's id of the participant.", examples=["participant-1"])
+    str, Meta(pattern=ID_PATTERN, description=f"VideoSDK's id of the participant. {_ID}", examples=["participant-1"])
 ]
 FileFormat = Annotated[str, Meta(pattern="^webm$", description="`webm`, which is also the default.")]
 WebhookUrl = Annotated[
@@ -75,7 +78,8 @@ BucketDirPath = Annotated[
         min_length=1,
         max_length=_MAX_PATH,
         pattern=_PATH_PATTERN,
-        description="Folder in your own bucket. Passed on exactly as sent. No leading slash, no empty or `..` segment.",
+        description="Folder in your own bucket. Passed on exactly as sent. A slash may begin and end it; no segment is "
+        "empty, `.` or `..`.",
         examples=["recordings/2026/lesson 1"],
     ),
 ]
@@ -95,9 +99,9 @@ class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     room_id: RoomId
     participant_id: ParticipantId
     kind: Kind
-    file_format: FileFormat | UnsetType = UNSET
-    webhook_url: WebhookUrl | UnsetType = UNSET
-    bucket_dir_path: BucketDirPath | UnsetType = UNSET
+    file_format: FileFormat | UnsetType | None = UNSET
+    webhook_url: WebhookUrl | UnsetType | None = UNSET
+    bucket_dir_path: BucketDirPath | UnsetType | None = UNSET
 
 
 class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -276,7 +280,8 @@ def read_body(body: bytes, model: type[_T]) -> _T:
     errors = [(name[:_MAX_NAME], "is not a field of this request") for name in unknown[:_MAX_UNKNOWN]]
     values: dict[str, Any] = {}
     for name, field in fields.items():
-        if name not in given:
+        if given.get(name) is None and not (field.required and name in given):
+            # Absent and null are the same where a field may be absent.
             if field.required:
                 errors.append((name, "is missing"))
         elif message := _CHECKS[name](given[name]):
@@ -333,7 +338,7 @@ _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 def _text(value: object, most: int) -> str | None:
     if value is None:
-        return "must be a string; leave the field out where there is none"
+        return "must be a string, not null"
     if not isinstance(value, str):
         return "must be a string"
     if not value:
@@ -349,7 +354,7 @@ def _text(value: object, most: int) -> str | None:
 def _check_id(value: object) -> str | None:
     if wrong := _text(value, 128):
         return wrong
-    return None if is_id(cast("str", value)) else "may contain letters (A to Z), digits, `_` and `-` only"
+    return None if is_id(cast("str", value)) else "must not contain `/` or `\\`, and not be `.` or `..`"
 
 
 def _check_kind(value: object) -> str | None:
@@ -384,11 +389,9 @@ def _check_bucket_dir_path(value: object) -> str | None:
     if wrong := _text(value, _MAX_PATH):
         return wrong
     path = cast("str", value)
-    if path.startswith("/"):
-        return "must not begin with a slash"
     if "\\" in path:
         return "must not contain a backslash"
-    segments = path.split("/")
+    segments = path.removeprefix("/").removesuffix("/").split("/")
     if "" in segments:
         return "must not contain an empty segment"
     if "." in segments or ".." in segments:

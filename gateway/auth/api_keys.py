@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import structlog
+from jwt.types import Options
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -23,7 +24,19 @@ from gateway.auth.policy import Policy, PolicyError
 from gateway.errors import Unauthenticated
 from gateway.secrets import WatchedFile
 
-__all__ = ["ANYONE", "KEY_PREFIX", "Caller", "Callers", "CallersFile", "CallersFileError", "Key", "expiry", "new_key"]
+__all__ = [
+    "ANYONE",
+    "KEY_PREFIX",
+    "LEEWAY_SECONDS",
+    "UNUSED_CLAIMS",
+    "Caller",
+    "Callers",
+    "CallersFile",
+    "CallersFileError",
+    "Key",
+    "expiry",
+    "new_key",
+]
 
 KEY_PREFIX: Final = "gw_"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -69,10 +82,21 @@ class Key(Struct, frozen=True):
     """When it ceases to be valid."""
 
 
+LEEWAY_SECONDS: Final = 60
+"""By how much the clocks of those who make tokens may differ from ours."""
+
+UNUSED_CLAIMS: Options = {
+    "verify_sub": False,
+    "verify_jti": False,
+    "verify_iat": False,
+}
+"""What the library would check of claims that decide nothing here: their types, and that a token was not made later."""
+
+
 def expiry(claims: Mapping[str, Any]) -> float:
-    """Return when a JWT that was found valid expires, in seconds since 1970."""
+    """Return until when a JWT that was found valid is believed, in seconds since 1970."""
     # The token may hold any number; what floats cannot hold is as good as never.
-    return float(min(int(claims["exp"]), 2**53))
+    return float(min(int(claims["exp"]) + LEEWAY_SECONDS, 2**53))
 
 
 class CallersFileError(Exception):

@@ -5,21 +5,20 @@ may do what the token says and no more: act in its room, and there on its own pa
 where it may moderate.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, cast
 
 import jwt
 
-from gateway.auth.api_keys import Caller, expiry
-from gateway.auth.policy import Policy, Scope
+from gateway.auth.api_keys import LEEWAY_SECONDS, UNUSED_CLAIMS, Caller, expiry
+from gateway.auth.policy import Policy, Scope, exactly
 from gateway.errors import Unauthenticated
-from gateway.recordings.targets import ID_PATTERN
+from gateway.recordings.targets import is_id
 from gateway.secrets import Secret
+from gateway.store.scripts import key_of
 
 __all__ = ["JoinTokens"]
 
-_LEEWAY_SECONDS: Final = 5
 _SCOPES: Final = frozenset({Scope.START, Scope.STOP, Scope.READ})
 
 
@@ -50,8 +49,8 @@ class JoinTokens:
                 token,
                 self._secret().reveal(),
                 algorithms=["HS256"],
-                leeway=_LEEWAY_SECONDS,
-                options={"require": ["exp"], "verify_aud": False},
+                leeway=LEEWAY_SECONDS,
+                options={**UNUSED_CLAIMS, "require": ["exp"], "verify_aud": False, "verify_iss": False},
             )
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The join token has expired.") from None
@@ -69,24 +68,23 @@ class JoinTokens:
         if room is None and self._mode != "any-room":
             raise Unauthenticated("The join token names no room.")
         moderates = "allow_mod" in _texts(claims.get("permissions"))
-        own = () if participant is None else (participant,)
+        own = () if participant is None else (exactly(participant),)
         policy = Policy(
             scopes=_SCOPES,
-            rooms=None if room is None else (room,),
+            rooms=None if room is None else (exactly(room),),
             # Without a participant of its own and without the right to moderate there is no participant it may act on.
             participants=None if moderates else own,
         )
         name = f"participant:{participant}" if participant else "participant"
         # The same name in another room is another account.
-        return Caller(name, policy, f"join:{room or ''}:{participant or ''}", expires=expiry(claims))
+        return Caller(name, policy, f"join:{key_of(room or '', participant or '')}", expires=expiry(claims))
 
 
 def _id(claims: Mapping[str, Any], name: str) -> str | None:
     value = claims.get(name)
     if value is None or value == "":
         return None
-    # A policy reads `*` as a pattern: an id with one would let its bearer into the rooms of others.
-    if not isinstance(value, str) or not re.fullmatch(ID_PATTERN, value):
+    if not isinstance(value, str) or not is_id(value):
         raise Unauthenticated(f"The join token's {name} is not an id.")
     return value
 

@@ -1,7 +1,8 @@
 """JWTs of the company's identity provider as identities.
 
-The provider publishes its public keys (JWKS, RFC 7517); a token names the key that signed it. Only asymmetric
-algorithms are read: with a shared one, a public key could be taken for a secret.
+The provider publishes its public keys (JWKS, RFC 7517); a token names the key that signed it, or there is only one that
+can have. Only asymmetric algorithms are read: with a shared one, a public key could be taken for a secret. A key that
+names its algorithm is good for no other; one that does not, for all of its kind.
 """
 
 import asyncio
@@ -10,10 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
 import jwt
+import msgspec
 import structlog
 from msgspec import Struct
 
-from gateway.auth.api_keys import Caller, expiry
+from gateway.auth.api_keys import LEEWAY_SECONDS, UNUSED_CLAIMS, Caller, expiry
 from gateway.auth.policy import Policy, Scope
 from gateway.errors import IdentityUnavailable, Unauthenticated
 
@@ -23,7 +25,9 @@ ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES25
 _REFETCH_SECONDS: Final = 60.0
 _STALE_SECONDS: Final = 3600.0
 """A key that the provider withdrew is good for an hour more at most, unless the provider does not answer."""
-_LEEWAY_SECONDS: Final = 30
+_FAILED_SECONDS: Final = 1.0
+"""After a failure the provider is asked again sooner for a key that is not known: its bearer cannot go on."""
+_CURVES: Final = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
 
 _log = structlog.get_logger("gateway.identities")
 
@@ -61,10 +65,14 @@ class OidcTokens:
         self._issuer = issuer
         self._audience = audience
         self._claims = claims
-        self._keys: dict[str, jwt.PyJWK] = {}
+        self._keys: list[dict[str, Any]] = []
+        self._prepared: dict[tuple[int, str], jwt.PyJWK] = {}
+        """Those of them that were used, for the algorithms that they were used for."""
         self._clock = clock
         self._fetched: float | None = None
         self._tried: float | None = None
+        self._failed = False
+        """The last try to get the keys."""
         self._fetching = asyncio.Lock()
 
     async def identify(self, token: str) -> Caller:
@@ -78,16 +86,19 @@ class OidcTokens:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError:
             raise Unauthenticated("The token is not valid.") from None
-        key = await self._key(str(header.get("kid", "")))
+        algorithm = header.get("alg")
+        if algorithm not in ALGORITHMS:
+            raise Unauthenticated("The token is not valid.")
+        key = await self._key(header.get("kid"), algorithm)
         try:
             claims = jwt.decode(
                 token,
                 key,
-                algorithms=list(ALGORITHMS),
+                algorithms=[algorithm],
                 issuer=self._issuer,
                 audience=self._audience,
-                leeway=_LEEWAY_SECONDS,
-                options={"require": ["exp", "iss", "aud"]},
+                leeway=LEEWAY_SECONDS,
+                options={**UNUSED_CLAIMS, "require": ["exp", "iss", "aud"]},
             )
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired.") from None
@@ -105,36 +116,67 @@ class OidcTokens:
         rooms = tuple(_words(_find(claims, self._claims.rooms))) if self._claims.rooms else None
         return Caller(name[:128], Policy(scopes=scopes, rooms=rooms), f"company:{name}", expires=expiry(claims))
 
-    async def _key(self, kid: str) -> jwt.PyJWK:
-        if not self._has_fresh_key(kid):
-            await self._refresh(kid)
-        key = self._keys.get(kid)
+    async def _key(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
+        key = self._known(kid, algorithm)
+        if key is None or self._fetched is None or self._clock() - self._fetched >= _STALE_SECONDS:
+            await self._refresh(lambda: self._known(kid, algorithm), known=key is not None)
+            key = self._known(kid, algorithm)
         if key is None:
-            if self._fetched is None:
-                raise IdentityUnavailable("The identity provider's keys cannot be had.", retry_after=_REFETCH_SECONDS)
+            if self._failed:
+                raise IdentityUnavailable("The identity provider's keys cannot be had.", retry_after=_FAILED_SECONDS)
             raise Unauthenticated("The token is signed with a key that is not known.")
-        return key
-
-    def _has_fresh_key(self, kid: str) -> bool:
-        return kid in self._keys and self._fetched is not None and self._clock() - self._fetched < _STALE_SECONDS
-
-    async def _refresh(self, kid: str) -> None:
-        async with self._fetching:
-            # Not more than once a minute, for any caller and any key id: made-up key ids must not become requests.
-            if self._has_fresh_key(kid) or (self._tried is not None and self._clock() - self._tried < _REFETCH_SECONDS):
-                return
-            self._tried = self._clock()
+        if (prepared := self._prepared.get((id(key), algorithm))) is None:
             try:
-                document = (await self._fetch()).decode()
-                published = jwt.PyJWKSet.from_json(document).keys
-            except (OSError, UnicodeDecodeError, jwt.PyJWTError, ValueError) as error:
+                prepared = self._prepared[id(key), algorithm] = jwt.PyJWK(key, algorithm)
+            except jwt.PyJWTError:
+                raise Unauthenticated("The token is signed with a key that cannot be used.") from None
+        return prepared
+
+    def _known(self, kid: str | None, algorithm: str) -> dict[str, Any] | None:
+        """Return the key of that name; where the token or the key has no name, the only one that fits."""
+        fitting = [key for key in self._keys if _fits(key, algorithm)]
+        if kid is not None and any(key.get("kid") == kid for key in fitting):
+            return next(key for key in fitting if key.get("kid") == kid)
+        unnamed = fitting if kid is None else [key for key in fitting if "kid" not in key]
+        return unnamed[0] if len(unnamed) == 1 else None
+
+    async def _refresh(self, look: Callable[[], object], *, known: bool) -> None:
+        """Get the keys again, unless that was done just now.
+
+        Not more than once a minute, for any caller and any key id: made-up key ids must not become requests. After a
+        failure once a second, unless the key is known and goes on counting.
+        """
+        pause = _FAILED_SECONDS if self._failed and not known else _REFETCH_SECONDS
+        async with self._fetching:
+            if self._tried is not None and self._clock() - self._tried < pause:
+                return
+            if not known and look() is not None:
+                return  # another caller has fetched it meanwhile
+            self._tried = self._clock()
+            self._failed = True
+            try:
+                document = msgspec.json.decode(await self._fetch(), type=_Published)
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 _log.warning("jwks.unavailable", reason=type(error).__name__)
                 return
-            except Exception:  # noqa: BLE001 - such as a document of another shape: the keys there are stay in use
+            except Exception:  # noqa: BLE001 - whatever went wrong, the keys there are stay in use
                 _log.exception("jwks.failed")
                 return
-            self._keys = {key.key_id or "": key for key in published if key.key_type != "oct"}
-            self._fetched = self._clock()
+            self._keys, self._prepared = document.keys, {}
+            self._fetched, self._failed = self._clock(), False
+
+
+class _Published(Struct):
+    keys: list[dict[str, Any]]
+
+
+def _fits(key: Mapping[str, Any], algorithm: str) -> bool:
+    """Tell whether a published key is one that such a signature can be checked with."""
+    if key.get("use", "sig") != "sig" or key.get("alg", algorithm) != algorithm:
+        return False
+    if algorithm in _CURVES:
+        return key.get("kty") == "EC" and key.get("crv") == _CURVES[algorithm]
+    return key.get("kty") == ("OKP" if algorithm == "EdDSA" else "RSA")
 
 
 def _find(claims: Mapping[str, Any], path: str) -> object:

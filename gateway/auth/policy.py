@@ -22,12 +22,14 @@ from gateway.auth.canonical_text import is_line_noise, unmasked
 from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
 from gateway.errors import Forbidden
 from gateway.recordings import Kind, Target
+from gateway.recordings.targets import is_id
 
-__all__ = ["RULES", "Policy", "PolicyError", "Scope", "check", "check_room", "covers"]
+__all__ = ["RULES", "Policy", "PolicyError", "Scope", "check", "check_room", "covers", "exactly"]
 
 _MAX_PATH: Final = 512
 _MAX_NAME: Final = 64
-_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}|[A-Za-z0-9_-]{0,127}\*", re.ASCII)
+_PATTERN: Final = re.compile(r"((?:[^*\\]|\\\*)*)(\*?)", re.DOTALL)
+"""An id, in which `\\*` is an asterisk, or the beginning of one with a `*` at the end."""
 _UPWARDS: Final = re.compile(r"\s*\.[\s.]*(;.*)?", re.DOTALL)
 """A segment of dots. Blanks around them and parameters after them are dropped by some readers."""
 
@@ -45,7 +47,7 @@ RULES: Final[Mapping[str, str]] = {
     "webhook-ip-literal": "The webhookUrl's host must be a name, not an IP address in any spelling.",
     "webhook-private-name": "The webhookUrl's host must be a public name.",
     "webhook-hosts": "The webhookUrl's host is not one of those you may use.",
-    "bucket-form": "The bucketDirPath must be a relative path without control characters and empty segments.",
+    "bucket-form": "The bucketDirPath must be a path without control characters and empty segments.",
     "bucket-encoding": "The bucketDirPath must not hide slashes or control characters behind encodings or lookalikes.",
     "bucket-traversal": "The bucketDirPath must not have a segment that stands for another folder, in any encoding.",
     "bucket-prefix": "The bucketDirPath must be given, and lie in the folder that is yours.",
@@ -73,10 +75,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What it may do."""
 
     rooms: tuple[str, ...] | None = None
-    """Ids of rooms, or the beginning of ids with a `*` at the end."""
+    """Ids of rooms (`exactly`), or the beginning of ids with a `*` at the end."""
 
     participants: tuple[str, ...] | None = None
-    """Ids of participants, or the beginning of ids with a `*` at the end."""
+    """Ids of participants (`exactly`), or the beginning of ids with a `*` at the end."""
 
     kinds: frozenset[Kind] | None = None
     """Kinds of tracks. What has no kind, since it holds several, is not among them."""
@@ -171,14 +173,24 @@ def _refuse(rule: str) -> NoReturn:
     raise Forbidden(RULES[rule], extensions={"rule": rule})
 
 
+def exactly(identifier: str) -> str:
+    """Return the pattern that names this id and no other."""
+    return identifier.replace("*", "\\*")
+
+
 def _names(patterns: Collection[str] | None, identifier: str) -> bool:
+    written = exactly(identifier)
     return patterns is None or any(
-        identifier.startswith(pattern[:-1]) if pattern.endswith("*") else identifier == pattern for pattern in patterns
+        written == pattern or (_is_beginning(pattern) and written.startswith(pattern[:-1])) for pattern in patterns
     )
 
 
+def _is_beginning(pattern: str) -> bool:
+    return pattern.endswith("*") and not pattern.endswith("\\*")
+
+
 def _broken_by_path(path: str, prefix: str | None) -> str | None:
-    segments = path.split("/")
+    segments = _segments(path)
     if not 0 < len(path) <= _MAX_PATH or "" in segments or "\\" in path or any(map(is_line_noise, path)):
         return "bucket-form"
     plain = unmasked(path)
@@ -186,13 +198,17 @@ def _broken_by_path(path: str, prefix: str | None) -> str | None:
         return "bucket-encoding"
     if any(_UPWARDS.fullmatch(segment) for segment in re.split(r"[/\\]", plain)):
         return "bucket-traversal"
-    if plain.count("/") != len(segments) - 1 or "\\" in plain or any(map(is_line_noise, plain)):
+    if plain.count("/") != path.count("/") or "\\" in plain or any(map(is_line_noise, plain)):
         return "bucket-encoding"
     if prefix is not None:
-        required = prefix.split("/")
+        required = _segments(prefix)
         if segments[: len(required)] != required:
             return "bucket-prefix"
     return None
+
+
+def _segments(path: str) -> list[str]:
+    return path.removeprefix("/").removesuffix("/").split("/")
 
 
 # --- how the values of a table are read --------------------------------------------------------------------------
@@ -223,8 +239,12 @@ def _choices(table: Mapping[str, object], key: str, choices: type[StrEnum]) -> f
 def _ids(table: Mapping[str, object], key: str) -> tuple[str, ...]:
     values = _strings(table, key)
     for number, value in enumerate(values):
-        if not _ID_PATTERN.fullmatch(value):
-            raise PolicyError(f"{key}[{number}] must be an id (letters, digits, `_`, `-`), or its beginning with a `*`")
+        match = _PATTERN.fullmatch(value)
+        # With a character in the star's place a beginning is an id.
+        if match is None or not is_id(match[1].replace("\\*", "*") + match[2]):
+            raise PolicyError(
+                f"{key}[{number}] must be an id, or its beginning with a `*`; an asterisk of an id is written `\\*`"
+            )
     return tuple(values)
 
 
@@ -246,5 +266,5 @@ def _prefix(table: Mapping[str, object]) -> str | None:
     if not isinstance(value, str):
         raise PolicyError("bucket_dir_prefix must be a string")
     if _broken_by_path(value, None):
-        raise PolicyError("bucket_dir_prefix must be a path that callers may send: no slash at either end, no `..`")
+        raise PolicyError("bucket_dir_prefix must be a path that callers may send: no empty segment, no `..`")
     return value

@@ -79,6 +79,8 @@ class BacklogGauge:
     async def _look(self) -> Uncertainty:
         # Asked first, and alone: where Redis is away that is found out once and not sixteen times.
         now = await self._connection.now()
+        # Of a Cluster each bucket may lie on another node.
+        await asyncio.gather(*(self._connection.check(bucket) for bucket in range(BUCKETS)))
         buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
         due = await asyncio.gather(
             *(self._connection.scheduled(bucket, now + _HORIZON_MS, self._max_per_bucket) for bucket in buckets)

@@ -106,7 +106,7 @@ class Coordinator:
         await asyncio.gather(*self._background, return_exceptions=True)
 
     def key(self, room: str, *parts: str) -> str:
-        """Return the key of the record that these parts name within its room. Each must match `[A-Za-z0-9_-]*`."""
+        """Return the key of the record that these parts name within its room."""
         return record_key(self._tenant, room, *parts)
 
     @metrics.phase("claim")

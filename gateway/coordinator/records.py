@@ -140,8 +140,8 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
+        await self._connection.check()
         if self._ready:
-            await self._connection.now()
             return 0.0
         left = await self.mark()
         self._ready = left == 0

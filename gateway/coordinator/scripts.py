@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.store.connection import Connection
-from gateway.store.scripts import Script, bucket_in, bucket_of
+from gateway.store.scripts import Script, bucket_in, bucket_of, key_of
 
 __all__ = ["SCRIPTS", "Scripts", "due_times", "events_of", "load_script", "record_key"]
 
@@ -55,8 +55,8 @@ class Scripts:
 
 
 def record_key(tenant: str, room: str, *parts: str) -> str:
-    """Return the key of the record that these parts name within its room. Each must match `[A-Za-z0-9_-]*`."""
-    return ":".join((bucket_of(f"{tenant}/{room}"), tenant, room, *parts))
+    """Return the key of the record that these parts name within its room."""
+    return f"{bucket_of(f'{tenant}/{room}')}:{key_of(tenant, room, *parts)}"
 
 
 def due_times(bucket: int, tenant: str) -> str:

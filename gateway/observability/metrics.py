@@ -185,7 +185,7 @@ _UPSTREAM: Final = _counter(
 _UPSTREAM_DURATION: Final = _histogram(
     "upstream_request_duration_seconds", "One request to VideoSDK, with its wait for its turn.", "operation"
 )
-_REDIS_ERRORS: Final = _counter("redis_errors", "Commands that Redis did not answer.", "kind")
+_REDIS_ERRORS: Final = _counter("redis_errors", "Commands that Redis did not answer or refused.", "kind")
 REDIS_DURATION: Final = _histogram("redis_duration_seconds", "One script run by Redis.", buckets=_SHORT_SECONDS)
 LEASES_LOST: Final = _counter("leases_lost", "Claims that were taken from a living leader.")
 _FENCED_WRITES: Final = _counter(
@@ -213,8 +213,6 @@ for _child in ("start", "stop", "list", "check", "key"):
     _UPSTREAM_DURATION.labels(_child)
     for _status in ("2xx", "5xx", "timeout", "broken", "never_sent"):
         _UPSTREAM.labels(_child, _status)
-for _child in ("timeout", "connection", "other"):
-    _REDIS_ERRORS.labels(_child)
 for _child in ("stale", "late", "restored"):
     _FENCED_WRITES.labels(_child)
 for _child in _VERDICTS:
@@ -312,9 +310,9 @@ def upstream_call(operation: str) -> Generator[UpstreamCall]:
         _UPSTREAM.labels(operation, call.status).inc()
 
 
-def redis_failed(kind: str) -> None:
-    """Count a command that Redis did not answer: timeout, connection or other."""
-    _REDIS_ERRORS.labels(kind).inc()
+def redis_failed(kind: str, times: int = 1) -> None:
+    """Count a command that Redis did not answer or refused, by a kind of `gateway.store.refusals`."""
+    _REDIS_ERRORS.labels(kind).inc(times)
 
 
 def fenced_write(how: str) -> None:
@@ -347,7 +345,7 @@ class GaugeValues(Struct, frozen=True, kw_only=True):
 
 
 _GAUGES: Final = {
-    "redis_up": "1 where Redis answered when it was asked just now, else 0.",
+    "redis_up": "1 where Redis answered and took a write when it was asked just now, else 0.",
     "unknown_tracks": "Targets that are in an unknown state, or whose stop was not answered yet. The "
     "same from every instance: use max.",
     "unknown_oldest_seconds": "For how long that is so of the oldest of them; 0 where there is none.",

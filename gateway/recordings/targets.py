@@ -5,10 +5,12 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
+from urllib.parse import quote, unquote
 
 from msgspec import Struct
 
 __all__ = [
+    "ID_CHARACTER",
     "ID_PATTERN",
     "MODES",
     "Kind",
@@ -21,9 +23,12 @@ __all__ = [
     "target_of",
 ]
 
-ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}$"
-"""What ids of rooms and participants look like; every such id is safe in a Redis key and in a path."""
+ID_CHARACTER: Final = r"[^\u0000-\u001f\u007f-\u009f\u2028\u2029/\\]"
+ID_PATTERN: Final = rf"^{ID_CHARACTER}{{1,128}}$"
+"""What ids of rooms and participants look like, in words that all readers of patterns know: what people have
+(`user@example.com`, `auth0|5f7c`, `user:42`, `zoë`). None is `.` or `..`, which are no part of a path."""
 _ID: Final = re.compile(ID_PATTERN.strip("^$"))
+_NO_PARTS: Final = frozenset({".", ".."})
 
 
 class Kind(StrEnum):
@@ -68,7 +73,7 @@ MODES: Final[Mapping[Mode, ModeSpec]] = {
 
 
 class Target(Struct, frozen=True):
-    """The natural key of a recording. Each part is safe in a key and in a path; what its mode does not have is empty.
+    """The natural key of a recording; what its mode does not have is empty.
 
     `start_path`, `stop_path` and `ids` are how VideoSDK addresses it.
     """
@@ -96,8 +101,8 @@ class Target(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """Its address below `/v1/recordings`."""
-        return "/".join((self.mode, *self.ids.values()))
+        """Its address below `/v1/recordings`, as it stands in a URL."""
+        return "/".join((self.mode, *(quote(part, safe="") for part in self.ids.values())))
 
     @property
     def ids(self) -> dict[str, str]:
@@ -154,13 +159,17 @@ def differing_fields(one: str, other: str) -> list[str]:
 
 def target_of(key: str) -> Target:
     """Return the target of a record, which its key ends with: the room, and then `parts`."""
-    room, mode, participant, kind = key.split(":")[-4:]
+    room, mode, participant, kind = map(unquote, key.split(":")[-4:])
     return Target(Mode(mode), room, participant, Kind(kind) if kind else None)
 
 
 def is_id(text: str) -> bool:
     """Tell whether a text can be the id of a room or a participant."""
-    return _ID.fullmatch(text) is not None
+    return _ID.fullmatch(text) is not None and text not in _NO_PARTS and not _has_half_a_pair(text)
+
+
+def _has_half_a_pair(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _digest(value: str | None) -> str:

@@ -5,6 +5,9 @@ headers. What uvicorn and llhttp let pass and this refuses, with a problem docum
 is cut; versions of HTTP other than 1.0 and 1.1; encodings of the transfer other than `chunked`; `Host` missing or
 doubled, and `Authorization` doubled. Trailers are dropped: to uvicorn they would be headers.
 
+A connection is not closed for being idle, nor because the process ends, while a request lies unread on it: uvloop looks
+at its timers before it reads, and a proxy takes a reset for a failure.
+
 Uvicorn waits for open answers before it ends, and does not say that it waits: a stream would go on until it is cut off.
 And a client that does not read leaves what was written to it in a buffer that no `close` ever gets rid of. It waits for
 a request that never arrives, too, and for a client that never reads.
@@ -12,6 +15,7 @@ a request that never arrives, too, and for a client that never reads.
 
 import asyncio
 import secrets
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -77,12 +81,24 @@ class LineProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """End after the answer that is under way, and say so; uvicorn calls this when the process is to end."""
         self.ending = True
-        super().shutdown()
+        if not self._has_unread():
+            super().shutdown()
         if self.on_ending is not None:
             self.on_ending()
         self.loop.call_later(_FLUSH_SECONDS, self._abort_unless_flushed)
         if self._arrival is not None:
             self.loop.call_later(self.last_seconds, self._check_arrival, self._arrival)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection; uvicorn calls this when nothing was asked for long."""
+        if not self._has_unread():
+            super().timeout_keep_alive_handler()
+
+    def _has_unread(self) -> bool:
+        poll = select.poll()
+        with suppress(OSError, ValueError):
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def abort(self) -> None:
         """Cut the connection off, and drop what is still to be sent: here, and in the kernel."""
@@ -151,7 +167,8 @@ class LineProtocol(HttpToolsProtocol):
             self._feed(data[upgrade.args[0] :])
 
     def _expect_arrival(self) -> None:
-        self._arrival = self.loop.call_later(self.arrival_seconds, self._give_up)
+        seconds = self.last_seconds if self.ending else self.arrival_seconds
+        self._arrival = self.loop.call_later(seconds, self._give_up)
 
     def _check_arrival(self, expected: asyncio.TimerHandle) -> None:
         if self._arrival is expected:
@@ -235,6 +252,8 @@ class LineProtocol(HttpToolsProtocol):
             raise _malformed()
         super().on_headers_complete()
         self._in_head = False
+        if self.ending:
+            self.cycle.keep_alive = False
 
     def _is_chunked(self) -> bool:
         return [value.lower() for name, value in self.headers if name == b"transfer-encoding"] == [b"chunked"]

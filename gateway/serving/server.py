@@ -57,6 +57,7 @@ def serve(settings: Settings) -> None:
             workers=settings.workers,
             timeout_worker_healthcheck=_WORKER_SECONDS,
             # A request's own deadline is the longest wait; what is left then is for the lifespan and other replicas.
+            timeout_keep_alive=round(settings.keep_alive.total_seconds()),
             timeout_graceful_shutdown=round(settings.request_deadline.total_seconds()) + 1,
             **SERVER,
         )

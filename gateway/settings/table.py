@@ -104,6 +104,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     request_deadline: timedelta
     """Longest wait of one caller."""
 
+    keep_alive: timedelta
+    """How long a connection is kept on which nothing is asked."""
+
     drain: timedelta
     """How long SIGTERM is only announced."""
 
@@ -321,6 +324,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Longest wait of one caller; more than the quiet time.",
         default="30",
     ),
+    # Proxies keep theirs for 60 s, usually: the side that keeps it longer never closes one that the other just uses.
+    Setting(
+        "GATEWAY_KEEP_ALIVE_SECONDS",
+        seconds(1, 3600),
+        "How long a connection is kept on which nothing is asked: longer than proxies before the gateway keep theirs.",
+        default="75",
+    ),
     Setting(
         "GATEWAY_DRAIN_SECONDS",
         seconds(0, 300),
@@ -377,7 +387,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_CORS_ORIGINS",
         ORIGINS,
-        "Origins of web pages that may ask, with commas between: `https://app.example.com`, `https://*.example.com`.",
+        "Origins of web pages and web views that may ask, with commas between: `https://app.example.com`, "
+        "`https://*.example.com`, `capacitor://localhost`.",
     ),
     Setting(
         "GATEWAY_IDEMPOTENCY_HOURS",

@@ -196,8 +196,11 @@ def _show_document_url(text: str) -> str:
 
 
 _ORIGIN: Final = re.compile(
-    r"(https?)://(\*\.)?([a-z0-9][a-z0-9.-]{0,252}|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII
+    r"(https?)://(\*\.)?([a-z0-9][a-z0-9.-]{0,252}|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?"
+    r"|(?!https?:)[a-z][a-z0-9+.-]{0,31}://[a-z0-9._-]{1,253}(?::[0-9]{1,5})?",
+    re.ASCII,
 )
+"""Of a web page; or of an application's web view, which has a scheme of its own: `capacitor://localhost`."""
 _USUAL_PORTS: Final = {"http": "80", "https": "443"}
 
 
@@ -209,6 +212,9 @@ def _origins(text: str) -> tuple[str, ...]:
         if not origin:
             raise WrongTextError("has a part that is neither an origin nor a pattern of origins")
         scheme, wildcard, host, port = origin.groups()
+        if scheme is None:
+            origins.append(item)
+            continue
         if wildcard and "." not in host:
             raise WrongTextError("has a pattern that would let in a whole top-level domain")
         shown = "" if port in {None, _USUAL_PORTS[scheme]} else f":{port}"
@@ -282,7 +288,9 @@ DOCUMENT_URL: Final = ValueType(
     "an absolute http(s) URL without credentials and fragment", _document_url, _show_document_url
 )
 ORIGINS: Final = ValueType(
-    "origins with commas between, each like https://app.example.com or https://*.example.com", _origins, ",".join
+    "origins with commas between, each like https://app.example.com, https://*.example.com or capacitor://localhost",
+    _origins,
+    ",".join,
 )
 CLAIM: Final = ValueType("the name of a claim, with dots where it lies within others", _claim)
 PLAIN: Final = ValueType("visible ASCII characters", _visible)

@@ -5,9 +5,11 @@ server into a minute of waiting and run a script again that had only lost its re
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -17,13 +19,13 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.errors import CoordinationUnavailable
 from gateway.observability import metrics
 from gateway.store.pipelines import Command, Pipelines
+from gateway.store.refusals import KINDS, kind_of, refusal_of
+from gateway.store.scripts import BUCKETS
 
 __all__ = ["LOST", "Connection", "uncancelled"]
 
@@ -40,8 +42,12 @@ _LONGEST_SECONDS = _CONNECT_SECONDS + _COMMAND_SECONDS
 _MAX_CONNECTIONS = 64
 _FAILURES_TO_OPEN = 3
 _PROBE_EVERY_SECONDS = 0.5
+_CHECK_MS = 60_000
 _PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 """Where an address names none."""
+
+for _kind in KINDS:
+    metrics.redis_failed(_kind, 0)
 
 _SOCKET: dict[str, Any] = {
     "socket_timeout": _COMMAND_SECONDS,
@@ -70,6 +76,10 @@ class Connection:
 
     After three failures in a row the connection answers at once for half a second (`probe_every`) at a time, so that an
     outage costs callers no time-outs; one call in each half second tries whether Redis is back.
+
+    A server that refuses writes (a demoted master, one that loads or is out of memory) is a lost one, whatever it lets
+    be read: its connections are dropped, so that the next are made to where the address leads by then, and Redis is
+    back once a write succeeds. Of a Cluster each node speaks for its slots only, and its client finds masters itself.
     """
 
     def __init__(
@@ -93,6 +103,10 @@ class Connection:
         """How many calls in a row have failed."""
         self.failures = 0
         """How many calls have failed so far."""
+        self.moves = 0
+        """How often a server took writes after one had refused them: it may be another."""
+        self._refused = ""
+        """Why the last write was refused, while none has succeeded since."""
         self._probe_at = 0.0
 
     def __repr__(self) -> str:
@@ -123,7 +137,6 @@ class Connection:
                 if isinstance(reply, NoScriptError):
                     reply = await self._pipelines.ask(("EVAL", script, len(keys), *keys, argument))
             if _is_failure(reply):
-                self._note_failure(cast("RedisError", reply))
                 raise _unavailable() from cast("RedisError", reply)
         return cast("bytes", reply)
 
@@ -133,15 +146,16 @@ class Connection:
             for command in commands:
                 pipeline.execute_command(*command)
             replies: list[object] = await pipeline.execute(raise_on_error=False)
-            errors = [
-                reply for reply in replies if isinstance(reply, RedisError) and not isinstance(reply, NoScriptError)
-            ]
+            errors = [cast("RedisError", reply) for reply in replies if _is_failure(reply)]
             if len(errors) == len(replies):
                 # It is not the commands' fault: this server is none that serves.
                 raise errors[0]
-            return replies
+            return client, replies, errors
 
-        return cast("Sequence[object]", await self._call(call))
+        client, replies, errors = cast("tuple[Redis, list[object], list[RedisError]]", await self._call(call))
+        for error in errors:
+            self._note_failure(error, client)
+        return replies
 
     async def read(self, key: str) -> dict[str, str]:
         """Return the hash at `key`, empty where there is none.
@@ -225,6 +239,17 @@ class Connection:
             for entry, fields in entries
         ]
 
+    async def check(self, bucket: int | None = None) -> None:
+        """Write something, since a server that only lets be read is no use.
+
+        Args:
+            bucket: Where; any unless given.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer, or refused.
+        """
+        await self._call(partial(_write, secrets.randbelow(BUCKETS) if bucket is None else bucket))
+
     async def now(self) -> int:
         """Return Redis's clock in milliseconds.
 
@@ -287,12 +312,16 @@ class Connection:
                 _log.error("redis.moved", meaning="restart all replicas together to move to another server")
             return self._opened
         if self._opened is None or url != self._opened_url:
-            if self._opened is not None:
-                task = asyncio.create_task(_retire(self._opened), name="redis-retire")
-                self._retiring.add(task)
-                task.add_done_callback(self._retiring.discard)
+            self._retire()
             self._opened, self._opened_url = _connect(url, self._ca_file, connections=self._max_connections), url
         return self._opened
+
+    def _retire(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            task = asyncio.create_task(_close_later(opened), name="redis-retire")
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
     async def _call(self, call: Any) -> object:
         # Waiting for a connection says nothing about Redis: it is done here, where it counts as no failure.
@@ -312,20 +341,45 @@ class Connection:
             async with asyncio.timeout(opened.longest_seconds):
                 if isinstance(client, RedisCluster):
                     await client.initialize()
+                if self._refused:
+                    await _write(0, client)
                 result = await call(client)
         except LOST as error:
             uncancelled()
-            self._note_failure(error)
+            self._note_failure(error, client)
             raise _unavailable() from error
         uncancelled()
-        self._failures = 0
+        self._note_success(client)
         return result
 
-    def _note_failure(self, error: BaseException) -> None:
-        metrics.redis_failed(_kind(error))
+    def _note_success(self, client: Redis | RedisCluster) -> None:
+        if self._opened is None or self._opened.client is not client:
+            # What connections that were dropped or replaced still bring in says nothing about the next ones.
+            return
+        self._failures = 0
+        if self._refused:
+            _log.warning("redis.accepted", after=self._refused)
+            self._refused = ""
+            self.moves += 1
+
+    def _note_failure(self, error: BaseException, client: Redis | RedisCluster) -> None:
+        metrics.redis_failed(kind_of(error))
         self._failures += 1
         self.failures += 1
         self._probe_at = time.monotonic() + self._probe_every
+        refusal = refusal_of(error)
+        if refusal and not isinstance(client, RedisCluster):
+            self._drop(client, refusal)
+
+    def _drop(self, client: Redis, refusal: str) -> None:
+        """Leave a server that refuses writes, unless that was done already."""
+        if self._opened is None or self._opened.client is not client:
+            return
+        self._failures = max(self._failures, _FAILURES_TO_OPEN)
+        if refusal != self._refused:
+            self._refused = refusal
+            _log.error("redis.refused", reason=refusal, meaning="connections are made anew until a write succeeds")
+        self._retire()
 
 
 def _evaluation(script: str, sha: str, keys: Sequence[str], argument: bytes) -> Callable[[Any], Awaitable[object]]:
@@ -342,10 +396,8 @@ def _is_failure(reply: object) -> bool:
     return isinstance(reply, RedisError) and not isinstance(reply, NoScriptError)
 
 
-def _kind(error: BaseException) -> str:
-    if isinstance(error, TimeoutError | RedisTimeoutError):
-        return "timeout"
-    return "connection" if isinstance(error, OSError | RedisConnectionError | RuntimeError) else "other"
+async def _write(bucket: int, client: Any) -> object:
+    return await client.set(f"rec:{{{bucket:02d}}}:check", b"", px=_CHECK_MS)
 
 
 def _location(url: str) -> str:
@@ -354,7 +406,7 @@ def _location(url: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-async def _retire(opened: "_Opened") -> None:
+async def _close_later(opened: "_Opened") -> None:
     """Close replaced connections once their last users are done."""
     try:
         await asyncio.sleep(2 * _COMMAND_SECONDS)

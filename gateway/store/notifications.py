@@ -129,12 +129,13 @@ class Notifications:
             failures += 1
 
     async def _listen(self) -> None:
+        moves = self._connection.moves
         async with self._connection.subscriber() as pubsub:
             channels = set(self._watched)
             await cast("Any", pubsub.subscribe(CHANNEL, *channels))
             following = asyncio.create_task(self._follow(pubsub, channels), name="wakeups-follow")
             try:
-                await self._read(pubsub, following)
+                await self._read(pubsub, following, moves)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
@@ -155,13 +156,15 @@ class Notifications:
                 await cast("Any", pubsub.unsubscribe(*old))
             subscribed = watched
 
-    async def _read(self, pubsub: PubSub, following: asyncio.Task[None]) -> None:
+    async def _read(self, pubsub: PubSub, following: asyncio.Task[None], moves: int) -> None:
         last_message = self._now()
         pinged = False
         while True:
             if following.done():
                 # Its failure is ours: the connection is given up, and all channels are subscribed to on the next.
                 following.result()
+            if self._connection.moves != moves:
+                raise CoordinationUnavailable("What is published by now may be published elsewhere.")
             message = cast("dict[str, Any] | None", await pubsub.get_message(timeout=_READ_SECONDS))
             uncancelled()
             silence = self._now() - last_message

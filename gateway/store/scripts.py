@@ -4,8 +4,9 @@ import hashlib
 import zlib
 from importlib import resources
 from typing import Final
+from urllib.parse import quote
 
-__all__ = ["BUCKETS", "Script", "bucket_in", "bucket_of"]
+__all__ = ["BUCKETS", "Script", "bucket_in", "bucket_of", "key_of"]
 
 BUCKETS: Final = 16
 """Slots the keys are spread over. A part of the key format: changing it orphans every record."""
@@ -33,3 +34,8 @@ def bucket_in(key: str) -> str:
 def bucket_of(name: str) -> str:
     """Return the beginning of every key that belongs to this name; the braces are the Cluster's hash tag."""
     return f"rec:{{{zlib.crc32(name.encode()) % BUCKETS:02d}}}"
+
+
+def key_of(*parts: str) -> str:
+    """Join parts of any text to a name in which each can be told from the others, and no hash tag begins."""
+    return ":".join(quote(part, safe="") for part in parts)

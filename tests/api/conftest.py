@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -25,7 +26,8 @@ def check_problem(answer: httpx.Response, slug: str) -> dict[str, Any]:
     assert document["status"] == known.status
     assert document["detail"]
     assert document["detail"] != document["title"]
-    assert document["instance"] == answer.request.url.path
+    assert document["instance"].isascii()
+    assert unquote(document["instance"]) == answer.request.url.path
     assert document["requestId"] == answer.headers["x-request-id"] != ""
     return document
 

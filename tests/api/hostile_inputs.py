@@ -399,10 +399,9 @@ _PATHS: dict[str, dict[str, list[str]]] = {
         INVALID: [
             "",
             "/",
-            "/recordings/acme",
             "//recordings/acme",
             "recordings//acme",
-            "recordings/acme/",
+            "recordings/acme//",
             "s3://bucket/recordings",
             "recordings/acme\\x",
             "..\\..\\etc",

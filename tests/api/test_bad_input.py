@@ -29,15 +29,14 @@ NothingReaches = Callable[[], AbstractAsyncContextManager[None]]
 BAD_ID = {
     "empty": "",
     "too long": "x" * 129,
-    "a blank": "a b",
     "a slash": "a/b",
-    "a dot": "a.b",
-    "a letter beyond ASCII": "zimmer-ä",
-    "a digit beyond ASCII": "raum-٣",
+    "a backslash": "a\\b",
+    "a dot alone": ".",
+    "two dots": "..",
+    "a control character beyond ASCII": "a\x85b",
+    "the end of a line": "a\u2028b",
     "a line break at the end": "abcd\n",
     "NUL": "ab\0cd",
-    "a brace": "a{b}",
-    "a colon": "a:b",
     "null": None,
     "a number": 7,
     "a truth": True,
@@ -54,7 +53,7 @@ BAD_KIND = {
     "a list": ["video"],
     "an object": {},
 }
-BAD_FORMAT = {"mp4": "mp4", "capital letters": "WEBM", "empty": "", "null": None, "a number": 0, "a list": ["webm"]}
+BAD_FORMAT = {"mp4": "mp4", "capital letters": "WEBM", "empty": "", "a number": 0, "a list": ["webm"]}
 BAD_URL = {
     "empty": "",
     "relative": "/hooks",
@@ -82,7 +81,6 @@ BAD_URL = {
     "a backslash": "https://app.example.com\\@evil.example/",
     "a bracket in the host": "https://app<b>.example.com/",
     "too long": "https://app.example.com/" + "a" * 2048,
-    "null": None,
     "a number": 80,
     "a list": ["https://app.example.com"],
 }
@@ -93,8 +91,8 @@ BAD_PATH = {
     "up in the middle": "lessons/../../secrets",
     "up at the end": "lessons/..",
     "here": "lessons/./1",
-    "a leading slash": "/lessons",
-    "a trailing slash": "lessons/",
+    "two leading slashes": "//lessons",
+    "two trailing slashes": "lessons//",
     "an empty segment": "lessons//1",
     "a slash alone": "/",
     "a backslash": "lessons\\1",
@@ -106,7 +104,6 @@ BAD_PATH = {
     "C1": "lessons\x9f",
     "a paragraph separator": "lessons\u20291",
     "too long": "a" * 513,
-    "null": None,
     "a number": 1,
     "a list": ["lessons"],
     "an object": {},
@@ -130,7 +127,7 @@ WRONG_TOGETHER = [
     pytest.param({"bucketDirPath": "/../a\\b//\n"}, ["bucketDirPath"], id="one field wrong in every way"),
     pytest.param(
         {
-            "roomId": "a b",
+            "roomId": "a/b",
             "participantId": None,
             "kind": "smell",
             "fileFormat": "mp4",
@@ -366,7 +363,7 @@ async def test_request_with_another_method_is_told_the_allowed_ones(
 @pytest.mark.parametrize(
     ("path", "named"),
     [
-        ("a%20b/p/video", ["roomId"]),
+        ("a%5Cb/p/video", ["roomId"]),
         ("a/p%00/video", ["participantId"]),
         ("a/p/smell", ["kind"]),
         (f"{'x' * 129}/%C3%A4/VIDEO", ["kind", "participantId", "roomId"]),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.api.wire import StartTrackRecording, parameters_in, read_body
-from gateway.auth.policy import RULES, Policy, PolicyError, Scope, check, check_room, covers
+from gateway.auth.policy import RULES, Policy, PolicyError, Scope, check, check_room, covers, exactly
 from gateway.errors import Forbidden, InvalidRequest
 from gateway.recordings import Kind, Mode, Target
 from tests.api.honest_inputs import HONEST, Honest
@@ -38,10 +38,12 @@ def broken(policy: Policy, field: str, value: str) -> str | None:
     return rule
 
 
-def refused(policy: Policy, scope: str = START, track: Target = TRACK) -> str | None:
+def refused(
+    policy: Policy, scope: str = START, track: Target = TRACK, bucket_dir_path: str | None = None
+) -> str | None:
     """Return the rule that a request about a track breaks."""
     try:
-        check(policy, scope, track)
+        check(policy, scope, track, bucket_dir_path=bucket_dir_path)
     except Forbidden as refusal:
         return refusal.extensions["rule"]
     return None
@@ -170,6 +172,39 @@ def test_policy_ids_match_whole_or_by_prefix(key: str) -> None:
     assert refused(Policy.from_table({key: ["*"]})) is None
 
 
+@pytest.mark.parametrize(
+    "name", ["user@example.com", "a b", "zoë", "auth0|5f7c", "*", "a*", "a*b", "*b", "...", "a%2Fb"]
+)
+def test_policy_names_any_id_exactly(name: str) -> None:
+    """`exactly` is the pattern of one id, also of one with an asterisk; a table writes a backslash before it."""
+    for policy in (Policy(rooms=(exactly(name),)), Policy.from_table({"rooms": [exactly(name)]})):
+        assert refused(policy, START, Target(Mode.TRACK, name, "p", Kind.AUDIO)) is None
+        for other in (f"{name}x", f"x{name}", "x", name.replace("*", "x"), name.replace("*", "\\*"), name.upper()):
+            if other != name:
+                assert refused(policy, START, Target(Mode.TRACK, other, "p", Kind.AUDIO)) == "room"
+
+
+def test_policy_beginning_may_hold_an_asterisk() -> None:
+    """The last `*` alone stands for more."""
+    policy = Policy.from_table({"rooms": ["a\\*b*"]})
+    rooms = ("a*b", "a*bc", "ab", "axb", "a\\*b")
+    rules = [refused(policy, START, Target(Mode.TRACK, room, "p", Kind.AUDIO)) for room in rooms]
+    assert rules == [None, None, "room", "room", "room"]
+
+
+@pytest.mark.parametrize("prefix", ["school/a", "/school/a", "school/a/", "/school/a/"])
+def test_policy_prefix_compares_segments_whatever_slashes_surround_it(prefix: str) -> None:
+    """A slash at either end is none of a segment, of the prefix and of the path."""
+    policy = Policy.from_table({"bucket_dir_prefix": prefix})
+
+    def rule(path: str) -> str | None:
+        return refused(policy, START, bucket_dir_path=path)
+
+    assert {rule(path) for path in ("school/a", "/school/a", "school/a/", "/school/a/b/", "school/a/b")} == {None}
+    assert {rule(path) for path in ("/school/ab", "school", "/school/", "/school/b/a/")} == {"bucket-prefix"}
+    assert {rule(path) for path in ("//school/a", "/school//a", "/", "school/a//")} == {"bucket-form"}
+
+
 def test_policy_allows_only_the_listed_kinds() -> None:
     """Only the kinds in the list."""
     policy = Policy.from_table({"kinds": ["audio", "screen_audio"]})
@@ -222,7 +257,8 @@ def test_policy_for_a_room_filters_its_tracks() -> None:
         "a/B": "bucket-prefix",
         "a/b%2fc": "bucket-encoding",
         "a/b/../c": "bucket-traversal",
-        "a/b/": "bucket-form",
+        "a/b//": "bucket-form",
+        "/a/b/": None,
     }.items(),
 )
 def test_policy_compares_folders_segment_by_segment(path: str, rule: str | None) -> None:
@@ -313,7 +349,9 @@ def test_policy_table_that_is_empty_restricts_nothing() -> None:
         ("rooms", ["les*son"]),
         ("rooms", ["**"]),
         ("rooms", ["*-1"]),
-        ("rooms", ["a b"]),
+        ("rooms", ["a/b"]),
+        ("rooms", ["a\\b"]),
+        ("rooms", [".."]),
         ("rooms", ["lesson\n"]),
         ("rooms", ["x" * 129]),
         ("participants", [7]),
@@ -322,8 +360,8 @@ def test_policy_table_that_is_empty_restricts_nothing() -> None:
         ("webhook_private", 1),
         ("bucket_dir_prefix", ["a"]),
         ("bucket_dir_prefix", ""),
-        ("bucket_dir_prefix", "/a"),
-        ("bucket_dir_prefix", "a/"),
+        ("bucket_dir_prefix", "//a"),
+        ("bucket_dir_prefix", "/"),
         ("bucket_dir_prefix", "a/../b"),
         ("bucket_dir_prefix", "a%2fb"),
         ("webhook_hosts", "hooks.example.com"),

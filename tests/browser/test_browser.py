@@ -35,9 +35,9 @@ def token(track: dict[str, str], *, secret: str = harness.SECRET, lasts: int = 6
     return jwt.encode(claims, secret, algorithm="HS256")
 
 
-def ask(action: str, shown: str, track: dict[str, str]) -> dict[str, object]:
-    """Name one request of the page."""
-    return {"action": action, "token": shown, "track": track}
+def ask(action: str, shown: str, track: dict[str, str], **added: object) -> dict[str, object]:
+    """Name one request of the page, and what its libraries add to it."""
+    return {"action": action, "token": shown, "track": track, "added": added}
 
 
 @pytest.fixture
@@ -86,6 +86,30 @@ async def test_page_with_a_join_token_starts_and_stops(
     assert len(starts) == 2
     assert {urlsplit(request).netloc for request in seen["requests"]} == {urlsplit(url).netloc, urlsplit(page).netloc}
     assert outside.asked == []
+
+
+async def test_page_whose_libraries_add_headers_and_credentials_starts(
+    drive: Drive, url: str, page: str, new_track: NewTrack
+) -> None:
+    """Headers of usual monitoring libraries, `X-Requested-With`, and `credentials: "include"`."""
+    track = new_track(participantId="zoë@example.com")
+    headers = {
+        "X-Requested-With": "XMLHttpRequest",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "sentry-trace": "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1",
+        "baggage": "sentry-environment=production",
+        "x-datadog-trace-id": "1",
+        "x-anything-else": "1",
+    }
+    steps = [
+        ask("start", token(track), track, headers=headers),
+        ask("stop", token(track), track, headers=headers, credentials="include"),
+    ]
+
+    seen = await drive("frontend", address=page, gateway=url, steps=steps)
+
+    assert [answer.get("status") for answer in seen["answers"]] == [201, 200], seen["messages"]
+    assert seen["answers"][0]["location"].endswith("/zo%C3%AB%40example.com/video")
 
 
 async def test_page_follows_a_room_across_a_gateways_death(

@@ -234,6 +234,23 @@ async def fail_over(scene: Scene) -> None:
         master, replica = replica, master
 
 
+async def change_roles(scene: Scene) -> None:
+    """Have a master and its replica change roles behind one address, which leaves open connections where they are."""
+    stage = scene.stage
+    master, replica = stage.valkey, await stage.another_server()
+    for server in (master, replica):
+        await stage.command("CONFIG", "SET", "repl-diskless-sync-delay", "0", port=server.port)
+    await stage.replicate(master, replica)
+    while scene.running:
+        await scene.pause(GRACE + 1.5)
+        begun = time.monotonic()
+        await stage.command("REPLICAOF", "NO", "ONE", port=replica.port)
+        await stage.replicate(replica, master)
+        stage.readdress(replica.port)
+        stage.note("redis", begun, time.monotonic(), detail="failed over")
+        master, replica = replica, master
+
+
 async def lose_masters(scene: Scene) -> None:
     """Kill the master of a group and have the others make another one, as they do by themselves; again and again."""
     stage = scene.stage

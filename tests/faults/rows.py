@@ -147,6 +147,8 @@ ROWS: Final[Sequence[Row]] = (
     Row("8", "failover that loses the last 0.6 s", nemeses.fail_over, faults=_SLOW, limits=_FORGETFUL),
     Row("8 cold", "the same, 60 tracks seldom touched", nemeses.fail_over, faults=_SLOW, tracks=60,
         pace=Pace(think=0.2), limits=_FORGETFUL),
+    Row("8 demoted", "a pair behind one address changes roles", nemeses.change_roles, faults=_SLOW, longer=1.5,
+        limits=_FORGETFUL),
     Row("8 sentinel", "Sentinels lose a master, and its last 0.5 s", nemeses.lose_masters, faults=_SLOW, longer=2.3,
         stage={"group": _sentinels}, limits=_FORGETFUL),
     Row("8 cluster", "a Cluster loses a master, and its last 0.5 s", nemeses.lose_masters, faults=_SLOW, longer=2.3,

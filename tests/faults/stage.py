@@ -298,11 +298,16 @@ class Stage:
 
     def switch(self, port: int, *gates: Gate) -> None:
         """Send some gateways, or all of them and those to come, to another server."""
+        self.readdress(port, *gates)
+        for gate in gates or self.gates:
+            gate.reset()
+
+    def readdress(self, port: int, *gates: Gate) -> None:
+        """The same for connections to come: those there are stay with their server."""
         if not gates:
             self.target = port
         for gate in gates or self.gates:
             gate.target = port
-            gate.reset()
 
     async def another_server(self) -> EmbeddedValkey:
         """Start one more server, which lasts as long as the stage."""

@@ -200,13 +200,17 @@ class Log:
         self._file = Path(EVIDENCE.log.name)
         self._begin = self._file.stat().st_size
 
-    def events(self) -> list[str]:
-        """Return the events in order."""
+    def entries(self) -> list[dict[str, Any]]:
+        """Return the entries in order."""
         EVIDENCE.log.flush()
         with self._file.open("rb") as file:
             file.seek(self._begin)
             lines = file.read().decode().splitlines()
-        return [str(json.loads(line)["event"]) for line in lines if line.startswith("{")]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def events(self) -> list[str]:
+        """Return the events in order."""
+        return [str(entry["event"]) for entry in self.entries()]
 
     async def shows(self, event: str) -> None:
         """Wait until something is logged."""

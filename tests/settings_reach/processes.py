@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -46,6 +47,19 @@ class _Seen:
         async with harness.client(self.process.url) as gateway:
             answer = await gateway.get("/v1/recordings/track/room/somebody/video")
             assert answer.status_code == 404, answer.text
+        self.told["GATEWAY_KEEP_ALIVE_SECONDS"] = await self._closes_idle_connections()
+
+    async def _closes_idle_connections(self) -> bool:
+        parts = urlsplit(self.process.url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: gateway\r\n\r\n")
+        try:
+            async with asyncio.timeout(6):
+                return (await reader.read()).startswith(b"HTTP/1.1 200")
+        except TimeoutError:
+            return False
+        finally:
+            writer.close()
 
     async def _starts(self) -> bool:
         return any(_listens(address, self.process.port) for address in ADDRESSES)

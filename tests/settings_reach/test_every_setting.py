@@ -94,6 +94,7 @@ PROCESSES: dict[str, dict[str, object]] = {
     "GATEWAY_HOST": {"127.0.0.1": ["127.0.0.1"], "127.0.0.2": ["127.0.0.2"]},
     "GATEWAY_PORT": {"{port}": "{port}", "{other-port}": "{other-port}"},
     "GATEWAY_WORKERS": {"1": 0, "2": 2},
+    "GATEWAY_KEEP_ALIVE_SECONDS": {"1": True, "3600": False},
     "GATEWAY_DRAIN_SECONDS": {"120": True, "0": False},
     "GATEWAY_LOG_LEVEL": {"info": True, "warning": False},
     "GATEWAY_LOG_FORMAT": {"json": "json", "console": "console"},

@@ -22,8 +22,8 @@ async function frontend(page, {address, gateway, steps}) {
   await page.goto(address);
   const send = (step) =>
     page.evaluate(
-      ([gateway, {token, action, track}]) =>
-        ask(gateway, token, action, track).catch((error) => ({blocked: error.name})),
+      ([gateway, {token, action, track, added}]) =>
+        ask(gateway, token, action, track, added).catch((error) => ({blocked: error.name})),
       [gateway, step],
     );
   const answers = [];
