@@ -178,7 +178,8 @@ _WAITING: Final = _gauge("waiting_callers", "Callers that wait for a result.")
 _UPSTREAM: Final = _counter(
     "upstream_requests",
     "Requests to VideoSDK; without an answer the status is timeout, broken, or never_sent, which proves that nothing "
-    "happened.",
+    "happened. It is token for a check that VideoSDK refused, which speaks against the token, and foreign for a "
+    "success that VideoSDK did not write.",
     "operation",
     "status",
 )
@@ -289,7 +290,7 @@ class UpstreamCall:
         )
 
     def failed(self, how: str) -> None:
-        """Say why there was no answer: timeout, broken or never_sent."""
+        """Say why there was no answer that counts: timeout, broken, never_sent, token or foreign."""
         self.status = how
 
 

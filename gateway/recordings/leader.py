@@ -31,7 +31,7 @@ from gateway.recordings.model import ENDED, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.probe import LOOK_PAUSES, MISSES_APART_SECONDS, NONE_RUNS, Probe, noted
 from gateway.store.clock import clock
-from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.client import ListedRow, VideoSDK
 
 __all__ = ["Leader"]
 
@@ -181,22 +181,37 @@ class Leader:
         except Refused as error:
             return await self._stop_refused(operation, error)
         except UpstreamError as error:
-            no_caller_waits = clock() >= operation.deadline() and not isinstance(error, SendWindowClosed)
-            if not error.may_have_happened and not no_caller_waits:
-                return await self._release(operation, error)
-            # A stop may be repeated: nothing newer can start while it is not known to be over. And it is repeated where
-            # no caller waits to learn that it failed: a caller that left was promised that it will happen.
-            return await self._finish(
-                operation,
-                Status.STOPPING,
-                Outcome.STOP_REQUESTED,
-                answered=not error.may_have_happened,
-                due_in=error.retry_after or _STOP_AGAIN_SECONDS,
-            )
+            return await self._stop_unconfirmed(operation, error)
         return await self._finish(operation, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
 
-    async def _stop_refused(self, operation: Operation, error: Refused) -> Result:
-        """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
+    async def _stop_unconfirmed(self, operation: Operation, error: UpstreamError) -> Result:
+        no_caller_waits = clock() >= operation.deadline() and not isinstance(error, SendWindowClosed)
+        if not error.may_have_happened and not no_caller_waits:
+            return await self._release(operation, error)
+        if error.may_have_happened and no_caller_waits:
+            # A repeat. Where every answer gets lost on its way, the list alone tells that nothing is left to stop.
+            row, unseen = await self._left_to_stop(operation)
+            if row is None and not unseen:
+                return await self._finish(operation, Status.STOPPED, Outcome.STOPPED, confirmed_by="list")
+        # A stop may be repeated: nothing newer can start while it is not known to be over. And it is repeated where
+        # no caller waits to learn that it failed: a caller that left was promised that it will happen.
+        return await self._finish(
+            operation,
+            Status.STOPPING,
+            Outcome.STOP_REQUESTED,
+            answered=not error.may_have_happened,
+            due_in=error.retry_after or self._until_repeat(self._probe.stop_age(operation)),
+        )
+
+    def _until_repeat(self, age: float) -> float:
+        """Return after how many seconds a stop is repeated: ever more seldom."""
+        return min(max(age / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
+
+    async def _left_to_stop(self, operation: Operation) -> tuple[ListedRow | None, bool]:
+        """Return what the list shows open after a stop, and whether the list could not be had.
+
+        That nothing runs is believed only by its word, and not while it may be behind a start.
+        """
         try:
             row = await self._probe.open_row(operation)
             while (
@@ -208,14 +223,16 @@ class Leader:
                 await asyncio.sleep(LOOK_PAUSES[1])
                 row = await self._probe.open_row(operation)
         except UpstreamError:
-            row, unseen = None, True
-        else:
-            unseen = False
+            return None, True
+        return row, False
+
+    async def _stop_refused(self, operation: Operation, error: Refused) -> Result:
+        row, unseen = await self._left_to_stop(operation)
         no_caller_waits = clock() >= operation.deadline()
         if unseen or (row is not None and (no_caller_waits or self._probe.age(operation) < _PROCESSING_SECONDS)):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
             # and ever more seldom.
-            pause = min(max(self._probe.age(operation) / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
+            pause = self._until_repeat(self._probe.age(operation))
             return await self._finish(operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
         if row is None:
             return await self._finish(

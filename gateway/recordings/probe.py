@@ -78,6 +78,10 @@ class Probe:
         started_at = operation.record.started_at
         return (self._coordinator.now_ms() - started_at) / 1000 if started_at else 0.0
 
+    def stop_age(self, operation: Operation) -> float:
+        """Return how many seconds ago the stop that is carried out was requested."""
+        return max(self._coordinator.now_ms() - operation.record.stop_requested_at / 1000, 0) / 1000
+
     def is_behind(self, operation: Operation) -> bool:
         """Tell whether the list may not yet show what the record tells of.
 

@@ -47,6 +47,10 @@ _HEADERS: Final = {
     "accept-encoding": "gzip, deflate",
 }
 _AMBIGUOUS: Final = frozenset({408})
+_ABOUT_THE_TOKEN: Final = frozenset({400, 401, 403})
+"""What VideoSDK answers to a token that is wrong or expired, and also to requests that it does not like: a 400 with a
+participant who has not joined yet, a 403 without a session in the room (the vendor's packages)."""
+_OWN_MEDIA_TYPES: Final = frozenset({"", "application/json", "text/plain"})
 _SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
 
 
@@ -202,7 +206,7 @@ class VideoSDK:
         # not even before and after it has changed.
         own = {} if self._webhook_url is None else {"webhookUrl": self._webhook_url}
         body = {**target.ids, **own, **(parameters or {})}
-        await self._send("start", "POST", target.start_path, body=body, may_send=may_send, attempt=attempt)
+        await self._act("start", target.start_path, body, may_send, attempt)
 
     @metrics.phase("upstream")
     async def stop(self, target: Addressed, *, may_send: Callable[[], bool] = lambda: True, attempt: str = "") -> None:
@@ -211,7 +215,14 @@ class VideoSDK:
         Raises:
             UpstreamError: What the failure proves is said by its class.
         """
-        await self._send("stop", "POST", target.stop_path, body=target.ids, may_send=may_send, attempt=attempt)
+        await self._act("stop", target.stop_path, target.ids, may_send, attempt)
+
+    async def _act(
+        self, operation: str, path: str, body: dict[str, str], may_send: Callable[[], bool], attempt: str
+    ) -> None:
+        response = await self._send(operation, "POST", path, body=body, may_send=may_send, attempt=attempt)
+        if not _is_confirmation(response):
+            raise MayHaveHappened("VideoSDK's answer is not one of its own.", status=response.status_code)
 
     async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[ListedRow]:
         """Return the recordings of one mode in the room, or of one participant in it: all pages, each row once.
@@ -271,7 +282,33 @@ class VideoSDK:
         Raises:
             UpstreamError: `CredentialsRefused` where it does not.
         """
-        await self._send("check", "GET", _HARMLESS, query={"roomId": "gateway-check", "page": "1", "perPage": "1"})
+        refused = await self._refusal_of(self._tokens.current())
+        if isinstance(refused, CredentialsRefused) and self._tokens.renew():
+            refused = await self._refusal_of(self._tokens.current())
+        if refused is not None:
+            raise refused
+
+    async def _refusal_of(self, token: str) -> UpstreamError | None:
+        """Return what VideoSDK has against a token, None where it accepts it.
+
+        It is asked for one row of any list. That names no room, so that nothing but the token can be wrong with it.
+        """
+
+        def send() -> Awaitable[httpx.Response]:
+            return self._send_once("GET", _HARMLESS, query={"page": "1", "perPage": "1"}, token=token)
+
+        try:
+            response = await _observed("check", send)
+            if response.status_code in _ABOUT_THE_TOKEN:
+                return CredentialsRefused(_words(response), status=response.status_code)
+            if response.status_code != 200:
+                return _failure(response)
+            msgspec.json.decode(response.content, type=_Page)
+        except UpstreamError as error:
+            return error
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return UpstreamError("VideoSDK's list cannot be read.")
+        return None
 
     async def _send(
         self,
@@ -284,14 +321,28 @@ class VideoSDK:
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
     ) -> httpx.Response:
-        def send() -> Awaitable[httpx.Response]:
-            return self._send_once(method, path, body, query, may_send, attempt)
+        for last in (False, True):
+            async with _translated(lambda: False):
+                token = self._tokens.current()
 
-        response = await _observed(operation, send)
-        if response.status_code in {401, 403} and self._tokens.renew():
-            # Refused before it acted, so a repeat with a fresh token is no second start.
+            def send(token: str = token) -> Awaitable[httpx.Response]:
+                return self._send_once(
+                    method, path, body=body, query=query, may_send=may_send, attempt=attempt, token=token
+                )
+
             response = await _observed(operation, send)
-        if response.is_success:
+            if response.status_code not in _ABOUT_THE_TOKEN:
+                break
+            refused = await self._refusal_of(token)
+            if refused is None:
+                # The token is good, so it was the request that VideoSDK refused, and would refuse again.
+                raise Refused(_words(response), status=response.status_code)
+            if not isinstance(refused, CredentialsRefused):
+                raise _failure(response)
+            # Refused before it acted, so a repeat with a fresh token is no second start.
+            if last or not self._tokens.renew():
+                raise CredentialsRefused(_words(response), status=response.status_code)
+        if response.status_code == 200:
             return response
         raise _failure(response)
 
@@ -299,10 +350,12 @@ class VideoSDK:
         self,
         method: str,
         path: str,
-        body: dict[str, str] | None,
-        query: dict[str, str] | None,
-        may_send: Callable[[], bool],
-        attempt: str,
+        *,
+        token: str,
+        body: dict[str, str] | None = None,
+        query: dict[str, str] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
+        attempt: str = "",
     ) -> httpx.Response:
         sent = False
 
@@ -322,7 +375,7 @@ class VideoSDK:
             content = msgspec.json.encode(body)
         async with _translated(lambda: sent), asyncio.timeout(self._timeout):
             await self._pace.turn()
-            headers["authorization"] = self._tokens.current()
+            headers["authorization"] = token
             extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
             request = httpx.Request(
                 method, self._base + path, content=content, params=query, headers=headers, extensions=extensions
@@ -368,8 +421,29 @@ async def _observed(operation: str, send: Callable[[], Awaitable[httpx.Response]
             timed_out = isinstance(error.__cause__, TimeoutError | httpx.TimeoutException)
             call.failed("never_sent" if not error.may_have_happened else "timeout" if timed_out else "broken")
             raise
-        call.answered(response.status_code)
+        if operation == "check" and response.status_code in _ABOUT_THE_TOKEN:
+            call.failed("token")
+        elif operation in {"start", "stop"} and response.is_success and not _is_confirmation(response):
+            call.failed("foreign")
+        else:
+            call.answered(response.status_code)
         return response
+
+
+def _is_confirmation(response: httpx.Response) -> bool:
+    """Tell whether VideoSDK itself says that it started or stopped a recording.
+
+    It answers 200 with a JSON string, or with plain text or nothing, which the vendor's own client takes too. What lies
+    in between (a firewall, a proxy, a sign-in page) answers other statuses, pages, objects and other media types.
+    """
+    if response.status_code != 200:
+        return False
+    try:
+        return isinstance(msgspec.json.decode(response.content), str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        marked_up = response.content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"{", b"["))
+        return media_type in _OWN_MEDIA_TYPES and not marked_up
 
 
 def _failure(response: httpx.Response) -> UpstreamError:
@@ -377,7 +451,7 @@ def _failure(response: httpx.Response) -> UpstreamError:
     words = _words(response)
     after = response.headers.get("retry-after", "")
     retry_after = float(after) if after.isdecimal() else None
-    if status in {401, 403}:
+    if status == 401:
         return CredentialsRefused(words, status=status)
     if status == 429 or (status == 503 and after):
         return Limited(words, status=status, retry_after=retry_after)
@@ -403,4 +477,6 @@ def _words(response: httpx.Response) -> str:
             ),
             "",
         )
-    return _SECRETS.sub("…", said if isinstance(said, str) else "")[:_MAX_WORDS].strip()
+    words = said.strip() if isinstance(said, str) else ""
+    # A page was made for a browser, and not by VideoSDK.
+    return "" if words.startswith("<") else _SECRETS.sub("…", words)[:_MAX_WORDS].strip()
