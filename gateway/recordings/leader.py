@@ -16,6 +16,7 @@ from gateway.coordinator import Command, Coordinator, Lease, Record
 from gateway.errors import (
     CoordinationUnavailable,
     CredentialsRefused,
+    GatewayError,
     Limited,
     NeverSent,
     OutcomeUnknown,
@@ -25,7 +26,7 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
-from gateway.recordings.failures import list_unavailable, problem_for
+from gateway.recordings.failures import MAY_PASS, list_unavailable, problem_for
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
@@ -47,7 +48,7 @@ _STOP_SELDOM_SECONDS = 30.0
 _START_AGAIN_SECONDS = 1.0
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
-_CONFLICTS = frozenset({400, 409})
+_RETRY_REFUSED_SECONDS = 3.0
 _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
 
@@ -61,9 +62,18 @@ class Leader:
         coordinator: Where results are written.
         videosdk: Whom to call.
         listings: Whom to ask what records.
+        retry_refused: For how many seconds a start that VideoSDK refuses is tried again where that may pass; 0 is not.
     """
 
-    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK, listings: ListingCache) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        videosdk: VideoSDK,
+        listings: ListingCache,
+        *,
+        retry_refused: float = _RETRY_REFUSED_SECONDS,
+    ) -> None:
+        self._retry_refused = retry_refused
         self._coordinator = coordinator
         self._videosdk = videosdk
         self._leases = coordinator.leases
@@ -142,32 +152,39 @@ class Leader:
         if row:
             operation.adopt(operation.record.generation)
             return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
-        if error.status in _CONFLICTS and self._just_stopped(operation):
-            return await self._start_again(operation, error)
+        if error.status not in MAY_PASS:
+            return await self._start_failed_for_good(operation, problem_for(error))
+        return await self._start_again(operation, error)
+
+    async def _start_failed_for_good(self, operation: Operation, problem: GatewayError) -> Result:
         return await self._finish(
-            operation, Status.FAILED, None, problem=Problem.of(problem_for(error)), confirmed_by="list", answered=True
+            operation, Status.FAILED, None, problem=Problem.of(problem), confirmed_by="list", answered=True
         )
 
     def _just_stopped(self, operation: Operation) -> bool:
         return self._coordinator.now_ms() - operation.claim.record.ended_at < _PROCESSING_SECONDS * 1000
 
     async def _start_again(self, operation: Operation, error: Refused) -> Result:
-        """Start once more after VideoSDK had time for the previous recording, if a caller waits that long.
+        """Start once more where the refusal may pass, if a caller waits that long.
 
-        Its signalling layer knows "previous recording still being processed, retry in seconds" (4018); how REST says it
-        is not documented.
+        A participant who has only just joined cannot be recorded for a second or two (the vendor's packages), and its
+        signalling layer knows "previous recording still being processed, retry in seconds" (4018).
         """
-        pause = error.retry_after or _START_AGAIN_SECONDS
-        if clock() + pause + _START_AGAIN_SECONDS > operation.deadline():
-            problem = StillStopping(
+        now, pause = clock(), error.retry_after or _START_AGAIN_SECONDS
+        operation.refused_at = operation.refused_at or now
+        just_stopped = self._just_stopped(operation)
+        if not just_stopped and now + pause > operation.refused_at + self._retry_refused:
+            return await self._start_failed_for_good(operation, problem_for(error))
+        if now + pause + _START_AGAIN_SECONDS > operation.deadline():
+            problem = problem_for(error) if not just_stopped else StillStopping(
                 "VideoSDK still works on the recording that was stopped just now.",
                 retry_after=pause,
                 extensions={"upstreamStatus": error.status},
-            )
-            return await self._finish(
-                operation, Status.FAILED, None, problem=Problem.of(problem), confirmed_by="list", answered=True
-            )
+            )  # fmt: skip
+            return await self._start_failed_for_good(operation, problem)
         await asyncio.sleep(pause)
+        if self._leases.stop_wanted(operation.lease):
+            return await self._start_failed_for_good(operation, problem_for(error))
         return await self._absent(operation)
 
     # --- stop ----------------------------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ class Operation:
         """When (`clock`) the list was asked last: what it says is no younger."""
         self.stop_pending = False
         """A stop was requested meanwhile, and is left to do."""
+        self.refused_at: float | None = None
+        """When (`clock`) VideoSDK refused the start first."""
         self.upstream = ""
         """What VideoSDK answered last, in a word."""
 

@@ -43,6 +43,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
 
     duplicates: Literal["refuse", "accept"] = "refuse"
     strict_live: bool = False
+    joining_seconds: float = 0.0
     processing_seconds: float = 0.0
     list_lag_seconds: float = 0.0
     most_per_page: int = invented.MAX_PER_PAGE
@@ -244,7 +245,8 @@ class Account:
             if room is None:
                 raise RefusedError(invented.NO_SUCH_ROOM)
             if target.participant_id is not None:
-                room, _ = self._live(target.room_id, target.participant_id)
+                room, participant = self._live(target.room_id, target.participant_id)
+                self._check_joined(participant)
             if room.session is None:
                 raise RefusedError(invented.NO_LIVE_SESSION)
             return room.session.id
@@ -260,6 +262,10 @@ class Account:
         if participant is None or participant.left is not None:
             raise RefusedError(invented.PARTICIPANT_ABSENT)
         return room, participant
+
+    def _check_joined(self, participant: Participant) -> None:
+        if (utc_now() - participant.joined).total_seconds() < self._behaviour.joining_seconds:
+            raise RefusedError(invented.PARTICIPANT_ABSENT)
 
     def _add_room(self, room_id: str, custom: str | None) -> Room:
         room = Room(new_id(), room_id, utc_now(), custom)

@@ -46,6 +46,7 @@ class Simulator:
         port: The port to listen on; 0 takes a free one.
         duplicates: A start of a track that already records is refused (409), or accepted as one more open row.
         strict_live: Whether only a participant who joined can be recorded, instead of everyone who is named.
+        joining_seconds: For how long after a participant joined a start is refused, with strict_live.
         processing_seconds: For how long after a recording ended a new start of the same track is refused.
         list_lag_seconds: By how much lists are behind the truth.
         most_per_page: The most entries of a list of recordings on one page, however many were asked for.
@@ -66,6 +67,7 @@ class Simulator:
         port: int = 0,
         duplicates: Literal["refuse", "accept"] = "refuse",
         strict_live: bool = False,
+        joining_seconds: float = 0.0,
         processing_seconds: float = 0.0,
         list_lag_seconds: float = 0.0,
         most_per_page: int = invented.MAX_PER_PAGE,
@@ -92,6 +94,7 @@ class Simulator:
         behaviour = Behaviour(
             duplicates=duplicates,
             strict_live=strict_live,
+            joining_seconds=joining_seconds,
             processing_seconds=processing_seconds,
             list_lag_seconds=list_lag_seconds,
             most_per_page=most_per_page,
@@ -391,6 +394,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--secret", required=True)
     parser.add_argument("--duplicates", choices=("refuse", "accept"), default="refuse")
     parser.add_argument("--strict-live", action="store_true")
+    parser.add_argument("--joining-seconds", type=float, default=0.0)
     parser.add_argument("--processing-seconds", type=float, default=0.0)
     parser.add_argument("--list-lag-seconds", type=float, default=0.0)
     parser.add_argument("--answers", choices=("json", "text", "empty"), default="json")

@@ -336,7 +336,7 @@ class VideoSDK:
             refused = await self._refusal_of(token)
             if refused is None:
                 # The token is good, so it was the request that VideoSDK refused, and would refuse again.
-                raise Refused(_words(response), status=response.status_code)
+                raise Refused(_words(response), status=response.status_code, retry_after=_retry_after(response))
             if not isinstance(refused, CredentialsRefused):
                 raise _failure(response)
             # Refused before it acted, so a repeat with a fresh token is no second start.
@@ -448,16 +448,19 @@ def _is_confirmation(response: httpx.Response) -> bool:
 
 def _failure(response: httpx.Response) -> UpstreamError:
     status = response.status_code
-    words = _words(response)
-    after = response.headers.get("retry-after", "")
-    retry_after = float(after) if after.isdecimal() else None
+    words, retry_after = _words(response), _retry_after(response)
     if status == 401:
         return CredentialsRefused(words, status=status)
-    if status == 429 or (status == 503 and after):
+    if status == 429 or (status == 503 and response.headers.get("retry-after")):
         return Limited(words, status=status, retry_after=retry_after)
     if 400 <= status < 500 and status not in _AMBIGUOUS:
-        return Refused(words, status=status)
+        return Refused(words, status=status, retry_after=retry_after)
     return MayHaveHappened(words, status=status)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    after = response.headers.get("retry-after", "")
+    return float(after) if after.isdecimal() else None
 
 
 def _words(response: httpx.Response) -> str:

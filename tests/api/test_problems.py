@@ -171,7 +171,7 @@ async def test_start_that_videosdk_refuses_is_answered_in_bounded_scrubbed_words
     """A token, a query and control characters do not come through; a whole page does not either."""
     token = jwt.encode({"apikey": harness.API_KEY}, harness.SECRET, "HS256")
     said = f"bad token {token} for https://a.example/hook?key=hunter2&x=1 \x1b[31m" + "long " * 500
-    simulator.inject(Fault(action="refuse", endpoint="start", status=400, text=said))
+    simulator.inject(Fault(action="refuse", endpoint="start", status=404, text=said))
     document = check_problem(await gateway.start(new_track()), "upstream-refused")
     words = document["upstreamMessage"]
     assert words.startswith("bad token … for https://a.example/hook?")
