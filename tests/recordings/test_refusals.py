@@ -14,7 +14,7 @@ from tests.api_client import NewTrack
 
 pytestmark = pytest.mark.anyio
 
-CERTAIN = {**harness.CALM, "GATEWAY_VERIFY_ABSENT": "never"}
+CERTAIN = {**harness.CALM, "GATEWAY_VERIFY_ABSENT": "never", "GATEWAY_RETRY_REFUSED_SECONDS": "3"}
 """Nothing is looked up before a start."""
 
 
@@ -100,9 +100,8 @@ async def test_start_that_is_refused_for_longer_says_so(
 ) -> None:
     """After so many seconds the caller gets 422 with Retry-After, and so does who joined; 0 sends it once."""
     track = new_track()
-    settings = harness.environment(
-        valkey.url, simulator.url, demo.file, **CERTAIN, GATEWAY_RETRY_REFUSED_SECONDS=seconds
-    )
+    times = {**CERTAIN, "GATEWAY_RETRY_REFUSED_SECONDS": seconds}
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **times)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         simulator.inject(Fault(action="refuse", endpoint="start", status=400, text="not yet", times=None))
         refused = await gateway.start(track)
