@@ -359,7 +359,10 @@ class DeadlineExceeded(GatewayError):
     """The caller's own wait ran out. The operation goes on without the caller."""
 
     slug, status, title = "deadline-exceeded", 504, "Deadline exceeded"
-    advice = "The operation goes on. Send the same request again: it joins the operation or learns its result."
+    advice = (
+        "`detail` says whether an operation goes on without you. Send the same request again: it joins that operation "
+        "or learns its result."
+    )
 
 
 class InternalError(GatewayError):

@@ -31,6 +31,7 @@ from gateway.observability import tracing
 
 __all__ = [
     "BUILD_INFO",
+    "DEAD_ROWS",
     "DUPLICATES_SUSPECTED",
     "EVENT_READERS",
     "LEASES_LOST",
@@ -196,6 +197,9 @@ _FENCED_WRITES: Final = _counter(
     "how",
 )
 DUPLICATES_SUSPECTED: Final = _counter("duplicates_suspected", "Two open recordings of one target were seen.")
+DEAD_ROWS: Final = _counter(
+    "dead_rows", "Rows that VideoSDK lists as recording although nothing records: its own, and never closed.", "reason"
+)
 _WEBHOOK_EVENTS: Final = _counter("webhook_events", "VideoSDK's webhooks, and what became of them.", "type", "verdict")
 WEBHOOK_DELIVERIES_FAILED: Final = _counter(
     "webhook_deliveries_failed", "Recordings of which VideoSDK itself says that a webhook could not be delivered."
@@ -299,7 +303,7 @@ _COUNTED_SEPARATELY: Final = frozenset({400, 401, 402, 403, 404, 409, 429})
 
 @contextmanager
 def upstream_call(operation: str) -> Generator[UpstreamCall]:
-    """Count and time one request to VideoSDK: start, stop, list, check or key (its public key)."""
+    """Count and time one request to VideoSDK: start, stop, list, sessions, check or key (its public key)."""
     call, begun = UpstreamCall(), time.perf_counter()
     try:
         with tracing.span(f"upstream {operation}", client=True, operation=operation):

@@ -123,6 +123,17 @@ class Batch:
             caller.set_result(Answer(others, answer.recording) if position else answer)
 
 
+def _what_goes_on(claim: Claim | None) -> str:
+    """Say what a caller leaves behind whose wait ran out."""
+    if claim is None:
+        return "Redis has not answered yet; nothing was sent for this request."
+    if claim.action == "grace":
+        return "Redis has just come up; nothing was sent for this request."
+    if not claim.record.holder:
+        return "An earlier stop is not confirmed yet and will be repeated; nothing was sent for this request."
+    return "The operation goes on; ask again to learn its result."
+
+
 _WaitKey = tuple[str, str, Command, str, str]
 
 
@@ -253,7 +264,7 @@ class Batches:
         if batch.stop_recorded and batch.claim is not None:
             recording = recording_of(batch.key, batch.target, batch.claim.record)
             return Answer(Outcome.STOP_REQUESTED, msgspec.structs.replace(recording, status=Status.STOPPING))
-        raise DeadlineExceeded("The operation goes on; ask again to learn its result.", retry_after=1)
+        raise DeadlineExceeded(_what_goes_on(batch.claim), retry_after=1)
 
     def _join_batch(
         self,

@@ -46,6 +46,7 @@ _UNSEEN_DUE_SECONDS = 5.0
 _STOP_AGAIN_SECONDS = 1.0
 _STOP_SELDOM_SECONDS = 30.0
 _START_AGAIN_SECONDS = 1.0
+_AT_ONCE_SECONDS = 0.001
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
 _RETRY_REFUSED_SECONDS = 3.0
@@ -108,7 +109,7 @@ class Leader:
     # --- start ---------------------------------------------------------------------------------------------------
 
     async def _start(self, operation: Operation) -> Result:
-        operation.learn("")
+        operation.forget_recording()
         try:
             with noted(operation, "start"):
                 await self._videosdk.start(
@@ -199,6 +200,12 @@ class Leader:
             return await self._stop_refused(operation, error)
         except UpstreamError as error:
             return await self._stop_unconfirmed(operation, error)
+        known = operation.evidence
+        if known is not None and known.rivals and (await self._left_to_stop(operation))[0] is not None:
+            # One of two recordings may have gone on: `stopped` has to be true of both.
+            return await self._finish(
+                operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=_STOP_AGAIN_SECONDS
+            )
         return await self._finish(operation, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
 
     async def _stop_unconfirmed(self, operation: Operation, error: UpstreamError) -> Result:
@@ -221,8 +228,8 @@ class Leader:
         )
 
     def _until_repeat(self, age: float) -> float:
-        """Return after how many seconds a stop is repeated: ever more seldom."""
-        return min(max(age / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
+        """Return after how many seconds a stop is repeated: each time about as long as all the times before."""
+        return min(max(age, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
 
     async def _left_to_stop(self, operation: Operation) -> tuple[ListedRow | None, bool]:
         """Return what the list shows open after a stop, and whether the list could not be had.
@@ -245,11 +252,14 @@ class Leader:
 
     async def _stop_refused(self, operation: Operation, error: Refused) -> Result:
         row, unseen = await self._left_to_stop(operation)
+        if row is not None and self._probe.is_unstoppable(operation, row, error):
+            self._probe.bury(operation, row, "stop_refused")
+            row, unseen = await self._left_to_stop(operation)
         no_caller_waits = clock() >= operation.deadline()
         if unseen or (row is not None and (no_caller_waits or self._probe.age(operation) < _PROCESSING_SECONDS)):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
             # and ever more seldom.
-            pause = self._until_repeat(self._probe.age(operation))
+            pause = self._until_repeat(self._probe.refusals_age(operation))
             return await self._finish(operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
         if row is None:
             return await self._finish(
@@ -283,10 +293,8 @@ class Leader:
                     return result
                 last = error
             else:
-                if row is not None and asked >= self._probe.stops_land_until(operation):
-                    return await self._finish(
-                        operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list"
-                    )
+                if row is not None and (operation.stop_missed or asked >= self._probe.stops_land_until(operation)):
+                    return await self._found(operation)
                 missed_at = (missed_at or asked) if row is None and asked >= certain_from else None
                 if missed_at is not None and self._probe.is_missed(operation, missed_at, asked):
                     return await self._absent(operation)
@@ -305,6 +313,12 @@ class Leader:
         return await self._finish(
             operation, Status.UNKNOWN, None, problem=Problem.of(list_unavailable(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
+
+    async def _found(self, operation: Operation) -> Result:
+        if operation.stop_missed:
+            # The stop is due again, and led like any other.
+            return await self._finish(operation, Status.STOPPING, None, answered=True, due_in=_AT_ONCE_SECONDS)
+        return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
 
     async def _unseen(self, operation: Operation, error: UpstreamError, tries: int) -> Result | None:
         """End a probe that cannot see the list, where what is known stays true all the same; None where it goes on."""

@@ -23,6 +23,10 @@ ALREADY_RECORDING: Final = (409, "Recording is already running.")
 STILL_PROCESSING: Final = (409, "Previous recording is still being processed.")
 STILL_OPEN: Final = (409, "Recording is still running.")
 
+# Met by others, and how it comes about is not known: rows that stay open for ever (`rows_stay_open`), a participant who
+# cannot be recorded for a moment (`joining_seconds`), a stop that ends one of two recordings (`stops`), and successes
+# that something between the client and the service wrote (an error's `status` below 300).
+
 # A room or participant counts as live as soon as a start names it, unless the simulator runs with strict_live.
 AUTO_LIVE_NAME: Final = "sandbox"
 

@@ -8,11 +8,10 @@ the vendor documents no error bodies, so statuses are read by family and texts a
 """
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,7 +20,6 @@ from msgspec import Struct
 
 from gateway.errors import (
     CredentialsRefused,
-    Limited,
     MayHaveHappened,
     NeverSent,
     Refused,
@@ -29,29 +27,24 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
+from gateway.videosdk.answers import ABOUT_THE_TOKEN, failure, is_confirmation, retry_after, words
 from gateway.videosdk.tokens import Tokens
 from gateway.videosdk.transport import BEFORE_SEND, Limits, Transport
 
-__all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "Pace", "VideoSDK"]
+__all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "ListedSession", "Pace", "VideoSDK"]
 
 _HARMLESS: Final = "/v2/recordings/participant/track"
 """Any list would do."""
+_SESSIONS: Final = "/v2/sessions"
 _PUBLIC_KEY: Final = "/v2/public/rsa-public-key"
 _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
 _MAX_READINGS: Final = 3
-_MAX_WORDS: Final = 300
 _HEADERS: Final = {
     "user-agent": "recording-gateway",
     "accept": "application/json",
     "accept-encoding": "gzip, deflate",
 }
-_AMBIGUOUS: Final = frozenset({408})
-_ABOUT_THE_TOKEN: Final = frozenset({400, 401, 403})
-"""What VideoSDK answers to a token that is wrong or expired, and also to requests that it does not like: a 400 with a
-participant who has not joined yet, a 403 without a session in the room (the vendor's packages)."""
-_OWN_MEDIA_TYPES: Final = frozenset({"", "application/json", "text/plain"})
-_SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
 
 
 class ListedFile(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -77,6 +70,7 @@ class ListedRow(Struct, frozen=True, kw_only=True, rename="camel"):
 
     id: str = ""
     room_id: str | None = None
+    session_id: str | None = None
     participant_id: str | None = None
     kind: str | None = None
     mode: str = ""
@@ -98,6 +92,15 @@ class ListedRow(Struct, frozen=True, kw_only=True, rename="camel"):
         return _lenient(self.raw_webhook, Deliveries | None)
 
 
+class ListedSession(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One live occupancy of a room; a room has one at a time."""
+
+    id: str = ""
+    room_id: str | None = None
+    start: str | None = None
+    end: str | None = None
+
+
 def _lenient(raw: msgspec.Raw, wanted: Any) -> Any:
     try:
         return msgspec.json.decode(raw, type=wanted)
@@ -113,6 +116,10 @@ class _PageInfo(Struct, rename="camel"):
 class _Page(Struct, rename="camel"):
     data: list[ListedRow]
     page_info: _PageInfo = msgspec.field(default_factory=_PageInfo)
+
+
+class _Sessions(Struct, rename="camel"):
+    data: list[ListedSession]
 
 
 class _PublicKey(Struct, rename="camel"):
@@ -221,7 +228,7 @@ class VideoSDK:
         self, operation: str, path: str, body: dict[str, str], may_send: Callable[[], bool], attempt: str
     ) -> None:
         response = await self._send(operation, "POST", path, body=body, may_send=may_send, attempt=attempt)
-        if not _is_confirmation(response):
+        if not is_confirmation(response):
             raise MayHaveHappened("VideoSDK's answer is not one of its own.", status=response.status_code)
 
     async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[ListedRow]:
@@ -264,6 +271,20 @@ class VideoSDK:
                 return list(rows.values())
         raise UpstreamError("VideoSDK's list has more pages than are read.")
 
+    async def sessions(self, room: str) -> list[ListedSession]:
+        """Return sessions of a room, the latest of them at least.
+
+        Raises:
+            UpstreamError: They could not be had.
+        """
+        query = {"roomId": room, "page": "1", "perPage": str(_PER_PAGE)}
+        response = await self._send("sessions", "GET", _SESSIONS, query=query)
+        try:
+            listed = msgspec.json.decode(response.content, type=_Sessions).data
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UpstreamError("VideoSDK's sessions cannot be read.") from error
+        return [session for session in listed if session.room_id == room]
+
     async def public_key(self) -> str:
         """Return the public key that webhooks are signed for, in PEM.
 
@@ -299,10 +320,10 @@ class VideoSDK:
 
         try:
             response = await _observed("check", send)
-            if response.status_code in _ABOUT_THE_TOKEN:
-                return CredentialsRefused(_words(response), status=response.status_code)
+            if response.status_code in ABOUT_THE_TOKEN:
+                return CredentialsRefused(words(response), status=response.status_code)
             if response.status_code != 200:
-                return _failure(response)
+                return failure(response)
             msgspec.json.decode(response.content, type=_Page)
         except UpstreamError as error:
             return error
@@ -331,20 +352,20 @@ class VideoSDK:
                 )
 
             response = await _observed(operation, send)
-            if response.status_code not in _ABOUT_THE_TOKEN:
+            if response.status_code not in ABOUT_THE_TOKEN:
                 break
             refused = await self._refusal_of(token)
             if refused is None:
                 # The token is good, so it was the request that VideoSDK refused, and would refuse again.
-                raise Refused(_words(response), status=response.status_code, retry_after=_retry_after(response))
+                raise Refused(words(response), status=response.status_code, retry_after=retry_after(response))
             if not isinstance(refused, CredentialsRefused):
-                raise _failure(response)
+                raise failure(response)
             # Refused before it acted, so a repeat with a fresh token is no second start.
             if last or not self._tokens.renew():
-                raise CredentialsRefused(_words(response), status=response.status_code)
+                raise CredentialsRefused(words(response), status=response.status_code)
         if response.status_code == 200:
             return response
-        raise _failure(response)
+        raise failure(response)
 
     async def _send_once(
         self,
@@ -421,65 +442,10 @@ async def _observed(operation: str, send: Callable[[], Awaitable[httpx.Response]
             timed_out = isinstance(error.__cause__, TimeoutError | httpx.TimeoutException)
             call.failed("never_sent" if not error.may_have_happened else "timeout" if timed_out else "broken")
             raise
-        if operation == "check" and response.status_code in _ABOUT_THE_TOKEN:
+        if operation == "check" and response.status_code in ABOUT_THE_TOKEN:
             call.failed("token")
-        elif operation in {"start", "stop"} and response.is_success and not _is_confirmation(response):
+        elif operation in {"start", "stop"} and response.is_success and not is_confirmation(response):
             call.failed("foreign")
         else:
             call.answered(response.status_code)
         return response
-
-
-def _is_confirmation(response: httpx.Response) -> bool:
-    """Tell whether VideoSDK itself says that it started or stopped a recording.
-
-    It answers 200 with a JSON string, or with plain text or nothing, which the vendor's own client takes too. What lies
-    in between (a firewall, a proxy, a sign-in page) answers other statuses, pages, objects and other media types.
-    """
-    if response.status_code != 200:
-        return False
-    try:
-        return isinstance(msgspec.json.decode(response.content), str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        marked_up = response.content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"{", b"["))
-        return media_type in _OWN_MEDIA_TYPES and not marked_up
-
-
-def _failure(response: httpx.Response) -> UpstreamError:
-    status = response.status_code
-    words, retry_after = _words(response), _retry_after(response)
-    if status == 401:
-        return CredentialsRefused(words, status=status)
-    if status == 429 or (status == 503 and response.headers.get("retry-after")):
-        return Limited(words, status=status, retry_after=retry_after)
-    if 400 <= status < 500 and status not in _AMBIGUOUS:
-        return Refused(words, status=status, retry_after=retry_after)
-    return MayHaveHappened(words, status=status)
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    after = response.headers.get("retry-after", "")
-    return float(after) if after.isdecimal() else None
-
-
-def _words(response: httpx.Response) -> str:
-    """Return what VideoSDK said, whichever shape it chose (the rule of the vendor's own Node package)."""
-    text = response.content[:4096].decode("utf-8", "replace")
-    try:
-        said = cast("object", msgspec.json.decode(response.content))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        said = text
-    if isinstance(said, dict):
-        members = cast("dict[str, object]", said)
-        said = next(
-            (
-                value
-                for name in ("message", "error", "msg", "statusMessage")
-                if isinstance(value := members.get(name), str) and value
-            ),
-            "",
-        )
-    words = said.strip() if isinstance(said, str) else ""
-    # A page was made for a browser, and not by VideoSDK.
-    return "" if words.startswith("<") else _SECRETS.sub("…", words)[:_MAX_WORDS].strip()

@@ -190,7 +190,7 @@ async def test_start_with_refused_credentials_is_answered_502(
     status: int,
     route: str,
 ) -> None:
-    """Refused like a harmless call, it is tried once more with a fresh token; then 502 without VideoSDK's words, inviting no retry."""
+    """Refused like a harmless call, it is tried once more with a fresh token; then 502, which invites no retry."""
     endpoint = "start" if route == START else "stop"
     track = new_track()
     if route == STOP:
