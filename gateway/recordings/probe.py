@@ -208,7 +208,8 @@ def _was_open_at_stop(operation: Operation, row: ListedRow, rows: list[ListedRow
         return False
     ends = [milliseconds(other.end) for other in rows if other.end is not None]
     stopped_at = [end for end in ends if abs(end - found.ended_at) <= SKEW_MS]
-    known = operation.evidence
+    # As it was at the claim: this operation's own looks may have learnt of a newer one.
+    known = Evidence.decode(found.evidence, found.generation)
     itself = known is not None and known.videosdk_id == row.id
     return itself or milliseconds(row.start) < max(stopped_at, default=found.ended_at - SKEW_MS)
 
