@@ -156,7 +156,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     videosdk = create_client(settings, tokens)
     listings = ListingCache(videosdk)
     notifications = Notifications(connection)
-    leader = Leader(coordinator, videosdk, listings)
+    leader = Leader(coordinator, videosdk, listings, retry_refused=settings.retry_refused.total_seconds())
     reconciler = Reconciler(coordinator, listings, leader, checks_per_second=settings.checks_per_second)
     without_redis = WithoutRedisMode(coordinator, videosdk)
     batches = Batches(

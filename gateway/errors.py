@@ -7,8 +7,8 @@ What the upstream did (`UpstreamError`; never shown to a caller as it is)::
     UpstreamError             nothing is known but that it failed: it may have happened
     ├── NeverSent             no byte of the request left: it did not happen
     │   └── SendWindowClosed  we were too slow to send it; ours to try again
-    ├── Refused               VideoSDK answered 400, 402, 404, 409 or 422: this call did nothing
-    ├── CredentialsRefused    VideoSDK answered 401 or 403: this call did nothing
+    ├── Refused               VideoSDK answered 4xx, and the token is good: this call did nothing
+    ├── CredentialsRefused    VideoSDK refused the token, with 400, 401 or 403: this call did nothing
     ├── Limited               VideoSDK answered 429, or 503 with Retry-After: this call did nothing
     └── MayHaveHappened       sent, and no answer that settles it
 
@@ -359,7 +359,10 @@ class DeadlineExceeded(GatewayError):
     """The caller's own wait ran out. The operation goes on without the caller."""
 
     slug, status, title = "deadline-exceeded", 504, "Deadline exceeded"
-    advice = "The operation goes on. Send the same request again: it joins the operation or learns its result."
+    advice = (
+        "`detail` says whether an operation goes on without you. Send the same request again: it joins that operation "
+        "or learns its result."
+    )
 
 
 class InternalError(GatewayError):

@@ -143,6 +143,7 @@ def environment(redis_url: str, videosdk_url: str, callers_file: Path, **more: s
         "GATEWAY_TRACK_STARTS_PER_MINUTE": "0",
         # What looks by itself disturbs tests that count commands and calls.
         "GATEWAY_CHECK_SECONDS": "0",
+        "GATEWAY_RETRY_REFUSED_SECONDS": "0",
         **more,
     }
 

@@ -69,6 +69,7 @@ _HEADERS_OF: Final = {
     201: ("Location",),
     202: ("Location",),
     401: ("WWW-Authenticate",),
+    422: ("Retry-After",),
     429: ("Retry-After",),
     503: ("Retry-After",),
     504: ("Retry-After", "Link"),

@@ -175,7 +175,7 @@ local function lead_start() return lead('start') end
 
 local function lead_stop() return lead('stop') end
 
--- A stop without an answer is repeated when it is due, not as fast as starts come.
+-- A stop without an answer is repeated when it is due, not as fast as starts and questions come.
 local function lead_stop_when_due()
   local again = num(redis.call('ZSCORE', due, record))
   if state == 'stopping' and r.done == op and again > now then
@@ -210,7 +210,7 @@ end
 local DECISIONS = {
   ['starting'] =  { start = wait_or_conflict,    stop = note_and_wait,     reconcile = busy },
   ['held'] =      { start = wait,                stop = note_and_wait,     reconcile = busy },
-  ['stop due'] =  { start = lead_stop_when_due,  stop = lead_stop,         reconcile = lead_stop },
+  ['stop due'] =  { start = lead_stop_when_due,  stop = lead_stop,         reconcile = lead_stop_when_due },
   ['recording'] = { start = running_or_conflict, stop = lead_stop,         reconcile = probe },
   ['stale'] =     { start = probe,               stop = lead_stop,         reconcile = probe },
   ['may land'] =  { start = probe,               stop = lead_stop_or_idle, reconcile = probe_or_noop }, -- rule: look-first

@@ -4,6 +4,7 @@
 --
 -- a.hint     what a webhook said of the target: the reason, if it turns out to have ended; '' where nothing was said.
 --            It concerns only what may be recording: what has ended cannot end again
+-- a.evidence what was learnt of the recording, JSON; '' leaves what is known
 -- a.attempt  whose claim is taken away too, because an operator says so: it is then as if the claim had lapsed, and
 --            everything that was sent keeps its quiet time. '' takes none away, and another's claim is left alone
 --
@@ -17,6 +18,7 @@ local over = (r.state or '') == '' or is_ended(r.state)
 if newer(r) or (a.hint ~= '' and over) then return cjson.encode({ how = 'ignored', now = now }) end
 
 local changes = { v = VERSION, suspect_since = now, confirmed = '0' }
+if (a.evidence or '') ~= '' then changes.evidence = a.evidence end
 if a.hint ~= '' then changes.hint = text(now) .. ' ' .. a.hint end
 if revoked then changes.holder, changes.lease, r.holder = '', '0', '' end
 save(changes, a.ttl)

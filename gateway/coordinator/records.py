@@ -147,12 +147,13 @@ class Records:
         self._ready = left == 0
         return left
 
-    async def invalidate(self, key: str, *, hint: str = "") -> bool:
+    async def invalidate(self, key: str, *, hint: str = "", evidence: str = "") -> bool:
         """Have what is known of the target checked before it is believed again.
 
         Args:
             key: The target's record.
             hint: What was heard of its end. It concerns only a target that may be recording.
+            evidence: What was learnt of the recording, where it is more than is known.
 
         Returns:
             Whether there is anything to check.
@@ -160,7 +161,7 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._scripts.run("invalidate", key, {"hint": hint, "attempt": ""})
+        reply = await self._scripts.run("invalidate", key, {"hint": hint, "evidence": evidence, "attempt": ""})
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
     async def revoke(self, key: str, attempt: str) -> bool:
@@ -172,7 +173,7 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._scripts.run("invalidate", key, {"hint": "", "attempt": attempt})
+        reply = await self._scripts.run("invalidate", key, {"hint": "", "evidence": "", "attempt": attempt})
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
     async def confirm(self, key: str, record: Record, *, seen_at: float, evidence: str = "", due_in: float = 0) -> bool:

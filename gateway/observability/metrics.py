@@ -31,6 +31,7 @@ from gateway.observability import tracing
 
 __all__ = [
     "BUILD_INFO",
+    "DEAD_ROWS",
     "DUPLICATES_SUSPECTED",
     "EVENT_READERS",
     "LEASES_LOST",
@@ -178,7 +179,8 @@ _WAITING: Final = _gauge("waiting_callers", "Callers that wait for a result.")
 _UPSTREAM: Final = _counter(
     "upstream_requests",
     "Requests to VideoSDK; without an answer the status is timeout, broken, or never_sent, which proves that nothing "
-    "happened.",
+    "happened. It is token for a check that VideoSDK refused, which speaks against the token, and foreign for a "
+    "success that VideoSDK did not write.",
     "operation",
     "status",
 )
@@ -195,6 +197,9 @@ _FENCED_WRITES: Final = _counter(
     "how",
 )
 DUPLICATES_SUSPECTED: Final = _counter("duplicates_suspected", "Two open recordings of one target were seen.")
+DEAD_ROWS: Final = _counter(
+    "dead_rows", "Rows that VideoSDK lists as recording although nothing records: its own, and never closed.", "reason"
+)
 _WEBHOOK_EVENTS: Final = _counter("webhook_events", "VideoSDK's webhooks, and what became of them.", "type", "verdict")
 WEBHOOK_DELIVERIES_FAILED: Final = _counter(
     "webhook_deliveries_failed", "Recordings of which VideoSDK itself says that a webhook could not be delivered."
@@ -288,7 +293,7 @@ class UpstreamCall:
         )
 
     def failed(self, how: str) -> None:
-        """Say why there was no answer: timeout, broken or never_sent."""
+        """Say why there was no answer that counts: timeout, broken, never_sent, token or foreign."""
         self.status = how
 
 
@@ -297,7 +302,7 @@ _COUNTED_SEPARATELY: Final = frozenset({400, 401, 402, 403, 404, 409, 429})
 
 @contextmanager
 def upstream_call(operation: str) -> Generator[UpstreamCall]:
-    """Count and time one request to VideoSDK: start, stop, list, check or key (its public key)."""
+    """Count and time one request to VideoSDK: start, stop, list, sessions, check or key (its public key)."""
     call, begun = UpstreamCall(), time.perf_counter()
     try:
         with tracing.span(f"upstream {operation}", client=True, operation=operation):

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Coroutine
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import Any
 
 import msgspec
@@ -26,9 +26,10 @@ from gateway.errors import (
     ParametersDiffer,
     TooManyWaiting,
 )
-from gateway.observability import metrics, tracing
+from gateway.observability import metrics
+from gateway.recordings.batch import Batch, give_up, what_goes_on
 from gateway.recordings.leader import Leader
-from gateway.recordings.model import ENDED, Answer, Descriptor, Outcome, Problem, Status
+from gateway.recordings.model import ENDED, Answer, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.records import recording_of
@@ -47,86 +48,6 @@ _MAX_WAITING_PER_TARGET = 1_000
 
 
 _log = structlog.get_logger("gateway.recordings")
-
-
-class Batch:
-    """Callers of this process who want the same of one target, and are answered together."""
-
-    def __init__(
-        self,
-        key: str,
-        target: Target,
-        command: Command,
-        parameters: StartParameters | None,
-        caller: str,
-        arrived_at: float | None,
-        asked_at: int | None,
-    ) -> None:
-        self.key = key
-        self.target = target
-        self.command = command
-        self.caller = caller
-        self.parameters = parameters
-        self.fingerprint = parameters.fingerprint if parameters else ""
-        self.descriptor = ""
-        if parameters:
-            described = Descriptor(requested_by=caller, file_format=parameters.file_format or "webm")
-            self.descriptor = msgspec.json.encode(described).decode()
-        self.arrived_at = arrived_at
-        """When (`clock`) the earliest of its callers came, until Redis has answered for the first time."""
-        self.waiters: list[asyncio.Future[Answer | Problem | None]] = []
-        """Each is answered with None once it has waited for as long as it would."""
-        self.deadline = 0.0
-        """Until when (`clock`) the most patient caller waits."""
-        self.claim: Claim | None = None
-        """What Redis said last."""
-        self.asked_at = "" if asked_at is None else str(asked_at * 1000 + 999)
-        """The number (see `claim.lua`) under which this was asked first: of a stop, and of a start's retry."""
-        self.stop_recorded = False
-        """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
-        self.waited_for_another = False
-        """Another operation was in flight when it came."""
-        self.submitted = False
-        """Redis has answered for the first time, or will not."""
-        self.merged_into: Batch | None = None
-        """The batch that this one's waiters went over to."""
-        self.context = copy_context()
-        """Of its first caller: that caller's trace shows what is done for the batch."""
-        self.trace = ""
-        """Where the operation's trace is that answered it."""
-        self.is_leader = False
-
-    @property
-    def abandoned(self) -> bool:
-        """No caller waits, and no stop was promised."""
-        return self.command is Command.START and all(caller.done() for caller in self.waiters)
-
-    @property
-    def resolved(self) -> "Batch":
-        """The batch in which its waiters are answered."""
-        return self if self.merged_into is None else self.merged_into.resolved
-
-    def link(self, caller: asyncio.Future[Answer | Problem | None]) -> None:
-        """Link the trace of a caller to the operation's, unless that trace shows the operation anyway."""
-        if not (self.is_leader and caller is self.waiters[0]):
-            tracing.link(self.trace)
-
-    def answer(self, answer: Answer | Problem) -> None:
-        """Tell everybody who still waits."""
-        for caller in self.waiters:
-            if not caller.done():
-                caller.set_result(answer)
-
-    def answer_leading(self, answer: Answer, others: Outcome) -> None:
-        """Tell the first who still waits that the operation was theirs, and the others that they joined it."""
-        waiting = [caller for caller in self.waiters if not caller.done()]
-        for position, caller in enumerate(waiting):
-            caller.set_result(Answer(others, answer.recording) if position else answer)
-
-
-def _give_up(caller: asyncio.Future[Answer | Problem | None]) -> None:
-    if not caller.done():
-        caller.set_result(None)
 
 
 _WaitKey = tuple[str, str, Command, str, str]
@@ -239,7 +160,7 @@ class Batches:
         batch.deadline = max(batch.deadline, clock() + timeout)
         self._waiters_per_target[key] = self._waiters_per_target.get(key, 0) + 1
         self._waiters += 1
-        timer = loop.call_later(timeout, _give_up, caller)
+        timer = loop.call_later(timeout, give_up, caller)
         try:
             with metrics.waiting():
                 answer = await caller
@@ -262,7 +183,7 @@ class Batches:
         if batch.stop_recorded and batch.claim is not None:
             recording = recording_of(batch.key, batch.target, batch.claim.record)
             return Answer(Outcome.STOP_REQUESTED, msgspec.structs.replace(recording, status=Status.STOPPING))
-        raise DeadlineExceeded("The operation goes on; ask again to learn its result.", retry_after=1)
+        raise DeadlineExceeded(what_goes_on(batch.claim), retry_after=1)
 
     def _join_batch(
         self,

@@ -2,6 +2,9 @@
 
 VideoSDK's start answers no id, so which row is which recording has to be concluded: once a row was seen open while the
 gateway knew that it records, its id is known; before that, a row counts as ours if it began no earlier than our start.
+
+A row that is open for ever, although its session is over or VideoSDK refuses to stop it, is *dead*: the record
+remembers it, and it counts as nothing.
 """
 
 from collections.abc import Sequence
@@ -16,31 +19,69 @@ from gateway.observability import metrics
 from gateway.recordings.model import RecordedFile, WebhookDeliveries
 from gateway.videosdk.client import ListedRow
 
-__all__ = ["Evidence", "milliseconds", "open_rows", "own_row", "report_deliveries", "report_duplicates"]
+__all__ = [
+    "SKEW_MS",
+    "Evidence",
+    "began_with",
+    "dead_rows",
+    "milliseconds",
+    "only_dead",
+    "open_rows",
+    "own_row",
+    "report_dead",
+    "report_deliveries",
+    "report_duplicates",
+    "row_name",
+    "with_dead",
+]
 
-_SKEW_MS: Final = 2_000
+SKEW_MS: Final = 2_000
 """How far VideoSDK's clock may be off Redis's."""
 _MAX_FILES: Final = 100
+_MAX_DEAD: Final = 20
+_REFUSALS: Final = 3
 
 _log = structlog.get_logger("gateway.recordings")
 
 
 class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What the list said last of one recording. Belongs to a generation: that of another tells nothing."""
+    """What the list said last of one recording. Belongs to a generation: that of another tells nothing.
 
-    generation: str
-    videosdk_id: str
+    Only `dead` belongs to the target: rows that VideoSDK lists as open although nothing records under them.
+    """
+
+    generation: str = ""
+    videosdk_id: str = ""
+    session_id: str = ""
+    start: str = ""
+    """When it began and ended, by VideoSDK's clock and in its words."""
+    end: str = ""
     ended: bool = False
     files: tuple[RecordedFile, ...] = ()
     deliveries: WebhookDeliveries | None = None
+    rivals: bool = False
+    """Other rows of the target were open beside it."""
+    stops_refused: int = 0
+    """How often VideoSDK has refused to stop it while it was listed as open, and since when (ms)."""
+    refused_since: int = 0
+    dead: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, generation: str, row: ListedRow) -> "Evidence":
-        """Take what matters of a row."""
+    def of(
+        cls, generation: str, row: ListedRow, known: "Evidence | None" = None, *, rivals: bool = False
+    ) -> "Evidence":
+        """Take what matters of a row, and of what was known of the same row."""
         counted = row.deliveries
+        same = known if known is not None and known.videosdk_id == row.id else None
         return cls(
             generation=generation,
             videosdk_id=row.id,
+            session_id=row.session_id or "",
+            start=row.start or "",
+            end=row.end or "",
+            rivals=rivals,
+            stops_refused=same.stops_refused if same else 0,
+            refused_since=same.refused_since if same else 0,
             ended=row.end is not None,
             files=tuple(
                 RecordedFile(file_path=file.file_path, file_url=file.file_url, type=file.type, size=file.size)
@@ -48,6 +89,16 @@ class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
             ),
             deliveries=WebhookDeliveries(total=counted.total, succeeded=counted.succeeded) if counted else None,
         )
+
+    def refused(self, now: int) -> "Evidence":
+        """Count one more stop that VideoSDK refused."""
+        return msgspec.structs.replace(
+            self, stops_refused=self.stops_refused + 1, refused_since=self.refused_since or now
+        )
+
+    def cannot_be_stopped(self, now: int, seconds: float) -> bool:
+        """Tell whether stops were refused again and again, for longer than a recording takes to begin."""
+        return self.stops_refused >= _REFUSALS and now - self.refused_since >= seconds * 1000
 
     @property
     def undelivered(self) -> bool:
@@ -61,17 +112,51 @@ class Evidence(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     @staticmethod
     def decode(text: str, generation: str) -> "Evidence | None":
         """Read what the record keeps of this generation."""
-        evidence = msgspec.json.decode(text, type=Evidence) if text else None
+        evidence = _decode(text)
         return evidence if evidence is not None and evidence.generation == generation else None
 
     @staticmethod
     def moved(text: str, generation: str, to: str) -> str:
-        """Return what is kept of one generation as that of another; nothing where it is not of that one."""
+        """Return what is kept of one generation as that of another; of the target alone where it is not of that one."""
         evidence = Evidence.decode(text, generation)
-        return msgspec.structs.replace(evidence, generation=to).encode() if evidence is not None else ""
+        return msgspec.structs.replace(evidence, generation=to).encode() if evidence is not None else only_dead(text)
 
 
-def open_rows(rows: list[ListedRow], ended_at: int, now: int, settle: float) -> list[ListedRow]:
+def _decode(text: str) -> Evidence | None:
+    return msgspec.json.decode(text, type=Evidence) if text else None
+
+
+def dead_rows(text: str) -> tuple[str, ...]:
+    """Return the names of the rows that a record remembers as dead."""
+    evidence = _decode(text)
+    return evidence.dead if evidence is not None else ()
+
+
+def with_dead(text: str, *names: str) -> str:
+    """Return what a record keeps, with these rows as dead ones beside those it knows."""
+    evidence = _decode(text) or Evidence()
+    dead = tuple(dict.fromkeys((*evidence.dead, *names)))[-_MAX_DEAD:]
+    return msgspec.structs.replace(evidence, dead=dead).encode() if dead else text
+
+
+def only_dead(text: str) -> str:
+    """Return of what a record keeps only what is about the target, and not about one recording of it."""
+    return with_dead("", *dead_rows(text))
+
+
+def row_name(row: ListedRow) -> str:
+    """Return what tells a row from the others of its target."""
+    return row.id or row.start or ""
+
+
+def began_with(row: ListedRow, started_at: int) -> bool:
+    """Tell whether a row began no earlier than a start of ours, and so may be what that started."""
+    return bool(started_at) and milliseconds(row.start) >= started_at - SKEW_MS
+
+
+def open_rows(
+    rows: list[ListedRow], ended_at: int, now: int, settle: float, dead: Sequence[str] = ()
+) -> list[ListedRow]:
     """Return the rows of a target that record now, newest first.
 
     Args:
@@ -79,8 +164,9 @@ def open_rows(rows: list[ListedRow], ended_at: int, now: int, settle: float) -> 
         ended_at: When (ms) the target was last stopped.
         now: Redis's clock in ms.
         settle: For how many seconds after that the list may still show as open what was just stopped.
+        dead: Names of rows that are open for ever.
     """
-    rows = [row for row in rows if row.end is None]
+    rows = [row for row in rows if row.end is None and row_name(row) not in dead]
     if now - ended_at < settle * 1000:
         rows = [row for row in rows if milliseconds(row.start) > ended_at]
     return sorted(rows, key=lambda row: milliseconds(row.start), reverse=True)
@@ -102,9 +188,9 @@ def own_row(rows: Sequence[ListedRow], known: Evidence | None, started_at: int, 
     if not started_at:
         return None
     if ended_at < started_at:
-        first, last = max(started_at - _SKEW_MS, ended_at), float("inf")
+        first, last = max(started_at - SKEW_MS, ended_at), float("inf")
     else:
-        first, last = started_at - _SKEW_MS, ended_at + _SKEW_MS
+        first, last = started_at - SKEW_MS, ended_at + SKEW_MS
     ours = [row for row in rows if first <= milliseconds(row.start) <= last]
     return max(ours, key=lambda row: milliseconds(row.start), default=None)
 
@@ -114,6 +200,12 @@ def report_duplicates(key: str, records: Sequence[ListedRow]) -> None:
     if len(records) > 1:
         metrics.DUPLICATES_SUSPECTED.inc()
         _log.error("duplicate.suspected", key=key, rows=len(records))
+
+
+def report_dead(key: str, row: ListedRow, reason: str) -> None:
+    """Count and log that a row is dead, once: from then on the record remembers it."""
+    metrics.DEAD_ROWS.labels(reason).inc()
+    _log.warning("row.dead", key=key, row=row.id, session=row.session_id, began=row.start, reason=reason)
 
 
 def report_deliveries(known: Evidence | None, now: Evidence, kind: str) -> None:

@@ -14,12 +14,17 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 
-__all__ = ["list_unavailable", "problem_for"]
+__all__ = ["MAY_PASS", "list_unavailable", "problem_for"]
+
+MAY_PASS = frozenset({400, 409})
+"""Refusals of a start that may pass by themselves: a participant who is only just joining, a recording that was stopped
+a moment ago. The other families last: no session (403), no such room or participant (402, 404)."""
 
 _LIMITED_SECONDS = 5.0
 _UNAVAILABLE_SECONDS = 2.0
 _UNKNOWN_SECONDS = 5.0
 _UNSEEN_SECONDS = 1.0
+_REFUSED_SECONDS = 2.0
 
 
 def problem_for(error: UpstreamError) -> GatewayError:
@@ -41,6 +46,7 @@ def problem_for(error: UpstreamError) -> GatewayError:
         case Refused():
             return UpstreamRefused(
                 f"VideoSDK refused with status {error.status}.",
+                retry_after=error.retry_after or (_REFUSED_SECONDS if error.status in MAY_PASS else None),
                 extensions={"upstreamStatus": error.status, "upstreamMessage": error.message},
             )
         case _:

@@ -16,6 +16,7 @@ from gateway.coordinator import Command, Coordinator, Lease, Record
 from gateway.errors import (
     CoordinationUnavailable,
     CredentialsRefused,
+    GatewayError,
     Limited,
     NeverSent,
     OutcomeUnknown,
@@ -25,13 +26,13 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
-from gateway.recordings.failures import list_unavailable, problem_for
+from gateway.recordings.failures import MAY_PASS, list_unavailable, problem_for
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.probe import LOOK_PAUSES, MISSES_APART_SECONDS, NONE_RUNS, Probe, noted
 from gateway.store.clock import clock
-from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.client import ListedRow, VideoSDK
 
 __all__ = ["Leader"]
 
@@ -45,9 +46,10 @@ _UNSEEN_DUE_SECONDS = 5.0
 _STOP_AGAIN_SECONDS = 1.0
 _STOP_SELDOM_SECONDS = 30.0
 _START_AGAIN_SECONDS = 1.0
+_AT_ONCE_SECONDS = 0.001
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
-_CONFLICTS = frozenset({400, 409})
+_RETRY_REFUSED_SECONDS = 3.0
 _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
 
@@ -61,9 +63,18 @@ class Leader:
         coordinator: Where results are written.
         videosdk: Whom to call.
         listings: Whom to ask what records.
+        retry_refused: For how many seconds a start that VideoSDK refuses is tried again where that may pass; 0 is not.
     """
 
-    def __init__(self, coordinator: Coordinator, videosdk: VideoSDK, listings: ListingCache) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        videosdk: VideoSDK,
+        listings: ListingCache,
+        *,
+        retry_refused: float = _RETRY_REFUSED_SECONDS,
+    ) -> None:
+        self._retry_refused = retry_refused
         self._coordinator = coordinator
         self._videosdk = videosdk
         self._leases = coordinator.leases
@@ -98,7 +109,7 @@ class Leader:
     # --- start ---------------------------------------------------------------------------------------------------
 
     async def _start(self, operation: Operation) -> Result:
-        operation.learn("")
+        operation.forget_recording()
         try:
             with noted(operation, "start"):
                 await self._videosdk.start(
@@ -142,32 +153,39 @@ class Leader:
         if row:
             operation.adopt(operation.record.generation)
             return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
-        if error.status in _CONFLICTS and self._just_stopped(operation):
-            return await self._start_again(operation, error)
+        if error.status not in MAY_PASS:
+            return await self._start_failed_for_good(operation, problem_for(error))
+        return await self._start_again(operation, error)
+
+    async def _start_failed_for_good(self, operation: Operation, problem: GatewayError) -> Result:
         return await self._finish(
-            operation, Status.FAILED, None, problem=Problem.of(problem_for(error)), confirmed_by="list", answered=True
+            operation, Status.FAILED, None, problem=Problem.of(problem), confirmed_by="list", answered=True
         )
 
     def _just_stopped(self, operation: Operation) -> bool:
         return self._coordinator.now_ms() - operation.claim.record.ended_at < _PROCESSING_SECONDS * 1000
 
     async def _start_again(self, operation: Operation, error: Refused) -> Result:
-        """Start once more after VideoSDK had time for the previous recording, if a caller waits that long.
+        """Start once more where the refusal may pass, if a caller waits that long.
 
-        Its signalling layer knows "previous recording still being processed, retry in seconds" (4018); how REST says it
-        is not documented.
+        A participant who has only just joined cannot be recorded for a second or two (the vendor's packages), and its
+        signalling layer knows "previous recording still being processed, retry in seconds" (4018).
         """
-        pause = error.retry_after or _START_AGAIN_SECONDS
-        if clock() + pause + _START_AGAIN_SECONDS > operation.deadline():
-            problem = StillStopping(
+        now, pause = clock(), error.retry_after or _START_AGAIN_SECONDS
+        operation.refused_at = operation.refused_at or now
+        just_stopped = self._just_stopped(operation)
+        if not just_stopped and now + pause > operation.refused_at + self._retry_refused:
+            return await self._start_failed_for_good(operation, problem_for(error))
+        if now + pause + _START_AGAIN_SECONDS > operation.deadline():
+            problem = problem_for(error) if not just_stopped else StillStopping(
                 "VideoSDK still works on the recording that was stopped just now.",
                 retry_after=pause,
                 extensions={"upstreamStatus": error.status},
-            )
-            return await self._finish(
-                operation, Status.FAILED, None, problem=Problem.of(problem), confirmed_by="list", answered=True
-            )
+            )  # fmt: skip
+            return await self._start_failed_for_good(operation, problem)
         await asyncio.sleep(pause)
+        if self._leases.stop_wanted(operation.lease):
+            return await self._start_failed_for_good(operation, problem_for(error))
         return await self._absent(operation)
 
     # --- stop ----------------------------------------------------------------------------------------------------
@@ -181,22 +199,43 @@ class Leader:
         except Refused as error:
             return await self._stop_refused(operation, error)
         except UpstreamError as error:
-            no_caller_waits = clock() >= operation.deadline() and not isinstance(error, SendWindowClosed)
-            if not error.may_have_happened and not no_caller_waits:
-                return await self._release(operation, error)
-            # A stop may be repeated: nothing newer can start while it is not known to be over. And it is repeated where
-            # no caller waits to learn that it failed: a caller that left was promised that it will happen.
+            return await self._stop_unconfirmed(operation, error)
+        known = operation.evidence
+        if known is not None and known.rivals and (await self._left_to_stop(operation))[0] is not None:
+            # One of two recordings may have gone on: `stopped` has to be true of both.
             return await self._finish(
-                operation,
-                Status.STOPPING,
-                Outcome.STOP_REQUESTED,
-                answered=not error.may_have_happened,
-                due_in=error.retry_after or _STOP_AGAIN_SECONDS,
+                operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=_STOP_AGAIN_SECONDS
             )
         return await self._finish(operation, Status.STOPPED, Outcome.STOPPED, confirmed_by="reply", answered=True)
 
-    async def _stop_refused(self, operation: Operation, error: Refused) -> Result:
-        """Believe that nothing runs only by the list's word, and not while the list may be behind a start."""
+    async def _stop_unconfirmed(self, operation: Operation, error: UpstreamError) -> Result:
+        no_caller_waits = clock() >= operation.deadline() and not isinstance(error, SendWindowClosed)
+        if not error.may_have_happened and not no_caller_waits:
+            return await self._release(operation, error)
+        if error.may_have_happened and no_caller_waits:
+            # A repeat. Where every answer gets lost on its way, the list alone tells that nothing is left to stop.
+            row, unseen = await self._left_to_stop(operation)
+            if row is None and not unseen:
+                return await self._finish(operation, Status.STOPPED, Outcome.STOPPED, confirmed_by="list")
+        # A stop may be repeated: nothing newer can start while it is not known to be over. And it is repeated where
+        # no caller waits to learn that it failed: a caller that left was promised that it will happen.
+        return await self._finish(
+            operation,
+            Status.STOPPING,
+            Outcome.STOP_REQUESTED,
+            answered=not error.may_have_happened,
+            due_in=error.retry_after or self._until_repeat(self._probe.stop_age(operation)),
+        )
+
+    def _until_repeat(self, age: float) -> float:
+        """Return after how many seconds a stop is repeated: each time about as long as all the times before."""
+        return min(max(age, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
+
+    async def _left_to_stop(self, operation: Operation) -> tuple[ListedRow | None, bool]:
+        """Return what the list shows open after a stop, and whether the list could not be had.
+
+        That nothing runs is believed only by its word, and not while it may be behind a start.
+        """
         try:
             row = await self._probe.open_row(operation)
             while (
@@ -208,14 +247,19 @@ class Leader:
                 await asyncio.sleep(LOOK_PAUSES[1])
                 row = await self._probe.open_row(operation)
         except UpstreamError:
-            row, unseen = None, True
-        else:
-            unseen = False
+            return None, True
+        return row, False
+
+    async def _stop_refused(self, operation: Operation, error: Refused) -> Result:
+        row, unseen = await self._left_to_stop(operation)
+        if row is not None and self._probe.is_unstoppable(operation, row, error):
+            self._probe.bury(operation, row, "stop_refused")
+            row, unseen = await self._left_to_stop(operation)
         no_caller_waits = clock() >= operation.deadline()
         if unseen or (row is not None and (no_caller_waits or self._probe.age(operation) < _PROCESSING_SECONDS)):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
             # and ever more seldom.
-            pause = min(max(self._probe.age(operation) / 10, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
+            pause = self._until_repeat(self._probe.refusals_age(operation))
             return await self._finish(operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
         if row is None:
             return await self._finish(
@@ -249,10 +293,8 @@ class Leader:
                     return result
                 last = error
             else:
-                if row is not None and asked >= self._probe.stops_land_until(operation):
-                    return await self._finish(
-                        operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list"
-                    )
+                if row is not None and (operation.stop_missed or asked >= self._probe.stops_land_until(operation)):
+                    return await self._found(operation)
                 missed_at = (missed_at or asked) if row is None and asked >= certain_from else None
                 if missed_at is not None and self._probe.is_missed(operation, missed_at, asked):
                     return await self._absent(operation)
@@ -271,6 +313,12 @@ class Leader:
         return await self._finish(
             operation, Status.UNKNOWN, None, problem=Problem.of(list_unavailable(last)), due_in=_UNKNOWN_DUE_SECONDS
         )
+
+    async def _found(self, operation: Operation) -> Result:
+        if operation.stop_missed:
+            # The stop is due again, and led like any other.
+            return await self._finish(operation, Status.STOPPING, None, answered=True, due_in=_AT_ONCE_SECONDS)
+        return await self._finish(operation, Status.RECORDING, Outcome.ALREADY_RECORDING, confirmed_by="list")
 
     async def _unseen(self, operation: Operation, error: UpstreamError, tries: int) -> Result | None:
         """End a probe that cannot see the list, where what is known stays true all the same; None where it goes on."""

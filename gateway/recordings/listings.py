@@ -12,9 +12,10 @@ import structlog
 from msgspec import Struct, structs
 
 from gateway.errors import UpstreamError
+from gateway.recordings.evidence import milliseconds
 from gateway.recordings.targets import MODES, Mode, Target
 from gateway.store.clock import clock
-from gateway.videosdk.client import ListedRow, VideoSDK
+from gateway.videosdk.client import ListedRow, ListedSession, VideoSDK
 
 __all__ = ["Listing", "ListingCache"]
 
@@ -34,6 +35,18 @@ class Listing(Struct, frozen=True):
     """When (`clock`) it was asked: what it says is no younger."""
     modes: frozenset[Mode] = _ALL
     """Which recordings it is about."""
+    newest: ListedRow | None = None
+    """The row that began last."""
+
+    def is_superseded(self, row: ListedRow) -> bool:
+        """Tell whether a later session of the room has recorded: it has one at a time, so that of this row is over."""
+        other = self.newest
+        return (
+            other is not None
+            and bool(row.session_id and other.session_id)
+            and other.session_id != row.session_id
+            and milliseconds(other.start) > milliseconds(row.start)
+        )
 
     def of(self, target: Target) -> list[ListedRow]:
         """Return the rows of one target."""
@@ -69,6 +82,7 @@ class ListingCache:
         self._whole: OrderedDict[str, Listing] = OrderedDict()
         """The last list of each whole room."""
         self._single: OrderedDict[tuple[str, str], Listing] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[float, list[ListedSession]]] = OrderedDict()
 
     async def ask(
         self, room: str, participant: str | None = None, mode: Mode | None = None, *, max_age: float = 0
@@ -97,6 +111,25 @@ class ListingCache:
             self._asking[room] = asyncio.create_task(self._ask_for_all(room), name="list")
         return await asyncio.shield(batch.answer)
 
+    async def is_over(self, room: str, row: ListedRow, *, max_age: float = 0) -> bool:
+        """Tell whether VideoSDK says that the session is over in which a row was recorded; if in doubt, it is not.
+
+        Args:
+            room: Of the row.
+            row: Which.
+            max_age: How many seconds ago VideoSDK may have said that it goes on.
+        """
+        asked_at, sessions = self._sessions.get(room, (0.0, []))
+        if not _has_ended(row, sessions) and clock() - asked_at > max_age:
+            now = clock()
+            try:
+                sessions = await self._videosdk.sessions(room)
+            except UpstreamError as error:
+                _log.warning("upstream.sessions_failed", error=type(error).__name__, status=error.status)
+                return False
+            self._remember(self._sessions, room, (now, sessions))
+        return _has_ended(row, sessions)
+
     def _known(self, room: str, participant: str | None, modes: frozenset[Mode]) -> Listing | None:
         known = [self._whole.get(room), self._single.get((room, participant)) if participant else None]
         return max((one for one in known if one and one.modes >= modes), key=lambda one: one.asked_at, default=None)
@@ -122,7 +155,8 @@ class ListingCache:
                 for mode in sorted(batch.modes)
                 for row in await self._videosdk.list_rows(MODES[mode].path, room, participant)
             ]
-            listed = Listing(rows, asked_at, frozenset(batch.modes))
+            newest = max(rows, key=lambda row: milliseconds(row.start), default=None)
+            listed = Listing(rows, asked_at, frozenset(batch.modes), newest)
         except UpstreamError as error:
             _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
             batch.answer.set_exception(error)
@@ -142,8 +176,18 @@ class ListingCache:
             self._remember(self._single, (room, participant), listed)
         batch.answer.set_result(listed)
 
-    def _remember(self, known: OrderedDict[Any, Listing], name: object, listed: Listing) -> None:
+    def _remember(self, known: OrderedDict[Any, Any], name: object, listed: object) -> None:
         known[name] = listed
         known.move_to_end(name)
         if len(known) > self._max_remembered:
             known.popitem(last=False)
+
+
+def _has_ended(row: ListedRow, sessions: list[ListedSession]) -> bool:
+    """Tell whether the sessions of a room prove that of a row to be over: it has ended, or a later one has begun."""
+    return bool(row.session_id) and any(
+        session.end is not None
+        if session.id == row.session_id
+        else milliseconds(session.start) > milliseconds(row.start)
+        for session in sessions
+    )

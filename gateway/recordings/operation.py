@@ -5,16 +5,22 @@ from collections.abc import Callable
 import msgspec
 from msgspec.structs import replace
 
-from gateway.coordinator import Claim, Command, Completion, Lease
-from gateway.recordings.evidence import Evidence
+from gateway.coordinator import Claim, Command, Completion, Lease, Record
+from gateway.recordings.evidence import Evidence, began_with, dead_rows, only_dead, with_dead
 from gateway.recordings.model import Descriptor, EndReason, Origin, Outcome, Problem, Status
 from gateway.recordings.targets import StartParameters, Target
 from gateway.store.clock import clock
+from gateway.videosdk.client import ListedRow
 
-__all__ = ["Operation", "Result"]
+__all__ = ["Operation", "Result", "begun_by"]
 
 _FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
 """What the record says of a recording that was begun beside the gateway."""
+
+
+def begun_by(record: Record, row: ListedRow) -> bool:
+    """Tell whether the start that a record tells of may have begun a row: one that was found began before that."""
+    return record.recording != _FOUND and began_with(row, record.started_at)
 
 
 class Operation:
@@ -60,6 +66,10 @@ class Operation:
         """When (`clock`) the list was asked last: what it says is no younger."""
         self.stop_pending = False
         """A stop was requested meanwhile, and is left to do."""
+        self.stop_missed = False
+        """The list shows a recording that a stop should have ended which VideoSDK confirmed."""
+        self.refused_at: float | None = None
+        """When (`clock`) VideoSDK refused the start first."""
         self.upstream = ""
         """What VideoSDK answered last, in a word."""
 
@@ -73,14 +83,27 @@ class Operation:
         """What lists have shown of the recording."""
         return Evidence.decode(self.record.evidence, self.record.generation)
 
-    def learn(self, evidence: str) -> None:
+    @property
+    def dead(self) -> tuple[str, ...]:
+        """Names of the target's rows that are open for ever."""
+        return dead_rows(self.record.evidence)
+
+    def learn(self, evidence: Evidence) -> None:
         """Note what a list shows of the recording."""
-        self.record = replace(self.record, evidence=evidence)
+        self.record = replace(self.record, evidence=with_dead(evidence.encode(), *self.dead))
+
+    def forget_recording(self) -> None:
+        """Begin another recording, of which nothing is known."""
+        self.record = replace(self.record, evidence=only_dead(self.record.evidence))
+
+    def bury(self, name: str) -> None:
+        """Note that a row is dead."""
+        self.record = replace(self.record, evidence=with_dead(self.record.evidence, name))
 
     def promoted(self, lease: Lease) -> None:
         """Go on with the lease of a start."""
         self.lease = lease
-        self.record = lease.record
+        self.record = replace(lease.record, evidence=self.record.evidence)
 
     def adopt(self, generation: str) -> None:
         """Take what the list shows for a recording that was begun beside the gateway, of unknown parameters."""

@@ -4,12 +4,15 @@ import structlog
 
 from gateway.coordinator import Backlog, Coordinator, PendingTarget
 from gateway.errors import GatewayError, NotFound, UpstreamError
+from gateway.recordings.evidence import Evidence, dead_rows, report_dead, row_name, with_dead
 from gateway.recordings.failures import problem_for
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import Recording
+from gateway.recordings.operation import begun_by
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
 from gateway.recordings.targets import Target
+from gateway.videosdk.client import ListedRow
 
 __all__ = ["Operator"]
 
@@ -67,7 +70,9 @@ class Operator:
     async def release(self, target: Target, *, reason: str, by: str) -> tuple[bool, Recording]:
         """Take the target's claim away, after a look at VideoSDK; the next leader then finds out what is true.
 
-        Nothing is sent again before its quiet time is over: what the holder sent may still land.
+        Nothing is sent again before its quiet time is over: what the holder sent may still land. What VideoSDK lists as
+        open and no start of the gateway began, or VideoSDK has refused to stop, is dead from then on by the operator's
+        word, so that a start is really sent: VideoSDK refuses it if it records all the same.
 
         Returns:
             Whether a claim was taken away, and what is known now.
@@ -84,15 +89,33 @@ class Operator:
             listed = await self._listings.ask(target.room_id, target.participant_id, target.mode)
         except UpstreamError as error:
             raise _unseen(problem_for(error)) from None
-        records = sum(row.end is None for row in listed.of(target))
+        records = [row for row in listed.of(target) if row.end is None]
         taken = bool(pending.holder) and await self._coordinator.records.revoke(key, pending.holder)
         _log.warning(
             "audit.claim_released",
             by=by, reason=reason, target=key, taken=taken, attempt=pending.holder, owner=pending.owner,
-            action=pending.action, records=records,
+            action=pending.action, records=len(records),
         )  # fmt: skip
+        await self._bury(key, records)
         await self._recordings.briefly(self._reconciler.reconcile_all([key]))
         return taken, await self._recordings.get(target)
+
+    async def _bury(self, key: str, records: list[ListedRow]) -> None:
+        record = await self._coordinator.records.read(key)
+        if record is None or record.holder:
+            return
+        known = Evidence.decode(record.evidence, record.generation)
+        refused = known.videosdk_id if known is not None and known.stops_refused else ""
+        dead = [
+            row for row in records
+            if row_name(row) not in dead_rows(record.evidence)
+            and (row_name(row) == refused or not begun_by(record, row))
+        ]  # fmt: skip
+        for row in dead:
+            report_dead(key, row, "released")
+        if dead:
+            evidence = with_dead(record.evidence, *map(row_name, dead))
+            await self._coordinator.records.invalidate(key, evidence=evidence)
 
     def _key(self, target: Target) -> str:
         return self._coordinator.key(target.room_id, *target.parts)

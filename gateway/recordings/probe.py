@@ -5,12 +5,22 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
-from gateway.coordinator import Coordinator
-from gateway.errors import UpstreamError
-from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
-from gateway.recordings.listings import ListingCache
-from gateway.recordings.model import ENDED, Status
-from gateway.recordings.operation import Operation
+from gateway.coordinator import Command, Coordinator
+from gateway.errors import Refused, UpstreamError
+from gateway.recordings.evidence import (
+    SKEW_MS,
+    Evidence,
+    milliseconds,
+    open_rows,
+    own_row,
+    report_dead,
+    report_deliveries,
+    report_duplicates,
+    row_name,
+)
+from gateway.recordings.listings import Listing, ListingCache
+from gateway.recordings.model import ENDED, EndReason, Status
+from gateway.recordings.operation import Operation, begun_by
 from gateway.store.clock import clock
 from gateway.videosdk.client import ListedRow
 
@@ -20,6 +30,7 @@ LOOK_PAUSES: Final = (0.25, 0.5, 1.0, 2.0)
 """Between one look at the list and the next, in seconds."""
 MISSES_APART_SECONDS: Final = 1.0
 """How far apart two lists must be that together end a recording."""
+_NOTHING_TO_STOP: Final = frozenset({400, 404, 409})
 NONE_RUNS: Final = frozenset({"", *ENDED})
 """The states in which nothing was known to record."""
 
@@ -49,15 +60,56 @@ class Probe:
             )
         operation.looked_at = listed.asked_at
         rows, found = listed.of(operation.target), operation.claim.record
-        records = open_rows(rows, found.ended_at, self._coordinator.now_ms(), self._timing.settle)
+        records = open_rows(rows, found.ended_at, self._coordinator.now_ms(), self._timing.settle, operation.dead)
+        records = [row for row in records if not await self._bury_if_dead(operation, row, listed)]
         report_duplicates(operation.key, records)
         row = next(iter(records), None)
         known = operation.evidence
-        if shown := row or own_row(rows, known, operation.record.started_at, found.ended_at):
-            now = Evidence.of(operation.record.generation, shown)
+        own = own_row(rows, known, operation.record.started_at, found.ended_at)
+        operation.stop_missed = row is not None and _was_open_at_stop(operation, row, rows)
+        shown = own if row is None or operation.stop_missed else row
+        if shown is not None:
+            now = Evidence.of(operation.record.generation, shown, known, rivals=len(records) > 1)
             report_deliveries(known, now, operation.target.label)
-            operation.learn(now.encode())
+            operation.learn(now)
         return row
+
+    async def _bury_if_dead(self, operation: Operation, row: ListedRow, listed: Listing) -> bool:
+        """Tell whether an open row is dead, and have the record remember it."""
+        if not await self._session_is_over(operation, row, listed):
+            return False
+        self.bury(operation, row, "session_over")
+        return True
+
+    def bury(self, operation: Operation, row: ListedRow, reason: str) -> None:
+        """Have the record remember that a row is dead."""
+        operation.bury(row_name(row))
+        report_dead(operation.key, row, reason)
+
+    async def _session_is_over(self, operation: Operation, row: ListedRow, listed: Listing) -> bool:
+        if not row.session_id:
+            return False
+        if listed.is_superseded(row):
+            return True
+        starts = operation.command is Command.START
+        if starts and begun_by(operation.record, row) and self.age(operation) < self._timing.quiet:
+            return False  # begun just now
+        room = operation.target.room_id
+        return await self._listings.is_over(room, row, max_age=self._timing.trust if starts else 0)
+
+    def is_unstoppable(self, operation: Operation, row: ListedRow, error: Refused) -> bool:
+        """Count a stop of an open row that VideoSDK refused, and tell whether the row is dead by that.
+
+        Only of a row that was open before any start of ours: what we started ourselves is stopped until it ends. And
+        only by refusals that are about the recording: those of the other families may be about who asks.
+        """
+        known = operation.evidence
+        if error.status not in _NOTHING_TO_STOP or known is None or known.videosdk_id != row.id:
+            return False
+        now = self._coordinator.now_ms()
+        known = known.refused(now)
+        operation.learn(known)
+        return not begun_by(operation.record, row) and known.cannot_be_stopped(now, 4 * self._timing.settle)
 
     async def look_for(self, operation: Operation, seconds: float) -> ListedRow | None:
         """Look whether a start without an answer was carried out, for a short while."""
@@ -77,6 +129,16 @@ class Probe:
         """Return how many seconds ago the last start was sent, 0 where the record knows of none."""
         started_at = operation.record.started_at
         return (self._coordinator.now_ms() - started_at) / 1000 if started_at else 0.0
+
+    def refusals_age(self, operation: Operation) -> float:
+        """Return for how many seconds stops have been refused of what the list shows as open."""
+        known = operation.evidence
+        since = known.refused_since if known is not None else 0
+        return (self._coordinator.now_ms() - since) / 1000 if since else 0.0
+
+    def stop_age(self, operation: Operation) -> float:
+        """Return how many seconds ago the stop that is carried out was requested."""
+        return max(self._coordinator.now_ms() - operation.record.stop_requested_at / 1000, 0) / 1000
 
     def is_behind(self, operation: Operation) -> bool:
         """Tell whether the list may not yet show what the record tells of.
@@ -133,6 +195,23 @@ class Probe:
             return Status(before or Status.STOPPED)
         was = before == Status.STOPPING or operation.evidence is not None
         return Status.STOPPED if was else Status.FAILED
+
+
+def _was_open_at_stop(operation: Operation, row: ListedRow, rows: list[ListedRow]) -> bool:
+    """Tell whether a row is open that a stop should have ended which VideoSDK confirmed.
+
+    VideoSDK's own clock tells, where it shows what the stop has ended. Without that a row has to be older by more than
+    the clocks may differ: rather one too many runs on than that a newer one is stopped.
+    """
+    found = operation.claim.record
+    if operation.claim.before != Status.STOPPED or found.because != EndReason.STOPPED:
+        return False
+    ends = [milliseconds(other.end) for other in rows if other.end is not None]
+    stopped_at = [end for end in ends if abs(end - found.ended_at) <= SKEW_MS]
+    # As it was at the claim: this operation's own looks may have learnt of a newer one.
+    known = Evidence.decode(found.evidence, found.generation)
+    itself = known is not None and known.videosdk_id == row.id
+    return itself or milliseconds(row.start) < max(stopped_at, default=found.ended_at - SKEW_MS)
 
 
 @contextmanager

@@ -15,7 +15,15 @@ import structlog
 from gateway.coordinator import Command, Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
 from gateway.observability import tracing
-from gateway.recordings.evidence import Evidence, open_rows, own_row, report_deliveries, report_duplicates
+from gateway.recordings.evidence import (
+    Evidence,
+    dead_rows,
+    open_rows,
+    own_row,
+    report_deliveries,
+    report_duplicates,
+    with_dead,
+)
 from gateway.recordings.leader import Leader
 from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
@@ -257,7 +265,9 @@ class Reconciler:
         if record.holder:
             return True
         rows = listed.of(target_of(key))
-        records = open_rows(rows, record.ended_at, self._coordinator.now_ms(), self._timing.settle)
+        now, dead = self._coordinator.now_ms(), dead_rows(record.evidence)
+        records = open_rows(rows, record.ended_at, now, self._timing.settle, dead)
+        records = [row for row in records if not listed.is_superseded(row)]
         over = record.state in ENDED
         if not over and (record.state != Status.RECORDING or not records):
             return False
@@ -267,15 +277,16 @@ class Reconciler:
         report_duplicates(key, records)
         known = Evidence.decode(record.evidence, record.generation)
         row = self._row_of_ended(record, rows, known) if over else records[0]
-        evidence = Evidence.of(record.generation, row) if row is not None else None
+        evidence = Evidence.of(record.generation, row, known, rivals=len(records) > 1) if row is not None else None
+        stopping = any(not listed.is_superseded(row) for row in open_rows(rows, 0, now, 0, dead))
         if evidence is not None:
             report_deliveries(known, evidence, target_of(key).label)
         return await self._coordinator.records.confirm(
             key,
             record,
             seen_at=listed.asked_at,
-            evidence=evidence.encode() if evidence is not None else "",
-            due_in=self._files_due(record, evidence) if over else self._timing.check * random.uniform(0.9, 1.1),  # noqa: S311
+            evidence=with_dead(evidence.encode(), *dead) if evidence is not None else "",
+            due_in=self._look_again(record, evidence, stopping=stopping),
         )
 
     def _row_of_ended(self, record: Record, rows: Sequence[ListedRow], known: Evidence | None) -> ListedRow | None:
@@ -284,6 +295,14 @@ class Reconciler:
             # It never was; or the list may not show it yet, and show the one before it.
             return None
         return own_row(rows, known, record.started_at, record.ended_at)
+
+    def _look_again(self, record: Record, evidence: Evidence | None, *, stopping: bool) -> float:
+        if record.state not in ENDED:
+            return self._timing.check * random.uniform(0.9, 1.1)  # noqa: S311
+        if stopping and self._timing.check:
+            # The list may be behind the stop; or it left one of two recordings running, as will be known by then.
+            return self._timing.settle
+        return self._files_due(record, evidence)
 
     def _files_due(self, record: Record, evidence: Evidence | None) -> float:
         """Return when to look for the files of what has ended: ever more seldom, and not for ever."""

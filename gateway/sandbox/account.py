@@ -43,6 +43,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
 
     duplicates: Literal["refuse", "accept"] = "refuse"
     strict_live: bool = False
+    joining_seconds: float = 0.0
+    stops: Literal["all", "one"] = "all"
     processing_seconds: float = 0.0
     list_lag_seconds: float = 0.0
     most_per_page: int = invented.MAX_PER_PAGE
@@ -101,17 +103,19 @@ class Account:
             self._tell_room(room, "participant-joined", {"participantId": participant_id, "participantName": name})
         return session.id
 
-    def leave(self, room_id: str, participant_id: str) -> int:
+    def leave(self, room_id: str, participant_id: str, *, rows_stay_open: bool = False) -> int:
         """Let a participant leave, which ends its recordings; return how many there were."""
         room, participant = self._live(room_id, participant_id)
         participant.left = utc_now()
         words = {"participantId": participant_id, "participantName": participant.name}
         self._tell_room(room, "participant-left", words)
         return self._close_all(
-            [row for row in self._live_rows(room_id) if row.participant_id == participant_id], "left"
+            [row for row in self._live_rows(room_id) if row.participant_id == participant_id],
+            "left",
+            stays_open=rows_stay_open,
         )
 
-    def end_session(self, room_id: str) -> int:
+    def end_session(self, room_id: str, *, rows_stay_open: bool = False) -> int:
         """End a room's session, which ends its recordings; return how many there were."""
         room = self._rooms.get(room_id)
         if room is None or room.session is None:
@@ -121,7 +125,7 @@ class Account:
         for participant in session.participants.values():
             participant.left = participant.left or ended
         self._tell_room(room, "session-ended", {"start": iso(session.start), "end": iso(ended)})
-        count = self._close_all(self._live_rows(room_id), "session-ended")
+        count = self._close_all(self._live_rows(room_id), "session-ended", stays_open=rows_stay_open)
         room.session = None
         return count
 
@@ -176,17 +180,17 @@ class Account:
         self._tell(row, "started")
 
     def stop(self, target: Target, call: int | None) -> None:
-        """Stop every recording of a target."""
-        rows = self._rows_of(target)
+        """Stop every recording of a target, or the latest one alone."""
+        rows = self._rows_of(target)[-1 if self._behaviour.stops == "one" else 0 :]
         if not rows:
             raise RefusedError(invented.NOT_RECORDING)
         for row in rows:
             self._tell(row, "stopping")
         self._close_all(rows, "stop", call=call)
 
-    def end(self, target: Target, *, reason: Reason, webhook: bool = True) -> int:
+    def end(self, target: Target, *, reason: Reason, webhook: bool = True, rows_stay_open: bool = False) -> int:
         """End a target's recordings from within the service; return how many there were."""
-        return self._close_all(self._rows_of(target), reason, webhook=webhook)
+        return self._close_all(self._rows_of(target), reason, webhook=webhook, stays_open=rows_stay_open)
 
     def delete_recording(self, mode: Mode, recording_id: str) -> None:
         """Delete a finished recording."""
@@ -244,7 +248,8 @@ class Account:
             if room is None:
                 raise RefusedError(invented.NO_SUCH_ROOM)
             if target.participant_id is not None:
-                room, _ = self._live(target.room_id, target.participant_id)
+                room, participant = self._live(target.room_id, target.participant_id)
+                self._check_joined(participant)
             if room.session is None:
                 raise RefusedError(invented.NO_LIVE_SESSION)
             return room.session.id
@@ -260,6 +265,10 @@ class Account:
         if participant is None or participant.left is not None:
             raise RefusedError(invented.PARTICIPANT_ABSENT)
         return room, participant
+
+    def _check_joined(self, participant: Participant) -> None:
+        if (utc_now() - participant.joined).total_seconds() < self._behaviour.joining_seconds:
+            raise RefusedError(invented.PARTICIPANT_ABSENT)
 
     def _add_room(self, room_id: str, custom: str | None) -> Room:
         room = Room(new_id(), room_id, utc_now(), custom)
@@ -283,11 +292,26 @@ class Account:
         return [row for row in rows if row.closed is None]
 
     def _close_all(
-        self, rows: list[Recording], reason: Reason, *, webhook: bool = True, call: int | None = None
+        self,
+        rows: list[Recording],
+        reason: Reason,
+        *,
+        webhook: bool = True,
+        call: int | None = None,
+        stays_open: bool = False,
     ) -> int:
         for row in rows:
-            closed = self._change(row.id, closed=time.monotonic(), end=utc_now(), reason=reason, stopped_by=call)
-            self._open.pop(row.target, None)
+            closed = self._change(
+                row.id,
+                closed=time.monotonic(),
+                end=utc_now(),
+                reason=reason,
+                stopped_by=call,
+                stays_open=stays_open,
+            )
+            left = [one for one in self._open.pop(row.target, []) if one != row.id]
+            if left:
+                self._open[row.target] = left
             self._stopped[row.target] = time.monotonic()
             if webhook:
                 self._tell(closed, "failed" if reason == "failed" else "stopped")

@@ -53,7 +53,7 @@ Endpoint = Literal[
     "webhook",
     "unknown",
 ]
-BodyShape = Literal["text", "string", "message", "error", "msg", "statusMessage", "code", "empty"]
+BodyShape = Literal["text", "string", "message", "error", "msg", "statusMessage", "code", "empty", "html"]
 Applies = Literal["now", "late", "never"]
 Ending = Literal["reply", "error", "reset", "hang", "garbage", "half", "empty"]
 
@@ -99,8 +99,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     when: Literal["before", "after"] = "before"
     """For `delay`: before the call takes effect, or after that and before the answer."""
     status: int = 500
+    """Of an error; a 2xx is one too, which the service did not write."""
     body: BodyShape = "message"
-    """Shape of an error's body: plain text, a JSON string, an object holding the text under that name, or nothing."""
+    """Shape of an error's body: plain text, a JSON string, an object holding the text under that name, nothing, or the
+    HTML page of something between the client and the service."""
     text: str = "Injected by the simulator."
     headers: dict[str, str] = {}
     """Further headers of an error, such as Retry-After."""
@@ -145,6 +147,9 @@ def error_reply(
     extra = tuple((headers or {}).items())
     if shape == "empty":
         return Reply(status, b"", headers=extra)
+    if shape == "html":
+        page = f"<!DOCTYPE html>\n<html><body><h1>{text}</h1></body></html>"
+        return Reply(status, page.encode(), "text/html; charset=utf-8", extra)
     if shape == "text":
         return Reply(status, text.encode(), "text/plain; charset=utf-8", extra)
     if shape == "string":

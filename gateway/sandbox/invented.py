@@ -15,12 +15,17 @@ NO_SUCH_PATH: Final = (404, "Not found.")
 NO_SUCH_ROOM: Final = (402, "Room was not found.")
 NO_SUCH_SESSION: Final = (404, "Session was not found.")
 NO_SUCH_RECORDING: Final = (404, "Recording was not found.")
-NO_LIVE_SESSION: Final = (400, "No live session in this room.")
-PARTICIPANT_ABSENT: Final = (404, "Participant is not in the session.")
+# These three as the vendor's packages for Python and the browser met them; the others are by analogy.
+NO_LIVE_SESSION: Final = (403, "No active session found")
+PARTICIPANT_ABSENT: Final = (400, "participant is not yet joined the meeting")
+NOT_RECORDING: Final = (400, "track recording is not started yet")
 ALREADY_RECORDING: Final = (409, "Recording is already running.")
 STILL_PROCESSING: Final = (409, "Previous recording is still being processed.")
-NOT_RECORDING: Final = (404, "No recording is running.")
 STILL_OPEN: Final = (409, "Recording is still running.")
+
+# Met by others, and how it comes about is not known: rows that stay open for ever (`rows_stay_open`), a participant who
+# cannot be recorded for a moment (`joining_seconds`), a stop that ends one of two recordings (`stops`), and successes
+# that something between the client and the service wrote (an error's `status` below 300).
 
 # A room or participant counts as live as soon as a start names it, unless the simulator runs with strict_live.
 AUTO_LIVE_NAME: Final = "sandbox"

@@ -101,6 +101,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     stopped_by: int | None = None
     reason: Reason | None = None
     deleted: bool = False
+    stays_open: bool = False
+    """Listed as open for ever, although it has ended."""
     deliveries: tuple[tuple[str, bool], ...] = ()
 
     @property
@@ -181,7 +183,7 @@ def describe(row: Recording, at: float | None = None) -> Json:
 
     `at` is a second of the monotonic clock. An open recording has no end and no file yet.
     """
-    closed = row.closed is not None and (at is None or row.closed <= at)
+    closed = row.closed is not None and not row.stays_open and (at is None or row.closed <= at)
     end = row.end if closed else None
     shown: Json = {"sessionId": row.session_id}
     if row.mode != "room":

@@ -46,6 +46,8 @@ class Simulator:
         port: The port to listen on; 0 takes a free one.
         duplicates: A start of a track that already records is refused (409), or accepted as one more open row.
         strict_live: Whether only a participant who joined can be recorded, instead of everyone who is named.
+        joining_seconds: For how long after a participant joined a start is refused, with strict_live.
+        stops: Whether a stop ends all recordings of a track, or the latest alone.
         processing_seconds: For how long after a recording ended a new start of the same track is refused.
         list_lag_seconds: By how much lists are behind the truth.
         most_per_page: The most entries of a list of recordings on one page, however many were asked for.
@@ -66,6 +68,8 @@ class Simulator:
         port: int = 0,
         duplicates: Literal["refuse", "accept"] = "refuse",
         strict_live: bool = False,
+        joining_seconds: float = 0.0,
+        stops: Literal["all", "one"] = "all",
         processing_seconds: float = 0.0,
         list_lag_seconds: float = 0.0,
         most_per_page: int = invented.MAX_PER_PAGE,
@@ -92,6 +96,8 @@ class Simulator:
         behaviour = Behaviour(
             duplicates=duplicates,
             strict_live=strict_live,
+            joining_seconds=joining_seconds,
+            stops=stops,
             processing_seconds=processing_seconds,
             list_lag_seconds=list_lag_seconds,
             most_per_page=most_per_page,
@@ -177,18 +183,23 @@ class Simulator:
         """Let a participant join a room; return the id of the session."""
         return self.account.join(room_id, participant_id)
 
-    def leave(self, room_id: str, participant_id: str) -> int:
-        """Let a participant leave, which ends its recordings; return how many there were."""
-        return self.account.leave(room_id, participant_id)
+    def leave(self, room_id: str, participant_id: str, *, rows_stay_open: bool = False) -> int:
+        """Let a participant leave, which ends its recordings; return how many there were.
 
-    def end_session(self, room_id: str) -> int:
+        With `rows_stay_open` the list goes on showing them as open, for ever; here and in what follows.
+        """
+        return self.account.leave(room_id, participant_id, rows_stay_open=rows_stay_open)
+
+    def end_session(self, room_id: str, *, rows_stay_open: bool = False) -> int:
         """End a room's session, which ends its recordings; return how many there were."""
-        return self.account.end_session(room_id)
+        return self.account.end_session(room_id, rows_stay_open=rows_stay_open)
 
-    def end_recording(self, room_id: str, participant_id: str, kind: str, *, webhook: bool = True) -> int:
+    def end_recording(
+        self, room_id: str, participant_id: str, kind: str, *, webhook: bool = True, rows_stay_open: bool = False
+    ) -> int:
         """End a track's recordings by themselves, with or without a webhook; return how many there were."""
         target = Target("track", room_id, participant_id, kind)
-        return self.account.end(target, reason="ended-by-itself", webhook=webhook)
+        return self.account.end(target, reason="ended-by-itself", webhook=webhook, rows_stay_open=rows_stay_open)
 
     def fail_recording(self, room_id: str, participant_id: str, kind: str, *, webhook: bool = True) -> int:
         """Let a track's recordings fail, which ends them; return how many there were."""
@@ -391,6 +402,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--secret", required=True)
     parser.add_argument("--duplicates", choices=("refuse", "accept"), default="refuse")
     parser.add_argument("--strict-live", action="store_true")
+    parser.add_argument("--joining-seconds", type=float, default=0.0)
+    parser.add_argument("--stops", choices=("all", "one"), default="all")
     parser.add_argument("--processing-seconds", type=float, default=0.0)
     parser.add_argument("--list-lag-seconds", type=float, default=0.0)
     parser.add_argument("--answers", choices=("json", "text", "empty"), default="json")

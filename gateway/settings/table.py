@@ -101,6 +101,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_ended: timedelta
     """How long an ended recording can be read."""
 
+    retry_refused: timedelta
+    """How long a refused start is tried again where that may pass; zero is not."""
+
     request_deadline: timedelta
     """Longest wait of one caller."""
 
@@ -317,6 +320,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         hours(1, 720),
         "How long an ended recording can be read.",
         default="24",
+    ),
+    Setting(
+        "GATEWAY_RETRY_REFUSED_SECONDS",
+        seconds(0, 60),
+        "How long a start that VideoSDK refuses with 400 or 409 is tried again, about once a second, while nothing is "
+        "listed as recording: a participant who has only just joined cannot be recorded yet; 0 is not at all.",
+        default="3",
     ),
     Setting(
         "GATEWAY_REQUEST_DEADLINE_SECONDS",

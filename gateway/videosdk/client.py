@@ -8,11 +8,10 @@ the vendor documents no error bodies, so statuses are read by family and texts a
 """
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,7 +20,6 @@ from msgspec import Struct
 
 from gateway.errors import (
     CredentialsRefused,
-    Limited,
     MayHaveHappened,
     NeverSent,
     Refused,
@@ -29,25 +27,24 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
+from gateway.videosdk.answers import ABOUT_THE_TOKEN, failure, is_confirmation, retry_after, words
 from gateway.videosdk.tokens import Tokens
 from gateway.videosdk.transport import BEFORE_SEND, Limits, Transport
 
-__all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "Pace", "VideoSDK"]
+__all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "ListedSession", "Pace", "VideoSDK"]
 
 _HARMLESS: Final = "/v2/recordings/participant/track"
 """Any list would do."""
+_SESSIONS: Final = "/v2/sessions"
 _PUBLIC_KEY: Final = "/v2/public/rsa-public-key"
 _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
 _MAX_READINGS: Final = 3
-_MAX_WORDS: Final = 300
 _HEADERS: Final = {
     "user-agent": "recording-gateway",
     "accept": "application/json",
     "accept-encoding": "gzip, deflate",
 }
-_AMBIGUOUS: Final = frozenset({408})
-_SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
 
 
 class ListedFile(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -73,6 +70,7 @@ class ListedRow(Struct, frozen=True, kw_only=True, rename="camel"):
 
     id: str = ""
     room_id: str | None = None
+    session_id: str | None = None
     participant_id: str | None = None
     kind: str | None = None
     mode: str = ""
@@ -94,6 +92,15 @@ class ListedRow(Struct, frozen=True, kw_only=True, rename="camel"):
         return _lenient(self.raw_webhook, Deliveries | None)
 
 
+class ListedSession(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One live occupancy of a room; a room has one at a time."""
+
+    id: str = ""
+    room_id: str | None = None
+    start: str | None = None
+    end: str | None = None
+
+
 def _lenient(raw: msgspec.Raw, wanted: Any) -> Any:
     try:
         return msgspec.json.decode(raw, type=wanted)
@@ -109,6 +116,10 @@ class _PageInfo(Struct, rename="camel"):
 class _Page(Struct, rename="camel"):
     data: list[ListedRow]
     page_info: _PageInfo = msgspec.field(default_factory=_PageInfo)
+
+
+class _Sessions(Struct, rename="camel"):
+    data: list[ListedSession]
 
 
 class _PublicKey(Struct, rename="camel"):
@@ -204,7 +215,7 @@ class VideoSDK:
         # not even before and after it has changed.
         own = {} if self._webhook_url is None else {"webhookUrl": self._webhook_url}
         body = {**target.ids, **own, **(parameters or {})}
-        await self._send("start", "POST", target.start_path, body=body, may_send=may_send, attempt=attempt)
+        await self._act("start", target.start_path, body, may_send, attempt)
 
     @metrics.phase("upstream")
     async def stop(self, target: Addressed, *, may_send: Callable[[], bool] = lambda: True, attempt: str = "") -> None:
@@ -213,7 +224,14 @@ class VideoSDK:
         Raises:
             UpstreamError: What the failure proves is said by its class.
         """
-        await self._send("stop", "POST", target.stop_path, body=target.ids, may_send=may_send, attempt=attempt)
+        await self._act("stop", target.stop_path, target.ids, may_send, attempt)
+
+    async def _act(
+        self, operation: str, path: str, body: dict[str, str], may_send: Callable[[], bool], attempt: str
+    ) -> None:
+        response = await self._send(operation, "POST", path, body=body, may_send=may_send, attempt=attempt)
+        if not is_confirmation(response):
+            raise MayHaveHappened("VideoSDK's answer is not one of its own.", status=response.status_code)
 
     async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[ListedRow]:
         """Return the recordings of one mode in the room, or of one participant in it: all pages, each row once.
@@ -255,6 +273,20 @@ class VideoSDK:
                 return list(rows.values())
         raise UpstreamError("VideoSDK's list has more pages than are read.")
 
+    async def sessions(self, room: str) -> list[ListedSession]:
+        """Return sessions of a room, the latest of them at least.
+
+        Raises:
+            UpstreamError: They could not be had.
+        """
+        query = {"roomId": room, "page": "1", "perPage": str(_PER_PAGE)}
+        response = await self._send("sessions", "GET", _SESSIONS, query=query)
+        try:
+            listed = msgspec.json.decode(response.content, type=_Sessions).data
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UpstreamError("VideoSDK's sessions cannot be read.") from error
+        return [session for session in listed if session.room_id == room]
+
     async def public_key(self) -> str:
         """Return the public key that webhooks are signed for, in PEM.
 
@@ -273,7 +305,33 @@ class VideoSDK:
         Raises:
             UpstreamError: `CredentialsRefused` where it does not.
         """
-        await self._send("check", "GET", _HARMLESS, query={"roomId": "gateway-check", "page": "1", "perPage": "1"})
+        refused = await self._refusal_of(self._tokens.current())
+        if isinstance(refused, CredentialsRefused) and self._tokens.renew():
+            refused = await self._refusal_of(self._tokens.current())
+        if refused is not None:
+            raise refused
+
+    async def _refusal_of(self, token: str) -> UpstreamError | None:
+        """Return what VideoSDK has against a token, None where it accepts it.
+
+        It is asked for one row of any list. That names no room, so that nothing but the token can be wrong with it.
+        """
+
+        def send() -> Awaitable[httpx.Response]:
+            return self._send_once("GET", _HARMLESS, query={"page": "1", "perPage": "1"}, token=token)
+
+        try:
+            response = await _observed("check", send)
+            if response.status_code in ABOUT_THE_TOKEN:
+                return CredentialsRefused(words(response), status=response.status_code)
+            if response.status_code != 200:
+                return failure(response)
+            msgspec.json.decode(response.content, type=_Page)
+        except UpstreamError as error:
+            return error
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return UpstreamError("VideoSDK's list cannot be read.")
+        return None
 
     async def _send(
         self,
@@ -286,25 +344,41 @@ class VideoSDK:
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
     ) -> httpx.Response:
-        def send() -> Awaitable[httpx.Response]:
-            return self._send_once(method, path, body, query, may_send, attempt)
+        for last in (False, True):
+            async with _translated(lambda: False):
+                token = self._tokens.current()
 
-        response = await _observed(operation, send)
-        if response.status_code in {401, 403} and self._tokens.renew():
-            # Refused before it acted, so a repeat with a fresh token is no second start.
+            def send(token: str = token) -> Awaitable[httpx.Response]:
+                return self._send_once(
+                    method, path, body=body, query=query, may_send=may_send, attempt=attempt, token=token
+                )
+
             response = await _observed(operation, send)
-        if response.is_success:
+            if response.status_code not in ABOUT_THE_TOKEN:
+                break
+            refused = await self._refusal_of(token)
+            if refused is None:
+                # The token is good, so it was the request that VideoSDK refused, and would refuse again.
+                raise Refused(words(response), status=response.status_code, retry_after=retry_after(response))
+            if not isinstance(refused, CredentialsRefused):
+                raise failure(response)
+            # Refused before it acted, so a repeat with a fresh token is no second start.
+            if last or not self._tokens.renew():
+                raise CredentialsRefused(words(response), status=response.status_code)
+        if response.status_code == 200:
             return response
-        raise _failure(response)
+        raise failure(response)
 
     async def _send_once(
         self,
         method: str,
         path: str,
-        body: dict[str, str] | None,
-        query: dict[str, str] | None,
-        may_send: Callable[[], bool],
-        attempt: str,
+        *,
+        token: str,
+        body: dict[str, str] | None = None,
+        query: dict[str, str] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
+        attempt: str = "",
     ) -> httpx.Response:
         sent = False
 
@@ -325,7 +399,7 @@ class VideoSDK:
             headers["content-length"] = str(len(content))
         async with _translated(lambda: sent), asyncio.timeout(self._timeout):
             await self._pace.turn()
-            headers["authorization"] = self._tokens.current()
+            headers["authorization"] = token
             extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
             url = self._url(path) if query is None else httpx.URL(self._base + path, params=query)
             headers["host"] = url.netloc.decode()
@@ -379,39 +453,10 @@ async def _observed(operation: str, send: Callable[[], Awaitable[httpx.Response]
             timed_out = isinstance(error.__cause__, TimeoutError | httpx.TimeoutException)
             call.failed("never_sent" if not error.may_have_happened else "timeout" if timed_out else "broken")
             raise
-        call.answered(response.status_code)
+        if operation == "check" and response.status_code in ABOUT_THE_TOKEN:
+            call.failed("token")
+        elif operation in {"start", "stop"} and response.is_success and not is_confirmation(response):
+            call.failed("foreign")
+        else:
+            call.answered(response.status_code)
         return response
-
-
-def _failure(response: httpx.Response) -> UpstreamError:
-    status = response.status_code
-    words = _words(response)
-    after = response.headers.get("retry-after", "")
-    retry_after = float(after) if after.isdecimal() else None
-    if status in {401, 403}:
-        return CredentialsRefused(words, status=status)
-    if status == 429 or (status == 503 and after):
-        return Limited(words, status=status, retry_after=retry_after)
-    if 400 <= status < 500 and status not in _AMBIGUOUS:
-        return Refused(words, status=status)
-    return MayHaveHappened(words, status=status)
-
-
-def _words(response: httpx.Response) -> str:
-    """Return what VideoSDK said, whichever shape it chose (the rule of the vendor's own Node package)."""
-    text = response.content[:4096].decode("utf-8", "replace")
-    try:
-        said = cast("object", msgspec.json.decode(response.content))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        said = text
-    if isinstance(said, dict):
-        members = cast("dict[str, object]", said)
-        said = next(
-            (
-                value
-                for name in ("message", "error", "msg", "statusMessage")
-                if isinstance(value := members.get(name), str) and value
-            ),
-            "",
-        )
-    return _SECRETS.sub("…", said if isinstance(said, str) else "")[:_MAX_WORDS].strip()

@@ -112,7 +112,7 @@ TABLE: list[Row] = [
     (starting,         "wait start",     "conflict",              "wait start",  "busy"),
     (held,             "wait probe",    "wait probe",           "wait probe", "busy"),
     (stop_due,         "lead stop",      "lead stop",             "lead stop",   "lead stop"),
-    (stop_due_later,   "wait stop",      "wait stop",             "lead stop",   "lead stop"),
+    (stop_due_later,   "wait stop",      "wait stop",             "lead stop",   "wait stop"),
     (stop_lapsed,      "lead stop",      "lead stop",             "lead stop",   "lead stop"),
     (recording,        "running",        "conflict",              "lead stop",   "lead probe"),
     (stale,            "lead probe",    "lead probe",           "lead stop",   "lead probe"),

@@ -238,7 +238,7 @@ def test_stop_is_not_about_a_newer_recording(track: Track) -> None:
         (fresh_stop, ("noop", "")),
         (Track.started, ("lead", "probe")),
         (unknown, ("lead", "probe")),
-        (stopping, ("lead", "stop")),
+        (stopping, ("wait", "stop")),
         (starting, ("busy", "")),
         (nothing, ("noop", "")),
     ],
@@ -1190,7 +1190,7 @@ def test_confirm_without_a_list_only_plans_the_next(track: Track) -> None:
         (fresh_stop, "start", ("lead", "probe")),
         (Track.started, "stop", ("lead", "stop")),
         (unknown, "reconcile", ("lead", "probe")),
-        (stopping, "reconcile", ("lead", "stop")),
+        (stopping, "stop", ("lead", "stop")),
     ],
 )
 def test_revoke_has_the_next_claim_recover(track: Track, begin: Any, command: str, next_one: tuple[str, str]) -> None:

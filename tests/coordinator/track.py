@@ -125,7 +125,7 @@ class Track:
 
     def invalidate(self, hint: str = "") -> Reply:
         """Say that what is known may not be so, because of what was heard perhaps."""
-        return self.run("invalidate", hint=hint, attempt="")
+        return self.run("invalidate", hint=hint, evidence="", attempt="")
 
     def confirm(self, state: str, **more: Any) -> Reply:
         """Say that the list, asked just now, agrees with a record of this state."""
@@ -137,7 +137,7 @@ class Track:
 
     def revoke(self, attempt: str) -> Reply:
         """Take the claim of an attempt away."""
-        return self.run("invalidate", hint="", attempt=attempt)
+        return self.run("invalidate", hint="", evidence="", attempt=attempt)
 
     def mark(self, age: int = 0) -> Reply:
         """Mark the epoch, and learn it."""

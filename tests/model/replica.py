@@ -178,7 +178,7 @@ class Process:
         self.script_names = self.coordinator.scripts.names
         leader: type[Leader] = world.code.get("Leader", Leader)
         without_redis = WithoutRedisMode(self.coordinator, videosdk)
-        lead = leader(self.coordinator, videosdk, listings)
+        lead = leader(self.coordinator, videosdk, listings, retry_refused=world.retry_refused)
         self.reconciler = Reconciler(self.coordinator, listings, lead)
         batches = Batches(self.coordinator, lead, self.ears, without_redis, self.reconciler, degrade=world.degrade)
         self.recordings = Recordings(self.coordinator, batches, self.reconciler, without_redis)

@@ -60,10 +60,12 @@ class Walk(RuleBasedStateMachine):
     steps_taken = 0
     scripts_run = 0
 
-    @initialize(steps=st.booleans(), settling=st.booleans(), losing=st.booleans(), dying=st.booleans())
-    def begin(self, steps: bool, settling: bool, losing: bool, dying: bool) -> None:
+    @initialize(
+        steps=st.booleans(), settling=st.booleans(), losing=st.booleans(), dying=st.booleans(), retrying=st.booleans()
+    )
+    def begin(self, steps: bool, settling: bool, losing: bool, dying: bool, retrying: bool) -> None:
         """Start three replicas; where clocks may step, VideoSDK keeps to half of the margin meant for that."""
-        self.world = World(self.client, settling=settling, code=self.code)
+        self.world = World(self.client, settling=settling, code=self.code, retry_refused=3.0 if retrying else 0.0)
         timing = self.world.timing
         self.steps = steps
         self.losing = losing

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Limited, MayHaveHappened, NeverSent, Refused, SendWindowClosed, UpstreamError
 from gateway.recordings.targets import Kind, Mode, Target
-from gateway.videosdk.client import Addressed, ListedRow, VideoSDK
+from gateway.videosdk.client import Addressed, ListedRow, ListedSession, VideoSDK
 
 if TYPE_CHECKING:
     from tests.model.replica import Process
@@ -232,6 +232,10 @@ class ImaginedVideoSDK(VideoSDK):
     async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[ListedRow]:
         """Ask for the list."""
         return await self._upstream.list(self._process)
+
+    async def sessions(self, room: str) -> list[ListedSession]:
+        """Ask for the sessions: none is known."""
+        return []
 
 
 def _iso(moment: float) -> str:

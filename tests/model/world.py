@@ -50,6 +50,7 @@ class World:
         landing: Seconds after its sending at which a POST may take effect at the latest; D + S unless given.
         code: Replacements of the code under test: scripts by their names, and `Leader`.
         degrade: Whether replicas start without Redis rather than refuse.
+        retry_refused: For how many seconds replicas send a refused start again.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class World:
         landing: float | None = None,
         code: Mapping[str, Any] | None = None,
         degrade: bool = False,
+        retry_refused: float = 0.0,
     ) -> None:
         self.redis = client
         self.timing = timing or Timing()
@@ -68,6 +70,7 @@ class World:
         self.landing = landing or self.timing.upstream_timeout + self.timing.settle
         self.code = code or {}
         self.degrade = degrade
+        self.retry_refused = retry_refused
         self.skew = 0.0
         """Seconds by which Redis's clock is ahead."""
         self.stepped = False

@@ -8,20 +8,29 @@ from redis.asyncio import Redis
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
-from tests.api_client import START, STOP, ApiClient, NewTrack
+from tests import harness
+from tests.api_client import START, STOP, NewTrack
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_start_and_stop_name_their_attempt_upstream(
-    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """`X-Rec-Attempt` is the attempt that the record says has finished; a call that is repeated keeps it."""
     track = new_track()
-    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM, GATEWAY_VERIFY_ABSENT="never")
+    async with (
+        harness.serve(settings) as url,
+        harness.client(url, demo.key) as gateway,
+        Redis.from_url(valkey.url, decode_responses=True) as redis,
+    ):
         for path, endpoint in ((START, "start"), (STOP, "stop")):
-            # The first token is refused, and the call sent once more with another.
-            simulator.inject(Fault(action="refuse", endpoint=endpoint, status=401))  # pyright: ignore[reportArgumentType]
+            # The first token is refused, also by a harmless call, and the call sent once more with another.
+            simulator.inject(
+                Fault(action="refuse", endpoint=endpoint, status=401),  # pyright: ignore[reportArgumentType]
+                Fault(action="refuse", endpoint="list", status=401),
+            )
             assert (await gateway.post(path, json=track)).is_success
             (key,) = await redis.keys(f"*:{track['roomId']}:track:{track['participantId']}:{track['kind']}")
             finished_by = await cast("Any", redis.hget(key, "finished_by"))

@@ -7,7 +7,8 @@ import pytest
 
 from gateway.coordinator import Claim, Command, Lease, Record, Verdict
 from gateway.recordings import Outcome, Target
-from gateway.recordings.batches import Batch, Batches
+from gateway.recordings.batch import Batch
+from gateway.recordings.batches import Batches
 from gateway.recordings.model import Answer, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.targets import Kind, Mode, StartParameters

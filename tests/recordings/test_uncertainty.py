@@ -1,6 +1,7 @@
 """What becomes of an operation whose outcome VideoSDK did not tell, and of beliefs that grew old."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -166,15 +167,6 @@ async def test_start_after_an_unnoticed_end_starts(
         assert sent(simulator, "start") == 2
 
 
-async def test_start_with_a_refused_token_is_repeated_with_a_fresh_one(
-    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
-) -> None:
-    """A 401 was refused before it acted: the call is repeated with a fresh token."""
-    simulator.inject(Fault(action="refuse", endpoint="start", status=401))
-    assert (await gateway.start(new_track())).status_code == 201
-    assert sent(simulator, "start") == 2
-
-
 async def test_start_of_what_records_beside_the_gateway_adopts_it(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
@@ -244,3 +236,54 @@ async def test_start_whose_probe_is_refused_says_why(
         assert refused.status_code == answered, refused.text
         assert refused.json()["type"] == f"/problems/{problem}"
         assert sent(simulator, "start") == 0
+
+
+# --- answers that VideoSDK did not write ------------------------------------------------------------------------------
+
+FOREIGN = [(200, "html"), (202, "empty"), (204, "empty"), (200, "message")]
+
+
+@pytest.mark.parametrize(("status", "body"), FOREIGN)
+async def test_start_with_a_foreign_success_is_what_the_list_says(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, status: int, body: Any
+) -> None:
+    """A page of a firewall, a proxy's 202: it records by the list's word, or it is not known; never `started`."""
+    reached, blocked = new_track(), new_track()
+    for track, action in ((reached, "error_after_apply"), (blocked, "error")):
+        who = track["participantId"]
+        simulator.inject(Fault(action=action, endpoint="start", status=status, body=body, participant_id=who))  # pyright: ignore[reportArgumentType]
+    answer = await gateway.start(reached)
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "already_recording")
+    assert answer.json()["confirmedBy"] == "list"
+    unknown = await gateway.start(blocked)
+    assert (unknown.status_code, unknown.json()["type"]) == (504, "/problems/outcome-unknown")
+    assert sent(simulator, "start") == 2
+
+
+@pytest.mark.parametrize(("status", "body"), FOREIGN)
+async def test_stop_with_a_foreign_success_is_repeated_until_known(
+    hasty: ApiClient, simulator: Simulator, new_track: NewTrack, status: int, body: Any
+) -> None:
+    """The stop never reached VideoSDK: it is not called stopped, and stopped a moment later."""
+    track = new_track()
+    await hasty.start(track)
+    simulator.inject(Fault(action="error", endpoint="stop", status=status, body=body, times=2))
+    answer = await hasty.stop(track)
+    assert (answer.status_code, answer.json()["outcome"]) == (202, "stop_requested")
+    assert answer.json()["status"] == "stopping"
+    await status_becomes(hasty, track, "stopped")
+    assert all(row.closed for row in simulator.rows)
+
+
+async def test_stop_of_which_every_answer_is_foreign_ends_by_the_list(
+    hasty: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Each stop arrives and each answer is replaced on its way: the list shows that nothing runs any more."""
+    track = new_track()
+    await hasty.start(track)
+    simulator.inject(Fault(action="error_after_apply", endpoint="stop", status=200, body="html", times=None))
+    assert (await hasty.stop(track)).status_code == 202
+    await status_becomes(hasty, track, "stopped")
+    assert all(row.closed for row in simulator.rows)
+    again = await hasty.start(track)
+    assert again.status_code == 201, again.text

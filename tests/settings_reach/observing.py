@@ -55,6 +55,14 @@ async def start_status(scene: Scene, given: Given) -> int:
         return (await gateway.start(scene.track())).status_code
 
 
+async def start_that_is_refused_once(scene: Scene, given: Given) -> int:
+    """Return the status of a start that VideoSDK refuses for a moment."""
+    track = scene.track()
+    scene.simulator.inject(Fault(action="refuse", endpoint="start", status=400, room_id=track["roomId"]))
+    async with scene.serving(given) as gateway:
+        return (await gateway.start(track)).status_code
+
+
 async def account_that_was_asked(scene: Scene, given: Given) -> str:
     """Return the name of the VideoSDK that was sent a start."""
     before = scene.asked("start")

@@ -49,9 +49,9 @@ async def failure(videosdk: VideoSDK, **options: object) -> UpstreamError:
     ("status", "headers", "kind"),
     [
         (400, {}, Refused),
-        (401, {}, CredentialsRefused),
+        (401, {}, Refused),
         (402, {}, Refused),
-        (403, {}, CredentialsRefused),
+        (403, {}, Refused),
         (404, {}, Refused),
         (408, {}, MayHaveHappened),
         (409, {}, Refused),
@@ -68,12 +68,84 @@ async def failure(videosdk: VideoSDK, **options: object) -> UpstreamError:
 async def test_response_status_is_classified_by_its_family(
     videosdk: VideoSDK, simulator: Simulator, status: int, headers: dict[str, str], kind: type[UpstreamError]
 ) -> None:
-    """Never by its words."""
+    """Never by its words; the token is good."""
     simulator.inject(Fault(action="refuse", endpoint="start", status=status, headers=headers, times=None))
     error = await failure(videosdk)
+    assert sum(call.endpoint == "start" for call in simulator.calls) == 1
     assert type(error) is kind
     assert error.status == status
     assert error.retry_after == (7 if headers else None)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_status_of_a_bad_token_renews_it(videosdk: VideoSDK, simulator: Simulator, status: int) -> None:
+    """The same status to a harmless call speaks against the token: it is renewed once, and the start sent once more."""
+    simulator.inject(Fault(action="refuse", status=status, body="code", times=2))
+    await videosdk.start(TRACK)
+    assert [call.endpoint for call in simulator.calls] == ["start", "list", "start"]
+    simulator.inject(Fault(action="refuse", status=status, body="code", times=None))
+    assert type(await failure(videosdk)) is CredentialsRefused
+    assert [call.endpoint for call in simulator.calls][3:] == ["start", "list"] * 2
+
+
+async def test_refusal_with_a_renewed_token_may_be_about_the_room(videosdk: VideoSDK, simulator: Simulator) -> None:
+    """The first token had expired, and with the next VideoSDK refuses the room: that is not sent a third time."""
+    simulator.inject(Fault(action="refuse", status=401, times=2), Fault(action="refuse", endpoint="start", status=403))
+    assert type(await failure(videosdk)) is Refused
+    assert [call.endpoint for call in simulator.calls] == ["start", "list", "start", "list"]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, Refused), (401, CredentialsRefused), (403, Refused)])
+async def test_refusal_while_the_token_cannot_be_checked_is_sent_once(
+    videosdk: VideoSDK, simulator: Simulator, status: int, kind: type[UpstreamError]
+) -> None:
+    """Whose fault it was is not known: what is certain is that the start did nothing."""
+    simulator.inject(
+        Fault(action="refuse", endpoint="start", status=status), Fault(action="error", endpoint="list", status=500)
+    )
+    assert type(await failure(videosdk)) is kind
+    assert [call.endpoint for call in simulator.calls] == ["start", "list"]
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "body", "own"),
+    [
+        (200, "application/json", b'"track recording started successfully."', True),
+        (200, "text/html", b'"track recording started successfully."', True),
+        (200, "text/plain", b"track recording started successfully.", True),
+        (200, "application/json", b"track recording started successfully.", True),
+        (200, "", b"", True),
+        (200, "text/html; charset=utf-8", b"<!DOCTYPE html><p>Blocked", False),
+        (200, "text/plain", b"\xef\xbb\xbf\n<html>", False),
+        (200, "text/html", b"Blocked", False),
+        (200, "text/html", b"", False),
+        (200, "application/octet-stream", b"ok", False),
+        (200, "application/json", b'{"error": "blocked"}', False),
+        (200, "application/json", b'{"error": ', False),
+        (200, "application/json", b"null", False),
+        (201, "application/json", b'"track recording started successfully."', False),
+        (202, "text/plain", b"", False),
+        (204, "", b"", False),
+    ],
+)
+async def test_success_that_videosdk_did_not_write_may_have_happened(
+    status: int, content_type: str, body: bytes, own: bool
+) -> None:
+    """A firewall's page, an object and an answer that something in between gave prove nothing."""
+
+    async def answer(exchange: Exchange) -> None:
+        exchange.reply(Reply(status, body, content_type))
+
+    server = Server(answer, host="127.0.0.1", port=0)
+    await server.start()
+    videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
+    if own:
+        await videosdk.start(TRACK)
+        await videosdk.stop(TRACK)
+    else:
+        assert type(await failure(videosdk)) is MayHaveHappened
+    await videosdk.aclose()
+    await server.stop()
 
 
 @pytest.mark.parametrize("shape", ["text", "string", "message", "error", "msg", "statusMessage"])

@@ -1,0 +1,105 @@
+"""A batch: callers of one process who want the same of one target, and are answered together."""
+
+import asyncio
+from contextvars import copy_context
+
+import msgspec
+
+from gateway.coordinator import Claim, Command
+from gateway.observability import tracing
+from gateway.recordings.model import Answer, Descriptor, Outcome, Problem
+from gateway.recordings.targets import StartParameters, Target
+
+__all__ = ["Batch", "give_up", "what_goes_on"]
+
+
+class Batch:
+    """Callers who are answered together, and what Redis said to them."""
+
+    def __init__(
+        self,
+        key: str,
+        target: Target,
+        command: Command,
+        parameters: StartParameters | None,
+        caller: str,
+        arrived_at: float | None,
+        asked_at: int | None,
+    ) -> None:
+        self.key = key
+        self.target = target
+        self.command = command
+        self.caller = caller
+        self.parameters = parameters
+        self.fingerprint = parameters.fingerprint if parameters else ""
+        self.descriptor = ""
+        if parameters:
+            described = Descriptor(requested_by=caller, file_format=parameters.file_format or "webm")
+            self.descriptor = msgspec.json.encode(described).decode()
+        self.arrived_at = arrived_at
+        """When (`clock`) the earliest of its callers came, until Redis has answered for the first time."""
+        self.waiters: list[asyncio.Future[Answer | Problem | None]] = []
+        """Each is answered with None once it has waited for as long as it would."""
+        self.deadline = 0.0
+        """Until when (`clock`) the most patient caller waits."""
+        self.claim: Claim | None = None
+        """What Redis said last."""
+        self.asked_at = "" if asked_at is None else str(asked_at * 1000 + 999)
+        """The number (see `claim.lua`) under which this was asked first: of a stop, and of a start's retry."""
+        self.stop_recorded = False
+        """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
+        self.waited_for_another = False
+        """Another operation was in flight when it came."""
+        self.submitted = False
+        """Redis has answered for the first time, or will not."""
+        self.merged_into: Batch | None = None
+        """The batch that this one's waiters went over to."""
+        self.context = copy_context()
+        """Of its first caller: that caller's trace shows what is done for the batch."""
+        self.trace = ""
+        """Where the operation's trace is that answered it."""
+        self.is_leader = False
+
+    @property
+    def abandoned(self) -> bool:
+        """No caller waits, and no stop was promised."""
+        return self.command is Command.START and all(caller.done() for caller in self.waiters)
+
+    @property
+    def resolved(self) -> "Batch":
+        """The batch in which its waiters are answered."""
+        return self if self.merged_into is None else self.merged_into.resolved
+
+    def link(self, caller: asyncio.Future[Answer | Problem | None]) -> None:
+        """Link the trace of a caller to the operation's, unless that trace shows the operation anyway."""
+        if not (self.is_leader and caller is self.waiters[0]):
+            tracing.link(self.trace)
+
+    def answer(self, answer: Answer | Problem) -> None:
+        """Tell everybody who still waits."""
+        for caller in self.waiters:
+            if not caller.done():
+                caller.set_result(answer)
+
+    def answer_leading(self, answer: Answer, others: Outcome) -> None:
+        """Tell the first who still waits that the operation was theirs, and the others that they joined it."""
+        waiting = [caller for caller in self.waiters if not caller.done()]
+        for position, caller in enumerate(waiting):
+            caller.set_result(Answer(others, answer.recording) if position else answer)
+
+
+def give_up(caller: asyncio.Future[Answer | Problem | None]) -> None:
+    """Answer a caller that has waited for as long as it would."""
+    if not caller.done():
+        caller.set_result(None)
+
+
+def what_goes_on(claim: Claim | None) -> str:
+    """Say what a caller leaves behind whose wait ran out."""
+    if claim is None:
+        return "Redis has not answered yet; nothing was sent for this request."
+    if claim.action == "grace":
+        return "Redis has just come up; nothing was sent for this request."
+    if not claim.record.holder:
+        return "An earlier stop is not confirmed yet and will be repeated; nothing was sent for this request."
+    return "The operation goes on; ask again to learn its result."
