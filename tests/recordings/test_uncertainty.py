@@ -91,7 +91,7 @@ async def test_stop_during_start_runs_after_it(gateway: ApiClient, simulator: Si
     await harness.eventually(lambda: sent(simulator, "start"))
     stop = await gateway.stop(track, headers={"x-request-timeout-ms": "200"})
     assert stop.status_code == 202
-    assert stop.json()["outcome"] == "stop_requested"
+    assert (stop.json()["outcome"], stop.json()["status"]) == ("stop_requested", "stopping")
     assert (await start).status_code == 201
     await status_becomes(gateway, track, "stopped")
     assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
