@@ -74,10 +74,17 @@ def unknown(world: World) -> None:
     world.until(lambda: call.returned)
 
 
+def forgotten(world: World) -> None:
+    """It records for long, and Redis has just forgotten everything."""
+    recording_for_long(world)
+    world.lose()
+
+
 BEGINS: Final[dict[str, Callable[[World], None]]] = {
     begin.__name__: begin
     for begin in (
         *(nothing, ended, just_ended, recording, recording_for_long, ended_by_itself, begun_elsewhere, unknown),
+        forgotten,
     )
 }
 FATES: Final = {
@@ -138,7 +145,9 @@ def story(world: World, begin: str, command: str, fate: str, lists: str, patienc
         by = record.get("confirmed_by", "") if int(record.get("confirmed") or 0) else "nothing"
         horizons = ((kind, int(record.get(f"{kind}_may_land_until") or 0)) for kind in ("start", "stop"))
         may_land = [f"a {kind} may land" for kind, until in horizons if until > world.redis_ms]
-        states.append(", ".join((f"{state}{because and f' ({because})'} by {by}", *may_land)))
+        due = "" if world.score is None else f"due in {round((world.score - world.redis_ms) / 1000)}"
+        said = (f"{state}{because and f' ({because})'} by {by}", *may_land, due)
+        states.append(", ".join(filter(None, said)))
     sent = [f"{flight.kind} {flight.sent - moment:.1f}" for flight in world.upstream.flights[flights:]]
     joined = "".join(f" | {other.command} {told(other, moment)}" for other in others)
     return f"{told(call, moment)}{joined} | {', '.join(sent) or 'nothing sent'} | {'; '.join(states)}"

@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 import pytest
+import redis
 
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
@@ -244,3 +245,18 @@ async def test_start_whose_probe_is_refused_says_why(
         assert refused.status_code == answered, refused.text
         assert refused.json()["type"] == f"/problems/{problem}"
         assert sent(simulator, "start") == 0
+
+
+async def test_operation_at_the_end_of_the_process_is_finished(
+    simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Its caller has left and the process ends: what VideoSDK answers a moment later is still written down."""
+    simulator.inject(harness.delay("start", 0.7))
+    with harness.PatientValkey() as valkey, redis.Redis.from_url(valkey.url, decode_responses=True) as admin:
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+        async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+            early = await gateway.start(new_track(), headers={"x-request-timeout-ms": "100"})
+            assert early.json()["type"] == "/problems/deadline-exceeded"
+            await harness.eventually(lambda: sent(simulator, "start"))
+        (record,) = (key for key in admin.scan_iter("rec:*") if admin.type(key) == "hash")
+        assert admin.hget(record, "state") == "recording"
