@@ -101,6 +101,8 @@ FATES: Final = {
 """Of the first POST; those after it go well."""
 TOGETHER: Final = ("start+start+start", "start+stop+start", "stop+stop+stop", "stop+start+stop")
 """Commands that meet: nearly at the same time."""
+MEETING: Final = ("ok", "refused", "unreachable", "reset, landed", "reset, lost")
+"""What becomes of the first of them."""
 HURRIED: Final = {"ok", "refused", "unreachable", "unreachable, late", "reset, lost", "silence, landed late"}
 """What is also told of a caller that waits for a second only."""
 LISTS: Final = {"": (0, 0), "no list": (3, 0), "no list for long": (200, 0), "an empty list": (0, 1)}
@@ -132,7 +134,7 @@ def story(world: World, begin: str, command: str, fate: str, lists: str, patienc
     world.look(process)
     world.advance(world.timing.quiet)
     BEGINS[begin](world)
-    flights, moment = len(world.upstream.flights), world.now
+    flights, lists_before, moment = len(world.upstream.flights), world.upstream.lists, world.now
     world.upstream.fates[command.partition("+")[0]].append(FATES[fate])
     world.upstream.list_failures, world.upstream.list_blanks = LISTS[lists]
     call, *others = asked(world, command, patience)
@@ -149,20 +151,22 @@ def story(world: World, begin: str, command: str, fate: str, lists: str, patienc
         said = (f"{state}{because and f' ({because})'} by {by}", *may_land, due)
         states.append(", ".join(filter(None, said)))
     sent = [f"{flight.kind} {flight.sent - moment:.1f}" for flight in world.upstream.flights[flights:]]
+    sent.append(f"{world.upstream.lists - lists_before} lists")
     joined = "".join(f" | {other.command} {told(other, moment)}" for other in others)
-    return f"{told(call, moment)}{joined} | {', '.join(sent) or 'nothing sent'} | {'; '.join(states)}"
+    return f"{told(call, moment)}{joined} | {', '.join(sent)} | {'; '.join(states)}"
 
 
 def lines(new_world: Callable[[], World], begin: str, command: str) -> Iterator[str]:
     """Yield the stories of one command on one kind of record, but those that come out as the fate's first does."""
-    for fate in FATES:
+    alone = "+" not in command
+    for fate in FATES if alone else MEETING:
         usual = ""
-        for lists in LISTS:
+        for lists in LISTS if alone else ("",):
             if lists == "no list for long" and fate not in {"ok", "refused"}:
                 continue
             if lists == "an empty list" and (fate == "refused" or not begin.startswith("recording")):
                 continue  # where VideoSDK denies twice what records, no answer is true
-            for patience in (30, 1) if not lists and fate in HURRIED else (30,):
+            for patience in (30, 1) if alone and not lists and fate in HURRIED else (30,):
                 with new_world() as world:
                     line = story(world, begin, command, fate, lists, patience)
                 if line != usual:

@@ -55,7 +55,9 @@ declares."""
 _NEAR: Final = 0.3
 """How much a test counts that may run a line, beside one that was seen to."""
 
-_SELDOM: Final = 8.0
+_APART: Final = 10.0
+"""The same of a test of processes that is named for the module."""
+_SELDOM: Final = 24.0
 """How many times more a test counts that runs what hardly another does."""
 _ATTRIBUTE: Final = re.compile(r"self\.\w+\b(?=(\[[^]]*\])? *[-+:]?[\w\[\], ]*= )")
 
@@ -97,6 +99,10 @@ class Recording:
         )
         near = self._by_script(mutant) if mutant.module.endswith(".lua") else self._by_line(mutant)
         weight = 1.0 if mutant.operator in _NAMED else _NEAR
+        if (
+            mutant.module in _NAMED or "tracing." in function
+        ):  # of processes: they take long, and see what others cannot
+            weight = _APART
         by_name = {test: weight for test in self.seconds if test.startswith(named or "-")}
         if mutant.operator in _NAMED:  # what a route declares decides also for those who never reach its function
             near = dict.fromkeys(near.keys() - by_name.keys(), 0.1)
