@@ -98,7 +98,6 @@ class Leader:
     # --- start ---------------------------------------------------------------------------------------------------
 
     async def _start(self, operation: Operation) -> Result:
-        operation.learn("")
         try:
             with noted(operation, "start"):
                 await self._videosdk.start(
