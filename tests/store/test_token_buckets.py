@@ -416,3 +416,20 @@ async def test_report_that_comes_twice_takes_what_was_spent_once(process: MakePr
         return round(tokens, 2)
 
     assert [await left(report) for report in (1, 1, 2, 1)] == [7, 7, 4, 4]
+
+
+async def test_close_while_redis_hangs_ends_with_its_grace(name: str) -> None:
+    """What cannot be reported is given up, and not only once Redis's own time-out has passed."""
+    with harness.PatientValkey() as server:
+        connection = Connection(server.url)
+        buckets = TokenBuckets(connection, settle_every=NEVER, idle_seconds=NEVER)
+        await buckets.take(name, per_minute=SLOW, burst=10, cost=1)
+        buckets.spend(name, per_minute=SLOW, burst=10, cost=9)
+        server.pause()
+        try:
+            async with asyncio.timeout(harness.BOUND):
+                await buckets.close(grace=0.05)
+            assert connection.failures == 0
+        finally:
+            server.resume()
+        await connection.aclose()
