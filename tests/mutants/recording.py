@@ -37,6 +37,7 @@ _NAMED: Final = {
     ),
     "gateway/observability/tracing.py": ("tests/observability/test_traces.py",),
     "tracing.": ("tests/observability/test_traces.py",),
+    "Drain(": ("tests/blackbox/test_shutdown.py",),
     ".lua": ("tests/coordinator/", "tests/model/test_protocol_model.py"),
     "gateway/settings/": (
         "tests/test_settings.py",
@@ -52,6 +53,8 @@ _NAMED: Final = {
 """By the end or beginning of a path, by the operator, or by what the function uses: tests that run it in processes of
 their own, or without the gateway's way to Redis, which is not recorded; and tests of what code outside of functions
 declares."""
+_TABLE: Final = "tests/coordinator/test_transitions.py::test_commands"
+"""Writes down what every script of the protocol does to every kind of record, in a second."""
 _NEAR: Final = 0.3
 """How much a test counts that may run a line, beside one that was seen to."""
 
@@ -94,7 +97,7 @@ class Recording:
             if mutant.module.endswith(names)
             or mutant.operator == names
             or mutant.module.startswith(names)
-            or (names == "tracing." and names in function)
+            or (names[-1] in ".(" and names in function)
             for file in files
         )
         near = self._by_script(mutant) if mutant.module.endswith(".lua") else self._by_line(mutant)
@@ -117,7 +120,9 @@ class Recording:
         others = [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
         # Those that are about the module look closest; of all others, a few of each file look from everywhere.
         own = (f"tests/{Path(mutant.module).parent.name}/", *named)
-        return list(dict.fromkeys((*self._within(self._closest(able, mutant, own), seconds), *others)))
+        table = _TABLE if mutant.module.startswith("gateway/coordinator/") and mutant.module.endswith(".lua") else "-"
+        written = [test for test in self.seconds if test.startswith(table)]
+        return list(dict.fromkeys((*written, *self._within(self._closest(able, mutant, own), seconds), *others)))
 
     def _closest(self, tests: Mapping[str, float], mutant: Mutant, own: tuple[str, ...]) -> list[str]:
         """Sort tests by how much they are about a module: its share of the lines that each runs, by its seconds.

@@ -194,6 +194,15 @@ async def test_finish_without_a_due_time_leaves_nothing_due(parts: Parts) -> Non
 # --- without Redis ---------------------------------------------------------------------------------------------------
 
 
+async def test_without_redis_a_target_is_open_while_its_own_row_is(parts: Parts, simulator: Simulator) -> None:
+    """Another track of its participant is not it, and a row that has an end is over."""
+    audio = Target(Mode.TRACK, ROOM, "ada", Kind.AUDIO)
+    await start(parts, ADA)
+    assert [await parts.without_redis._is_open(target) for target in (ADA, audio, BOB)] == [True, False, False]
+    simulator.end_recording(ROOM, "ada", "video", webhook=False)
+    assert not await parts.without_redis._is_open(ADA)
+
+
 async def test_stops_without_redis_leave_no_turn_behind(parts: Parts) -> None:
     """Several at a time, one after the other, and then nothing is kept of the target's turn."""
     key = key_of(parts, ADA)
