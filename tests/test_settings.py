@@ -157,6 +157,9 @@ def test_names_that_kubernetes_injects_are_explained():
     """A Service called gateway puts its own GATEWAY_ names into every pod; the message says how to stop that."""
     (said,) = problems({**ENOUGH, "GATEWAY_PORT_8080_TCP_ADDR": "10.0.0.1"})
     assert "enableServiceLinks: false" in said
+    # It hides no other name that is unknown.
+    both = problems({**ENOUGH, "GATEWAY_PORT_8080_TCP_ADDR": "10.0.0.1", "GATEWAY_PRT": "1"})
+    assert [problem.partition(":")[0] for problem in both] == ["GATEWAY_PORT_8080_TCP_ADDR", "GATEWAY_PRT"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Batches:
         without_redis: WithoutRedisMode,
         reconciler: Reconciler,
         *,
-        degrade: bool = False,
+        degrade: bool,
         max_results: int = _MAX_RESULTS,
         max_waiting: int = _MAX_WAITING,
         max_waiting_per_target: int = _MAX_WAITING_PER_TARGET,

@@ -94,8 +94,8 @@ class RecordedFile(Struct, frozen=True, kw_only=True, rename="camel"):
 class WebhookDeliveries(Struct, frozen=True, kw_only=True):
     """How many of a recording's webhooks VideoSDK sent, and how many arrived, by its own count."""
 
-    total: int = 0
-    succeeded: int = 0
+    total: int
+    succeeded: int
 
 
 class Recording(Struct, frozen=True, kw_only=True):

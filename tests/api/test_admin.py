@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from gateway.api.admin import HeldClaim, PendingRecording
+from gateway.coordinator import Coordinator, PendingTarget, Timing
+from gateway.recordings import Kind, Mode, Target
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.connection import Connection
 from tests import harness
 from tests.api_client import ApiClient, NewTrack
 
@@ -51,6 +55,31 @@ async def pending_targets(operator: ApiClient, track: dict[str, str]) -> dict[st
     """Return what an operator sees of a track, nothing where it is not listed."""
     listed = (await operator.get("/v1/admin/tracks", params={"limit": "1000"})).json()["tracks"]
     return next((one for one in listed if track.items() <= one.items()), {})
+
+
+NOW = 1_800_000_000_000
+ADA = Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
+KEY = Coordinator(Connection("redis://nowhere"), Timing(), "t").key(ADA.room_id, *ADA.parts)
+SHOWN: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"status": None, "claim": None, "uncertain_for_seconds": None, "stop_wanted": False, "doubted": False}),
+    ({"state": "unknown", "uncertain_since": NOW - 4000}, {"status": "unknown", "uncertain_for_seconds": 4.0}),
+    ({"due": NOW + 2500, "tries": 3, "upstream": "list 503"},
+     {"due_in_seconds": 2.5, "tries": 3, "last_upstream_answer": "list 503"}),
+    ({"due": NOW - 1500}, {"due_in_seconds": -1.5, "last_upstream_answer": None}),
+    ({"suspect_since": 1}, {"doubted": True}),
+    ({"stop_requested_at": 2, "started_op": 1}, {"stop_wanted": True}),
+    ({"stop_requested_at": 1, "started_op": 1}, {"stop_wanted": False}),
+    ({"holder": "boot.7", "action": "stop", "granted": NOW - 1500, "lease": NOW + 2500},
+     {"claim": HeldClaim(action="stop", attempt="boot.7", owner="boot", age_seconds=1.5, lease_seconds=2.5)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("record", "shown"), SHOWN)
+def test_admin_shows_a_record_in_seconds_from_now(record: dict[str, Any], shown: dict[str, Any]) -> None:
+    """What is held, due, uncertain, doubted, or left to stop; and whose it is."""
+    body = PendingRecording.of(PendingTarget(key=KEY, **record), NOW)
+    assert (body.room_id, body.participant_id, body.kind) == ("room", "ada", "video")
+    assert {name: getattr(body, name) for name in shown} == shown
 
 
 async def test_admin_list_during_an_operation_names_its_holder(
@@ -134,10 +163,12 @@ async def test_admin_release_of_a_hanging_leaders_claim_lets_others_recover(
         helps.stop()
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
     audits = [json.loads(line) for line in logs[1].read_text().splitlines() if '"audit.claim_released"' in line]
-    assert [(one["by"], one["reason"], one["taken"]) for one in audits] == [
-        ("operator", "its process hangs", True),
-        ("operator", "once more", False),
+    assert [(one["by"], one["reason"], one["taken"], one["action"] == "") for one in audits] == [
+        ("operator", "its process hangs", True, False),
+        ("operator", "once more", False, True),
     ]
+    # Of the second it is known what recorded: the start had landed by then.
+    assert audits[1]["records"] == 1
 
 
 async def test_admin_release_while_videosdk_fails_keeps_the_claim(
@@ -151,6 +182,11 @@ async def test_admin_release_while_videosdk_fails_keeps_the_claim(
     assert refused.status_code == 503
     assert refused.json()["type"] == "/problems/upstream-limited"
     simulator.clear_faults()
+    idle = await operator.post(path(track, "release"), json={"reason": "to see"})
+    assert (idle.status_code, idle.json()["released"]) == (200, False)
+    assert (
+        track.items() >= {name: idle.json()["recording"][name] for name in ("roomId", "participantId", "kind")}.items()
+    )
 
 
 async def test_admin_routes_refuse_other_callers_and_wrong_requests(

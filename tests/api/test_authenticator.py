@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from gateway.app import fetch_jwks
 from gateway.auth.api_keys import Callers, CallersFile, new_key
@@ -412,7 +413,14 @@ async def test_oidc_token_grants_its_scopes_and_rooms(
             assert check_problem(await client.start(track, headers=headers), "forbidden")["rule"] == rule
         as_list = person("room-*", scope=["recordings:stop"])
         assert (await client.stop(track, headers=as_list)).json()["outcome"] == "stopped"
-        for wrong in ({"iss": "https://evil.example"}, {"aud": "another"}, {"exp": 1}, {"exp": None}, {"email": 7}):
+        for wrong in (
+            {"iss": "https://evil.example"},
+            {"aud": "another"},
+            {"exp": 1},
+            {"exp": None},
+            {"email": 7},
+            {"email": ""},
+        ):
             answer = await client.start(track, headers=person("room-*", **wrong))
             check_problem(answer, "unauthenticated")
     assert provider.fetches == 1
@@ -444,6 +452,32 @@ async def test_oidc_token_signed_with_a_public_key_is_refused(
             answer = await client.start(new_track(), headers=bearer(token))
             assert answer.status_code == 401
             assert token not in answer.text
+
+
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+SIGNING: dict[str, tuple[Any, Any]] = {
+    **{f"{family}{bits}": (RSA, RSAAlgorithm) for family in ("RS", "PS") for bits in (256, 384, 512)},
+    "ES256": (ec.generate_private_key(ec.SECP256R1()), ECAlgorithm),
+    "ES384": (ec.generate_private_key(ec.SECP384R1()), ECAlgorithm),
+    "ES512": (ec.generate_private_key(ec.SECP521R1()), ECAlgorithm),
+    "EdDSA": (ed25519.Ed25519PrivateKey.generate(), OKPAlgorithm),
+}
+
+
+@pytest.mark.parametrize("algorithm", SIGNING)
+async def test_oidc_token_of_each_asymmetric_algorithm_is_accepted(algorithm: str) -> None:
+    """Whatever an identity provider signs with, as long as its keys are public."""
+    private, shape = SIGNING[algorithm]
+    published = json.loads(shape.to_jwk(private.public_key()))
+    document = json.dumps({"keys": [{**published, "kid": "k", "use": "sig", "alg": algorithm}]})
+
+    async def fetch() -> bytes:
+        return document.encode()
+
+    tokens = OidcTokens(fetch, "issuer", "gateway", ClaimNames())
+    claims = {"iss": "issuer", "aud": "gateway", "sub": "ada", "exp": int(time.time()) + 60}
+    caller = await tokens.identify(jwt.encode(claims, private, algorithm=algorithm, headers={"kid": "k"}))
+    assert caller.name == "ada"
 
 
 def _hs256(claims: dict[str, Any], secret: bytes, headers: dict[str, str]) -> str:

@@ -675,3 +675,16 @@ async def test_webhook_replays_change_nothing(
         "stop": 2,
     }
     assert key_calls(simulator) == 0, "the key is pinned"
+
+
+@pytest.mark.parametrize(
+    "recording",
+    ["participant-track-recording", "participant-recording", "recording"],
+    ids=["track", "participant", "room"],
+)
+def test_webhook_of_every_documented_name_is_known(recording: str) -> None:
+    """What begins, runs, ends or fails of each mode, and what happens to participants and sessions."""
+    names = {f"{recording}-{happened}" for happened in ("starting", "started", "stopping", "stopped", "failed")}
+    names |= {"participant-joined", "participant-left", "session-started", "session-ended"}
+    assert names <= EVENTS.keys()
+    assert len(EVENTS) == 3 * 5 + 4

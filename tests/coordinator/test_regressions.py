@@ -1003,6 +1003,22 @@ def test_claim_that_is_late_by_our_own_fault_is_asked_again(world: World) -> Non
     assert call.outcome == "stopped"
 
 
+def test_stop_that_was_answered_after_its_lease_was_lost_is_true(world: World) -> None:
+    """Its leader slept, and another carried the stop out: what VideoSDK then answers the first is no less true."""
+    first, second = replicas(world, 2)
+    started(world, first)
+    plan(world, "stop", Fate(reply=0.2, lands=0.1))
+    one = first.stop()
+    sends(world, "stop", 1)
+    first.stall()
+    world.advance(world.timing.lease + 1)
+    other = second.stop()
+    world.until(lambda: other.returned)
+    first.resume()
+    world.advance(0.05)
+    assert (one.outcome, other.success) == ("stopped", True)
+
+
 # --- evidence --------------------------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,8 @@ class Upstream:
         """Of the next POSTs; where none is said, all goes well."""
         self.list_failures = 0
         """How many of the next lists cannot be had."""
+        self.lists = 0
+        """How many lists were asked for."""
         self.list_blanks = 0
         """How many of the next lists show nothing."""
         self.list_seconds = 0.02
@@ -179,6 +181,7 @@ class Upstream:
             UpstreamError: It cannot be had.
         """
         await process.awake()
+        self.lists += 1
         await asyncio.sleep(self.list_seconds / 2)
         failing = self.list_failures > 0
         self.list_failures -= failing

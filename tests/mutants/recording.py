@@ -36,6 +36,8 @@ _NAMED: Final = {
         "tests/observability/test_workers.py",
     ),
     "gateway/observability/tracing.py": ("tests/observability/test_traces.py",),
+    "tracing.": ("tests/observability/test_traces.py",),
+    "Drain(": ("tests/blackbox/test_shutdown.py",),
     ".lua": ("tests/coordinator/", "tests/model/test_protocol_model.py"),
     "gateway/settings/": (
         "tests/test_settings.py",
@@ -48,10 +50,19 @@ _NAMED: Final = {
     "gateway/serving/healthcheck.py": ("tests/test_main.py",),
     "gateway/lifecycle.py": ("tests/test_main.py", "tests/blackbox/test_shutdown.py"),
 }
-"""By the end or beginning of a path, or by the operator: tests that run it in processes of their own, or without
-the gateway's way to Redis, which is not recorded; and tests of what code outside of functions declares."""
+"""By the end or beginning of a path, by the operator, or by what the function uses: tests that run it in processes of
+their own, or without the gateway's way to Redis, which is not recorded; and tests of what code outside of functions
+declares."""
+_TABLE: Final = "tests/coordinator/test_transitions.py::test_commands"
+"""Writes down what every script of the protocol does to every kind of record, in a second."""
 _NEAR: Final = 0.3
 """How much a test counts that may run a line, beside one that was seen to."""
+
+_APART: Final = 10.0
+"""The same of a test of processes that is named for the module."""
+_SELDOM: Final = 24.0
+"""How many times more a test counts that runs what hardly another does."""
+_ATTRIBUTE: Final = re.compile(r"self\.\w+\b(?=(\[[^]]*\])? *[-+:]?[\w\[\], ]*= )")
 
 
 @dataclass(frozen=True)
@@ -77,14 +88,24 @@ class Recording:
             mutant: Which.
             seconds: Of recorded time, for the closest.
         """
+        source = self.sources[mutant.module]
+        body = None if mutant.module.endswith(".lua") else _body_around(source, mutant.line)
+        function = "\n".join(source.splitlines()[body.start - 1 : body.stop]) if body else ""
         named = tuple(
             file
             for names, files in _NAMED.items()
-            if mutant.module.endswith(names) or mutant.operator == names or mutant.module.startswith(names)
+            if mutant.module.endswith(names)
+            or mutant.operator == names
+            or mutant.module.startswith(names)
+            or (names[-1] in ".(" and names in function)
             for file in files
         )
         near = self._by_script(mutant) if mutant.module.endswith(".lua") else self._by_line(mutant)
         weight = 1.0 if mutant.operator in _NAMED else _NEAR
+        if (
+            mutant.module in _NAMED or "tracing." in function
+        ):  # of processes: they take long, and see what others cannot
+            weight = _APART
         by_name = {test: weight for test in self.seconds if test.startswith(named or "-")}
         if mutant.operator in _NAMED:  # what a route declares decides also for those who never reach its function
             near = dict.fromkeys(near.keys() - by_name.keys(), 0.1)
@@ -99,19 +120,25 @@ class Recording:
         others = [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
         # Those that are about the module look closest; of all others, a few of each file look from everywhere.
         own = (f"tests/{Path(mutant.module).parent.name}/", *named)
-        return list(dict.fromkeys((*self._within(self._closest(able, mutant.module, own), seconds), *others)))
+        table = _TABLE if mutant.module.startswith("gateway/coordinator/") and mutant.module.endswith(".lua") else "-"
+        written = [test for test in self.seconds if test.startswith(table)]
+        return list(dict.fromkeys((*written, *self._within(self._closest(able, mutant, own), seconds), *others)))
 
-    def _closest(self, tests: Mapping[str, float], module: str, own: tuple[str, ...]) -> list[str]:
+    def _closest(self, tests: Mapping[str, float], mutant: Mutant, own: tuple[str, ...]) -> list[str]:
         """Sort tests by how much they are about a module: its share of the lines that each runs, by its seconds.
 
-        A test in the module's folder, or in a file that is called for it, is more about it than its lines say.
+        A test in the module's folder, or in a file that is called for it, is more about it than its lines say. So is
+        one that runs a line near the mutant which few run: it meets the case that the others never come to.
         """
+        module = mutant.module
+        rarest = self._rarest(mutant)
         about: dict[str, float] = {}
         name = f"/test_{Path(module).stem}"
         for test, weight in tests.items():
             lines = self._lines_of[test]
             share = lines[module] / max(lines.total(), 1) + 0.1 * test.startswith(own) + 0.2 * (name in test)
-            about[test] = weight * share / (self.seconds[test] + 0.1)
+            seldom = 1 - rarest.get(test, len(tests)) / max(len(tests), 1)
+            about[test] = weight * share * (1 + _SELDOM * seldom**4) / (self.seconds[test] + 0.1)
         # Of the rows of one table each tells less than the one before.
         rows = Counter[str]()
         for test in sorted(about, key=lambda test: (-about[test], test)):
@@ -119,6 +146,25 @@ class Recording:
             about[test] /= 1 + rows[function] / 8
             rows[function] += 1
         return sorted(about, key=lambda test: (-about[test], test))
+
+    def _rarest(self, mutant: Mutant) -> dict[str, int]:
+        """Return how many tests run the rarest line near a mutant that each of them runs.
+
+        Near is what is in the same function, and what uses the attribute that the mutant's line gives something to.
+        """
+        if mutant.module.endswith(".lua"):
+            return {}
+        source = self.sources[mutant.module]
+        near = set(_body_around(source, mutant.line) or ())
+        lines = source.splitlines()
+        if given := _ATTRIBUTE.search(lines[mutant.line - 1]):
+            near |= {number for number, line in enumerate(lines, 1) if given[0] in line}
+        rarest: dict[str, int] = {}
+        for line in near:
+            ran = self.lines.get(mutant.module, {}).get(line, frozenset[str]())
+            for test in ran:
+                rarest[test] = min(rarest.get(test, len(ran)), len(ran))
+        return rarest
 
     @cached_property
     def _lines_of(self) -> Mapping[str, Counter[str]]:

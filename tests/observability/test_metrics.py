@@ -2,15 +2,21 @@
 
 import asyncio
 import gzip
+import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 
+from gateway.api.middleware import RequestMiddleware
+from gateway.lifecycle import Drain
 from gateway.observability import metrics
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
@@ -403,3 +409,65 @@ async def test_metrics_hold_no_secret(
             told = answer.text + str(answer.headers)
             for hidden in (secret, harness.SECRET, harness.API_KEY, demo.key, demo.name, track["roomId"], "127.0.0.1"):
                 assert hidden not in told
+
+
+async def through_middleware(app: Any) -> Numbers:
+    """Serve one GET, and return what the process counted of it."""
+    before, _ = metrics.render(metrics.GaugeValues(redis_up=True), "", "")
+    scope: Any = {"type": "http", "method": "GET", "path": "/x", "headers": [], "state": {}, "path_template": "/timed"}
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    async def send(message: Any) -> None: ...
+
+    with suppress(ConnectionResetError):
+        await RequestMiddleware(app, Drain())(scope, receive, send)
+    after, _ = metrics.render(metrics.GaugeValues(redis_up=True), "", "")
+    grown = Numbers(after.decode()).since(Numbers(before.decode()))
+    return Numbers("".join(f"{name}{_shown(labels)} {value}\n" for (name, labels), value in grown.items()))
+
+
+def _shown(labels: frozenset[tuple[str, str]]) -> str:
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels) + "}"
+
+
+async def test_metrics_time_a_request_until_its_headers() -> None:
+    """How long a body takes, a stream's above all, is not the gateway's to be measured by."""
+    moments: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        headers = time.perf_counter()
+        # For twice as long as all before it.
+        await harness.eventually(lambda: time.perf_counter() - headers > 2 * (headers - begun))
+        moments.append(headers - begun)
+
+    begun = time.perf_counter()
+    counted = await through_middleware(app)
+    assert 0 < counted.total("http_request_duration_seconds_sum", route="/timed") <= moments[0]
+    assert counted.total("http_requests_total", route="/timed", status="200") == 1
+
+
+async def test_metrics_count_a_request_without_an_answer() -> None:
+    """Its client left before there was one."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ConnectionResetError
+
+    counted = await through_middleware(app)
+    assert counted.total("http_requests_total", route="/timed", status="none") == 1
+
+
+def test_seat_of_a_dead_worker_is_cleared_and_can_be_taken(tmp_path: Path) -> None:
+    """The gauges of one that died go, those of one that lives stay, and the next worker takes the free seat."""
+    seats = [metrics._Seat(tmp_path) for _ in range(2)]
+    gauges = [tmp_path / f"gauge_livesum_{seat.number}.db" for seat in seats]
+    for gauge in gauges:
+        gauge.touch()
+    os.close(seats[1]._taken)
+
+    seats[0].clear_dead_workers()
+
+    assert [gauge.exists() for gauge in gauges] == [True, False]
+    assert metrics._Seat(tmp_path).number == 1

@@ -93,6 +93,7 @@ async def test_trace_of_a_start_links_its_joiners_on_two_processes(
         assert claims[leader.id].ended <= operation.begun
         assert (upstream.parent, upstream.kind) == (operation.id, "CLIENT")
         assert finish.parent == operation.id
+        assert {span.kind for span in (finish, operation, *claims.values())} == {"INTERNAL"}
         assert upstream.ended <= finish.begun <= finish.ended <= operation.ended
         assert operation.attributes["gateway.kind"] == "video"
         assert operation.attributes["gateway.action"] == "start"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from gateway.recordings.listings import Listing, ListingCache
+from gateway.recordings.targets import Kind, Mode, Target
 from gateway.secrets import Secret
-from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.client import ListedRow, VideoSDK
 from gateway.videosdk.tokens import FixedToken
 from tests import harness
 
@@ -22,6 +23,30 @@ class _NoToken(FixedToken):
     def current(self) -> str:
         self._meanwhile()
         raise RuntimeError("a mistake")
+
+
+ROWS = [
+    ListedRow(id=f"{mode}-{participant}-{kind}", participant_id=participant, kind=kind, mode=mode)
+    for mode in ("track", "room")
+    for participant in ("ada", "bob")
+    for kind in ("audio", "video")
+]
+
+
+@pytest.mark.parametrize(
+    ("participant", "kind", "found"),
+    [
+        ("ada", Kind.VIDEO, ["track-ada-video"]),
+        ("bob", Kind.AUDIO, ["track-bob-audio"]),
+        ("eve", Kind.AUDIO, []),
+        ("ada", None, ["track-ada-audio", "track-ada-video"]),
+        ("", Kind.AUDIO, ["track-ada-audio", "track-bob-audio"]),
+    ],
+)
+def test_listing_of_a_target_holds_its_rows_only(participant: str, kind: Kind | None, found: list[str]) -> None:
+    """Rows of its mode, its participant and its kind, as far as the target has one."""
+    listed = Listing(ROWS, 0.0).of(Target(Mode.TRACK, "room", participant, kind))
+    assert [row.id for row in listed] == found
 
 
 async def test_list_that_fails_unexpectedly_fails_for_every_waiter() -> None:

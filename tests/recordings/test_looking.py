@@ -10,6 +10,7 @@ from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
 from gateway.recordings.webhook_events import EventType
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.clock import clock
 from tests import harness
 from tests.recordings.parts import Parts, settled_valkey
 
@@ -151,7 +152,55 @@ async def test_webhook_has_looked_what_it_may_have_changed(
     assert (key_of(parts, ADA) in taken_up) is (doubts or state == "unknown")
 
 
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stopped", "outcome"), [(False, "started"), (True, None)])
+async def test_retry_of_a_start_yields_to_a_stop_that_was_asked_for_since(
+    parts: Parts, stopped: bool, outcome: str | None
+) -> None:
+    """A retry counts as asked when it was first asked: after the stop before it, and before the one since."""
+    await start(parts, ADA)
+    await parts.recordings.stop(ADA, caller="demo", timeout=60)
+    before = await parts.connection.now()
+    asked_at = await harness.until(parts.connection.now, lambda now: now > before, every=0.001)
+    if stopped:
+        await harness.until(parts.connection.now, lambda now: now > asked_at, every=0.001)
+        # Redis counts a stop that is asked for where nothing records, too.
+        await parts.coordinator.records.invalidate(key_of(parts, ADA))
+        await parts.recordings.stop(ADA, caller="demo", timeout=60)
+    answer = await parts.recordings.start(ADA, StartParameters(), caller="demo", timeout=60, asked_at=asked_at)
+    assert answer.outcome == outcome
+
+
+async def test_finish_without_a_due_time_leaves_nothing_due(parts: Parts) -> None:
+    """Unless it is said when, no reconciler looks; a list of a while ago confirms for that while only."""
+    await become(parts, "recording")
+    key = key_of(parts, ADA)
+    assert key not in await parts.connection.scheduled(f"{key[:8]}:t:due", 2**53, 100)
+    record = await parts.coordinator.records.read(key)
+    assert record is not None
+    written = await parts.connection.now()
+    await harness.until(parts.connection.now, lambda now: now > written + 100, every=0.005)
+    seen_at = clock()
+    await harness.until(parts.connection.now, lambda now: now > written + 200, every=0.005)
+    assert await parts.coordinator.records.confirm(key, record, seen_at=seen_at)
+    assert key not in await parts.connection.scheduled(f"{key[:8]}:t:due", 2**53, 100)
+    confirmed = await parts.coordinator.records.read(key)
+    assert confirmed is not None
+    assert record.confirmed < confirmed.confirmed <= await parts.connection.now() - 50
+
+
 # --- without Redis ---------------------------------------------------------------------------------------------------
+
+
+async def test_without_redis_a_target_is_open_while_its_own_row_is(parts: Parts, simulator: Simulator) -> None:
+    """Another track of its participant is not it, and a row that has an end is over."""
+    audio = Target(Mode.TRACK, ROOM, "ada", Kind.AUDIO)
+    await start(parts, ADA)
+    assert [await parts.without_redis._is_open(target) for target in (ADA, audio, BOB)] == [True, False, False]
+    simulator.end_recording(ROOM, "ada", "video", webhook=False)
+    assert not await parts.without_redis._is_open(ADA)
 
 
 async def test_stops_without_redis_leave_no_turn_behind(parts: Parts) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
@@ -92,7 +93,7 @@ async def test_stop_during_start_runs_after_it(gateway: ApiClient, simulator: Si
     await harness.eventually(lambda: sent(simulator, "start"))
     stop = await gateway.stop(track, headers={"x-request-timeout-ms": "200"})
     assert stop.status_code == 202
-    assert stop.json()["outcome"] == "stop_requested"
+    assert (stop.json()["outcome"], stop.json()["status"]) == ("stop_requested", "stopping")
     assert (await start).status_code == 201
     await status_becomes(gateway, track, "stopped")
     assert [call.endpoint for call in simulator.calls if call.method == "POST"] == ["start", "stop"]
@@ -287,3 +288,18 @@ async def test_stop_of_which_every_answer_is_foreign_ends_by_the_list(
     assert all(row.closed for row in simulator.rows)
     again = await hasty.start(track)
     assert again.status_code == 201, again.text
+
+
+async def test_operation_at_the_end_of_the_process_is_finished(
+    simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Its caller has left and the process ends: what VideoSDK answers a moment later is still written down."""
+    simulator.inject(harness.delay("start", 0.7))
+    with harness.PatientValkey() as valkey, redis.Redis.from_url(valkey.url, decode_responses=True) as admin:
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+        async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
+            early = await gateway.start(new_track(), headers={"x-request-timeout-ms": "100"})
+            assert early.json()["type"] == "/problems/deadline-exceeded"
+            await harness.eventually(lambda: sent(simulator, "start"))
+        (record,) = (key for key in admin.scan_iter("rec:*") if admin.type(key) == "hash")
+        assert admin.hget(record, "state") == "recording"

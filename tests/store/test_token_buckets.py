@@ -5,12 +5,14 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from gateway.errors import CoordinationUnavailable
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
+from gateway.store.scripts import Script
 from gateway.store.token_buckets import Quota, TokenBuckets
 from tests import harness
 from tests.faults.proxy import Gate
@@ -398,3 +400,36 @@ async def test_report_whose_reply_was_lost_is_taken_once(
     one.spend(name, 1)
     await one.buckets.settle()
     assert await tokens(redis, name) == pytest.approx(8)
+
+
+async def test_report_that_comes_twice_takes_what_was_spent_once(process: MakeProcess, name: str) -> None:
+    """Its reply was lost, or a Cluster's client has repeated it; the one after it counts again."""
+    connection = process(10).connection
+    script = Script("gateway.store", "limit")
+
+    async def left(report: int) -> float:
+        argument = msgspec.json.encode({"report": report, "buckets": [[SLOW / 60, 10, 3, 0, 0]]})
+        reply = await connection.evaluate(
+            script.text, script.sha, [f"{{{name}}}:report", f"{{{name}}}:bucket"], argument
+        )
+        ((_, tokens),) = msgspec.json.decode(reply)
+        return round(tokens, 2)
+
+    assert [await left(report) for report in (1, 1, 2, 1)] == [7, 7, 4, 4]
+
+
+async def test_close_while_redis_hangs_ends_with_its_grace(name: str) -> None:
+    """What cannot be reported is given up, and not only once Redis's own time-out has passed."""
+    with harness.PatientValkey() as server:
+        connection = Connection(server.url)
+        buckets = TokenBuckets(connection, settle_every=NEVER, idle_seconds=NEVER)
+        await buckets.take(name, per_minute=SLOW, burst=10, cost=1)
+        buckets.spend(name, per_minute=SLOW, burst=10, cost=9)
+        server.pause()
+        try:
+            async with asyncio.timeout(harness.BOUND):
+                await buckets.close(grace=0.05)
+            assert connection.failures == 0
+        finally:
+            server.resume()
+        await connection.aclose()

@@ -1,0 +1,68 @@
+"""What a request costs in the end, by what became of it."""
+
+import pytest
+
+from gateway.api.rate_limits import Admission, RateLimiter, _Bucket, _Group
+from gateway.errors import (
+    CoordinationUnavailable,
+    DeadlineExceeded,
+    Forbidden,
+    GatewayError,
+    OutcomeUnknown,
+    ParametersDiffer,
+    UpstreamCredentialsRefused,
+    UpstreamLimited,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from gateway.recordings import Kind, Mode, Outcome, Target
+from gateway.store.connection import Connection
+from gateway.store.token_buckets import TokenBuckets
+
+TARGET = Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
+OWN, SHARED, FREE = "its own", "once for all who shared it", "free"
+COSTS: list[tuple[Outcome | type[GatewayError] | None, str]] = [
+    (Outcome.STARTED, OWN),
+    (Outcome.STOPPED, OWN),
+    (Outcome.STOP_REQUESTED, SHARED),
+    (Outcome.JOINED, FREE),
+    (Outcome.ALREADY_RECORDING, FREE),
+    (Outcome.NOT_RECORDING, FREE),
+    (None, FREE),
+    (UpstreamRefused, SHARED),
+    (UpstreamCredentialsRefused, SHARED),
+    (UpstreamLimited, SHARED),
+    (OutcomeUnknown, SHARED),
+    (DeadlineExceeded, SHARED),
+    (UpstreamUnavailable, FREE),
+    (CoordinationUnavailable, FREE),
+    (ParametersDiffer, FREE),
+    (Forbidden, FREE),
+]
+
+
+class Noting(RateLimiter):
+    """Notes what is spent, of buckets that no Redis holds."""
+
+    def __init__(self) -> None:
+        super().__init__(TokenBuckets(Connection("redis://nowhere")), "t", caller_per_minute=1, target_per_minute=1)
+        self.spent: list[str] = []
+
+    def spend(self, bucket: _Bucket) -> None:
+        """Note it."""
+        self.spent.append(bucket.name)
+
+
+@pytest.mark.parametrize(("ended", "cost"), COSTS)
+def test_request_is_charged_by_what_became_of_it(ended: Outcome | type[GatewayError] | None, cost: str) -> None:
+    """A call to VideoSDK is paid by the request that made it, or by one of those that hear of its failure."""
+    limiter, group, key = Noting(), _Group(), (TARGET, True)
+    limiter._groups[key] = group
+    group.members = 2
+    first, second = (Admission(limiter, [_Bucket(name, name, 1, 0.1, 0.9)], key, group) for name in ("first", "second"))
+    became = ended("") if isinstance(ended, type) else ended
+    for admission in (first, second):
+        admission.charge(became)
+    assert limiter.spent == {OWN: ["first", "second"], SHARED: ["first"], FREE: []}[cost]
+    # Those who come after it are charged for what comes after it.
+    assert (key in limiter._groups) is (cost != SHARED)
