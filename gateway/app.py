@@ -19,7 +19,7 @@ from litestar.types import ASGIApp
 
 from gateway import __version__
 from gateway.api.admin import admin
-from gateway.api.docs import docs, docs_file, openapi_json
+from gateway.api.docs import docs, docs_file, openapi_json, root
 from gateway.api.events import EventStreams, event_routes
 from gateway.api.idempotency import Idempotency
 from gateway.api.middleware import Cors, RequestMiddleware
@@ -96,7 +96,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
         tracing.check_installed()
     drain = drain or Drain()
     app: ASGIApp = _litestar(settings, drain)
-    return RequestMiddleware(Cors(app, settings.cors_origins) if settings.cors_origins else app, drain)
+    return RequestMiddleware(Cors(app, settings.cors_origins) if settings.cors_origins else app, drain, settings.prefix)
 
 
 def create_connection(settings: Settings) -> Connection:
@@ -207,6 +207,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
             readyz,
             serve_metrics,
             problem_page,
+            root,
             docs,
             docs_file,
             openapi_json,

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -24,6 +25,13 @@ _FLUSH_SECONDS: Final = 5.0
 """How long a client may take over the rest of its answer when the process ends."""
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for no time."""
+
+
+def _take_path(scope: Any) -> None:
+    """Take the path out of an absolute target (RFC 9112, 3.2.2), which uvicorn leaves whole."""
+    _, _, path = scope["raw_path"].partition(b"://")[2].partition(b"/")
+    scope["raw_path"] = b"/" + path
+    scope["path"] = unquote(scope["raw_path"].decode("ascii"))
 
 
 class LineProtocol(H11Protocol):
@@ -38,6 +46,8 @@ class LineProtocol(H11Protocol):
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         scope["state"][LINE] = self
+        if scope["raw_path"].startswith((b"http://", b"https://")):
+            _take_path(scope)
         if self.ending:
             self.cycle.keep_alive = False
         await self._inner(scope, receive, send)
