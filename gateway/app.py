@@ -114,6 +114,7 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         max_connections=settings.upstream_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
         webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
+        proxy="" if settings.upstream_proxy is None else settings.upstream_proxy.reveal(),
     )
 
 

@@ -20,6 +20,7 @@ from gateway.settings.values import (
     HTTP_URL,
     ORIGINS,
     PLAIN,
+    PROXY_URL,
     PUBLIC_KEY_FILE,
     PUBLIC_URL,
     READABLE_FILE,
@@ -77,6 +78,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     videosdk_webhook_key_file: Path | None
     """The file that holds the key of VideoSDK's webhooks; absent where VideoSDK is asked for it."""
+
+    upstream_proxy: Secret | None
+    """The proxy on the way to VideoSDK; secret, because it may carry a password."""
 
     public_url: str | None
     """Where VideoSDK reaches this gateway, without a slash at its end."""
@@ -278,6 +282,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         PUBLIC_KEY_FILE,
         "PEM file with the public key of VideoSDK's webhooks, or with several, read again when it changes; not set, "
         "the gateway asks VideoSDK for it.",
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_PROXY",
+        PROXY_URL,
+        "Proxy that all calls to VideoSDK go through: `http://user:password@host:port`. Variables such as HTTPS_PROXY "
+        "are ignored, so that the environment does not lead the token elsewhere.",
+        has_file=True,
     ),
     Setting(
         "GATEWAY_PUBLIC_URL",

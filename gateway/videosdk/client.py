@@ -30,7 +30,7 @@ from gateway.errors import (
 )
 from gateway.observability import metrics, tracing
 from gateway.videosdk.tokens import Tokens
-from gateway.videosdk.transport import BEFORE_SEND, Limits, Transport
+from gateway.videosdk.transport import BEFORE_SEND, Limits, Proxy, Transport
 
 __all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "Pace", "VideoSDK"]
 
@@ -145,6 +145,7 @@ class VideoSDK:
         max_connections: Calls at the same time; more wait for their turn, and are never sent if it does not come.
         calls_per_second: Most calls in a second; more wait just the same. 0 is no limit.
         webhook_url: Where a recording's events go if the start names no address of its own.
+        proxy: The proxy that all calls go through, with its credentials; empty for none.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class VideoSDK:
         max_connections: int = 64,
         calls_per_second: float = 0,
         webhook_url: str | None = None,
+        proxy: str = "",
     ) -> None:
         self._base = base_url.rstrip("/")
         self._webhook_url = webhook_url
@@ -167,7 +169,9 @@ class VideoSDK:
         # again. Idle connections are kept for a short time, so that a call seldom meets one that the other side is just
         # closing: what comes of such a call is unknown.
         self._transport = Transport(
-            httpx.create_ssl_context(trust_env=False), Limits(max_connections, idle_seconds=4.0)
+            httpx.create_ssl_context(trust_env=False),
+            Limits(max_connections, idle_seconds=4.0),
+            Proxy.at(proxy) if proxy else None,
         )
 
     def __repr__(self) -> str:
