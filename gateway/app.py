@@ -52,7 +52,7 @@ from gateway.recordings import (
 from gateway.secrets import Secret, SecretFile
 from gateway.settings.load import warnings
 from gateway.settings.table import Settings
-from gateway.settings.values import REDIS_URL, SECRET, ValueType
+from gateway.settings.values import PROXY_URL, REDIS_URL, SECRET, ValueType
 from gateway.store.connection import Connection
 from gateway.store.idempotency_records import IdempotencyRecords
 from gateway.store.notifications import Notifications
@@ -114,8 +114,15 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         max_connections=settings.upstream_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
         webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
-        proxy="" if settings.upstream_proxy is None else settings.upstream_proxy.reveal(),
+        proxy=_proxy(settings),
     )
+
+
+def _proxy(settings: Settings) -> Callable[[], str]:
+    if settings.upstream_proxy is None:
+        return lambda: ""
+    url = _current(settings, "upstream_proxy", settings.upstream_proxy, PROXY_URL)
+    return lambda: url().reveal()
 
 
 def create_webhook_keys(settings: Settings, videosdk: VideoSDK) -> KeySource:

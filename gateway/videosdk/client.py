@@ -145,7 +145,7 @@ class VideoSDK:
         max_connections: Calls at the same time; more wait for their turn, and are never sent if it does not come.
         calls_per_second: Most calls in a second; more wait just the same. 0 is no limit.
         webhook_url: Where a recording's events go if the start names no address of its own.
-        proxy: The proxy that all calls go through, with its credentials; empty for none.
+        proxy: Gives the proxy that all calls go through, with its credentials, as it is now; empty for none.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class VideoSDK:
         max_connections: int = 64,
         calls_per_second: float = 0,
         webhook_url: str | None = None,
-        proxy: str = "",
+        proxy: Callable[[], str] = lambda: "",
     ) -> None:
         self._base = base_url.rstrip("/")
         self._webhook_url = webhook_url
@@ -171,7 +171,7 @@ class VideoSDK:
         self._transport = Transport(
             httpx.create_ssl_context(trust_env=False),
             Limits(max_connections, idle_seconds=4.0),
-            Proxy.at(proxy) if proxy else None,
+            lambda: Proxy.at(url) if (url := proxy()) else None,
         )
 
     def __repr__(self) -> str:

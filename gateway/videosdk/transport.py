@@ -21,6 +21,7 @@ import select
 import socket
 import ssl
 import zlib
+from collections.abc import Callable
 from typing import Final, NamedTuple, Self, cast
 from urllib.parse import unquote, urlsplit
 
@@ -101,10 +102,12 @@ class Transport(httpx.AsyncBaseTransport):
     Args:
         ssl_context: Says whom to trust; it learns that HTTP/1.1 is spoken.
         limits: Bounds.
-        proxy: Through which all of them go.
+        proxy: Gives the proxy that all of them go through as it is now, for new connections.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext, limits: Limits, proxy: Proxy | None = None) -> None:
+    def __init__(
+        self, ssl_context: ssl.SSLContext, limits: Limits, proxy: Callable[[], Proxy | None] = lambda: None
+    ) -> None:
         self._proxy = proxy
         self._ssl_context = ssl_context
         ssl_context.set_alpn_protocols(["http/1.1"])
@@ -122,7 +125,7 @@ class Transport(httpx.AsyncBaseTransport):
             httpx.TransportError: Its class says whether anything was sent.
         """
         origin = _origin(request.url)
-        message = await _written(request, None if origin.tls else self._proxy)
+        message = await _written(request, None if origin.tls else self._proxy())
         timeouts = cast("dict[str, float | None]", request.extensions.get("timeout", {}))
         await self._take_turn(timeouts.get("pool"))
         try:
@@ -182,13 +185,14 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _dial(self, origin: _Origin) -> "_Connection":
         loop = asyncio.get_running_loop()
-        host, port = (origin.host, origin.port) if self._proxy is None else (self._proxy.host, self._proxy.port)
+        proxy = self._proxy()
+        host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
         addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         connected = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, interleave=1)
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._proxy is not None and origin.tls:
-                await _open_tunnel(connected, origin, self._proxy, self._limits.head)
+            if proxy is not None and origin.tls:
+                await _open_tunnel(connected, origin, proxy, self._limits.head)
             _, connection = await loop.create_connection(
                 lambda: _Connection(loop, self._limits, self._open),
                 sock=connected,

@@ -35,13 +35,13 @@ async def proxy() -> AsyncGenerator[ForwardProxy]:
 
 def client(url: str, proxy: str, timeout: float = 30) -> VideoSDK:
     """Make the client, with a proxy."""
-    return VideoSDK(url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=timeout, proxy=proxy)
+    return VideoSDK(url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=timeout, proxy=lambda: proxy)
 
 
 async def over_tls(folder: Path, proxy: str, sent: list[bool], timeout: float = 30) -> bytes:
     """Send a request to a server that speaks TLS, and note when it may leave."""
     async with tls_server(folder, []) as (port, authority):
-        transport = Transport(ssl.create_default_context(cafile=str(authority)), Limits(), Proxy.at(proxy))
+        transport = Transport(ssl.create_default_context(cafile=str(authority)), Limits(), lambda: Proxy.at(proxy))
         try:
             extensions = {BEFORE_SEND: lambda: sent.append(True), "timeout": {"connect": timeout, "read": timeout}}
             request = httpx.Request(
