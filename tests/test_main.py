@@ -166,7 +166,7 @@ async def test_check_with_broken_identities_exits_1(
     settings = harness.environment(valkey.url, simulator.url, demo.file)
     code, printed = await gateway_command("check", **settings, **company)
     assert code == 1
-    assert "CANNOT BE USED (caller 'app': expected keys" in printed
+    assert f"CANNOT BE USED ({demo.file}, line 1: caller 'app': expected keys" in printed
     assert "GIVES NO KEYS (ConnectError)" in printed
     assert "WARNING: GATEWAY_JWT_JWKS_URL is not https" in printed
 

@@ -365,7 +365,9 @@ def test_credentials_come_from_files_too(tmp_path: Path):
         (b" \n", "is empty"),
         (b"hunter8 " * 10_000, "longer than any value"),
         (b"hunter8\nhunter8", "control characters"),
-        (b"hunter8\xff", "beyond ASCII"),
+        ("hunter8ë".encode(), "beyond ASCII"),
+        (b"\nhunter8\xff", "is not UTF-8 in line 2"),
+        ("hunter8".encode("utf-16"), "is UTF-16: save it as UTF-8"),
     ],
 )
 def test_unusable_credential_files_are_problems(tmp_path: Path, content: bytes | None, reason: str):
