@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Final
 
@@ -83,9 +83,15 @@ async def _check(settings: Settings) -> int:
         print(f"{'Identity provider':<{width}}  {jwks or 'answers'}")
     asking = "are off, as GATEWAY_PUBLIC_URL is not set: the gateway asks VideoSDK's list what has ended"
     print(f"{'Webhooks':<{width}}  {asking if settings.public_url is None else key or 'can be checked'}")
-    for warning in warnings(settings):
+    for warning in [*warnings(settings), *_ignored(os.environ)]:
         print(f"WARNING: {warning}")
     return _PROBLEM if redis or videosdk or callers or jwks or key else 0
+
+
+def _ignored(environ: Mapping[str, str]) -> list[str]:
+    """Name the variables that other programs would take a proxy from; their values may hold passwords."""
+    set_ones = [name for name in environ if name.lower() in {"http_proxy", "https_proxy", "all_proxy"}]
+    return [f"{name} is ignored; GATEWAY_UPSTREAM_PROXY names the proxy to VideoSDK" for name in sorted(set_ones)]
 
 
 def _callers_can_be_read(settings: Settings) -> str:

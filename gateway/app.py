@@ -19,7 +19,7 @@ from litestar.types import ASGIApp
 
 from gateway import __version__
 from gateway.api.admin import admin
-from gateway.api.docs import docs, docs_file, openapi_json
+from gateway.api.docs import docs, docs_file, openapi_json, root
 from gateway.api.events import EventStreams, event_routes
 from gateway.api.idempotency import Idempotency
 from gateway.api.middleware import Cors, RequestMiddleware
@@ -52,7 +52,7 @@ from gateway.recordings import (
 from gateway.secrets import Secret, SecretFile
 from gateway.settings.load import warnings
 from gateway.settings.table import Settings
-from gateway.settings.values import REDIS_URL, SECRET, ValueType
+from gateway.settings.values import PROXY_URL, REDIS_URL, SECRET, ValueType
 from gateway.store.connection import Connection
 from gateway.store.idempotency_records import IdempotencyRecords
 from gateway.store.notifications import Notifications
@@ -96,7 +96,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
         tracing.check_installed()
     drain = drain or Drain()
     app: ASGIApp = _litestar(settings, drain)
-    return RequestMiddleware(Cors(app, settings.cors_origins) if settings.cors_origins else app, drain)
+    return RequestMiddleware(Cors(app, settings.cors_origins) if settings.cors_origins else app, drain, settings.prefix)
 
 
 def create_connection(settings: Settings) -> Connection:
@@ -114,7 +114,15 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         max_connections=settings.upstream_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
         webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
+        proxy=_proxy(settings),
     )
+
+
+def _proxy(settings: Settings) -> Callable[[], str]:
+    if settings.upstream_proxy is None:
+        return lambda: ""
+    url = _current(settings, "upstream_proxy", settings.upstream_proxy, PROXY_URL)
+    return lambda: url().reveal()
 
 
 def create_webhook_keys(settings: Settings, videosdk: VideoSDK) -> KeySource:
@@ -207,6 +215,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
             readyz,
             serve_metrics,
             problem_page,
+            root,
             docs,
             docs_file,
             openapi_json,

@@ -3,6 +3,7 @@
 Imports nothing of the gateway, so that every layer may hold a secret.
 """
 
+import codecs
 import hmac
 import threading
 import time
@@ -18,6 +19,7 @@ __all__ = [
     "SecretFile",
     "WatchedFile",
     "WrongTextError",
+    "decoded",
     "known_secrets",
     "read_file",
     "read_value",
@@ -145,16 +147,32 @@ def read_file(path: str, size: int) -> bytes:
     raise WrongTextError(message)
 
 
+def decoded(content: bytes) -> str:
+    """Return a file's text, whatever editor wrote it: without a byte-order mark, its lines ended by line feeds.
+
+    Raises:
+        WrongTextError: It is not UTF-8; the message names the line.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise WrongTextError("is UTF-16: save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+    # Raised out here: the error holds the content.
+    raise WrongTextError(f"is not UTF-8 in line {line}")
+
+
 def read_value(path: str) -> str:
     """Read the text of a variable from a file.
 
     Raises:
-        WrongTextError: If it cannot be read, is empty, or is longer than any value.
+        WrongTextError: If it cannot be read, is no text, is empty, or is longer than any value.
     """
     content = read_file(path, MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise WrongTextError("is longer than any value")
-    text = content.decode("utf-8-sig", "replace").strip()
+    text = decoded(content).strip()
     if not text:
         raise WrongTextError("is empty")
     return text

@@ -22,6 +22,7 @@ from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
+from tests.forward_proxy import ForwardProxy
 from tests.leaks import EVIDENCE
 
 
@@ -144,6 +145,24 @@ async def test_check_without_a_server_exits_1(
 
 
 @pytest.mark.anyio
+async def test_check_names_proxies_of_the_environment_that_are_ignored(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
+) -> None:
+    """Each is named and its password is not; calls go through the proxy of the setting, whose password is hidden."""
+    async with ForwardProxy("user:hunter2") as proxy:
+        settings = harness.environment(valkey.url, simulator.url, demo.file)
+        settings["GATEWAY_UPSTREAM_PROXY"] = proxy.url("user:hunter2")
+        ignored = dict.fromkeys(("HTTPS_PROXY", "http_proxy", "ALL_PROXY"), "http://user:hunter3@127.0.0.1:1")
+        code, printed = await gateway_command("check", **settings, **ignored)
+        assert code == 0, printed
+        assert proxy.heads
+    for name in ignored:
+        assert f"WARNING: {name} is ignored; GATEWAY_UPSTREAM_PROXY names the proxy" in printed
+    assert "hunter" not in printed
+    assert "http://[secret]@127.0.0.1:" in printed
+
+
+@pytest.mark.anyio
 async def test_check_with_broken_identities_exits_1(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo
 ) -> None:
@@ -157,7 +176,7 @@ async def test_check_with_broken_identities_exits_1(
     settings = harness.environment(valkey.url, simulator.url, demo.file)
     code, printed = await gateway_command("check", **settings, **company)
     assert code == 1
-    assert "CANNOT BE USED (caller 'app': expected keys" in printed
+    assert f"CANNOT BE USED ({demo.file}, line 1: caller 'app': expected keys" in printed
     assert "GIVES NO KEYS (ConnectError)" in printed
     assert "WARNING: GATEWAY_JWT_JWKS_URL is not https" in printed
     del settings["GATEWAY_CALLERS_FILE"]

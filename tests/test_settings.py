@@ -222,6 +222,11 @@ def test_names_that_kubernetes_injects_are_explained():
         ("GATEWAY_UPSTREAM_CALLS_PER_SECOND", "1e3"),
         ("GATEWAY_REDIS_CA_FILE", "/nowhere"),
         ("GATEWAY_REDIS_CA_FILE", __file__),
+        ("GATEWAY_UPSTREAM_PROXY", "https://user:hunter7@proxy"),
+        ("GATEWAY_UPSTREAM_PROXY", "proxy.example:3128"),
+        ("GATEWAY_UPSTREAM_PROXY", "http://user:hunter7/@proxy"),
+        ("GATEWAY_UPSTREAM_PROXY", "http://proxy:port"),
+        ("GATEWAY_UPSTREAM_PROXY", "http://proxy/path"),
         ("GATEWAY_REDIS_URL", "http://redis"),
         ("GATEWAY_REDIS_URL", "redis://"),
         ("GATEWAY_REDIS_URL", "redis:///0"),
@@ -363,7 +368,9 @@ def test_credentials_come_from_files_too(tmp_path: Path):
         (b" \n", "is empty"),
         (b"hunter8 " * 10_000, "longer than any value"),
         (b"hunter8\nhunter8", "control characters"),
-        (b"hunter8\xff", "beyond ASCII"),
+        ("hunter8ë".encode(), "beyond ASCII"),
+        (b"\nhunter8\xff", "is not UTF-8 in line 2"),
+        ("hunter8".encode("utf-16"), "is UTF-16: save it as UTF-8"),
     ],
 )
 def test_unusable_credential_files_are_problems(tmp_path: Path, content: bytes | None, reason: str):

@@ -16,6 +16,7 @@ from gateway.settings.table import SETTINGS
 from gateway.videosdk.tokens import MintedTokens
 from tests import harness
 from tests.api_client import NewTrack
+from tests.forward_proxy import ForwardProxy
 from tests.leaks import EVIDENCE
 
 pytestmark = pytest.mark.anyio
@@ -32,8 +33,9 @@ FILES = {
         MintedTokens("right-api-key", Secret(RIGHT_SECRET)).current(),
     ),
     "GATEWAY_REDIS_URL": ("redis://127.0.0.1:1/0", ""),
+    "GATEWAY_UPSTREAM_PROXY": ("http://127.0.0.1:1", ""),
 }
-"""What each file holds when it is read, and what it holds when it is watched; of Redis, where the tests' is."""
+"""What each file holds when it is read, and when it is watched; of Redis and the proxy, where the tests' are."""
 
 
 def replace(file: Path, text: str) -> None:
@@ -56,7 +58,10 @@ async def test_file_replaced_between_settings_and_gateway_counts(
     read, watched = FILES[name]
     file = tmp_path / "value"
     file.write_text(read)
-    async with Simulator(api_key="right-api-key", secret=RIGHT_SECRET, signer=signer) as simulator:
+    async with (
+        Simulator(api_key="right-api-key", secret=RIGHT_SECRET, signer=signer) as simulator,
+        ForwardProxy() as proxy,
+    ):
         environ = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST) | {
             "GATEWAY_VIDEOSDK_API_KEY": "right-api-key",
             "GATEWAY_VIDEOSDK_SECRET": RIGHT_SECRET,
@@ -65,7 +70,7 @@ async def test_file_replaced_between_settings_and_gateway_counts(
             del environ["GATEWAY_VIDEOSDK_API_KEY"], environ["GATEWAY_VIDEOSDK_SECRET"]
         environ.pop(name, None)
         settings = load(environ | {f"{name}_FILE": str(file)})
-        replace(file, watched or valkey.url)
+        replace(file, watched or (valkey.url if name == "GATEWAY_REDIS_URL" else proxy.url()))
         async with harness.serve_app(create_app(settings)) as url, harness.client(url, demo.key) as client:
             answer = await client.start(new_track())
         assert answer.status_code == 201, answer.text

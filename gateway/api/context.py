@@ -16,6 +16,8 @@ class RequestContext(Struct, kw_only=True):
     """One request. `of` finds it in the ASGI scope of the request."""
 
     request_id: str
+    prefix: str = ""
+    """What an ingress strips from the path, and links have to begin with."""
     caller: Caller | None = None
     """Who sends the request; None before authentication, and where a route needs none."""
     challenge: str = "Bearer"
@@ -43,9 +45,9 @@ class RequestContext(Struct, kw_only=True):
         return scope["state"].setdefault(_KEY, cls(request_id=""))
 
     @classmethod
-    def begin(cls, scope: Any, request_id: str) -> "RequestContext":
+    def begin(cls, scope: Any, request_id: str, prefix: str) -> "RequestContext":
         """Make the context of a request that has just arrived."""
-        context = cls(request_id=request_id)
+        context = cls(request_id=request_id, prefix=prefix)
         scope.setdefault("state", {})[_KEY] = context
         return context
 

@@ -1,15 +1,17 @@
 """The contract and its pages: `/openapi.json`, and Swagger UI at `/docs` from files of our own."""
 
 from importlib import resources
+from typing import Any
 
 import msgspec
-from litestar import MediaType, Response, get
+from litestar import MediaType, Request, Response, get
 from litestar.params import FromPath
 
+from gateway.api.context import RequestContext
 from gateway.api.openapi import contract
 from gateway.errors import NotFound
 
-__all__ = ["docs", "docs_file", "openapi_json"]
+__all__ = ["docs", "docs_file", "openapi_json", "root"]
 
 _FILES = {
     "docs.js": "text/javascript",
@@ -28,6 +30,14 @@ def _read(name: str) -> bytes:
     return (resources.files("gateway.api") / "swagger" / name).read_bytes()
 
 
+@get("/", include_in_schema=False, sync_to_thread=False)
+def root(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Lead a person to the docs; a program that asks has the wrong address."""
+    if "text/html" not in request.headers.get("accept", ""):
+        raise NotFound("The gateway has no such route; `/docs` lists its routes.")
+    return Response(b"", status_code=302, headers={"location": f"{RequestContext.of(request.scope).prefix}/docs"})
+
+
 @get("/docs", include_in_schema=False, sync_to_thread=False)
 def docs() -> Response[bytes]:
     """Show the API to a person, with everything tried out from the page."""
@@ -44,6 +54,8 @@ def docs_file(name: FromPath[str]) -> Response[bytes]:
 
 
 @get("/openapi.json", include_in_schema=False, sync_to_thread=True)
-def openapi_json() -> Response[bytes]:
-    """Serve the contract."""
-    return Response(msgspec.json.encode(contract()), media_type=MediaType.JSON)
+def openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Serve the contract, which says where its paths begin if that is not at the root."""
+    prefix = RequestContext.of(request.scope).prefix
+    servers = {"servers": [{"url": prefix}]} if prefix else {}
+    return Response(msgspec.json.encode({**contract(), **servers}), media_type=MediaType.JSON)

@@ -55,12 +55,14 @@ class JsonRequest(Request[Any, Any, Any]):
         """Read the body.
 
         Raises:
-            UnsupportedMediaType: The request does not say that it is JSON.
+            UnsupportedMediaType: The request does not say that it is JSON, or it is compressed.
             MalformedRequest: The body ended early, or is empty.
         """
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise UnsupportedMediaType("Send the body as `application/json`.")
+        if self.headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType("Send the body as it is, without compression (`Content-Encoding`).")
         try:
             body = await super().body()
         except InternalServerException:

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Final
+from typing import Final, cast
 
 import structlog
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
@@ -18,6 +18,7 @@ from gateway.observability import metrics, tracing
 __all__ = ["Cors", "RequestMiddleware"]
 
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TEXT: Final = re.compile(rb"text/|application/(?:problem\+)?json")
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 _COUNTERS: Final = {policy.Scope.START: metrics.STARTS, policy.Scope.STOP: metrics.STOPS}
@@ -31,11 +32,14 @@ class RequestMiddleware:
     Args:
         app: What it wraps.
         drain: Says when connections are to be closed after their answer.
+        prefix: The path under which an ingress shows the gateway, and which it strips; requests that still have it are
+            served too. Of a setting, and not of a header, which any client could send.
     """
 
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, drain: Drain, prefix: str = "") -> None:
         self._app = app
         self._drain = drain
+        self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI)."""
@@ -43,14 +47,20 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        context = RequestContext.begin(scope, request_id)
+        context = RequestContext.begin(scope, request_id, self._prefix)
+        # A copy: the server leaves out the body where the method is HEAD.
+        inner = cast("HTTPScope", {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"]})
+        if self._prefix and scope["path"].startswith(f"{self._prefix}/"):
+            inner["path"] = scope["path"].removeprefix(self._prefix)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         begun = time.perf_counter()
-        status, seconds = 0, 0.0
+        status, seconds, ended = 0, 0.0, False
 
         async def tagged_send(message: Message) -> None:
-            nonlocal status, seconds
+            nonlocal status, seconds, ended
+            if ended:
+                return
             if message["type"] == "http.response.start":
                 seconds = time.perf_counter() - begun
                 status = message["status"]
@@ -63,16 +73,20 @@ class RequestMiddleware:
                 if self._drain.begun:
                     # The client opens its next connection to another replica.
                     more.append((b"connection", b"close"))
-                message["headers"] = [*message["headers"], *more]
+                message["headers"] = [*map(_with_charset, message["headers"]), *more]
+            elif scope["method"] == "HEAD" and message["type"] == "http.response.body":
+                # The first part ends it: a stream would go on.
+                ended = True
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
-        quiet = scope["path"] in _QUIET_PATHS
+        quiet = inner["path"] in _QUIET_PATHS
         try:
             with nullcontext() if quiet else tracing.serving(scope["headers"], "request"):
                 try:
-                    await self._app(scope, receive, tagged_send)
+                    await self._app(inner, receive, tagged_send)
                 finally:
-                    _observe(scope, context, status, seconds or time.perf_counter() - begun)
+                    _observe(inner, scope["method"], context, status, seconds or time.perf_counter() - begun)
         finally:
             level = "debug" if quiet else "error" if status >= 500 else "info"
             getattr(_log, level)(
@@ -85,10 +99,18 @@ class RequestMiddleware:
             )
 
 
-def _observe(scope: HTTPScope, context: RequestContext, status: int, seconds: float) -> None:
+def _with_charset(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Say that a text is UTF-8: some clients take what does not say so for Latin-1."""
+    name, value = header
+    if name == b"content-type" and _TEXT.match(value) and b"charset" not in value:
+        return name, value + b"; charset=utf-8"
+    return header
+
+
+def _observe(scope: HTTPScope, method: str, context: RequestContext, status: int, seconds: float) -> None:
     """Count and trace the answer, by the route and never by the path."""
     route = _route(scope)
-    metrics.answered(route, scope["method"], status, seconds)
+    metrics.answered(route, method, status, seconds)
     said = context.outcome or context.problem or ""
     counter = _COUNTERS.get(getattr(scope.get("route_handler"), "opt", {}).get("scope", ""))
     if said and counter is not None:

@@ -88,7 +88,7 @@ class RequestPipeline:
         self, request: _Request, scope: Scope, target: Target, body: Struct, work: _Work
     ) -> Response[RecordingBody]:
         context = RequestContext.of(request.scope)
-        context.status_path = f"/v1/recordings/{target.path}"
+        context.status_path = f"{context.prefix}/v1/recordings/{target.path}"
         key = read_key(request)
         admission = await self._rate_limiter.admit(context.sender, target, starts=scope is Scope.START)
         try:

@@ -57,23 +57,24 @@ def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Respons
     if isinstance(problem, Unauthenticated):
         headers["www-authenticate"] = f'{context.challenge} realm="recording-gateway"'
     if isinstance(error, MethodNotAllowedException) and error.headers:
-        headers |= {name.lower(): value for name, value in error.headers.items()}
+        # Litestar knows of no HEAD; the middleware answers it wherever GET is answered.
+        headers |= {name.lower(): value.replace("GET", "GET, HEAD") for name, value in error.headers.items()}
     if isinstance(problem, OutcomeUnknown) and context.status_path:
         headers["link"] = f'<{context.status_path}>; rel="describedby"'
     context.problem, context.rule = problem.slug, problem.extensions.get("rule")
-    body = problem_document(problem, request.scope["path"], context.request_id)
+    body = problem_document(problem, request.scope["path"], context.request_id, context.prefix)
     return Response(body, status_code=problem.status, headers=headers, media_type=PROBLEM_JSON)
 
 
-def problem_document(problem: GatewayError, instance: str, request_id: str) -> bytes:
+def problem_document(problem: GatewayError, instance: str, request_id: str, prefix: str = "") -> bytes:
     """Return a problem the way it is sent."""
     return msgspec.json.encode(
         {
-            "type": f"/problems/{problem.slug}",
+            "type": f"{prefix}/problems/{problem.slug}",
             "title": problem.title,
             "status": problem.status,
             "detail": problem.detail,
-            "instance": quote(instance, safe=_PATH),
+            "instance": quote(f"{prefix}{instance}" if instance else "", safe=_PATH),
             "requestId": request_id,
             **problem.extensions,
         }

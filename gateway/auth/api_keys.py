@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from gateway.auth.policy import Policy, PolicyError
 from gateway.errors import Unauthenticated
-from gateway.secrets import WatchedFile
+from gateway.secrets import WatchedFile, WrongTextError, decoded
 
 __all__ = [
     "ANYONE",
@@ -121,19 +121,27 @@ class Callers:
             CallersFileError: The file cannot be read or understood.
         """
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-            raise CallersFileError(f"the callers file cannot be read: {type(error).__name__}") from None
-        callers = document.get("callers")
+            text = decoded(path.read_bytes())
+            callers = tomllib.loads(text).get("callers")
+        except OSError as error:
+            raise CallersFileError(f"{path} cannot be read: {error.strerror}") from None
+        except WrongTextError as error:
+            raise CallersFileError(f"{path} cannot be read: it {error}") from None
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise CallersFileError(f"{path} cannot be read: {_mistake(error)}") from None
         if not isinstance(callers, dict) or not callers:
-            raise CallersFileError("the callers file names no caller: expected tables [callers.<name>]")
+            raise CallersFileError(f"{path} names no caller: expected tables [callers.<name>]")
         keys: dict[Key, Caller] = {}
         owners: dict[bytes, str] = {}
         for name, entry in cast("dict[str, Any]", callers).items():
-            caller, own = _read_caller(name, entry)
+            place = f"{path}, {_place(text, name)}"
+            try:
+                caller, own = _read_caller(name, entry)
+            except CallersFileError as error:
+                raise CallersFileError(f"{place}{error}") from None
             for key in own:
                 if owners.setdefault(key.digest, name) != name:
-                    raise CallersFileError(f"callers {owners[key.digest]!r} and {name!r} have a key in common")
+                    raise CallersFileError(f"{place}callers {owners[key.digest]!r} and {name!r} have a key in common")
                 keys[key] = caller
         return cls(keys)
 
@@ -216,6 +224,20 @@ def new_key(name: str) -> tuple[str, str]:
 
 
 # --- how the file is read ----------------------------------------------------------------------------------------
+
+
+def _mistake(error: Exception) -> str:
+    """Say what is wrong with TOML, and where; not what stands there, which may be a key in a wrong place."""
+    said, _, place = str(error).partition(" (at ")
+    plain = re.sub(r"""\(?['"].*['"],?\)?""", "…", said)
+    return f"{place.rstrip(')') or type(error).__name__}: {plain}"
+
+
+def _place(text: str, name: str) -> str:
+    """Find the line that a caller's table begins in; empty where it is written in another way."""
+    begins = re.compile(rf"""\s*\[\s*callers\s*\.\s*["']?{re.escape(name)}["']?\s*\]""")
+    lines = text.split("\n")
+    return next((f"line {number}: " for number, line in enumerate(lines, 1) if begins.match(line)), "")
 
 
 def _read_caller(name: str, entry: object) -> tuple[Caller, list[Key]]:

@@ -273,7 +273,7 @@ class LineProtocol(HttpToolsProtocol):
 def _answer(problem: GatewayError, request_id: str) -> bytes:
     body = problem_document(problem, instance="", request_id=request_id)
     headers = {
-        "content-type": PROBLEM_JSON,
+        "content-type": f"{PROBLEM_JSON}; charset=utf-8",
         "content-length": str(len(body)),
         "x-content-type-options": "nosniff",
         "x-request-id": request_id,

@@ -4,6 +4,7 @@ import multiprocessing
 import multiprocessing.process
 import os
 import signal
+import socket
 import sys
 import threading
 from contextlib import nullcontext
@@ -21,6 +22,8 @@ from gateway.settings.table import Settings
 
 __all__ = ["SERVER", "NoPlaceError", "build", "serve"]
 
+_APP: Final = "gateway.serving.server:build"
+_EVERY_ADDRESS: Final = "::"
 _WORKER_SECONDS: Final = 30
 """How long a worker may take to answer uvicorn's health check. It answers once the gateway's modules are
 read, which takes longer than uvicorn's own 5 s on a machine that is busy or short of CPU: such a worker would be killed
@@ -49,18 +52,31 @@ def serve(settings: Settings) -> None:
     except OSError as error:
         raise NoPlaceError(f"several workers need a place for temporary files: {error}") from error
     with numbers:
-        uvicorn.run(
-            "gateway.serving.server:build",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            workers=settings.workers,
-            timeout_worker_healthcheck=_WORKER_SECONDS,
+        options: dict[str, Any] = {
+            "factory": True,
+            "host": settings.host,
+            "port": settings.port,
+            "timeout_keep_alive": round(settings.keep_alive.total_seconds()),
             # A request's own deadline is the longest wait; what is left then is for the lifespan and other replicas.
-            timeout_keep_alive=round(settings.keep_alive.total_seconds()),
-            timeout_graceful_shutdown=round(settings.request_deadline.total_seconds()) + 1,
+            "timeout_graceful_shutdown": round(settings.request_deadline.total_seconds()) + 1,
             **SERVER,
-        )
+        }
+        if settings.workers == 1 and settings.host == _EVERY_ADDRESS:
+            _serve_dual_stack(options)
+        else:
+            uvicorn.run(_APP, workers=settings.workers, timeout_worker_healthcheck=_WORKER_SECONDS, **options)
+
+
+def _serve_dual_stack(options: dict[str, Any]) -> None:
+    """Serve at IPv4's addresses too: asyncio takes `::` for IPv6's alone, unlike the socket that workers share."""
+    config = uvicorn.Config(_APP, **options)
+    listener = config.bind_socket()
+    # Asyncio sets this for sockets that it made itself: else each answer waits for the client's kernel.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(1)
 
 
 def build() -> object:

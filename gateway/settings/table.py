@@ -7,6 +7,7 @@ How each sort of value is read stands in `gateway.settings.values`, how all of t
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,6 +20,7 @@ from gateway.settings.values import (
     HTTP_URL,
     ORIGINS,
     PLAIN,
+    PROXY_URL,
     PUBLIC_KEY_FILE,
     PUBLIC_URL,
     READABLE_FILE,
@@ -77,8 +79,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     videosdk_webhook_key_file: Path | None
     """The file that holds the key of VideoSDK's webhooks; absent where VideoSDK is asked for it."""
 
+    upstream_proxy: Secret | None
+    """The proxy on the way to VideoSDK; secret, because it may carry a password."""
+
     public_url: str | None
     """Where VideoSDK reaches this gateway, without a slash at its end."""
+
+    @property
+    def prefix(self) -> str:
+        """The path that the ingress before the gateway strips, empty where it strips none."""
+        return urlsplit(self.public_url or "").path
 
     upstream_timeout: timedelta
     """Longest duration of one whole call to VideoSDK."""
@@ -228,7 +238,12 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 SETTINGS: Final[tuple[Setting, ...]] = (
-    Setting("GATEWAY_HOST", ADDRESS, "Address the gateway listens on.", default="127.0.0.1"),
+    Setting(
+        "GATEWAY_HOST",
+        ADDRESS,
+        "Address the gateway listens on; `::` is every address, of IPv4 too.",
+        default="127.0.0.1",
+    ),
     Setting("GATEWAY_PORT", whole_number(0, 65535), "Port the gateway listens on; 0 takes a free one.", default="8080"),
     Setting("GATEWAY_WORKERS", whole_number(1, 128), "Processes that serve.", default="1"),
     Setting(
@@ -272,11 +287,18 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "the gateway asks VideoSDK for it.",
     ),
     Setting(
+        "GATEWAY_UPSTREAM_PROXY",
+        PROXY_URL,
+        "Proxy that all calls to VideoSDK go through: `http://user:password@host:port`. Variables such as HTTPS_PROXY "
+        "are ignored, so that the environment does not lead the token elsewhere.",
+        has_file=True,
+    ),
+    Setting(
         "GATEWAY_PUBLIC_URL",
         PUBLIC_URL,
         "This gateway's address for VideoSDK, which then sends the events of a recording to "
         "`…/v1/webhooks/videosdk` below it where the caller names no `webhookUrl`; not set, the gateway asks "
-        "VideoSDK's list.",
+        "VideoSDK's list. Its path is the prefix that an ingress strips, and that links begin with.",
     ),
     Setting(
         "GATEWAY_UPSTREAM_TIMEOUT_SECONDS",

@@ -245,6 +245,16 @@ def _redis_url(text: str) -> Secret:
     return Secret(text)
 
 
+def _proxy_url(text: str) -> Secret:
+    parts = _split_url(text)
+    if parts.scheme != "http":
+        raise WrongTextError("is no http:// address (what goes out to VideoSDK is encrypted within the proxy's tunnel)")
+    if "#" in text or parts.query or parts.path.strip("/"):
+        raise WrongTextError("has more than host and port, or a character in its password that must be escaped")
+    _check_server(parts.netloc)
+    return Secret(text)
+
+
 def _show_redis_url(url: Secret) -> str:
     parts = urlsplit(url.reveal())
     credentials, at, servers = parts.netloc.rpartition("@")
@@ -293,6 +303,7 @@ ORIGINS: Final = ValueType(
     ",".join,
 )
 CLAIM: Final = ValueType("the name of a claim, with dots where it lies within others", _claim)
+PROXY_URL: Final = ValueType("http://host:port or http://user:password@host:port", _proxy_url, _show_redis_url)
 PLAIN: Final = ValueType("visible ASCII characters", _visible)
 REDIS_URL: Final = ValueType(
     "a URL with one of the schemes " + ", ".join((*_SINGLE_SERVER, "unix", *_SEVERAL_SERVERS)),

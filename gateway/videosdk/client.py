@@ -29,7 +29,7 @@ from gateway.errors import (
 from gateway.observability import metrics, tracing
 from gateway.videosdk.answers import ABOUT_THE_TOKEN, failure, is_confirmation, retry_after, words
 from gateway.videosdk.tokens import Tokens
-from gateway.videosdk.transport import BEFORE_SEND, Limits, Transport
+from gateway.videosdk.transport import BEFORE_SEND, Limits, Proxy, Transport
 
 __all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "ListedSession", "Pace", "VideoSDK"]
 
@@ -156,6 +156,7 @@ class VideoSDK:
         max_connections: Calls at the same time; more wait for their turn, and are never sent if it does not come.
         calls_per_second: Most calls in a second; more wait just the same. 0 is no limit.
         webhook_url: Where a recording's events go if the start names no address of its own.
+        proxy: Gives the proxy that all calls go through, with its credentials, as it is now; empty for none.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class VideoSDK:
         max_connections: int = 64,
         calls_per_second: float = 0,
         webhook_url: str | None = None,
+        proxy: Callable[[], str] = lambda: "",
     ) -> None:
         self._base = base_url.rstrip("/")
         self._urls: dict[str, httpx.URL] = {}
@@ -180,7 +182,9 @@ class VideoSDK:
         # again. Idle connections are kept for a short time, so that a call seldom meets one that the other side is just
         # closing: what comes of such a call is unknown.
         self._transport = Transport(
-            httpx.create_ssl_context(trust_env=False), Limits(max_connections, idle_seconds=4.0)
+            httpx.create_ssl_context(trust_env=False),
+            Limits(max_connections, idle_seconds=4.0),
+            lambda: Proxy.at(url) if (url := proxy()) else None,
         )
 
     def __repr__(self) -> str:

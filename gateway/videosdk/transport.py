@@ -10,20 +10,26 @@ A request goes out on a connection that the other side has not closed and on whi
 is used again only after a reply that ended where HTTP says, with nothing behind it. llhttp refuses what can be read in
 two ways (two lengths, a length beside chunks, bare line feeds). What it lets pass and this refuses: encodings of the
 transfer other than `chunked`, versions other than 1.0 and 1.1, a change of the protocol, and whatever is too long.
+
+Through a proxy, what goes out over TLS goes through a tunnel (CONNECT), which is there before anything is sent: what
+the proxy refuses was not sent. What goes out in the clear goes to the proxy itself, whose reply is one like any other.
 """
 
 import asyncio
+import base64
 import select
 import socket
 import ssl
 import zlib
-from typing import Final, NamedTuple, cast
+from collections.abc import Callable
+from typing import Final, NamedTuple, Self, cast
+from urllib.parse import unquote, urlsplit
 
 import httptools
 import httpx
 from aiohappyeyeballs import start_connection  # pyright: ignore[reportUnknownVariableType]
 
-__all__ = ["BEFORE_SEND", "Limits", "Transport"]
+__all__ = ["BEFORE_SEND", "Limits", "Proxy", "Transport"]
 
 BEFORE_SEND: Final = "before_send"
 """The extension of a request that holds a function: called right before the first byte leaves. It may raise."""
@@ -63,15 +69,46 @@ class _Origin(NamedTuple):
     port: int
 
 
+class Proxy(NamedTuple):
+    """A proxy on the way.
+
+    Attributes:
+        host: Where it is.
+        port: Where it listens.
+        header: What shows it who we are, as a line of a request; empty where it does not ask.
+    """
+
+    host: str
+    port: int
+    header: bytes
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.host}:{self.port})"
+
+    @classmethod
+    def at(cls, url: str) -> Self:
+        """Read `http://user:password@host:port`."""
+        parts = urlsplit(url)
+        header = b""
+        if parts.username is not None:
+            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            header = b"proxy-authorization: Basic %s\r\n" % base64.b64encode(credentials)
+        return cls(parts.hostname or "", parts.port or _PORTS["http"], header)
+
+
 class Transport(httpx.AsyncBaseTransport):
     """Sends requests whose bodies have a length, and reads whole replies. Not for HEAD and CONNECT.
 
     Args:
         ssl_context: Says whom to trust; it learns that HTTP/1.1 is spoken.
         limits: Bounds.
+        proxy: Gives the proxy that all of them go through as it is now, for new connections.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext, limits: Limits) -> None:
+    def __init__(
+        self, ssl_context: ssl.SSLContext, limits: Limits, proxy: Callable[[], Proxy | None] = lambda: None
+    ) -> None:
+        self._proxy = proxy
         self._ssl_context = ssl_context
         ssl_context.set_alpn_protocols(["http/1.1"])
         self._limits = limits
@@ -87,7 +124,8 @@ class Transport(httpx.AsyncBaseTransport):
         Raises:
             httpx.TransportError: Its class says whether anything was sent.
         """
-        origin, message = _origin(request.url), await _written(request)
+        origin = _origin(request.url)
+        message = await _written(request, None if origin.tls else self._proxy())
         timeouts = cast("dict[str, float | None]", request.extensions.get("timeout", {}))
         await self._take_turn(timeouts.get("pool"))
         try:
@@ -147,10 +185,14 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _dial(self, origin: _Origin) -> "_Connection":
         loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        proxy = self._proxy()
+        host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         connected = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, interleave=1)
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if proxy is not None and origin.tls:
+                await _open_tunnel(connected, origin, proxy, self._limits.head)
             _, connection = await loop.create_connection(
                 lambda: _Connection(loop, self._limits, self._open),
                 sock=connected,
@@ -376,12 +418,35 @@ def _origin(url: httpx.URL) -> _Origin:
     return _Origin(url.scheme == "https", url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme])
 
 
-async def _written(request: httpx.Request) -> bytes:
-    """Write a request as it goes out."""
+async def _open_tunnel(connected: socket.socket, origin: _Origin, proxy: Proxy, limit: int) -> None:
+    """Have the proxy connect us. Everything before TLS, and no byte of it: the other side waits for us to begin it."""
+    loop = asyncio.get_running_loop()
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    target = f"{host}:{origin.port}".encode("ascii")
+    await loop.sock_sendall(connected, b"CONNECT %s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (target, target, proxy.header))
+    reply = b""
+    while b"\r\n\r\n" not in reply:
+        part = await loop.sock_recv(connected, 4096)
+        reply += part
+        if not part or len(reply) > limit:
+            raise httpx.ProxyError("the proxy did not answer whether it connects us")
+    version, _, rest = reply.partition(b" ")
+    status = rest[:3]
+    # Nothing comes behind the head of a proxy that connects us: the other side waits for us to begin.
+    if version not in {b"HTTP/1.0", b"HTTP/1.1"} or not b"200" <= status <= b"299" or not reply.endswith(b"\r\n\r\n"):
+        raise httpx.ProxyError(f"the proxy does not connect us (status {status.decode('ascii', 'replace')})")
+
+
+async def _written(request: httpx.Request, proxy: Proxy | None) -> bytes:
+    """Write a request as it goes out: to a proxy with its whole address."""
     if request.method in {"HEAD", "CONNECT"} or "transfer-encoding" in request.headers:
         raise httpx.UnsupportedProtocol("neither HEAD, nor CONNECT, nor a body of unknown length")
-    lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
+    url = request.url
+    target = url.raw_path if proxy is None else b"%s://%s%s" % (url.raw_scheme, url.netloc, url.raw_path)
+    lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii"), target)]
     lines += [b"%s: %s\r\n" % header for header in request.headers.raw]
+    if proxy is not None and proxy.header:
+        lines.append(proxy.header)
     head = b"".join(lines)
     if not head.count(b"\r") == head.count(b"\n") == len(lines) or b"\0" in head:
         raise httpx.LocalProtocolError("a header holds the end of a line")

@@ -19,7 +19,7 @@ def check_problem(answer: httpx.Response, slug: str) -> dict[str, Any]:
     """Check that an answer is this problem, whole and well formed; return the document."""
     known = PROBLEMS[slug]
     assert answer.status_code == known.status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["content-type"] == "application/problem+json; charset=utf-8"
     document = answer.json()
     assert document["type"] == f"/problems/{slug}"
     assert document["title"] == known.title

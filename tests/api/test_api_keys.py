@@ -1,5 +1,6 @@
 """Who asks: keys, the file that makes them valid, and the answer to a caller without one."""
 
+import codecs
 import subprocess
 import sys
 import tomllib
@@ -90,9 +91,15 @@ async def test_authentication_without_a_known_key_is_refused(tmp_path: Path, hea
         ("", "names no caller"),
         ("callers = 1", "names no caller"),
         ("[callers]", "names no caller"),
-        ("[callers.app", "cannot be read"),
-        ("[callers.app]\n[callers.app]", "cannot be read"),
-        ("[callers.app]", "expected keys"),
+        ("[callers.app", "callers.toml cannot be read: end of document: "),
+        ("[callers.app]\n[callers.app]", "callers.toml cannot be read: line 2, column 13: Cannot declare … twice"),
+        ("\n\n[callers.app]\nkeys = hunter2\n", "cannot be read: line 4, column 8: "),
+        ('[callers.app]\n"hunter2" = 1\n"hunter2" = 1', "cannot be read: end of document: Cannot overwrite"),
+        ("[callers.app]", "callers.toml, line 1: caller 'app': expected keys"),
+        (
+            f"# ours\n[callers.one]\nkeys = [{KEY}]\n\n[callers.app]\n",
+            "callers.toml, line 5: caller 'app': expected keys",
+        ),
         ("[callers]\napp = 1", "expected keys"),
         ("[callers.app]\nkeys = []", "expected keys"),
         ('[callers.app]\nkeys = "gw_hunter2"', "expected keys"),
@@ -123,6 +130,28 @@ def test_callers_file_with_a_mistake_is_refused_without_its_secrets(tmp_path: Pa
         Callers.load(file)
     assert "hunter2" not in str(refused.value)
     assert "ab" * 8 not in str(refused.value)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8], ids=["plain", "marked"])
+def test_callers_file_of_any_editor_is_read(tmp_path: Path, mark: bytes, ending: str) -> None:
+    """A byte-order mark, and lines that end as on another system."""
+    key, entry = new_key("app")
+    file = tmp_path / "callers.toml"
+    file.write_bytes(mark + f"# zoë's\n{entry}rooms = ['a']\n".replace("\n", ending).encode())
+    assert Callers.load(file).identify(key).name == "app"
+
+
+def test_callers_file_of_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
+    """What PowerShell writes, and a Latin-1 letter in the third line."""
+    file = tmp_path / "callers.toml"
+    for content, said in (
+        ("[callers.app]".encode("utf-16"), "is UTF-16: save it as UTF-8"),
+        (b"[callers.app]\n\n# zo\xeb\n", "is not UTF-8 in line 3"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(CallersFileError, match=f"callers.toml cannot be read: it {said}"):
+            Callers.load(file)
 
 
 def test_callers_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ async def test_docs_path_of_another_file_is_not_found(gateway: httpx.AsyncClient
     """Only what the page needs is served: no way leads to other files."""
     answer = await gateway.get(f"/docs/{name}")
     assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["content-type"] == "application/problem+json; charset=utf-8"
 
 
 def test_licences_of_the_vendored_files_are_in_the_package() -> None:

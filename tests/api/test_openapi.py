@@ -223,7 +223,7 @@ async def test_contract_is_served_by_the_gateway(gateway: ApiClient, document: d
     """`/openapi.json` is the same document, and nothing of a framework's stands beside it."""
     answer = await gateway.get("/openapi.json", headers={"authorization": ""})
     assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
     assert answer.json() == document
     for path in ("/schema", "/schema/", "/schema/openapi.json", "/schema/swagger", "/schema/redoc"):
         assert (await gateway.get(path)).status_code == 404

@@ -99,7 +99,7 @@ class Hunt:
     @property
     def problems(self) -> set[str]:
         """The sorts of problems that were provoked."""
-        kind = "application/problem+json"
+        kind = "application/problem+json; charset=utf-8"
         return {
             answer.json()["type"].rpartition("/")[2]
             for answer in self.answers

@@ -15,6 +15,7 @@ from gateway.sandbox.simulator import Simulator
 from tests import harness
 from tests.api_client import NewTrack
 from tests.browser.conftest import Outside
+from tests.ingress import PREFIX, behind_an_ingress
 
 pytestmark = pytest.mark.anyio
 
@@ -221,6 +222,20 @@ async def test_docs_page_executes_a_start_without_outside_requests(
     assert outside.asked == []
     assert [message for message in seen["messages"] if message.startswith(("error", "pageerror"))] == []
     assert screenshot.read_bytes().startswith(b"\x89PNG")
+
+
+async def test_docs_page_behind_a_stripped_prefix_executes_a_start(
+    drive: Drive, simulator: Simulator, demo: harness.Demo, tmp_path: Path
+) -> None:
+    """The page's files, the contract and *Try it out* keep to the prefix."""
+    with harness.AgedValkey() as valkey:
+        settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+        async with behind_an_ingress(settings, tmp_path) as address:
+            seen = await drive("docs", gateway=address, key=demo.key, screenshot=str(tmp_path / "docs.png"))
+            await harness.eventually(lambda: simulator.calls)
+    assert seen["status"].split()[0] == "201", seen
+    paths = {urlsplit(request).path for request in seen["requests"] if not request.startswith("data:")}
+    assert {path.startswith(f"{PREFIX}/") for path in paths} == {True}, paths
 
 
 async def test_browser_watch_notices_a_request_to_another_host(drive: Drive, page: str, outside: Outside) -> None:

@@ -43,7 +43,7 @@ async def test_start_with_other_parameters_is_a_conflict(
     refused = await gateway.start({**track, "bucketDirPath": "lessons/2", "webhookUrl": "https://b.example"})
 
     assert refused.status_code == 409
-    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.headers["content-type"] == "application/problem+json; charset=utf-8"
     assert refused.json()["type"] == "/problems/parameters-differ"
     assert sorted(refused.json()["fields"]) == ["bucketDirPath", "webhookUrl"]
     assert "hunter2" not in refused.text

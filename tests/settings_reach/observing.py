@@ -71,6 +71,16 @@ async def account_that_was_asked(scene: Scene, given: Given) -> str:
     return "this-account" if scene.asked("start") > before else "other-account"
 
 
+async def proxy_that_was_asked(scene: Scene, given: Given) -> str:
+    """Return the name of the proxy that a start went through."""
+    names = ("a-proxy", "another-proxy")
+    for name in names:
+        await scene.fill(f"{{{name}}}")
+    before = {name: len(scene.kept(name).heads) for name in names}
+    assert await start_status(scene, given) == 201
+    return " and ".join(name for name in names if len(scene.kept(name).heads) > before[name])
+
+
 async def webhook_of_a_start(scene: Scene, given: Given) -> str | None:
     """Return the address for webhooks that a start without one of its own takes along."""
     async with scene.serving(given) as gateway:

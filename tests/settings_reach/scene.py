@@ -19,6 +19,7 @@ from gateway.sandbox.webhooks import Signer
 from gateway.sandbox.wire import Exchange, Reply, Request, Server
 from tests import harness
 from tests.api_client import START, STOP, ApiClient
+from tests.forward_proxy import ForwardProxy
 from tests.papers import make_papers
 
 __all__ = ["START", "STOP", "Given", "Observe", "Row", "Scene", "Upstream"]
@@ -248,6 +249,20 @@ async def _port(_: Scene) -> str:
     return str(free_port())
 
 
+async def _a_proxy(scene: Scene) -> str:
+    return await _proxy(scene, "a-proxy")
+
+
+async def _another_proxy(scene: Scene) -> str:
+    return await _proxy(scene, "another-proxy")
+
+
+async def _proxy(scene: Scene, name: str) -> str:
+    proxy = cast("ForwardProxy", await scene.enter(ForwardProxy()))
+    scene.keep(name, proxy)
+    return proxy.url()
+
+
 _MAKERS: dict[str, Callable[[Scene], Awaitable[str]]] = {
     "this-server": _this_server,
     "other-server": _other_server,
@@ -264,6 +279,8 @@ _MAKERS: dict[str, Callable[[Scene], Awaitable[str]]] = {
     "other-callers": _other_callers,
     "keys-of-the-provider": _keys_of_the_provider,
     "keys-of-another": _keys_of_another,
+    "a-proxy": _a_proxy,
+    "another-proxy": _another_proxy,
     "port": _port,
     "other-port": _port,
 }

@@ -58,6 +58,8 @@ ROWS: tuple[Row, ...] = (
     Row("GATEWAY_REQUEST_DEADLINE_SECONDS", {"0.3": True, "30": False}, see.deadline_strikes,
         {"GATEWAY_VERIFY_ABSENT": "always", "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "0.1",
          "GATEWAY_SEND_WINDOW_SECONDS": "0.05", "GATEWAY_SETTLE_SECONDS": "0"}),
+    Row("GATEWAY_UPSTREAM_PROXY", {"{a-proxy}": "a-proxy", "{another-proxy}": "another-proxy"},
+        see.proxy_that_was_asked),
     Row("GATEWAY_VERIFY_ABSENT", {"always": True, "never": False}, see.start_asks_first),
     Row("GATEWAY_WITHOUT_REDIS", {"refuse": 503, "degrade": 201}, see.start_status,
         {"GATEWAY_REDIS_URL": "{nowhere}"}),
