@@ -5,7 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from gateway.coordinator import Command, Coordinator
+from gateway.coordinator import Coordinator
 from gateway.errors import CoordinationUnavailable, NewerRecord, Refused, UpstreamError
 from gateway.recordings.evidence import (
     SKEW_MS,
@@ -91,11 +91,7 @@ class Probe:
             return False
         if listed.is_superseded(row):
             return True
-        starts = operation.command is Command.START
-        if starts and begun_by(operation.record, row) and self.age(operation) < self._timing.quiet:
-            return False  # begun just now
-        room = operation.target.room_id
-        return await self._listings.is_over(room, row, max_age=self._timing.trust if starts else 0)
+        return await self._listings.is_over(operation.target.room_id, row)
 
     def is_unstoppable(self, operation: Operation, row: ListedRow, error: Refused) -> bool:
         """Count a stop of an open row that VideoSDK refused, and tell whether the row is dead by that.

@@ -239,7 +239,9 @@ def _unexplained(view: _View, call: ClientCall) -> str:
                 for doubt in [*view.posts, *view.listings]
             )
         case "upstream-refused":
-            explained = _answered(view, call, {400, 402, 404, 409, 422})
+            explained = _answered(view, call, {400, 401, 402, 403, 404, 409, 422})
+        case "upstream-credentials-refused":
+            explained = _answered(view, call, {400, 401, 403})
         case "upstream-limited":
             explained = _answered(view, call, {429, 503})
         case "upstream-unavailable":
