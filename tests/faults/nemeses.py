@@ -412,7 +412,7 @@ async def end_recordings(scene: Scene) -> None:
 
 
 async def leave_rows_open(scene: Scene) -> None:
-    """End sessions, and with them all that records, while VideoSDK goes on listing it as open; half without a webhook."""
+    """End sessions, and with them all that records, while VideoSDK goes on listing it as open."""
     simulator = scene.stage.simulator
     while scene.running:
         await scene.pause(0.25)

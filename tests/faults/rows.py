@@ -131,8 +131,9 @@ def _some_were_turned_away(history: History, _: str) -> list[str]:
 
 
 def _none_outlives_a_stop(history: History, log: str) -> list[str]:
-    """However many recordings there were of a track: none is left of what is stopped, and they were noticed."""
-    stopped = {final.track for final in history.finals if final.state == "stopped"}
+    """However many recordings there were of a track: none is left where a stop came last, and they were noticed."""
+    last = {call.track: call for call in sorted(history.calls, key=lambda call: call.begun) if call.op != "get"}
+    stopped = {track for track, call in last.items() if call.op == "stop" and call.ok}
     left = {one.track for one in history.intervals if one.closed == math.inf} & stopped
     return [f"{track} is stopped, and recorded" for track in sorted(left)] + _detected(history, log)
 
