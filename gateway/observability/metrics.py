@@ -221,6 +221,8 @@ for _child in ("timeout", "connection", "other"):
     _REDIS_ERRORS.labels(_child)
 for _child in ("stale", "late", "restored"):
     _FENCED_WRITES.labels(_child)
+for _child in ("session_over", "stop_refused", "released"):
+    DEAD_ROWS.labels(_child)
 for _child in _VERDICTS:
     _WEBHOOK_EVENTS.labels("other", _child)
 
