@@ -213,7 +213,7 @@ for _child in ("stopped", "stop_requested", "not_recording", "joined"):
     STOPS.labels(_child)
 for _child in ("claim", "upstream", "finish", "wait"):
     _PHASE_DURATION.labels(_child)
-for _child in ("start", "stop", "list", "check", "key"):
+for _child in ("start", "stop", "list", "sessions", "check", "key"):
     _UPSTREAM_DURATION.labels(_child)
     for _status in ("2xx", "5xx", "timeout", "broken", "never_sent"):
         _UPSTREAM.labels(_child, _status)
