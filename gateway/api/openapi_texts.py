@@ -128,7 +128,9 @@ the record as it is, and the reconciler goes on.
 RELEASE = """\
 For a claim whose holder hangs. Asks VideoSDK first, and takes nothing away where it does not answer. The {mode} is then
 as if the claim had expired: the next caller finds out what became of it, and nothing is sent again while what
-was sent can still land. The reason goes to the audit log with your name.
+was sent can still land. What VideoSDK lists as open for ever, although it refuses to stop it or the gateway did not
+begin it, counts as nothing from then on, so the next start is really sent. The reason goes to the audit log with your
+name.
 """
 
 EVENTS = """\

@@ -29,7 +29,7 @@ from gateway.errors import (
     TooManyWaiting,
     Unauthenticated,
 )
-from gateway.recordings import MODES, EventType, WebhookEvent
+from gateway.recordings import MODES, EventType, RecordedFile, WebhookEvent
 from gateway.recordings.targets import is_id
 from gateway.videosdk.signatures import SIGNATURE_HEADER, Signatures, SignatureVerdict
 from gateway.videosdk.webhook_keys import REFETCH_SECONDS
@@ -71,6 +71,15 @@ class _Data(Struct, rename="camel"):
     """What the REST API calls roomId."""
     participant_id: str | None = None
     kind: str | None = None
+    file_details: Any = None
+
+    @property
+    def files(self) -> tuple[RecordedFile, ...]:
+        """The files that it names; none where they come in an unknown shape, which must not hide the event."""
+        try:
+            return tuple(msgspec.convert(self.file_details or [], list[RecordedFile]))
+        except msgspec.ValidationError:
+            return ()
 
 
 class WebhookReceiver:
@@ -234,5 +243,6 @@ def _webhook_event(name: str, data: object) -> WebhookEvent | None:
     if happened is EventType.LEFT:
         named = participant is not None and is_id(room) and is_id(participant)
         return WebhookEvent(room, participant, None, happened) if named else None
-    event = WebhookEvent(room, participant, kind, happened, _MODE_OF[name])
+    files = event.files if happened is EventType.STOPPED else ()
+    event = WebhookEvent(room, participant, kind, happened, _MODE_OF[name], files)
     return event if event.target is not None else None

@@ -214,12 +214,14 @@ for _child in ("stopped", "stop_requested", "not_recording", "joined"):
 for _child in ("claim", "upstream", "finish", "wait"):
     _PHASE_DURATION.labels(_child)
 _WAIT_DURATION: Final = _PHASE_DURATION.labels("wait")
-for _child in ("start", "stop", "list", "check", "key"):
+for _child in ("start", "stop", "list", "sessions", "check", "key"):
     _UPSTREAM_DURATION.labels(_child)
     for _status in ("2xx", "5xx", "timeout", "broken", "never_sent"):
         _UPSTREAM.labels(_child, _status)
 for _child in ("stale", "late", "restored"):
     _FENCED_WRITES.labels(_child)
+for _child in ("session_over", "stop_refused", "released"):
+    DEAD_ROWS.labels(_child)
 for _child in _VERDICTS:
     _WEBHOOK_EVENTS.labels("other", _child)
 

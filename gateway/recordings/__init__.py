@@ -7,7 +7,7 @@ Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and 
 from gateway.recordings.batches import Batches
 from gateway.recordings.leader import Leader
 from gateway.recordings.listings import ListingCache
-from gateway.recordings.model import ENDED, Answer, EndReason, Origin, Outcome, Recording, Status
+from gateway.recordings.model import ENDED, Answer, EndReason, Origin, Outcome, RecordedFile, Recording, Status
 from gateway.recordings.operator import Operator
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
@@ -34,6 +34,7 @@ __all__ = [
     "Outcome",
     "Reader",
     "Reconciler",
+    "RecordedFile",
     "Recording",
     "Recordings",
     "RoomFeeds",

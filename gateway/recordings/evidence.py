@@ -7,6 +7,7 @@ A row that is open for ever, although its session is over or VideoSDK refuses to
 remembers it, and it counts as nothing.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -28,6 +29,7 @@ __all__ = [
     "only_dead",
     "open_rows",
     "own_row",
+    "proof_of_end",
     "report_dead",
     "report_deliveries",
     "report_duplicates",
@@ -40,6 +42,8 @@ SKEW_MS: Final = 2_000
 _MAX_FILES: Final = 100
 _MAX_DEAD: Final = 20
 _REFUSALS: Final = 3
+_FILE_BEGAN: Final = re.compile(r"(?<!\d)(\d{13})(?=\.\w+$)")
+"""In the name of a file: `track_recording_{participantId}_{kind}_{epochMs}.webm`."""
 
 _log = structlog.get_logger("gateway.recordings")
 
@@ -187,12 +191,44 @@ def own_row(rows: Sequence[ListedRow], known: Evidence | None, started_at: int, 
         return next((row for row in rows if row.id == known.videosdk_id), None)
     if not started_at:
         return None
-    if ended_at < started_at:
-        first, last = max(started_at - SKEW_MS, ended_at), float("inf")
-    else:
-        first, last = started_at - SKEW_MS, ended_at + SKEW_MS
+    first, last = _window(started_at, ended_at)
     ours = [row for row in rows if first <= milliseconds(row.start) <= last]
     return max(ours, key=lambda row: milliseconds(row.start), default=None)
+
+
+def proof_of_end(
+    text: str, generation: str, files: Sequence[RecordedFile], started_at: int, ended_at: int
+) -> Evidence | None:
+    """Return what a signed report of finished files proves of a recording that no list has shown; None where nothing.
+
+    A report names no recording, and may be a replay. So only files count that this recording can have made: VideoSDK
+    puts the moment at which each began into its name, and none of them is known of an earlier recording.
+
+    Args:
+        text: What the record keeps.
+        generation: Of the recording.
+        files: What is reported.
+        started_at: When (ms) its start was sent; 0 where it was not ours.
+        ended_at: When (ms) it ended; or, where it has not, the one before it.
+    """
+    kept = _decode(text)
+    known = kept if kept is not None and kept.generation == generation else None
+    if not started_at or not files or (known is not None and (known.videosdk_id or known.ended)):
+        return None
+    earlier = {file.file_path for file in kept.files} if kept is not None else set[str | None]()
+    first, last = _window(started_at, ended_at)
+    for file in files:
+        began = _FILE_BEGAN.search(file.file_path or "")
+        if began is None or not first <= int(began[1]) <= last or file.file_path in earlier:
+            return None
+    return Evidence(generation=generation, ended=True, files=tuple(files[:_MAX_FILES]), dead=dead_rows(text))
+
+
+def _window(started_at: int, ended_at: int) -> tuple[float, float]:
+    """Return between which moments (ms) by VideoSDK's clock a recording of ours can have begun, and its files."""
+    if ended_at < started_at:
+        return max(started_at - SKEW_MS, ended_at), float("inf")
+    return started_at - SKEW_MS, ended_at + SKEW_MS
 
 
 def report_duplicates(key: str, records: Sequence[ListedRow]) -> None:

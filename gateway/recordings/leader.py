@@ -335,6 +335,8 @@ class Leader:
     async def _absent(self, operation: Operation) -> Result:
         """Nothing records and nothing can land any more: start if that is the command, else write it down."""
         if operation.command is not Command.START:
+            if self._probe.end_of(operation) is Status.FAILED:
+                await self._probe.read_reports(operation)
             return await self._finish(operation, self._probe.end_of(operation), None, confirmed_by="list", settled=True)
         try:
             promoted = await self._coordinator.promote_to_start(

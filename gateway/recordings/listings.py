@@ -82,7 +82,6 @@ class ListingCache:
         self._whole: OrderedDict[str, Listing] = OrderedDict()
         """The last list of each whole room."""
         self._single: OrderedDict[tuple[str, str], Listing] = OrderedDict()
-        self._sessions: OrderedDict[str, tuple[float, list[ListedSession]]] = OrderedDict()
 
     async def ask(
         self, room: str, participant: str | None = None, mode: Mode | None = None, *, max_age: float = 0
@@ -111,23 +110,13 @@ class ListingCache:
             self._asking[room] = asyncio.create_task(self._ask_for_all(room), name="list")
         return await asyncio.shield(batch.answer)
 
-    async def is_over(self, room: str, row: ListedRow, *, max_age: float = 0) -> bool:
-        """Tell whether VideoSDK says that the session is over in which a row was recorded; if in doubt, it is not.
-
-        Args:
-            room: Of the row.
-            row: Which.
-            max_age: How many seconds ago VideoSDK may have said that it goes on.
-        """
-        asked_at, sessions = self._sessions.get(room, (0.0, []))
-        if not _has_ended(row, sessions) and clock() - asked_at > max_age:
-            now = clock()
-            try:
-                sessions = await self._videosdk.sessions(room)
-            except UpstreamError as error:
-                _log.warning("upstream.sessions_failed", error=type(error).__name__, status=error.status)
-                return False
-            self._remember(self._sessions, room, (now, sessions))
+    async def is_over(self, room: str, row: ListedRow) -> bool:
+        """Tell whether VideoSDK says that the session is over in which a row was recorded; if in doubt, it is not."""
+        try:
+            sessions = await self._videosdk.sessions(room)
+        except UpstreamError as error:
+            _log.warning("upstream.sessions_failed", error=type(error).__name__, status=error.status)
+            return False
         return _has_ended(row, sessions)
 
     def _known(self, room: str, participant: str | None, modes: frozenset[Mode]) -> Listing | None:
@@ -176,7 +165,7 @@ class ListingCache:
             self._remember(self._single, (room, participant), listed)
         batch.answer.set_result(listed)
 
-    def _remember(self, known: OrderedDict[Any, Any], name: object, listed: object) -> None:
+    def _remember(self, known: OrderedDict[Any, Listing], name: object, listed: Listing) -> None:
         known[name] = listed
         known.move_to_end(name)
         if len(known) > self._max_remembered:

@@ -60,6 +60,10 @@ class EndReason(StrEnum):
     """It never began: VideoSDK refused it."""
     FAILED = "failed"
     """VideoSDK reported a failure."""
+    DURATION_LIMIT = "duration_limit"
+    """VideoSDK ended it after the two hours that it lets a recording run."""
+    VIDEOSDK = "videosdk"
+    """VideoSDK ended it, or another of its clients did, beside the gateway."""
     PARTICIPANT_LEFT = "participant_left"
     SESSION_ENDED = "session_ended"
 

@@ -12,7 +12,7 @@ from gateway.recordings.targets import StartParameters, Target
 from gateway.store.clock import clock
 from gateway.videosdk.client import ListedRow
 
-__all__ = ["Operation", "Result", "begun_by"]
+__all__ = ["Operation", "Result", "begun_by", "was_found"]
 
 _FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
 """What the record says of a recording that was begun beside the gateway."""
@@ -20,7 +20,12 @@ _FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
 
 def begun_by(record: Record, row: ListedRow) -> bool:
     """Tell whether the start that a record tells of may have begun a row: one that was found began before that."""
-    return record.recording != _FOUND and began_with(row, record.started_at)
+    return not was_found(record) and began_with(row, record.started_at)
+
+
+def was_found(record: Record) -> bool:
+    """Tell whether a record tells of a recording that was begun beside the gateway."""
+    return record.recording == _FOUND
 
 
 class Operation:

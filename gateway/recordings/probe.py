@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
-from gateway.coordinator import Command, Coordinator
-from gateway.errors import Refused, UpstreamError
+from gateway.coordinator import Coordinator
+from gateway.errors import CoordinationUnavailable, NewerRecord, Refused, UpstreamError
 from gateway.recordings.evidence import (
     SKEW_MS,
     Evidence,
@@ -20,7 +20,7 @@ from gateway.recordings.evidence import (
 )
 from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
-from gateway.recordings.operation import Operation, begun_by
+from gateway.recordings.operation import Operation, begun_by, was_found
 from gateway.store.clock import clock
 from gateway.videosdk.client import ListedRow
 
@@ -91,11 +91,7 @@ class Probe:
             return False
         if listed.is_superseded(row):
             return True
-        starts = operation.command is Command.START
-        if starts and begun_by(operation.record, row) and self.age(operation) < self._timing.quiet:
-            return False  # begun just now
-        room = operation.target.room_id
-        return await self._listings.is_over(room, row, max_age=self._timing.trust if starts else 0)
+        return await self._listings.is_over(operation.target.room_id, row)
 
     def is_unstoppable(self, operation: Operation, row: ListedRow, error: Refused) -> bool:
         """Count a stop of an open row that VideoSDK refused, and tell whether the row is dead by that.
@@ -163,11 +159,20 @@ class Probe:
         return max(starts_land_until, self.stops_land_until(operation), trusted_from)
 
     def seen_to_end(self, operation: Operation) -> bool:
-        """Tell whether the very row that was seen open before the claim is now seen closed."""
+        """Tell whether the very recording is seen closed: a row that was seen open before the claim, or that is ours.
+
+        A row is that began with our start, after the recording before it had ended by more than the clocks may differ.
+        """
         found = operation.claim.record
         known = Evidence.decode(found.evidence, found.generation)
         now = Evidence.decode(operation.record.evidence, found.generation)
-        return known is not None and now is not None and now.ended
+        if now is None or not now.ended:
+            return False
+        return known is not None or (
+            not was_found(found)
+            and bool(found.started_at)
+            and milliseconds(now.start) > max(found.started_at - SKEW_MS, found.ended_at + SKEW_MS)
+        )
 
     def is_missed(self, operation: Operation, first: float, last: float) -> bool:
         """Tell whether lists without the target are believed: one about what never ran, two about what recorded.
@@ -188,12 +193,22 @@ class Probe:
         """Tell whether nothing that was sent before the claim can land any more."""
         return operation.claim.start_may_land_ms == 0 and operation.claim.stop_may_land_ms == 0
 
+    async def read_reports(self, operation: Operation) -> None:
+        """Take in what webhooks proved of the recording since the claim."""
+        with suppress(CoordinationUnavailable, NewerRecord):
+            record = await self._coordinator.records.read(operation.key)
+            proof = record and Evidence.decode(record.evidence, operation.record.generation)
+            if proof is not None:
+                operation.learn(proof)
+
     def end_of(self, operation: Operation) -> Status:
         """Return what nothing recording means: that it stopped, or that it never was."""
-        before = operation.claim.before
+        before, known = operation.claim.before, operation.evidence
+        if before == Status.FAILED and known is not None and known.ended:
+            return Status.STOPPED  # it had begun after all
         if before in NONE_RUNS:
             return Status(before or Status.STOPPED)
-        was = before == Status.STOPPING or operation.evidence is not None
+        was = before == Status.STOPPING or known is not None
         return Status.STOPPED if was else Status.FAILED
 
 

@@ -278,6 +278,10 @@ class Reconciler:
         known = Evidence.decode(record.evidence, record.generation)
         row = self._row_of_ended(record, rows, known) if over else records[0]
         evidence = Evidence.of(record.generation, row, known, rivals=len(records) > 1) if row is not None else None
+        if record.state == Status.FAILED and evidence is not None and evidence.ended:
+            # It had begun after all.
+            await self._coordinator.records.invalidate(key)
+            return False
         stopping = any(not listed.is_superseded(row) for row in open_rows(rows, 0, now, 0, dead))
         if evidence is not None:
             report_deliveries(known, evidence, target_of(key).label)

@@ -3,15 +3,19 @@
 import base64
 import hashlib
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
 from gateway.coordinator import Record
-from gateway.recordings.evidence import Evidence
+from gateway.recordings.evidence import Evidence, milliseconds
 from gateway.recordings.model import ENDED, Descriptor, EndReason, Origin, Recording, Status
 from gateway.recordings.targets import Target
 
 __all__ = ["decode_descriptor", "recording_id", "recording_of"]
+
+_LIMIT_SECONDS: Final = 7200.0
+_LIMIT_TOLERANCE_SECONDS: Final = 60.0
 
 
 def recording_of(key: str, target: Target, record: Record) -> Recording:
@@ -31,11 +35,21 @@ def recording_of(key: str, target: Target, record: Record) -> Recording:
         confirmed_at=_moment(record.confirmed),
         confirmed_by=record.confirmed_by or None if record.confirmed else None,
         ended_at=_moment(record.ended_at) if ended and record.ended_at >= record.started_at else None,
-        ended_because=EndReason(record.because) if ended and record.because in set(EndReason) else None,
+        ended_because=_because(record, evidence) if ended else None,
         videosdk_id=evidence.videosdk_id if evidence else None,
         files=evidence.files if evidence else (),
         deliveries=evidence.deliveries if evidence else None,
     )
+
+
+def _because(record: Record, evidence: Evidence | None) -> EndReason | None:
+    if record.because in set(EndReason):
+        return EndReason(record.because)
+    if record.state != Status.STOPPED or not (record.because or (evidence is not None and evidence.ended)):
+        return None
+    # A webhook or the list tells that it ended, and no stop was asked for here.
+    ran = (milliseconds(evidence.end) - milliseconds(evidence.start)) / 1000 if evidence and evidence.end else 0.0
+    return EndReason.DURATION_LIMIT if abs(ran - _LIMIT_SECONDS) < _LIMIT_TOLERANCE_SECONDS else EndReason.VIDEOSDK
 
 
 def decode_descriptor(text: str) -> Descriptor | None:

@@ -1,7 +1,8 @@
 """What VideoSDK's webhooks say, and what the gateway makes of it.
 
 A webhook carries no id, no time and no order, and may be a replay or an echo of an earlier recording. So an event
-proves nothing: it says where to look, and the list decides.
+proves nothing: it says where to look, and the list decides. Only where no list has ever shown a recording, the files in
+a report of its end prove that it was, if their names say that they began with it.
 """
 
 from enum import StrEnum
@@ -10,7 +11,9 @@ from typing import Final
 from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Record
-from gateway.recordings.model import ENDED, Status
+from gateway.recordings.evidence import proof_of_end
+from gateway.recordings.model import ENDED, EndReason, RecordedFile, Status
+from gateway.recordings.operation import was_found
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.targets import Mode, Target, target_of
 
@@ -43,6 +46,8 @@ class WebhookEvent(Struct, frozen=True):
     type: EventType
     mode: Mode | None = None
     """None where the recordings of every mode are meant."""
+    files: tuple[RecordedFile, ...] = ()
+    """What is said to be finished."""
 
     @property
     def target(self) -> Target | None:
@@ -94,7 +99,17 @@ class WebhookEvents:
         concerned = await self._concerned(event, target)
         if reason := _REASONS.get(event.type):
             running = [key for key, record in concerned.items() if record.state not in ENDED]
-            suspect = [key for key in running if await self._coordinator.records.invalidate(key, hint=reason)]
+            suspect = [
+                key
+                for key in running
+                if await self._coordinator.records.invalidate(
+                    key, hint=reason, evidence=self._proof(event, concerned[key])
+                )
+            ]
+            for key, record in concerned.items():
+                if record.state in ENDED and (proof := self._proof(event, record)):
+                    await self._coordinator.records.invalidate(key, evidence=proof)
+                    suspect.append(key)
         else:
             suspect = [key for key, record in concerned.items() if record.state == Status.UNKNOWN]
         for key in suspect:
@@ -102,6 +117,12 @@ class WebhookEvents:
         # An end that is known may have files now; a beginning may be one that no record shows.
         if target is not None and all(record.state in ENDED for record in concerned.values()):
             await self._reconciler.refresh(event.room_id, concerned, target)
+
+    def _proof(self, event: WebhookEvent, record: Record) -> str:
+        if record.because == EndReason.REFUSED or was_found(record):
+            return ""
+        proof = proof_of_end(record.evidence, record.generation, event.files, record.started_at, record.ended_at)
+        return proof.encode() if proof is not None else ""
 
     async def _concerned(self, event: WebhookEvent, target: Target | None) -> dict[str, Record]:
         if target is not None:

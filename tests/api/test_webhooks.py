@@ -25,7 +25,7 @@ from gateway.api.problems import answer_problem
 from gateway.api.webhooks import EVENTS, MAX_WEBHOOK_BYTES, WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
 from gateway.errors import CoordinationUnavailable, GatewayError, NewerRecord
 from gateway.lifecycle import Drain
-from gateway.recordings import EventType, Kind, Mode, WebhookEvent
+from gateway.recordings import EventType, Kind, Mode, RecordedFile, WebhookEvent
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -147,7 +147,9 @@ async def test_webhook_of_the_documented_sample_is_handled(door: Door) -> None:
     answer = await door.send(SAMPLE)
     assert (answer.status_code, answer.content) == (204, b"")
     await harness.eventually(lambda: door.heard)
-    assert door.heard == [WebhookEvent(ROOM, "abcd", Kind.AUDIO, EventType.STOPPED, Mode.TRACK)]
+    path = "/encoded/videos/62d148951a1eb20029fc9b05.mp4"
+    files = (RecordedFile(file_path=path, file_url=f"https://cdn.videosdk.live{path}"),)
+    assert door.heard == [WebhookEvent(ROOM, "abcd", Kind.AUDIO, EventType.STOPPED, Mode.TRACK, files)]
     assert door.counted == {("participant-track-recording-stopped", "accepted"): 1}
 
 
@@ -167,7 +169,7 @@ HINTS = [
     (event("session-ended", meetingId=ROOM, start="x", end="y"), WebhookEvent(ROOM, None, None, EventType.ENDED)),
     (
         event(STOPPED, **WHO, kind="video", fileDetails=[{"filePath": "a", "fileUrl": None}]),
-        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED, Mode.TRACK),
+        WebhookEvent(ROOM, "ada", Kind.VIDEO, EventType.STOPPED, Mode.TRACK, (RecordedFile(file_path="a"),)),
     ),
     # What is not as documented about the files does not make the rest less true.
     (

@@ -220,6 +220,14 @@ def _kept_from_its_work(view: _View, call: ClientCall) -> bool:
             return False
 
 
+_REFUSALS = {
+    "upstream-refused": {400, 401, 402, 403, 404, 409, 422},
+    "upstream-credentials-refused": {400, 401, 403},
+    "upstream-limited": {429, 503},
+}
+"""What VideoSDK has to have answered for each of these problems."""
+
+
 def _unexplained(view: _View, call: ClientCall) -> str:
     """Return what is wrong with an answer that is no success; nothing where it is explained."""
     longest = view.limits.upstream_timeout
@@ -238,10 +246,8 @@ def _unexplained(view: _View, call: ClientCall) -> str:
                 doubt.ambiguous(longest) and call.begun - back <= doubt.received <= call.ended
                 for doubt in [*view.posts, *view.listings]
             )
-        case "upstream-refused":
-            explained = _answered(view, call, {400, 402, 404, 409, 422})
-        case "upstream-limited":
-            explained = _answered(view, call, {429, 503})
+        case refusal if refusal in _REFUSALS:
+            explained = _answered(view, call, _REFUSALS[refusal])
         case "upstream-unavailable":
             explained = view.troubled(call, "upstream", "pause")
         case "coordination-unavailable":

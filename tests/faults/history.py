@@ -72,7 +72,10 @@ class UpstreamCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
             return True
         if self.fault in {None, "delay", "empty_once", "unfiltered"}:
             return False
-        return self.status is None or self.status >= 500 or self.status == 408 or self.fault == "half_response"
+        foreign = self.status is not None and self.status < 300  # a success that VideoSDK did not write
+        return (
+            foreign or self.status is None or self.status >= 500 or self.status == 408 or self.fault == "half_response"
+        )
 
 
 class Interval(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -428,6 +428,26 @@ async def end_recordings(scene: Scene) -> None:
             )
 
 
+async def leave_rows_open(scene: Scene) -> None:
+    """End sessions, and with them all that records, while VideoSDK goes on listing it as open."""
+    simulator = scene.stage.simulator
+    while scene.running:
+        await scene.pause(0.25)
+        running = [row for row in simulator.rows if row.closed is None]
+        if running:
+            simulator.end_session(scene.random.choice(running).room_id, rows_stay_open=True)
+
+
+async def start_beside(scene: Scene) -> None:
+    """Have another client of VideoSDK start what the gateway records already."""
+    simulator = scene.stage.simulator
+    while scene.running:
+        await scene.pause(0.5)
+        running = [row for row in simulator.rows if row.closed is None]
+        if running:
+            simulator.account.start(scene.random.choice(running).target, {}, None)
+
+
 async def roll(scene: Scene) -> None:
     """Replace one gateway after the other, as a deployment does."""
     while scene.running:

@@ -1,5 +1,6 @@
 """The table of scenarios: what goes wrong, and what is allowed to come of it."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,28 @@ _LISTS: Final[Sequence[Fault]] = (
 )
 
 
+_FOREIGN: Final = ((200, "html"), (202, "empty"), (204, "empty"))
+_PAGES: Final[Sequence[Fault]] = tuple(
+    _sometimes(action, 0.04, endpoint=endpoint, status=status, body=body)
+    for endpoint in ("start", "stop")
+    for action in ("error", "error_after_apply")
+    for status, body in _FOREIGN
+)
+"""One start and stop in four gets a success that VideoSDK did not write, and half of those never reached it."""
+
+_REFUSALS: Final[Sequence[Fault]] = (
+    _sometimes("refuse", 0.12, endpoint="start", status=400),
+    _sometimes("refuse", 0.06, endpoint="start", status=401),
+    _sometimes("refuse", 0.08, endpoint="start", status=403),
+    _sometimes("refuse", 0.05, endpoint="stop", status=400),
+    _sometimes("refuse", 0.05, endpoint="stop", status=403),
+    _sometimes("refuse", 0.04, endpoint="list", status=400),
+    _sometimes("refuse", 0.04, endpoint="list", status=401),
+    _sometimes("refuse", 0.04, endpoint="list", status=403),
+)
+"""About the room, the participant or the token: a harmless call tells, and it is refused now and then as well."""
+
+
 def _detected(history: History, log: str) -> list[str]:
     """Where duplicates cannot be excluded, those that last have to be noticed."""
     if count_duplicates(history, lasting=history.limits.trust + _NOTICED) and "duplicate.suspected" not in log:
@@ -105,6 +128,14 @@ def _some_were_turned_away(history: History, _: str) -> list[str]:
     """The bound was met, and whoever was within it was answered."""
     problems = Counter(call.problem for call in history.calls)
     return [] if problems["too-many-waiting"] else [f"nobody was turned away: {dict(problems)}"]
+
+
+def _none_outlives_a_stop(history: History, log: str) -> list[str]:
+    """However many recordings there were of a track: none is left where a stop came last, and they were noticed."""
+    last = {call.track: call for call in sorted(history.calls, key=lambda call: call.begun) if call.op != "get"}
+    stopped = {track for track, call in last.items() if call.op == "stop" and call.ok}
+    left = {one.track for one in history.intervals if one.closed == math.inf} & stopped
+    return [f"{track} is stopped, and recorded" for track in sorted(left)] + _detected(history, log)
 
 
 def _sentinels(folder: Path) -> Group:
@@ -167,6 +198,9 @@ ROWS: Final[Sequence[Row]] = (
     Row("13", "VideoSDK misbehaves", faults=[*_STARTS, *_STOPS, *_LISTS], tracks=18),
     Row("13+1", "VideoSDK misbehaves, and kill -9", nemeses.kill_at_random, faults=[*_STARTS, *_STOPS], replicas=5,
         tracks=18),
+    Row("13 pages", "successes that VideoSDK did not write", faults=_PAGES, tracks=18),
+    Row("13 refusals", "refusals of the room and of the token", faults=[*_REFUSALS, *_SLOW], tracks=18,
+        settings={"GATEWAY_RETRY_REFUSED_SECONDS": "1.5"}),
     Row("14", "VideoSDK's list lags", faults=[*_STARTS, *_SLOW], tracks=18, simulator={"list_lag_seconds": 0.4}),
     Row("14 wrong", "VideoSDK's list fails, ignores filters, has pages", tracks=18,
         faults=[_sometimes("unfiltered", 0.3, endpoint="list"), _sometimes("error", 0.2, endpoint="list", status=500),
@@ -179,6 +213,11 @@ ROWS: Final[Sequence[Row]] = (
         faults=[*_SLOW, _sometimes("apply_late", 0.15, endpoint="start", seconds=4.5)],
         limits=_UNPROMISED, judge=_one_for_each_late_start),
     Row("16", "recordings end by themselves", nemeses.end_recordings, faults=_SLOW, limits=_DISTRUSTFUL),
+    Row("16 open", "sessions end, and their rows stay open for ever", nemeses.leave_rows_open, faults=_SLOW,
+        limits=_DISTRUSTFUL),
+    Row("16 two", "another client starts what is recorded, and a stop ends one of two", nemeses.start_beside,
+        faults=_SLOW, simulator={"duplicates": "accept", "stops": "one"}, settings={"GATEWAY_CHECK_SECONDS": "1"},
+        limits=_UNPROMISED, judge=_none_outlives_a_stop),
     Row("17 near", "Redis's clock steps by 2/5 of the settle time", nemeses.step_near, faults=_SLOW,
         stage={"binary": server_with_clock}, limits=_FORGETFUL, needs=lacks_faketime),
     Row("17 far", "Redis's clock steps by a minute", nemeses.step_far, faults=_SLOW,

@@ -103,7 +103,7 @@ async def test_reconciler_without_a_webhook_finds_an_end(
     ended = await seen(watchful, track, status="stopped")
     assert ended["id"] == running["id"]
     assert ended["endedAt"]
-    assert ended["endedBecause"] is None
+    assert ended["endedBecause"] == "videosdk"
     assert [file["filePath"] for file in ended["files"]] == [simulator.rows[0].file_path]
 
 
