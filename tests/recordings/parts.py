@@ -202,11 +202,15 @@ class Log:
 
     def events(self) -> list[str]:
         """Return the events in order."""
+        return [str(line["event"]) for line in self.lines()]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the lines in order."""
         EVIDENCE.log.flush()
         with self._file.open("rb") as file:
             file.seek(self._begin)
             lines = file.read().decode().splitlines()
-        return [str(json.loads(line)["event"]) for line in lines if line.startswith("{")]
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     async def shows(self, event: str) -> None:
         """Wait until something is logged."""
