@@ -250,6 +250,8 @@ class LineProtocol(HttpToolsProtocol):
             or (b"transfer-encoding" in names and not self._is_chunked())
         ):
             raise _malformed()
+        if not self.url.startswith(b"/"):
+            self.url = _path(self.url)
         super().on_headers_complete()
         self._in_head = False
         if self.ending:
@@ -268,6 +270,12 @@ class LineProtocol(HttpToolsProtocol):
         if self._arrival is not None:
             self._arrival.cancel()
             self._arrival = None
+
+
+def _path(target: bytes) -> bytes:
+    """Return the path and the query in an absolute target (RFC 9112, 3.2.2), which may lack the former."""
+    parts = httptools.parse_url(target)
+    return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
 
 
 def _answer(problem: GatewayError, request_id: str) -> bytes:

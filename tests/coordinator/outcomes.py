@@ -6,6 +6,7 @@
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -172,6 +173,8 @@ def lines(new_world: Callable[[], World], begin: str, command: str) -> Iterator[
                 if line != usual:
                     yield f"{', '.join(filter(None, (fate, lists, '' if patience == 30 else 'in a hurry')))}: {line}"
                 usual = usual or line
+        if fate == "ok" and re.search(r"\| \d+ lists", usual):
+            return  # nothing is sent: no fate is met
 
 
 def pairs() -> dict[str, tuple[str, str]]:

@@ -102,9 +102,7 @@ class Recording:
         )
         near = self._by_script(mutant) if mutant.module.endswith(".lua") else self._by_line(mutant)
         weight = 1.0 if mutant.operator in _NAMED else _NEAR
-        if (
-            mutant.module in _NAMED or "tracing." in function
-        ):  # of processes: they take long, and see what others cannot
+        if mutant.module in _NAMED or any(word in function for word in _NAMED if word[-1] in ".("):
             weight = _APART
         by_name = {test: weight for test in self.seconds if test.startswith(named or "-")}
         if mutant.operator in _NAMED:  # what a route declares decides also for those who never reach its function

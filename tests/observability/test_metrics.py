@@ -24,6 +24,7 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.api_client import START, ApiClient, NewTrack
 from tests.observability.numbers import Numbers, scrape
+from tests.recordings.parts import Log
 
 pytestmark = pytest.mark.anyio
 
@@ -412,10 +413,10 @@ async def test_metrics_hold_no_secret(
                 assert hidden not in told
 
 
-async def through_middleware(app: Any) -> Numbers:
+async def through_middleware(app: Any, path: str = "/x") -> Numbers:
     """Serve one GET, and return what the process counted of it."""
     before, _ = metrics.render(metrics.GaugeValues(redis_up=True), "", "")
-    scope: Any = {"type": "http", "method": "GET", "path": "/x", "headers": [], "state": {}, "path_template": "/timed"}
+    scope: Any = {"type": "http", "method": "GET", "path": path, "headers": [], "state": {}, "path_template": "/timed"}
 
     async def receive() -> Any:
         raise AssertionError
@@ -472,3 +473,21 @@ def test_seat_of_a_dead_worker_is_cleared_and_can_be_taken(tmp_path: Path) -> No
 
     assert [gauge.exists() for gauge in gauges] == [True, False]
     assert metrics._Seat(tmp_path).number == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "level"),
+    [("/x", 200, "info"), ("/x", 499, "info"), ("/x", 500, "error"), ("/x", 503, "error"), ("/livez", 200, "debug")],
+)
+async def test_request_is_logged_once_by_its_status(path: str, status: int, level: str) -> None:
+    """Ours are errors, those of callers are not, and what is asked all the time is no news."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    begun = time.perf_counter()
+    log = Log()
+    await through_middleware(app, path)
+    (line,) = (line for line in log.entries() if line["event"] == "request.answered")
+    assert (line["level"], line["status"], line["path"]) == (level, status, path)
+    assert 0 <= line["seconds"] <= time.perf_counter() - begun

@@ -364,3 +364,23 @@ async def test_background_work_after_an_unexpected_error_goes_on(
     await log.shows(event)
     with pytest.raises(StopAsyncIteration):
         await anext(running)
+
+
+async def test_reconciler_while_redis_is_away_begins_round_after_round(parts: Parts, simulator: Simulator) -> None:
+    """Rounds that Redis does not answer are no news, and end nothing."""
+    parts.connection.err("due", *(CoordinationUnavailable("away") for _ in range(3)))
+    await made_again(parts, "due")
+
+
+async def test_events_while_redis_is_away_go_on_when_it_is_back(parts: Parts, simulator: Simulator) -> None:
+    """No reader is sent away: the next update shows what happened meanwhile."""
+    reader = await parts.room_feeds.open(TRACK.room_id)
+    await reader.read(5)
+    parts.connection.err("entries", CoordinationUnavailable("away"))
+    for target in (TRACK, Target(Mode.TRACK, TRACK.room_id, "bob", Kind.VIDEO)):
+        await parts.recordings.start(target, NOTHING, caller="demo", timeout=60)
+        await harness.eventually(lambda: not parts.connection.errors["entries"])
+    async with asyncio.timeout(harness.BOUND):
+        assert await reader.read(60)
+    assert not reader.closed
+    reader.leave()

@@ -7,6 +7,7 @@ import pytest
 
 from gateway.coordinator import Command, Completion, Record
 from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
+from gateway.recordings.model import Answer
 from gateway.recordings.webhook_events import EventType
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -192,6 +193,16 @@ async def test_finish_without_a_due_time_leaves_nothing_due(parts: Parts) -> Non
 
 
 # --- without Redis ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "shown"), [(None, "webm"), ("mp4", "mp4")])
+async def test_start_without_redis_shows_the_format_that_was_asked_for(
+    parts: Parts, asked: str | None, shown: str
+) -> None:
+    """VideoSDK's own where none was; and that it is known to this process alone."""
+    answer = await parts.without_redis.start(key_of(parts, ADA), ADA, StartParameters(file_format=asked), "demo")
+    assert isinstance(answer, Answer)
+    assert (answer.outcome, answer.recording.file_format, answer.recording.coordinated) == ("started", shown, False)
 
 
 async def test_without_redis_a_target_is_open_while_its_own_row_is(parts: Parts, simulator: Simulator) -> None:
