@@ -114,7 +114,8 @@ async def test_start_that_is_refused_ends_before_its_caller_leaves(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """A caller that waits for a second gets the refusal, and no time-out."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **CERTAIN, GATEWAY_RETRY_REFUSED_SECONDS="60")
+    times = {**CERTAIN, "GATEWAY_RETRY_REFUSED_SECONDS": "60"}
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **times)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         simulator.inject(Fault(action="refuse", endpoint="start", status=400, times=None))
         hurried = {"x-request-timeout-ms": "1900"}
