@@ -197,7 +197,7 @@ async def test_fault_applies_its_number_of_times(client):
     shown = (await client.get("/_control/faults")).json()
     assert shown == [{"action": "refuse", "status": 418, "times": None}]
     assert (await client.delete("/_control/faults")).json() == []
-    assert (await client.stop()).status_code == 404
+    assert (await client.stop()).status_code == 400
 
 
 def test_fault_probability_repeats_with_its_seed():
