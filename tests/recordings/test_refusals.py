@@ -127,7 +127,7 @@ async def test_start_that_is_refused_ends_before_its_caller_leaves(
 async def test_start_that_is_tried_again_finds_what_was_started_beside_the_gateway(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
-    """Between two tries somebody else starts it: the list shows it, and there is one recording."""
+    """Between two tries another client starts it: the list shows it, and there is one recording."""
     track = new_track()
     settings = harness.environment(valkey.url, simulator.url, demo.file, **CERTAIN)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
