@@ -123,7 +123,7 @@ async def test_closed_row_that_began_with_the_start_ends_it_at_once(
 async def test_end_that_no_webhook_tells_of_is_videosdks(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
-    """The list shows that it ended, and nobody here asked for a stop."""
+    """The list shows that it ended, and no caller asked for a stop."""
     track = new_track()
     async with serving(valkey, simulator, demo, {**harness.FAST, "GATEWAY_CHECK_SECONDS": "1"}) as gateway:
         assert (await gateway.start(track)).status_code == 201

@@ -114,7 +114,8 @@ async def test_start_that_is_refused_ends_before_its_caller_leaves(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """A caller that waits for a second gets the refusal, and no time-out."""
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **CERTAIN, GATEWAY_RETRY_REFUSED_SECONDS="60")
+    times = {**CERTAIN, "GATEWAY_RETRY_REFUSED_SECONDS": "60"}
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **times)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         simulator.inject(Fault(action="refuse", endpoint="start", status=400, times=None))
         hurried = {"x-request-timeout-ms": "1900"}
@@ -126,7 +127,7 @@ async def test_start_that_is_refused_ends_before_its_caller_leaves(
 async def test_start_that_is_tried_again_finds_what_was_started_beside_the_gateway(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
-    """Between two tries somebody else starts it: the list shows it, and there is one recording."""
+    """Between two tries another client starts it: the list shows it, and there is one recording."""
     track = new_track()
     settings = harness.environment(valkey.url, simulator.url, demo.file, **CERTAIN)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:

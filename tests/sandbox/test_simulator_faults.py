@@ -191,13 +191,13 @@ async def test_fault_applies_only_to_matching_calls(client, match):
 async def test_fault_applies_its_number_of_times(client):
     """A number of times, or for ever; lifting them ends both."""
     await client.inject({"action": "refuse", "status": 418, "times": 2})
-    assert [(await client.stop()).status_code for _ in range(3)] == [418, 418, 404]
+    assert [(await client.stop()).status_code for _ in range(3)] == [418, 418, 400]
     await client.inject({"action": "refuse", "status": 418, "times": None})
     assert [(await client.stop()).status_code for _ in range(3)] == [418, 418, 418]
     shown = (await client.get("/_control/faults")).json()
     assert shown == [{"action": "refuse", "status": 418, "times": None}]
     assert (await client.delete("/_control/faults")).json() == []
-    assert (await client.stop()).status_code == 404
+    assert (await client.stop()).status_code == 400
 
 
 def test_fault_probability_repeats_with_its_seed():
