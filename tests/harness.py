@@ -154,7 +154,8 @@ def client(url: str, key: str | None = None) -> ApiClient:
         base_url=url,
         headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=60,
-        limits=httpx.Limits(max_connections=None),
+        # An idle connection is ended from this side: where both do so after as long, a request meets the server's end.
+        limits=httpx.Limits(max_connections=None, keepalive_expiry=1),
         trust_env=False,
     )
 
@@ -177,6 +178,7 @@ async def serve_app(
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType]
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=round(BOUND),
         **options,
     )
     server = uvicorn.Server(config)
