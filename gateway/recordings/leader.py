@@ -259,7 +259,8 @@ class Leader:
         if unseen or (row is not None and (no_caller_waits or self._probe.age(operation) < _PROCESSING_SECONDS)):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
             # and ever more seldom.
-            pause = self._until_repeat(self._probe.refusals_age(operation))
+            age = self._probe.stop_age(operation) if unseen else self._probe.refusals_age(operation)
+            pause = self._until_repeat(age)
             return await self._finish(operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
         if row is None:
             return await self._finish(
