@@ -205,7 +205,7 @@ OTHERS = [
     (b'{"webhookType":"participant-left","data":[]}', "participant-left"),
     (event("participant-left", meetingId=ROOM), "participant-left"),
     (event("participant-left", meetingId="../x", participantId="ada"), "participant-left"),
-    (event("participant-left", meetingId=ROOM, participantId="a:b"), "participant-left"),
+    (event("participant-left", meetingId=ROOM, participantId="a/b"), "participant-left"),
     (event("participant-left", meetingId=ROOM, participantId="a\n"), "participant-left"),
     (event("participant-left", meetingId=ROOM, participantId="a" * 129), "participant-left"),
     (event("participant-left", meetingId=7, participantId="ada"), "participant-left"),

@@ -18,7 +18,7 @@ from gateway.sandbox.identities import demo_join_token
 from gateway.secrets import Secret
 from tests import harness
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:EdDSA is deprecated")]
 
 MINTED = partial(demo_join_token, harness.API_KEY, harness.SECRET)
 _MATERIAL = frozenset({"kty", "crv", "x", "y", "n", "e", "d", "p", "q", "dp", "dq", "qi"})

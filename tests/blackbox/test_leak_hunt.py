@@ -205,10 +205,15 @@ async def strike_every_fault(hunt: Hunt) -> None:
     await asyncio.gather(*(strike(action, endpoint) for action, endpoint in struck))
     said = f"no: https://app.example.com/hook?key={WEBHOOK_QUERY} with {hunt.secrets['a join token']}"
     for status in (400, 401, 403, 409, 429):
-        room, text = f"refused-{status}", UPSTREAM_WORDS if status in {401, 403} else said
-        fault = Fault(action="refuse", endpoint="start", room_id=room, status=status, text=text, times=2)
+        room = f"refused-{status}"
+        fault = Fault(action="refuse", endpoint="start", room_id=room, status=status, text=said, times=2)
         hunt.simulator.inject(fault)
         await hunt.start(room)
+    # Every call: it is the token that VideoSDK refuses.
+    for status in (400, 401, 403):
+        hunt.simulator.inject(Fault(action="refuse", status=status, text=UPSTREAM_WORDS, times=None))
+        await hunt.start(f"token-{status}")
+        hunt.simulator.clear_faults()
 
 
 async def ask_badly(hunt: Hunt) -> None:

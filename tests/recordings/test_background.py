@@ -312,14 +312,16 @@ async def fetched_webhook_key(parts: Parts, simulator: Simulator) -> Steps:
 
 
 async def identity_providers_keys(parts: Parts, simulator: Simulator) -> Steps:
-    """A document that is JSON and no set of keys."""
+    """The provider cannot be asked at all: our own mistake."""
     private = rsa.generate_private_key(65537, 2048)
     token = jwt.encode({"sub": "ada", "iss": "i", "aud": "a", "exp": 2**40}, private, "RS256", headers={"kid": "k"})
     key = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
-    documents: list[object] = [[], {"keys": [{**key, "kid": "k"}]}]
+    mistakes = [ZeroDivisionError()]
 
     async def fetch() -> bytes:
-        return json.dumps(documents.pop(0)).encode()
+        if mistakes:
+            raise mistakes.pop()
+        return json.dumps({"keys": [{**key, "kid": "k"}]}).encode()
 
     tokens = OidcTokens(fetch, "i", "a", ClaimNames(), Hours())
     with pytest.raises(IdentityUnavailable):

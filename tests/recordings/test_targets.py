@@ -18,7 +18,7 @@ ADA = Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
         ("room", "", "video", None),
         ("room", None, "video", None),
         ("", "ada", "video", None),
-        ("a:b", "ada", "video", None),
+        ("a\\b", "ada", "video", None),
         ("room", "a/b", "video", None),
         ("r" * 128, "ada", "video", Target(Mode.TRACK, "r" * 128, "ada", Kind.VIDEO)),
         ("r" * 129, "ada", "video", None),
