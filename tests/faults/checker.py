@@ -242,9 +242,10 @@ def _unexplained(view: _View, call: ClientCall) -> str:
             back = view.limits.quiet + _RECOVERY
             # Whoever finds a track that nobody finished does not know whether a call was sent for it.
             # Nor does whoever cannot ask the list.
+            doubts = [post for post in view.posts if post.ambiguous(longest)]
+            doubts += [listing for listing in view.listings if listing.ambiguous(longest) or listing.status != 200]
             explained = view.troubled(call, "kill", "pause", "redis", "upstream", after=back) or any(
-                doubt.ambiguous(longest) and call.begun - back <= doubt.received <= call.ended
-                for doubt in [*view.posts, *view.listings]
+                call.begun - back <= doubt.received <= call.ended for doubt in doubts
             )
         case refusal if refusal in _REFUSALS:
             explained = _answered(view, call, _REFUSALS[refusal])
