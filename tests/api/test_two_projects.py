@@ -142,7 +142,7 @@ async def test_events_of_one_project_are_absent_from_the_other(projects: TwoProj
 async def test_key_in_redis_of_one_project_is_never_the_others(
     valkey: EmbeddedValkey, tmp_path: Path, signer: Signer, new_track: NewTrack
 ) -> None:
-    """Whatever is kept in Redis for one project is kept once more for the other; only epochs and checks are the server's."""
+    """What is kept in Redis for one project is kept once more for the other; only epochs and checks are the server's."""
     track = new_track()
     async with (
         two_projects(valkey, tmp_path, signer, starts_per_minute=600) as projects,
@@ -176,8 +176,9 @@ async def use_everything(gateway: ApiClient, track: dict[str, str]) -> None:
 
 
 async def keys(redis: "Redis") -> set[str]:
-    """Return the names of all keys but those of the server: epochs, and what is written to see whether it can be."""
-    return {key async for key in redis.scan_iter(match="rec:*", count=1_000) if not key.endswith((":epoch", ":check"))}
+    """Return the names of all keys but the server's own: epochs, and checks whether it can be written to."""
+    found = redis.scan_iter(match="rec:*", count=1_000)
+    return {key async for key in found if not key.endswith((":epoch", ":check"))}
 
 
 def kind_of(key: str) -> str:
