@@ -142,7 +142,7 @@ async def test_events_of_one_project_are_absent_from_the_other(projects: TwoProj
 async def test_key_in_redis_of_one_project_is_never_the_others(
     valkey: EmbeddedValkey, tmp_path: Path, signer: Signer, new_track: NewTrack
 ) -> None:
-    """What is kept in Redis for one project is kept once more for the other; only epochs and checks are the server's."""
+    """What Redis keeps for one project it keeps once more for the other; only epochs and checks are the server's."""
     track = new_track()
     async with (
         two_projects(valkey, tmp_path, signer, starts_per_minute=600) as projects,
