@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import uvloop
@@ -189,8 +189,8 @@ def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.crowds", description=__doc__)
     for name, size in msgspec.structs.asdict(Sizes()).items():
-        several: dict[str, Any] = {"nargs": "+"} if isinstance(size, tuple) else {}
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, **several)
+        nargs = "+" if isinstance(size, tuple) else None
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, nargs=nargs)
     sizes = msgspec.convert(vars(parser.parse_args()), Sizes)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
