@@ -25,15 +25,12 @@ LASTING: Final = {
     "lease": LEASE, "trust": TRUST, "quiet": QUIET, "settle": SETTLE, "grace": GRACE,
 }  # fmt: skip
 
-EMPTY: Final = dict.fromkeys(
-    ("state", "holder", "action", "before", "hint", "result", "fingerprint", "recording", "because", "upstream"), ""
-) | dict.fromkeys(
-    (
-        "lease", "waiting", "generation", "confirmed", "suspect_since", "uncertain_since", "start_may_land_until",
-        "stop_may_land_until", "stop_requested_at", "started_op",
-    ),
-    "0",
+_TEXTS: Final = ("state", "holder", "action", "before", "hint", "result", "fingerprint", "recording", "because", "upstream")
+_NUMBERS: Final = (
+    "lease", "waiting", "generation", "confirmed", "suspect_since", "uncertain_since", "start_may_land_until",
+    "stop_may_land_until", "stop_requested_at", "started_op",
 )  # fmt: skip
+EMPTY: Final[dict[str, str]] = {**{name: "" for name in _TEXTS}, **{name: "0" for name in _NUMBERS}}
 """What scripts take fields for that are not there."""
 
 Reply = dict[str, Any]
