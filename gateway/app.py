@@ -267,9 +267,13 @@ def _pipeline(
         caller_per_minute=settings.caller_starts_per_minute,
         target_per_minute=settings.track_starts_per_minute,
     )
-    return RequestPipeline(
-        recordings, rate_limiter, Idempotency(IdempotencyRecords(connection, settings.idempotency), tenant)
+    records = IdempotencyRecords(
+        connection,
+        settings.idempotency,
+        max_keys=settings.most_idempotency_keys,
+        max_bytes=settings.most_idempotency_bytes,
     )
+    return RequestPipeline(recordings, rate_limiter, Idempotency(records, tenant))
 
 
 def _timing(settings: Settings) -> Timing:

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar import Request, Response
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from gateway.api.context import RequestContext
-from gateway.api.idempotency import Idempotency, IdempotentRequest, read_key
+from gateway.api.idempotency import Idempotency, IdempotentRequest, StoredResponse, read_key
 from gateway.api.pagination import RecordingsPage, RecordingsQuery
 from gateway.api.rate_limits import Admission, RateLimiter
 from gateway.api.wire import RecordingBody, parameters_in, target_in
@@ -96,7 +96,9 @@ class RequestPipeline:
             admission.check()
             replay = await self._idempotency.begin(context.sender, scope, key, target.mode, body) if key else None
             if replay is not None and replay.kept is not None:
-                return _replayed(context, replay)
+                return await self._replay(context, target, replay.kept)
+            if replay is not None and replay.is_new:
+                admission.charge_key()
             begun = replay.begun if replay is not None else None
             return await self._carry_out(context, admission, replay, lambda: work(begun))
         finally:
@@ -123,20 +125,20 @@ class RequestPipeline:
         await self._idempotency.keep(replay, status, body)
         return _answered(context, body, status)
 
+    async def _replay(self, context: RequestContext, target: Target, kept: StoredResponse) -> Response[RecordingBody]:
+        context.headers["idempotency-replayed"] = "true"
+        context.replayed = True
+        if kept.problem is not None:
+            raise kept.problem.error()
+        body = kept.recording
+        assert body is not None  # noqa: S101 - it is the one or the other
+        if kept.has_files and (known := await self._recordings.known(target)) is not None and known.id == body.id:
+            body = structs.replace(body, files=RecordingBody.of(known).files)
+        return _answered(context, body, kept.status)
+
 
 def _caller(request: _Request) -> Caller:
     return RequestContext.of(request.scope).sender
-
-
-def _replayed(context: RequestContext, replay: IdempotentRequest) -> Response[RecordingBody]:
-    kept = replay.kept
-    assert kept is not None  # noqa: S101 - the caller has checked
-    context.headers["idempotency-replayed"] = "true"
-    context.replayed = True
-    if kept.problem is not None:
-        raise kept.problem.error()
-    assert kept.recording is not None  # noqa: S101 - it is the one or the other
-    return _answered(context, kept.recording, kept.status)
 
 
 def _answered(context: RequestContext, body: RecordingBody, status: int) -> Response[RecordingBody]:

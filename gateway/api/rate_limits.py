@@ -3,8 +3,9 @@
 What costs VideoSDK nothing must cost a caller little: any number of equal starts are promised to become one. So a
 request takes a tenth of a token from the caller's bucket when it arrives, and the rest only if it, or the operation it
 was part of, reached VideoSDK: `joined`, `already_recording`, `not_recording` and replays cost a tenth. Not nothing,
-since each of them costs the gateway and Redis some work. What was spent is owed even where it is not there: many
-requests may arrive before the first is answered.
+since each of them costs the gateway and Redis some work; and a whole token under a new `Idempotency-Key`, which Redis
+remembers for hours. What was spent is owed even where it is not there: many requests may arrive before the first is
+answered.
 
 A target's bucket holds real starts and nothing else, since a storm of tabs on one target is what the gateway is for.
 
@@ -29,6 +30,7 @@ from gateway.errors import (
     UpstreamLimited,
     UpstreamRefused,
 )
+from gateway.observability import metrics
 from gateway.recordings import Outcome, Target
 from gateway.store.scripts import key_of
 from gateway.store.token_buckets import Quota, TokenBuckets
@@ -139,6 +141,7 @@ class Admission:
         """
         empty = [bucket for bucket in self._buckets if bucket.quota is not None and not bucket.quota.allowed]
         if empty:
+            metrics.BOUNDS_REACHED.labels("caller" if empty[0].policy == "caller" else "target").inc()
             wait = max(bucket.quota.wait for bucket in empty if bucket.quota is not None)
             own = empty[0].policy == "caller"
             who = "You have sent" if own else "All callers together have sent"
@@ -157,7 +160,15 @@ class Admission:
             self._group.charged = True
             self._rate_limiter.close_group(self._key, self._group)
         for bucket in self._buckets:
-            self._rate_limiter.spend(bucket)
+            if not bucket.paid:
+                self._rate_limiter.spend(bucket)
+
+    def charge_key(self) -> None:
+        """Take the rest from the caller, whatever becomes of the request: what it is remembered by takes room."""
+        for bucket in self._buckets:
+            if bucket.policy == "caller":
+                self._rate_limiter.spend(bucket)
+                bucket.paid = True
 
     def leave(self) -> None:
         """Say that the request is over."""
@@ -194,6 +205,8 @@ class _Bucket:
         self.rest = rest
         self.limited = True
         """Redis was there to count."""
+        self.paid = False
+        """The rest was taken."""
         self.quota: Quota | None = None
         """What the caller gets to know; nothing where Redis did not answer in time."""
 

@@ -136,6 +136,16 @@ class Recordings:
             raise NotFound(f"The gateway knows of no recording of this {target.mode}.")
         return recording_of(key, target, record)
 
+    async def known(self, target: Target) -> Recording | None:
+        """Return what the record says of the target; VideoSDK is not asked.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer.
+        """
+        key = self._key(target)
+        record = await self._coordinator.records.read(key)
+        return None if record is None else recording_of(key, target, record)
+
     async def list(self, room: str) -> list[Recording]:
         """Return what is known of the room's targets, in the order of their keys, compared with the list like `get`.
 

@@ -162,6 +162,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idempotency: timedelta
     """How long an answer is kept under its idempotency key."""
 
+    most_idempotency_keys: int
+    """Keys of one caller that are remembered."""
+
+    most_idempotency_bytes: int
+    """How much is remembered under the keys of one caller."""
+
     caller_starts_per_minute: int
     """How often one caller may start and stop; 0 is no limit."""
 
@@ -427,6 +433,19 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         hours(0.01, 720),
         "How long an answer is kept under its `Idempotency-Key`.",
         default="24",
+    ),
+    # A retry comes within minutes: both hold those of a caller that sends 600 requests a minute.
+    Setting(
+        "GATEWAY_MOST_IDEMPOTENCY_KEYS",
+        whole_number(1, 10_000_000),
+        "Idempotency keys of one caller that are remembered at the same time; the oldest is forgotten for a new one.",
+        default="2000",
+    ),
+    Setting(
+        "GATEWAY_MOST_IDEMPOTENCY_BYTES",
+        whole_number(1024, 10_000_000_000),
+        "Bytes that are remembered under one caller's idempotency keys; the oldest are forgotten for new ones.",
+        default="1048576",
     ),
     # Ten starts and stops a second, for as long as one likes, are more than a lesson platform's service does, and a
     # loop gone wild is stopped before it uses up what VideoSDK allows the project. A start that joins another or finds
