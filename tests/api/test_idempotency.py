@@ -101,7 +101,7 @@ async def _forget_answers(valkey: EmbeddedValkey) -> None:
         async for name in redis.scan_iter(match="*:answers:*"):
             known: dict[bytes, bytes] = await redis.hgetall(name)  # pyright: ignore
             for key, value in known.items():
-                if key != b"bytes":
+                if len(key) == 32:
                     fingerprint, begun, answer = value.split(b" ", 2)
                     await redis.hset(name, key, b"%s %s " % (fingerprint, begun))  # pyright: ignore
                     await redis.hincrby(name, "bytes", -len(answer))  # pyright: ignore

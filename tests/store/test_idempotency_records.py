@@ -39,8 +39,8 @@ class Caller:
         for name in [name async for name in self._redis.scan_iter(match="*:answers:*", count=1000)]:
             fields = cast("dict[bytes, bytes]", await self._redis.hgetall(name))
             if self.account[1].encode() in b"".join(fields.values()):
-                total = int(fields.pop(b"bytes"))
-                assert total == sum(len(key) + len(value) for key, value in fields.items())
+                count, total = int(fields.pop(b"count")), int(fields.pop(b"bytes"))
+                assert (count, total) == (len(fields), sum(len(key) + len(value) for key, value in fields.items()))
                 return len(fields), total
         return 0, 0
 
