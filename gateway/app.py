@@ -112,6 +112,7 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         tokens or _tokens(settings),
         timeout=settings.upstream_timeout.total_seconds(),
         max_connections=settings.upstream_concurrency,
+        max_for_readers=settings.reader_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
         webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
         proxy=_proxy(settings),
@@ -266,6 +267,7 @@ def _pipeline(
         tenant,
         caller_per_minute=settings.caller_starts_per_minute,
         target_per_minute=settings.track_starts_per_minute,
+        questions_per_minute=settings.caller_questions_per_minute,
     )
     records = IdempotencyRecords(
         connection,

@@ -228,7 +228,7 @@ for _child in ("stale", "late", "restored"):
     _FENCED_WRITES.labels(_child)
 for _child in ("session_over", "stop_refused", "released"):
     DEAD_ROWS.labels(_child)
-for _child in ("caller", "target", "questions", "idempotency_keys"):
+for _child in ("caller", "target", "questions", "reader_calls", "idempotency_keys"):
     BOUNDS_REACHED.labels(_child)
 for _child in _VERDICTS:
     _WEBHOOK_EVENTS.labels("other", _child)

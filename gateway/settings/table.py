@@ -174,11 +174,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     track_starts_per_minute: int
     """How often one track may be started; 0 is no limit."""
 
+    caller_questions_per_minute: int
+    """How many calls to VideoSDK the questions of one caller may cause; 0 is no limit."""
+
     most_event_readers: int
     """Readers of live events at the same time, per process."""
 
     upstream_concurrency: int
     """Calls to VideoSDK at the same time."""
+
+    reader_concurrency: int
+    """Calls to VideoSDK at the same time that are made for readers."""
 
     upstream_calls_per_second: float
     """Calls to VideoSDK in a second; 0 is no limit."""
@@ -463,6 +469,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "How often one track may really be started, by all callers together; 0 is no limit.",
         default="30",
     ),
+    # What Redis answers is free, and a list of one room answers for all its tracks for GATEWAY_TRUST_SECONDS.
+    Setting(
+        "GATEWAY_CALLER_QUESTIONS_PER_MINUTE",
+        whole_number(0, 1_000_000),
+        "How many calls to VideoSDK the questions of one caller may cause; 0 is no limit.",
+        default="600",
+    ),
     Setting(
         "GATEWAY_MOST_EVENT_READERS",
         whole_number(1, 1_000_000),
@@ -474,6 +487,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         whole_number(1, 10_000),
         "Calls to VideoSDK at the same time, per process; more wait.",
         default="64",
+    ),
+    Setting(
+        "GATEWAY_READER_CONCURRENCY",
+        whole_number(1, 10_000),
+        "How many of those at most are lists for readers, and always one fewer than all: starts and stops do not wait "
+        "for readers.",
+        default="16",
     ),
     Setting(
         "GATEWAY_UPSTREAM_CALLS_PER_SECOND",
