@@ -25,7 +25,7 @@ from gateway.recordings.evidence import (
     with_dead,
 )
 from gateway.recordings.leader import Leader
-from gateway.recordings.listings import Listing, ListingCache, Asker
+from gateway.recordings.listings import Asker, Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
 from gateway.recordings.targets import Mode, Target, target_of

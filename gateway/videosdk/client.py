@@ -8,8 +8,7 @@ the vendor documents no error bodies, so statuses are read by family and texts a
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -274,9 +273,10 @@ class VideoSDK:
             query = {"roomId": room, "page": str(page), "perPage": str(_PER_PAGE)}
             if participant is not None:
                 query["participantId"] = participant
-            send = self._send if for_readers is None else self._send_for_readers
-            response = await send("list", "GET", path, query=query)
-            if for_readers is not None:
+            if for_readers is None:
+                response = await self._send("list", "GET", path, query=query)
+            else:
+                response = await self._send_for_readers("list", "GET", path, query=query)
                 for_readers()
             try:
                 listed = msgspec.json.decode(response.content, type=_Page)
@@ -304,7 +304,7 @@ class VideoSDK:
             metrics.BOUNDS_REACHED.labels("reader_calls").inc()
             raise NeverSent("none of the places for readers became free in time") from None
         try:
-            return await self._send(operation, method, path, query=query, last=True)
+            return await self._send(operation, method, path, query=query, goes_last=True)
         finally:
             self._for_readers.release()
 
@@ -378,16 +378,19 @@ class VideoSDK:
         query: dict[str, str] | None = None,
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
-        last: bool = False,
+        goes_last: bool = False,
     ) -> httpx.Response:
-        for renewed in (False, True):
-            async with _translated(lambda: False):
+        for last in (False, True):
+            try:
                 token = self._tokens.current()
+            except _FAILURES as error:
+                raise _proof(error, sent=False) from error
 
             def send(token: str = token) -> Awaitable[httpx.Response]:
                 return self._send_once(
-                    method, path, body=body, query=query, may_send=may_send, attempt=attempt, token=token, last=last
-                )
+                    method, path, body=body, query=query, may_send=may_send, attempt=attempt, token=token,
+                    goes_last=goes_last,
+                )  # fmt: skip
 
             response = await _observed(operation, send)
             if response.status_code not in ABOUT_THE_TOKEN:
@@ -399,7 +402,7 @@ class VideoSDK:
             if not isinstance(refused, CredentialsRefused):
                 raise failure(response)
             # Refused before it acted, so a repeat with a fresh token is no second start.
-            if renewed or not self._tokens.renew():
+            if last or not self._tokens.renew():
                 raise CredentialsRefused(words(response), status=response.status_code)
         if response.status_code == 200:
             return response
@@ -415,7 +418,7 @@ class VideoSDK:
         query: dict[str, str] | None = None,
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
-        last: bool = False,
+        goes_last: bool = False,
     ) -> httpx.Response:
         sent = False
 
@@ -434,19 +437,22 @@ class VideoSDK:
             headers["content-type"] = "application/json"
             content = msgspec.json.encode(body)
             headers["content-length"] = str(len(content))
-        async with _translated(lambda: sent), asyncio.timeout(self._timeout):
-            await self._pace.turn(last=last)
-            headers["authorization"] = token
-            extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
-            url = self._url(path) if query is None else httpx.URL(self._base + path, params=query)
-            headers["host"] = url.netloc.decode()
-            # With a stream httpx adds no headers of its own, which would be the two above.
-            request = httpx.Request(
-                method, url, headers=headers, stream=httpx.ByteStream(content), extensions=extensions
-            )
-            response = await self._transport.handle_async_request(request)
-            await response.aread()
-            return response
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._pace.turn(last=goes_last)
+                headers["authorization"] = token
+                extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
+                url = self._url(path) if query is None else httpx.URL(self._base + path, params=query)
+                headers["host"] = url.netloc.decode()
+                # With a stream httpx adds no headers of its own, which would be the two above.
+                request = httpx.Request(
+                    method, url, headers=headers, stream=httpx.ByteStream(content), extensions=extensions
+                )
+                response = await self._transport.handle_async_request(request)
+                await response.aread()
+                return response
+        except _FAILURES as error:
+            raise _proof(error, sent=sent) from error
 
     def _url(self, path: str) -> httpx.URL:
         if path not in self._urls:
@@ -454,15 +460,15 @@ class VideoSDK:
         return self._urls[path]
 
 
-@asynccontextmanager
-async def _translated(sent: Callable[[], bool]) -> AsyncGenerator[None]:
-    """Turn every failure below into what it proves: sent or not is all that matters."""
-    try:
-        yield
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-        # The class of the error alone would not do: a time-out of the whole call may strike in any phase.
-        name = type(error).__name__
-        raise (MayHaveHappened(name) if sent() else NeverSent(name)) from error
+_FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError)
+
+
+def _proof(error: Exception, *, sent: bool) -> UpstreamError:
+    """Turn a failure into what it proves: sent or not is all that matters.
+
+    The class of the error alone would not do: a time-out of the whole call may strike in any phase.
+    """
+    return (MayHaveHappened if sent else NeverSent)(type(error).__name__)
 
 
 async def _observed(operation: str, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
