@@ -4,7 +4,7 @@ One question of a room is under way at a time. A caller that comes meanwhile joi
 list that was asked for before they came; and where the next is about several participants it asks for the whole room.
 
 What readers ask goes another way than what operations and the reconciler ask: a start must not wait for its list until
-those of any number of readers have been answered. A reader (`Asker`) pays for the calls that it causes; to join is free.
+those of any number of readers have been answered. A reader (`Asker`) pays for the calls that it causes; none to join.
 """
 
 import asyncio

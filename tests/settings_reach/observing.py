@@ -367,6 +367,28 @@ async def starts_of_one_caller(scene: Scene, given: Given) -> list[int]:
         return [(await gateway.start(scene.track())).status_code for _ in range(2)]
 
 
+async def questions_of_one_caller(scene: Scene, given: Given) -> list[int]:
+    """Return what two questions about made-up rooms are answered, of a new caller."""
+    key, entry = new_key(f"asking-{uuid.uuid4().hex[:8]}")
+    file = scene.folder / "asking.toml"
+    file.write_text(entry)
+    async with scene.serving({**given, "GATEWAY_CALLERS_FILE": str(file)}, key) as gateway:
+        return [(await gateway.list(scene.track()["roomId"])).status_code for _ in range(2)]
+
+
+async def lists_side_by_side(scene: Scene, given: Given) -> int:
+    """Return how many lists for readers are on their way at once while VideoSDK answers none."""
+    scene.simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
+    before = scene.asked("list")
+    async with scene.serving(given) as gateway:
+        # Each reader is answered without its list after a moment.
+        answers = await asyncio.gather(*(gateway.list(scene.track()["roomId"]) for _ in range(4)))
+        assert {answer.status_code for answer in answers} == {200}
+        seen = scene.asked("list") - before
+    scene.simulator.clear_faults()
+    return seen
+
+
 async def starts_of_one_track(scene: Scene, given: Given) -> list[int]:
     """Return what three real starts of one track are answered."""
     track, answers = scene.track(), list[int]()
