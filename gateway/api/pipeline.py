@@ -125,7 +125,7 @@ class RequestPipeline:
             context.headers |= admission.headers
             await self._idempotency.keep(replay, error.status, error)
             raise
-        admission.charge(answer.outcome)
+        admission.charge(answer.outcome, was_sent=answer.was_sent)
         context.headers |= admission.headers
         status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
         body = RecordingBody.answering(answer)

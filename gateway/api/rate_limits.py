@@ -2,10 +2,10 @@
 
 What costs VideoSDK nothing must cost a caller little: any number of equal starts are promised to become one. So a
 request takes a tenth of a token from the caller's bucket when it arrives, and the rest only if it, or the operation it
-was part of, reached VideoSDK: `joined`, `already_recording`, `not_recording` and replays cost a tenth. Not nothing,
-since each of them costs the gateway and Redis some work; and a whole token under a new `Idempotency-Key`, which Redis
-remembers for hours. What was spent is owed even where it is not there: many requests may arrive before the first is
-answered.
+was part of, reached VideoSDK: `joined`, `already_recording` and replays cost a tenth, and so does a `not_recording` of
+which the record tells. Not nothing, since each of them costs the gateway and Redis some work; and a whole token under a
+new `Idempotency-Key`, which Redis remembers for hours. What was spent is owed even where it is not there: many requests
+may arrive before the first is answered.
 
 A target's bucket holds real starts and nothing else, since a storm of tabs on one target is what the gateway is for.
 
@@ -168,11 +168,16 @@ class Admission:
             whom = "you" if own else f"for this {self._key[0].mode}"
             raise TooManyRequests(f"{who} more requests in a minute than the gateway allows {whom}.", retry_after=wait)
 
-    def charge(self, ended: Outcome | GatewayError | None) -> None:
-        """Take the rest if this was not free. None: nothing was done."""
+    def charge(self, ended: Outcome | GatewayError | None, *, was_sent: bool = False) -> None:
+        """Take the rest if this was not free.
+
+        Args:
+            ended: What became of it; None where nothing was done.
+            was_sent: An operation was carried out. A stop of what does not record may have found that in the record.
+        """
         if ended not in _OWN:
-            free = not isinstance(ended, GatewayError) and ended is not Outcome.STOP_REQUESTED
-            if free or self._group.charged:
+            sent = ended is Outcome.STOP_REQUESTED or (ended is Outcome.NOT_RECORDING and was_sent)
+            if not (isinstance(ended, GatewayError) or sent) or self._group.charged:
                 return
             if isinstance(ended, GatewayError) and not isinstance(ended, _SHARED):
                 return

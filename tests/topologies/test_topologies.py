@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 ACL_RULES = (
     "resetchannels ~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +hdel +pexpire +pttl +zadd +zrem +zrange "
-    "+zrevrange +xadd +xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
+    "+zrevrange +zscore +xadd +xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
 )
 """What `docs/operating.md` has operators grant."""
 
@@ -62,10 +62,12 @@ async def start_join_stop(redis_url: str, simulator: Simulator, demo: harness.De
             stopped = await first.stop(track, headers=key)
             assert stopped.json()["outcome"] == "stopped"
             assert (await second.stop(track, headers=key)).content == stopped.content
+            # Of what nobody has heard of, too.
+            assert (await second.stop(new_track(kind="audio"))).json()["outcome"] == "not_recording"
             await reader.until_statuses("stopping", "stopped")
         # Of this room: on a shared server its gateways also look after what other tests left behind.
         calls = harness.calls_for(simulator, track["roomId"])
-        assert [call.endpoint for call in calls if call.method == "POST"] == ["start", "stop"]
+        assert [call.endpoint for call in calls if call.method == "POST"] == ["start", "stop", "stop"]
 
 
 async def test_start_join_stop_on_the_embedded_valkey(
