@@ -137,7 +137,7 @@ async def test_lists_of_readers_leave_places_to_operations(simulator: Simulator,
 
 async def test_reader_without_a_place_in_time_is_not_sent(simulator: Simulator) -> None:
     """It is told that nothing is known, which the metric counts."""
-    simulator.inject(Fault(action="hang_before", endpoint="list", room_id="slow", times=None))
+    simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
     counted: Any = metrics.BOUNDS_REACHED.labels("reader_calls")
     before = counted._value.get()
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
@@ -145,10 +145,13 @@ async def test_reader_without_a_place_in_time_is_not_sent(simulator: Simulator) 
     listings = ListingCache(videosdk)
     slow = asyncio.create_task(listings.ask("slow", asker=Paying()))
     await harness.eventually(lambda: asked(simulator) == 1)
-    # As long as a call may take: the slow one goes away at about the same moment.
-    with pytest.raises(UpstreamError):
-        await asyncio.gather(*(listings.ask(f"room-{number}", asker=Paying()) for number in range(3)), slow)
-    await harness.eventually(lambda: counted._value.get() > before)
+    # As long as a call may take: one of them may get the place of the slow one at that moment, and keeps it.
+    answers = await asyncio.gather(
+        slow, *(listings.ask(f"room-{number}", asker=Paying()) for number in range(3)), return_exceptions=True
+    )
+    assert all(isinstance(answer, UpstreamError) for answer in answers)
+    assert counted._value.get() >= before + 2
+    assert asked(simulator) <= 2
     await videosdk.aclose()
 
 
