@@ -200,6 +200,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         # First, since what it has accepted may begin operations.
         await webhook_receiver.close(grace=ends - time.monotonic())
         await recordings.close(grace=max(ends - time.monotonic(), 0))
+        await listings.close()
         # After all requests, and what became of them.
         await token_buckets.close(grace=_LIMITS_SECONDS)
         await videosdk.aclose()

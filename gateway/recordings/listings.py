@@ -158,6 +158,13 @@ class ListingCache:
             lane.asking[room] = asyncio.create_task(self._ask_for_all(lane, room), name="list")
         return await asyncio.shield(batch.answer)
 
+    async def close(self) -> None:
+        """Give up what is being asked: no operation needs it any more."""
+        tasks = [*self._operations.asking.values(), *self._readers.asking.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def forget_unknown(self, room: str) -> None:
         """Say that there may be something in the room, of which VideoSDK has shown nothing so far."""
         self._unknown.pop(room, None)

@@ -449,7 +449,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "GATEWAY_MOST_IDEMPOTENCY_BYTES",
-        whole_number(1024, 10_000_000_000),
+        whole_number(1024, 900_000_000),
         "Bytes that are remembered under one caller's idempotency keys; the oldest are forgotten for new ones.",
         default="1048576",
     ),

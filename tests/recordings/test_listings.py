@@ -98,7 +98,9 @@ async def listing(simulator: Simulator, *, max_unknown: int = 10_000, **bounds: 
     """Yield what asks a simulated VideoSDK for lists."""
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, **bounds)
-    yield ListingCache(videosdk, max_remembered=2, max_unknown=max_unknown)
+    listings = ListingCache(videosdk, max_remembered=2, max_unknown=max_unknown)
+    yield listings
+    await listings.close()
     await videosdk.aclose()
 
 
@@ -218,3 +220,18 @@ async def test_room_that_videosdk_refuses_to_list_is_remembered(simulator: Simul
 
 def _target(participant: str) -> SimulatedTarget:
     return SimulatedTarget("track", "room", participant, "video")
+
+
+async def test_lists_are_given_up_at_the_end(simulator: Simulator) -> None:
+    """Neither what VideoSDK is asked nor what waits for a place goes on: no call is made after that."""
+    simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
+    async with listing(simulator, max_for_readers=1) as listings:
+        asking = [asyncio.create_task(listings.ask(f"room-{number}", asker=Paying())) for number in range(3)]
+        asking.append(asyncio.create_task(listings.ask("room-0")))
+        await harness.eventually(lambda: asked(simulator) == 2)
+        async with asyncio.timeout(harness.BOUND):
+            await listings.close()
+        assert all(
+            isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*asking, return_exceptions=True)
+        )
+        assert asked(simulator) == 2
