@@ -112,6 +112,7 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         tokens or _tokens(settings),
         timeout=settings.upstream_timeout.total_seconds(),
         max_connections=settings.upstream_concurrency,
+        max_for_readers=settings.reader_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
         webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
         proxy=_proxy(settings),
@@ -199,6 +200,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         # First, since what it has accepted may begin operations.
         await webhook_receiver.close(grace=ends - time.monotonic())
         await recordings.close(grace=max(ends - time.monotonic(), 0))
+        await listings.close()
         # After all requests, and what became of them.
         await token_buckets.close(grace=_LIMITS_SECONDS)
         await videosdk.aclose()
@@ -266,10 +268,15 @@ def _pipeline(
         tenant,
         caller_per_minute=settings.caller_starts_per_minute,
         target_per_minute=settings.track_starts_per_minute,
+        questions_per_minute=settings.caller_questions_per_minute,
     )
-    return RequestPipeline(
-        recordings, rate_limiter, Idempotency(IdempotencyRecords(connection, settings.idempotency), tenant)
+    records = IdempotencyRecords(
+        connection,
+        settings.idempotency,
+        max_keys=settings.most_idempotency_keys,
+        max_bytes=settings.most_idempotency_bytes,
     )
+    return RequestPipeline(recordings, rate_limiter, Idempotency(records, tenant))
 
 
 def _timing(settings: Settings) -> Timing:

@@ -141,6 +141,7 @@ def environment(redis_url: str, videosdk_url: str, callers_file: Path, **more: s
         "GATEWAY_VIDEOSDK_SECRET": SECRET,
         "GATEWAY_CALLERS_FILE": str(callers_file),
         "GATEWAY_TRACK_STARTS_PER_MINUTE": "0",
+        "GATEWAY_CALLER_QUESTIONS_PER_MINUTE": "0",
         # What looks by itself disturbs tests that count commands and calls.
         "GATEWAY_CHECK_SECONDS": "0",
         "GATEWAY_RETRY_REFUSED_SECONDS": "0",

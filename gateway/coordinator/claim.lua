@@ -107,7 +107,8 @@ local function lead(action)
     changes.state = 'stopping'
   end
   changes.before, changes.stop_requested_at, changes.started_op = cjson.encode(found), requested, started
-  save(changes, a.ttl)
+  -- Anyone may ask to stop what never was: the room hears of it once something is found.
+  save(changes, a.ttl, action == 'stop' and is_unheard_of(r)) -- rule: quiet-stop
   schedule(now + a.lease, a.ttl)
   for name, value in pairs(changes) do r[name] = type(value) == 'number' and text(value) or value end
   return answer('lead', action)

@@ -24,6 +24,10 @@ end
 local changes = {}
 if a.agrees and asked > num(r.confirmed) then changes.confirmed, changes.confirmed_by = asked, 'list' end
 if a.evidence ~= '' then changes.evidence = a.evidence end
-if next(changes) then save(changes, over and 0 or a.ttl) end
+-- What no reader was told of, and no list shows that has had time, never was: it is not looked at again, and goes.
+local never = over and a.agrees and a.evidence == '' and asked - num(r.written) >= a.settle
+  and num(r.stop_may_land_until) <= now and is_unheard_of(r)
+if never then a.due_in = 0 end
+if next(changes) then save(changes, never and BRIEFLY or over and 0 or a.ttl, never) end
 schedule(a.due_in > 0 and now + a.due_in or 0, a.ttl)
 return cjson.encode({ how = 'ok', now = now })

@@ -39,7 +39,7 @@ class Records:
         timing: The protocol's times.
         tenant: Separates the projects that share a Redis.
         max_events: Events of a room that are kept, about.
-        max_targets: Targets of a room that are shown, the latest changed.
+        max_targets: Targets of a room that are shown: what runs first, and then the latest changed.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Records:
         return _understood(fields) if fields.get("state") else None
 
     async def room(self, room: str, *, watch: bool = False) -> Room:
-        """Return what is known of a room's targets, the latest changed 1,000 of them.
+        """Return what is known of a room's targets: of 1,000 of them, what runs first, and then the latest changed.
 
         Args:
             room: Its id.

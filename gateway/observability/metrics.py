@@ -30,6 +30,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from gateway.observability import tracing
 
 __all__ = [
+    "BOUNDS_REACHED",
     "BUILD_INFO",
     "DEAD_ROWS",
     "DUPLICATES_SUSPECTED",
@@ -205,6 +206,11 @@ WEBHOOK_DELIVERIES_FAILED: Final = _counter(
     "webhook_deliveries_failed", "Recordings of which VideoSDK itself says that a webhook could not be delivered."
 )
 EVENT_READERS: Final = _gauge("event_readers", "Open event streams.")
+BOUNDS_REACHED: Final = _counter(
+    "bounds_reached",
+    "Requests refused, and idempotency keys forgotten before their time, because a caller had reached a bound.",
+    "bound",
+)
 
 # A series that is there from the beginning can be seen to rise from 0; one that appears with its first event cannot.
 for _child in ("started", "joined", "already_recording"):
@@ -222,6 +228,8 @@ for _child in ("stale", "late", "restored"):
     _FENCED_WRITES.labels(_child)
 for _child in ("session_over", "stop_refused", "released"):
     DEAD_ROWS.labels(_child)
+for _child in ("caller", "target", "questions", "reader_calls", "idempotency_keys"):
+    BOUNDS_REACHED.labels(_child)
 for _child in _VERDICTS:
     _WEBHOOK_EVENTS.labels("other", _child)
 

@@ -85,7 +85,7 @@ class Batch:
         """Tell the first who still waits that the operation was theirs, and the others that they joined it."""
         waiting = [caller for caller in self.waiters if not caller.done()]
         for position, caller in enumerate(waiting):
-            caller.set_result(Answer(others, answer.recording) if position else answer)
+            caller.set_result(msgspec.structs.replace(answer, outcome=others) if position else answer)
 
 
 def give_up(caller: asyncio.Future[Answer | Problem | None]) -> None:

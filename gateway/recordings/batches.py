@@ -392,9 +392,9 @@ class Batches:
             others = Outcome.JOINED if outcome is Outcome.STOPPED else outcome
         recording = recording_of(batch.key, batch.target, result.record)
         if leading:
-            batch.answer_leading(Answer(outcome, recording), others)
+            batch.answer_leading(Answer(outcome, recording, was_sent=True), others)
         else:
-            batch.answer(Answer(others, recording))
+            batch.answer(Answer(others, recording, was_sent=True))
         return True
 
     def _answer_from_record(self, batch: Batch, claim: Claim) -> Answer | Problem:

@@ -5,9 +5,12 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from gateway.coordinator import Command, Coordinator, Record
-from gateway.errors import CoordinationUnavailable, NewerRecord, NotFound
+from gateway.errors import CoordinationUnavailable, GatewayError, NewerRecord, NotFound
 from gateway.recordings.batches import Batches
+from gateway.recordings.listings import Asker
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.records import recording_of
@@ -18,6 +21,8 @@ __all__ = ["Recordings"]
 
 _ANSWER_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before it is answered from the record."""
+
+_log = structlog.get_logger("gateway.recordings")
 
 
 class Recordings:
@@ -115,11 +120,16 @@ class Recordings:
         """
         return await self._coordinator.records.ready_in()
 
-    async def get(self, target: Target) -> Recording:
+    async def get(self, target: Target, *, asker: Asker | None = None) -> Recording:
         """Return what is known of the target, compared with VideoSDK's list where that was long ago.
+
+        Args:
+            target: Of which.
+            asker: The reader, who pays for what is asked of VideoSDK for it.
 
         Raises:
             NotFound: Nothing is known to have recorded it, or that is long ago.
+            TooManyRequests: The reader cannot pay.
             CoordinationUnavailable: Redis does not answer.
         """
         key = self._key(target)
@@ -129,22 +139,39 @@ class Recordings:
             # Without a record the whole room is listed: one list then answers for its other targets too.
             whole = record is None
             await self.briefly(
-                self._reconciler.refresh(target.room_id, records, target, whole=whole, max_age=self._timing.trust)
+                self._reconciler.refresh(
+                    target.room_id, records, target, whole=whole, max_age=self._timing.trust, asker=asker
+                )
             )
             record = await self._coordinator.records.read(key)
         if record is None or record.generation == "0":
             raise NotFound(f"The gateway knows of no recording of this {target.mode}.")
         return recording_of(key, target, record)
 
-    async def list(self, room: str) -> list[Recording]:
-        """Return what is known of the room's targets, in the order of their keys, compared with the list like `get`.
+    async def known(self, target: Target) -> Recording | None:
+        """Return what the record says of the target; VideoSDK is not asked.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
+        key = self._key(target)
+        record = await self._coordinator.records.read(key)
+        return None if record is None else recording_of(key, target, record)
+
+    async def list(self, room: str, *, asker: Asker | None = None) -> list[Recording]:
+        """Return what is known of the room's targets, in the order of their keys, compared with the list like `get`.
+
+        Args:
+            room: Its id.
+            asker: As for `get`.
+
+        Raises:
+            TooManyRequests: The reader cannot pay.
+            CoordinationUnavailable: Redis does not answer.
+        """
         records = (await self._coordinator.records.room(room)).records
         if not records or any(self._is_stale(record) for record in records.values()):
-            await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust))
+            await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust, asker=asker))
             records = (await self._coordinator.records.room(room)).records
         known = {key: record for key, record in records.items() if record.generation != "0"}
         return [recording_of(key, target_of(key), known[key]) for key in sorted(known)]
@@ -162,10 +189,17 @@ class Recordings:
         """Wait a moment for work that goes on by itself."""
         task = asyncio.ensure_future(work)
         self._questions.add(task)
-        task.add_done_callback(self._questions.discard)
+        task.add_done_callback(self._answered)
         with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
             async with asyncio.timeout(self._answer_within):
                 await asyncio.shield(task)
+
+    def _answered(self, task: asyncio.Future[object]) -> None:
+        self._questions.discard(task)
+        # Who asked may have its answer already, and hears nothing of this.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, GatewayError):
+            _log.error("question.failed", exc_info=error)
 
     def _key(self, target: Target) -> str:
         return self._coordinator.key(target.room_id, *target.parts)

@@ -25,12 +25,14 @@ LASTING: Final = {
     "lease": LEASE, "trust": TRUST, "quiet": QUIET, "settle": SETTLE, "grace": GRACE,
 }  # fmt: skip
 
-_TEXTS: Final = ("state", "holder", "action", "before", "hint", "result", "fingerprint", "recording", "because", "upstream")
+_TEXTS: Final = (
+    "state", "holder", "action", "before", "hint", "result", "fingerprint", "recording", "because", "upstream",
+)  # fmt: skip
 _NUMBERS: Final = (
     "lease", "waiting", "generation", "confirmed", "suspect_since", "uncertain_since", "start_may_land_until",
     "stop_may_land_until", "stop_requested_at", "started_op",
 )  # fmt: skip
-EMPTY: Final[dict[str, str]] = {**{name: "" for name in _TEXTS}, **{name: "0" for name in _NUMBERS}}
+EMPTY: Final[dict[str, str]] = {**dict.fromkeys(_TEXTS, ""), **dict.fromkeys(_NUMBERS, "0")}
 """What scripts take fields for that are not there."""
 
 Reply = dict[str, Any]

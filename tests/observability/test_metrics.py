@@ -56,6 +56,7 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "videosdk_token_age_seconds": ("gauge", set()),
     "videosdk_token_expires_seconds": ("gauge", set()),
     "event_readers": ("gauge", set()),
+    "bounds_reached": ("counter", {"bound"}),
 }
 """Alerts, dashboard and runbook rely on these names; what has gone or changed its labels breaks them silently."""
 
