@@ -181,6 +181,9 @@ def read_value(path: str) -> str:
 class WatchedFile:
     """Tells when a file has changed, looking at most once a second.
 
+    A file that was written within the last second may still be written: it counts as changed once it has rested from
+    one look to the next.
+
     Args:
         path: The file.
         clock: Seconds that never step.
@@ -190,15 +193,16 @@ class WatchedFile:
         self.path = path
         self._clock = clock
         self._looked = clock()
-        self._seen = self._state()
+        self._seen = self._last = self._state()
 
     def changed(self) -> bool:
         """Return whether it is another file, has another content, or is gone, unlike when this last said so."""
         if self._clock() - self._looked < _LOOK_EVERY_SECONDS:
             return False
         self._looked = self._clock()
-        state = self._state()
-        if state == self._seen:
+        state, last = self._state(), self._last
+        self._last = state
+        if state == self._seen or (state != last and _is_young(state)):
             return False
         self._seen = state
         return True
@@ -210,6 +214,11 @@ class WatchedFile:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _is_young(state: tuple[int, int, int] | None) -> bool:
+    """Tell whether a file was written less than a second ago; one of the future may have been."""
+    return state is not None and time.time() - state[1] / 1e9 < _LOOK_EVERY_SECONDS
 
 
 class SecretFile:

@@ -319,7 +319,7 @@ def recording(example: str, mode: Mode = Mode.TRACK) -> dict[str, Any]:
     }
 
 
-A_TICKET = {"ticket": "5vX0cNwPq3mJb1ZkT8rY2hGfLd7sUaEo9iCxKtWnMzQ", "expiresAt": "2026-01-01T12:00:30Z"}
+A_TICKET = {"ticket": "gwt_5vX0cNwPq3mJb1ZkT8rY2hGfLd7sUaEo9iCxKtWnMzQ", "expiresAt": "2026-01-01T12:00:30Z"}
 STREAM = f"""\
 retry: 1500
 

@@ -5,6 +5,7 @@ other request; and what is kept or charged is what really came of it.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from litestar import Request, Response
@@ -16,7 +17,7 @@ from gateway.api.pagination import RecordingsPage, RecordingsQuery
 from gateway.api.rate_limits import Admission, RateLimiter
 from gateway.api.wire import RecordingBody, parameters_in, target_in
 from gateway.auth.api_keys import Caller
-from gateway.auth.policy import Scope, check, check_room, covers
+from gateway.auth.policy import Scope, check, check_room, covers, refuse
 from gateway.errors import GatewayError
 from gateway.recordings import Answer, Mode, Outcome, Recordings, Target
 from gateway.store.clock import clock
@@ -63,14 +64,19 @@ class RequestPipeline:
         """Have a target not recorded, for at most `timeout` seconds of waiting."""
         arrived_at, caller, target = clock(), _caller(request), target_in(mode, body)
         check(caller.policy, Scope.STOP, target)
-        return await self._take_in(
-            request,
-            Scope.STOP,
-            target,
-            body,
+
+        async def work(_: int | None) -> Answer:
+            number = None
+            if not caller.policy.stop_others:
+                number = await self._recordings.stoppable(target, partial(caller.may_stop, target), timeout=timeout)
+                if number is None:
+                    refuse("starter")
             # A second stop does no harm.
-            lambda _: self._recordings.stop(target, caller=caller.name, timeout=timeout, arrived_at=arrived_at),
-        )
+            return await self._recordings.stop(
+                target, caller=caller.name, timeout=timeout, arrived_at=arrived_at, number=number
+            )
+
+        return await self._take_in(request, Scope.STOP, target, body, work)
 
     async def show(self, request: _Request, target: Target) -> RecordingBody:
         """Show what is known of a target."""
@@ -141,5 +147,7 @@ def _replayed(context: RequestContext, replay: IdempotentRequest) -> Response[Re
 
 def _answered(context: RequestContext, body: RecordingBody, status: int) -> Response[RecordingBody]:
     context.outcome, context.recording = body.outcome, body.id
+    if Scope.READ not in context.sender.policy.scopes:
+        body = body.without_details()
     headers = {"location": context.status_path} if status in {201, 202} else {}
     return Response(body, status_code=status, headers=headers)

@@ -1,8 +1,8 @@
 """Server-Sent Events (HTML Living Standard, 9.2): one reader's news as an HTTP answer that ends only when it must.
 
 It ends when the client hangs up; when the caller's time is over; and, with an event `reconnect` that says why, when the
-client is too slow, when the process is about to end, when what the caller showed expires, and after an hour in any
-case, so that what a caller may see is asked again now and then.
+client is too slow, when the process is about to end, when what the caller showed expires or is revoked, and after an
+hour in any case, so that what a caller may see is asked again now and then.
 """
 
 import asyncio
@@ -57,6 +57,7 @@ class EventStream(ASGIResponse):
     Args:
         reader: Whose news; it leaves when the answer is over.
         covers: Which targets it may see.
+        vouched: Tells whether what the caller was let in with is still in force.
         expires_in: Seconds until what the caller showed expires, None for never.
         timeout: Seconds after which the caller wants no more, None for never.
         line: The connection that carries it.
@@ -67,6 +68,7 @@ class EventStream(ASGIResponse):
         self,
         reader: Reader,
         covers: Callable[[Target], bool],
+        vouched: Callable[[], bool],
         *,
         expires_in: float | None,
         timeout: float | None,
@@ -77,6 +79,7 @@ class EventStream(ASGIResponse):
         del self.headers["content-length"]
         self._reader = reader
         self._covers = covers
+        self._vouched = vouched
         self._line = line
         self._heartbeat = heartbeat
         longest = _LONGEST_SECONDS * random.uniform(0.9, 1.0)  # noqa: S311
@@ -130,6 +133,9 @@ class EventStream(ASGIResponse):
             update = await self._reader.read(min(self._heartbeat, left))
             if self._reader.closed or (not update and now() >= self._until):
                 continue
+            if not self._vouched():
+                self._reader.close("expired")
+                break
             if not update:
                 await _push(send, b":\n\n")
             for part in _parts(map(self._event, update)):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from gateway.errors import InvalidRequest, MalformedRequest
 from gateway.recordings import (
@@ -220,6 +221,10 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
             else None,
             coordinated=recording.coordinated,
         )
+
+    def without_details(self) -> "RecordingBody":
+        """Leave out what is for readers of recordings only: who asked, VideoSDK's id, the files."""
+        return replace(self, requested_by=None, videosdk_recording_id=None, files=[], webhook_deliveries=None)
 
     @classmethod
     def answering(cls, answer: Answer) -> "RecordingBody":

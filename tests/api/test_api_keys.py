@@ -51,7 +51,9 @@ async def test_authentication_with_either_of_two_keys_finds_the_caller(tmp_path:
     (old, first), (new, second), (other, third) = new_key("app"), new_key("app"), new_key("bot")
     hashes = [tomllib.loads(entry)["callers"]["app"]["keys"][0]["sha256"] for entry in (first, second)]
     file = tmp_path / "callers.toml"
-    file.write_text("[callers.app]\nkeys = [" + ", ".join(f'{{ sha256 = "{it}" }}' for it in hashes) + f"]\n{third}")
+    file.write_text(
+        "[callers.app]\nkeys = [" + ", ".join(f'{{ sha256 = "{it}" }}' for it in hashes) + f"]\nscopes = []\n{third}"
+    )
     callers = Authenticator(CallersFile(file))
     assert (await callers.identify(f"Bearer {old}")).name == "app"
     assert (await callers.identify(f"Bearer {new}")).name == "app"

@@ -63,8 +63,7 @@ def write(file: Path, *entries: str) -> None:
 
 def keys_of(*entries: str) -> str:
     """Make one caller of several callers' keys."""
-    listings = [entry.partition("keys = [")[2].rpartition("]")[0] for entry in entries]
-    return f"[callers.app]\nkeys = [{', '.join(listings)}]\n"
+    return f"[callers.app]\n{harness.keys_in(*entries)}scopes = []\n"
 
 
 # --- API keys ----------------------------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ async def test_request_outside_the_callers_scopes_is_refused(
     entries: list[str] = []
     for scope in (Scope.START, Scope.STOP, Scope.READ):
         keys[scope], entry = new_key(scope.rpartition(":")[2])
-        entries.append(f'{entry}scopes = ["{scope}"]\n')
+        entries.append(harness.scoped(entry, scope))
     file.write_text("".join(entries))
     track = new_track()
     requests = {
