@@ -244,7 +244,7 @@ class CallersFile:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         # Before it is read: what is written in between then shows as a change.
-        self._watched = WatchedFile(path, clock)
+        self._watched = WatchedFile(path, clock, rests=True)
         self._callers = Callers.load(path)
         self.broken: str = ""
         """Why the file cannot be used as it is now; empty where it can."""
@@ -354,19 +354,24 @@ def _read_tokens(path: Path, text: str, entry: object, name: str) -> TokenTable:
         return TokenTable(unless_said, grant=_grant(name))
     table = dict(cast("dict[str, object]", entry)) if isinstance(entry, dict) else {}
     try:
-        per_minute = _read_limit(table)
-        policy = Policy.from_table(table, unless_said, placeholders=sort is Sort.JOIN_TOKEN)
+        policy, per_minute = _read_policy(table, unless_said, placeholders=sort is Sort.JOIN_TOKEN)
     except PolicyError as error:
         raise CallersFileError(f"{path}, {_place(text, name)}[{name}]: {error}") from None
     return TokenTable(policy, per_minute, _grant(name, policy))
 
 
-def _read_limit(table: dict[str, object]) -> int | None:
+def _read_policy(
+    table: dict[str, object], unless_said: Policy | None = None, *, placeholders: bool = False
+) -> tuple[Policy, int | None]:
     per_minute = table.pop("starts_per_minute", None)
     # Python counts True and False as whole numbers.
-    if per_minute is None or (type(per_minute) is int and 0 <= per_minute <= _MAX_PER_MINUTE):
-        return per_minute
-    raise PolicyError("starts_per_minute must be a whole number, 0 for no limit")
+    if per_minute is not None and (type(per_minute) is not int or not 0 <= per_minute <= _MAX_PER_MINUTE):
+        raise PolicyError("starts_per_minute must be a whole number, 0 for no limit")
+    policy = Policy.from_table(table, unless_said, placeholders=placeholders)
+    if "scopes" not in table:
+        # A file that was cut short must not allow more than the whole one.
+        raise PolicyError("scopes is missing: it says what may be done at all")
+    return policy, per_minute
 
 
 def _read_caller(name: str, entry: object) -> tuple[Caller, list[Key]]:
@@ -379,13 +384,12 @@ def _read_caller(name: str, entry: object) -> tuple[Caller, list[Key]]:
     listed = cast("list[object]", keys)
     if len(listed) > _MAX_KEYS:
         raise CallersFileError(f"caller {name!r}: expected at most {_MAX_KEYS} keys, the old one and the new one")
+    own = [_read_key(name, key) for key in listed]
     try:
-        per_minute = _read_limit(table)
-        policy = Policy.from_table(table)
+        policy, per_minute = _read_policy(table)
     except PolicyError as error:
         raise CallersFileError(f"caller {name!r}: {error}") from None
-    caller = Caller(name, policy, f"key:{name}", per_minute)
-    return caller, [_read_key(name, key) for key in listed]
+    return Caller(name, policy, f"key:{name}", per_minute), own
 
 
 def _read_key(name: str, entry: object) -> Key:

@@ -4,8 +4,8 @@ Some rules hold for every caller, whatever its table says: a webhook address is 
 fragment and no encoded control characters, has a host that all readers read alike, and a `bucketDirPath` hides no
 slash and climbs nowhere. Others hold until the table loosens them: https (`webhook_http`), no IP addresses and no
 private names (`webhook_private`). The rest hold once the table has the list: `scopes`, `rooms`, `participants`,
-`kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing. Every table has
-`scopes`: without them a table that was cut short would allow more than the whole one.
+`kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing. In the file
+no table is without `scopes`.
 
 The tables of tokens (`[join_tokens]`, `[jwt]`) differ in three things. What a token itself says narrows them further.
 An absent `webhook_hosts` or `bucket_dir_prefix` allows no webhookUrl and no bucketDirPath. And join tokens stop only
@@ -66,7 +66,7 @@ RULES: Final[Mapping[str, str]] = {
     "webhook-ip-literal": "The webhookUrl's host must be a name, not an IP address in any spelling.",
     "webhook-private-name": "The webhookUrl's host must be a public name.",
     "webhook-hosts": "The webhookUrl's host is not one of those you may use.",
-    "bucket-path": "You may not choose a bucketDirPath.",
+    "folder": "You may not choose a bucketDirPath.",
     "bucket-form": "The bucketDirPath must be a path without control characters and empty segments.",
     "bucket-encoding": "The bucketDirPath must not hide slashes or control characters behind encodings or lookalikes.",
     "bucket-traversal": "The bucketDirPath must not have a segment that stands for another folder, in any encoding.",
@@ -134,13 +134,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             placeholders: Whether `{roomId}` and `{participantId}` may stand in its `bucket_dir_prefix`.
 
         Raises:
-            PolicyError: It names the key that is unknown, missing, or holds something else than it should.
+            PolicyError: It names the key that is unknown or holds something else than it should.
         """
         for key in table:
             if key not in cls.__struct_fields__:
                 raise PolicyError(f"{key[:_MAX_NAME]!r} is not a key of a caller's policy")
-        if "scopes" not in table:
-            raise PolicyError("scopes is missing: it says what the caller may do at all")
         private = _flag(table, "webhook_private")
         given: dict[str, Any] = {
             "scopes": _choices(table, "scopes", Scope),
@@ -208,7 +206,7 @@ def check(
     if bucket_dir_path is not None:
         rule = _broken_by_path(bucket_dir_path, policy.bucket_dir_prefix)
         if rule or not policy.bucket_dir_path:
-            refuse(rule or "bucket-path")
+            refuse(rule or "folder")
     elif scope == Scope.START and policy.bucket_dir_prefix is not None:
         # Left out, the recording would lie wherever the project's default is: not in the caller's folder.
         refuse("bucket-prefix")
