@@ -68,11 +68,19 @@ class Stage:
         """Return what a person or service of the company shows."""
         return bearer(self.provider.token(name, **claims))
 
-    def write(self, *tables: str) -> None:
-        """Replace the callers file in one step: by the service, and these tables."""
+    async def write(self, *tables: str) -> None:
+        """Replace the callers file in one step by the service and these tables, and wait until that is in force."""
+        before = len(self.logged("callers.reloaded"))
         new = self.file.with_suffix(".new")
         new.write_text("\n".join((self.entry, *tables)))
         new.rename(self.file)
+
+        async def in_force() -> bool:
+            # The process looks at the file when it is asked.
+            await self.client.get("/readyz")
+            return len(self.logged("callers.reloaded")) > before
+
+        await harness.until(in_force)
 
     def sent(self, track: Track, endpoint: str = "*") -> list[dict[str, Any]]:
         """Return the bodies of the starts and stops of a track that reached VideoSDK."""
