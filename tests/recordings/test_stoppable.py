@@ -111,3 +111,18 @@ async def test_stoppable_while_a_start_looks_at_the_list_waits_for_so_long(
             await parts.recordings.stoppable(target, is_own, timeout=0.05)
         assert await parts.recordings.stoppable(target, is_own, timeout=30) is not None
         assert await starting is Outcome.STARTED
+
+
+async def test_stop_under_a_number_that_was_promised_happens(
+    parts: Parts, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """It is noted while its own start is being sent, and its caller does not wait for it."""
+    target = new_target(new_track)
+    simulator.inject(harness.delay("start", 0.3))
+    starting = asyncio.create_task(start(parts, target))
+    await harness.eventually(lambda: any(call.endpoint == "start" for call in simulator.calls))
+    number = await parts.recordings.stoppable(target, is_own, timeout=5)
+    answer = await parts.recordings.stop(target, caller=OWN, timeout=0.05, number=number)
+    assert answer.outcome is Outcome.STOP_REQUESTED
+    await starting
+    await harness.eventually(lambda: [row.end is None for row in simulator.rows] == [False])
