@@ -124,5 +124,8 @@ async def test_stop_under_a_number_that_was_promised_happens(
     number = await parts.recordings.stoppable(target, is_own, timeout=5)
     answer = await parts.recordings.stop(target, caller=OWN, timeout=0.05, number=number)
     assert answer.outcome is Outcome.STOP_REQUESTED
+    record = await parts.coordinator.records.read(parts.coordinator.key(target.room_id, *target.parts))
+    assert record is not None
+    assert record.stop_due, "if this process died now, no other would carry it out"
     await starting
     await harness.eventually(lambda: [row.end is None for row in simulator.rows] == [False])
