@@ -146,7 +146,7 @@ async def test_keys_and_tickets_in_the_wrong_place_are_not_logged(on: Stage, new
             address = f"/v1/admin/tracks/{track['roomId']}/{track['participantId']}/{track['kind']}/release"
             await client.post(address, json={"reason": f"it had {secret}"})
     text = on.process.log.read_text()
-    assert on.key.rpartition("_")[2] not in text
+    assert on.key.split("_", 2)[2] not in text
     assert ticket not in text
     paths = [entry["path"] for entry in on.logged("request.answered")]
     assert [path for path in paths if f"/{track['roomId']}/x" in path and "[redacted]" in path]
