@@ -452,7 +452,7 @@ def test_origins_are_read_as_browsers_write_them():
 
 
 def test_settings_that_are_seldom_meant_are_warned_of(tmp_path: Path):
-    """What is wide open is named: no callers, every room, plain http, short secrets, a file that all users may write."""
+    """What is wide open is named: no callers, every room, plain http, short secrets, a file that all may write."""
     token = jwt.encode({"apikey": "project"}, "x" * 32)
     safe = {**ENOUGH, "GATEWAY_VIDEOSDK_TOKEN": token}
     company = {

@@ -152,6 +152,11 @@ class WebhookDeliveries(Struct, frozen=True, kw_only=True, rename="camel"):
     succeeded: int
 
 
+_REQUESTED_BY: Final = (
+    "Who started it: the name of a key (`lesson-service`), or `participant:`, `moderator:` or `jwt:` and one. In answers "
+    "to starts and stops of callers without `recordings:read` it is null, as VideoSDK's id and deliveries are, and there "
+    "are no files."
+)
 _OUTCOME: Final = (
     "What this request did. Null where it did nothing: in the answer to a mere question, and to the retry of a start "
     "under its `Idempotency-Key` where a stop has been requested since."
@@ -169,7 +174,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
     status: Status
     outcome: Annotated[Outcome, Meta(description=_OUTCOME)] | None
     origin: Annotated[Origin, Meta(description="`videosdk` where it was started without the gateway.")]
-    requested_by: str | None
+    requested_by: Annotated[str, Meta(description=_REQUESTED_BY)] | None
     requested_at: datetime | None
     confirmed_at: Annotated[datetime, Meta(description="When the status was last seen to be true.")] | None
     confirmed_by: (
