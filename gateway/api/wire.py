@@ -153,9 +153,9 @@ class WebhookDeliveries(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 _REQUESTED_BY: Final = (
-    "Who started it: the name of a key (`lesson-service`), or `participant:`, `moderator:` or `jwt:` and one. In answers "
-    "to starts and stops of callers without `recordings:read` it is null, as VideoSDK's id and deliveries are, and there "
-    "are no files."
+    "Who started it: a key's name (`lesson-service`), or `participant:`, `moderator:` or `jwt:` and one. In answers "
+    "to starts and stops of callers without `recordings:read` it is null, as are VideoSDK's id and deliveries, and "
+    "`files` is empty."
 )
 _OUTCOME: Final = (
     "What this request did. Null where it did nothing: in the answer to a mere question, and to the retry of a start "
