@@ -96,9 +96,9 @@ class EventStreams:
         return EventStream(
             reader,
             partial(covers, caller.policy),
-            partial(self._vouches, caller),
             expires_in=None if caller.expires is None else caller.expires - time.time(),
             timeout=timeout,
+            vouched=partial(self._vouches, caller),
             line=request.scope["state"].get(LINE),
         )
 

@@ -57,10 +57,10 @@ class EventStream(ASGIResponse):
     Args:
         reader: Whose news; it leaves when the answer is over.
         covers: Which targets it may see.
-        vouched: Tells whether what the caller was let in with is still in force.
         expires_in: Seconds until what the caller showed expires, None for never.
         timeout: Seconds after which the caller wants no more, None for never.
         line: The connection that carries it.
+        vouched: Tells whether what the caller was let in with is still in force, at each event and heartbeat.
         heartbeat: Seconds of silence after which a comment is sent.
     """
 
@@ -68,11 +68,11 @@ class EventStream(ASGIResponse):
         self,
         reader: Reader,
         covers: Callable[[Target], bool],
-        vouched: Callable[[], bool],
         *,
         expires_in: float | None,
         timeout: float | None,
         line: Line | None,
+        vouched: Callable[[], bool] = lambda: True,
         heartbeat: float = _HEARTBEAT_SECONDS,
     ) -> None:
         super().__init__(headers=dict(_HEADERS), media_type=EVENT_STREAM)

@@ -28,7 +28,7 @@ async def on(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -
 
 def moderator(on: Stage, track: Track, name: str) -> Headers:
     """Return what a moderator shows whose token names no participant; the backend wrote other things into each."""
-    return on.joins(track, moderates=True, participant=None, jti=name)
+    return on.joins(track, moderates=True, nameless=name)
 
 
 async def test_answer_kept_for_a_token_without_a_participant_is_not_anothers(on: Stage, new_track: NewTrack) -> None:

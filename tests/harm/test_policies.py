@@ -37,9 +37,9 @@ async def written(staged: Stage) -> AsyncGenerator[Stage]:
 
 async def test_start_by_a_join_token_with_a_webhook_or_a_folder_is_refused(on: Stage, new_track: NewTrack) -> None:
     """A participant sends a recording elsewhere: refused by name, with no call to VideoSDK; without, it starts."""
-    for token in ({}, {"moderates": True}):
+    for moderates in (False, True):
         track = new_track()
-        headers = on.joins(track, **token)
+        headers = on.joins(track, moderates=moderates)
         answer = await on.client.start({**track, "webhookUrl": WEBHOOK}, headers=headers)
         assert rule(answer) == "webhook-hosts"
         assert rule(await on.client.start({**track, "bucketDirPath": FOLDER}, headers=headers)) == "folder"
@@ -62,8 +62,8 @@ async def test_stop_by_a_join_token_of_a_services_recording_is_refused(on: Stage
     track = new_track()
     started = await on.client.start({**track, "bucketDirPath": "lessons/1"}, headers=on.service)
     assert started.status_code == 201
-    for token in ({}, {"moderates": True}):
-        assert rule(await on.client.stop(track, headers=on.joins(track, **token))) == "starter"
+    for moderates in (False, True):
+        assert rule(await on.client.stop(track, headers=on.joins(track, moderates=moderates))) == "starter"
     assert on.records(track)
     assert on.sent(track, "stop") == []
     assert (await on.client.stop(track, headers=on.service)).json()["outcome"] == "stopped"
@@ -178,3 +178,16 @@ async def test_table_of_jwts_narrows_what_they_say(written: Stage, new_track: Ne
     assert (await written.client.start(started, headers=headers)).status_code == 201
     assert rule(await written.client.stop(track, headers=written.company("ben"))) == "starter"
     assert (await written.client.stop(track, headers=headers)).json()["outcome"] == "stopped"
+
+
+async def test_service_replaces_a_participants_recording_by_its_own(on: Stage, new_track: NewTrack) -> None:
+    """A participant was first, without the service's folder: the service stops that, starts its own, and keeps it."""
+    track = new_track()
+    headers, wanted = on.joins(track), {**track, "bucketDirPath": "lessons/1"}
+    assert (await on.client.start(track, headers=headers)).status_code == 201
+    assert (await on.client.start(wanted, headers=on.service)).json()["type"] == "/problems/parameters-differ"
+    assert (await on.client.stop(track, headers=on.service)).json()["outcome"] == "stopped"
+    assert (await on.client.start(wanted, headers=on.service)).status_code == 201
+    assert (await on.client.start(track, headers=headers)).json()["type"] == "/problems/parameters-differ"
+    assert rule(await on.client.stop(track, headers=headers)) == "starter"
+    assert on.records(track)

@@ -182,8 +182,8 @@ async def test_answer_to_a_caller_who_may_not_read_shows_no_details(on: Stage, n
 async def test_retry_after_of_any_length_is_passed_on_within_bounds(on: Stage, new_track: NewTrack, after: str) -> None:
     """What answers in VideoSDK's place asks for a wait beyond all numbers: callers get a problem, and stops go on."""
     track = new_track()
-    limited = {"status": 429, "headers": {"retry-after": after}, "times": 1, "room_id": track["roomId"]}
-    on.simulator.inject(Fault(action="error", endpoint="start", **limited))
+    asked = {"retry-after": after}
+    on.simulator.inject(Fault(action="error", endpoint="start", status=429, headers=asked, room_id=track["roomId"]))
     answer = await on.client.start(track, headers=on.service)
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/upstream-limited")
     assert 1 <= int(answer.headers["retry-after"]) <= 300
