@@ -68,14 +68,19 @@ class RequestPipeline:
         check(caller.policy, Scope.STOP, target)
 
         async def work(_: int | None) -> Answer:
-            number = None
+            number, looked_at = None, arrived_at
             if not caller.policy.stop_others:
                 number = await self._recordings.stoppable(target, partial(caller.may_stop, target), timeout=timeout)
+                looked_at = clock()
                 if number is None:
                     refuse("starter")
             # A second stop does no harm.
             return await self._recordings.stop(
-                target, caller=caller.name, timeout=timeout, arrived_at=arrived_at, number=number
+                target,
+                caller=caller.name,
+                timeout=max(timeout - (looked_at - arrived_at), 0),
+                arrived_at=looked_at,
+                number=number,
             )
 
         return await self._take_in(request, Scope.STOP, target, body, work)
