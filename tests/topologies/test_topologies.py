@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 ACL_RULES = (
-    "resetchannels ~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +pexpire +pttl +zadd +zrem +zrange "
+    "resetchannels ~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +hdel +pexpire +pttl +zadd +zrem +zrange "
     "+zrevrange +xadd +xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
 )
 """What `docs/operating.md` has operators grant."""
