@@ -23,7 +23,7 @@ __all__ = ["ALGORITHMS", "ClaimNames", "OidcTokens"]
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _REFETCH_SECONDS: Final = 60.0
-_UNKNOWN_SECONDS: Final = 5.0
+_UNKNOWN_SECONDS: Final = 2.0
 """How soon after the last time keys are fetched for one that is not known. Its bearer waits for that: where others make
 up key ids without end, a key that was rotated is taken all the same, and the provider is asked no more often."""
 _STALE_SECONDS: Final = 3600.0

@@ -1,12 +1,15 @@
 """Item 9: smaller ways to get more than one may, or to harm others."""
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.auth.api_keys import CallersFile, new_key
 from gateway.auth.policy import Scope
@@ -211,3 +214,27 @@ async def test_tokens_that_name_no_api_key_share_nothing(
             assert (await gateway.start(track)).json()["outcome"] == "started"
             assert (await gateway.start(track)).json()["outcome"] == "already_recording"
     await server.stop()
+
+
+# --- the identity provider's keys ----------------------------------------------------------------------------------
+
+
+async def test_rotated_key_is_taken_while_key_ids_are_made_up(on: Stage, new_track: NewTrack) -> None:
+    """Tokens with made-up key ids have the keys fetched: the bearer of a rotated key is let in all the same."""
+    track = new_track()
+    assert (await on.client.start(track, headers=on.company("ada"))).status_code == 201
+    stranger = ec.generate_private_key(ec.SECP256R1())
+
+    async def make_up(number: int) -> int:
+        made_up = jwt.encode({"sub": "eve"}, stranger, "ES256", headers={"kid": f"made-up-{number}"})
+        return (await on.client.start(track, headers=bearer(made_up))).status_code
+
+    # Whatever was fetched before: with this one the keys have just been fetched.
+    assert await make_up(0) == 401
+    on.provider.rotate()
+    fetches = on.provider.fetches
+    statuses = asyncio.gather(*map(make_up, range(1, 30)))
+    answer = await on.client.start(track, headers=on.company("ada"))
+    assert answer.json()["outcome"] == "already_recording"
+    assert set(await statuses) == {401}
+    assert on.provider.fetches - fetches < 10
