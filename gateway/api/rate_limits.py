@@ -1,4 +1,4 @@
-"""How often callers may ask: a token bucket per caller and one per target, shared by all replicas.
+"""How often callers may ask: a token bucket per caller, and one per target and sort of callers; shared by all replicas.
 
 What costs VideoSDK nothing must cost a caller little: any number of equal starts are promised to become one. So a
 request takes a tenth of a token from the caller's bucket when it arrives, and the rest only if it, or the operation it
@@ -85,7 +85,8 @@ class RateLimiter:
         per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
         buckets = [_Bucket("caller", f"{self._tenant}:caller:{_hash(caller)}", per_minute, _ARRIVAL, _REST)]
         if starts:
-            name = key_of(self._tenant, "target", target.room_id, *target.parts)
+            # Of its own sort: what participants use up, services have left.
+            name = key_of(self._tenant, "target", caller.sort, target.room_id, *target.parts)
             buckets.append(_Bucket(target.mode, name, self._target_per_minute, 0, 1))
         group = self._groups.setdefault((target, starts), _Group())
         group.members += 1
@@ -164,7 +165,7 @@ class Admission:
             metrics.BOUNDS_REACHED.labels("caller" if empty[0].policy == "caller" else "target").inc()
             wait = max(bucket.quota.wait for bucket in empty if bucket.quota is not None)
             own = empty[0].policy == "caller"
-            who = "You have sent" if own else "All callers together have sent"
+            who = "You have sent" if own else "All callers of your sort together have sent"
             whom = "you" if own else f"for this {self._key[0].mode}"
             raise TooManyRequests(f"{who} more requests in a minute than the gateway allows {whom}.", retry_after=wait)
 

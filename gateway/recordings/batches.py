@@ -142,7 +142,7 @@ class Batches:
             name: The caller's.
             timeout: Seconds that this caller waits; the operation does not depend on it.
             arrived_at: When (`clock`) the caller came; None is now.
-            asked_at: When this was first asked (ms by Redis's clock), of a start that is a retry.
+            asked_at: The number (see `claim.lua`) under which this was asked first, if it was asked before now.
 
         Raises:
             GatewayError: What the caller is answered instead.

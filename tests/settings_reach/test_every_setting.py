@@ -71,7 +71,7 @@ ROWS: tuple[Row, ...] = (
         _COMPANY),
     Row("GATEWAY_JWT_ISSUER", {see.ISSUER: 201, "https://somebody.example/": 401}, see.company_status, _COMPANY),
     Row("GATEWAY_JWT_AUDIENCE", {"recording-gateway": 201, "another-service": 401}, see.company_status, _COMPANY),
-    Row("GATEWAY_JWT_NAME_CLAIM", {"sub": "ada", "email": "ada@example.com"}, see.company_name, _COMPANY),
+    Row("GATEWAY_JWT_NAME_CLAIM", {"sub": "jwt:ada", "email": "jwt:ada@example.com"}, see.company_name, _COMPANY),
     Row("GATEWAY_JWT_SCOPES_CLAIM", {"scope": 201, "permissions": 403}, see.company_status, _COMPANY),
     Row("GATEWAY_JWT_ROOMS_CLAIM", {None: 201, "rooms": 403}, see.company_status, _COMPANY),
     Row("GATEWAY_CORS_ORIGINS",
