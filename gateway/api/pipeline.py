@@ -55,7 +55,13 @@ class RequestPipeline:
             target,
             body,
             lambda asked_at: self._recordings.start(
-                target, parameters, caller=caller.name, timeout=timeout, arrived_at=arrived_at, asked_at=asked_at
+                target,
+                parameters,
+                caller=caller.name,
+                timeout=timeout,
+                arrived_at=arrived_at,
+                asked_at=asked_at,
+                account=caller.account,
             ),
         )
 
@@ -69,7 +75,9 @@ class RequestPipeline:
             target,
             body,
             # A second stop does no harm.
-            lambda _: self._recordings.stop(target, caller=caller.name, timeout=timeout, arrived_at=arrived_at),
+            lambda _: self._recordings.stop(
+                target, caller=caller.name, timeout=timeout, arrived_at=arrived_at, account=caller.account
+            ),
         )
 
     async def show(self, request: _Request, target: Target) -> RecordingBody:

@@ -8,6 +8,9 @@ requests may arrive before the first is answered.
 
 A target's bucket holds real starts and nothing else, since a storm of tabs on one target is what the gateway is for.
 
+A ticket for live events costs a token of a bucket of the caller's own, so that no number of them keeps it from
+starting: as many can be in Redis at a time as it gets in their half minute.
+
 A stop is refused by the caller's bucket alone. Who may stop at all must be able to end a recording whatever others did
 to the target; and a caller over its own limit can be asked to wait.
 """
@@ -29,6 +32,7 @@ from gateway.errors import (
     UpstreamLimited,
     UpstreamRefused,
 )
+from gateway.observability import metrics
 from gateway.recordings import Outcome, Target
 from gateway.store.scripts import key_of
 from gateway.store.token_buckets import Quota, TokenBuckets
@@ -43,6 +47,7 @@ _WINDOW_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 0.5
 """How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
 get that Redis does not answer is for what cannot be done without it."""
+_TICKETS: Final = "tickets-per-caller"
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
 """Answers that only one request of an operation gets."""
 _SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
@@ -57,13 +62,23 @@ class RateLimiter:
         tenant: Separates the projects that share a Redis.
         caller_per_minute: Starts and stops of a caller that has no limit of its own; 0 is no limit.
         target_per_minute: Real starts of a target; 0 is no limit.
+        tickets_per_minute: Tickets of a caller; 0 is no limit.
     """
 
-    def __init__(self, limits: TokenBuckets, tenant: str, *, caller_per_minute: int, target_per_minute: int) -> None:
+    def __init__(
+        self,
+        limits: TokenBuckets,
+        tenant: str,
+        *,
+        caller_per_minute: int,
+        target_per_minute: int,
+        tickets_per_minute: int = 0,
+    ) -> None:
         self._limits = limits
         self._tenant = tenant
         self._caller_per_minute = caller_per_minute
         self._target_per_minute = target_per_minute
+        self._tickets_per_minute = tickets_per_minute
         self._groups: dict[tuple[Target, bool], _Group] = {}
 
     async def admit(self, caller: Caller, target: Target, *, starts: bool) -> "Admission":
@@ -79,6 +94,26 @@ class RateLimiter:
         admission = Admission(self, [bucket for bucket in buckets if bucket.per_minute], (target, starts), group)
         await admission.take_arrival()
         return admission
+
+    async def take_ticket(self, caller: Caller) -> None:
+        """Take what a ticket for live events costs.
+
+        Raises:
+            TooManyRequests: The caller has had too many in a minute.
+        """
+        if not self._tickets_per_minute:
+            return
+        account = hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
+        bucket = _Bucket("tickets", f"{self._tenant}:tickets:{account}", self._tickets_per_minute, 1, 0)
+        if not self.take_at_once(bucket):
+            await self.take(bucket)
+        if bucket.quota is not None and not bucket.quota.allowed:
+            metrics.refused(_TICKETS)
+            raise TooManyRequests(
+                "You have asked for more tickets in a minute than the gateway allows you.",
+                retry_after=bucket.quota.wait,
+                extensions={"bound": _TICKETS},
+            )
 
     def take_at_once(self, bucket: "_Bucket") -> bool:
         """Take what arriving costs, if this process can say whether that is there."""

@@ -46,6 +46,7 @@ __all__ = [
     "operation",
     "phase",
     "redis_failed",
+    "refused",
     "render",
     "shared",
     "upstream_call",
@@ -140,7 +141,7 @@ _EVENTS: Final = frozenset(
         *("participant-joined", "participant-left", "session-started", "session-ended"),
     )
 )
-_VERDICTS: Final = ("accepted", "unsigned", "forged", "too_large", "malformed")
+_VERDICTS: Final = ("accepted", "repeated", "unsigned", "forged", "too_large", "malformed")
 
 
 def _counter(name: str, meaning: str, *labels: str) -> Counter:
@@ -205,6 +206,9 @@ WEBHOOK_DELIVERIES_FAILED: Final = _counter(
     "webhook_deliveries_failed", "Recordings of which VideoSDK itself says that a webhook could not be delivered."
 )
 EVENT_READERS: Final = _gauge("event_readers", "Open event streams.")
+_REFUSED: Final = _counter(
+    "refused", "Requests, webhooks and connections that a bound refused, by the bound as the problem names it.", "bound"
+)
 
 # A series that is there from the beginning can be seen to rise from 0; one that appears with its first event cannot.
 for _child in ("started", "joined", "already_recording"):
@@ -322,6 +326,11 @@ def redis_failed(kind: str, times: int = 1) -> None:
     _REDIS_ERRORS.labels(kind).inc(times)
 
 
+def refused(bound: str) -> None:
+    """Count what a bound refused, by the name that the problem's member `bound` has."""
+    _REFUSED.labels(bound).inc()
+
+
 def fenced_write(how: str) -> None:
     """Count a result that was not simply written: stale, late or restored."""
     _FENCED_WRITES.labels(how).inc()
@@ -332,7 +341,8 @@ def webhook_event(type: str, verdict: str) -> None:  # noqa: A002 - VideoSDK's w
 
     Args:
         type: The event's name as it came; a name that VideoSDK does not document is counted as `other`.
-        verdict: accepted, unsigned, forged, too_large or malformed; postponed for what VideoSDK is asked to send again.
+        verdict: accepted, repeated (an equal one that waits stands for it), unsigned, forged, too_large or malformed;
+            postponed for what VideoSDK is asked to send again.
     """
     _WEBHOOK_EVENTS.labels(type if type in _EVENTS else "other", verdict).inc()
 

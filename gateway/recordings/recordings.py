@@ -75,6 +75,7 @@ class Recordings:
         timeout: float,
         arrived_at: float | None = None,
         asked_at: int | None = None,
+        account: str = "",
     ) -> Answer:
         """Have the target recorded.
 
@@ -86,14 +87,19 @@ class Recordings:
             arrived_at: When (`clock`) the caller came, if not now: how long to wait for Redis counts from then.
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where a caller has asked for a
                 stop since, nothing is done, and the answer tells without an outcome how the target stands.
+            account: Whose places the wait takes.
 
         Raises:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
                 VideoSDK's refusal means.
         """
-        return await self._batches.submit(target, Command.START, parameters, caller, timeout, arrived_at, asked_at)
+        return await self._batches.submit(
+            target, Command.START, parameters, caller, timeout, arrived_at, asked_at, account
+        )
 
-    async def stop(self, target: Target, *, caller: str, timeout: float, arrived_at: float | None = None) -> Answer:
+    async def stop(
+        self, target: Target, *, caller: str, timeout: float, arrived_at: float | None = None, account: str = ""
+    ) -> Answer:
         """Have the target not recorded.
 
         Args:
@@ -101,11 +107,12 @@ class Recordings:
             caller: Name of who asks.
             timeout: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
             arrived_at: As for `start`.
+            account: As for `start`.
 
         Raises:
             GatewayError: As for `start`, but never `ParametersDiffer`.
         """
-        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at)
+        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at, account=account)
 
     async def ready_in(self) -> float:
         """Return in how many seconds exactly one start can be promised without waiting for what came before.
