@@ -47,6 +47,7 @@ from gateway.recordings import (
     Recordings,
     RoomFeeds,
     WebhookEvents,
+    WebhookQueue,
     WithoutRedisMode,
 )
 from gateway.secrets import Secret, SecretFile
@@ -174,15 +175,18 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         without_redis,
         reconciler,
         degrade=settings.without_redis == "degrade",
+        max_waiting=settings.most_waiting,
     )
     recordings = Recordings(coordinator, batches, reconciler, without_redis)
     operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
     token_buckets = TokenBuckets(connection)
-    pipeline = _pipeline(settings, recordings, connection, token_buckets)
+    rate_limiter = _rate_limiter(settings, token_buckets)
+    pipeline = _pipeline(settings, recordings, connection, rate_limiter)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
-    event_streams = EventStreams(room_feeds, Tickets(connection, _TICKET_LIFETIME), _tenant(settings))
+    event_streams = EventStreams(room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _tenant(settings))
     signatures = Signatures(create_webhook_keys(settings, videosdk))
-    webhook_receiver = WebhookReceiver(signatures, WebhookEvents(coordinator, reconciler).handle, metrics.webhook_event)
+    webhook_queue = WebhookQueue(WebhookEvents(coordinator, reconciler).handle, max_waiting=settings.most_webhooks)
+    webhook_receiver = WebhookReceiver(signatures, webhook_queue, metrics.webhook_event)
     read_gauges = _read_gauges(BacklogGauge(connection, _tenant(settings)), tokens)
     metrics.BUILD_INFO.labels(__version__).set(1)
 
@@ -258,17 +262,19 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
 
 
 def _pipeline(
-    settings: Settings, recordings: Recordings, connection: Connection, token_buckets: TokenBuckets
+    settings: Settings, recordings: Recordings, connection: Connection, rate_limiter: RateLimiter
 ) -> RequestPipeline:
-    tenant = _tenant(settings)
-    rate_limiter = RateLimiter(
+    idempotency = Idempotency(IdempotencyRecords(connection, settings.idempotency), _tenant(settings))
+    return RequestPipeline(recordings, rate_limiter, idempotency)
+
+
+def _rate_limiter(settings: Settings, token_buckets: TokenBuckets) -> RateLimiter:
+    return RateLimiter(
         token_buckets,
-        tenant,
+        _tenant(settings),
         caller_per_minute=settings.caller_starts_per_minute,
         target_per_minute=settings.track_starts_per_minute,
-    )
-    return RequestPipeline(
-        recordings, rate_limiter, Idempotency(IdempotencyRecords(connection, settings.idempotency), tenant)
+        tickets_per_minute=settings.caller_tickets_per_minute,
     )
 
 
