@@ -93,7 +93,8 @@ class Door:
         self.hearing = 0
         """How many hints are being acted on."""
         signatures = Signatures(FetchedKeys(videosdk.public_key, lambda: self.now))
-        queue = WebhookQueue(self._handle, **{"rest": 0.01, **bounds})
+        bounds.setdefault("rest", 0.01)
+        queue = WebhookQueue(self._handle, **bounds)
         self.webhook_receiver = WebhookReceiver(signatures, queue, self._count)
 
     async def _handle(self, hint: WebhookEvent) -> None:
