@@ -143,6 +143,13 @@ _EVENTS: Final = frozenset(
 )
 _VERDICTS: Final = ("accepted", "repeated", "unsigned", "forged", "too_large", "malformed")
 
+_BOUNDS: Final = (
+    *("waiting", "waiting-per-caller", "waiting-per-room", "waiting-for-target", "waiting-for-target-per-caller"),
+    *("stops-waiting-per-caller", "event-readers", "event-readers-per-caller", "event-readers-per-room"),
+    *("tickets-per-caller", "webhooks", "webhooks-per-room", "webhooks-per-sender"),
+    *("connections", "connections-per-address", "unfinished"),
+)
+
 
 def _counter(name: str, meaning: str, *labels: str) -> Counter:
     return Counter(f"gateway_{name}", meaning, labels, registry=_REGISTRY)
@@ -226,6 +233,8 @@ for _child in ("stale", "late", "restored"):
     _FENCED_WRITES.labels(_child)
 for _child in ("session_over", "stop_refused", "released"):
     DEAD_ROWS.labels(_child)
+for _child in _BOUNDS:
+    _REFUSED.labels(_child)
 for _child in _VERDICTS:
     _WEBHOOK_EVENTS.labels("other", _child)
 
