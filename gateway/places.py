@@ -1,8 +1,11 @@
 """Places that many want: of callers who wait, readers of events, webhooks, connections.
 
-A holder, such as a caller or a room, gets no more places than are still free. So one that takes all it can gets half of
-them, two get a third each, and the next that comes finds a place. A fixed number for each holder would either be too
-small for a service that speaks for a thousand participants, or leave nothing to others.
+A holder, such as a room, gets no more places than are still free. So one that takes all it can gets half of them, two
+get a third each, and the next that comes finds a place. A fixed number for each holder would either be too small for a
+service that speaks for a thousand participants, or leave nothing to others.
+
+A holder within another one, such as a caller in a room, gets no more places than the other may still take: whatever one
+caller takes, another finds a place in the same room.
 """
 
 from collections.abc import Hashable
@@ -49,7 +52,7 @@ class Places:
         """Take a place, to be left by the same holders.
 
         Args:
-            holders: Who takes it, by what they are: `caller`, `room`.
+            holders: Who takes it, by what they are, each within the one before: `room`, `caller`.
 
         Raises:
             TooManyWaiting: There is none, or a holder has as many as are still free. Its member `bound` says which.
@@ -68,8 +71,11 @@ class Places:
             return self._bound
         least = 1 if self._first_always else 0
         for holder in holders.items():
-            if self._held.get(holder, 0) >= max(free, least):
+            held = self._held.get(holder, 0)
+            if held >= max(free, least):
                 return f"{self._bound}-per-{holder[0]}"
+            # With each place that it takes it holds one more, and one less is free.
+            free = (free - held + 1) // 2
         return None
 
     def refusal(self, bound: str) -> TooManyWaiting:
@@ -77,7 +83,7 @@ class Places:
         metrics.refused(bound)
         detail = self._detail
         if bound != self._bound:
-            detail += f" One {bound.rpartition('-')[2]} may hold no more places than are free."
+            detail += f" One {bound.rpartition('-')[2]} may hold no more places than are free to it."
         return TooManyWaiting(detail, retry_after=self._retry_after, extensions={"bound": bound})
 
     def leave(self, **holders: Hashable) -> None:

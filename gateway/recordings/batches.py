@@ -183,7 +183,7 @@ class Batches:
         of_target = self._starts_per_target.get(key) or Places("waiting-for-target", self._max_per_target, _FULL)
         of_target.take(caller=account)
         try:
-            self._starts.take(caller=account, room=target.room_id)
+            self._starts.take(room=target.room_id, caller=account)
         except GatewayError:
             of_target.leave(caller=account)
             raise
@@ -193,7 +193,7 @@ class Batches:
         if command is not Command.START:
             self._stops.leave(caller=account)
             return
-        self._starts.leave(caller=account, room=target.room_id)
+        self._starts.leave(room=target.room_id, caller=account)
         of_target = self._starts_per_target[key]
         of_target.leave(caller=account)
         if not of_target.taken:

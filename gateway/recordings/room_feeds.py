@@ -130,7 +130,7 @@ class RoomFeeds:
         coordinator: Where the events are.
         subscription: Says when there are new ones.
         render: Makes the text of a recording.
-        max_readers: How many may read at the same time; one caller, or one room's, no more than are free.
+        max_readers: How many may read at the same time; one room's, and one caller's in it, no more than are free.
         max_missed: Events that are remembered here, for a returning reader to get one by one.
     """
 
@@ -174,7 +174,7 @@ class RoomFeeds:
             CoordinationUnavailable: Redis does not answer.
             NewerRecord: A later version of the gateway looks after the room.
         """
-        self._places.take(caller=account, room=room)
+        self._places.take(room=room, caller=account)
         feed = self._room_feeds.get(room)
         if feed is None:
             feed = self._room_feeds[room] = _Feed(self._coordinator, room, self._render, self._max_missed)
@@ -216,7 +216,7 @@ class RoomFeeds:
         feed, account = self._readers.pop(reader, (None, ""))
         if feed is None:
             return
-        self._places.leave(caller=account, room=feed.room)
+        self._places.leave(room=feed.room, caller=account)
         feed.readers.discard(reader)
         if not feed.readers and self._room_feeds.get(feed.room) is feed:
             del self._room_feeds[feed.room]

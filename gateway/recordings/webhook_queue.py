@@ -6,8 +6,8 @@ caller. So what is sent often must cost little, and delay no other:
 - Equal events are acted on once while one of them waits: acting on it looks at what is so then. One that comes while
   an equal one is acted on, or was just now, is acted on afterwards; so none is lost, and repetitions cost no more than
   one look a second.
-- Rooms take turns. Those of one room get no more of the tasks, and of the places to wait, than are still free; nor do
-  those that come from one address.
+- Rooms take turns. Those of one room get no more of the tasks than are still free, and no more of the places to wait
+  than the address may still take that they come from; and that one no more than are free.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ from gateway.recordings.webhook_events import WebhookEvent
 __all__ = ["WebhookQueue"]
 
 _MAX_CONCURRENT: Final = 16
-_MAX_WAITING: Final = 10_000
-"""A session of a thousand participants that ends tells of each of their recordings."""
+_MAX_WAITING: Final = 20_000
+"""A session of a thousand participants that ends tells of each of their recordings, and one room gets a quarter."""
 _PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between tries while Redis does not answer. The reconciler finds out what is given up here."""
 _REST_SECONDS: Final = 1.0
@@ -109,12 +109,12 @@ class WebhookQueue:
         """
         entry = self._entries.get(event)
         if entry is None:
-            self._places.take(room=event.room_id, sender=sender)
+            self._places.take(sender=sender, room=event.room_id)
             self._entries[event] = entry = _Entry(name, event, sender)
             self._wait(entry)
             return True
         if entry.state is _State.RESTS:
-            self._places.take(room=event.room_id, sender=sender)
+            self._places.take(sender=sender, room=event.room_id)
             entry.sender, entry.state = sender, _State.PAUSES  # until its timer says that it has rested
             return True
         again, entry.again = entry.again, entry.state is _State.RUNS
@@ -167,7 +167,7 @@ class WebhookQueue:
             entry.again = False
             self._pause(entry, _State.PAUSES, rest)
             return
-        self._places.leave(room=entry.event.room_id, sender=entry.sender)
+        self._places.leave(sender=entry.sender, room=entry.event.room_id)
         self._pause(entry, _State.RESTS, rest)
         if not self._places.taken:
             self._empty.set()

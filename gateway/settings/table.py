@@ -486,23 +486,24 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_MOST_EVENT_READERS",
         whole_number(1, 1_000_000),
-        "Readers of live events at the same time, per process; each needs a file descriptor. One caller, and one room, "
-        "get no more than are still free.",
+        "Readers of live events at the same time, per process; each needs a file descriptor. One room gets no more "
+        "than are still free, and one caller no more than that room may still take.",
         default="5000",
     ),
     Setting(
         "GATEWAY_MOST_WAITING",
         whole_number(1, 1_000_000),
         "Callers that may wait for a start at the same time, and as many for a stop, per process; for a start of one "
-        "track a tenth. One caller, and one room, get no more than are still free.",
+        "track a tenth. One room gets no more than are still free, and one caller no more than that room may still "
+        "take.",
         default="20000",
     ),
     Setting(
         "GATEWAY_MOST_WEBHOOKS",
         whole_number(1, 1_000_000),
-        "VideoSDK's events that may wait to be acted on, per process. Those of one room, and of one sender's address, "
-        "get no more places than are still free.",
-        default="10000",
+        "VideoSDK's events that may wait to be acted on, per process. Those of one sender's address get no more places "
+        "than are still free, and those of one room no more than that sender may still take.",
+        default="20000",
     ),
     Setting(
         "GATEWAY_MOST_CONNECTIONS",

@@ -397,11 +397,11 @@ async def test_events_beyond_the_bound_of_readers_are_refused_until_one_leaves(
 ) -> None:
     """The gateway refuses one reader too many with Retry-After, and accepts it when another hangs up.
 
-    One caller may have half of the four places.
+    Of eight places one caller may have two.
     """
     room = new_track()["roomId"]
     async with (
-        replica(valkey, simulator, demo, GATEWAY_MOST_EVENT_READERS="4") as gateway,
+        replica(valkey, simulator, demo, GATEWAY_MOST_EVENT_READERS="8") as gateway,
         listening(gateway, room),
     ):
         async with listening(gateway, room):

@@ -478,11 +478,11 @@ async def test_close_gives_up_a_hanging_webhook_after_the_grace(door: Door) -> N
 async def test_webhook_beyond_the_bound_is_refused_with_retry_after(
     simulator: Simulator, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
-    """Three wait, of which one is acted on; another is refused with Retry-After, and accepted when there is room.
+    """Four wait, of which one is acted on; another is refused with Retry-After, and accepted when there is room.
 
-    One room has no more of the places than are free, and one address too.
+    One address has no more of the places than are free, and one room no more than that address may still take.
     """
-    async with opened(simulator, max_waiting=4, max_concurrent=1) as door:
+    async with opened(simulator, max_waiting=8, max_concurrent=1) as door:
         door.hold.clear()
         for participant in ("ada", "bob"):
             assert (await door.send(left_of(participant))).status_code == 204
@@ -490,14 +490,16 @@ async def test_webhook_beyond_the_bound_is_refused_with_retry_after(
         assert check_problem(refused, "too-many-waiting")["bound"] == "webhooks-per-room"
         assert int(refused.headers["retry-after"]) > 0
         assert door.counted["participant-left", "postponed"] == 1
-        refused = await door.send(left_of("eve", "another-room"))
+        for room in ("second-room", "third-room"):
+            assert (await door.send(left_of("ada", room))).status_code == 204
+        refused = await door.send(left_of("ada", "fourth-room"))
         assert check_problem(refused, "too-many-waiting")["bound"] == "webhooks-per-sender"
         await harness.eventually(lambda: door.hearing)
         assert door.hearing == 1
         door.hold.set()
-        await harness.eventually(lambda: len(door.heard) == 2)
+        await harness.eventually(lambda: len(door.heard) == 4)
         assert (await door.send(left_of("eve"))).status_code == 204
-        await harness.eventually(lambda: len(door.heard) == 3)
+        await harness.eventually(lambda: len(door.heard) == 5)
 
 
 @pytest.mark.parametrize("reason", [CoordinationUnavailable, NewerRecord])

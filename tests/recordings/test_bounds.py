@@ -151,22 +151,26 @@ async def test_callers_beyond_the_bound_are_refused_until_others_leave(
         assert await house.start(track("eve", "third"), "four") == ""
 
 
-async def test_start_beyond_half_of_the_places_is_refused_to_one_caller_and_not_to_another(
+async def test_start_beyond_a_callers_share_is_refused_and_another_callers_waits(
     valkey: EmbeddedValkey, simulator: Simulator
 ) -> None:
-    """One account gets half of a track's places and half of all, one room half of all; others get what is left."""
-    async with full_house(valkey, simulator, max_waiting=8, max_waiting_per_target=4) as house:
+    """Whatever one account takes, others find a place: for the same track, in the same room, and in another one."""
+    async with full_house(valkey, simulator, max_waiting=16, max_waiting_per_target=4) as house:
         answers = [await house.start(track("ada"), "greedy") for _ in range(3)]
         assert answers == ["", "", "waiting-for-target-per-caller"]
         assert await house.start(track("ada"), "other") == ""
         await house.leave()
-        targets = [track(f"p{number}", f"room-{number}") for number in range(5)]
-        assert [await house.start(one, "greedy") for one in targets] == ["", "", "", "", "waiting-per-caller"]
-        assert await house.start(targets[4], "other") == ""
+        same_room = [track(f"p{number}") for number in range(5)]
+        assert [await house.start(one, "greedy") for one in same_room] == ["", "", "", "", "waiting-per-caller"]
+        assert await house.start(same_room[4], "other") == ""
         await house.leave()
-        many = [(track(f"p{number}"), f"caller-{number}") for number in range(5)]
-        assert [await house.start(one, account) for one, account in many] == ["", "", "", "", "waiting-per-room"]
-        assert await house.start(track("p", "elsewhere"), "caller-4") == ""
+        rooms = [track("p", f"room-{number}") for number in range(7)]
+        assert [await house.start(one, "greedy") for one in rooms] == [*[""] * 6, "waiting-per-caller"]
+        assert await house.start(rooms[6], "other") == ""
+        await house.leave()
+        crowd = [(track(f"p{number}"), f"caller-{number}") for number in range(9)]
+        assert [await house.start(one, account) for one, account in crowd] == [*[""] * 8, "waiting-per-room"]
+        assert await house.start(track("p", "elsewhere"), "caller-8") == ""
 
 
 async def test_stop_has_a_place_whatever_waits(valkey: EmbeddedValkey, simulator: Simulator) -> None:
