@@ -322,6 +322,13 @@ class LineProtocol(HttpToolsProtocol):
         if self.ending:
             self.cycle.keep_alive = False
 
+    def on_response_complete(self) -> None:
+        """Go on with the next request; what was not read of this one's body is not kept."""
+        if self.cycle.response_complete and self.cycle.body:
+            self.cycle.body = bytearray()
+            self.unfinished.remove(self)
+        super().on_response_complete()
+
     def _is_chunked(self) -> bool:
         return [value.lower() for name, value in self.headers if name == b"transfer-encoding"] == [b"chunked"]
 
