@@ -17,7 +17,7 @@ ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
-.PHONY: run test test-busy coverage mutants faults fuzz bench bench-readers image image-check sbom licences check format \
+.PHONY: run test test-busy coverage mutants faults fuzz bench bench-crowds bench-readers image image-check sbom licences check format \
 	openapi settings transitions chart lock clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
@@ -52,6 +52,9 @@ fuzz: $(VENV)/.synced  ## send 10,000 made-up requests (FUZZ_CASES) to a live ga
 # ARGS="--json before.json", later ARGS="--compare before.json"; --only start, --alone, --servers
 bench: $(VENV)/.synced  ## what each request costs the gateway, beside programs that do the same and promise nothing
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-crowds: $(VENV)/.synced  ## one client, storms, a webinar, and starts beside ever more recordings
+	$(BIN)/python -m tests.bench.crowds $(ARGS)
 
 bench-readers: $(VENV)/.synced  ## what 2,000 readers of events cost
 	$(BIN)/python -m tests.bench.readers

@@ -228,8 +228,8 @@ class Leader:
         )
 
     def _until_repeat(self, age: float) -> float:
-        """Return after how many seconds a stop is repeated: each time about as long as all the times before."""
-        return min(max(age, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
+        """Return after how many seconds a stop is repeated: each time about half as long as all the times before."""
+        return min(max(age / 2, _STOP_AGAIN_SECONDS), _STOP_SELDOM_SECONDS)
 
     async def _left_to_stop(self, operation: Operation) -> tuple[ListedRow | None, bool]:
         """Return what the list shows open after a stop, and whether the list could not be had.

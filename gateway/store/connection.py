@@ -19,11 +19,12 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from gateway.errors import CoordinationUnavailable
 from gateway.observability import metrics
-from gateway.store.pipelines import Command, Pipelines
+from gateway.store.line import Command, SharedLine
 from gateway.store.refusals import KINDS, kind_of, refusal_of
 from gateway.store.scripts import BUCKETS
 
@@ -98,7 +99,6 @@ class Connection:
         self._max_connections = max_connections
         self._probe_every = probe_every
         self._places = asyncio.Semaphore(max_connections)
-        self._pipelines = Pipelines(self._send)
         self._failures = 0
         """How many calls in a row have failed."""
         self.failures = 0
@@ -133,29 +133,26 @@ class Connection:
                 # Its nodes are many: a command by itself finds the one that owns its keys.
                 reply = await self._call(_evaluation(script, sha, keys, argument))
             else:
-                reply = await self._pipelines.ask(("EVALSHA", sha, len(keys), *keys, argument))
+                reply = await self._ask(("EVALSHA", sha, len(keys), *keys, argument))
                 if isinstance(reply, NoScriptError):
-                    reply = await self._pipelines.ask(("EVAL", script, len(keys), *keys, argument))
-            if _is_failure(reply):
-                raise _unavailable() from cast("RedisError", reply)
+                    reply = await self._ask(("EVAL", script, len(keys), *keys, argument))
         return cast("bytes", reply)
 
-    async def _send(self, commands: Sequence[Command]) -> Sequence[object]:
-        async def call(client: Redis | RedisCluster) -> object:
-            pipeline = cast("Any", client).pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[object] = await pipeline.execute(raise_on_error=False)
-            errors = [cast("RedisError", reply) for reply in replies if _is_failure(reply)]
-            if len(errors) == len(replies):
-                # It is not the commands' fault: this server is none that serves.
-                raise errors[0]
-            return client, replies, errors
+    async def _ask(self, command: Command) -> object:
+        """Send a command over the shared line; of errors only `NoScriptError` is returned."""
+        opened = self._current()
+        if self._failures or not opened.line.usable:
+            return await self._call(partial(self._ask_now, command))
+        try:
+            return _served(await opened.line.ask(command))
+        except LOST as error:
+            self._note_failure(error, opened.client)
+            raise _unavailable() from error
 
-        client, replies, errors = cast("tuple[Redis, list[object], list[RedisError]]", await self._call(call))
-        for error in errors:
-            self._note_failure(error, client)
-        return replies
+    async def _ask_now(self, command: Command, client: Redis | RedisCluster) -> object:
+        if self._opened is None or self._opened.client is not client:
+            raise RedisConnectionError("The connections are replaced at this moment.")
+        return _served(await self._opened.line.ask(command))
 
     async def read(self, key: str) -> dict[str, str]:
         """Return the hash at `key`, empty where there is none.
@@ -297,7 +294,6 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._pipelines.aclose()
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -392,8 +388,11 @@ def _evaluation(script: str, sha: str, keys: Sequence[str], argument: bytes) -> 
     return call
 
 
-def _is_failure(reply: object) -> bool:
-    return isinstance(reply, RedisError) and not isinstance(reply, NoScriptError)
+def _served(reply: object) -> object:
+    """Return a reply; raise an error that is not the command's fault: this server is none that serves."""
+    if isinstance(reply, RedisError) and not isinstance(reply, NoScriptError):
+        raise reply
+    return reply
 
 
 async def _write(bucket: int, client: Any) -> object:
@@ -438,11 +437,14 @@ class _Opened:
         self, client: Redis | RedisCluster, *helpers: Redis, longest_seconds: float = _LONGEST_SECONDS
     ) -> None:
         self.client = client
+        self.line = SharedLine(client.connection_pool if isinstance(client, Redis) else None)
+        """For what concurrent requests send; not of a Cluster, whose nodes are many."""
         self.longest_seconds = longest_seconds
         """How long a call may take, a new connection included."""
         self._helpers = helpers
 
     async def aclose(self) -> None:
+        self.line.close()
         for client in (self.client, *self._helpers):
             await client.aclose()
 

@@ -1,6 +1,7 @@
 """Lua scripts and the buckets that their keys lie in."""
 
 import hashlib
+import re
 import zlib
 from importlib import resources
 from typing import Final
@@ -10,6 +11,8 @@ __all__ = ["BUCKETS", "Script", "bucket_in", "bucket_of", "key_of"]
 
 BUCKETS: Final = 16
 """Slots the keys are spread over. A part of the key format: changing it orphans every record."""
+_is_plain: Final = re.compile(r"[A-Za-z0-9._~-]*", re.ASCII).fullmatch
+"""Whether `quote` would leave a part as it is, which it takes long to find out."""
 
 
 class Script:
@@ -38,4 +41,4 @@ def bucket_of(name: str) -> str:
 
 def key_of(*parts: str) -> str:
     """Join parts of any text to a name in which each can be told from the others, and no hash tag begins."""
-    return ":".join(quote(part, safe="") for part in parts)
+    return ":".join(part if _is_plain(part) else quote(part, safe="") for part in parts)

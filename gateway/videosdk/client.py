@@ -9,8 +9,7 @@ the vendor documents no error bodies, so statuses are read by family and texts a
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -349,8 +348,10 @@ class VideoSDK:
         attempt: str = "",
     ) -> httpx.Response:
         for last in (False, True):
-            async with _translated(lambda: False):
+            try:
                 token = self._tokens.current()
+            except _FAILURES as error:
+                raise _proof(error, sent=False) from error
 
             def send(token: str = token) -> Awaitable[httpx.Response]:
                 return self._send_once(
@@ -401,19 +402,22 @@ class VideoSDK:
             headers["content-type"] = "application/json"
             content = msgspec.json.encode(body)
             headers["content-length"] = str(len(content))
-        async with _translated(lambda: sent), asyncio.timeout(self._timeout):
-            await self._pace.turn()
-            headers["authorization"] = token
-            extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
-            url = self._url(path) if query is None else httpx.URL(self._base + path, params=query)
-            headers["host"] = url.netloc.decode()
-            # With a stream httpx adds no headers of its own, which would be the two above.
-            request = httpx.Request(
-                method, url, headers=headers, stream=httpx.ByteStream(content), extensions=extensions
-            )
-            response = await self._transport.handle_async_request(request)
-            await response.aread()
-            return response
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._pace.turn()
+                headers["authorization"] = token
+                extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
+                url = self._url(path) if query is None else httpx.URL(self._base + path, params=query)
+                headers["host"] = url.netloc.decode()
+                # With a stream httpx adds no headers of its own, which would be the two above.
+                request = httpx.Request(
+                    method, url, headers=headers, stream=httpx.ByteStream(content), extensions=extensions
+                )
+                response = await self._transport.handle_async_request(request)
+                await response.aread()
+                return response
+        except _FAILURES as error:
+            raise _proof(error, sent=sent) from error
 
     def _url(self, path: str) -> httpx.URL:
         if path not in self._urls:
@@ -438,15 +442,15 @@ class Pace:
             self._next = time.monotonic() + self._gap
 
 
-@asynccontextmanager
-async def _translated(sent: Callable[[], bool]) -> AsyncGenerator[None]:
-    """Turn every failure below into what it proves: sent or not is all that matters."""
-    try:
-        yield
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-        # The class of the error alone would not do: a time-out of the whole call may strike in any phase.
-        name = type(error).__name__
-        raise (MayHaveHappened(name) if sent() else NeverSent(name)) from error
+_FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError)
+
+
+def _proof(error: Exception, *, sent: bool) -> UpstreamError:
+    """Turn a failure into what it proves: sent or not is all that matters.
+
+    The class of the error alone would not do: a time-out of the whole call may strike in any phase.
+    """
+    return (MayHaveHappened if sent else NeverSent)(type(error).__name__)
 
 
 async def _observed(operation: str, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:

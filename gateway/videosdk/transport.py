@@ -439,12 +439,13 @@ async def _open_tunnel(connected: socket.socket, origin: _Origin, proxy: Proxy, 
 
 async def _written(request: httpx.Request, proxy: Proxy | None) -> bytes:
     """Write a request as it goes out: to a proxy with its whole address."""
-    if request.method in {"HEAD", "CONNECT"} or "transfer-encoding" in request.headers:
+    headers = request.headers.raw
+    if request.method in {"HEAD", "CONNECT"} or any(name.lower() == b"transfer-encoding" for name, _ in headers):
         raise httpx.UnsupportedProtocol("neither HEAD, nor CONNECT, nor a body of unknown length")
     url = request.url
     target = url.raw_path if proxy is None else b"%s://%s%s" % (url.raw_scheme, url.netloc, url.raw_path)
     lines = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii"), target)]
-    lines += [b"%s: %s\r\n" % header for header in request.headers.raw]
+    lines += [b"%s: %s\r\n" % header for header in headers]
     if proxy is not None and proxy.header:
         lines.append(proxy.header)
     head = b"".join(lines)

@@ -25,10 +25,12 @@ class Answered(Struct, frozen=True):
 
     Attributes:
         elapsed: Seconds from the first request to the last answer.
+        ended_at: When the last answer was there, by the clock that all processes of the machine share.
         waits: Seconds that each request took.
     """
 
     elapsed: float
+    ended_at: float
     waits: list[float]
 
 
@@ -116,11 +118,11 @@ async def drive(
                 connection.answered = loop.create_future()
                 connection.send()
             await asyncio.gather(*(connection.answered for connection in connections))
-        elapsed = time.perf_counter() - began
+        ended_at = time.perf_counter()
     finally:
         for connection in connections:
             connection.close()
-    return Answered(elapsed, [wait for connection in connections for wait in connection.waits])
+    return Answered(ended_at - began, ended_at, [wait for connection in connections for wait in connection.waits])
 
 
 async def ask(port: int, path: str) -> tuple[int, bytes]:

@@ -6,11 +6,12 @@ says nearly the same, above all of the ratios between programs.
 
 import statistics
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import redis
 from msgspec import Struct
 
@@ -22,7 +23,7 @@ from tests.bench.processes import Cores, Served, cpu_seconds, on
 from tests.bench.programs import Program, Surroundings
 from tests.bench.scenarios import CONNECTIONS, SCENARIOS, Asking, Scenario
 
-__all__ = ["Figures", "measure"]
+__all__ = ["Bench", "Figures", "measure", "serve", "surroundings_of"]
 
 _WARM_UP = 320
 
@@ -69,11 +70,22 @@ class _Counts(Struct, frozen=True):
     calls: int
 
 
-class _Bench:
+class Bench:
     """Redis, the upstream, and the programs that run."""
 
     def __init__(self, valkey: EmbeddedValkey, upstream: Served) -> None:
         self._valkey, self._upstream = valkey, upstream
+
+    @property
+    def upstream_port(self) -> int:
+        """Where the upstream listens."""
+        return self._upstream.port
+
+    async def upstream_calls(self) -> tuple[int, float]:
+        """Return how many calls the upstream got, and when it answered the last, by `time.perf_counter`."""
+        _, said = await ask(self._upstream.port, "/calls")
+        counts = msgspec.json.decode(said)
+        return counts["calls"], counts["answered_at"]
 
     async def turn(self, program: str, served: Served, scenario: Scenario, asking: Asking, count: int) -> Figures:
         """Have a program answer so many requests of a scenario."""
@@ -84,11 +96,12 @@ class _Bench:
         return _figures(program, scenario.name, answered, before, after, served.resident_mib)
 
     async def _counts(self, served: Served) -> _Counts:
-        scripts, microseconds = self._scripts()
-        _, calls = await ask(self._upstream.port, "/calls")
-        return _Counts(served.cpu_seconds, cpu_seconds(self._valkey.pid), scripts, microseconds, int(calls))
+        scripts, microseconds = self.scripts()
+        calls, _ = await self.upstream_calls()
+        return _Counts(served.cpu_seconds, cpu_seconds(self._valkey.pid), scripts, microseconds, calls)
 
-    def _scripts(self) -> tuple[int, float]:
+    def scripts(self) -> tuple[int, float]:
+        """Return how many scripts Redis ran, and for how many microseconds."""
         with redis.Redis.from_url(self._valkey.url) as admin:
             commands = cast("dict[str, dict[str, Any]]", admin.info("commandstats"))
         run = [counts for name, counts in commands.items() if name.startswith(("cmdstat_eval", "cmdstat_fcall"))]
@@ -142,10 +155,10 @@ async def measure(
     chosen = [scenario for scenario in SCENARIOS if not scenarios or scenario.name in scenarios]
     turns: dict[tuple[str, str], list[Figures]] = {}
     with on(cores.others):
-        async with _surroundings(folder, cores) as (bench, surroundings), AsyncExitStack() as stack:
+        async with surroundings_of(folder, cores) as (bench, surroundings), AsyncExitStack() as stack:
             running: list[tuple[Program, Served, Asking]] = []
             for program in programs:
-                served = _serve(program, surroundings, folder, cores)
+                served = serve(program, surroundings, folder, cores)
                 stack.enter_context(served)
                 await served.ready(program.ready)
                 asking = Asking(surroundings.key, connections)
@@ -164,21 +177,25 @@ async def measure(
 
 
 @asynccontextmanager
-async def _surroundings(folder: Path, cores: Cores) -> AsyncGenerator[tuple[_Bench, Surroundings]]:
+async def surroundings_of(folder: Path, cores: Cores) -> AsyncGenerator[tuple[Bench, Surroundings]]:
+    """Run a Redis and an upstream."""
     port = free_port()
     command = (sys.executable, "-m", "tests.bench.upstream", str(port))
     upstream = Served(command, port, folder / "upstream.log", environ={}, cores=cores.others)
     with EmbeddedValkey(port=0) as valkey, upstream:
         harness.age(valkey)
         await upstream.ready("/calls")
-        yield _Bench(valkey, upstream), Surroundings.make(folder, valkey.url, f"http://127.0.0.1:{port}")
+        yield Bench(valkey, upstream), Surroundings.make(folder, valkey.url, f"http://127.0.0.1:{port}")
 
 
-def _serve(program: Program, surroundings: Surroundings, folder: Path, cores: Cores) -> Served:
+def serve(
+    program: Program, surroundings: Surroundings, folder: Path, cores: Cores, more: Mapping[str, str] | None = None
+) -> Served:
+    """Make the process of a program, with more settings than all programs have."""
     port = free_port()
     last = () if program.port_option is None else (program.port_option, str(port))
     log = folder / f"{program.name}.log"
-    environ = surroundings.environ(port)
+    environ = {**surroundings.environ(port), **(more or {})}
     return Served((*program.command, *last), port, log, environ=environ, cores=cores.measured)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from tests.api_client import START, STOP, Track, address
-from tests.bench.upstream import SLOW
+from tests.bench.upstream import slow_room
 
 __all__ = ["CONNECTIONS", "SCENARIOS", "Asking", "Scenario"]
 
@@ -59,7 +59,7 @@ class Asking:
     def joins(self, count: int) -> list[bytes]:
         """Make as many equal starts as there are connections, of one slow track after the other."""
         tracks = [
-            self._track(f"p{next(self._numbers)}", f"{SLOW}{self._room}") for _ in range(-(-count // self.connections))
+            self._track(f"p{next(self._numbers)}", slow_room(self._room)) for _ in range(-(-count // self.connections))
         ]
         return [self.post(START, track) for track in tracks for _ in range(self.connections)][:count]
 

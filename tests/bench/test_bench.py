@@ -1,5 +1,6 @@
 """The measurements can be made: nothing is said of times, which are another machine's, or busier, every time."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 from gateway.sandbox.ports import free_port
 from tests import harness
+from tests.bench.crowds import Sizes
+from tests.bench.crowds import measure as measure_crowds
 from tests.bench.load import UnexpectedAnswerError, ask, drive
 from tests.bench.measuring import Figures, measure
 from tests.bench.processes import ANY, Served, cpu_seconds
@@ -55,6 +58,14 @@ async def test_bench_measures_the_program_for_node(tmp_path: Path) -> None:
     assert {one.scenario: one.calls for one in figures} == {one.scenario: CALLS.get(one.scenario, 0) for one in figures}
 
 
+async def test_bench_measures_crowds(tmp_path: Path) -> None:
+    """Each is answered as it should be; a storm on two processes is one upstream call."""
+    sizes = Sizes(processes=2, storm=20, webinar=8, concurrency=4, alone=4, records=(10, 20), in_room=(1, 10))
+    lines = await measure_crowds(tmp_path, sizes, ANY)
+    assert len(lines) == 11
+    assert [line for line in lines if line.startswith("  1 upstream call(s)")]
+
+
 async def test_load_with_an_unexpected_answer_fails(tmp_path: Path) -> None:
     """An answer of another status is no measurement; the error shows the answer."""
     port = free_port()
@@ -64,7 +75,8 @@ async def test_load_with_an_unexpected_answer_fails(tmp_path: Path) -> None:
         request = b"GET /v2/recordings/participant/track?roomId=r HTTP/1.1\r\nhost: h\r\n\r\n"
         answered = await drive(port, [[request, request], [request]], frozenset({200}))
         assert len(answered.waits) == 3
-        assert await ask(port, "/calls") == (200, b"3")
+        _, said = await ask(port, "/calls")
+        assert json.loads(said)["calls"] == 3
         with pytest.raises(UnexpectedAnswerError, match="200 OK"):
             await drive(port, [[request]], frozenset({201}))
 

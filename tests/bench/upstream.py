@@ -8,21 +8,24 @@ import asyncio
 import json
 import re
 import sys
+import time
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import uvloop
 
-__all__ = ["DELAY_SECONDS", "SLOW"]
+__all__ = ["slow_room"]
 
-SLOW: Final = "slow-"
-"""How the name of a room begins whose starts take a while, so that others meet them under way."""
-DELAY_SECONDS: Final = 0.05
-
+_SLOW: Final = re.compile(r"slow-(\d+)-")
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _ROOM: Final = re.compile(r"[?&]roomId=([^&]*)")
 _STARTED: Final = b'"track recording started successfully."'
 _STOPPED: Final = b'"track recording ended successfully."'
+
+
+def slow_room(name: str, milliseconds: int = 50) -> str:
+    """Return the name of a room whose starts take a while, so that others meet them under way."""
+    return f"slow-{milliseconds}-{name}"
 
 
 class _Account:
@@ -30,6 +33,8 @@ class _Account:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.answered_at = 0.0
+        """When the last call was answered, by the clock that all processes of the machine share."""
         self._rooms: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
 
     def start(self, body: bytes) -> str:
@@ -78,21 +83,26 @@ class _Connection(asyncio.Protocol):
     def _answer(self, path: str, body: bytes) -> None:
         account, delay = self._account, 0.0
         if path == "/calls":
-            self._reply(str(account.calls).encode())
+            self._reply(json.dumps({"calls": account.calls, "answered_at": account.answered_at}).encode())
             return
         account.calls += 1
         if path.endswith("/start"):
             answer = _STARTED
-            delay = DELAY_SECONDS * account.start(body).startswith(SLOW)
+            slow = _SLOW.match(account.start(body))
+            delay = int(slow[1]) / 1000 if slow else 0.0
         elif path.endswith("/stop"):
             account.stop(body)
             answer = _STOPPED
         else:
             answer = account.rows(path)
         if delay:
-            asyncio.get_running_loop().call_later(delay, self._reply, answer)
+            asyncio.get_running_loop().call_later(delay, self._answered, answer)
         else:
-            self._reply(answer)
+            self._answered(answer)
+
+    def _answered(self, answer: bytes) -> None:
+        self._account.answered_at = time.perf_counter()
+        self._reply(answer)
 
     def _reply(self, answer: bytes) -> None:
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
