@@ -63,8 +63,12 @@ async def connect(process: harness.GatewayProcess, stack: AsyncExitStack, source
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     plain.bind((source, 0))
     plain.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", process.port))
-    reader, writer = await asyncio.open_connection(sock=plain, limit=1024)
+    try:
+        await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", process.port))
+        reader, writer = await asyncio.open_connection(sock=plain, limit=1024)
+    except OSError:
+        plain.close()
+        raise
 
     def abort() -> None:
         # Of the writer, which would else be forgotten, and close the connection by itself.
