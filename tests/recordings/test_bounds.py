@@ -164,6 +164,9 @@ async def test_start_beyond_a_callers_share_is_refused_and_another_callers_waits
         assert [await house.start(one, "greedy") for one in same_room] == ["", "", "", "", "waiting-per-caller"]
         assert await house.start(same_room[4], "other") == ""
         await house.leave()
+        # The one that was refused took no place of its track.
+        assert [await house.start(same_room[4], "greedy") for _ in range(2)] == ["", ""]
+        await house.leave()
         rooms = [track("p", f"room-{number}") for number in range(7)]
         assert [await house.start(one, "greedy") for one in rooms] == [*[""] * 6, "waiting-per-caller"]
         assert await house.start(rooms[6], "other") == ""
