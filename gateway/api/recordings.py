@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from litestar import Request, Response, Router, get, post
+from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
+from litestar.response.base import ASGIResponse
 from msgspec import Struct
 
 from gateway.api import openapi_texts
@@ -61,7 +62,7 @@ def routes(mode: Mode, deadline: float) -> list[HTTPRouteHandler]:
 def _start(mode: Mode, deadline: float) -> HTTPRouteHandler:
     async def start(
         request: _Request, data: JSONBody[Struct], pipeline: NamedDependency[RequestPipeline]
-    ) -> Response[RecordingBody]:
+    ) -> ASGIResponse:
         return await pipeline.start(request, mode, data, min(asked_seconds(request) or deadline, deadline))
 
     return post(
@@ -90,7 +91,7 @@ def _start(mode: Mode, deadline: float) -> HTTPRouteHandler:
 def _stop(mode: Mode, deadline: float) -> HTTPRouteHandler:
     async def stop(
         request: _Request, data: JSONBody[Struct], pipeline: NamedDependency[RequestPipeline]
-    ) -> Response[RecordingBody]:
+    ) -> ASGIResponse:
         return await pipeline.stop(request, mode, data, min(asked_seconds(request) or deadline, deadline))
 
     return post(

@@ -80,7 +80,11 @@ class Line(asyncio.Protocol):
     ) -> None:
         """Send nothing more; callers that still wait get an error."""
         self._lost = True
-        self._transport.abort()
+        # What is sent and not answered may lie unwritten in a buffer for ever.
+        if self._sent:
+            self._transport.abort()
+        else:
+            self._transport.close()
         self._connection._close()  # noqa: SLF001 - its coroutine waits for a protocol that is no longer the transport's
         if self._timer is not None:
             self._timer.cancel()

@@ -173,7 +173,14 @@ async def _tls_server(scene: Scene) -> str:
     papers = make_papers(scene.folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(papers.certificate, papers.key)
-    socket = scene.valkey.url.removeprefix("unix://").partition("?")[0]
+    port = await scene.enter(_relayed(scene.valkey.url.removeprefix("unix://").partition("?")[0], context))
+    return f"rediss://127.0.0.1:{port}?socket_connect_timeout=20&socket_timeout=20"
+
+
+@asynccontextmanager
+async def _relayed(path: str, context: ssl.SSLContext) -> AsyncGenerator[int]:
+    """Offer a Unix socket over TLS; yields the port. At the end nothing of it is left open."""
+    relays: set[asyncio.Task[None]] = set()
 
     async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError, ssl.SSLError):
@@ -181,14 +188,20 @@ async def _tls_server(scene: Scene) -> str:
                 sink.write(data)
                 await sink.drain()
         sink.close()
+        with suppress(OSError, ssl.SSLError):
+            await sink.wait_closed()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        redis_reader, redis_writer = await asyncio.open_unix_connection(socket)
+        task = asyncio.current_task()
+        assert task
+        relays.add(task)
+        redis_reader, redis_writer = await asyncio.open_unix_connection(path)
         await asyncio.gather(copy(reader, redis_writer), copy(redis_reader, writer))
 
-    server = await scene.enter(await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context))
-    port = server.sockets[0].getsockname()[1]
-    return f"rediss://127.0.0.1:{port}?socket_connect_timeout=20&socket_timeout=20"
+    async with await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context) as server:
+        yield server.sockets[0].getsockname()[1]
+    async with asyncio.timeout(harness.BOUND):
+        await asyncio.gather(*relays, return_exceptions=True)
 
 
 async def _authority(scene: Scene) -> str:
