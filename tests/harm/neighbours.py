@@ -1,6 +1,6 @@
 """A service beside a participant, a reader and a sender of replayed webhooks who do their worst. `make neighbours`.
 
-One gateway process of the usual limits, a Redis and a simulated VideoSDK. The service starts and stops one recording
+One gateway process, a Redis and a simulated VideoSDK. The service starts and stops one recording
 after the other, first alone and then beside the others; what is compared are its waits of one run.
 """
 
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
@@ -143,11 +143,11 @@ def _used_mib(url: str) -> float:
         return cast("dict[str, int]", admin.info("memory"))["used_memory"] / 2**20
 
 
-async def measure(folder: Path, seconds: float) -> Figures:
+async def measure(folder: Path, seconds: float, settings: Mapping[str, str] | None = None) -> Figures:
     """Let a service work alone for so many seconds, and then as many beside the attackers."""
     key, entry = new_key("reader")
     with harness.AgedValkey() as server:
-        async with stage(server.url, folder, GATEWAY_TRACK_STARTS_PER_MINUTE="30") as scene:
+        async with stage(server.url, folder, **(settings or {})) as scene:
             await scene.write(f"{harness.scoped(entry, 'recordings:read')}")
             service, attacks = _Service(scene), Counter[int]()
             await service.work(seconds / 4)
