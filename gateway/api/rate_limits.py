@@ -48,6 +48,7 @@ _WINDOW_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 0.5
 """How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
 get that Redis does not answer is for what cannot be done without it."""
+_QUESTIONS: Final = "questions-per-caller"
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
 """Answers that only one request of an operation gets."""
 _SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
@@ -161,12 +162,17 @@ class Admission:
         """
         empty = [bucket for bucket in self._buckets if bucket.quota is not None and not bucket.quota.allowed]
         if empty:
-            metrics.BOUNDS_REACHED.labels("caller" if empty[0].policy == "caller" else "target").inc()
             wait = max(bucket.quota.wait for bucket in empty if bucket.quota is not None)
             own = empty[0].policy == "caller"
             who = "You have sent" if own else "All callers together have sent"
             whom = "you" if own else f"for this {self._key[0].mode}"
-            raise TooManyRequests(f"{who} more requests in a minute than the gateway allows {whom}.", retry_after=wait)
+            bound = "starts-per-caller" if own else "starts-per-target"
+            metrics.refused(bound)
+            raise TooManyRequests(
+                f"{who} more requests in a minute than the gateway allows {whom}.",
+                retry_after=wait,
+                extensions={"bound": bound},
+            )
 
     def charge(self, ended: Outcome | GatewayError | None, *, was_sent: bool = False) -> None:
         """Take the rest if this was not free.
@@ -226,10 +232,11 @@ class Question:
         if not self._rate_limiter.take_at_once(bucket):
             await self._rate_limiter.take(bucket)
         if bucket.quota is not None and not bucket.quota.allowed:
-            metrics.BOUNDS_REACHED.labels(bucket.policy).inc()
+            metrics.refused(_QUESTIONS)
             raise TooManyRequests(
                 "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you.",
                 retry_after=bucket.quota.wait,
+                extensions={"bound": _QUESTIONS},
             )
 
     def spend(self, calls: int) -> None:

@@ -37,8 +37,8 @@ async def attacked(
         process.stop()
 
 
-async def bounds_reached(client: ApiClient, bound: str) -> float:
-    """Return how often a bound was reached, by the gateway's own metric."""
+async def refused(client: ApiClient, bound: str) -> float:
+    """Return how often a bound has refused something, by the gateway's own metric."""
     text = (await client.get("/metrics")).text
-    found = re.search(rf'^gateway_bounds_reached_total{{bound="{bound}"}} (\S+)$', text, re.MULTILINE)
+    found = re.search(rf'^gateway_refused_total{{bound="{bound}"}} (\S+)$', text, re.MULTILINE)
     return float(found[1]) if found else 0.0

@@ -56,7 +56,7 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "videosdk_token_age_seconds": ("gauge", set()),
     "videosdk_token_expires_seconds": ("gauge", set()),
     "event_readers": ("gauge", set()),
-    "bounds_reached": ("counter", {"bound"}),
+    "refused": ("counter", {"bound"}),
 }
 """Alerts, dashboard and runbook rely on these names; what has gone or changed its labels breaks them silently."""
 
@@ -112,6 +112,13 @@ BEGUN: dict[tuple[str, str], set[str]] = {
     ("fenced_writes_total", "how"): {"stale", "late", "restored"},
     ("webhook_events_total", "type"): {"other"},
     ("webhook_events_total", "verdict"): {"accepted", "unsigned", "forged", "too_large", "malformed"},
+    ("refused_total", "bound"): {
+        "starts-per-caller",
+        "starts-per-target",
+        "questions-per-caller",
+        "reader-calls",
+        "idempotency-keys-per-caller",
+    },
 }
 """Series of a process that has done nothing yet, by name and label."""
 
