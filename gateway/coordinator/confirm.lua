@@ -16,7 +16,7 @@ local over = is_ended(a.state)
 local predates = predates_epoch(r, epoch())
 local open_end = (r.holder or '') ~= '' or stop_due(r) or (r.hint or '') ~= ''
   or num(r.start_may_land_until) > 0 or num(r.suspect_since) > 0
-local moved_on = newer(r) or r.state ~= a.state or r.generation ~= a.generation or open_end
+local moved_on = newer(r) or r.state ~= a.state or (r.generation or '0') ~= a.generation or open_end
 if moved_on or (a.agrees and (predates or num(r.written) >= asked)) then
   return cjson.encode({ how = 'stale', now = now })
 end

@@ -71,17 +71,24 @@ end
 
 local function is_ended(state) return state == 'stopped' or state == 'failed' end
 
+-- What is empty or 0 is not kept: a field that is not there says the same, and takes no memory.
 -- a ttl of 0 leaves the record's own as it is. What is saved quietly is not shown to the room.
 local function save(fields, ttl, quietly)
-  local flat, news = {}, false
+  local kept, dropped, news = {}, {}, false
   for name, value in pairs(fields) do
     value = type(value) == 'number' and text(value) or value
-    flat[#flat + 1], flat[#flat + 2] = name, value
+    if value == '' or value == '0' then
+      value = nil
+      if loaded[name] then dropped[#dropped + 1] = name end
+    else
+      kept[#kept + 1], kept[#kept + 2] = name, value
+    end
     if name == 'state' or name == 'generation' or name == 'evidence' then
-      news = news or value ~= (loaded[name] or '')
+      news = news or value ~= loaded[name]
     end
   end
-  redis.call('HSET', record, unpack(flat))
+  if #dropped > 0 then redis.call('HDEL', record, unpack(dropped)) end
+  if #kept > 0 then redis.call('HSET', record, unpack(kept)) end
   if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
   if news and not quietly then
     local state = fields.state or loaded.state or ''
@@ -149,8 +156,11 @@ local function predates_epoch(r, since)
     or num(r.epoch) < since -- rule: claimed-before-the-epoch
 end
 
+-- Whether another process waits for the operation; who does cannot be known of a record that was forgotten.
+local function awaited(r) return r.waiting == '1' or not r.op end
+
 local function wake(r, op, payload)
-  if (r.waiting or '1') == '1' then
+  if awaited(r) then
     redis.call('PUBLISH', a.channel, record .. '\n' .. op .. '\n' .. payload)
   end
 end

@@ -2,11 +2,13 @@ r"""What the coordinator is asked and what it answers: commands, verdicts, claim
 
 What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
 
-    rec:{07}:<tenant>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h. Ids percent-encoded
+    rec:{07}:<tenant>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h. Ids percent-encoded.
+                                     Fields that are empty or 0 are left out
         v                            version of this format
         state                        starting, recording, stopping, stopped, failed, unknown
         op done finished_by          number of the current operation; of the last finished one, and the attempt that did
-        result                       what those who wait for the last finished operation receive (JSON)
+        result                       what those who wait for the last finished operation receive (JSON); only where
+                                     another process waited for it
         holder action lease          attempt that leads (it begins with its process), start/stop/probe, until when (ms)
         granted epoch                ms of the last grant; the epoch (ms) in which that claim was granted
         before                       what a release puts back (JSON)

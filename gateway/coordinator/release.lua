@@ -14,10 +14,10 @@ if newer(r) or r.holder ~= a.attempt then -- rule: fence
 end
 
 local before = found_before(r)
-local state = (before.state or '') ~= '' and before.state or 'failed'
+local state = before.state or 'failed'
 local changes = {
   holder = '', action = '', lease = '0', waiting = '0', before = '', state = state,
-  generation = before.generation, fingerprint = before.fingerprint, recording = before.recording or '',
+  generation = before.generation or '0', fingerprint = before.fingerprint or '', recording = before.recording or '',
 }
 if r.action == 'start' then changes.start_may_land_until = num(before.may_land_until) end
 if r.action == 'stop' then

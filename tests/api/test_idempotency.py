@@ -243,7 +243,7 @@ async def test_stop_retried_after_202_stops_again(
     """202 promises what is still to come: it is no final answer, so the retry receives the result."""
     track, key = new_track(), under()
     await gateway.start(track)
-    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    simulator.inject(Fault(action="reset_before", endpoint="stop", room_id=track["roomId"]))
     requested = await gateway.stop(track, headers=key)
     assert (requested.status_code, requested.json()["outcome"]) == (202, "stop_requested")
 

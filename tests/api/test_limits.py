@@ -157,7 +157,7 @@ async def test_limit_charges_a_whole_token_for_an_unanswered_stop(
     track, folder = new_track(), tmp_path / "another"
     folder.mkdir()
     assert (await gateway.start(track)).status_code == 201
-    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    simulator.inject(Fault(action="reset_before", endpoint="stop", room_id=track["roomId"]))
     async with limited(valkey, simulator, folder, name="unanswered", own=1) as client:
         stopped = await client.stop(track)
         assert stopped.status_code == 202
@@ -173,7 +173,7 @@ async def test_limit_charges_an_unanswered_stop_once_to_all_its_callers(
     folder.mkdir()
     assert (await gateway.start(track)).status_code == 201
     simulator.inject(harness.delay("stop", 0.3))
-    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    simulator.inject(Fault(action="reset_before", endpoint="stop", room_id=track["roomId"]))
     async with limited(valkey, simulator, folder, name="together", own=20) as client:
         answers = await asyncio.gather(*(client.stop(track) for _ in range(10)))
         assert {answer.status_code for answer in answers} == {202}

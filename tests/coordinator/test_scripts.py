@@ -333,6 +333,34 @@ def test_joiner_is_handed_the_result_of_its_operation_only(track: Track) -> None
     assert say(track.claim("start", seen=str(int(lead["op"]) - 1))) == ("lead", "probe")
 
 
+def test_result_that_nobody_waits_for_is_not_kept(track: Track) -> None:
+    """It repeats the record, and none but those who were told to wait can ask for it."""
+    track.finish(starting(track), "recording", result="alone")
+    assert track.record["result"] == ""
+
+
+def test_joiner_of_an_operation_that_was_taken_over_is_handed_its_result(track: Track) -> None:
+    """Its leader is dead. It goes on under its number, and with those who wait for it."""
+    lead = starting(track)
+    track.claim("start")
+    track.wait(LEASE)
+    second = track.claim("start")
+    assert (say(second), second["op"]) == (("lead", "probe"), lead["op"])
+    with track.listening() as heard:
+        track.finish(second, "recording", confirmed_by="list", result="found")
+        assert len(heard()) == 1
+    reply = track.claim("start", seen=lead["op"])
+    assert (say(reply)[0], json.loads(reply["result"])["answer"]) == ("done", "found")
+
+
+def test_field_that_says_nothing_is_not_kept(track: Track) -> None:
+    """Empty or 0: of a recording that runs no more is there than what is true of it."""
+    track.finish(starting(track), "recording")
+    fields = cast("dict[str, str]", track.redis.hgetall(track.keys[0]))
+    assert fields.keys() & {"holder", "action", "lease", "before", "suspect_since"} == set()
+    assert not {"", "0"} & set(fields.values())
+
+
 def test_claim_after_its_time_does_nothing(track: Track) -> None:
     """Nobody waits for it any more."""
     fresh_stop(track)
@@ -489,12 +517,11 @@ def test_finish_frees_the_track_and_says_what_is(track: Track) -> None:
     lead = starting(track)
     track.wait(300)
     nothing_lands = {"start_may_land_ms": 0, "stop_may_land_ms": 0}
-    finished = track.finish(lead, "recording", result="it began")
+    finished = track.finish(lead, "recording")
     assert finished == {"how": "ok", "stop": False, "now": track.ms, **nothing_lands}
     record = track.record
     assert (record["state"], record["holder"], record["action"], record["lease"]) == ("recording", "", "", "0")
     assert (record["done"], record["generation"]) == (lead["op"], lead["op"])
-    assert json.loads(record["result"])["answer"] == "it began"
     assert (record["confirmed_by"], track.left("confirmed"), track.left("written")) == ("reply", 0, 0)
     assert record["start_may_land_until"] == "0"
     assert track.due is None

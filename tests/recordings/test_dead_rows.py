@@ -156,7 +156,7 @@ async def test_stop_of_its_own_recording_is_repeated_however_often_it_is_refused
     track = new_track()
     async with serving(valkey, simulator, demo) as gateway:
         assert (await gateway.start(track)).status_code == 201
-        simulator.inject(Fault(action="refuse", endpoint="stop", status=400, times=5))
+        simulator.inject(Fault(action="refuse", endpoint="stop", status=400, times=5, room_id=track["roomId"]))
         assert (await gateway.stop(track)).status_code == 202
         await status_becomes(gateway, track, "stopped")
         assert running(simulator, track) == 0
