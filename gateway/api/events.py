@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -13,11 +14,13 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
+from msgspec.structs import replace
 
 from gateway.api import openapi_texts
 from gateway.api.context import RequestContext
 from gateway.api.guards import BEARER, Guard, asked_seconds, authenticate
 from gateway.api.openapi_texts import problems
+from gateway.api.rate_limits import RateLimiter
 from gateway.api.sse import EVENT_STREAM, LINE, EventStream
 from gateway.api.wire import EventsTicket, read_room
 from gateway.auth.api_keys import Caller
@@ -25,13 +28,13 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import Policy, Scope, check_room, covers, exactly
 from gateway.errors import Unauthenticated
 from gateway.recordings import RoomFeeds
-from gateway.store.tickets import Tickets
+from gateway.store.tickets import TICKET_PREFIX, Tickets
 
 __all__ = ["LAST_EVENT_HEADER", "EventStreams", "event_routes"]
 
 LAST_EVENT_HEADER: Final = "last-event-id"
 _EVENT_ID: Final = re.compile(r"[1-9][0-9]{0,17}-[0-9]{1,18}", re.ASCII)
-_TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+_TICKET: Final = re.compile(rf"{TICKET_PREFIX}[A-Za-z0-9_-]{{43}}", re.ASCII)
 _SHARED: Final = ("unauthenticated", "forbidden", "identity-unavailable", "headers-too-large", "invalid-request")
 
 _Request = Request[Any, Any, Any]
@@ -43,25 +46,41 @@ class EventStreams:
     Args:
         room_feeds: The events.
         tickets: Tickets of callers who were let in before.
+        rate_limiter: How often callers may ask for one.
         tenant: Separates the projects that share a Redis.
+        vouches: Tells whether what a caller was let in with is still in force.
     """
 
-    def __init__(self, room_feeds: RoomFeeds, tickets: Tickets, tenant: str) -> None:
+    def __init__(
+        self,
+        room_feeds: RoomFeeds,
+        tickets: Tickets,
+        rate_limiter: RateLimiter,
+        tenant: str,
+        vouches: Callable[[Caller], bool],
+    ) -> None:
         self._room_feeds = room_feeds
         self._tickets = tickets
+        self._rate_limiter = rate_limiter
         self._tenant = tenant
+        self._vouches = vouches
 
     async def issue(self, request: _Request, room: str) -> EventsTicket:
-        """Make a ticket for whatever the caller may see in a room."""
+        """Make a ticket for whatever the caller may see in a room.
+
+        Raises:
+            TooManyRequests: The caller has asked for too many in a minute.
+        """
         caller = RequestContext.of(request.scope).sender
         check_room(caller.policy, Scope.READ, room)
+        await self._rate_limiter.take_ticket(caller)
         seen = Policy(
             scopes=frozenset({Scope.READ}),
             rooms=(exactly(room),),
             participants=caller.policy.participants,
             kinds=caller.policy.kinds,
         )
-        value = msgspec.json.encode(Caller(caller.name, seen, caller.account, expires=caller.expires))
+        value = msgspec.json.encode(replace(caller, policy=seen))
         until = datetime.now(UTC) + self._tickets.lifetime
         return EventsTicket(ticket=await self._tickets.issue(self._scope(room), value), expires_at=until)
 
@@ -77,6 +96,8 @@ class EventStreams:
         caller = msgspec.json.decode(value, type=Caller)
         if caller.expires is not None and caller.expires <= time.time():
             raise Unauthenticated("What the ticket was made with has expired.")
+        if not self._vouches(caller):
+            raise Unauthenticated("What the ticket was made with has been revoked, or allows something else by now.")
         return caller
 
     async def open(self, request: _Request, room: str) -> EventStream:
@@ -86,12 +107,14 @@ class EventStreams:
         timeout = asked_seconds(request)
         # A browser that reconnects by itself says it in the header, and repeats the query it began with.
         last = request.headers.get(LAST_EVENT_HEADER) or request.query_params.get("lastEventId", "")
-        reader = await self._room_feeds.open(room, last if _EVENT_ID.fullmatch(last) else "")
+        after = last if _EVENT_ID.fullmatch(last) else ""
+        reader = await self._room_feeds.open(room, after, account=caller.account)
         return EventStream(
             reader,
             partial(covers, caller.policy),
             expires_in=None if caller.expires is None else caller.expires - time.time(),
             timeout=timeout,
+            vouched=partial(self._vouches, caller),
             line=request.scope["state"].get(LINE),
         )
 
@@ -153,7 +176,7 @@ def event_routes(authenticator: Authenticator | None, event_streams: EventStream
                 description="A ticket.",
                 examples=[Example(id="ticket", value=openapi_texts.A_TICKET)],
             ),
-            **problems(*_SHARED, "coordination-unavailable", "internal"),
+            **problems(*_SHARED, "too-many-requests", "coordination-unavailable", "internal"),
         },
     )
     async def create_room_events_ticket(
@@ -177,6 +200,6 @@ def _by_ticket_or(by_header: Guard, event_streams: EventStreams | None) -> Guard
             return
         assert event_streams is not None  # noqa: S101 - only the contract is drawn without
         caller = await event_streams.admit(str(request.path_params["roomId"]), ticket)
-        RequestContext.of(request.scope).caller = caller
+        RequestContext.of(request.scope).let_in(caller, request.scope)
 
     return guard

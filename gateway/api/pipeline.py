@@ -6,6 +6,7 @@ other request; and what is kept or charged is what really came of it.
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from gateway.api.pagination import RecordingsPage, RecordingsQuery
 from gateway.api.rate_limits import Admission, Question, RateLimiter
 from gateway.api.wire import RecordingBody, parameters_in, target_in
 from gateway.auth.api_keys import Caller
-from gateway.auth.policy import Policy, Scope, check, check_room, covers
+from gateway.auth.policy import Policy, Scope, check, check_room, covers, refuse
 from gateway.errors import GatewayError, TooManyRequests
 from gateway.recordings import Answer, Kind, Mode, Outcome, Recordings, Target
 from gateway.store.clock import clock
@@ -58,7 +59,13 @@ class RequestPipeline:
             target,
             body,
             lambda asked_at: self._recordings.start(
-                target, parameters, caller=caller.name, timeout=timeout, arrived_at=arrived_at, asked_at=asked_at
+                target,
+                parameters,
+                caller=caller.name,
+                timeout=timeout,
+                arrived_at=arrived_at,
+                asked_at=asked_at,
+                account=caller.account,
             ),
         )
 
@@ -66,14 +73,25 @@ class RequestPipeline:
         """Have a target not recorded, for at most `timeout` seconds of waiting."""
         arrived_at, caller, target = clock(), _caller(request), target_in(mode, body)
         check(caller.policy, Scope.STOP, target)
-        return await self._take_in(
-            request,
-            Scope.STOP,
-            target,
-            body,
+
+        async def work(_: int | None) -> Answer:
+            number, looked_at = None, arrived_at
+            if not caller.policy.stop_others:
+                number = await self._recordings.stoppable(target, partial(caller.may_stop, target), timeout=timeout)
+                looked_at = clock()
+                if number is None:
+                    refuse("starter")
             # A second stop does no harm.
-            lambda _: self._recordings.stop(target, caller=caller.name, timeout=timeout, arrived_at=arrived_at),
-        )
+            return await self._recordings.stop(
+                target,
+                caller=caller.name,
+                timeout=max(timeout - (looked_at - arrived_at), 0),
+                arrived_at=looked_at,
+                number=number,
+                account=caller.account,
+            )
+
+        return await self._take_in(request, Scope.STOP, target, body, work)
 
     async def show(self, request: _Request, target: Target) -> RecordingBody:
         """Show what is known of a target."""
@@ -171,6 +189,8 @@ def _sees_none(policy: Policy, listing: RecordingsQuery) -> bool:
 
 def _answered(context: RequestContext, body: RecordingBody, status: int) -> ASGIResponse:
     context.outcome, context.recording = body.outcome, body.id
+    if Scope.READ not in context.sender.policy.scopes:
+        body = body.without_details()
     # Ready to be sent: Litestar would make the same of a `Response`, and takes longer for it.
     headers = {"location": context.status_path} if status in {201, 202} else {}
     return ASGIResponse(body=msgspec.json.encode(body), status_code=status, headers=headers)

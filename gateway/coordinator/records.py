@@ -68,8 +68,17 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
+        record = await self.look(key)
+        return record if record is not None and record.state else None
+
+    async def look(self, key: str) -> Record | None:
+        """Return the target's record, also where it tells only that a leader looks; None where there is none.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
         fields = await self._connection.read(key)
-        return _understood(fields) if fields.get("state") else None
+        return _understood(fields) if fields else None
 
     async def room(self, room: str, *, watch: bool = False) -> Room:
         """Return what is known of a room's targets: of 1,000 of them, what runs first, and then the latest changed.

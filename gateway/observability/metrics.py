@@ -34,6 +34,7 @@ __all__ = [
     "DEAD_ROWS",
     "DUPLICATES_SUSPECTED",
     "EVENT_READERS",
+    "IDEMPOTENCY_KEYS_FORGOTTEN",
     "LEASES_LOST",
     "REDIS_DURATION",
     "STARTS",
@@ -141,11 +142,14 @@ _EVENTS: Final = frozenset(
         *("participant-joined", "participant-left", "session-started", "session-ended"),
     )
 )
-_VERDICTS: Final = ("accepted", "unsigned", "forged", "too_large", "malformed")
+_VERDICTS: Final = ("accepted", "repeated", "unsigned", "forged", "too_large", "malformed")
 
 _BOUNDS: Final = (
-    # The last two are of no request: a list that was not asked for, and a key that was forgotten before its time.
-    *("starts-per-caller", "starts-per-target", "questions-per-caller", "reader-calls", "idempotency-keys-per-caller"),
+    *("waiting", "waiting-per-caller", "waiting-per-room", "waiting-for-target", "waiting-for-target-per-caller"),
+    *("stops-waiting-per-caller", "event-readers", "event-readers-per-caller", "event-readers-per-room"),
+    *("tickets-per-caller", "webhooks", "webhooks-per-room", "webhooks-per-sender"),
+    *("connections", "connections-per-address", "unfinished"),
+    *("starts-per-caller", "starts-per-target", "questions-per-caller", "reader-calls"),
 )
 
 
@@ -213,6 +217,9 @@ WEBHOOK_DELIVERIES_FAILED: Final = _counter(
 EVENT_READERS: Final = _gauge("event_readers", "Open event streams.")
 _REFUSED: Final = _counter(
     "refused", "Requests, webhooks and connections that a bound refused, by the bound as the problem names it.", "bound"
+)
+IDEMPOTENCY_KEYS_FORGOTTEN: Final = _counter(
+    "idempotency_keys_forgotten", "Idempotency keys forgotten before their time, for newer ones of their caller."
 )
 
 # A series that is there from the beginning can be seen to rise from 0; one that appears with its first event cannot.
@@ -333,9 +340,9 @@ def redis_failed(kind: str, times: int = 1) -> None:
     _REDIS_ERRORS.labels(kind).inc(times)
 
 
-def refused(bound: str, times: int = 1) -> None:
+def refused(bound: str) -> None:
     """Count what a bound refused, by the name that the problem's member `bound` has."""
-    _REFUSED.labels(bound).inc(times)
+    _REFUSED.labels(bound).inc()
 
 
 def fenced_write(how: str) -> None:
@@ -348,7 +355,8 @@ def webhook_event(type: str, verdict: str) -> None:  # noqa: A002 - VideoSDK's w
 
     Args:
         type: The event's name as it came; a name that VideoSDK does not document is counted as `other`.
-        verdict: accepted, unsigned, forged, too_large or malformed; postponed for what VideoSDK is asked to send again.
+        verdict: accepted, repeated (an equal one that waits stands for it), unsigned, forged, too_large or malformed;
+            postponed for what VideoSDK is asked to send again.
     """
     _WEBHOOK_EVENTS.labels(type if type in _EVENTS else "other", verdict).inc()
 

@@ -44,7 +44,7 @@ class Batch:
         """Until when (`clock`) the most patient caller waits."""
         self.claim: Claim | None = None
         """What Redis said last."""
-        self.asked_at = "" if asked_at is None else str(asked_at * 1000 + 999)
+        self.asked_at = "" if asked_at is None else str(asked_at)
         """The number (see `claim.lua`) under which this was asked first: of a stop, and of a start's retry."""
         self.stop_recorded = False
         """A stop that Redis knows of: it happens, whether or not its callers wait for it."""

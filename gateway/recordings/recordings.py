@@ -1,24 +1,27 @@
 """The service that the API calls: starts, stops, gets and lists recordings, once for all callers of all replicas."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
 from gateway.coordinator import Command, Coordinator, Record
-from gateway.errors import CoordinationUnavailable, GatewayError, NewerRecord, NotFound
+from gateway.errors import CoordinationUnavailable, DeadlineExceeded, GatewayError, NewerRecord, NotFound
 from gateway.recordings.batches import Batches
 from gateway.recordings.listings import Asker
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import recording_of
+from gateway.recordings.records import decode_descriptor, recording_of
 from gateway.recordings.targets import StartParameters, Target, target_of
 from gateway.recordings.without_redis import WithoutRedisMode
+from gateway.store.clock import clock
 
 __all__ = ["Recordings"]
 
+_LOOK_AGAIN_SECONDS: Final = 0.1
+"""How often the record is read while a probe that a start may have begun keeps who asked for it to itself."""
 _ANSWER_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before it is answered from the record."""
 
@@ -80,6 +83,7 @@ class Recordings:
         timeout: float,
         arrived_at: float | None = None,
         asked_at: int | None = None,
+        account: str = "",
     ) -> Answer:
         """Have the target recorded.
 
@@ -91,14 +95,27 @@ class Recordings:
             arrived_at: When (`clock`) the caller came, if not now: how long to wait for Redis counts from then.
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where a caller has asked for a
                 stop since, nothing is done, and the answer tells without an outcome how the target stands.
+            account: Whose places the wait takes.
 
         Raises:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
                 VideoSDK's refusal means.
         """
-        return await self._batches.submit(target, Command.START, parameters, caller, timeout, arrived_at, asked_at)
+        number = None if asked_at is None else asked_at * 1000 + 999
+        return await self._batches.submit(
+            target, Command.START, parameters, caller, timeout, arrived_at, number, account
+        )
 
-    async def stop(self, target: Target, *, caller: str, timeout: float, arrived_at: float | None = None) -> Answer:
+    async def stop(
+        self,
+        target: Target,
+        *,
+        caller: str,
+        timeout: float,
+        arrived_at: float | None = None,
+        number: int | None = None,
+        account: str = "",
+    ) -> Answer:
         """Have the target not recorded.
 
         Args:
@@ -106,11 +123,46 @@ class Recordings:
             caller: Name of who asks.
             timeout: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
             arrived_at: As for `start`.
+            number: Of `stoppable`, where the stop is about the recording that was looked at and no later one.
+            account: As for `start`.
 
         Raises:
             GatewayError: As for `start`, but never `ParametersDiffer`.
         """
-        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at)
+        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at, number, account)
+
+    async def stoppable(self, target: Target, may_stop: Callable[[str | None], bool], *, timeout: float) -> int | None:
+        """Return the number of a stop (see `claim.lua`) of what a caller may stop; None where it may not.
+
+        What VideoSDK began, or what nothing is known of, was started by none that is known. A stop under this number
+        stops nothing that is started after this look.
+
+        Args:
+            target: What the caller wants to stop.
+            may_stop: Whether it may, by the name of the caller who started it.
+            timeout: Seconds to wait where a start may be about to begin.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer, so it is not known who started it.
+            DeadlineExceeded: It could not be seen in time.
+        """
+        key, give_up_at = self._key(target), clock() + timeout
+        while True:
+            record = await self._coordinator.records.look(key)
+            if record is not None and record.state in ENDED and self._is_stale(record):
+                # Another may have been begun beside the gateway.
+                await self.briefly(
+                    self._reconciler.refresh(target.room_id, {key: record}, target, max_age=self._timing.trust)
+                )
+                record = await self._coordinator.records.look(key)
+            descriptor = decode_descriptor(record.recording) if record is not None else None
+            if record is not None and descriptor is not None and may_stop(descriptor.requested_by):
+                return record.started_op + 1
+            if record is None or not record.holder or record.action != "probe":
+                return None
+            if clock() > give_up_at:
+                raise DeadlineExceeded("The gateway still finds out what records; nothing was stopped.", retry_after=1)
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def ready_in(self) -> float:
         """Return in how many seconds exactly one start can be promised without waiting for what came before.

@@ -103,7 +103,7 @@ class IdempotencyRecords:
         )
         record = msgspec.json.decode(reply, type=IdempotencyRecord)
         if record.forgotten:
-            metrics.refused("idempotency-keys-per-caller", record.forgotten)
+            metrics.IDEMPOTENCY_KEYS_FORGOTTEN.inc(record.forgotten)
         return record
 
 

@@ -38,7 +38,14 @@ async def attacked(
 
 
 async def refused(client: ApiClient, bound: str) -> float:
-    """Return how often a bound has refused something, by the gateway's own metric."""
+    """Return how often a bound refused something, by the gateway's own metric."""
     text = (await client.get("/metrics")).text
     found = re.search(rf'^gateway_refused_total{{bound="{bound}"}} (\S+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+async def keys_forgotten(client: ApiClient) -> float:
+    """Return how many idempotency keys went before their time."""
+    text = (await client.get("/metrics")).text
+    found = re.search(r"^gateway_idempotency_keys_forgotten_total (\S+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0

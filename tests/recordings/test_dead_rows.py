@@ -20,7 +20,6 @@ pytestmark = pytest.mark.anyio
 TIMES = {**harness.FAST, "GATEWAY_TRUST_SECONDS": "0"}
 """What is believed is always looked up."""
 WATCHED = {**TIMES, "GATEWAY_CHECK_SECONDS": "1"}
-ALL = 'scopes = ["recordings:start", "recordings:stop", "recordings:read", "recordings:admin"]\n'
 
 
 @asynccontextmanager
@@ -28,7 +27,7 @@ async def serving(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, times: dict[str, str] = TIMES
 ) -> AsyncGenerator[ApiClient]:
     """Serve a gateway that looks often, to a caller who may do everything."""
-    demo.file.write_text(demo.file.read_text() + ALL)
+    demo.file.write_text(harness.scoped(demo.file.read_text()))
     settings = harness.environment(valkey.url, simulator.url, demo.file, **times)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         yield gateway
