@@ -82,8 +82,8 @@ async def test_question_of_who_may_read_nothing_causes_no_call(
     """A policy without a participant, or without the one that is asked for: an empty page, and no call."""
     (nobody, first), (ada, second) = new_key("nobody"), new_key("ada")
     file = tmp_path / "callers.toml"
-    read = 'scopes = ["recordings:read"]\n'
-    file.write_text(f'{first}{read}participants = []\n{second}{read}participants = ["ada"]\nkinds = ["video"]\n')
+    first, second = harness.scoped(first, "recordings:read"), harness.scoped(second, "recordings:read")
+    file.write_text(f'{first}participants = []\n{second}participants = ["ada"]\nkinds = ["video"]\n')
     environ = harness.environment(valkey.url, simulator.url, file, **harness.CALM)
     async with harness.serve(environ) as url:
         room = f"room-{uuid.uuid4().hex[:12]}"
