@@ -1,7 +1,9 @@
 # The gateway as its wheel and what the lock file names, for running it in containers.
 #
-# Any image with Python 3.11 or later and its `venv` will do as the base; x86-64 and arm64 alike.
-ARG BASE=docker.io/library/python:3.11-slim-bookworm
+# Any image with Python 3.11 or later and its `venv` will do as the base; x86-64 and arm64 alike. The digest is that of the
+# index for all platforms, so what is built does not change by itself. Take a newer one for each release:
+#   docker buildx imagetools inspect python:3.11-slim-bookworm
+ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE} AS build
 ENV UV_LINK_MODE=copy \

@@ -46,6 +46,7 @@ from gateway.recordings import (
     Recordings,
     RoomFeeds,
     WebhookEvents,
+    WebhookQueue,
     WithoutRedisMode,
 )
 from gateway.secrets import Secret, SecretFile
@@ -174,17 +175,20 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         without_redis,
         reconciler,
         degrade=settings.without_redis == "degrade",
+        max_waiting=settings.most_waiting,
     )
     recordings = Recordings(coordinator, batches, reconciler, without_redis)
     operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
     token_buckets = TokenBuckets(connection)
-    pipeline = _pipeline(settings, recordings, connection, token_buckets)
+    rate_limiter = _rate_limiter(settings, token_buckets)
+    pipeline = _pipeline(settings, recordings, connection, rate_limiter)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
     event_streams = EventStreams(
-        room_feeds, Tickets(connection, _TICKET_LIFETIME), _tenant(settings), authenticator.vouches
+        room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _tenant(settings), authenticator.vouches
     )
     signatures = Signatures(create_webhook_keys(settings, videosdk))
-    webhook_receiver = WebhookReceiver(signatures, WebhookEvents(coordinator, reconciler).handle, metrics.webhook_event)
+    webhook_queue = WebhookQueue(WebhookEvents(coordinator, reconciler).handle, max_waiting=settings.most_webhooks)
+    webhook_receiver = WebhookReceiver(signatures, webhook_queue, metrics.webhook_event)
     read_gauges = _read_gauges(BacklogGauge(connection, _tenant(settings)), tokens)
     metrics.BUILD_INFO.labels(__version__).set(1)
 
@@ -261,23 +265,26 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
 
 
 def _pipeline(
-    settings: Settings, recordings: Recordings, connection: Connection, token_buckets: TokenBuckets
+    settings: Settings, recordings: Recordings, connection: Connection, rate_limiter: RateLimiter
 ) -> RequestPipeline:
-    tenant = _tenant(settings)
-    rate_limiter = RateLimiter(
-        token_buckets,
-        tenant,
-        caller_per_minute=settings.caller_starts_per_minute,
-        target_per_minute=settings.track_starts_per_minute,
-        questions_per_minute=settings.caller_questions_per_minute,
-    )
     records = IdempotencyRecords(
         connection,
         settings.idempotency,
         max_keys=settings.most_idempotency_keys,
         max_bytes=settings.most_idempotency_bytes,
     )
-    return RequestPipeline(recordings, rate_limiter, Idempotency(records, tenant))
+    return RequestPipeline(recordings, rate_limiter, Idempotency(records, _tenant(settings)))
+
+
+def _rate_limiter(settings: Settings, token_buckets: TokenBuckets) -> RateLimiter:
+    return RateLimiter(
+        token_buckets,
+        _tenant(settings),
+        caller_per_minute=settings.caller_starts_per_minute,
+        target_per_minute=settings.track_starts_per_minute,
+        questions_per_minute=settings.caller_questions_per_minute,
+        tickets_per_minute=settings.caller_tickets_per_minute,
+    )
 
 
 def _timing(settings: Settings) -> Timing:

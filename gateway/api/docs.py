@@ -1,7 +1,8 @@
 """The contract and its pages: `/openapi.json`, and Swagger UI at `/docs` from files of our own."""
 
+from functools import cache, partial
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from litestar import MediaType, Request, Response, get
@@ -9,16 +10,11 @@ from litestar.params import FromPath
 
 from gateway.api.context import RequestContext
 from gateway.api.openapi import contract
+from gateway.api.static_files import StaticFile
 from gateway.errors import NotFound
 
 __all__ = ["docs", "docs_file", "openapi_json", "root"]
 
-_FILES = {
-    "docs.js": "text/javascript",
-    "swagger-ui-bundle.js": "text/javascript",
-    "swagger-ui.css": "text/css",
-    "favicon-32x32.png": "image/png",
-}
 # Swagger UI sets styles and draws its icons as data: inline; scripts come from here alone.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -26,8 +22,24 @@ _POLICY = (
 )
 
 
+_PAGE_HEADERS: Final = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
+_FILE_HEADERS: Final = {"cache-control": "public, max-age=3600"}
+
+
 def _read(name: str) -> bytes:
     return (resources.files("gateway.api") / "swagger" / name).read_bytes()
+
+
+_FILES: Final = {
+    name: StaticFile(partial(_read, name), media_type, _FILE_HEADERS)
+    for name, media_type in {
+        "docs.js": "text/javascript",
+        "swagger-ui-bundle.js": "text/javascript",
+        "swagger-ui.css": "text/css",
+        "favicon-32x32.png": "image/png",
+    }.items()
+}
+_PAGE: Final = StaticFile(partial(_read, "docs.html"), MediaType.HTML, _PAGE_HEADERS)
 
 
 @get("/", include_in_schema=False, sync_to_thread=False)
@@ -38,24 +50,28 @@ def root(request: Request[Any, Any, Any]) -> Response[bytes]:
     return Response(b"", status_code=302, headers={"location": f"{RequestContext.of(request.scope).prefix}/docs"})
 
 
-@get("/docs", include_in_schema=False, sync_to_thread=False)
-def docs() -> Response[bytes]:
+@get("/docs", include_in_schema=False, sync_to_thread=True)
+def docs(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Show the API to a person, with everything tried out from the page."""
-    headers = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
-    return Response(_read("docs.html"), media_type=MediaType.HTML, headers=headers)
+    return _PAGE.answer(request)
 
 
 @get("/docs/{name:str}", include_in_schema=False, sync_to_thread=True)
-def docs_file(name: FromPath[str]) -> Response[bytes]:
+def docs_file(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
     """Serve one of the page's files."""
     if name not in _FILES:
         raise NotFound("There is no such file.")
-    return Response(_read(name), media_type=_FILES[name], headers={"cache-control": "public, max-age=3600"})
+    return _FILES[name].answer(request)
 
 
 @get("/openapi.json", include_in_schema=False, sync_to_thread=True)
 def openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Serve the contract, which says where its paths begin if that is not at the root."""
-    prefix = RequestContext.of(request.scope).prefix
+    return _contract(RequestContext.of(request.scope).prefix).answer(request)
+
+
+@cache
+def _contract(prefix: str) -> StaticFile:
+    """Return the contract below a prefix: a setting's, and so one for each process."""
     servers = {"servers": [{"url": prefix}]} if prefix else {}
-    return Response(msgspec.json.encode({**contract(), **servers}), media_type=MediaType.JSON)
+    return StaticFile(lambda: msgspec.json.encode({**contract(), **servers}), MediaType.JSON)

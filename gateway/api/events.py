@@ -20,6 +20,7 @@ from gateway.api import openapi_texts
 from gateway.api.context import RequestContext
 from gateway.api.guards import BEARER, Guard, asked_seconds, authenticate
 from gateway.api.openapi_texts import problems
+from gateway.api.rate_limits import RateLimiter
 from gateway.api.sse import EVENT_STREAM, LINE, EventStream
 from gateway.api.wire import EventsTicket, read_room
 from gateway.auth.api_keys import Caller
@@ -45,20 +46,34 @@ class EventStreams:
     Args:
         room_feeds: The events.
         tickets: Tickets of callers who were let in before.
+        rate_limiter: How often callers may ask for one.
         tenant: Separates the projects that share a Redis.
         vouches: Tells whether what a caller was let in with is still in force.
     """
 
-    def __init__(self, room_feeds: RoomFeeds, tickets: Tickets, tenant: str, vouches: Callable[[Caller], bool]) -> None:
+    def __init__(
+        self,
+        room_feeds: RoomFeeds,
+        tickets: Tickets,
+        rate_limiter: RateLimiter,
+        tenant: str,
+        vouches: Callable[[Caller], bool],
+    ) -> None:
         self._room_feeds = room_feeds
         self._tickets = tickets
+        self._rate_limiter = rate_limiter
         self._tenant = tenant
         self._vouches = vouches
 
     async def issue(self, request: _Request, room: str) -> EventsTicket:
-        """Make a ticket for whatever the caller may see in a room."""
+        """Make a ticket for whatever the caller may see in a room.
+
+        Raises:
+            TooManyRequests: The caller has asked for too many in a minute.
+        """
         caller = RequestContext.of(request.scope).sender
         check_room(caller.policy, Scope.READ, room)
+        await self._rate_limiter.take_ticket(caller)
         seen = Policy(
             scopes=frozenset({Scope.READ}),
             rooms=(exactly(room),),
@@ -92,7 +107,8 @@ class EventStreams:
         timeout = asked_seconds(request)
         # A browser that reconnects by itself says it in the header, and repeats the query it began with.
         last = request.headers.get(LAST_EVENT_HEADER) or request.query_params.get("lastEventId", "")
-        reader = await self._room_feeds.open(room, last if _EVENT_ID.fullmatch(last) else "")
+        after = last if _EVENT_ID.fullmatch(last) else ""
+        reader = await self._room_feeds.open(room, after, account=caller.account)
         return EventStream(
             reader,
             partial(covers, caller.policy),
@@ -160,7 +176,7 @@ def event_routes(authenticator: Authenticator | None, event_streams: EventStream
                 description="A ticket.",
                 examples=[Example(id="ticket", value=openapi_texts.A_TICKET)],
             ),
-            **problems(*_SHARED, "coordination-unavailable", "internal"),
+            **problems(*_SHARED, "too-many-requests", "coordination-unavailable", "internal"),
         },
     )
     async def create_room_events_ticket(

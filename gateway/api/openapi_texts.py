@@ -148,7 +148,7 @@ An `EventSource` cannot send an `Authorization` header: make a ticket first, and
 
 TICKET = """\
 For `EventSource`: the ticket opens the room's events once, within 30 s, on any replica, and shows what you may see. The
-stream ends when what you show now expires.
+stream ends when what you show now expires. How many you may have in a minute is limited.
 """
 
 IDENTITIES = {
@@ -301,6 +301,7 @@ _EXTENSIONS: dict[str, dict[str, Any]] = {
     "forbidden": {"rule": "room"},
     "upstream-refused": {"upstreamStatus": 404, "upstreamMessage": "no live session"},
     "upstream-limited": {"upstreamStatus": 429},
+    "too-many-waiting": {"bound": "waiting"},
 }
 
 

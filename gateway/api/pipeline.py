@@ -59,7 +59,13 @@ class RequestPipeline:
             target,
             body,
             lambda asked_at: self._recordings.start(
-                target, parameters, caller=caller.name, timeout=timeout, arrived_at=arrived_at, asked_at=asked_at
+                target,
+                parameters,
+                caller=caller.name,
+                timeout=timeout,
+                arrived_at=arrived_at,
+                asked_at=asked_at,
+                account=caller.account,
             ),
         )
 
@@ -82,6 +88,7 @@ class RequestPipeline:
                 timeout=max(timeout - (looked_at - arrived_at), 0),
                 arrived_at=looked_at,
                 number=number,
+                account=caller.account,
             )
 
         return await self._take_in(request, Scope.STOP, target, body, work)

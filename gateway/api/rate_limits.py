@@ -9,6 +9,9 @@ may arrive before the first is answered.
 
 A target's bucket holds real starts and nothing else, since a storm of tabs on one target is what the gateway is for.
 
+A ticket for live events costs a token of a bucket of the caller's own, so that no number of them keeps it from
+starting: as many can be in Redis at a time as it gets in their half minute.
+
 A stop is refused by the caller's bucket alone. Who may stop at all must be able to end a recording whatever others did
 to the target; and a caller over its own limit can be asked to wait.
 
@@ -48,6 +51,8 @@ _WINDOW_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 0.5
 """How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
 get that Redis does not answer is for what cannot be done without it."""
+_TICKETS: Final = "tickets-per-caller"
+_QUESTIONS: Final = "questions-per-caller"
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
 """Answers that only one request of an operation gets."""
 _SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
@@ -62,6 +67,7 @@ class RateLimiter:
         tenant: Separates the projects that share a Redis.
         caller_per_minute: Starts and stops of a caller that has no limit of its own; 0 is no limit.
         target_per_minute: Real starts of a target; 0 is no limit.
+        tickets_per_minute: Tickets of a caller; 0 is no limit.
     """
 
     def __init__(
@@ -72,12 +78,14 @@ class RateLimiter:
         caller_per_minute: int,
         target_per_minute: int,
         questions_per_minute: int = 0,
+        tickets_per_minute: int = 0,
     ) -> None:
         self._limits = limits
         self._tenant = tenant
         self._caller_per_minute = caller_per_minute
         self._target_per_minute = target_per_minute
         self._questions_per_minute = questions_per_minute
+        self._tickets_per_minute = tickets_per_minute
         self._groups: dict[tuple[Target, bool], _Group] = {}
 
     async def admit(self, caller: Caller, target: Target, *, starts: bool) -> "Admission":
@@ -98,6 +106,25 @@ class RateLimiter:
         """Take a caller's question in: it costs nothing until it causes a call to VideoSDK."""
         name = f"{self._tenant}:questions:{_hash(caller)}"
         return Question(self, _Bucket("questions", name, self._questions_per_minute, 1, 1))
+
+    async def take_ticket(self, caller: Caller) -> None:
+        """Take what a ticket for live events costs.
+
+        Raises:
+            TooManyRequests: The caller has had too many in a minute.
+        """
+        if not self._tickets_per_minute:
+            return
+        bucket = _Bucket("tickets", f"{self._tenant}:tickets:{_hash(caller)}", self._tickets_per_minute, 1, 0)
+        if not self.take_at_once(bucket):
+            await self.take(bucket)
+        if bucket.quota is not None and not bucket.quota.allowed:
+            metrics.refused(_TICKETS)
+            raise TooManyRequests(
+                "You have asked for more tickets in a minute than the gateway allows you.",
+                retry_after=bucket.quota.wait,
+                extensions={"bound": _TICKETS},
+            )
 
     def take_at_once(self, bucket: "_Bucket") -> bool:
         """Take what arriving costs, if this process can say whether that is there."""
@@ -162,7 +189,7 @@ class Admission:
         """
         empty = [bucket for bucket in self._buckets if bucket.quota is not None and not bucket.quota.allowed]
         if empty:
-            metrics.BOUNDS_REACHED.labels("caller" if empty[0].policy == "caller" else "target").inc()
+            metrics.refused("starts-per-caller" if empty[0].policy == "caller" else "starts-per-target")
             wait = max(bucket.quota.wait for bucket in empty if bucket.quota is not None)
             own = empty[0].policy == "caller"
             who = "You have sent" if own else "All callers of your sort together have sent"
@@ -227,7 +254,7 @@ class Question:
         if not self._rate_limiter.take_at_once(bucket):
             await self._rate_limiter.take(bucket)
         if bucket.quota is not None and not bucket.quota.allowed:
-            metrics.BOUNDS_REACHED.labels(bucket.policy).inc()
+            metrics.refused(_QUESTIONS)
             raise TooManyRequests(
                 "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you.",
                 retry_after=bucket.quota.wait,

@@ -1,12 +1,12 @@
 """VideoSDK's webhooks: whose they are, what they say, and an answer before anything is done about it.
 
 There is no caller here and no key: the signature over the very bytes is all that counts, so it is checked before a
-byte is understood, and neither the sender's address nor the content type makes a difference. An event that is genuine
-is answered at once; what it says is handled in the background, and to its end when the process stops.
+byte is understood, and the content type makes no difference. Without something that can be one, no byte is read. An
+event that is genuine is answered at once; what it says is handled in the background (`WebhookQueue`), and to its end
+when the process stops.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -21,15 +21,13 @@ from gateway.api import openapi_texts
 from gateway.api.context import RequestContext
 from gateway.api.openapi_texts import problems
 from gateway.errors import (
-    CoordinationUnavailable,
     IdentityUnavailable,
     MalformedRequest,
-    NewerRecord,
     PayloadTooLarge,
     TooManyWaiting,
     Unauthenticated,
 )
-from gateway.recordings import MODES, EventType, RecordedFile, WebhookEvent
+from gateway.recordings import MODES, EventType, RecordedFile, WebhookEvent, WebhookQueue
 from gateway.recordings.targets import is_id
 from gateway.videosdk.signatures import SIGNATURE_HEADER, Signatures, SignatureVerdict
 from gateway.videosdk.webhook_keys import REFETCH_SECONDS
@@ -56,11 +54,7 @@ _MODE_OF: Final = {f"{spec.events}-{happened}": mode for mode, spec in MODES.ite
 _OTHER: Final = "other"
 _POSTPONED: Final = "postponed"
 
-_MAX_CONCURRENT: Final = 16
-_MAX_UNHEARD: Final = 10_000
-"""A session of a thousand participants that ends tells of each of their recordings."""
-_PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between tries while Redis does not answer. Who asks VideoSDK by itself finds out what is given up here."""
+_NOT_SIGNED: Final = "VideoSDK did not sign this body."
 _LONGEST_SHOWN: Final = 64
 
 _log = structlog.get_logger("gateway.webhooks")
@@ -87,34 +81,40 @@ class WebhookReceiver:
 
     Args:
         signatures: What tells them from forgeries.
-        handle: Who acts on them.
-        count: Called for every event: its type, or `other`, and `accepted`, `unsigned`, `forged`, `malformed`,
-            `too_large`, or `postponed` for those that VideoSDK is asked to send again.
-        max_concurrent: Events that are acted on at the same time; more wait.
-        max_unheard: Events that wait; more are refused, and VideoSDK may send them again.
-        pauses: Seconds between tries while Redis does not answer; after the last the event is given up.
+        queue: Who has them acted on.
+        count: Called for every event: its type, or `other`, and `accepted`, `repeated` for one that an equal one which
+            waits stands for, `unsigned`, `forged`, `malformed`, `too_large`, or `postponed` for those that VideoSDK is
+            asked to send again.
     """
 
     def __init__(
         self,
         signatures: Signatures,
-        handle: Callable[[WebhookEvent], Awaitable[None]],
+        queue: WebhookQueue,
         count: Callable[[str, str], None] = lambda _type, _verdict: None,
-        *,
-        max_concurrent: int = _MAX_CONCURRENT,
-        max_unheard: int = _MAX_UNHEARD,
-        pauses: Sequence[float] = _PAUSES,
     ) -> None:
         self._signatures = signatures
-        self._handle = handle
+        self._queue = queue
         self.count = count
-        self._places = asyncio.Semaphore(max_concurrent)
-        self._max_unheard = max_unheard
-        self._pauses = pauses
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def take(self, body: bytes, signatures: Sequence[bytes]) -> str:
+    def check(self, signatures: Sequence[bytes]) -> None:
+        """Let a request pass whose body may be VideoSDK's, before the body is read.
+
+        Raises:
+            Unauthenticated: Whatever the body is, these signatures do not fit.
+        """
+        refused = self._signatures.refused(signatures)
+        if refused is not None:
+            self.count(_OTHER, refused)
+            raise Unauthenticated(_NOT_SIGNED)
+
+    async def take(self, body: bytes, signatures: Sequence[bytes], sender: str = "") -> str:
         """Take in one event and return its type, `other` where VideoSDK does not document it.
+
+        Args:
+            body: The bytes as they came.
+            signatures: The value of every signature header there was.
+            sender: The address that it came from.
 
         Raises:
             GatewayError: `Unauthenticated`, the same whatever is wrong with the signature; `MalformedRequest`; or
@@ -126,7 +126,7 @@ class WebhookReceiver:
             raise IdentityUnavailable("VideoSDK's public key cannot be had.", retry_after=REFETCH_SECONDS)
         if verdict is not SignatureVerdict.GENUINE:
             self.count(_OTHER, verdict)
-            raise Unauthenticated("VideoSDK did not sign this body.")
+            raise Unauthenticated(_NOT_SIGNED)
         try:
             event = _read(body)
         except MalformedRequest:
@@ -134,48 +134,26 @@ class WebhookReceiver:
             raise
         name = event.get("webhookType")
         known = name if isinstance(name, str) and name in EVENTS else _OTHER
+        verdict = "accepted"
         if known == _OTHER:
             _log.info("webhook.unknown", type=str(name)[:_LONGEST_SHOWN])
         elif (hint := _webhook_event(known, event.get("data"))) is not None:
-            self._take_up(known, hint)
+            verdict = self._put(known, hint, sender)
         elif EVENTS[known] is not None:
             _log.warning("webhook.not_understood", type=known)
-        self.count(known, "accepted")
+        self.count(known, verdict)
         return known
+
+    def _put(self, name: str, hint: WebhookEvent, sender: str) -> str:
+        try:
+            return "accepted" if self._queue.put(name, hint, sender) else "repeated"
+        except TooManyWaiting:
+            self.count(name, _POSTPONED)
+            raise
 
     async def close(self, grace: float) -> None:
         """Let what was accepted be heard to its end, for at most `grace` seconds."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace)
-        if left := list(self._tasks):
-            _log.warning("webhook.given_up", events=len(left))
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-
-    def _take_up(self, name: str, hint: WebhookEvent) -> None:
-        if len(self._tasks) >= self._max_unheard:
-            self.count(name, _POSTPONED)
-            raise TooManyWaiting("More events wait than are kept.", retry_after=1)
-        # A strong reference: asyncio itself keeps only a weak one.
-        task = asyncio.create_task(self._handle_all(name, hint), name="webhook")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _handle_all(self, name: str, hint: WebhookEvent) -> None:
-        for pause in (0.0, *self._pauses):
-            await asyncio.sleep(pause)
-            try:
-                async with self._places:
-                    await self._handle(hint)
-            except (CoordinationUnavailable, NewerRecord):
-                continue
-            except Exception:  # noqa: BLE001 - one event's trouble must not end the process's hearing
-                _log.exception("webhook.failed", type=name)
-                return
-            else:
-                return
-        _log.warning("webhook.given_up", type=name, events=1)
+        await self._queue.close(grace)
 
 
 @post(
@@ -203,6 +181,8 @@ async def receive_videosdk_webhook(
     """Answer quickly: VideoSDK does not say how long it waits."""
     context = RequestContext.of(request.scope)
     context.challenge = "VideoSDK-Signature"
+    signatures = [value for name, value in request.scope["headers"] if name == SIGNATURE_HEADER.encode()]
+    webhook_receiver.check(signatures)
     try:
         body = await request.body()
     except InternalServerException:
@@ -214,8 +194,9 @@ async def receive_videosdk_webhook(
             raise
         webhook_receiver.count(_OTHER, "too_large")
         raise PayloadTooLarge(f"The body may have at most {MAX_WEBHOOK_BYTES} bytes.") from None
-    signatures = [value for name, value in request.scope["headers"] if name == SIGNATURE_HEADER.encode()]
-    context.webhook = await webhook_receiver.take(body, signatures)
+    # Behind an ingress its address, and so one sender for all: which then has half of the places.
+    client = request.scope["client"]
+    context.webhook = await webhook_receiver.take(body, signatures, client[0] if client else "")
 
 
 def _read(body: bytes) -> dict[str, object]:

@@ -265,6 +265,9 @@ class ProblemDocument(Struct, frozen=True, kw_only=True, rename="camel"):
     ) = UNSET
     rule: Annotated[str, Meta(description="`forbidden`: the rule that refused.")] | UnsetType = UNSET
     fields: Annotated[list[str], Meta(description="`parameters-differ`: what differs.")] | UnsetType = UNSET
+    bound: (
+        Annotated[str, Meta(description="`too-many-waiting`, `too-many-requests`: the bound that refused.")] | UnsetType
+    ) = UNSET
     upstream_status: Annotated[int, Meta(description="The status VideoSDK answered with.")] | UnsetType = UNSET
     upstream_message: (
         Annotated[str, Meta(description="`upstream-refused`: what VideoSDK said, bounded and scrubbed.")] | UnsetType

@@ -30,11 +30,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from gateway.observability import tracing
 
 __all__ = [
-    "BOUNDS_REACHED",
     "BUILD_INFO",
     "DEAD_ROWS",
     "DUPLICATES_SUSPECTED",
     "EVENT_READERS",
+    "IDEMPOTENCY_KEYS_FORGOTTEN",
     "LEASES_LOST",
     "REDIS_DURATION",
     "STARTS",
@@ -47,6 +47,7 @@ __all__ = [
     "operation",
     "phase",
     "redis_failed",
+    "refused",
     "render",
     "shared",
     "upstream_call",
@@ -141,7 +142,15 @@ _EVENTS: Final = frozenset(
         *("participant-joined", "participant-left", "session-started", "session-ended"),
     )
 )
-_VERDICTS: Final = ("accepted", "unsigned", "forged", "too_large", "malformed")
+_VERDICTS: Final = ("accepted", "repeated", "unsigned", "forged", "too_large", "malformed")
+
+_BOUNDS: Final = (
+    *("waiting", "waiting-per-caller", "waiting-per-room", "waiting-for-target", "waiting-for-target-per-caller"),
+    *("stops-waiting-per-caller", "event-readers", "event-readers-per-caller", "event-readers-per-room"),
+    *("tickets-per-caller", "webhooks", "webhooks-per-room", "webhooks-per-sender"),
+    *("connections", "connections-per-address", "unfinished"),
+    *("starts-per-caller", "starts-per-target", "questions-per-caller", "reader-calls"),
+)
 
 
 def _counter(name: str, meaning: str, *labels: str) -> Counter:
@@ -206,10 +215,11 @@ WEBHOOK_DELIVERIES_FAILED: Final = _counter(
     "webhook_deliveries_failed", "Recordings of which VideoSDK itself says that a webhook could not be delivered."
 )
 EVENT_READERS: Final = _gauge("event_readers", "Open event streams.")
-BOUNDS_REACHED: Final = _counter(
-    "bounds_reached",
-    "Requests refused, and idempotency keys forgotten before their time, because a caller had reached a bound.",
-    "bound",
+_REFUSED: Final = _counter(
+    "refused", "Requests, webhooks and connections that a bound refused, by the bound as the problem names it.", "bound"
+)
+IDEMPOTENCY_KEYS_FORGOTTEN: Final = _counter(
+    "idempotency_keys_forgotten", "Idempotency keys forgotten before their time, for newer ones of their caller."
 )
 
 # A series that is there from the beginning can be seen to rise from 0; one that appears with its first event cannot.
@@ -228,8 +238,8 @@ for _child in ("stale", "late", "restored"):
     _FENCED_WRITES.labels(_child)
 for _child in ("session_over", "stop_refused", "released"):
     DEAD_ROWS.labels(_child)
-for _child in ("caller", "target", "questions", "reader_calls", "idempotency_keys"):
-    BOUNDS_REACHED.labels(_child)
+for _child in _BOUNDS:
+    _REFUSED.labels(_child)
 for _child in _VERDICTS:
     _WEBHOOK_EVENTS.labels("other", _child)
 
@@ -330,6 +340,11 @@ def redis_failed(kind: str, times: int = 1) -> None:
     _REDIS_ERRORS.labels(kind).inc(times)
 
 
+def refused(bound: str) -> None:
+    """Count what a bound refused, by the name that the problem's member `bound` has."""
+    _REFUSED.labels(bound).inc()
+
+
 def fenced_write(how: str) -> None:
     """Count a result that was not simply written: stale, late or restored."""
     _FENCED_WRITES.labels(how).inc()
@@ -340,7 +355,8 @@ def webhook_event(type: str, verdict: str) -> None:  # noqa: A002 - VideoSDK's w
 
     Args:
         type: The event's name as it came; a name that VideoSDK does not document is counted as `other`.
-        verdict: accepted, unsigned, forged, too_large or malformed; postponed for what VideoSDK is asked to send again.
+        verdict: accepted, repeated (an equal one that waits stands for it), unsigned, forged, too_large or malformed;
+            postponed for what VideoSDK is asked to send again.
     """
     _WEBHOOK_EVENTS.labels(type if type in _EVENTS else "other", verdict).inc()
 

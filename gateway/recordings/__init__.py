@@ -15,6 +15,7 @@ from gateway.recordings.records import recording_of
 from gateway.recordings.room_feeds import FeedUpdate, Reader, RoomFeeds
 from gateway.recordings.targets import MODES, Kind, Mode, StartParameters, Target, target_of
 from gateway.recordings.webhook_events import EventType, WebhookEvent, WebhookEvents
+from gateway.recordings.webhook_queue import WebhookQueue
 from gateway.recordings.without_redis import WithoutRedisMode
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Target",
     "WebhookEvent",
     "WebhookEvents",
+    "WebhookQueue",
     "WithoutRedisMode",
     "recording_of",
     "target_of",

@@ -24,9 +24,9 @@ from gateway.errors import (
     GatewayError,
     InternalError,
     ParametersDiffer,
-    TooManyWaiting,
 )
 from gateway.observability import metrics
+from gateway.places import Places
 from gateway.recordings.batch import Batch, give_up, what_goes_on
 from gateway.recordings.leader import Leader
 from gateway.recordings.model import ENDED, Answer, Outcome, Problem, Status
@@ -44,7 +44,9 @@ _POLL_SECONDS = 1.0
 _POLL_UNSUBSCRIBED_SECONDS = 0.25
 _MAX_RESULTS = 1_000
 _MAX_WAITING = 20_000
-_MAX_WAITING_PER_TARGET = 1_000
+_TARGETS_SHARE = 10
+"""One target's callers get a tenth of the places."""
+_FULL = "Too many callers wait for this gateway at the moment."
 
 
 _log = structlog.get_logger("gateway.recordings")
@@ -70,8 +72,8 @@ class Batches:
         reconciler: Carries out a stop that was requested during an operation.
         degrade: Whether to start without Redis rather than refuse.
         max_results: Results of a moment ago that are kept.
-        max_waiting: Callers that may wait at the same time.
-        max_waiting_per_target: The same for one target.
+        max_waiting: Callers that may wait for a start at the same time, and as many for a stop.
+        max_waiting_per_target: Those of a start of one target; a tenth of them unless given.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class Batches:
         degrade: bool,
         max_results: int = _MAX_RESULTS,
         max_waiting: int = _MAX_WAITING,
-        max_waiting_per_target: int = _MAX_WAITING_PER_TARGET,
+        max_waiting_per_target: int = 0,
     ) -> None:
         self._coordinator = coordinator
         self._leader = leader
@@ -94,8 +96,11 @@ class Batches:
         self._reconciler = reconciler
         self._degrade = degrade
         self._max_results = max_results
-        self._max_waiting = max_waiting
-        self._max_waiting_per_target = max_waiting_per_target
+        self._max_per_target = max_waiting_per_target or max(1, max_waiting // _TARGETS_SHARE)
+        self._starts = Places("waiting", max_waiting, _FULL)
+        self._starts_per_target: dict[str, Places] = {}
+        # Of their own, and one for each caller that has none: whatever others do, a recording can be ended.
+        self._stops = Places("stops-waiting", max_waiting, _FULL, first_always=True)
         self._arriving: dict[str, dict[tuple[Command, str, int | None], Batch]] = {}
         self._submitting: dict[str, int] = {}
         """How many batches Redis has not answered yet, of targets of which batches have arrived."""
@@ -104,8 +109,6 @@ class Batches:
         self._recent_results: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
         """Results of a moment ago: one may overtake the claim's answer that says what to wait for. Only of operations
         that are finished: one that was released goes on under its number."""
-        self._waiters_per_target: dict[str, int] = {}
-        self._waiters = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -132,6 +135,7 @@ class Batches:
         timeout: float,
         arrived_at: float | None,
         asked_at: int | None = None,
+        account: str = "",
     ) -> Answer:
         """Have a command carried out, or join those who already asked for it.
 
@@ -143,14 +147,13 @@ class Batches:
             timeout: Seconds that this caller waits; the operation does not depend on it.
             arrived_at: When (`clock`) the caller came; None is now.
             asked_at: The number (see `claim.lua`) under which this was asked first, if it was asked before now.
+            account: Whose places the wait takes.
 
         Raises:
             GatewayError: What the caller is answered instead.
         """
         key = self._key(target)
-        full = self._waiters_per_target.get(key, 0) >= self._max_waiting_per_target
-        if full or self._waiters >= self._max_waiting:
-            raise TooManyWaiting("Too many callers wait for this gateway at the moment.", retry_after=1)
+        self._take_place(key, target, command, account)
         loop = asyncio.get_running_loop()
         caller: asyncio.Future[Answer | Problem | None] = loop.create_future()
         batch = self._join_batch(
@@ -158,8 +161,6 @@ class Batches:
         )
         batch.waiters.append(caller)
         batch.deadline = max(batch.deadline, clock() + timeout)
-        self._waiters_per_target[key] = self._waiters_per_target.get(key, 0) + 1
-        self._waiters += 1
         timer = loop.call_later(timeout, give_up, caller)
         try:
             with metrics.waiting():
@@ -170,13 +171,33 @@ class Batches:
         finally:
             timer.cancel()
             caller.cancel()
-            self._waiters -= 1
-            self._waiters_per_target[key] -= 1
-            if not self._waiters_per_target[key]:
-                del self._waiters_per_target[key]
+            self._leave_place(key, target, command, account)
         if isinstance(answer, Problem):
             raise answer.error()
         return answer
+
+    def _take_place(self, key: str, target: Target, command: Command, account: str) -> None:
+        if command is not Command.START:
+            self._stops.take(caller=account)
+            return
+        of_target = self._starts_per_target.get(key) or Places("waiting-for-target", self._max_per_target, _FULL)
+        of_target.take(caller=account)
+        try:
+            self._starts.take(room=target.room_id, caller=account)
+        except GatewayError:
+            of_target.leave(caller=account)
+            raise
+        self._starts_per_target[key] = of_target
+
+    def _leave_place(self, key: str, target: Target, command: Command, account: str) -> None:
+        if command is not Command.START:
+            self._stops.leave(caller=account)
+            return
+        self._starts.leave(room=target.room_id, caller=account)
+        of_target = self._starts_per_target[key]
+        of_target.leave(caller=account)
+        if not of_target.taken:
+            del self._starts_per_target[key]
 
     def _deadline(self, batch: Batch) -> Answer:
         batch = batch.resolved

@@ -83,6 +83,7 @@ class Recordings:
         timeout: float,
         arrived_at: float | None = None,
         asked_at: int | None = None,
+        account: str = "",
     ) -> Answer:
         """Have the target recorded.
 
@@ -94,13 +95,16 @@ class Recordings:
             arrived_at: When (`clock`) the caller came, if not now: how long to wait for Redis counts from then.
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where a caller has asked for a
                 stop since, nothing is done, and the answer tells without an outcome how the target stands.
+            account: Whose places the wait takes.
 
         Raises:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
                 VideoSDK's refusal means.
         """
         number = None if asked_at is None else asked_at * 1000 + 999
-        return await self._batches.submit(target, Command.START, parameters, caller, timeout, arrived_at, number)
+        return await self._batches.submit(
+            target, Command.START, parameters, caller, timeout, arrived_at, number, account
+        )
 
     async def stop(
         self,
@@ -110,6 +114,7 @@ class Recordings:
         timeout: float,
         arrived_at: float | None = None,
         number: int | None = None,
+        account: str = "",
     ) -> Answer:
         """Have the target not recorded.
 
@@ -119,11 +124,12 @@ class Recordings:
             timeout: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
             arrived_at: As for `start`.
             number: Of `stoppable`, where the stop is about the recording that was looked at and no later one.
+            account: As for `start`.
 
         Raises:
             GatewayError: As for `start`, but never `ParametersDiffer`.
         """
-        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at, number)
+        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at, number, account)
 
     async def stoppable(self, target: Target, may_stop: Callable[[str | None], bool], *, timeout: float) -> int | None:
         """Return the number of a stop (see `claim.lua`) of what a caller may stop; None where it may not.

@@ -19,7 +19,8 @@ import structlog
 from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Event, Record
-from gateway.errors import CoordinationUnavailable, NewerRecord, TooManyWaiting
+from gateway.errors import CoordinationUnavailable, NewerRecord
+from gateway.places import Places
 from gateway.recordings.model import Recording
 from gateway.recordings.records import recording_of
 from gateway.recordings.targets import Target, target_of
@@ -129,7 +130,7 @@ class RoomFeeds:
         coordinator: Where the events are.
         subscription: Says when there are new ones.
         render: Makes the text of a recording.
-        max_readers: How many may read at the same time.
+        max_readers: How many may read at the same time; one room's, and one caller's in it, no more than are free.
         max_missed: Events that are remembered here, for a returning reader to get one by one.
     """
 
@@ -145,10 +146,13 @@ class RoomFeeds:
         self._coordinator = coordinator
         self._subscription = subscription
         self._render = render
-        self._most_readers = max_readers
+        self._places = Places(
+            "event-readers", max_readers, "Too many read events from this gateway at the moment.", retry_after=2
+        )
         self._max_missed = max_missed
         self._room_feeds: dict[str, _Feed] = {}
-        self._readers: dict[Reader, _Feed] = {}
+        self._readers: dict[Reader, tuple[_Feed, str]] = {}
+        """Each reader's feed, and whose place it has."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -156,21 +160,21 @@ class RoomFeeds:
         """How many read at the moment."""
         return len(self._readers)
 
-    async def open(self, room: str, after: str = "") -> Reader:
+    async def open(self, room: str, after: str = "", *, account: str = "") -> Reader:
         """Begin to read a room's events.
 
         Args:
             room: Its id.
             after: The id of the event that was read last: what came after it is read first. Empty, or where it is
                 forgotten, the room as a whole is.
+            account: Whose place it takes.
 
         Raises:
-            TooManyWaiting: More read already than may.
+            TooManyWaiting: More read already than may, of all, of this account or of this room.
             CoordinationUnavailable: Redis does not answer.
             NewerRecord: A later version of the gateway looks after the room.
         """
-        if self.readers >= self._most_readers:
-            raise TooManyWaiting("Too many read events from this gateway at the moment.", retry_after=2)
+        self._places.take(room=room, caller=account)
         feed = self._room_feeds.get(room)
         if feed is None:
             feed = self._room_feeds[room] = _Feed(self._coordinator, room, self._render, self._max_missed)
@@ -181,7 +185,7 @@ class RoomFeeds:
             task.add_done_callback(self._tasks.discard)
         reader = Reader(self._leave)
         feed.readers.add(reader)
-        self._readers[reader] = feed
+        self._readers[reader] = feed, account
         try:
             await feed.admit(reader, after)
         except BaseException:
@@ -209,9 +213,10 @@ class RoomFeeds:
             self._leave(reader)
 
     def _leave(self, reader: Reader) -> None:
-        feed = self._readers.pop(reader, None)
+        feed, account = self._readers.pop(reader, (None, ""))
         if feed is None:
             return
+        self._places.leave(room=feed.room, caller=account)
         feed.readers.discard(reader)
         if not feed.readers and self._room_feeds.get(feed.room) is feed:
             del self._room_feeds[feed.room]

@@ -8,6 +8,10 @@ doubled, and `Authorization` doubled. Trailers are dropped: to uvicorn they woul
 A connection is not closed for being idle, nor because the process ends, while a request lies unread on it: uvloop looks
 at its timers before it reads, and a proxy takes a reset for a failure.
 
+What a client can take up is bounded, for all connections together: how many there are, and of one address no more than
+are still free; the memory of requests that have not arrived whole (`unfinished`); the requests that are sent ahead of
+their answers. A connection too many is answered and closed.
+
 Uvicorn waits for open answers before it ends, and does not say that it waits: a stream would go on until it is cut off.
 And a client that does not read leaves what was written to it in a buffer that no `close` ever gets rid of. It waits for
 a request that never arrives, too, and for a client that never reads.
@@ -20,7 +24,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 import httptools
 import structlog
@@ -28,9 +32,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.api.problems import PROBLEM_JSON, problem_document
 from gateway.api.sse import LINE
-from gateway.errors import GatewayError, HeadersTooLarge, MalformedRequest
+from gateway.errors import GatewayError, HeadersTooLarge, MalformedRequest, TooManyWaiting
+from gateway.observability import metrics
+from gateway.places import Places
+from gateway.serving.unfinished import Unfinished
 
-__all__ = ["LineProtocol"]
+__all__ = ["LineProtocol", "connection_places"]
 
 _FLUSH_SECONDS: Final = 5.0
 """How long a client may take over the rest of its answer when the process ends."""
@@ -39,9 +46,23 @@ _LISTEN_SECONDS: Final = 2.0
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for no time."""
 _MAX_HEAD: Final = 32 * 1024
+_MAX_AHEAD: Final = 32
+"""Requests that may be sent on a connection before an earlier one is answered: each of them costs memory."""
+_MAX_CONNECTIONS: Final = 10_000
+_MAX_TURNED_AWAY: Final = 100
+"""Connections too many that get an answer, and time to read it; more are cut off."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 _log = structlog.get_logger("gateway.access")
+
+
+def connection_places(most: int) -> Places:
+    """Make the places of connections.
+
+    An address gets no more of them than are free. Behind an ingress that is the ingress's address: it has to keep its
+    clients apart by itself, and the bound holds only what others may do to it, such as a pod that asks directly.
+    """
+    return Places("connections", most, "Too many connections are open to this gateway at the moment.")
 
 
 class LineProtocol(HttpToolsProtocol):
@@ -51,11 +72,17 @@ class LineProtocol(HttpToolsProtocol):
         arrival_seconds: How long a request may take to arrive, and the first one to begin.
         reading_seconds: How long a client may take nothing of what is sent to it.
         last_seconds: How long what has not arrived may still take when the process ends.
+        places: The places of all connections.
+        unfinished: The memory of what has not arrived, for all of them.
+        turned_away: How many connections too many are being answered.
     """
 
     arrival_seconds = 30.0
     reading_seconds = 30.0
     last_seconds = 2.0
+    places: ClassVar[Places] = connection_places(_MAX_CONNECTIONS)
+    unfinished: ClassVar[Unfinished] = Unfinished()
+    turned_away: ClassVar[set["LineProtocol"]] = set()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -75,6 +102,8 @@ class LineProtocol(HttpToolsProtocol):
         """Nothing more is read: what was sent makes no sense, or took too long."""
         self._arrival: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
+        self._address = ""
+        self._has_place = False
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -113,13 +142,33 @@ class LineProtocol(HttpToolsProtocol):
     # --- what asyncio calls ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin; who connects and says nothing is not waited for."""
+        """Begin, if there is a place; who connects and says nothing is not waited for."""
         super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        full = self.places.full(address=self._address)
+        if full is not None:
+            self._turn_away(self.places.refusal(full))
+            return
+        self.places.take(address=self._address)
+        self._has_place = True
         self._expect_arrival()
+
+    def _turn_away(self, problem: GatewayError) -> None:
+        if len(self.turned_away) < _MAX_TURNED_AWAY:
+            self.turned_away.add(self)
+            self._refuse(problem)
+        else:
+            self._closing = True
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._stop_timers()
+        self.unfinished.remove(self)
+        self.turned_away.discard(self)
+        if self._has_place:
+            self._has_place = False
+            self.places.leave(address=self._address)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -145,8 +194,8 @@ class LineProtocol(HttpToolsProtocol):
             self._unfinished = self._unfinished + self._packet if self._in_head else 0
             if self._unfinished > _MAX_HEAD:
                 raise _too_large()
-            if self._arrival is None and (self._begun or self._unfinished):
-                self._expect_arrival()
+            if self._begun or self._unfinished:
+                self._arrives_in_parts(len(data))
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, GatewayError) else _malformed())
@@ -165,6 +214,19 @@ class LineProtocol(HttpToolsProtocol):
             self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
             self._resumes = False
             self._feed(data[upgrade.args[0] :])
+
+    def _arrives_in_parts(self, count: int) -> None:
+        if self._arrival is None:
+            self._expect_arrival()
+        # What is answered already is read to its end, and dropped.
+        if self._in_head or not self.cycle.response_complete:
+            self.unfinished.add(self, count)
+
+    def give_way(self) -> None:
+        """Refuse what has not arrived: others send more than there is memory for, and this has taken the longest."""
+        metrics.refused("unfinished")
+        detail = "Too many requests to this gateway have not arrived whole, and this one had taken the longest."
+        self._refuse(TooManyWaiting(detail, retry_after=1, extensions={"bound": "unfinished"}))
 
     def _expect_arrival(self) -> None:
         seconds = self.last_seconds if self.ending else self.arrival_seconds
@@ -191,6 +253,7 @@ class LineProtocol(HttpToolsProtocol):
     def _refuse(self, problem: GatewayError) -> None:
         """Answer what cannot be read, where there is a place for an answer, and close the connection."""
         self._closing = True
+        self.unfinished.remove(self)
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is not None and cycle.response_complete:
             cycle = None
@@ -218,6 +281,8 @@ class LineProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         if not self._resumes:
+            if len(self.pipeline) >= _MAX_AHEAD:
+                raise MalformedRequest("Too many requests were sent ahead of their answers.")
             super().on_message_begin()
             self._begun = True
             self.scope.setdefault("state", {})[LINE] = self
@@ -257,6 +322,13 @@ class LineProtocol(HttpToolsProtocol):
         if self.ending:
             self.cycle.keep_alive = False
 
+    def on_response_complete(self) -> None:
+        """Go on with the next request; what was not read of this one's body is not kept."""
+        if self.cycle.response_complete and self.cycle.body:
+            self.cycle.body = bytearray()
+            self.unfinished.remove(self)
+        super().on_response_complete()
+
     def _is_chunked(self) -> bool:
         return [value.lower() for name, value in self.headers if name == b"transfer-encoding"] == [b"chunked"]
 
@@ -270,6 +342,7 @@ class LineProtocol(HttpToolsProtocol):
         if self._arrival is not None:
             self._arrival.cancel()
             self._arrival = None
+            self.unfinished.remove(self)
 
 
 def _path(target: bytes) -> bytes:

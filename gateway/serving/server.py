@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.process
 import os
+import resource
 import signal
 import socket
 import sys
@@ -16,7 +17,8 @@ import uvicorn
 from gateway.app import create_app
 from gateway.lifecycle import Drain
 from gateway.observability import logs, metrics
-from gateway.serving.connection import LineProtocol
+from gateway.serving.connection import LineProtocol, connection_places
+from gateway.serving.unfinished import Unfinished
 from gateway.settings.load import load
 from gateway.settings.table import Settings
 
@@ -28,6 +30,9 @@ _WORKER_SECONDS: Final = 30
 """How long a worker may take to answer uvicorn's health check. It answers once the gateway's modules are
 read, which takes longer than uvicorn's own 5 s on a machine that is busy or short of CPU: such a worker would be killed
 and replaced for ever, and none would serve."""
+_OTHER_FILES: Final = 256
+"""Files that are no callers' connections: those to Redis and VideoSDK, and what the process reads and writes."""
+_LEAST_CONNECTIONS: Final = 16
 
 
 class NoPlaceError(Exception):
@@ -85,7 +90,26 @@ def build() -> object:
     logs.configure(settings.log_level, settings.log_format)
     if (parent := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_end_after, args=(parent,), name="parent", daemon=True).start()
+    _bound_connections(settings)
     return create_app(settings, Drain(settings.drain.total_seconds()))
+
+
+def _bound_connections(settings: Settings) -> None:
+    """Bound what this process's connections may take up. It has one server, so they have one class."""
+    LineProtocol.arrival_seconds = LineProtocol.reading_seconds = settings.transfer.total_seconds()
+    LineProtocol.places = connection_places(_most_connections(settings.most_connections))
+    LineProtocol.unfinished = Unfinished(settings.unfinished_mebibytes * 1024 * 1024)
+
+
+def _most_connections(wanted: int) -> int:
+    """Return for how many connections the process may open files, after it has asked for as many as are wanted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in {soft, hard} and soft < wanted + _OTHER_FILES:
+        soft = max(soft, min(hard, wanted + _OTHER_FILES))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return min(wanted, max(_LEAST_CONNECTIONS, soft - _OTHER_FILES))
 
 
 def _end_after(parent: multiprocessing.process.BaseProcess) -> None:

@@ -120,6 +120,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: timedelta
     """How long a connection is kept on which nothing is asked."""
 
+    transfer: timedelta
+    """How long a request may take to arrive, and a client may leave unread what is sent to it."""
+
+    unfinished_mebibytes: int
+    """Memory for requests that have not arrived whole, per process."""
+
     drain: timedelta
     """How long SIGTERM is only announced."""
 
@@ -176,9 +182,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     caller_questions_per_minute: int
     """How many calls to VideoSDK the questions of one caller may cause; 0 is no limit."""
+    caller_tickets_per_minute: int
+    """How often one caller may have a ticket for live events; 0 is no limit."""
 
     most_event_readers: int
     """Readers of live events at the same time, per process."""
+
+    most_waiting: int
+    """Callers that may wait for a start at the same time, and as many for a stop, per process."""
+
+    most_webhooks: int
+    """Webhooks that may wait to be acted on, per process."""
+
+    most_connections: int
+    """Connections at the same time, per process."""
 
     upstream_concurrency: int
     """Calls to VideoSDK at the same time."""
@@ -376,6 +393,20 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         default="75",
     ),
     Setting(
+        "GATEWAY_TRANSFER_SECONDS",
+        seconds(0.1, 600),
+        "How long a request may take to arrive, and how long a client may leave unread what is sent to it; then its "
+        "connection is closed.",
+        default="30",
+    ),
+    Setting(
+        "GATEWAY_UNFINISHED_MEBIBYTES",
+        whole_number(1, 1024),
+        "Memory for requests that have not arrived whole, per process; beyond it the connection whose request has been "
+        "arriving for the longest is closed.",
+        default="8",
+    ),
+    Setting(
         "GATEWAY_DRAIN_SECONDS",
         seconds(0, 300),
         "How long the gateway goes on serving after SIGTERM, not ready any more, until load balancers have noticed.",
@@ -476,11 +507,41 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "How many calls to VideoSDK the questions of one caller may cause; 0 is no limit.",
         default="600",
     ),
+    # A browser needs a new one whenever it connects, and connects again at most once a second.
+    Setting(
+        "GATEWAY_CALLER_TICKETS_PER_MINUTE",
+        whole_number(0, 1_000_000),
+        "How often one caller may have a ticket for live events; 0 is no limit.",
+        default="600",
+    ),
     Setting(
         "GATEWAY_MOST_EVENT_READERS",
         whole_number(1, 1_000_000),
-        "Readers of live events at the same time, per process; each needs a file descriptor.",
+        "Readers of live events at the same time, per process; each needs a file descriptor. One room gets no more "
+        "than are still free, and one caller no more than that room may still take.",
         default="5000",
+    ),
+    Setting(
+        "GATEWAY_MOST_WAITING",
+        whole_number(1, 1_000_000),
+        "Callers that may wait for a start at the same time, and as many for a stop, per process; for a start of one "
+        "track a tenth. One room gets no more than are still free, and one caller no more than that room may still "
+        "take.",
+        default="20000",
+    ),
+    Setting(
+        "GATEWAY_MOST_WEBHOOKS",
+        whole_number(1, 1_000_000),
+        "VideoSDK's events that may wait to be acted on, per process. Those of one sender's address get no more places "
+        "than are still free, and those of one room no more than that sender may still take.",
+        default="20000",
+    ),
+    Setting(
+        "GATEWAY_MOST_CONNECTIONS",
+        whole_number(1, 1_000_000),
+        "Connections at the same time, per process, and no more than it may open files; more are answered 503. One "
+        "address gets no more than are still free.",
+        default="10000",
     ),
     Setting(
         "GATEWAY_UPSTREAM_CONCURRENCY",

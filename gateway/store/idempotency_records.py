@@ -103,7 +103,7 @@ class IdempotencyRecords:
         )
         record = msgspec.json.decode(reply, type=IdempotencyRecord)
         if record.forgotten:
-            metrics.BOUNDS_REACHED.labels("idempotency_keys").inc(record.forgotten)
+            metrics.IDEMPOTENCY_KEYS_FORGOTTEN.inc(record.forgotten)
         return record
 
 

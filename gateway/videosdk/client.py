@@ -301,7 +301,7 @@ class VideoSDK:
             async with asyncio.timeout(self._timeouts["pool"]):
                 await self._for_readers.acquire()
         except TimeoutError:
-            metrics.BOUNDS_REACHED.labels("reader_calls").inc()
+            metrics.refused("reader-calls")
             raise NeverSent("none of the places for readers became free in time") from None
         try:
             return await self._send(operation, method, path, query=query, goes_last=True)

@@ -44,6 +44,14 @@ class Signatures:
     def __init__(self, keys: KeySource) -> None:
         self._keys = keys
 
+    def refused(self, signatures: Sequence[bytes]) -> SignatureVerdict | None:
+        """Say why signatures do not count whatever the body is; None where that depends on the body."""
+        if not any(signatures):
+            return SignatureVerdict.UNSIGNED
+        if len(signatures) != 1 or _decoded(signatures[0]) is None:
+            return SignatureVerdict.FORGED
+        return None
+
     async def judge(self, body: bytes, signatures: Sequence[bytes]) -> SignatureVerdict:
         """Say whether VideoSDK signed a body.
 
@@ -51,11 +59,10 @@ class Signatures:
             body: The bytes as they came.
             signatures: The value of every signature header there was. Of two, each reader could pick another: refused.
         """
-        if not any(signatures):
-            return SignatureVerdict.UNSIGNED
-        signature = _decoded(signatures[0]) if len(signatures) == 1 else None
-        if signature is None:
-            return SignatureVerdict.FORGED
+        refused = self.refused(signatures)
+        signature = _decoded(signatures[0]) if refused is None else None
+        if refused is not None or signature is None:
+            return refused or SignatureVerdict.FORGED
         keys = await self._keys.current()
         if _signed(keys, body, signature):
             return SignatureVerdict.GENUINE

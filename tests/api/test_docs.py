@@ -62,6 +62,57 @@ async def test_docs_assets_have_their_content_types(gateway: httpx.AsyncClient, 
     assert answer.content == (resources.files("gateway.api") / "swagger" / name).read_bytes()
 
 
+@pytest.mark.parametrize("path", ["/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/openapi.json"])
+async def test_docs_file_is_sent_compressed_where_the_client_takes_that(gateway: httpx.AsyncClient, path: str) -> None:
+    """The same file in two forms, each with a name of its own, and no cache may take one for the other."""
+    plain = await gateway.get(path, headers={"accept-encoding": "identity"})
+    packed = await gateway.get(path, headers={"accept-encoding": "br, gzip;q=0.5"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+    assert packed.content == plain.content
+    assert plain.headers["etag"] != packed.headers["etag"]
+    for answer in (plain, packed):
+        assert "accept-encoding" in answer.headers["vary"].lower()
+        assert re.fullmatch(r'"[0-9a-z-]+"', answer.headers["etag"])
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip", "gzip"),
+        ("GZIP ; q=1", "gzip"),
+        ("*", "gzip"),
+        ("gzip;q=0", ""),
+        ("gzip; q=0.000, *", ""),
+        ("*;q=0", ""),
+        ("br", ""),
+        ("", ""),
+    ],
+)
+async def test_docs_file_has_the_form_that_the_client_asks_for(
+    gateway: httpx.AsyncClient, accepted: str, encoding: str
+) -> None:
+    """A coding is taken that is named, or meant by an asterisk, and not weighed 0."""
+    answer = await gateway.get("/docs/swagger-ui.css", headers={"accept-encoding": accepted})
+    assert answer.headers.get("content-encoding", "") == encoding
+
+
+async def test_docs_file_that_the_client_has_is_not_sent_again(gateway: httpx.AsyncClient) -> None:
+    """304 without a body for the form that is named, also where a proxy weakened the name; the other form is sent."""
+    path, packing = "/docs/swagger-ui.css", {"accept-encoding": "gzip"}
+    etag = (await gateway.get(path, headers=packing)).headers["etag"]
+    for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        again = await gateway.get(path, headers={**packing, "if-none-match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+        assert "accept-encoding" in again.headers["vary"].lower()
+        assert "max-age" in again.headers["cache-control"]
+    for known, accepted in ((etag, "identity"), ('"other"', "gzip")):
+        answer = await gateway.get(path, headers={"accept-encoding": accepted, "if-none-match": known})
+        assert answer.status_code == 200
+        assert answer.content
+
+
 async def test_docs_assets_load_nothing_from_other_hosts(gateway: httpx.AsyncClient) -> None:
     """Neither style nor script names a source map, an import or a font of another host."""
     style = (await gateway.get("/docs/swagger-ui.css")).text

@@ -25,7 +25,7 @@ from gateway.api.problems import answer_problem
 from gateway.api.webhooks import EVENTS, MAX_WEBHOOK_BYTES, WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
 from gateway.errors import CoordinationUnavailable, GatewayError, NewerRecord
 from gateway.lifecycle import Drain
-from gateway.recordings import EventType, Kind, Mode, RecordedFile, WebhookEvent
+from gateway.recordings import EventType, Kind, Mode, RecordedFile, WebhookEvent, WebhookQueue
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -66,6 +66,11 @@ def told(name: str, track: dict[str, str]) -> bytes:
     )
 
 
+def left_of(participant: str, room: str = ROOM) -> bytes:
+    """Return the body of an event that a participant left, different for each."""
+    return event("participant-left", meetingId=room, participantId=participant)
+
+
 def key_calls(simulator: Simulator) -> int:
     """Return how often VideoSDK was asked for its key."""
     return sum(call.endpoint == "key" for call in simulator.calls)
@@ -88,7 +93,9 @@ class Door:
         self.hearing = 0
         """How many hints are being acted on."""
         signatures = Signatures(FetchedKeys(videosdk.public_key, lambda: self.now))
-        self.webhook_receiver = WebhookReceiver(signatures, self._handle, self._count, **bounds)
+        bounds.setdefault("rest", 0.01)
+        queue = WebhookQueue(self._handle, **bounds)
+        self.webhook_receiver = WebhookReceiver(signatures, queue, self._count)
 
     async def _handle(self, hint: WebhookEvent) -> None:
         self.hearing += 1
@@ -241,9 +248,9 @@ async def test_webhook_with_any_content_type_is_handled(door: Door) -> None:
 
 async def test_webhook_received_twice_is_handled_twice(door: Door) -> None:
     """Two starts of one track tell the same bytes: the second is no copy of the first."""
-    for _ in range(2):
+    for count in (1, 2):
         assert (await door.send(told("started", {"roomId": ROOM, "participantId": "p", "kind": "video"}))).is_success
-    await harness.eventually(lambda: len(door.heard) == 2)
+        await harness.eventually(lambda count=count: len(door.heard) == count)
     assert door.heard[0] == door.heard[1]
 
 
@@ -280,6 +287,24 @@ async def test_webhook_unsigned_or_forged_is_answered_401(
     assert door.heard == []
 
 
+@pytest.mark.parametrize("signature", [None, b"nonsense", b"A" * 344], ids=["none", "no base64", "too short"])
+async def test_webhook_without_a_signature_is_refused_before_its_body_is_read(
+    door: Door, signature: bytes | None
+) -> None:
+    """Where no body could make it genuine, the answer comes before one is sent, and what comes later is dropped."""
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n" % WEBHOOK_PATH.encode()
+    if signature is not None:
+        head += b"videosdk-signature: %s\r\n" % signature[:340]
+    url = door.client.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(head + b"\r\n")
+    async with asyncio.timeout(harness.BOUND):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+        writer.write(b"x" * 1000 + b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert b"HTTP/1.1 404" in await reader.read()
+    writer.close()
+
+
 async def test_webhook_with_a_body_beyond_the_bound_is_refused(
     door: Door, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
@@ -293,7 +318,8 @@ async def test_webhook_with_a_body_beyond_the_bound_is_refused(
         for _ in range(5):
             yield b" " * (MAX_WEBHOOK_BYTES // 4)
 
-    check_problem(await door.client.post(WEBHOOK_PATH, content=parts()), "payload-too-large")
+    signed = {"videosdk-signature": door.simulator.sign(longest)}
+    check_problem(await door.client.post(WEBHOOK_PATH, content=parts(), headers=signed), "payload-too-large")
     assert door.counted["other", "too_large"] == 2
 
 
@@ -377,17 +403,62 @@ async def test_webhook_of_any_signed_body_is_answered_as_documented(door: Door) 
 async def test_webhook_is_answered_before_it_is_acted_on(door: Door) -> None:
     """VideoSDK is answered while the hint is still being acted on, and so are the next hundred."""
     door.hold.clear()
-    answers = await asyncio.gather(*(door.send(SAMPLE) for _ in range(100)))
+    answers = await asyncio.gather(*(door.send(left_of(f"p{number}")) for number in range(100)))
     assert {answer.status_code for answer in answers} == {204}
     assert door.heard == []
     door.hold.set()
     await harness.eventually(lambda: len(door.heard) == 100)
 
 
+async def test_webhook_sent_a_hundred_times_is_handled_once_more_at_most(door: Door) -> None:
+    """While it is handled, and while it waits, equal ones stand for nothing: it is handled now, and once afterwards."""
+    door.hold.clear()
+    answers = await asyncio.gather(*(door.send(SAMPLE) for _ in range(100)))
+    assert {answer.status_code for answer in answers} == {204}
+    assert door.counted == {(STOPPED, "accepted"): 2, (STOPPED, "repeated"): 98}
+    door.hold.set()
+    await door.webhook_receiver.close(20)
+    assert len(door.heard) == 2
+
+
+async def test_webhook_sent_again_rests_before_it_is_handled_again(simulator: Simulator) -> None:
+    """What was just handled waits for a while, and any number of equal ones with it; none is lost at the end."""
+    async with opened(simulator, rest=3600) as door:
+        assert (await door.send(SAMPLE)).status_code == 204
+        await harness.eventually(lambda: door.heard)
+        for _ in range(3):
+            assert (await door.send(SAMPLE)).status_code == 204
+        other = left_of("somebody-else")
+        assert (await door.send(other)).status_code == 204
+        await harness.eventually(lambda: len(door.heard) == 2)
+        assert door.heard[1].type is EventType.LEFT, "it did not wait for what rests"
+        assert door.counted[STOPPED, "repeated"] == 2
+        await door.webhook_receiver.close(20)
+        assert [hint.type for hint in door.heard] == [EventType.STOPPED, EventType.LEFT, EventType.STOPPED]
+
+
+@pytest.mark.parametrize("max_concurrent", [1, 2], ids=["one task", "two tasks"])
+async def test_webhooks_of_a_room_that_sends_many_leave_another_rooms_its_turn(
+    simulator: Simulator, max_concurrent: int
+) -> None:
+    """A room gets half of the tasks, and every second turn: that of another is not handled after all of them."""
+    async with opened(simulator, max_concurrent=max_concurrent) as door:
+        door.hold.clear()
+        for number in range(20):
+            assert (await door.send(left_of(f"p{number}"))).status_code == 204
+        await harness.eventually(lambda: door.hearing == 1)
+        for participant in ("ada", "bob"):
+            assert (await door.send(left_of(participant, "another-room"))).status_code == 204
+        await harness.eventually(lambda: door.hearing == max_concurrent)
+        door.hold.set()
+        await harness.eventually(lambda: len(door.heard) == 22)
+        assert [hint.room_id for hint in door.heard[:5]].count("another-room") == 2
+
+
 async def test_close_waits_for_accepted_webhooks(door: Door) -> None:
     """Everything answered with 204 is heard before the intake is closed."""
     door.hold.clear()
-    await asyncio.gather(*(door.send(SAMPLE) for _ in range(40)))
+    await asyncio.gather(*(door.send(left_of(f"p{number}")) for number in range(40)))
 
     async def heard_when_closed() -> int:
         await door.webhook_receiver.close(20)
@@ -410,21 +481,28 @@ async def test_close_gives_up_a_hanging_webhook_after_the_grace(door: Door) -> N
 async def test_webhook_beyond_the_bound_is_refused_with_retry_after(
     simulator: Simulator, check_problem: Callable[..., dict[str, Any]]
 ) -> None:
-    """Two wait, of which one is acted on; a third is refused with Retry-After, and accepted when there is room."""
-    async with opened(simulator, max_unheard=2, max_concurrent=1) as door:
+    """Four wait, of which one is acted on; another is refused with Retry-After, and accepted when there is room.
+
+    One address has no more of the places than are free, and one room no more than that address may still take.
+    """
+    async with opened(simulator, max_waiting=8, max_concurrent=1) as door:
         door.hold.clear()
-        for _ in range(2):
-            assert (await door.send(SAMPLE)).status_code == 204
-        refused = await door.send(SAMPLE)
-        check_problem(refused, "too-many-waiting")
+        for participant in ("ada", "bob"):
+            assert (await door.send(left_of(participant))).status_code == 204
+        refused = await door.send(left_of("eve"))
+        assert check_problem(refused, "too-many-waiting")["bound"] == "webhooks-per-room"
         assert int(refused.headers["retry-after"]) > 0
-        assert door.counted[STOPPED, "postponed"] == 1
+        assert door.counted["participant-left", "postponed"] == 1
+        for room in ("second-room", "third-room"):
+            assert (await door.send(left_of("ada", room))).status_code == 204
+        refused = await door.send(left_of("ada", "fourth-room"))
+        assert check_problem(refused, "too-many-waiting")["bound"] == "webhooks-per-sender"
         await harness.eventually(lambda: door.hearing)
         assert door.hearing == 1
         door.hold.set()
-        await harness.eventually(lambda: len(door.heard) == 2)
-        assert (await door.send(SAMPLE)).status_code == 204
-        await harness.eventually(lambda: len(door.heard) == 3)
+        await harness.eventually(lambda: len(door.heard) == 4)
+        assert (await door.send(left_of("eve"))).status_code == 204
+        await harness.eventually(lambda: len(door.heard) == 5)
 
 
 @pytest.mark.parametrize("reason", [CoordinationUnavailable, NewerRecord])

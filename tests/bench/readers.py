@@ -76,7 +76,7 @@ async def measure(count: int, folder: Path) -> dict[str, Any]:
     demo = harness.Demo(folder)
     with harness.AgedValkey() as valkey:
         async with harness.simulator() as videosdk:
-            more = {"GATEWAY_MOST_EVENT_READERS": str(count), "GATEWAY_LOG_LEVEL": "warning"}
+            more = {"GATEWAY_MOST_EVENT_READERS": str(4 * count), "GATEWAY_LOG_LEVEL": "warning"}
             settings = harness.environment(valkey.url, videosdk.url, demo.file, **harness.FAST, **more)
             gateway = await harness.GatewayProcess(settings, folder / "gateway.log").ready()
             try:

@@ -2,15 +2,17 @@
 
 import copy
 import re
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from gateway.api.openapi import contract
 from tests.chart import kubernetes
 from tests.chart.helm import SETS, Helm, Manifest, Refused, container, kind, labels, one, pods, values_of
-from tests.chart.written import CHART
+from tests.chart.written import CHART, VALUES
 
 every_set = pytest.mark.parametrize("name", SETS)
 
@@ -146,15 +148,24 @@ def test_manifests_grace_period_covers_the_longest_shutdown(
 
 @pytest.mark.parametrize("name", ["ingress", "gateway-api", "everything"])
 def test_manifests_expose_the_api_and_no_internal_route(rendered: dict[str, list[Manifest]], name: str) -> None:
-    """Of /metrics, /livez and /readyz nothing is reached through an Ingress or a route; all of the API is."""
+    """Through an Ingress or a route all of the API is reached, and nothing that is for operators and developers."""
     paths: list[str] = []
     for item in kind(rendered[name], "Ingress"):
         paths += [path["path"] for rule in item["spec"]["rules"] for path in rule["http"]["paths"]]
     for item in kind(rendered[name], "HTTPRoute"):
         paths += [match["path"]["value"] for rule in item["spec"]["rules"] for match in rule["matches"]]
-    assert "/v1" in paths
-    for hidden in ("/metrics", "/livez", "/readyz", "/"):
-        assert not [path for path in paths if hidden == path or hidden.startswith(path.rstrip("/") + "/")]
+
+    def reached(route: str) -> bool:
+        return any(route == path or route.startswith(path.rstrip("/") + "/") for path in paths)
+
+    api = [route for route in contract()["paths"] if route.startswith("/v1/") and not route.startswith("/v1/admin")]
+    assert len(api) > 5
+    assert [route for route in api if not reached(route)] == []
+    assert {route for route in contract()["paths"] if reached(route)} == set(api)
+    for hidden in ("/metrics", "/livez", "/readyz", "/", "/v1", "/v1/admin", "/openapi.json"):
+        assert not reached(hidden)
+    # Of the docs only where they are asked for.
+    assert reached("/docs") is (name == "ingress")
 
 
 def test_manifests_restart_pods_only_for_settings(helm: Helm) -> None:
@@ -186,7 +197,7 @@ def test_manifests_hold_secrets_only_in_secrets(rendered: dict[str, list[Manifes
 
 
 def test_network_policy_admits_only_what_is_needed(rendered: dict[str, list[Manifest]]) -> None:
-    """In: the pod's port. Out: names, Redis's ports wherever the URL says they are, VideoSDK; nothing private."""
+    """In: the pod's port. Out: names, Redis where its URL says that it is, VideoSDK; nothing private."""
     for name, ports in {
         "default": [6379],
         "ingress": [6379, 6380],
@@ -200,12 +211,89 @@ def test_network_policy_admits_only_what_is_needed(rendered: dict[str, list[Mani
         assert {(port["port"], port["protocol"]) for port in names["ports"]} == {(53, "UDP"), (53, "TCP")}
         assert [port["port"] for port in redis["ports"]] == ports, name
         assert [port["port"] for port in videosdk["ports"]] == [443]
-        assert "169.254.0.0/16" in videosdk["to"][0]["ipBlock"]["except"]
+        assert names["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]
+        assert all(rule.get("to") for rule in spec["egress"]), "no rule leads anywhere"
+        assert {"podSelector": {}} in redis["to"] or name in {"ingress", "everything"}
+    assert one(rendered["ingress"], "NetworkPolicy")["spec"]["egress"][1]["to"] == [
+        {"ipBlock": {"cidr": "10.1.2.3/32"}}
+    ]
     spec = one(rendered["valkey"], "NetworkPolicy")["spec"]
     valkey = spec["egress"][1]["to"][0]["podSelector"]["matchLabels"]
     assert [pod for pod in pods(rendered["valkey"]) if valkey.items() <= pod["labels"].items()]
     theirs = [item for item in kind(rendered["valkey"], "NetworkPolicy") if item["metadata"]["name"].endswith("valkey")]
     assert theirs[0]["spec"]["podSelector"]["matchLabels"] == valkey
+
+
+PRIVATE = (
+    *("10.1.2.3", "100.64.1.1", "127.0.0.1", "169.254.169.254", "172.16.1.1", "192.168.1.1", "0.0.0.0", "224.0.0.1"),
+    *("::1", "fd00::1", "fe80::1", "::ffff:10.1.2.3", "64:ff9b::a01:203", "64:ff9b:1::1", "2002:a01:203::1"),
+)
+
+
+def test_network_policy_leads_to_nothing_private(rendered: dict[str, list[Manifest]]) -> None:
+    """VideoSDK's rule reaches public addresses, and no private one, also not as IPv6, through NAT64 or through 6to4."""
+    blocks = [peer["ipBlock"] for peer in one(rendered["default"], "NetworkPolicy")["spec"]["egress"][2]["to"]]
+
+    def reached(text: str) -> bool:
+        address = ip_address(text)
+        return any(
+            address in ip_network(block["cidr"]) and not any(address in ip_network(one) for one in block["except"])
+            for block in blocks
+        )
+
+    assert [address for address in PRIVATE if reached(address)] == []
+    assert all(map(reached, ("1.1.1.1", "203.0.114.1", "2606:4700::1")))
+
+
+@pytest.mark.parametrize(
+    ("url", "peer"),
+    [
+        ("redis://redis", {"podSelector": {}}),
+        ("redis://user:a.b@10.0.0.7:6380/2", {"ipBlock": {"cidr": "10.0.0.7/32"}}),
+        ("rediss://[fd00::7]:6379", {"ipBlock": {"cidr": "fd00::7/128"}}),
+        (
+            "redis://redis.cache.svc:6379",
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "cache"}}},
+        ),
+        (
+            "redis+cluster://redis-0.redis.cache.svc.cluster.local:6379,redis-1.redis.cache.svc.cluster.local",
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "cache"}}},
+        ),
+        ("redis+sentinel://sentinel:26379/tracks?x=1", {"podSelector": {}}),
+    ],
+)
+def test_network_policy_finds_redis_by_its_address(helm: Helm, url: str, peer: Manifest) -> None:
+    """An IP address, a Service of the namespace and one of another say where Redis is."""
+    policy = one(helm.render({**values_of("default"), "redis": {"url": url}}), "NetworkPolicy")
+    assert policy["spec"]["egress"][1]["to"] == [peer]
+
+
+def test_trial_valkey_asks_for_the_password_that_the_gateway_shows(
+    helm: Helm, rendered: dict[str, list[Manifest]]
+) -> None:
+    """Made up, in a Secret that both mount; no other pod and no argument of a command holds it."""
+    secret = next(item for item in kind(rendered["valkey"], "Secret") if item["metadata"]["name"].endswith("valkey"))
+    held = secret["stringData"]
+    assert len(held["password"]) >= 32
+    assert held["valkey.conf"] == f"requirepass {held['password']}\n"
+    assert held["url"] == f"redis://:{held['password']}@{secret['metadata']['name']}:6379"
+    server = next(pod for pod in pods(rendered["valkey"]) if pod["containers"][0]["name"] == "valkey")
+    mount = server["containers"][0]["volumeMounts"][-1]["mountPath"]
+    assert f"{mount}/valkey.conf" in server["containers"][0]["args"]
+    assert held["password"] not in str([item for item in rendered["valkey"] if item is not secret])
+    again = kind(helm.render(values_of("valkey")), "Secret")
+    assert held["password"] not in str(again), "each installation has its own"
+    given = "given0123456789abcdef"
+    values = {**values_of("valkey"), "valkey": {"enabled": True, "password": given}}
+    assert f"redis://:{given}@" in str(kind(helm.render(values), "Secret"))
+
+
+def test_images_are_named_by_their_digests() -> None:
+    """What the chart brings along and what the image is built on: another one cannot come under the same name."""
+    pinned = r"@sha256:[0-9a-f]{64}$"
+    assert re.search(pinned, yaml.safe_load(VALUES.read_text())["valkey"]["image"])
+    (base,) = re.findall(r"^ARG BASE=(.*)$", (CHART.parents[1] / "Dockerfile").read_text(), re.MULTILINE)
+    assert re.search(pinned, base)
 
 
 def test_manifests_hold_rules_and_dashboard_unchanged(rendered: dict[str, list[Manifest]]) -> None:

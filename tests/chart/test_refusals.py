@@ -90,8 +90,18 @@ BY_THE_SCHEMA: list[tuple[str, Manifest, str]] = [
     ("no image", {"image": {"repository": ""}}, "image.repository: Does not match pattern"),
     ("everything through the Ingress", {"ingress": {"paths": ["/"]}}, "ingress.paths.0: Does not match pattern"),
     (
+        "what operators may do, unnamed",
+        {"ingress": {"paths": ["/v1"]}},
+        "ingress.paths.0: Does not match pattern",
+    ),
+    (
+        "a password that a URL would have to spell",
+        {"valkey": {"password": "with/slash:and@more"}},
+        "valkey.password: Does not match pattern",
+    ),
+    (
         "the metrics through the Ingress",
-        {"ingress": {"paths": ["/v1", "/metrics"]}},
+        {"ingress": {"paths": ["/v1/rooms", "/metrics"]}},
         "ingress.paths.1: Does not match pattern",
     ),
     (
@@ -238,6 +248,16 @@ TOGETHER: list[tuple[str, Manifest, str]] = [
         "scaling by nothing",
         {"autoscaling": {"enabled": True, "cpuPercent": 0}},
         "autoscaling: give cpuPercent, operationsInFlight or both",
+    ),
+    (
+        "Redis by a name that does not say where",
+        {"redis": {"url": "redis://:a-password@redis.example.com:6379"}},
+        "networkPolicy.redis: say where Redis is (a peer, such as an ipBlock): its address does not",
+    ),
+    (
+        "Redis in a Secret that the chart cannot read",
+        {"redis": {"url": "", "existingSecret": "redis-url"}},
+        "networkPolicy.redis: say where Redis is",
     ),
     ("an Ingress for no host", {"ingress": {"enabled": True}}, "ingress.hosts: expected at least one host"),
     (

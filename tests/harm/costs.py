@@ -36,8 +36,15 @@ async def attacked(
         process.stop()
 
 
-async def bounds_reached(client: ApiClient, bound: str) -> float:
-    """Return how often a bound was reached, by the gateway's own metric."""
+async def refused(client: ApiClient, bound: str) -> float:
+    """Return how often a bound refused something, by the gateway's own metric."""
     text = (await client.get("/metrics")).text
-    found = re.search(rf'^gateway_bounds_reached_total{{bound="{bound}"}} (\S+)$', text, re.MULTILINE)
+    found = re.search(rf'^gateway_refused_total{{bound="{bound}"}} (\S+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+async def keys_forgotten(client: ApiClient) -> float:
+    """Return how many idempotency keys went before their time."""
+    text = (await client.get("/metrics")).text
+    found = re.search(r"^gateway_idempotency_keys_forgotten_total (\S+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0

@@ -13,7 +13,7 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.api_client import ApiClient, NewTrack
-from tests.harm.costs import attacked, bounds_reached
+from tests.harm.costs import attacked, keys_forgotten, refused
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
@@ -51,8 +51,8 @@ async def test_new_keys_cost_a_whole_token_and_take_a_bounded_room(
         assert sum(room.values()) - sum(before.values()) < KEYS * 2_000
         (entries,) = [count for name, count in (await _counts(redis)).items() if name not in before]
         assert entries == KEYS
-        assert await bounds_reached(attacker, "idempotency_keys") >= statuses[200] - KEYS
-        assert await bounds_reached(attacker, "caller") == statuses[429]
+        assert await keys_forgotten(attacker) >= statuses[200] - KEYS
+        assert await refused(attacker, "starts-per-caller") == statuses[429]
         await _retries_are_replayed(attacker, track)
 
 

@@ -12,7 +12,7 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.api_client import NewTrack
-from tests.harm.costs import attacked, bounds_reached
+from tests.harm.costs import attacked, refused
 from tests.listener import listening
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
@@ -42,7 +42,7 @@ async def test_stops_of_what_never_was_cost_what_they_cause_and_leave_nothing(
             assert answer.status_code == 429 or answer.json()["outcome"] == "not_recording"
         # Two come back in three seconds.
         assert PER_MINUTE - 1 <= statuses[200] <= PER_MINUTE + 8
-        assert await bounds_reached(attacker, "caller") == statuses[429]
+        assert await refused(attacker, "starts-per-caller") == statuses[429]
         assert _posts(simulator, room) == 1 + statuses[200]
         # What the room shows is what it was: one target, and the events of its start.
         assert await _left(redis, room) == before

@@ -56,7 +56,8 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "videosdk_token_age_seconds": ("gauge", set()),
     "videosdk_token_expires_seconds": ("gauge", set()),
     "event_readers": ("gauge", set()),
-    "bounds_reached": ("counter", {"bound"}),
+    "refused": ("counter", {"bound"}),
+    "idempotency_keys_forgotten": ("counter", set()),
 }
 """Alerts, dashboard and runbook rely on these names; what has gone or changed its labels breaks them silently."""
 
@@ -111,7 +112,29 @@ BEGUN: dict[tuple[str, str], set[str]] = {
     ("redis_errors_total", "kind"): set(KINDS),
     ("fenced_writes_total", "how"): {"stale", "late", "restored"},
     ("webhook_events_total", "type"): {"other"},
-    ("webhook_events_total", "verdict"): {"accepted", "unsigned", "forged", "too_large", "malformed"},
+    ("webhook_events_total", "verdict"): {"accepted", "repeated", "unsigned", "forged", "too_large", "malformed"},
+    ("refused_total", "bound"): {
+        "connections",
+        "connections-per-address",
+        "questions-per-caller",
+        "reader-calls",
+        "starts-per-caller",
+        "starts-per-target",
+        "event-readers",
+        "event-readers-per-caller",
+        "event-readers-per-room",
+        "stops-waiting-per-caller",
+        "tickets-per-caller",
+        "unfinished",
+        "waiting",
+        "waiting-for-target",
+        "waiting-for-target-per-caller",
+        "waiting-per-caller",
+        "waiting-per-room",
+        "webhooks",
+        "webhooks-per-room",
+        "webhooks-per-sender",
+    },
 }
 """Series of a process that has done nothing yet, by name and label."""
 

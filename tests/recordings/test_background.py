@@ -17,7 +17,7 @@ from gateway.auth.api_keys import CallersFile, new_key
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
 from gateway.coordinator import BacklogGauge, Command, Completion, Record
 from gateway.errors import CoordinationUnavailable, IdentityUnavailable, InternalError
-from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
+from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent, WebhookQueue
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.secrets import Secret, SecretFile
@@ -189,7 +189,9 @@ async def webhooks(parts: Parts, simulator: Simulator) -> Steps:
             raise errors.pop()
         heard.append(hint)
 
-    webhook_receiver = WebhookReceiver(Signatures(FetchedKeys(parts.videosdk.public_key)), handle)
+    webhook_receiver = WebhookReceiver(
+        Signatures(FetchedKeys(parts.videosdk.public_key)), WebhookQueue(handle, rest=0.01)
+    )
     data = {"meetingId": "room", "participantId": "ada"}
     body = json.dumps({"webhookType": "participant-left", "data": data}).encode()
     await webhook_receiver.take(body, [simulator.sign(body).encode()])

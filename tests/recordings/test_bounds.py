@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,7 @@ from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller
 from gateway.coordinator import BacklogGauge, Command, Completion, Coordinator, Record
 from gateway.coordinator.rewrites import Rewrites
-from gateway.errors import DeadlineExceeded, TooManyWaiting
+from gateway.errors import TooManyWaiting
 from gateway.recordings import (
     EventType,
     Kind,
@@ -88,34 +89,103 @@ class HeldReconciler(Reconciler):
 # --- callers -----------------------------------------------------------------------------------------------------
 
 
+class Waiters:
+    """Callers of a process whose VideoSDK answers none of them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._recordings = parts.recordings
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    async def start(self, one: Target, account: str) -> str:
+        """Have an account start a track; return the bound that refuses it, empty where it waits."""
+        return await self._enter(self._recordings.start(one, NOTHING, caller="demo", timeout=60, account=account))
+
+    async def stop(self, one: Target, account: str) -> str:
+        """Have an account stop it."""
+        return await self._enter(self._recordings.stop(one, caller="demo", timeout=60, account=account))
+
+    async def _enter(self, command: Coroutine[Any, Any, Any]) -> str:
+        task = asyncio.create_task(command)
+        await harness.turns(2)
+        if not task.done():
+            self.tasks.append(task)
+            return ""
+        error = task.exception()
+        assert isinstance(error, TooManyWaiting), error
+        assert error.retry_after
+        return error.extensions["bound"]
+
+    async def leave(self) -> None:
+        """Have all of them hang up."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.tasks.clear()
+
+
+@asynccontextmanager
+async def full_house(valkey: EmbeddedValkey, simulator: Simulator, **bounds: int) -> AsyncGenerator[Waiters]:
+    """Run a process in which every caller waits."""
+    for endpoint in ("start", "stop"):
+        simulator.inject(Fault(action="hang_before", endpoint=endpoint, times=None))
+    async with Parts(valkey, simulator.url, batches=bounds).running(settling=False) as parts:
+        waiters = Waiters(parts)
+        try:
+            yield waiters
+        finally:
+            await waiters.leave()
+
+
 async def test_callers_beyond_the_bound_are_refused_until_others_leave(
     valkey: EmbeddedValkey, simulator: Simulator
 ) -> None:
-    """Two may wait for one track and three in all; one more is told to come again, and is let in afterwards."""
-    bounds = {"max_waiting": 3, "max_waiting_per_target": 2}
-    simulator.inject(Fault(action="hang_before", endpoint="start", times=None))
-    async with Parts(valkey, simulator.url, batches=bounds).running(settling=False) as parts:
+    """Two may wait for one track and three in all; one more is refused, and let in when others have left."""
+    async with full_house(valkey, simulator, max_waiting=3, max_waiting_per_target=2) as house:
+        assert await house.start(track("ada"), "one") == ""
+        assert await house.start(track("ada"), "two") == ""
+        assert await house.start(track("ada"), "three") == "waiting-for-target"
+        assert await house.start(track("bob", "other"), "three") == ""
+        assert await house.start(track("eve", "third"), "four") == "waiting"
+        await house.leave()
+        assert await house.start(track("ada"), "three") == ""
+        assert await house.start(track("eve", "third"), "four") == ""
 
-        def start(participant: str) -> asyncio.Task[Any]:
-            return asyncio.create_task(parts.recordings.start(track(participant), NOTHING, caller="demo", timeout=60))
 
-        waiting = [start("ada"), start("ada")]
-        await harness.eventually(lambda: asked(simulator, "start") == 1)
-        with pytest.raises(TooManyWaiting) as refused:
-            await start("ada")
-        assert refused.value.retry_after
-        waiting.append(start("bob"))
-        await harness.eventually(lambda: asked(simulator, "start") == 2)
-        with pytest.raises(TooManyWaiting):
-            await start("eve")
-        for task in waiting[:2]:
-            task.cancel()
-        await asyncio.gather(*waiting[:2], return_exceptions=True)
-        for participant in ("ada", "eve"):
-            with pytest.raises(DeadlineExceeded):
-                await parts.recordings.start(track(participant), NOTHING, caller="demo", timeout=0.01)
-        waiting[2].cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+async def test_start_beyond_a_callers_share_is_refused_and_another_callers_waits(
+    valkey: EmbeddedValkey, simulator: Simulator
+) -> None:
+    """Whatever one account takes, others find a place: for the same track, in the same room, and in another one."""
+    async with full_house(valkey, simulator, max_waiting=16, max_waiting_per_target=4) as house:
+        answers = [await house.start(track("ada"), "greedy") for _ in range(3)]
+        assert answers == ["", "", "waiting-for-target-per-caller"]
+        assert await house.start(track("ada"), "other") == ""
+        await house.leave()
+        same_room = [track(f"p{number}") for number in range(5)]
+        assert await house.start(same_room[4], "other") == ""
+        assert [await house.start(one, "greedy") for one in same_room] == ["", "", "", "", "waiting-per-caller"]
+        assert await house.start(same_room[3], "other") == ""
+        await house.leave()
+        # The one that was refused took no place of its track.
+        assert [await house.start(same_room[4], "greedy") for _ in range(2)] == ["", ""]
+        await house.leave()
+        rooms = [track("p", f"room-{number}") for number in range(7)]
+        assert [await house.start(one, "greedy") for one in rooms] == [*[""] * 6, "waiting-per-caller"]
+        assert await house.start(rooms[6], "other") == ""
+        await house.leave()
+        crowd = [(track(f"p{number}"), f"caller-{number}") for number in range(9)]
+        assert [await house.start(one, account) for one, account in crowd] == [*[""] * 8, "waiting-per-room"]
+        assert await house.start(track("p", "elsewhere"), "caller-8") == ""
+
+
+async def test_stop_has_a_place_whatever_waits(valkey: EmbeddedValkey, simulator: Simulator) -> None:
+    """Neither starts that fill the places nor other callers' stops keep a caller's stop out; its own many do."""
+    async with full_house(valkey, simulator, max_waiting=2, max_waiting_per_target=2) as house:
+        assert await house.start(track("ada"), "one") == ""
+        assert await house.start(track("ada", "other"), "two") == ""
+        assert await house.start(track("bob", "third"), "three") == "waiting"
+        assert [await house.stop(track("ada"), f"caller-{number}") for number in range(4)] == [""] * 4
+        assert await house.stop(track("ada"), "operator") == ""
+        assert await house.stop(track("ada"), "operator") == "stops-waiting-per-caller"
 
 
 # --- what is remembered ------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ async def test_lists_of_readers_leave_places_to_operations(simulator: Simulator,
 async def test_reader_without_a_place_in_time_is_not_sent(simulator: Simulator) -> None:
     """It is told that nothing is known, which the metric counts."""
     simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
-    counted: Any = metrics.BOUNDS_REACHED.labels("reader_calls")
+    counted: Any = metrics._REFUSED.labels("reader-calls")
     before = counted._value.get()
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=0.3, max_for_readers=1)

@@ -4,12 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 from litestar.types import Receive, Scope, Send
 
-from gateway.serving.connection import LineProtocol
+from gateway.serving.connection import LineProtocol, connection_places
+from gateway.serving.unfinished import Unfinished
 from tests import harness
 
 pytestmark = pytest.mark.anyio
@@ -392,6 +393,105 @@ async def test_request_that_takes_long_to_answer_is_not_cut_off() -> None:
         assert (await raw.answer()).status == 200
         await raw.close()
         await silent.close()
+
+
+def bounded(most: int = 100, mebibytes: int = 1) -> type[LineProtocol]:
+    """Make connections that share bounds of their own."""
+
+    class Bounded(LineProtocol):
+        places = connection_places(most)
+        unfinished = Unfinished(mebibytes * 1024 * 1024)
+        turned_away: ClassVar[set[LineProtocol]] = set()
+
+    return Bounded
+
+
+async def test_connection_beyond_the_bound_is_answered_503_until_another_ends() -> None:
+    """One address gets half of the places: a connection more is told so, and let in once one has ended."""
+    connections = bounded(4)
+    async with serving(connections) as served:
+        first, second, third = [await Raw.to(served) for _ in range(3)]
+        for raw in (first, second):
+            await raw.send(POST)
+            assert (await raw.answer()).status == 200
+        answer = await third.answer()
+        assert (answer.status, answer.body["type"]) == (503, "/problems/too-many-waiting")
+        assert (answer.body["bound"], answer.headers["connection"]) == ("connections-per-address", "close")
+        assert await third.ended() == b""
+        await third.close()
+        await first.close()
+        await harness.eventually(lambda: connections.places.taken == 1)
+        fourth = await Raw.to(served)
+        await fourth.send(POST)
+        assert (await fourth.answer()).status == 200
+        for raw in (second, fourth):
+            await raw.close()
+    assert connections.places.taken == 0
+
+
+async def test_connections_far_beyond_the_bound_are_cut_off_without_an_answer() -> None:
+    """Those that are turned away are bounded too: a hundred of them get an answer, the others nothing."""
+    connections = bounded(2)
+    async with serving(connections) as served:
+        raws = [await Raw.to(served) for _ in range(110)]
+        ends = await asyncio.gather(*(raw.ended() for raw in raws[1:]), return_exceptions=True)
+        answered = sum(isinstance(end, bytes) and end.startswith(b"HTTP/1.1 503") for end in ends)
+        assert 1 <= answered < len(ends)
+        assert connections.places.taken == 1
+        for raw in raws:
+            await raw.close()
+
+
+async def test_half_sent_bodies_beyond_the_memory_give_way_the_oldest_first() -> None:
+    """Of half-sent bodies no more is kept than the bound: the first of them is refused, and the latest goes on."""
+    half = b"POST /here HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (LONG * 10, b"x" * LONG * 9)
+    connections = bounded()
+    async with serving(connections) as served:
+        raws = [await Raw.to(served) for _ in range(5)]
+        for count, raw in enumerate(raws, 1):
+            await raw.send(half)
+            # What does not fit makes the first of them give way.
+            expected = min(count, 2) * len(half)
+            await harness.eventually(lambda expected=expected: connections.unfinished.total == expected)
+        for raw in raws[:3]:
+            answer = await raw.answer()
+            assert (answer.status, answer.body["bound"]) == (503, "unfinished")
+        await raws[4].send(b"x" * LONG)
+        assert len((await raws[4].answer()).body["body"]) == LONG * 10
+        assert connections.unfinished.total == len(half)
+        for raw in raws:
+            await raw.close()
+    assert connections.unfinished.total == 0
+
+
+async def test_body_that_is_dropped_takes_no_memory(served: Served, raw: Raw) -> None:
+    """A body that is answered before it is read is not kept, and so does not make others give way."""
+    before = LineProtocol.unfinished.total
+    await raw.send(b"POST /deaf HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (LONG * 3), b"x" * LONG)
+    await served.waiting.wait()
+    await harness.eventually(lambda: LineProtocol.unfinished.total > before)
+    served.going_on.set()
+    assert (await raw.answer()).status == 200
+    assert LineProtocol.unfinished.total == before
+    await raw.send(b"x" * LONG)
+    await harness.turns(5)
+    other = await Raw.to(served)
+    await other.send(POST)
+    await other.answer()
+    assert LineProtocol.unfinished.total == before
+    await raw.send(b"x" * LONG, POST)
+    assert (await raw.answer()).status == 200
+    await other.close()
+
+
+async def test_requests_far_ahead_of_their_answers_are_refused(served: Served, raw: Raw) -> None:
+    """Thirty-three on one connection are answered in their order; what was sent beyond that ends it."""
+    await raw.send(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" * 1000)
+    await served.waiting.wait()
+    served.going_on.set()
+    ends = await raw.ended()
+    assert ends.count(b"HTTP/1.1 200") == 33
+    assert ends.count(b"connection: close") == 1
 
 
 async def write_for_ever(raw: Raw) -> None:

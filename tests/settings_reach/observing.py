@@ -1,6 +1,7 @@
 """How each setting is observed: what the gateway does with it, seen from outside."""
 
 import asyncio
+import json
 import math
 import time
 import uuid
@@ -398,6 +399,47 @@ async def starts_of_one_track(scene: Scene, given: Given) -> list[int]:
             answers.append((await gateway.start(track)).status_code)
             assert (await gateway.stop(track)).status_code == 200
     return answers
+
+
+async def tickets_of_one_caller(scene: Scene, given: Given) -> list[int]:
+    """Return what two tickets are answered, of a new caller."""
+    key, entry = new_key(f"limited-{uuid.uuid4().hex[:8]}")
+    file = scene.folder / "limited.toml"
+    file.write_text(entry)
+    path = f"/v1/rooms/{scene.track()['roomId']}/events/tickets"
+    async with scene.serving({**given, "GATEWAY_CALLERS_FILE": str(file)}, key) as gateway:
+        return [(await gateway.post(path)).status_code for _ in range(2)]
+
+
+async def start_while_another_waits(scene: Scene, given: Given) -> int:
+    """Return what a start is answered while another of the same caller waits for VideoSDK."""
+    upstream = await scene.upstream()
+    async with scene.serving({**given, "GATEWAY_VIDEOSDK_URL": upstream.server.url}) as gateway:
+        first = asyncio.create_task(gateway.start(scene.track()))
+        await harness.eventually(lambda: upstream.in_flight)
+        second = asyncio.create_task(gateway.start(scene.track()))
+        await harness.eventually(lambda: upstream.in_flight == 2 or second.done())
+        upstream.released.set()
+        assert (await first).status_code == 201
+        return (await second).status_code
+
+
+async def webhook_while_another_waits(scene: Scene, given: Given) -> int:
+    """Return what a webhook is answered while another is acted on, from the same address."""
+    upstream, answers = await scene.upstream("GET"), list[int]()
+    key = await scene.fill("{key-file}")
+    more = {"GATEWAY_VIDEOSDK_URL": upstream.server.url, "GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE": key}
+    async with scene.serving({**given, **more}) as gateway:
+        for _ in range(2):
+            track = scene.track()
+            data = {"meetingId": track["roomId"], "participantId": track["participantId"], "kind": track["kind"]}
+            body = json.dumps({"webhookType": "participant-track-recording-started", "data": data}).encode()
+            headers = {"videosdk-signature": scene.simulator.sign(body)}
+            answer = await gateway.post("/v1/webhooks/videosdk", content=body, headers=headers)
+            answers.append(answer.status_code)
+        upstream.released.set()
+    assert answers[0] == 204
+    return answers[1]
 
 
 async def second_reader(scene: Scene, given: Given) -> int:

@@ -1,12 +1,14 @@
 """What only a process of its own shows: two of them, which differ in every such setting at once."""
 
 import asyncio
+import base64
 import json
 import signal
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,6 +24,16 @@ ADDRESSES = ("127.0.0.1", "127.0.0.2")
 
 Observed = dict[str, tuple[object, object]]
 """By variable: what was seen of the first process, and of the second."""
+
+
+_WHOLE: Final = b"GET /livez HTTP/1.1\r\nhost: gateway\r\n\r\n"
+_HALF: Final = (
+    b"POST /v1/webhooks/videosdk HTTP/1.1\r\nhost: gateway\r\ncontent-length: 250001\r\n"
+    b"videosdk-signature: %b\r\n\r\n%b"
+) % (base64.b64encode(bytes(256)), b"x" * 250_000)
+_HALVES: Final = 5
+"""As many of them are more than 1 MiB."""
+_CONNECTIONS: Final = 40
 
 
 class _Seen:
@@ -47,17 +59,27 @@ class _Seen:
         async with harness.client(self.process.url) as gateway:
             answer = await gateway.get("/v1/recordings/track/room/somebody/video")
             assert answer.status_code == 404, answer.text
-        self.told["GATEWAY_KEEP_ALIVE_SECONDS"] = await self._closes_idle_connections()
+        idle, silent, *half = await asyncio.gather(
+            self._end_of(_WHOLE), self._end_of(b""), *(self._end_of(_HALF) for _ in range(_HALVES))
+        )
+        self.told["GATEWAY_KEEP_ALIVE_SECONDS"] = idle is not None and idle.startswith(b"HTTP/1.1 200")
+        self.told["GATEWAY_TRANSFER_SECONDS"] = silent is not None
+        self.told["GATEWAY_UNFINISHED_MEBIBYTES"] = any(end and end.startswith(b"HTTP/1.1 503") for end in half)
+        many = await asyncio.gather(*(self._end_of(b"", seconds=1) for _ in range(_CONNECTIONS)))
+        self.told["GATEWAY_MOST_CONNECTIONS"] = any(end and end.startswith(b"HTTP/1.1 503") for end in many)
 
-    async def _closes_idle_connections(self) -> bool:
+    async def _end_of(self, sent: bytes, seconds: float = 6) -> bytes | None:
+        """Send something; return what came back, None where the connection is not closed within so many seconds."""
         parts = urlsplit(self.process.url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        writer.write(b"GET /livez HTTP/1.1\r\nhost: gateway\r\n\r\n")
+        writer.write(sent)
         try:
-            async with asyncio.timeout(6):
-                return (await reader.read()).startswith(b"HTTP/1.1 200")
+            async with asyncio.timeout(seconds):
+                return await reader.read()
         except TimeoutError:
-            return False
+            return None
+        except ConnectionError:
+            return b""
         finally:
             writer.close()
 

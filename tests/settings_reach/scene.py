@@ -30,24 +30,28 @@ Given = Mapping[str, str | None]
 
 
 class Upstream:
-    """A VideoSDK that holds every start until it is released, and lists nothing."""
+    """A VideoSDK that holds every start, or every list, until it is released, and lists nothing.
 
-    def __init__(self) -> None:
+    Args:
+        holds: The method of what it holds.
+    """
+
+    def __init__(self, holds: str = "POST") -> None:
+        self.holds = holds
         self.starts: list[Request] = []
         self.in_flight = self.peak = 0
         self.released = asyncio.Event()
         self.server = Server(self._take, host="127.0.0.1", port=0)
 
     async def _take(self, exchange: Exchange) -> None:
-        if exchange.request.method != "POST":
-            exchange.reply(Reply(200, b'{"pageInfo":{"lastPage":1},"data":[]}'))
-            return
-        self.starts.append(exchange.request)
-        self.in_flight += 1
-        self.peak = max(self.peak, self.in_flight)
-        await self.released.wait()
-        self.in_flight -= 1
-        exchange.reply(Reply(200, b'"track recording started successfully."'))
+        if exchange.request.method == self.holds:
+            self.starts.append(exchange.request)
+            self.in_flight += 1
+            self.peak = max(self.peak, self.in_flight)
+            await self.released.wait()
+            self.in_flight -= 1
+        listed, started = b'{"pageInfo":{"lastPage":1},"data":[]}', b'"track recording started successfully."'
+        exchange.reply(Reply(200, listed if exchange.request.method == "GET" else started))
 
 
 class Scene:
@@ -82,9 +86,9 @@ class Scene:
             return await self._stack.enter_async_context(manager)
         return self._stack.enter_context(manager)
 
-    async def upstream(self) -> Upstream:
-        """Return a VideoSDK that holds every start."""
-        upstream = Upstream()
+    async def upstream(self, holds: str = "POST") -> Upstream:
+        """Return a VideoSDK that holds every start, or what else has this method."""
+        upstream = Upstream(holds)
         await upstream.server.start()
         self._stack.push_async_callback(upstream.server.stop)
         return upstream

@@ -29,13 +29,8 @@
 - name: {{ $variable }}
   value: {{ include "gateway.text" $value | quote }}
 {{- end }}
-{{- if .Values.valkey.enabled }}
-- name: GATEWAY_REDIS_URL
-  value: redis://{{ include "gateway.fullname" . }}-valkey:6379
-{{- else }}
 - name: GATEWAY_REDIS_URL_FILE
   value: /run/secrets/redis/url
-{{- end }}
 {{- range $variable, $_ := include "gateway.credentials" . | fromYaml }}
 - name: {{ $variable }}_FILE
   value: /run/secrets/gateway/{{ $variable }}
@@ -56,11 +51,9 @@
 - name: credentials
   mountPath: /run/secrets/gateway
   readOnly: true
-{{- if not .Values.valkey.enabled }}
 - name: redis
   mountPath: /run/secrets/redis
   readOnly: true
-{{- end }}
 {{- range $variable, $_ := .Values.files }}
 - name: {{ include "gateway.volume" $variable }}
   mountPath: /etc/gateway/{{ include "gateway.volume" $variable }}
@@ -81,15 +74,13 @@
       - key: {{ $entry }}
         path: {{ $variable }}
     {{- end }}
-{{- if not .Values.valkey.enabled }}
 - name: redis
   secret:
-    secretName: {{ .Values.redis.existingSecret | default (printf "%s-redis" (include "gateway.fullname" .)) }}
+    secretName: {{ .Values.redis.existingSecret | default (printf "%s-%s" (include "gateway.fullname" .) (ternary "valkey" "redis" .Values.valkey.enabled)) }}
     defaultMode: 0440
     items:
       - key: {{ ternary .Values.redis.existingSecretKey "url" (ne .Values.redis.existingSecret "") }}
         path: url
-{{- end }}
 {{- range $variable, $file := .Values.files }}
 - name: {{ include "gateway.volume" $variable }}
   {{- if $file.existingConfigMap }}
