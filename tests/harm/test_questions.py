@@ -66,7 +66,7 @@ async def test_questions_about_made_up_rooms_are_counted_by_their_calls(
         assert most <= statuses[200] <= most + 10
         assert lists(simulator, rooms) == statuses[200]
         assert statuses[429] == len(rooms) - statuses[200]
-        refused = answers[-1].json()
+        problem = answers[-1].json()
         assert problem["type"] == "/problems/too-many-requests"
         assert "questions" in problem["detail"]
         assert await refused(attacker, "questions-per-caller") == statuses[429]
