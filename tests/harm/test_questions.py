@@ -13,7 +13,7 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.api_client import NewTrack
-from tests.harm.costs import attacked
+from tests.harm.costs import attacked, refused
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
