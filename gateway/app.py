@@ -4,13 +4,12 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Final, cast
 
 import httpx
-import jwt
 import msgspec
 import structlog
 from litestar import Litestar
@@ -30,7 +29,7 @@ from gateway.api.recordings import recording_routes
 from gateway.api.system import ReadGauges, livez, readyz, serve_metrics
 from gateway.api.webhooks import WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
 from gateway.api.wire import RecordingBody
-from gateway.auth.api_keys import CallersFile
+from gateway.auth.api_keys import Callers, CallersFile, Sort, TokenTable
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.join_tokens import JoinTokens
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
@@ -51,7 +50,7 @@ from gateway.recordings import (
     WithoutRedisMode,
 )
 from gateway.secrets import Secret, SecretFile
-from gateway.settings.load import warnings
+from gateway.settings.load import named_project, warnings
 from gateway.settings.table import Settings
 from gateway.settings.values import PROXY_URL, REDIS_URL, SECRET, ValueType
 from gateway.store.connection import Connection
@@ -113,6 +112,7 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         tokens or _tokens(settings),
         timeout=settings.upstream_timeout.total_seconds(),
         max_connections=settings.upstream_concurrency,
+        max_for_readers=settings.reader_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
         webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
         proxy=_proxy(settings),
@@ -183,7 +183,9 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     rate_limiter = _rate_limiter(settings, token_buckets)
     pipeline = _pipeline(settings, recordings, connection, rate_limiter)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
-    event_streams = EventStreams(room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _tenant(settings))
+    event_streams = EventStreams(
+        room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _tenant(settings), authenticator.vouches
+    )
     signatures = Signatures(create_webhook_keys(settings, videosdk))
     webhook_queue = WebhookQueue(WebhookEvents(coordinator, reconciler).handle, max_waiting=settings.most_webhooks)
     webhook_receiver = WebhookReceiver(signatures, webhook_queue, metrics.webhook_event)
@@ -203,6 +205,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         # First, since what it has accepted may begin operations.
         await webhook_receiver.close(grace=ends - time.monotonic())
         await recordings.close(grace=max(ends - time.monotonic(), 0))
+        await listings.close()
         # After all requests, and what became of them.
         await token_buckets.close(grace=_LIMITS_SECONDS)
         await videosdk.aclose()
@@ -264,8 +267,13 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
 def _pipeline(
     settings: Settings, recordings: Recordings, connection: Connection, rate_limiter: RateLimiter
 ) -> RequestPipeline:
-    idempotency = Idempotency(IdempotencyRecords(connection, settings.idempotency), _tenant(settings))
-    return RequestPipeline(recordings, rate_limiter, idempotency)
+    records = IdempotencyRecords(
+        connection,
+        settings.idempotency,
+        max_keys=settings.most_idempotency_keys,
+        max_bytes=settings.most_idempotency_bytes,
+    )
+    return RequestPipeline(recordings, rate_limiter, Idempotency(records, _tenant(settings)))
 
 
 def _rate_limiter(settings: Settings, token_buckets: TokenBuckets) -> RateLimiter:
@@ -274,6 +282,7 @@ def _rate_limiter(settings: Settings, token_buckets: TokenBuckets) -> RateLimite
         _tenant(settings),
         caller_per_minute=settings.caller_starts_per_minute,
         target_per_minute=settings.track_starts_per_minute,
+        questions_per_minute=settings.caller_questions_per_minute,
         tickets_per_minute=settings.caller_tickets_per_minute,
     )
 
@@ -299,17 +308,26 @@ def create_authenticator(settings: Settings) -> Authenticator:
     """
     if settings.auth == "none":
         return Authenticator(anyone=True)
+    file = CallersFile(settings.callers_file) if settings.callers_file is not None else None
+    no_keys = Callers({})
+
+    def table(sort: Sort) -> TokenTable:
+        return (no_keys if file is None else file.current).tables[sort]
+
     join_tokens = oidc_tokens = None
     if settings.join_tokens != "off":
         api_key, secret = _project(settings)
-        join_tokens = JoinTokens(api_key, secret, settings.join_tokens)
+        join_tokens = JoinTokens(api_key, secret, settings.join_tokens, partial(table, Sort.JOIN_TOKEN))
     if settings.jwt_jwks_url is not None:
         claims = ClaimNames(settings.jwt_name_claim, settings.jwt_scopes_claim, settings.jwt_rooms_claim or "")
         oidc_tokens = OidcTokens(
-            partial(fetch_jwks, settings.jwt_jwks_url), settings.jwt_issuer or "", settings.jwt_audience or "", claims
+            partial(fetch_jwks, settings.jwt_jwks_url),
+            settings.jwt_issuer or "",
+            settings.jwt_audience or "",
+            claims,
+            table=partial(table, Sort.JWT),
         )
-    callers = CallersFile(settings.callers_file) if settings.callers_file is not None else None
-    return Authenticator(callers, join_tokens, oidc_tokens)
+    return Authenticator(file, join_tokens, oidc_tokens)
 
 
 def _tokens(settings: Settings) -> Tokens:
@@ -361,9 +379,8 @@ def _tenant(settings: Settings) -> str:
     By the API key at the start, for as long as the process lives: replicas that each took over a new one at another
     moment would not know of each other's claims meanwhile.
     """
-    project = settings.videosdk_api_key
+    project = named_project(settings)
     if project is None and settings.videosdk_token is not None:
-        with suppress(jwt.InvalidTokenError):
-            claims = jwt.decode(settings.videosdk_token.reveal(), options={"verify_signature": False})
-            project = str(claims.get("apikey", ""))
+        # It may be of any project, so no other token shares its keys.
+        project = f"token:{settings.videosdk_token.reveal()}"
     return hashlib.blake2b((project or "").encode(), digest_size=4).hexdigest()

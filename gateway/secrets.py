@@ -184,21 +184,25 @@ class WatchedFile:
     Args:
         path: The file.
         clock: Seconds that never step.
+        rests: Whether a file that was written in place within the last second counts as changed only once it has rested
+            from one look to the next: until then it may be half written. One that replaces another is whole.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, *, rests: bool = False) -> None:
         self.path = path
+        self._rests = rests
         self._clock = clock
         self._looked = clock()
-        self._seen = self._state()
+        self._seen = self._last = self._state()
 
     def changed(self) -> bool:
         """Return whether it is another file, has another content, or is gone, unlike when this last said so."""
         if self._clock() - self._looked < _LOOK_EVERY_SECONDS:
             return False
         self._looked = self._clock()
-        state = self._state()
-        if state == self._seen:
+        state, last = self._state(), self._last
+        self._last = state
+        if state == self._seen or (self._rests and _may_grow(state, last)):
             return False
         self._seen = state
         return True
@@ -210,6 +214,13 @@ class WatchedFile:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _may_grow(state: tuple[int, int, int] | None, last: tuple[int, int, int] | None) -> bool:
+    """Tell whether a file was written since the last look, and so lately that this may go on."""
+    if state is None or last is None or state == last or state[0] != last[0]:
+        return False
+    return time.time() - state[1] / 1e9 < _LOOK_EVERY_SECONDS
 
 
 class SecretFile:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from redis.exceptions import MovedError
 
 from gateway.app import create_app
 from gateway.auth.api_keys import new_key
+from gateway.auth.policy import Scope
 from gateway.sandbox import tether
 from gateway.sandbox.calls import Call
 from gateway.sandbox.faults import Fault
@@ -119,6 +121,18 @@ def node_port() -> int:
     return 0
 
 
+def scoped(entry: str, *scopes: str) -> str:
+    """Return the lines of a caller with these scopes instead of those that a new key has; without any with all."""
+    listed = ", ".join(f'"{scope}"' for scope in (scopes or tuple(Scope)))
+    return re.sub(r"^scopes = .*$", f"scopes = [{listed}]", entry, flags=re.MULTILINE)
+
+
+def keys_in(*entries: str) -> str:
+    """Return the line `keys = […]` of one caller that has the keys of all these entries."""
+    listings = [re.findall(r"^keys = \[(.*)\]$", entry, flags=re.MULTILINE)[0] for entry in entries]
+    return f"keys = [{', '.join(listings)}]\n"
+
+
 class Demo:
     """A caller with a key, and the file that makes it valid."""
 
@@ -141,6 +155,7 @@ def environment(redis_url: str, videosdk_url: str, callers_file: Path, **more: s
         "GATEWAY_VIDEOSDK_SECRET": SECRET,
         "GATEWAY_CALLERS_FILE": str(callers_file),
         "GATEWAY_TRACK_STARTS_PER_MINUTE": "0",
+        "GATEWAY_CALLER_QUESTIONS_PER_MINUTE": "0",
         # What looks by itself disturbs tests that count commands and calls.
         "GATEWAY_CHECK_SECONDS": "0",
         "GATEWAY_RETRY_REFUSED_SECONDS": "0",

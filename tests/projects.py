@@ -20,8 +20,6 @@ from tests.leaks import EVIDENCE
 
 __all__ = ["Project", "TwoProjects", "two_projects"]
 
-_SCOPES = 'scopes = ["recordings:start", "recordings:stop", "recordings:read", "recordings:admin"]\n'
-
 
 @dataclass(frozen=True)
 class Project:
@@ -73,7 +71,7 @@ async def two_projects(
     key, entry = new_key("app")
     EVIDENCE.guard(key.split("_", 2)[2], "the key that is valid in two projects")
     file = folder / "callers-of-both.toml"
-    file.write_text(f"{entry}{_SCOPES}starts_per_minute = {starts_per_minute}\n")
+    file.write_text(f"{harness.scoped(entry)}starts_per_minute = {starts_per_minute}\n")
 
     def account() -> tuple[Simulator, dict[str, str]]:
         api_key, secret = f"project-{uuid.uuid4().hex}", f"secret-{uuid.uuid4().hex}{uuid.uuid4().hex}"

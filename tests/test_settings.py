@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import jwt
 import msgspec
 import pytest
 import structlog
@@ -450,17 +451,46 @@ def test_origins_are_read_as_browsers_write_them():
     assert origins == (*pages, "capacitor://localhost", "app://-")
 
 
-def test_settings_that_are_seldom_meant_are_warned_of():
-    """No callers, and keys of an identity provider over http."""
+def test_settings_that_are_seldom_meant_are_warned_of(tmp_path: Path):
+    """What is wide open is named: no callers, every room, plain http, short secrets, a file that all may write."""
+    token = jwt.encode({"apikey": "project"}, "x" * 32)
+    safe = {**ENOUGH, "GATEWAY_VIDEOSDK_TOKEN": token}
     company = {
-        "GATEWAY_JWT_JWKS_URL": "http://id.example/keys",
+        "GATEWAY_JWT_JWKS_URL": "https://id.example/keys",
         "GATEWAY_JWT_ISSUER": "i",
         "GATEWAY_JWT_AUDIENCE": "a",
         "GATEWAY_AUTH": "callers",
     }
-    assert [text.split()[0] for text in warnings(load(ENOUGH))] == ["GATEWAY_AUTH=none"]
-    assert [text.split()[0] for text in warnings(load({**ENOUGH, **company}))] == ["GATEWAY_JWT_JWKS_URL"]
-    assert warnings(load({**ENOUGH, **company, "GATEWAY_JWT_JWKS_URL": "https://id.example/keys"})) == []
+    project = {**KEY_AND_SECRET, **company, "GATEWAY_VIDEOSDK_SECRET": "s" * 32}
+    assert warnings(load({**safe, **company})) == warnings(load({**project, "GATEWAY_JOIN_TOKENS": "on"})) == []
+    file = tmp_path / "callers.toml"
+    file.write_text("")
+    file.chmod(0o664)
+    assert warnings(load({**safe, **company, "GATEWAY_CALLERS_FILE": str(file)})) == []
+    cases: list[tuple[dict[str, str], str]] = [
+        (safe, "GATEWAY_AUTH=none"),
+        ({**safe, **company, "GATEWAY_JWT_JWKS_URL": "http://id.example/keys"}, "GATEWAY_JWT_JWKS_URL"),
+        ({**safe, **company, "GATEWAY_VIDEOSDK_URL": "HTTP://videosdk.example"}, "GATEWAY_VIDEOSDK_URL"),
+        ({**safe, **company, "GATEWAY_VIDEOSDK_TOKEN": "opaque-token"}, "GATEWAY_VIDEOSDK_TOKEN"),
+        ({**safe, **company, "GATEWAY_VIDEOSDK_TOKEN": jwt.encode({"apikey": 1}, "x" * 32)}, "GATEWAY_VIDEOSDK_TOKEN"),
+        ({**project, "GATEWAY_JOIN_TOKENS": "any-room"}, "GATEWAY_JOIN_TOKENS=any-room:"),
+        ({**project, "GATEWAY_VIDEOSDK_SECRET": "s" * 31}, "GATEWAY_VIDEOSDK_SECRET"),
+    ]
+    for environ, named in cases:
+        assert [text.split()[0] for text in warnings(load(environ))] == [named]
+    open_folder = tmp_path / "open"
+    open_folder.mkdir()
+    moved = open_folder / "callers.toml"
+    moved.write_text("")
+    for changed, mode, warned in (
+        (moved, 0o666, True),
+        (moved, 0o644, False),
+        (open_folder, 0o777, True),
+        (open_folder, 0o1777, False),
+    ):
+        changed.chmod(mode)
+        said = warnings(load({**safe, **company, "GATEWAY_CALLERS_FILE": str(moved)}))
+        assert [text.split()[0] for text in said] == ["GATEWAY_CALLERS_FILE"] * warned
 
 
 @pytest.mark.parametrize(("lease", "right"), [("2.5", True), ("2.4", False)])

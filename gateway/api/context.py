@@ -6,6 +6,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from gateway.auth.api_keys import Caller
+from gateway.observability.tracing import RequestSpan
 
 __all__ = ["RequestContext"]
 
@@ -20,6 +21,8 @@ class RequestContext(Struct, kw_only=True):
     """What an ingress strips from the path, and links have to begin with."""
     caller: Caller | None = None
     """Who sends the request; None before authentication, and where a route needs none."""
+    span: RequestSpan | None = None
+    """The span of the request; None where there are no traces."""
     challenge: str = "Bearer"
     """The scheme that a 401 names."""
     status_path: str = ""
@@ -50,6 +53,12 @@ class RequestContext(Struct, kw_only=True):
         context = cls(request_id=request_id, prefix=prefix)
         scope.setdefault("state", {})[_KEY] = context
         return context
+
+    def let_in(self, caller: Caller, scope: Mapping[str, Any]) -> None:
+        """Note who sends the request: only now its headers may place it in a trace."""
+        self.caller = caller
+        if self.span is not None:
+            self.span.begin(scope["headers"])
 
     @property
     def sender(self) -> Caller:

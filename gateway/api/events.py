@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -13,6 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
+from msgspec.structs import replace
 
 from gateway.api import openapi_texts
 from gateway.api.context import RequestContext
@@ -26,13 +28,13 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import Policy, Scope, check_room, covers, exactly
 from gateway.errors import Unauthenticated
 from gateway.recordings import RoomFeeds
-from gateway.store.tickets import Tickets
+from gateway.store.tickets import TICKET_PREFIX, Tickets
 
 __all__ = ["LAST_EVENT_HEADER", "EventStreams", "event_routes"]
 
 LAST_EVENT_HEADER: Final = "last-event-id"
 _EVENT_ID: Final = re.compile(r"[1-9][0-9]{0,17}-[0-9]{1,18}", re.ASCII)
-_TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+_TICKET: Final = re.compile(rf"{TICKET_PREFIX}[A-Za-z0-9_-]{{43}}", re.ASCII)
 _SHARED: Final = ("unauthenticated", "forbidden", "identity-unavailable", "headers-too-large", "invalid-request")
 
 _Request = Request[Any, Any, Any]
@@ -46,13 +48,22 @@ class EventStreams:
         tickets: Tickets of callers who were let in before.
         rate_limiter: How often callers may ask for one.
         tenant: Separates the projects that share a Redis.
+        vouches: Tells whether what a caller was let in with is still in force.
     """
 
-    def __init__(self, room_feeds: RoomFeeds, tickets: Tickets, rate_limiter: RateLimiter, tenant: str) -> None:
+    def __init__(
+        self,
+        room_feeds: RoomFeeds,
+        tickets: Tickets,
+        rate_limiter: RateLimiter,
+        tenant: str,
+        vouches: Callable[[Caller], bool],
+    ) -> None:
         self._room_feeds = room_feeds
         self._tickets = tickets
         self._rate_limiter = rate_limiter
         self._tenant = tenant
+        self._vouches = vouches
 
     async def issue(self, request: _Request, room: str) -> EventsTicket:
         """Make a ticket for whatever the caller may see in a room.
@@ -69,7 +80,7 @@ class EventStreams:
             participants=caller.policy.participants,
             kinds=caller.policy.kinds,
         )
-        value = msgspec.json.encode(Caller(caller.name, seen, caller.account, expires=caller.expires))
+        value = msgspec.json.encode(replace(caller, policy=seen))
         until = datetime.now(UTC) + self._tickets.lifetime
         return EventsTicket(ticket=await self._tickets.issue(self._scope(room), value), expires_at=until)
 
@@ -85,6 +96,8 @@ class EventStreams:
         caller = msgspec.json.decode(value, type=Caller)
         if caller.expires is not None and caller.expires <= time.time():
             raise Unauthenticated("What the ticket was made with has expired.")
+        if not self._vouches(caller):
+            raise Unauthenticated("What the ticket was made with has been revoked, or allows something else by now.")
         return caller
 
     async def open(self, request: _Request, room: str) -> EventStream:
@@ -101,6 +114,7 @@ class EventStreams:
             partial(covers, caller.policy),
             expires_in=None if caller.expires is None else caller.expires - time.time(),
             timeout=timeout,
+            vouched=partial(self._vouches, caller),
             line=request.scope["state"].get(LINE),
         )
 
@@ -186,6 +200,6 @@ def _by_ticket_or(by_header: Guard, event_streams: EventStreams | None) -> Guard
             return
         assert event_streams is not None  # noqa: S101 - only the contract is drawn without
         caller = await event_streams.admit(str(request.path_params["roomId"]), ticket)
-        RequestContext.of(request.scope).caller = caller
+        RequestContext.of(request.scope).let_in(caller, request.scope)
 
     return guard

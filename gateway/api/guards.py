@@ -35,7 +35,7 @@ def authenticate(authenticator: Authenticator | None) -> Guard:
     async def guard(request: Request[Any, Any, Any]) -> None:
         assert authenticator is not None  # noqa: S101 - only the contract is drawn without
         caller = await authenticator.identify(request.headers.get("authorization"))
-        RequestContext.of(request.scope).caller = caller
+        RequestContext.of(request.scope).let_in(caller, request.scope)
         needed = request.route_handler.opt.get("scope")
         # Litestar answers OPTIONS by itself, which needs no scope.
         if needed is not None and needed not in caller.policy.scopes:

@@ -8,6 +8,11 @@ Where an answer was kept, a retry gets it. Where none was (the first request is 
 or it ended in something that may pass), a retry is carried out as if asked when it was first asked: `claim.lua`
 decides, in one step with the claim, whether a stop has been asked for since. On a Cluster the two moments may be of
 two servers' clocks. A stop's retry stops again: that does no harm, and one that is not carried out does.
+
+What is kept takes room in Redis, so it is no more than a retry needs. Of a stop nothing but its final answer, since a
+repeat before that does no harm. Of a start the moment, and its answer where a repeat would not find out the same: what
+differed in another's parameters still differs, or a stop has been asked for since, which the moment tells. Of no
+recording the files, of which there may be any number: a replay reads them anew. And a new key costs a whole token.
 """
 
 import hashlib
@@ -17,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Request
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from gateway.api.wire import RecordingBody
 from gateway.auth.api_keys import Caller
@@ -27,12 +32,11 @@ from gateway.errors import (
     GatewayError,
     IdempotencyKeyReused,
     InvalidRequest,
-    ParametersDiffer,
     UpstreamRefused,
 )
 from gateway.recordings import Mode, Status
 from gateway.recordings.model import Problem
-from gateway.store.idempotency_records import IdempotencyRecords
+from gateway.store.idempotency_records import IdempotencyKey, IdempotencyRecords
 
 __all__ = ["KEY_HEADER", "Idempotency", "IdempotentRequest", "StoredResponse", "read_key"]
 
@@ -40,8 +44,8 @@ KEY_HEADER: Final = "idempotency-key"
 _QUOTED: Final = re.compile(r'"((?:[!#-\[\]-~]|\\["\\])*)"')
 _BARE: Final = re.compile(r"""[^\s"\\,;]+""")
 _KEY: Final = re.compile(r"[!-~]{1,255}")
-_FINAL: Final = (ParametersDiffer, UpstreamRefused)
-"""Problems that tell what became of the request. After any other a retry may fare better."""
+_FINAL: Final = UpstreamRefused
+"""The problem that tells what became of the request. After any other a retry may fare better."""
 
 
 class StoredResponse(Struct, frozen=True, omit_defaults=True):
@@ -49,14 +53,18 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
 
     status: int
     recording: RecordingBody | None = None
+    """Without its files."""
     problem: Problem | None = None
+    has_files: bool = False
+    """The answer showed files: a replay shows them as they are then."""
 
 
 class IdempotentRequest(Struct, frozen=True):
     """What is known of a request under its key, and where its answer will be kept."""
 
-    scope: tuple[str, ...]
-    fingerprint: str
+    key: IdempotencyKey
+    is_new: bool = False
+    """Nothing is known of it."""
     begun: int | None = None
     """When it was first asked (ms by Redis's clock), if it was asked before and no answer was kept."""
     kept: StoredResponse | None = None
@@ -82,11 +90,12 @@ class Idempotency:
             IdempotencyKeyReused: The caller has asked for something else under this key.
             CoordinationUnavailable: Redis does not answer, and this is a start.
         """
-        scope = (self._tenant, caller.account, route, key)
         content = msgspec.json.encode((mode, body), order="sorted")
         fingerprint = hashlib.blake2b(content, digest_size=20).hexdigest()
+        sent = IdempotencyKey((self._tenant, caller.account), (route, key), fingerprint)
         try:
-            known = await self._answers.begin(scope, fingerprint)
+            # The moment matters to starts alone.
+            known = await self._answers.begin(sent, remember=route is Scope.START)
         except CoordinationUnavailable:
             if route is Scope.STOP:
                 # A second stop does no harm, and one that is not carried out does.
@@ -97,11 +106,11 @@ class Idempotency:
                 raise IdempotencyKeyReused("This key was sent with another body before.")
             case "replay":
                 kept = msgspec.json.decode(known.answer, type=StoredResponse)
-                return IdempotentRequest(scope, fingerprint, kept=kept)
+                return IdempotentRequest(sent, kept=kept)
             case "running":
-                return IdempotentRequest(scope, fingerprint, begun=known.begun)
+                return IdempotentRequest(sent, begun=known.begun)
             case _:
-                return IdempotentRequest(scope, fingerprint)
+                return IdempotentRequest(sent, is_new=True)
 
     async def keep(self, replay: IdempotentRequest | None, status: int, answer: RecordingBody | GatewayError) -> None:
         """Keep an answer if it is final; where Redis does not answer, a retry is carried out like any request."""
@@ -111,13 +120,13 @@ class Idempotency:
             # Neither what is still to come, nor how a target that moves stood at the moment.
             if status == 202 or (answer.outcome is None and answer.status is not Status.STOPPED):
                 return
-            kept = StoredResponse(status, recording=answer)
+            kept = StoredResponse(status, recording=structs.replace(answer, files=[]), has_files=bool(answer.files))
         elif isinstance(answer, _FINAL):
             kept = StoredResponse(status, problem=Problem.of(answer))
         else:
             return
         with suppress(CoordinationUnavailable):
-            await self._answers.keep(replay.scope, replay.fingerprint, msgspec.json.encode(kept).decode())
+            await self._answers.keep(replay.key, msgspec.json.encode(kept).decode())
 
 
 def read_key(request: Request[Any, Any, Any]) -> str | None:

@@ -82,7 +82,7 @@ class RequestMiddleware:
 
         quiet = inner["path"] in _QUIET_PATHS
         try:
-            with nullcontext() if quiet else tracing.serving(scope["headers"], "request"):
+            with nullcontext() if quiet else tracing.serving("request") as context.span:
                 try:
                     await self._app(inner, receive, tagged_send)
                 finally:
@@ -115,6 +115,8 @@ def _observe(scope: HTTPScope, method: str, context: RequestContext, status: int
     counter = _COUNTERS.get(getattr(scope.get("route_handler"), "opt", {}).get("scope", ""))
     if said and counter is not None:
         counter.labels(said).inc()
+    if context.span is not None:
+        context.span.begin()
     tracing.note(name=route, http__route=route, http__response__status_code=status, outcome=said)
 
 

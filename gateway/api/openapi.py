@@ -297,7 +297,7 @@ def _finished(
             # As they were written: Litestar drops what is null in them.
             content["examples"] = {example.id: _shown(example, path, handler) for example in described.examples or ()}
     names = ["X-Request-Id", *_HEADERS_OF.get(status, ())]
-    if limited and status not in {401, 403, 413, 415, 400}:
+    if status == 429 or (limited and status not in {401, 403, 413, 415, 400}):
         names += ["RateLimit-Policy", "RateLimit"]
     if limited and status in _ANSWERED:
         names.append("Idempotency-Replayed")

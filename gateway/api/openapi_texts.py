@@ -89,7 +89,8 @@ After `504 outcome-unknown` the {mode} may be recorded. Send the same request ag
 
 STOP = """\
 Stops whatever records the {mode}. During a start it waits for the start first. If your wait ends before, the answer is
-202 `stop_requested` and the stop happens all the same.
+202 `stop_requested` and the stop happens all the same. With a join token, it stops what a join token of the same
+participant or a moderator started; anything else is 403 `forbidden` with the rule `starter`.
 """
 
 GET = """\
@@ -140,7 +141,7 @@ The stream then sends what you missed, each change once. After ten minutes, or s
 `snapshot` again.
 
 A comment comes every 15 s. After `reconnect` the stream ends, and you should come again: you read too slowly (`slow`),
-the gateway restarts (`restart`), what you showed expires (`expired`), or an hour is over (`age`).
+the gateway restarts (`restart`), what you showed expires or is revoked (`expired`), or an hour is over (`age`).
 
 An `EventSource` cannot send an `Authorization` header: make a ticket first, and a new one for each new connection.
 """
@@ -157,9 +158,18 @@ IDENTITIES = {
     ),
     "joinToken": (
         "JWT",
-        "For frontends: the VideoSDK token a participant joins with. It may act in its room, on its own participant.",
+        (
+            "For frontends: the VideoSDK token a participant joins with. It may act in its room, on its own "
+            "participant, and name neither `webhookUrl` nor `bucketDirPath`, unless the callers file says otherwise."
+        ),
     ),
-    "companyToken": ("JWT", "For people and services: a JWT of the company's identity provider, with scopes in it."),
+    "companyToken": (
+        "JWT",
+        (
+            "For people and services: a JWT of the company's identity provider, with scopes in it. It may name neither "
+            "`webhookUrl` nor `bucketDirPath`, unless the callers file says otherwise."
+        ),
+    ),
 }
 """What each identity is: its form, and who has it."""
 
@@ -320,7 +330,7 @@ def recording(example: str, mode: Mode = Mode.TRACK) -> dict[str, Any]:
     }
 
 
-A_TICKET = {"ticket": "5vX0cNwPq3mJb1ZkT8rY2hGfLd7sUaEo9iCxKtWnMzQ", "expiresAt": "2026-01-01T12:00:30Z"}
+A_TICKET = {"ticket": "gwt_5vX0cNwPq3mJb1ZkT8rY2hGfLd7sUaEo9iCxKtWnMzQ", "expiresAt": "2026-01-01T12:00:30Z"}
 STREAM = f"""\
 retry: 1500
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.api.wire import PATH_PARTS, RecordingBody, check_part
 from gateway.errors import InvalidRequest
-from gateway.recordings import MODES, Kind, Recording, Status, Target
+from gateway.recordings import ENDED, MODES, Kind, Recording, Status, Target
 from gateway.recordings.targets import ID_CHARACTER
 
 __all__ = ["QUERY", "Parameter", "RecordingsPage", "RecordingsQuery", "read_query"]
@@ -21,9 +21,13 @@ _MODE_OF: Final = {
 """The mode of a target by its label."""
 _LEAST: Final = 1 if all("participantId" in spec.ids for spec in MODES.values()) else 0
 """How many characters of a participant's id a cursor has at least."""
-_CURSOR: Final = re.compile(rf"^({ID_CHARACTER}{{{_LEAST},128}})\.({'|'.join(_MODE_OF)})$")
-"""Participant and label of the target that a page ended with. In plain words, so that the contract can tell a cursor
-from what is none."""
+_RUNNING, _ENDED = "running", "ended"
+_CURSOR: Final = re.compile(rf"^({_RUNNING}|{_ENDED})\.({ID_CHARACTER}{{{_LEAST},128}})\.({'|'.join(_MODE_OF)})$")
+"""How the target stood that a page ended with, its participant and its label. In plain words, so that the contract can
+tell a cursor from what is none."""
+
+_Place = tuple[bool, tuple[str, ...]]
+"""Where a recording stands in a list: whether it has ended, and its target."""
 
 Parameter = tuple[bool, str, dict[str, Any]]
 """Of a query: whether it must be there, what it means, and its form."""
@@ -43,7 +47,7 @@ QUERY: Final[dict[str, Parameter]] = {
 
 
 class RecordingsPage(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Recordings of a room, in the order of their targets: the latest of each."""
+    """Recordings of a room, the latest of each target: what runs or may run, then what has ended, by their targets."""
 
     recordings: list[RecordingBody]
     next_cursor: str | None
@@ -58,8 +62,8 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
     kind: Kind | None
     status: Status | None
     limit: int
-    after: Target | None
-    """The target that the page before ended with."""
+    after: _Place | None
+    """Where the page before ended."""
 
     @classmethod
     def read(cls, query: Iterable[tuple[str, str]]) -> "RecordingsQuery":
@@ -80,14 +84,11 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
 
     def page(self, recordings: Iterable[Recording]) -> RecordingsPage:
         """Return the page of those recordings that are asked for."""
-        chosen = sorted(
-            (recording for recording in recordings if self._asks_for(recording)),
-            key=lambda recording: recording.target.parts,
-        )
+        chosen = sorted((recording for recording in recordings if self._asks_for(recording)), key=_place)
         page = chosen[: self.limit]
         return RecordingsPage(
             recordings=[RecordingBody.of(recording) for recording in page],
-            next_cursor=_cursor(page[-1].target) if len(chosen) > len(page) else None,
+            next_cursor=_cursor(page[-1]) if len(chosen) > len(page) else None,
         )
 
     def _asks_for(self, recording: Recording) -> bool:
@@ -96,8 +97,12 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
             self.participant_id in {None, target.participant_id}
             and self.kind in {None, target.kind}
             and self.status in {None, recording.status}
-            and (self.after is None or target.parts > self.after.parts)
+            and (self.after is None or _place(recording) > self.after)
         )
+
+
+def _place(recording: Recording) -> _Place:
+    return recording.status in ENDED, recording.target.parts
 
 
 def read_query(query: Iterable[tuple[str, str]], known: Mapping[str, Parameter]) -> dict[str, str]:
@@ -136,10 +141,13 @@ def _wrong(name: str, value: str, schema: Mapping[str, Any]) -> str | None:
             return check_part(name, value)
 
 
-def _cursor(target: Target) -> str:
-    return f"{target.participant_id}.{target.label}"
+def _cursor(recording: Recording) -> str:
+    target = recording.target
+    return f"{_ENDED if recording.status in ENDED else _RUNNING}.{target.participant_id}.{target.label}"
 
 
-def _parse_cursor(room: str, cursor: str) -> Target | None:
-    participant, _, label = cursor.rpartition(".")
-    return Target.named(_MODE_OF[label], room, participant, label)
+def _parse_cursor(room: str, cursor: str) -> _Place | None:
+    stood, _, named = cursor.partition(".")
+    participant, _, label = named.rpartition(".")
+    target = Target.named(_MODE_OF[label], room, participant, label)
+    return None if target is None else (stood == _ENDED, target.parts)

@@ -4,23 +4,25 @@ The order matters. Nothing of a request that is not valid or not allowed reaches
 other request; and what is kept or charged is what really came of it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
 from litestar import Request
 from litestar.response.base import ASGIResponse
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from gateway.api.context import RequestContext
-from gateway.api.idempotency import Idempotency, IdempotentRequest, read_key
+from gateway.api.idempotency import Idempotency, IdempotentRequest, StoredResponse, read_key
 from gateway.api.pagination import RecordingsPage, RecordingsQuery
-from gateway.api.rate_limits import Admission, RateLimiter
+from gateway.api.rate_limits import Admission, Question, RateLimiter
 from gateway.api.wire import RecordingBody, parameters_in, target_in
 from gateway.auth.api_keys import Caller
-from gateway.auth.policy import Scope, check, check_room, covers
-from gateway.errors import GatewayError
-from gateway.recordings import Answer, Mode, Outcome, Recordings, Target
+from gateway.auth.policy import Policy, Scope, check, check_room, covers, refuse
+from gateway.errors import GatewayError, TooManyRequests
+from gateway.recordings import Answer, Kind, Mode, Outcome, Recordings, Target
 from gateway.store.clock import clock
 
 __all__ = ["RequestPipeline"]
@@ -71,27 +73,42 @@ class RequestPipeline:
         """Have a target not recorded, for at most `timeout` seconds of waiting."""
         arrived_at, caller, target = clock(), _caller(request), target_in(mode, body)
         check(caller.policy, Scope.STOP, target)
-        return await self._take_in(
-            request,
-            Scope.STOP,
-            target,
-            body,
+
+        async def work(_: int | None) -> Answer:
+            number, looked_at = None, arrived_at
+            if not caller.policy.stop_others:
+                number = await self._recordings.stoppable(target, partial(caller.may_stop, target), timeout=timeout)
+                looked_at = clock()
+                if number is None:
+                    refuse("starter")
             # A second stop does no harm.
-            lambda _: self._recordings.stop(
-                target, caller=caller.name, timeout=timeout, arrived_at=arrived_at, account=caller.account
-            ),
-        )
+            return await self._recordings.stop(
+                target,
+                caller=caller.name,
+                timeout=max(timeout - (looked_at - arrived_at), 0),
+                arrived_at=looked_at,
+                number=number,
+                account=caller.account,
+            )
+
+        return await self._take_in(request, Scope.STOP, target, body, work)
 
     async def show(self, request: _Request, target: Target) -> RecordingBody:
         """Show what is known of a target."""
-        check(_caller(request).policy, Scope.READ, target)
-        return RecordingBody.of(await self._recordings.get(target))
+        context = RequestContext.of(request.scope)
+        check(context.sender.policy, Scope.READ, target)
+        with _asking(context, self._rate_limiter.question(context.sender)) as question:
+            return RecordingBody.of(await self._recordings.get(target, asker=question))
 
     async def list(self, request: _Request) -> RecordingsPage:
         """Show what is known of a room's targets, as far as the caller may see them."""
-        listing, policy = RecordingsQuery.read(request.query_params.multi_items()), _caller(request).policy
+        context = RequestContext.of(request.scope)
+        listing, policy = RecordingsQuery.read(request.query_params.multi_items()), context.sender.policy
         check_room(policy, Scope.READ, listing.room_id)
-        recordings = await self._recordings.list(listing.room_id)
+        if _sees_none(policy, listing):
+            return listing.page(())
+        with _asking(context, self._rate_limiter.question(context.sender)) as question:
+            recordings = await self._recordings.list(listing.room_id, asker=question)
         return listing.page(recording for recording in recordings if covers(policy, recording.target))
 
     async def _take_in(
@@ -106,7 +123,9 @@ class RequestPipeline:
             admission.check()
             replay = await self._idempotency.begin(context.sender, scope, key, target.mode, body) if key else None
             if replay is not None and replay.kept is not None:
-                return _replayed(context, replay)
+                return await self._replay(context, target, replay.kept)
+            if replay is not None and replay.is_new:
+                admission.charge_key()
             begun = replay.begun if replay is not None else None
             return await self._carry_out(context, admission, replay, lambda: work(begun))
         finally:
@@ -126,31 +145,52 @@ class RequestPipeline:
             context.headers |= admission.headers
             await self._idempotency.keep(replay, error.status, error)
             raise
-        admission.charge(answer.outcome)
+        admission.charge(answer.outcome, was_sent=answer.was_sent)
         context.headers |= admission.headers
         status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
         body = RecordingBody.answering(answer)
         await self._idempotency.keep(replay, status, body)
         return _answered(context, body, status)
 
+    async def _replay(self, context: RequestContext, target: Target, kept: StoredResponse) -> ASGIResponse:
+        context.headers["idempotency-replayed"] = "true"
+        context.replayed = True
+        if kept.problem is not None:
+            raise kept.problem.error()
+        body = kept.recording
+        assert body is not None  # noqa: S101 - it is the one or the other
+        if kept.has_files and (known := await self._recordings.known(target)) is not None and known.id == body.id:
+            body = structs.replace(body, files=RecordingBody.of(known).files)
+        return _answered(context, body, kept.status)
+
 
 def _caller(request: _Request) -> Caller:
     return RequestContext.of(request.scope).sender
 
 
-def _replayed(context: RequestContext, replay: IdempotentRequest) -> ASGIResponse:
-    kept = replay.kept
-    assert kept is not None  # noqa: S101 - the caller has checked
-    context.headers["idempotency-replayed"] = "true"
-    context.replayed = True
-    if kept.problem is not None:
-        raise kept.problem.error()
-    assert kept.recording is not None  # noqa: S101 - it is the one or the other
-    return _answered(context, kept.recording, kept.status)
+@contextmanager
+def _asking(context: RequestContext, question: Question) -> Generator[Question]:
+    """Tell a caller whose questions are refused how its limit stands."""
+    try:
+        yield question
+    except TooManyRequests:
+        context.headers |= question.headers
+        raise
+
+
+def _sees_none(policy: Policy, listing: RecordingsQuery) -> bool:
+    """Tell whether a caller may read nothing of what it asks for, whatever there is: then VideoSDK is not asked."""
+    kinds = list(Kind) if listing.kind is None else [listing.kind]
+    if listing.participant_id is None:
+        return policy.participants == () or (policy.kinds is not None and not policy.kinds.intersection(kinds))
+    targets = (Target(Mode.TRACK, listing.room_id, listing.participant_id, kind) for kind in kinds)
+    return not any(covers(policy, target) for target in targets)
 
 
 def _answered(context: RequestContext, body: RecordingBody, status: int) -> ASGIResponse:
     context.outcome, context.recording = body.outcome, body.id
+    if Scope.READ not in context.sender.policy.scopes:
+        body = body.without_details()
     # Ready to be sent: Litestar would make the same of a `Response`, and takes longer for it.
     headers = {"location": context.status_path} if status in {201, 202} else {}
     return ASGIResponse(body=msgspec.json.encode(body), status_code=status, headers=headers)

@@ -1,10 +1,11 @@
-"""How often callers may ask: a token bucket per caller and one per target, shared by all replicas.
+"""How often callers may ask: a token bucket per caller, and one per target and sort of callers; shared by all replicas.
 
 What costs VideoSDK nothing must cost a caller little: any number of equal starts are promised to become one. So a
 request takes a tenth of a token from the caller's bucket when it arrives, and the rest only if it, or the operation it
-was part of, reached VideoSDK: `joined`, `already_recording`, `not_recording` and replays cost a tenth. Not nothing,
-since each of them costs the gateway and Redis some work. What was spent is owed even where it is not there: many
-requests may arrive before the first is answered.
+was part of, reached VideoSDK: `joined`, `already_recording` and replays cost a tenth, and so does a `not_recording` of
+which the record tells. Not nothing, since each of them costs the gateway and Redis some work; and a whole token under a
+new `Idempotency-Key`, which Redis remembers for hours. What was spent is owed even where it is not there: many requests
+may arrive before the first is answered.
 
 A target's bucket holds real starts and nothing else, since a storm of tabs on one target is what the gateway is for.
 
@@ -13,6 +14,9 @@ starting: as many can be in Redis at a time as it gets in their half minute.
 
 A stop is refused by the caller's bucket alone. Who may stop at all must be able to end a recording whatever others did
 to the target; and a caller over its own limit can be asked to wait.
+
+Questions have a bucket of their own, so that no one who reads too much is kept from stopping. What Redis answers, or a
+list of a moment ago, is free; each call to VideoSDK that a question causes costs a token.
 """
 
 import asyncio
@@ -37,7 +41,7 @@ from gateway.recordings import Outcome, Target
 from gateway.store.scripts import key_of
 from gateway.store.token_buckets import Quota, TokenBuckets
 
-__all__ = ["Admission", "RateLimiter"]
+__all__ = ["Admission", "Question", "RateLimiter"]
 
 _ARRIVAL: Final = 0.1
 _REST: Final = 0.9
@@ -48,6 +52,7 @@ _PATIENCE_SECONDS: Final = 0.5
 """How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
 get that Redis does not answer is for what cannot be done without it."""
 _TICKETS: Final = "tickets-per-caller"
+_QUESTIONS: Final = "questions-per-caller"
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
 """Answers that only one request of an operation gets."""
 _SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
@@ -72,28 +77,35 @@ class RateLimiter:
         *,
         caller_per_minute: int,
         target_per_minute: int,
+        questions_per_minute: int = 0,
         tickets_per_minute: int = 0,
     ) -> None:
         self._limits = limits
         self._tenant = tenant
         self._caller_per_minute = caller_per_minute
         self._target_per_minute = target_per_minute
+        self._questions_per_minute = questions_per_minute
         self._tickets_per_minute = tickets_per_minute
         self._groups: dict[tuple[Target, bool], _Group] = {}
 
     async def admit(self, caller: Caller, target: Target, *, starts: bool) -> "Admission":
         """Take what a request costs on its arrival."""
         per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
-        account = hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
-        buckets = [_Bucket("caller", f"{self._tenant}:caller:{account}", per_minute, _ARRIVAL, _REST)]
+        buckets = [_Bucket("caller", f"{self._tenant}:caller:{_hash(caller)}", per_minute, _ARRIVAL, _REST)]
         if starts:
-            name = key_of(self._tenant, "target", target.room_id, *target.parts)
+            # Of its own sort: what participants use up, services have left.
+            name = key_of(self._tenant, "target", caller.sort, target.room_id, *target.parts)
             buckets.append(_Bucket(target.mode, name, self._target_per_minute, 0, 1))
         group = self._groups.setdefault((target, starts), _Group())
         group.members += 1
         admission = Admission(self, [bucket for bucket in buckets if bucket.per_minute], (target, starts), group)
         await admission.take_arrival()
         return admission
+
+    def question(self, caller: Caller) -> "Question":
+        """Take a caller's question in: it costs nothing until it causes a call to VideoSDK."""
+        name = f"{self._tenant}:questions:{_hash(caller)}"
+        return Question(self, _Bucket("questions", name, self._questions_per_minute, 1, 1))
 
     async def take_ticket(self, caller: Caller) -> None:
         """Take what a ticket for live events costs.
@@ -103,8 +115,7 @@ class RateLimiter:
         """
         if not self._tickets_per_minute:
             return
-        account = hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
-        bucket = _Bucket("tickets", f"{self._tenant}:tickets:{account}", self._tickets_per_minute, 1, 0)
+        bucket = _Bucket("tickets", f"{self._tenant}:tickets:{_hash(caller)}", self._tickets_per_minute, 1, 0)
         if not self.take_at_once(bucket):
             await self.take(bucket)
         if bucket.quota is not None and not bucket.quota.allowed:
@@ -143,6 +154,10 @@ class RateLimiter:
         if bucket.quota is not None:
             bucket.quota = quota
 
+    def spend_calls(self, bucket: "_Bucket", calls: int) -> None:
+        """Take what was spent beyond what was asked for."""
+        self._limits.spend(bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute, cost=calls)
+
     def close_group(self, key: tuple[Target, bool], group: "_Group") -> None:
         """Let those who come from now on be a group of their own."""
         if self._groups.get(key) is group:
@@ -174,17 +189,23 @@ class Admission:
         """
         empty = [bucket for bucket in self._buckets if bucket.quota is not None and not bucket.quota.allowed]
         if empty:
+            metrics.refused("starts-per-caller" if empty[0].policy == "caller" else "starts-per-target")
             wait = max(bucket.quota.wait for bucket in empty if bucket.quota is not None)
             own = empty[0].policy == "caller"
-            who = "You have sent" if own else "All callers together have sent"
+            who = "You have sent" if own else "All callers of your sort together have sent"
             whom = "you" if own else f"for this {self._key[0].mode}"
             raise TooManyRequests(f"{who} more requests in a minute than the gateway allows {whom}.", retry_after=wait)
 
-    def charge(self, ended: Outcome | GatewayError | None) -> None:
-        """Take the rest if this was not free. None: nothing was done."""
+    def charge(self, ended: Outcome | GatewayError | None, *, was_sent: bool = False) -> None:
+        """Take the rest if this was not free.
+
+        Args:
+            ended: What became of it; None where nothing was done.
+            was_sent: An operation was carried out. A stop of what does not record may have found that in the record.
+        """
         if ended not in _OWN:
-            free = not isinstance(ended, GatewayError) and ended is not Outcome.STOP_REQUESTED
-            if free or self._group.charged:
+            sent = ended is Outcome.STOP_REQUESTED or (ended is Outcome.NOT_RECORDING and was_sent)
+            if not (isinstance(ended, GatewayError) or sent) or self._group.charged:
                 return
             if isinstance(ended, GatewayError) and not isinstance(ended, _SHARED):
                 return
@@ -192,7 +213,15 @@ class Admission:
             self._group.charged = True
             self._rate_limiter.close_group(self._key, self._group)
         for bucket in self._buckets:
-            self._rate_limiter.spend(bucket)
+            if not bucket.paid:
+                self._rate_limiter.spend(bucket)
+
+    def charge_key(self) -> None:
+        """Take the rest from the caller, whatever becomes of the request: what it is remembered by takes room."""
+        for bucket in self._buckets:
+            if bucket.policy == "caller":
+                self._rate_limiter.spend(bucket)
+                bucket.paid = True
 
     def leave(self) -> None:
         """Say that the request is over."""
@@ -203,19 +232,63 @@ class Admission:
     @property
     def headers(self) -> Mapping[str, str]:
         """What the caller gets (draft-ietf-httpapi-ratelimit-headers-10): the policies, and what is left of each."""
-        if not self._buckets:
-            return {}
-        policies = [f'"{bucket.policy}";q={bucket.per_minute};w={_WINDOW_SECONDS}' for bucket in self._buckets]
-        left = [
-            f'"{bucket.policy}";r={_whole(quota.remaining)};t={math.ceil(quota.wait or quota.full)}'
-            for bucket in self._buckets
-            if (quota := bucket.quota) is not None
-        ]
-        return {"ratelimit-policy": ", ".join(policies)} | ({"ratelimit": ", ".join(left)} if left else {})
+        return _headers(self._buckets)
+
+
+class Question:
+    """A question's way past the limit of its caller: pays for each call to VideoSDK that is made for it (`Asker`)."""
+
+    def __init__(self, rate_limiter: RateLimiter, bucket: "_Bucket") -> None:
+        self._rate_limiter = rate_limiter
+        self._bucket = bucket
+
+    async def admit(self) -> None:
+        """Pay for one call.
+
+        Raises:
+            TooManyRequests: The caller's bucket does not hold what it costs.
+        """
+        bucket = self._bucket
+        if not bucket.per_minute:
+            return
+        if not self._rate_limiter.take_at_once(bucket):
+            await self._rate_limiter.take(bucket)
+        if bucket.quota is not None and not bucket.quota.allowed:
+            metrics.refused(_QUESTIONS)
+            raise TooManyRequests(
+                "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you.",
+                retry_after=bucket.quota.wait,
+            )
+
+    def spend(self, calls: int) -> None:
+        """Pay for calls that were made beyond that one."""
+        if self._bucket.per_minute and self._bucket.limited:
+            self._rate_limiter.spend_calls(self._bucket, calls)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the caller gets whose question is refused."""
+        return _headers([self._bucket])
+
+
+def _headers(buckets: list["_Bucket"]) -> dict[str, str]:
+    if not buckets:
+        return {}
+    policies = [f'"{bucket.policy}";q={bucket.per_minute};w={_WINDOW_SECONDS}' for bucket in buckets]
+    left = [
+        f'"{bucket.policy}";r={_whole(quota.remaining)};t={math.ceil(quota.wait or quota.full)}'
+        for bucket in buckets
+        if (quota := bucket.quota) is not None
+    ]
+    return {"ratelimit-policy": ", ".join(policies)} | ({"ratelimit": ", ".join(left)} if left else {})
 
 
 def _whole(tokens: float) -> int:
     return max(0, math.floor(tokens + _LEAST))
+
+
+def _hash(caller: Caller) -> str:
+    return hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
 
 
 class _Bucket:
@@ -229,6 +302,8 @@ class _Bucket:
         self.rest = rest
         self.limited = True
         """Redis was there to count."""
+        self.paid = False
+        """The rest was taken."""
         self.quota: Quota | None = None
         """What the caller gets to know; nothing where Redis did not answer in time."""
 

@@ -125,7 +125,7 @@ def _get(mode: Mode) -> HTTPRouteHandler:
         opt={"scope": Scope.READ, "mode": mode},
         responses={
             200: answers(mode, "What is known.", *Status),
-            **problems(*_IDENTITY, "not-found", "invalid-request", *_COORDINATION, "internal"),
+            **problems(*_IDENTITY, "not-found", "invalid-request", "too-many-requests", *_COORDINATION, "internal"),
         },
     )(show)
 
@@ -141,7 +141,7 @@ def _list() -> HTTPRouteHandler:
         opt={"scope": Scope.READ},
         responses={
             200: openapi_texts.listed("The room's recordings."),
-            **problems(*_IDENTITY, "invalid-request", "coordination-unavailable", "internal"),
+            **problems(*_IDENTITY, "invalid-request", "too-many-requests", "coordination-unavailable", "internal"),
         },
     )
     async def list_recordings(request: _Request, pipeline: NamedDependency[RequestPipeline]) -> RecordingsPage:

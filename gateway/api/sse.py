@@ -1,8 +1,8 @@
 """Server-Sent Events (HTML Living Standard, 9.2): one reader's news as an HTTP answer that ends only when it must.
 
 It ends when the client hangs up; when the caller's time is over; and, with an event `reconnect` that says why, when the
-client is too slow, when the process is about to end, when what the caller showed expires, and after an hour in any
-case, so that what a caller may see is asked again now and then.
+client is too slow, when the process is about to end, when what the caller showed expires or is revoked, and after an
+hour in any case, so that what a caller may see is asked again now and then.
 """
 
 import asyncio
@@ -60,6 +60,7 @@ class EventStream(ASGIResponse):
         expires_in: Seconds until what the caller showed expires, None for never.
         timeout: Seconds after which the caller wants no more, None for never.
         line: The connection that carries it.
+        vouched: Tells whether what the caller was let in with is still in force, at each event and heartbeat.
         heartbeat: Seconds of silence after which a comment is sent.
     """
 
@@ -71,12 +72,14 @@ class EventStream(ASGIResponse):
         expires_in: float | None,
         timeout: float | None,
         line: Line | None,
+        vouched: Callable[[], bool] = lambda: True,
         heartbeat: float = _HEARTBEAT_SECONDS,
     ) -> None:
         super().__init__(headers=dict(_HEADERS), media_type=EVENT_STREAM)
         del self.headers["content-length"]
         self._reader = reader
         self._covers = covers
+        self._vouched = vouched
         self._line = line
         self._heartbeat = heartbeat
         longest = _LONGEST_SECONDS * random.uniform(0.9, 1.0)  # noqa: S311
@@ -130,6 +133,9 @@ class EventStream(ASGIResponse):
             update = await self._reader.read(min(self._heartbeat, left))
             if self._reader.closed or (not update and now() >= self._until):
                 continue
+            if not self._vouched():
+                self._reader.close("expired")
+                break
             if not update:
                 await _push(send, b":\n\n")
             for part in _parts(map(self._event, update)):

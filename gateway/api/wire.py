@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from gateway.errors import InvalidRequest, MalformedRequest
 from gateway.recordings import (
@@ -151,6 +152,11 @@ class WebhookDeliveries(Struct, frozen=True, kw_only=True, rename="camel"):
     succeeded: int
 
 
+_REQUESTED_BY: Final = (
+    "Who started it: a key's name (`lesson-service`), or `participant:`, `moderator:` or `jwt:` and one. In answers "
+    "to starts and stops of callers without `recordings:read` it is null, as are VideoSDK's id and deliveries, and "
+    "`files` is empty."
+)
 _OUTCOME: Final = (
     "What this request did. Null where it did nothing: in the answer to a mere question, and to the retry of a start "
     "under its `Idempotency-Key` where a stop has been requested since."
@@ -168,7 +174,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
     status: Status
     outcome: Annotated[Outcome, Meta(description=_OUTCOME)] | None
     origin: Annotated[Origin, Meta(description="`videosdk` where it was started without the gateway.")]
-    requested_by: str | None
+    requested_by: Annotated[str, Meta(description=_REQUESTED_BY)] | None
     requested_at: datetime | None
     confirmed_at: Annotated[datetime, Meta(description="When the status was last seen to be true.")] | None
     confirmed_by: (
@@ -220,6 +226,10 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
             else None,
             coordinated=recording.coordinated,
         )
+
+    def without_details(self) -> "RecordingBody":
+        """Leave out what is for readers of recordings only: who asked, VideoSDK's id, the files."""
+        return replace(self, requested_by=None, videosdk_recording_id=None, files=[], webhook_deliveries=None)
 
     @classmethod
     def answering(cls, answer: Answer) -> "RecordingBody":

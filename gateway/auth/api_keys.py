@@ -1,4 +1,4 @@
-"""Callers with API keys: the keys, and the file that assigns each to a caller and says what that caller may ask for.
+"""The callers file: API keys, each assigned to a caller, and what that caller or the bearer of a token may ask for.
 
 A key is `gw_<prefix>_<256 random bits>`. The file holds only SHA-256 hashes: a key has so much entropy that a slow hash
 would protect nothing more. The prefix is for people, to tell keys apart without seeing them.
@@ -10,22 +10,27 @@ import re
 import secrets
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, cast
 
+import msgspec
 import structlog
 from jwt.types import Options
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.auth.policy import Policy, PolicyError
+from gateway.auth.policy import JOIN_TOKENS, JWTS, Policy, PolicyError, Scope
 from gateway.errors import Unauthenticated
+from gateway.recordings import Target
 from gateway.secrets import WatchedFile, WrongTextError, decoded
 
 __all__ = [
     "ANYONE",
+    "DEFAULT_JOIN_TOKENS",
+    "DEFAULT_JWTS",
     "KEY_PREFIX",
     "LEEWAY_SECONDS",
     "UNUSED_CLAIMS",
@@ -34,8 +39,11 @@ __all__ = [
     "CallersFile",
     "CallersFileError",
     "Key",
+    "Sort",
+    "TokenTable",
     "expiry",
     "new_key",
+    "participant_name",
 ]
 
 KEY_PREFIX: Final = "gw_"
@@ -49,11 +57,29 @@ _MAX_PER_MINUTE: Final = 1_000_000
 _log = structlog.get_logger("gateway.identities")
 
 
+class Sort(StrEnum):
+    """How a caller proves who it is."""
+
+    KEY = "key"
+    JOIN_TOKEN = "join-token"  # noqa: S105 - the name of a sort
+    JWT = "jwt"
+    ANYONE = "anyone"
+
+
+_MODERATOR: Final = "moderator:"
+
+
+def participant_name(participant_id: str, *, moderates: bool = False) -> str:
+    """Return the name of a join token's bearer."""
+    return f"{_MODERATOR if moderates else 'participant:'}{participant_id}"
+
+
 class Caller(Struct, frozen=True):
     """An authenticated app, service or participant."""
 
     name: str
-    """What logs and recordings call it."""
+    """What logs and recordings call it. An API key's has no colon (`lesson-service`), all others' begin with their sort
+    and one: `participant:ada`, `moderator:ben`, `jwt:lesson-service`."""
 
     policy: Policy = Policy()
     """What it may ask for."""
@@ -67,8 +93,24 @@ class Caller(Struct, frozen=True):
     expires: float | None = None
     """When what it showed ceases to be valid, in seconds since 1970; None is never."""
 
+    sort: Sort = Sort.KEY
+    """How it proved who it is."""
 
-ANYONE: Final = Caller("anyone", account="anyone")
+    grant: str = ""
+    """Names the entry of the callers file that it got its policy from: another one when that changes."""
+
+    def may_stop(self, target: Target, starter: str | None) -> bool:
+        """Tell whether it may stop a target's recording that a caller of this name started; None: it is not known."""
+        if self.policy.stop_others:
+            return True
+        if starter is None:
+            return False
+        if self.sort is Sort.JOIN_TOKEN:
+            return starter.startswith(_MODERATOR) or starter == participant_name(target.participant_id)
+        return starter == self.name
+
+
+ANYONE: Final = Caller("anyone", account="anyone", sort=Sort.ANYONE)
 """Every caller where `GATEWAY_AUTH=none`."""
 
 
@@ -81,6 +123,17 @@ class Key(Struct, frozen=True):
     expires: datetime | None = None
     """When it ceases to be valid."""
 
+
+class TokenTable(Struct, frozen=True):
+    """What the bearers of one sort of tokens may ask for, beside what the tokens say."""
+
+    policy: Policy
+    starts_per_minute: int | None = None
+    grant: str = ""
+
+
+DEFAULT_JOIN_TOKENS: Final = TokenTable(JOIN_TOKENS)
+DEFAULT_JWTS: Final = TokenTable(JWTS)
 
 LEEWAY_SECONDS: Final = 60
 """By how much the clocks of those who make tokens may differ from ours."""
@@ -104,14 +157,32 @@ class CallersFileError(Exception):
 
 
 class Callers:
-    """The callers there are, by their keys. Never changed: another file makes another.
+    """What a callers file says. Never changed: another file makes another.
 
     Args:
         keys: The caller of each key.
+        join_tokens: What join tokens allow at most.
+        jwts: What JWTs allow at most.
     """
 
-    def __init__(self, keys: Mapping[Key, Caller]) -> None:
-        self._keys = dict(keys)
+    def __init__(
+        self,
+        keys: Mapping[Key, Caller],
+        join_tokens: TokenTable = DEFAULT_JOIN_TOKENS,
+        jwts: TokenTable = DEFAULT_JWTS,
+    ) -> None:
+        self._keys = {
+            key: replace(
+                caller,
+                expires=None if key.expires is None else key.expires.timestamp(),
+                grant=_grant(key.digest.hex(), caller.policy),
+            )
+            for key, caller in keys.items()
+        }
+        self.tables: Final = {Sort.JOIN_TOKEN: join_tokens, Sort.JWT: jwts}
+        self._grants: Final = {
+            *(caller.grant for caller in self._keys.values()), *(table.grant for table in self.tables.values())
+        }  # fmt: skip
 
     @classmethod
     def load(cls, path: Path) -> "Callers":
@@ -122,28 +193,23 @@ class Callers:
         """
         try:
             text = decoded(path.read_bytes())
-            callers = tomllib.loads(text).get("callers")
+            tables = tomllib.loads(text)
         except OSError as error:
             raise CallersFileError(f"{path} cannot be read: {error.strerror}") from None
         except WrongTextError as error:
             raise CallersFileError(f"{path} cannot be read: it {error}") from None
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise CallersFileError(f"{path} cannot be read: {_mistake(error)}") from None
-        if not isinstance(callers, dict) or not callers:
+        if not tables.keys() & _TABLES.keys() and not _has_callers(tables):
             raise CallersFileError(f"{path} names no caller: expected tables [callers.<name>]")
-        keys: dict[Key, Caller] = {}
-        owners: dict[bytes, str] = {}
-        for name, entry in cast("dict[str, Any]", callers).items():
-            place = f"{path}, {_place(text, name)}"
-            try:
-                caller, own = _read_caller(name, entry)
-            except CallersFileError as error:
-                raise CallersFileError(f"{place}{error}") from None
-            for key in own:
-                if owners.setdefault(key.digest, name) != name:
-                    raise CallersFileError(f"{place}callers {owners[key.digest]!r} and {name!r} have a key in common")
-                keys[key] = caller
-        return cls(keys)
+        if others := tables.keys() - {"callers", *_TABLES}:
+            raise CallersFileError(f"{path}: {min(others)[:64]!r} is none of callers, {', '.join(_TABLES)}")
+        join_tokens, jwts = (_read_tokens(path, text, tables.get(name), name) for name in _TABLES)
+        return cls(_read_callers(path, text, tables.get("callers", {})), join_tokens, jwts)
+
+    def vouches(self, grant: str) -> bool:
+        """Tell whether the entry of this name is still there, and unchanged."""
+        return grant in self._grants
 
     def identify(self, key: str) -> Caller:
         """Return the caller that this key belongs to.
@@ -162,7 +228,7 @@ class Callers:
         expires = match[0].expires
         if expires is not None and expires <= datetime.now(UTC):
             raise Unauthenticated("The key has expired.")
-        return match[1] if expires is None else replace(match[1], expires=expires.timestamp())
+        return match[1]
 
 
 class CallersFile:
@@ -178,7 +244,7 @@ class CallersFile:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         # Before it is read: what is written in between then shows as a change.
-        self._watched = WatchedFile(path, clock)
+        self._watched = WatchedFile(path, clock, rests=True)
         self._callers = Callers.load(path)
         self.broken: str = ""
         """Why the file cannot be used as it is now; empty where it can."""
@@ -189,8 +255,13 @@ class CallersFile:
         Raises:
             Unauthenticated: It belongs to no caller, or has expired.
         """
+        return self.current.identify(key)
+
+    @property
+    def current(self) -> Callers:
+        """What the file says; what the last good one said while it cannot be used."""
         self.refresh()
-        return self._callers.identify(key)
+        return self._callers
 
     def refresh(self) -> None:
         """Read the file again if it has changed."""
@@ -206,11 +277,11 @@ class CallersFile:
             _log.info("callers.reloaded")
 
 
-def new_key(name: str) -> tuple[str, str]:
-    """Make a key for a caller.
+def new_key(name: str, scopes: Iterable[Scope] = (Scope.START, Scope.STOP, Scope.READ)) -> tuple[str, str]:
+    """Make a key for a caller with these scopes.
 
     Returns:
-        The key, to be shown once, and the lines that make it valid in the file of callers.
+        The key, to be shown once, and the lines that make it valid in the callers file.
 
     Raises:
         ValueError: The name would need quoting.
@@ -220,7 +291,9 @@ def new_key(name: str) -> tuple[str, str]:
     prefix = secrets.token_hex(4)
     key = f"{KEY_PREFIX}{prefix}_{secrets.token_urlsafe(32)}"
     digest = hashlib.sha256(key.encode()).hexdigest()
-    return key, f'[callers.{name}]\nkeys = [{{ prefix = "{KEY_PREFIX}{prefix}", sha256 = "{digest}" }}]\n'
+    entry = f'[callers.{name}]\nkeys = [{{ prefix = "{KEY_PREFIX}{prefix}", sha256 = "{digest}" }}]\n'
+    listed = ", ".join(f'"{scope}"' for scope in scopes)
+    return key, f"{entry}scopes = [{listed}]\n"
 
 
 # --- how the file is read ----------------------------------------------------------------------------------------
@@ -233,11 +306,72 @@ def _mistake(error: Exception) -> str:
     return f"{place.rstrip(')') or type(error).__name__}: {plain}"
 
 
-def _place(text: str, name: str) -> str:
-    """Find the line that a caller's table begins in; empty where it is written in another way."""
-    begins = re.compile(rf"""\s*\[\s*callers\s*\.\s*["']?{re.escape(name)}["']?\s*\]""")
+def _place(text: str, *names: str) -> str:
+    """Find the line that a table begins in; empty where it is written in another way."""
+    dotted = r"\s*\.\s*".join(rf"""["']?{re.escape(name)}["']?""" for name in names)
+    begins = re.compile(rf"\s*\[\s*{dotted}\s*\]")
     lines = text.split("\n")
     return next((f"line {number}: " for number, line in enumerate(lines, 1) if begins.match(line)), "")
+
+
+_TABLES: Final[Mapping[str, tuple[Sort, Policy]]] = {
+    "join_tokens": (Sort.JOIN_TOKEN, JOIN_TOKENS),
+    "jwt": (Sort.JWT, JWTS),
+}
+"""The tables of tokens, in the order in which `Callers` takes them."""
+
+
+def _has_callers(tables: Mapping[str, object]) -> bool:
+    return isinstance(tables.get("callers"), dict) and bool(tables["callers"])
+
+
+def _grant(*parts: object) -> str:
+    """Name an entry: the same on every replica that has the same one, and without a key."""
+    return hashlib.blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=16).hexdigest()
+
+
+def _read_callers(path: Path, text: str, callers: object) -> dict[Key, Caller]:
+    if not isinstance(callers, dict):
+        raise CallersFileError(f"{path} names no caller: expected tables [callers.<name>]")
+    keys: dict[Key, Caller] = {}
+    owners: dict[bytes, str] = {}
+    for name, entry in cast("dict[str, Any]", callers).items():
+        place = f"{path}, {_place(text, 'callers', name)}"
+        try:
+            caller, own = _read_caller(name, entry)
+        except CallersFileError as error:
+            raise CallersFileError(f"{place}{error}") from None
+        for key in own:
+            if owners.setdefault(key.digest, name) != name:
+                raise CallersFileError(f"{place}callers {owners[key.digest]!r} and {name!r} have a key in common")
+            keys[key] = caller
+    return keys
+
+
+def _read_tokens(path: Path, text: str, entry: object, name: str) -> TokenTable:
+    sort, unless_said = _TABLES[name]
+    if entry is None:
+        return TokenTable(unless_said, grant=_grant(name))
+    table = dict(cast("dict[str, object]", entry)) if isinstance(entry, dict) else {}
+    try:
+        policy, per_minute = _read_policy(table, unless_said, placeholders=sort is Sort.JOIN_TOKEN)
+    except PolicyError as error:
+        raise CallersFileError(f"{path}, {_place(text, name)}[{name}]: {error}") from None
+    return TokenTable(policy, per_minute, _grant(name, policy))
+
+
+def _read_policy(
+    table: dict[str, object], unless_said: Policy | None = None, *, placeholders: bool = False
+) -> tuple[Policy, int | None]:
+    per_minute = table.pop("starts_per_minute", None)
+    # Python counts True and False as whole numbers.
+    if per_minute is not None and (type(per_minute) is not int or not 0 <= per_minute <= _MAX_PER_MINUTE):
+        raise PolicyError("starts_per_minute must be a whole number, 0 for no limit")
+    policy = Policy.from_table(table, unless_said, placeholders=placeholders)
+    if "scopes" not in table:
+        # A file that was cut short must not allow more than the whole one.
+        raise PolicyError("scopes is missing: it says what may be done at all")
+    return policy, per_minute
 
 
 def _read_caller(name: str, entry: object) -> tuple[Caller, list[Key]]:
@@ -250,16 +384,12 @@ def _read_caller(name: str, entry: object) -> tuple[Caller, list[Key]]:
     listed = cast("list[object]", keys)
     if len(listed) > _MAX_KEYS:
         raise CallersFileError(f"caller {name!r}: expected at most {_MAX_KEYS} keys, the old one and the new one")
-    per_minute = table.pop("starts_per_minute", None)
-    # Python counts True and False as whole numbers.
-    if per_minute is not None and (type(per_minute) is not int or not 0 <= per_minute <= _MAX_PER_MINUTE):
-        raise CallersFileError(f"caller {name!r}: starts_per_minute must be a whole number, 0 for no limit")
+    own = [_read_key(name, key) for key in listed]
     try:
-        policy = Policy.from_table(table)
+        policy, per_minute = _read_policy(table)
     except PolicyError as error:
         raise CallersFileError(f"caller {name!r}: {error}") from None
-    caller = Caller(name, policy, f"key:{name}", per_minute)
-    return caller, [_read_key(name, key) for key in listed]
+    return Caller(name, policy, f"key:{name}", per_minute), own
 
 
 def _read_key(name: str, entry: object) -> Key:

@@ -4,7 +4,7 @@ from typing import Final
 
 import jwt
 
-from gateway.auth.api_keys import ANYONE, KEY_PREFIX, Caller, CallersFile
+from gateway.auth.api_keys import ANYONE, KEY_PREFIX, Caller, CallersFile, Sort
 from gateway.auth.join_tokens import JoinTokens
 from gateway.auth.oidc_tokens import ALGORITHMS, OidcTokens
 from gateway.errors import Unauthenticated
@@ -44,6 +44,15 @@ class Authenticator:
             return []
         self._callers.refresh()
         return ["callers-file-broken"] if self._callers.broken else []
+
+    def vouches(self, caller: Caller) -> bool:
+        """Tell whether what a caller was let in with is still in force: its key, and what the callers file allows it.
+
+        A token is good until it expires.
+        """
+        if self._callers is None or caller.sort is Sort.ANYONE:
+            return self._anyone or caller.sort not in {Sort.KEY, Sort.ANYONE}
+        return self._callers.current.vouches(caller.grant)
 
     async def identify(self, authorization: str | None) -> Caller:
         """Return the caller that sent this header.

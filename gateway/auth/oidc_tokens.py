@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from gateway.auth.api_keys import LEEWAY_SECONDS, UNUSED_CLAIMS, Caller, expiry
+from gateway.auth.api_keys import DEFAULT_JWTS, LEEWAY_SECONDS, UNUSED_CLAIMS, Caller, Sort, TokenTable, expiry
 from gateway.auth.policy import Policy, Scope
 from gateway.errors import IdentityUnavailable, Unauthenticated
 
@@ -23,6 +23,9 @@ __all__ = ["ALGORITHMS", "ClaimNames", "OidcTokens"]
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _REFETCH_SECONDS: Final = 60.0
+_UNKNOWN_SECONDS: Final = 2.0
+"""How soon after the last time keys are fetched for one that is not known. Its bearer waits for that: where others make
+up key ids without end, a key that was rotated is taken all the same, and the provider is asked no more often."""
 _STALE_SECONDS: Final = 3600.0
 """A key that the provider withdrew is good for an hour more at most, unless the provider does not answer."""
 _FAILED_SECONDS: Final = 1.0
@@ -51,6 +54,8 @@ class OidcTokens:
         audience: What `aud` must name.
         claims: Which claims say what.
         clock: Seconds that never step.
+        table: Gives what the callers file says of JWTs.
+        unknown_seconds: How far apart keys are fetched for ones that are not known.
     """
 
     def __init__(
@@ -60,8 +65,13 @@ class OidcTokens:
         audience: str,
         claims: ClaimNames,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        table: Callable[[], TokenTable] = lambda: DEFAULT_JWTS,
+        unknown_seconds: float = _UNKNOWN_SECONDS,
     ) -> None:
         self._fetch = fetch
+        self._table = table
+        self._unknown_seconds = unknown_seconds
         self._issuer = issuer
         self._audience = audience
         self._claims = claims
@@ -71,6 +81,7 @@ class OidcTokens:
         self._clock = clock
         self._fetched: float | None = None
         self._tried: float | None = None
+        self._tries: int = 0
         self._failed = False
         """The last try to get the keys."""
         self._fetching = asyncio.Lock()
@@ -114,7 +125,16 @@ class OidcTokens:
         valid = {scope.value for scope in Scope}
         scopes = frozenset(Scope(scope) for scope in _words(_find(claims, self._claims.scopes)) if scope in valid)
         rooms = tuple(_words(_find(claims, self._claims.rooms))) if self._claims.rooms else None
-        return Caller(name[:128], Policy(scopes=scopes, rooms=rooms), f"company:{name}", expires=expiry(claims))
+        table = self._table()
+        return Caller(
+            f"jwt:{name[:128]}",
+            table.policy.narrowed(Policy(scopes=scopes, rooms=rooms)),
+            f"company:{name}",
+            table.starts_per_minute,
+            expiry(claims),
+            Sort.JWT,
+            table.grant,
+        )
 
     async def _key(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
         key = self._known(kid, algorithm)
@@ -143,15 +163,23 @@ class OidcTokens:
     async def _refresh(self, look: Callable[[], object], *, known: bool) -> None:
         """Get the keys again, unless that was done just now.
 
-        Not more than once a minute, for any caller and any key id: made-up key ids must not become requests. After a
-        failure once a second, unless the key is known and goes on counting.
+        For a key that is known not more than once a minute, and its bearer waits for no other. For one that is not,
+        after the pause that keeps made-up key ids from becoming as many requests; after a failure not within a second.
         """
-        pause = _FAILED_SECONDS if self._failed and not known else _REFETCH_SECONDS
+        since = None if self._tried is None else self._clock() - self._tried
+        if known and ((since is not None and since < _REFETCH_SECONDS) or self._fetching.locked()):
+            return
+        tries = self._tries
         async with self._fetching:
-            if self._tried is not None and self._clock() - self._tried < pause:
-                return
-            if not known and look() is not None:
-                return  # another caller has fetched it meanwhile
+            if self._tries != tries or (not known and look() is not None):
+                return  # another caller has fetched them meanwhile
+            since = None if self._tried is None else self._clock() - self._tried
+            if not known and since is not None:
+                if self._failed and since < _FAILED_SECONDS:
+                    return
+                if not self._failed:
+                    await asyncio.sleep(max(self._unknown_seconds - since, 0))
+            self._tries += 1
             self._tried = self._clock()
             self._failed = True
             try:

@@ -1,11 +1,15 @@
-"""What a caller may ask for: the table of a caller in the callers file, and the one check of a request against it.
+"""What a caller may ask for: a table of the callers file, and the one check of a request against it.
 
 Some rules hold for every caller, whatever its table says: a webhook address is well formed, carries no credentials, no
 fragment and no encoded control characters, has a host that all readers read alike, and a `bucketDirPath` hides no
 slash and climbs nowhere. Others hold until the table loosens them: https (`webhook_http`), no IP addresses and no
 private names (`webhook_private`). The rest hold once the table has the list: `scopes`, `rooms`, `participants`,
-`kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing; absent `scopes`
-allow everything but `recordings:admin`.
+`kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing. In the file
+no table is without `scopes`.
+
+The tables of tokens (`[join_tokens]`, `[jwt]`) differ in three things. What a token itself says narrows them further.
+An absent `webhook_hosts` or `bucket_dir_prefix` allows no webhookUrl and no bucketDirPath. And join tokens stop only
+what join tokens started, unless the table says `stop_others = true`.
 
 A refusal names the rule and never the value: the value may be a secret, and it is the caller's own anyway. What passes
 is passed on as it was written, so nothing here returns a text.
@@ -17,6 +21,7 @@ from enum import StrEnum
 from typing import Any, Final, NoReturn, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.auth.canonical_text import is_line_noise, unmasked
 from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
@@ -24,12 +29,25 @@ from gateway.errors import Forbidden
 from gateway.recordings import Kind, Target
 from gateway.recordings.targets import is_id
 
-__all__ = ["RULES", "Policy", "PolicyError", "Scope", "check", "check_room", "covers", "exactly"]
+__all__ = [
+    "JOIN_TOKENS",
+    "JWTS",
+    "RULES",
+    "Policy",
+    "PolicyError",
+    "Scope",
+    "check",
+    "check_room",
+    "covers",
+    "exactly",
+    "refuse",
+]
 
 _MAX_PATH: Final = 512
 _MAX_NAME: Final = 64
 _PATTERN: Final = re.compile(r"((?:[^*\\]|\\\*)*)(\*?)", re.DOTALL)
 """An id, in which `\\*` is an asterisk, or the beginning of one with a `*` at the end."""
+_PLACEHOLDER: Final = re.compile(r"\{roomId\}|\{participantId\}")
 _UPWARDS: Final = re.compile(r"\s*\.[\s.]*(;.*)?", re.DOTALL)
 """A segment of dots. Blanks around them and parameters after them are dropped by some readers."""
 
@@ -38,6 +56,7 @@ RULES: Final[Mapping[str, str]] = {
     "room": "You may not act in this room.",
     "participant": "You may not act on this participant.",
     "kind": "You may act on tracks of some kinds only.",
+    "starter": "You may stop only what you started. A join token: what one of this participant or a moderator started.",
     "webhook-form": "The webhookUrl must be an absolute http or https URL that is read in one way only.",
     "webhook-https": "The webhookUrl must begin with https.",
     "webhook-credentials": "The webhookUrl must not carry credentials.",
@@ -47,6 +66,7 @@ RULES: Final[Mapping[str, str]] = {
     "webhook-ip-literal": "The webhookUrl's host must be a name, not an IP address in any spelling.",
     "webhook-private-name": "The webhookUrl's host must be a public name.",
     "webhook-hosts": "The webhookUrl's host is not one of those you may use.",
+    "folder": "You may not choose a bucketDirPath.",
     "bucket-form": "The bucketDirPath must be a path without control characters and empty segments.",
     "bucket-encoding": "The bucketDirPath must not hide slashes or control characters behind encodings or lookalikes.",
     "bucket-traversal": "The bucketDirPath must not have a segment that stands for another folder, in any encoding.",
@@ -93,12 +113,25 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Whether webhooks may go to private names and IP addresses. For tests and sandboxes: in production it lets a
     caller reach whatever the sender of the webhooks can reach."""
 
+    bucket_dir_path: bool = True
+    """Whether a start may name a bucketDirPath at all."""
+
     bucket_dir_prefix: str | None = None
     """Folder in which all this caller's recordings must lie, compared segment by segment. A start must name one."""
 
+    stop_others: bool = True
+    """Whether it may stop recordings that it did not start (`gateway.auth.api_keys.Caller.may_stop`)."""
+
     @classmethod
-    def from_table(cls, table: Mapping[str, object]) -> "Policy":
-        """Read a caller's table, without its keys.
+    def from_table(
+        cls, table: Mapping[str, object], unless_said: "Policy | None" = None, *, placeholders: bool = False
+    ) -> "Policy":
+        """Read a table, without a caller's keys.
+
+        Args:
+            table: As it stands in the file.
+            unless_said: What holds where the table says nothing.
+            placeholders: Whether `{roomId}` and `{participantId}` may stand in its `bucket_dir_prefix`.
 
         Raises:
             PolicyError: It names the key that is unknown or holds something else than it should.
@@ -115,9 +148,40 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             "webhook_hosts": _hosts(table, private),
             "webhook_http": _flag(table, "webhook_http"),
             "webhook_private": private,
-            "bucket_dir_prefix": _prefix(table),
+            "bucket_dir_path": _flag(table, "bucket_dir_path"),
+            "bucket_dir_prefix": _prefix(table, placeholders=placeholders),
+            "stop_others": _flag(table, "stop_others"),
         }
-        return cls(**{key: value for key, value in given.items() if key in table})
+        said = {key: value for key, value in given.items() if key in table}
+        if "bucket_dir_prefix" in said:
+            said.setdefault("bucket_dir_path", True)
+        return replace(unless_said or cls(), **said)
+
+    def narrowed(self, token: "Policy") -> "Policy":
+        """Return what both a table, this one, and a token allow."""
+        return replace(
+            self,
+            scopes=self.scopes & token.scopes,
+            rooms=_common(self.rooms, token.rooms),
+            participants=_common(self.participants, token.participants),
+        )
+
+    def filled(self, room_id: str | None, participant_id: str | None) -> "Policy":
+        """Return this with a token's own ids in its folder; without the scope to start where the token lacks one."""
+        if self.bucket_dir_prefix is None:
+            return self
+        ids = {"{roomId}": room_id, "{participantId}": participant_id}
+        if any(name in self.bucket_dir_prefix and own is None for name, own in ids.items()):
+            return replace(self, scopes=self.scopes - {Scope.START})
+        # In one pass: an id may look like a placeholder.
+        prefix = _PLACEHOLDER.sub(lambda match: ids[match[0]] or "", self.bucket_dir_prefix)
+        return replace(self, bucket_dir_prefix=prefix)
+
+
+JOIN_TOKENS: Final = Policy(webhook_hosts=(), bucket_dir_path=False, stop_others=False)
+"""What join tokens may ask for where the callers file does not say, beside their room and participant."""
+JWTS: Final = Policy(scopes=frozenset(Scope), webhook_hosts=(), bucket_dir_path=False)
+"""What JWTs may ask for where the callers file does not say, beside the scopes and rooms in them."""
 
 
 def check(
@@ -130,22 +194,22 @@ def check(
     """
     check_room(policy, scope, target.room_id)
     if not _names(policy.participants, target.participant_id):
-        _refuse("participant")
+        refuse("participant")
     if policy.kinds is not None and target.kind not in policy.kinds:
-        _refuse("kind")
+        refuse("kind")
     if webhook_url is not None:
         rule = broken_rule(
             webhook_url, http=policy.webhook_http, private=policy.webhook_private, hosts=policy.webhook_hosts
         )
         if rule:
-            _refuse(rule)
+            refuse(rule)
     if bucket_dir_path is not None:
         rule = _broken_by_path(bucket_dir_path, policy.bucket_dir_prefix)
-        if rule:
-            _refuse(rule)
+        if rule or not policy.bucket_dir_path:
+            refuse(rule or "folder")
     elif scope == Scope.START and policy.bucket_dir_prefix is not None:
         # Left out, the recording would lie wherever the project's default is: not in the caller's folder.
-        _refuse("bucket-prefix")
+        refuse("bucket-prefix")
 
 
 def check_room(policy: Policy, scope: str, room_id: str) -> None:
@@ -155,9 +219,9 @@ def check_room(policy: Policy, scope: str, room_id: str) -> None:
         Forbidden: The extension member `rule` names the first rule that is broken.
     """
     if scope not in policy.scopes:
-        _refuse("scope")
+        refuse("scope")
     if not _names(policy.rooms, room_id):
-        _refuse("room")
+        refuse("room")
 
 
 def covers(policy: Policy, target: Target) -> bool:
@@ -169,7 +233,12 @@ def covers(policy: Policy, target: Target) -> bool:
     )
 
 
-def _refuse(rule: str) -> NoReturn:
+def refuse(rule: str) -> NoReturn:
+    """Refuse a request.
+
+    Raises:
+        Forbidden: It names the rule.
+    """
     raise Forbidden(RULES[rule], extensions={"rule": rule})
 
 
@@ -178,11 +247,23 @@ def exactly(identifier: str) -> str:
     return identifier.replace("*", "\\*")
 
 
+def _common(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return the patterns of what both name: of each pair that overlaps, the narrower one."""
+    if one is None or other is None:
+        return other if one is None else one
+    pairs = [(mine, theirs) for mine in one for theirs in other]
+    narrower = [theirs if _includes(mine, theirs) else mine for mine, theirs in pairs
+                if _includes(mine, theirs) or _includes(theirs, mine)]  # fmt: skip
+    return tuple(dict.fromkeys(narrower))
+
+
+def _includes(pattern: str, other: str) -> bool:
+    return pattern == other or (_is_beginning(pattern) and other.startswith(pattern[:-1]))
+
+
 def _names(patterns: Collection[str] | None, identifier: str) -> bool:
     written = exactly(identifier)
-    return patterns is None or any(
-        written == pattern or (_is_beginning(pattern) and written.startswith(pattern[:-1])) for pattern in patterns
-    )
+    return patterns is None or any(_includes(pattern, written) for pattern in patterns)
 
 
 def _is_beginning(pattern: str) -> bool:
@@ -259,7 +340,7 @@ def _hosts(table: Mapping[str, object], private: bool) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def _prefix(table: Mapping[str, object]) -> str | None:
+def _prefix(table: Mapping[str, object], *, placeholders: bool) -> str | None:
     value = table.get("bucket_dir_prefix")
     if value is None:
         return None
@@ -267,4 +348,6 @@ def _prefix(table: Mapping[str, object]) -> str | None:
         raise PolicyError("bucket_dir_prefix must be a string")
     if _broken_by_path(value, None):
         raise PolicyError("bucket_dir_prefix must be a path that callers may send: no empty segment, no `..`")
+    if _PLACEHOLDER.search(value) and not placeholders:
+        raise PolicyError("bucket_dir_prefix may hold {roomId} and {participantId} in [join_tokens] alone")
     return value

@@ -84,26 +84,31 @@ local function lead(action)
   if new then op = text(number()) end
   if superseding then started = requested end
   if a.command == 'stop' then requested = math.max(requested, asked_at) end
-  local found = { state = state, generation = r.generation or '0', fingerprint = r.fingerprint or '', recording = r.recording or '' }
+  -- Short where nothing was there: a record of short fields takes half the memory.
+  local found = { state = r.state, generation = r.generation, fingerprint = r.fingerprint, recording = r.recording }
   -- Tried again while it is not known how it went; what was certain begins anew.
   local was_certain = new and (ended or state == 'recording')
   local changes = {
-    v = VERSION, op = op, holder = a.attempt, lease = now + a.lease, action = action, waiting = '0',
+    v = VERSION, op = op, holder = a.attempt, lease = now + a.lease, action = action,
+    waiting = new and '0' or r.waiting or '0',
     granted = now, epoch = since, tries = was_certain and 1 or num(r.tries) + 1,
-    state = state, generation = found.generation, fingerprint = found.fingerprint,
+    state = state, generation = r.generation or '0', fingerprint = r.fingerprint or '',
     start_may_land_until = start_may_land_until, stop_may_land_until = stop_may_land_until,
   }
   if action == 'start' then
     started = num(op)
-    found.may_land_until, changes.start_may_land_until = start_may_land_until, now + a.quiet
+    found.may_land_until = start_may_land_until > 0 and start_may_land_until or nil
+    changes.start_may_land_until = now + a.quiet
     changes.state, changes.generation, changes.fingerprint = 'starting', op, a.fingerprint
     changes.started_at, changes.recording = now, a.recording
   elseif action == 'stop' then
-    found.may_land_until, changes.stop_may_land_until = stop_may_land_until, now + a.quiet
+    found.may_land_until = stop_may_land_until > 0 and stop_may_land_until or nil
+    changes.stop_may_land_until = now + a.quiet
     changes.state = 'stopping'
   end
   changes.before, changes.stop_requested_at, changes.started_op = cjson.encode(found), requested, started
-  save(changes, a.ttl)
+  -- Anyone may ask to stop what never was: the room hears of it once something is found.
+  save(changes, a.ttl, action == 'stop' and is_unheard_of(r)) -- rule: quiet-stop
   schedule(now + a.lease, a.ttl)
   for name, value in pairs(changes) do r[name] = type(value) == 'number' and text(value) or value end
   return answer('lead', action)
@@ -123,7 +128,7 @@ local believed = held(r) and num(r.epoch) >= since
 if newer(r) then return answer('newer') end
 if a.not_after > 0 and now > a.not_after then return answer('late') end -- rule: not-after
 if (r.holder or '') == a.attempt then -- rule: one-grant-an-attempt
-  before = found_before(r).state or before
+  before = found_before(r).state or ''
   return answer('lead', r.action)
 end
 if -- rule: hand-over

@@ -16,7 +16,7 @@ local over = is_ended(a.state)
 local predates = predates_epoch(r, epoch())
 local open_end = (r.holder or '') ~= '' or stop_due(r) or (r.hint or '') ~= ''
   or num(r.start_may_land_until) > 0 or num(r.suspect_since) > 0
-local moved_on = newer(r) or r.state ~= a.state or r.generation ~= a.generation or open_end
+local moved_on = newer(r) or r.state ~= a.state or (r.generation or '0') ~= a.generation or open_end
 if moved_on or (a.agrees and (predates or num(r.written) >= asked)) then
   return cjson.encode({ how = 'stale', now = now })
 end
@@ -24,6 +24,10 @@ end
 local changes = {}
 if a.agrees and asked > num(r.confirmed) then changes.confirmed, changes.confirmed_by = asked, 'list' end
 if a.evidence ~= '' then changes.evidence = a.evidence end
-if next(changes) then save(changes, over and 0 or a.ttl) end
+-- What no reader was told of, and no list shows that has had time, never was: it is not looked at again, and goes.
+local never = over and a.agrees and a.evidence == '' and asked - num(r.written) >= a.settle
+  and num(r.stop_may_land_until) <= now and is_unheard_of(r)
+if never then a.due_in = 0 end
+if next(changes) then save(changes, never and BRIEFLY or over and 0 or a.ttl, never) end
 schedule(a.due_in > 0 and now + a.due_in or 0, a.ttl)
 return cjson.encode({ how = 'ok', now = now })

@@ -48,7 +48,7 @@ class Coordinator:
         timing: The protocol's times; the same in every replica.
         tenant: Separates the projects that share a Redis; safe in a key.
         max_events: Events of a room that are kept, about.
-        max_targets: Targets of a room that are shown, the latest changed.
+        max_targets: Targets of a room that are shown: what runs first, and then the latest changed.
     """
 
     def __init__(

@@ -60,8 +60,10 @@ end
 
 local over = is_ended(new.state)
 local uncertain = new.state == 'unknown' or new.state == 'stopping'
+-- Those who wait may have to ask for it, if they do not hear of it; nobody else can.
+local result = not a.late and awaited(r) and a.result or ''
 local changes = {
-  v = VERSION, state = new.state, op = a.op, done = a.op, result = a.late and '' or a.result, finished_by = a.attempt,
+  v = VERSION, state = new.state, op = a.op, done = a.op, result = result, finished_by = a.attempt,
   holder = '', action = '', lease = '0', waiting = '0', before = '', written = now, epoch = a.epoch,
   generation = new.generation or '0', fingerprint = new.fingerprint or '', recording = new.recording or '',
 }
@@ -142,7 +144,13 @@ end
 changes.stop_requested_at, changes.started_op = requested, started
 local stop = new.state == 'recording' and requested > started
 
-save(changes, over and a.keep or a.ttl)
+-- What a stop did not find, and no reader was told of, never was: there is nothing to show, and soon nothing to keep. The
+-- list is asked once more when it has had time: it may be behind what began beside the gateway.
+local never = new.state == 'stopped' and new.confirmed_by == 'list' and num(new.generation) == 0 and evidence == ''
+  and not doubtful and is_unheard_of(r)
+local forgets = never and start_may_land_until == 0 and stop_may_land_until <= now -- rule: keep-what-may-land
+if forgets and a.due_in > 0 then a.due_in = a.settle + 100 end
+save(changes, forgets and BRIEFLY or over and a.keep or a.ttl, never)
 schedule((stop or doubtful) and now or (a.due_in > 0 and now + a.due_in or 0), a.ttl)
-wake(r, a.op, changes.result)
+wake(r, a.op, result)
 return answer(how, stop, start_may_land_until, stop_may_land_until)

@@ -32,6 +32,10 @@ local function newer(r) return num(r.v) > VERSION end
 
 local loaded = {}
 
+-- What runs, or may run, stands before what has ended: any number of ended ones push none of it out of what is shown of a
+-- room. More than any moment (ms).
+local RUNS = 1e14
+
 local function load()
   local flat, r = redis.call('HGETALL', record), {}
   for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1]; loaded[flat[i]] = flat[i + 1] end
@@ -65,20 +69,30 @@ local function announce()
   redis.call('PUBLISH', events, event)
 end
 
--- a ttl of 0 leaves the record's own as it is.
-local function save(fields, ttl)
-  local flat, news = {}, false
+local function is_ended(state) return state == 'stopped' or state == 'failed' end
+
+-- What is empty or 0 is not kept: a field that is not there says the same, and takes no memory.
+-- a ttl of 0 leaves the record's own as it is. What is saved quietly is not shown to the room.
+local function save(fields, ttl, quietly)
+  local kept, dropped, news = {}, {}, false
   for name, value in pairs(fields) do
     value = type(value) == 'number' and text(value) or value
-    flat[#flat + 1], flat[#flat + 2] = name, value
+    if value == '' or value == '0' then
+      value = nil
+      if loaded[name] then dropped[#dropped + 1] = name end
+    else
+      kept[#kept + 1], kept[#kept + 2] = name, value
+    end
     if name == 'state' or name == 'generation' or name == 'evidence' then
-      news = news or value ~= (loaded[name] or '')
+      news = news or value ~= loaded[name]
     end
   end
-  redis.call('HSET', record, unpack(flat))
+  if #dropped > 0 then redis.call('HDEL', record, unpack(dropped)) end
+  if #kept > 0 then redis.call('HSET', record, unpack(kept)) end
   if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
-  if news then
-    redis.call('ZADD', targets, text(now), record)
+  if news and not quietly then
+    local state = fields.state or loaded.state or ''
+    redis.call('ZADD', targets, text(is_ended(state) and now or now + RUNS), record)
     -- A room that is used for years by ever new participants must not remember them all: for each that comes, up to two
     -- go whose records have gone.
     for _, key in ipairs(redis.call('ZRANGE', targets, 0, 1)) do
@@ -99,8 +113,6 @@ local function schedule(at, ttl)
     redis.call('ZREM', due, record)
   end
 end
-
-local function is_ended(state) return state == 'stopped' or state == 'failed' end
 
 -- Whether a stop was requested of what records, or may land.
 local function stop_due(r) return num(r.stop_requested_at) > num(r.started_op) end
@@ -127,6 +139,16 @@ local function epoch(age)
   return num(since)
 end
 
+-- Whether the room was never shown the target: no start made it known, and no list or webhook did.
+local function is_unheard_of(r)
+  return num(r.generation) == 0 and (r.evidence or '') == '' and num(r.suspect_since) == 0
+    and not redis.call('ZSCORE', targets, record)
+end
+
+-- For how long (ms) it is kept that a target was looked at and never recorded: until the list has had time to show what
+-- began a moment ago, and a reconciler to ask for it.
+local BRIEFLY = a.settle + 60000
+
 -- Whether what came after the last finish, or claim, may have been forgotten: both count from before the epoch. A
 -- finish of an operation that was begun before the epoch counts from then, because others may have come between.
 local function predates_epoch(r, since)
@@ -134,8 +156,11 @@ local function predates_epoch(r, since)
     or num(r.epoch) < since -- rule: claimed-before-the-epoch
 end
 
+-- Whether another process waits for the operation; who does cannot be known of a record that was forgotten.
+local function awaited(r) return r.waiting == '1' or not r.op end
+
 local function wake(r, op, payload)
-  if (r.waiting or '1') == '1' then
+  if awaited(r) then
     redis.call('PUBLISH', a.channel, record .. '\n' .. op .. '\n' .. payload)
   end
 end

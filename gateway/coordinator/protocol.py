@@ -2,11 +2,13 @@ r"""What the coordinator is asked and what it answers: commands, verdicts, claim
 
 What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
 
-    rec:{07}:<tenant>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h. Ids percent-encoded
+    rec:{07}:<tenant>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h. Ids percent-encoded.
+                                     Fields that are empty or 0 are left out
         v                            version of this format
         state                        starting, recording, stopping, stopped, failed, unknown
         op done finished_by          number of the current operation; of the last finished one, and the attempt that did
-        result                       what those who wait for the last finished operation receive (JSON)
+        result                       what those who wait for the last finished operation receive (JSON); only where
+                                     another process waited for it
         holder action lease          attempt that leads (it begins with its process), start/stop/probe, until when (ms)
         granted epoch                ms of the last grant; the epoch (ms) in which that claim was granted
         before                       what a release puts back (JSON)
@@ -26,11 +28,12 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         uncertain_since              since when (ms) it is unknown, or stopping without an answer; 0: it is known
     rec:{07}:<tenant>:due   sorted set, record -> when (ms) it must be looked at though no caller may come
     rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
-    rec:{07}:<tenant>:<room>:targets   sorted set, record -> when (ms) it changed last. TTL: twice a record's
+    rec:{07}:<tenant>:<room>:targets   sorted set, record -> when (ms) it changed last, and 10^14 more while it has not
+                                       ended. TTL: twice a record's
     rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
                                       TTL: 10 min. Also the channel on which each event's id is published
     rec:{07}:ticket:<hash>   string, what the bearer of the ticket may read (JSON). TTL: 30 s
-    rec:{07}:limit… rec:{07}:answer…   token buckets and idempotency records, see `gateway/store/`
+    rec:{07}:limit… rec:{07}:answer…   token buckets and idempotency keys, see `gateway/store/`
     rec:wake         channel: "<record>\n<operation>\n<payload>" for every finished operation that has waiters
 
 `07` is one of 16 buckets, chosen by room: all keys of a room share a slot, so that a record, its due time and the

@@ -39,7 +39,7 @@ class Records:
         timing: The protocol's times.
         tenant: Separates the projects that share a Redis.
         max_events: Events of a room that are kept, about.
-        max_targets: Targets of a room that are shown, the latest changed.
+        max_targets: Targets of a room that are shown: what runs first, and then the latest changed.
     """
 
     def __init__(
@@ -68,11 +68,20 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
+        record = await self.look(key)
+        return record if record is not None and record.state else None
+
+    async def look(self, key: str) -> Record | None:
+        """Return the target's record, also where it tells only that a leader looks; None where there is none.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
         fields = await self._connection.read(key)
-        return _understood(fields) if fields.get("state") else None
+        return _understood(fields) if fields else None
 
     async def room(self, room: str, *, watch: bool = False) -> Room:
-        """Return what is known of a room's targets, the latest changed 1,000 of them.
+        """Return what is known of a room's targets: of 1,000 of them, what runs first, and then the latest changed.
 
         Args:
             room: Its id.

@@ -14,17 +14,20 @@ if newer(r) or r.holder ~= a.attempt then -- rule: fence
 end
 
 local before = found_before(r)
-local state = (before.state or '') ~= '' and before.state or 'failed'
+local state = before.state or 'failed'
 local changes = {
   holder = '', action = '', lease = '0', waiting = '0', before = '', state = state,
-  generation = before.generation, fingerprint = before.fingerprint, recording = before.recording or '',
+  generation = before.generation or '0', fingerprint = before.fingerprint or '', recording = before.recording or '',
 }
 if r.action == 'start' then changes.start_may_land_until = num(before.may_land_until) end
 if r.action == 'stop' then
   changes.stop_may_land_until = num(before.may_land_until)
   if num(r.stop_requested_at) == num(a.asked_at) then changes.stop_requested_at = num(r.started_op) end
 end
-save(changes, a.ttl)
+-- No reader was told of it, and no other stop was requested: soon nothing is left.
+local never = r.action == 'stop' and is_unheard_of(r)
+local noted = num(changes.stop_requested_at or r.stop_requested_at) > num(r.started_op)
+save(changes, never and not noted and BRIEFLY or a.ttl, never)
 -- Those who wait come back at once. If they do not, the reconciler forgets the stop: there is nothing to stop.
 local is_over = is_ended(state) and num(changes.start_may_land_until or r.start_may_land_until) == 0
 local clean = not stop_due(r) and num(r.suspect_since) == 0

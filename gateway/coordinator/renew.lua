@@ -19,7 +19,7 @@ local changes = { lease = now + a.lease } -- rule: renew-the-lease-only
 -- What a release puts back: as it was, and nothing that was sent before may land.
 local function nothing_lands()
   local before = found_before(r)
-  before.may_land_until = 0
+  before.may_land_until = nil
   return cjson.encode(before)
 end
 

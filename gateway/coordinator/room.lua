@@ -3,7 +3,7 @@
 -- other. The records' names are members of the room's targets and lie in their slot by construction, so they are not
 -- given as keys.
 --
--- a.most   records at most, the latest changed
+-- a.most   records at most: what runs or may run, then what has ended, and of both the latest changed
 -- a.watch  a reader goes on from here: the events then live on, and where there are none a mark begins them. An id that
 --          is not there any more tells that events may have been forgotten, so there must be one to hold on to.
 --

@@ -21,7 +21,9 @@ from gateway.secrets import known_secrets
 _REDACTED: Final = "[redacted]"
 
 # `_` and `-` are dropped and letters are small before a key is looked at.
-_SECRET_KEY: Final = re.compile(r"authorization|token|secret|apikey|passw|passphrase|cookie|webhookurl|credential")
+_SECRET_KEY: Final = re.compile(
+    r"authorization|ticket|token|secret|apikey|passw|passphrase|cookie|webhookurl|credential"
+)
 
 # Cutting a line first bounds the time the patterns take on text that a caller chose.
 _LONGEST_LINE: Final = 4096
@@ -34,10 +36,16 @@ _PATTERNS: Final = (
     (re.compile(r"(?i)((?:rediss?|unix|sentinel|cluster)://)[^\s\"'<>]*@"), rf"\1{_REDACTED}@"),
     (re.compile(r"(://)[^\s/?#\"'<>]*@"), rf"\1{_REDACTED}@"),
     (re.compile(r"(://[^\s?\"'<>]*)\?[^\s\"'<>]*"), rf"\1?{_REDACTED}"),
+    # The gateway's own keys, of which the part that tells them apart stays, and tickets.
+    (re.compile(r"(gw_[0-9a-f]{8}_)[A-Za-z0-9_-]+"), rf"\1{_REDACTED}"),
+    (re.compile(r"gwt_[A-Za-z0-9_-]{20,}"), _REDACTED),
     # As in a query, and as in JSON.
-    (re.compile(r"(?i)((?:token|secret|api_?key|password)(?:=|[\"']\s*:\s*[\"']))[^\s&\"',;)\]}]+"), rf"\1{_REDACTED}"),
+    (
+        re.compile(r"(?i)((?:ticket|token|secret|api_?key|password)(?:=|[\"']\s*:\s*[\"']))[^\s&\"',;)\]}]+"),
+        rf"\1{_REDACTED}",
+    ),
 )
-_TELLING: Final = ("eyj", "://", "bearer", "token", "secret", "apikey", "api_key", "password")
+_TELLING: Final = ("eyj", "gw_", "gwt_", "://", "bearer", "ticket", "token", "secret", "apikey", "api_key", "password")
 """Every pattern needs one of these. Most text has none, and is let through after one look."""
 
 _LIBRARIES: Final = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "litestar", "httpx", "httpcore")

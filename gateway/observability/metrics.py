@@ -34,6 +34,7 @@ __all__ = [
     "DEAD_ROWS",
     "DUPLICATES_SUSPECTED",
     "EVENT_READERS",
+    "IDEMPOTENCY_KEYS_FORGOTTEN",
     "LEASES_LOST",
     "REDIS_DURATION",
     "STARTS",
@@ -148,6 +149,7 @@ _BOUNDS: Final = (
     *("stops-waiting-per-caller", "event-readers", "event-readers-per-caller", "event-readers-per-room"),
     *("tickets-per-caller", "webhooks", "webhooks-per-room", "webhooks-per-sender"),
     *("connections", "connections-per-address", "unfinished"),
+    *("starts-per-caller", "starts-per-target", "questions-per-caller", "reader-calls"),
 )
 
 
@@ -215,6 +217,9 @@ WEBHOOK_DELIVERIES_FAILED: Final = _counter(
 EVENT_READERS: Final = _gauge("event_readers", "Open event streams.")
 _REFUSED: Final = _counter(
     "refused", "Requests, webhooks and connections that a bound refused, by the bound as the problem names it.", "bound"
+)
+IDEMPOTENCY_KEYS_FORGOTTEN: Final = _counter(
+    "idempotency_keys_forgotten", "Idempotency keys forgotten before their time, for newer ones of their caller."
 )
 
 # A series that is there from the beginning can be seen to rise from 0; one that appears with its first event cannot.

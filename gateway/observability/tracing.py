@@ -2,8 +2,9 @@
 
 A trace tells one request's story: request, claim, operation, upstream call, finish; or `settle`, without a caller.
 An operation belongs to the request that began it. A request that joined it, on any replica, has a link to the
-operation's span; its place travels with the operation's result. What concerns OpenTelemetry itself (endpoint, headers,
-sampler, service name) its SDK reads from the `OTEL_*` variables that operators know.
+operation's span; its place travels with the operation's result. The `traceparent` of a request counts once its caller
+is known: all others choose neither their trace nor whether it is sampled. What concerns OpenTelemetry itself (endpoint,
+headers, sampler, service name) its SDK reads from the `OTEL_*` variables that operators know.
 
 Off, which is the default, nothing of OpenTelemetry is imported here, and every call ends at its first line. An
 attribute never holds what a caller sent: no room, participant, address or path, and no text of an exception.
@@ -13,16 +14,19 @@ import asyncio
 import importlib.util
 import os
 import threading
+import time
 import uuid
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 __all__ = [
     "NotInstalledError",
+    "RequestSpan",
     "check_installed",
     "headers",
     "here",
@@ -63,7 +67,7 @@ class _Tracing:
     """OpenTelemetry at work: everything that imports it stands here."""
 
     def __init__(self, version: str) -> None:
-        from opentelemetry import trace  # noqa: PLC0415 - an extra, and off costs nothing
+        from opentelemetry import context, trace  # noqa: PLC0415 - an extra, and off costs nothing
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -76,6 +80,7 @@ class _Tracing:
         ):
             described["service.name"] = _SERVICE
         self.api: Final = trace
+        self.contexts: Final = context
         self.provider: Final = TracerProvider(resource=Resource.create(described), shutdown_on_exit=False)
         self.exporter: Final = OTLPSpanExporter()
         self.provider.add_span_processor(BatchSpanProcessor(self.exporter))
@@ -83,13 +88,9 @@ class _Tracing:
         self.propagator: Final = TraceContextTextMapPropagator()
 
     @contextmanager
-    def span(
-        self, name: str, kind: str, carrier: Mapping[str, str] | None, attributes: Mapping[str, str]
-    ) -> "Generator[Span]":
-        context = self.propagator.extract(carrier) if carrier else None
+    def span(self, name: str, kind: str, attributes: Mapping[str, str]) -> "Generator[Span]":
         with self.tracer.start_as_current_span(
             name,
-            context=context,
             kind=self.api.SpanKind[kind],
             attributes=_named(attributes),
             # An exception's text may hold anything.
@@ -99,10 +100,59 @@ class _Tracing:
             try:
                 yield span
             except BaseException as error:
-                span.set_attribute("error.type", type(error).__name__)
-                if not isinstance(error, asyncio.CancelledError):
-                    span.set_status(self.api.StatusCode.ERROR)
+                self.note_error(span, error)
                 raise
+
+    def note_error(self, span: "Span", error: BaseException) -> None:
+        span.set_attribute("error.type", type(error).__name__)
+        if not isinstance(error, asyncio.CancelledError):
+            span.set_status(self.api.StatusCode.ERROR)
+
+
+class RequestSpan:
+    """The span of a request, from its arrival on; made once it is known whether its headers may place it in a trace.
+
+    Args:
+        working: OpenTelemetry.
+        name: What it is called until it is known better.
+    """
+
+    def __init__(self, working: _Tracing, name: str) -> None:
+        self._working = working
+        self._name = name
+        self._arrived = time.time_ns()
+        self._span: Span | None = None
+        self._token: Any = None
+
+    def begin(self, given: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Make it, unless it is there: within the trace that these headers of an authenticated caller name, if any."""
+        if self._span is not None:
+            return
+        carrier = {
+            name: value.decode("latin-1")
+            for name, value in ((name.decode("latin-1"), value) for name, value in given)
+            if name in {"traceparent", "tracestate"}
+        }
+        self._span = self._working.tracer.start_span(
+            self._name,
+            context=self._working.propagator.extract(carrier) if carrier else None,
+            kind=self._working.api.SpanKind.SERVER,
+            start_time=self._arrived,
+        )
+        self._token = self._working.contexts.attach(self._working.api.set_span_in_context(self._span))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.begin()
+        assert self._span is not None  # noqa: S101 - it has just begun
+        if error is not None:
+            self._working.note_error(self._span, error)
+        self._span.end()
+        self._working.contexts.detach(self._token)
 
 
 _tracing: _Tracing | None = None
@@ -140,24 +190,16 @@ def span(
     """
     if _tracing is None or not (root or _tracing.api.get_current_span().is_recording()):
         return nullcontext()
-    return _tracing.span(name, "CLIENT" if client else "INTERNAL", None, attributes)
+    return _tracing.span(name, "CLIENT" if client else "INTERNAL", attributes)
 
 
-def serving(given: Iterable[tuple[bytes, bytes]], name: str) -> "AbstractContextManager[Span | None]":
-    """Make the span of a request, within the trace that its headers (`traceparent`) name.
+def serving(name: str) -> AbstractContextManager[RequestSpan | None]:
+    """Make the span of a request; None where there are no traces.
 
     Args:
-        given: The request's headers.
         name: What it is called until it is known better.
     """
-    if _tracing is None:
-        return nullcontext()
-    carrier = {
-        name: value.decode("latin-1")
-        for name, value in ((name.decode("latin-1"), value) for name, value in given)
-        if name in {"traceparent", "tracestate"}
-    }
-    return _tracing.span(name, "SERVER", carrier, {})
+    return nullcontext() if _tracing is None else RequestSpan(_tracing, name)
 
 
 def note(*, name: str = "", **attributes: str | int) -> None:

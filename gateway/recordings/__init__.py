@@ -6,7 +6,7 @@ Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and 
 
 from gateway.recordings.batches import Batches
 from gateway.recordings.leader import Leader
-from gateway.recordings.listings import ListingCache
+from gateway.recordings.listings import Asker, ListingCache
 from gateway.recordings.model import ENDED, Answer, EndReason, Origin, Outcome, RecordedFile, Recording, Status
 from gateway.recordings.operator import Operator
 from gateway.recordings.reconciler import Reconciler
@@ -22,6 +22,7 @@ __all__ = [
     "ENDED",
     "MODES",
     "Answer",
+    "Asker",
     "Batches",
     "EndReason",
     "EventType",

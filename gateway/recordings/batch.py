@@ -44,7 +44,7 @@ class Batch:
         """Until when (`clock`) the most patient caller waits."""
         self.claim: Claim | None = None
         """What Redis said last."""
-        self.asked_at = "" if asked_at is None else str(asked_at * 1000 + 999)
+        self.asked_at = "" if asked_at is None else str(asked_at)
         """The number (see `claim.lua`) under which this was asked first: of a stop, and of a start's retry."""
         self.stop_recorded = False
         """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
@@ -85,7 +85,7 @@ class Batch:
         """Tell the first who still waits that the operation was theirs, and the others that they joined it."""
         waiting = [caller for caller in self.waiters if not caller.done()]
         for position, caller in enumerate(waiting):
-            caller.set_result(Answer(others, answer.recording) if position else answer)
+            caller.set_result(msgspec.structs.replace(answer, outcome=others) if position else answer)
 
 
 def give_up(caller: asyncio.Future[Answer | Problem | None]) -> None:

@@ -146,7 +146,7 @@ class Batches:
             name: The caller's.
             timeout: Seconds that this caller waits; the operation does not depend on it.
             arrived_at: When (`clock`) the caller came; None is now.
-            asked_at: When this was first asked (ms by Redis's clock), of a start that is a retry.
+            asked_at: The number (see `claim.lua`) under which this was asked first, if it was asked before now.
             account: Whose places the wait takes.
 
         Raises:
@@ -413,9 +413,9 @@ class Batches:
             others = Outcome.JOINED if outcome is Outcome.STOPPED else outcome
         recording = recording_of(batch.key, batch.target, result.record)
         if leading:
-            batch.answer_leading(Answer(outcome, recording), others)
+            batch.answer_leading(Answer(outcome, recording, was_sent=True), others)
         else:
-            batch.answer(Answer(others, recording))
+            batch.answer(Answer(others, recording, was_sent=True))
         return True
 
     def _answer_from_record(self, batch: Batch, claim: Claim) -> Answer | Problem:

@@ -78,6 +78,7 @@ class Leader:
         self._coordinator = coordinator
         self._videosdk = videosdk
         self._leases = coordinator.leases
+        self._listings = listings
         self._probe = Probe(coordinator, listings)
         self._timing = coordinator.timing
 
@@ -110,6 +111,7 @@ class Leader:
 
     async def _start(self, operation: Operation) -> Result:
         operation.forget_recording()
+        self._listings.forget_unknown(operation.target.room_id)
         try:
             with noted(operation, "start"):
                 await self._videosdk.start(

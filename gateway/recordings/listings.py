@@ -2,25 +2,30 @@
 
 One question of a room is under way at a time. A caller that comes meanwhile joins the next, so that no caller gets a
 list that was asked for before they came; and where the next is about several participants it asks for the whole room.
+
+What readers ask goes another way than what operations and the reconciler ask: a start must not wait for its list until
+those of any number of readers have been answered. A reader (`Asker`) pays for the calls that it causes; none to join.
 """
 
 import asyncio
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from msgspec import Struct, structs
 
-from gateway.errors import UpstreamError
+from gateway.errors import Refused, UpstreamError
 from gateway.recordings.evidence import milliseconds
 from gateway.recordings.targets import MODES, Mode, Target
 from gateway.store.clock import clock
 from gateway.videosdk.client import ListedRow, ListedSession, VideoSDK
 
-__all__ = ["Listing", "ListingCache"]
+__all__ = ["Asker", "Listing", "ListingCache"]
 
 _WHOLE_ROOM_EVERY_SECONDS: Final = 0.5
 _MAX_REMEMBERED: Final = 100
+_MAX_UNKNOWN: Final = 10_000
+"""Rooms that are remembered as unknown: each takes some hundred bytes."""
 
 _ALL: Final = frozenset(MODES)
 
@@ -59,11 +64,36 @@ class Listing(Struct, frozen=True):
         ]
 
 
+class Asker(Protocol):
+    """A reader: no operation depends on the answer, and it pays for the calls to VideoSDK that it causes."""
+
+    async def admit(self) -> None:
+        """Pay for one call.
+
+        Raises:
+            TooManyRequests: It cannot.
+        """
+        ...
+
+    def spend(self, calls: int) -> None:
+        """Pay for calls that were made beyond that one."""
+        ...
+
+
 class _Batch:
-    def __init__(self) -> None:
+    def __init__(self, asker: Asker | None) -> None:
+        self.asker = asker
         self.participants: set[str | None] = set()
         self.modes: set[Mode] = set()
         self.answer: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
+
+
+class _Lane:
+    """Who goes one way to VideoSDK: what is asked next of each room, and what is being asked."""
+
+    def __init__(self) -> None:
+        self.next: dict[str, _Batch] = {}
+        self.asking: dict[str, asyncio.Task[None]] = {}
 
 
 class ListingCache:
@@ -72,19 +102,32 @@ class ListingCache:
     Args:
         videosdk: Whom to ask.
         max_remembered: Lists of rooms that are remembered, and as many of single participants.
+        max_unknown: Rooms that are remembered as unknown to VideoSDK, and as many that it refuses to list.
     """
 
-    def __init__(self, videosdk: VideoSDK, *, max_remembered: int = _MAX_REMEMBERED) -> None:
+    def __init__(
+        self, videosdk: VideoSDK, *, max_remembered: int = _MAX_REMEMBERED, max_unknown: int = _MAX_UNKNOWN
+    ) -> None:
         self._videosdk = videosdk
         self._max_remembered = max_remembered
-        self._next: dict[str, _Batch] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._max_unknown = max_unknown
+        self._operations, self._readers = _Lane(), _Lane()
         self._whole: OrderedDict[str, Listing] = OrderedDict()
         """The last list of each whole room."""
         self._single: OrderedDict[tuple[str, str], Listing] = OrderedDict()
+        self._unknown: OrderedDict[str, Listing] = OrderedDict()
+        """The last list of each whole room of which it showed nothing: made-up ones must not push out the others."""
+        self._refused: OrderedDict[str, tuple[float, Refused]] = OrderedDict()
+        """When (`clock`) VideoSDK refused to list a room, and how."""
 
     async def ask(
-        self, room: str, participant: str | None = None, mode: Mode | None = None, *, max_age: float = 0
+        self,
+        room: str,
+        participant: str | None = None,
+        mode: Mode | None = None,
+        *,
+        max_age: float = 0,
+        asker: Asker | None = None,
     ) -> Listing:
         """Return the list of a room, or at least of one participant in it.
 
@@ -93,22 +136,39 @@ class ListingCache:
             participant: Whose rows matter; None for all participants'.
             mode: Which recordings matter; None for those of every mode.
             max_age: How many seconds ago it may have been asked for; 0 asks now.
+            asker: The reader that asks, where no operation depends on the answer.
 
         Raises:
             UpstreamError: VideoSDK did not tell.
+            TooManyRequests: The reader cannot pay.
         """
         modes = _ALL if mode is None else frozenset({mode})
         participant = participant or None
-        if max_age and (known := self._known(room, participant, modes)) and clock() - known.asked_at <= max_age:
+        if max_age and (known := self._remembered(room, participant, modes, clock() - max_age)):
             return known
-        batch = self._next.get(room)
+        lane = self._operations if asker is None else self._readers
+        if asker is not None and room not in lane.next:
+            await asker.admit()
+        batch = lane.next.get(room)
         if batch is None:
-            batch = self._next[room] = _Batch()
+            batch = lane.next[room] = _Batch(asker)
         batch.participants.add(participant)
         batch.modes |= modes
-        if room not in self._asking:
-            self._asking[room] = asyncio.create_task(self._ask_for_all(room), name="list")
+        if room not in lane.asking:
+            lane.asking[room] = asyncio.create_task(self._ask_for_all(lane, room), name="list")
         return await asyncio.shield(batch.answer)
+
+    async def close(self) -> None:
+        """Give up what is being asked: no operation needs it any more."""
+        tasks = [*self._operations.asking.values(), *self._readers.asking.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def forget_unknown(self, room: str) -> None:
+        """Say that there may be something in the room, of which VideoSDK has shown nothing so far."""
+        self._unknown.pop(room, None)
+        self._refused.pop(room, None)
 
     async def is_over(self, room: str, row: ListedRow) -> bool:
         """Tell whether VideoSDK says that the session is over in which a row was recorded; if in doubt, it is not."""
@@ -119,35 +179,54 @@ class ListingCache:
             return False
         return _has_ended(row, sessions)
 
-    def _known(self, room: str, participant: str | None, modes: frozenset[Mode]) -> Listing | None:
-        known = [self._whole.get(room), self._single.get((room, participant)) if participant else None]
-        return max((one for one in known if one and one.modes >= modes), key=lambda one: one.asked_at, default=None)
+    def _remembered(self, room: str, participant: str | None, modes: frozenset[Mode], since: float) -> Listing | None:
+        """Return the youngest list that was asked for since then, None where there is none.
 
-    async def _ask_for_all(self, room: str) -> None:
+        Raises:
+            Refused: VideoSDK has refused since then to list the room.
+        """
+        candidates = (
+            self._last_of_room(room), self._single.get((room, participant)) if participant else None
+        )  # fmt: skip
+        known = max(
+            (one for one in candidates if one and one.modes >= modes), key=lambda one: one.asked_at, default=None
+        )
+        if known is not None and known.asked_at >= since:
+            return known
+        refused_at, refusal = self._refused.get(room, (0.0, None))
+        if refusal is not None and refused_at >= since:
+            raise Refused(refusal.message, status=refusal.status, retry_after=refusal.retry_after)
+        return None
+
+    def _last_of_room(self, room: str) -> Listing | None:
+        return self._whole.get(room) or self._unknown.get(room)
+
+    async def _ask_for_all(self, lane: _Lane, room: str) -> None:
         try:
-            while room in self._next:
-                if len(self._next[room].participants) > 1:
+            while room in lane.next:
+                if len(lane.next[room].participants) > 1:
                     # Many look at once, again and again: they share a rhythm.
-                    last = self._whole.get(room)
+                    last = self._last_of_room(room)
                     pause = last.asked_at + _WHOLE_ROOM_EVERY_SECONDS - clock() if last else 0.0
                     await asyncio.sleep(max(0.0, pause))
-                await self._ask_for(room, self._next.pop(room))
+                await self._ask_for(room, lane.next.pop(room))
         finally:
-            del self._asking[room]
+            del lane.asking[room]
 
     async def _ask_for(self, room: str, batch: _Batch) -> None:
         participant = next(iter(batch.participants)) if len(batch.participants) == 1 else None
         asked_at = clock()
         try:
-            rows = [
-                structs.replace(row, mode=mode)
-                for mode in sorted(batch.modes)
-                for row in await self._videosdk.list_rows(MODES[mode].path, room, participant)
-            ]
-            newest = max(rows, key=lambda row: milliseconds(row.start), default=None)
-            listed = Listing(rows, asked_at, frozenset(batch.modes), newest)
+            listed = Listing(
+                rows := await self._rows(room, participant, batch),
+                asked_at,
+                frozenset(batch.modes),
+                max(rows, key=lambda row: milliseconds(row.start), default=None),
+            )
         except UpstreamError as error:
             _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
+            if isinstance(error, Refused) and participant is None:
+                _keep(self._refused, room, (asked_at, error), self._max_unknown)
             batch.answer.set_exception(error)
             batch.answer.exception()  # its askers may be gone
             return
@@ -159,17 +238,46 @@ class ListingCache:
         except BaseException:
             batch.answer.cancel()
             raise
-        if participant is None:
-            self._remember(self._whole, room, listed)
-        else:
-            self._remember(self._single, (room, participant), listed)
+        self._remember(room, participant, listed)
         batch.answer.set_result(listed)
 
-    def _remember(self, known: OrderedDict[Any, Listing], name: object, listed: Listing) -> None:
-        known[name] = listed
-        known.move_to_end(name)
-        if len(known) > self._max_remembered:
-            known.popitem(last=False)
+    async def _rows(self, room: str, participant: str | None, batch: _Batch) -> list[ListedRow]:
+        rows: list[ListedRow] = []
+        calls = 0
+
+        def count() -> None:
+            nonlocal calls
+            calls += 1
+
+        try:
+            for mode in sorted(batch.modes):
+                listed = await self._videosdk.list_rows(
+                    MODES[mode].path, room, participant, for_readers=count if batch.asker is not None else None
+                )
+                rows += (structs.replace(row, mode=mode) for row in listed)
+        finally:
+            if batch.asker is not None and calls > 1:
+                batch.asker.spend(calls - 1)
+        return rows
+
+    def _remember(self, room: str, participant: str | None, listed: Listing) -> None:
+        if participant is not None:
+            _keep(self._single, (room, participant), listed, self._max_remembered)
+            return
+        self._whole.pop(room, None)
+        self.forget_unknown(room)
+        if listed.rows:
+            _keep(self._whole, room, listed, self._max_remembered)
+        else:
+            _keep(self._unknown, room, listed, self._max_unknown)
+
+
+def _keep(known: OrderedDict[Any, Any], name: object, what: object, most: int) -> None:
+    """Remember something, and forget what was remembered first where there is no room."""
+    known[name] = what
+    known.move_to_end(name)
+    if len(known) > most:
+        known.popitem(last=False)
 
 
 def _has_ended(row: ListedRow, sessions: list[ListedSession]) -> bool:

@@ -132,6 +132,8 @@ class Answer(Struct, frozen=True):
     outcome: Outcome | None
     """None where nothing was done: how the target stands."""
     recording: Recording
+    was_sent: bool = False
+    """VideoSDK was called for it, and not only its list."""
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):

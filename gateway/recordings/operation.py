@@ -124,8 +124,9 @@ class Operation:
         """Return why a recording ended, as far as its leader can tell."""
         if state is Status.FAILED and problem is not None:
             return EndReason.REFUSED
+        # Where nothing was known, the list may have been behind what the stop was about (`Probe.open_row`).
         asked = outcome is Outcome.STOPPED or (
-            outcome is Outcome.NOT_RECORDING and self.claim.before == Status.STOPPING
+            outcome is Outcome.NOT_RECORDING and self.claim.before in {"", Status.STOPPING}
         )
         return EndReason.STOPPED if state is Status.STOPPED and asked else ""
 

@@ -25,12 +25,13 @@ from gateway.recordings.evidence import (
     with_dead,
 )
 from gateway.recordings.leader import Leader
-from gateway.recordings.listings import Listing, ListingCache
+from gateway.recordings.listings import Asker, Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
 from gateway.recordings.targets import Mode, Target, target_of
 from gateway.store.scripts import BUCKETS
-from gateway.videosdk.client import ListedRow, Pace
+from gateway.videosdk.client import ListedRow
+from gateway.videosdk.pace import Pace
 
 __all__ = ["Reconciler"]
 
@@ -227,11 +228,16 @@ class Reconciler:
         *,
         whole: bool = False,
         max_age: float = 0,
+        asker: Asker | None = None,
     ) -> bool:
-        """Compare records with the list of their room, or of one target. Return whether the list could be had."""
+        """Compare records with the list of their room, or of one target. Return whether the list could be had.
+
+        Raises:
+            TooManyRequests: Who reads cannot pay for the list.
+        """
         participant = None if target is None or whole else target.participant_id
         try:
-            listed = await self._listings.ask(room, participant, target and target.mode, max_age=max_age)
+            listed = await self._listings.ask(room, participant, target and target.mode, max_age=max_age, asker=asker)
         except UpstreamError:
             return False
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))

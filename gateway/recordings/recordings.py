@@ -1,23 +1,31 @@
 """The service that the API calls: starts, stops, gets and lists recordings, once for all callers of all replicas."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from gateway.coordinator import Command, Coordinator, Record
-from gateway.errors import CoordinationUnavailable, NewerRecord, NotFound
+from gateway.errors import CoordinationUnavailable, DeadlineExceeded, GatewayError, NewerRecord, NotFound
 from gateway.recordings.batches import Batches
+from gateway.recordings.listings import Asker
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import recording_of
+from gateway.recordings.records import decode_descriptor, recording_of
 from gateway.recordings.targets import StartParameters, Target, target_of
 from gateway.recordings.without_redis import WithoutRedisMode
+from gateway.store.clock import clock
 
 __all__ = ["Recordings"]
 
+_LOOK_AGAIN_SECONDS: Final = 0.1
+"""How often the record is read while a probe that a start may have begun keeps who asked for it to itself."""
 _ANSWER_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before it is answered from the record."""
+
+_log = structlog.get_logger("gateway.recordings")
 
 
 class Recordings:
@@ -93,12 +101,20 @@ class Recordings:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
                 VideoSDK's refusal means.
         """
+        number = None if asked_at is None else asked_at * 1000 + 999
         return await self._batches.submit(
-            target, Command.START, parameters, caller, timeout, arrived_at, asked_at, account
+            target, Command.START, parameters, caller, timeout, arrived_at, number, account
         )
 
     async def stop(
-        self, target: Target, *, caller: str, timeout: float, arrived_at: float | None = None, account: str = ""
+        self,
+        target: Target,
+        *,
+        caller: str,
+        timeout: float,
+        arrived_at: float | None = None,
+        number: int | None = None,
+        account: str = "",
     ) -> Answer:
         """Have the target not recorded.
 
@@ -107,12 +123,46 @@ class Recordings:
             caller: Name of who asks.
             timeout: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
             arrived_at: As for `start`.
+            number: Of `stoppable`, where the stop is about the recording that was looked at and no later one.
             account: As for `start`.
 
         Raises:
             GatewayError: As for `start`, but never `ParametersDiffer`.
         """
-        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at, account=account)
+        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at, number, account)
+
+    async def stoppable(self, target: Target, may_stop: Callable[[str | None], bool], *, timeout: float) -> int | None:
+        """Return the number of a stop (see `claim.lua`) of what a caller may stop; None where it may not.
+
+        What VideoSDK began, or what nothing is known of, was started by none that is known. A stop under this number
+        stops nothing that is started after this look.
+
+        Args:
+            target: What the caller wants to stop.
+            may_stop: Whether it may, by the name of the caller who started it.
+            timeout: Seconds to wait where a start may be about to begin.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer, so it is not known who started it.
+            DeadlineExceeded: It could not be seen in time.
+        """
+        key, give_up_at = self._key(target), clock() + timeout
+        while True:
+            record = await self._coordinator.records.look(key)
+            if record is not None and record.state in ENDED and self._is_stale(record):
+                # Another may have been begun beside the gateway.
+                await self.briefly(
+                    self._reconciler.refresh(target.room_id, {key: record}, target, max_age=self._timing.trust)
+                )
+                record = await self._coordinator.records.look(key)
+            descriptor = decode_descriptor(record.recording) if record is not None else None
+            if record is not None and descriptor is not None and may_stop(descriptor.requested_by):
+                return record.started_op + 1
+            if record is None or not record.holder or record.action != "probe":
+                return None
+            if clock() > give_up_at:
+                raise DeadlineExceeded("The gateway still finds out what records; nothing was stopped.", retry_after=1)
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def ready_in(self) -> float:
         """Return in how many seconds exactly one start can be promised without waiting for what came before.
@@ -122,11 +172,16 @@ class Recordings:
         """
         return await self._coordinator.records.ready_in()
 
-    async def get(self, target: Target) -> Recording:
+    async def get(self, target: Target, *, asker: Asker | None = None) -> Recording:
         """Return what is known of the target, compared with VideoSDK's list where that was long ago.
+
+        Args:
+            target: Of which.
+            asker: The reader, who pays for what is asked of VideoSDK for it.
 
         Raises:
             NotFound: Nothing is known to have recorded it, or that is long ago.
+            TooManyRequests: The reader cannot pay.
             CoordinationUnavailable: Redis does not answer.
         """
         key = self._key(target)
@@ -136,22 +191,39 @@ class Recordings:
             # Without a record the whole room is listed: one list then answers for its other targets too.
             whole = record is None
             await self.briefly(
-                self._reconciler.refresh(target.room_id, records, target, whole=whole, max_age=self._timing.trust)
+                self._reconciler.refresh(
+                    target.room_id, records, target, whole=whole, max_age=self._timing.trust, asker=asker
+                )
             )
             record = await self._coordinator.records.read(key)
         if record is None or record.generation == "0":
             raise NotFound(f"The gateway knows of no recording of this {target.mode}.")
         return recording_of(key, target, record)
 
-    async def list(self, room: str) -> list[Recording]:
-        """Return what is known of the room's targets, in the order of their keys, compared with the list like `get`.
+    async def known(self, target: Target) -> Recording | None:
+        """Return what the record says of the target; VideoSDK is not asked.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
+        key = self._key(target)
+        record = await self._coordinator.records.read(key)
+        return None if record is None else recording_of(key, target, record)
+
+    async def list(self, room: str, *, asker: Asker | None = None) -> list[Recording]:
+        """Return what is known of the room's targets, in the order of their keys, compared with the list like `get`.
+
+        Args:
+            room: Its id.
+            asker: As for `get`.
+
+        Raises:
+            TooManyRequests: The reader cannot pay.
+            CoordinationUnavailable: Redis does not answer.
+        """
         records = (await self._coordinator.records.room(room)).records
         if not records or any(self._is_stale(record) for record in records.values()):
-            await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust))
+            await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust, asker=asker))
             records = (await self._coordinator.records.room(room)).records
         known = {key: record for key, record in records.items() if record.generation != "0"}
         return [recording_of(key, target_of(key), known[key]) for key in sorted(known)]
@@ -169,10 +241,17 @@ class Recordings:
         """Wait a moment for work that goes on by itself."""
         task = asyncio.ensure_future(work)
         self._questions.add(task)
-        task.add_done_callback(self._questions.discard)
+        task.add_done_callback(self._answered)
         with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
             async with asyncio.timeout(self._answer_within):
                 await asyncio.shield(task)
+
+    def _answered(self, task: asyncio.Future[object]) -> None:
+        self._questions.discard(task)
+        # Who asked may have its answer already, and hears nothing of this.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, GatewayError):
+            _log.error("question.failed", exc_info=error)
 
     def _key(self, target: Target) -> str:
         return self._coordinator.key(target.room_id, *target.parts)

@@ -56,11 +56,10 @@ def run() -> int:
 
 async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
     secret = secrets.token_hex(32)
-    key, callers = new_key("demo")
-    callers_file = folder / "callers.toml"
     # A person who tries things out has a listener on this machine, and wants to see the operator's routes as well.
-    scopes = ", ".join(f'"{scope}"' for scope in Scope)
-    callers_file.write_text(f"{callers}scopes = [{scopes}]\nwebhook_http = true\nwebhook_private = true\n")
+    key, callers = new_key("demo", Scope)
+    callers_file = folder / "callers.toml"
+    callers_file.write_text(f"{callers}webhook_http = true\nwebhook_private = true\n")
     async with (
         Simulator(
             api_key=_API_KEY, secret=secret, on_call=lambda call: print(f"videosdk  {log_line(call)}", flush=True)

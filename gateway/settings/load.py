@@ -5,17 +5,24 @@ value.
 """
 
 import re
+import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
+import jwt
+
 from gateway.secrets import WrongTextError, read_value
 from gateway.settings.table import PREFIX, SETTINGS, Setting, Settings
 from gateway.settings.values import is_loopback
 
-__all__ = ["SettingsError", "load", "warnings"]
+__all__ = ["SettingsError", "load", "named_project", "warnings"]
+
+_SHORT_SECRET: Final = 32
+"""VideoSDK's have 64 characters. Who holds a join token can try shorter ones offline."""
 
 # What Kubernetes injects into every pod beside a Service called `gateway`, unless the pod forbids it.
 _SERVICE_LINK: Final = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))")
@@ -62,12 +69,50 @@ def warnings(settings: Settings) -> list[str]:
     texts: list[str] = []
     if settings.auth == "none":
         texts.append("GATEWAY_AUTH=none lets in everyone who reaches the gateway")
+    elif settings.join_tokens == "any-room":
+        texts.append(
+            "GATEWAY_JOIN_TOKENS=any-room: a token that names no room is good for its participant in all rooms"
+        )
+    if settings.auth != "none" and settings.callers_file is not None and _others_write(settings.callers_file):
+        texts.append("GATEWAY_CALLERS_FILE can be written by every user of this machine, who can let in anyone")
+    if settings.videosdk_url.lower().startswith("http://") and not is_loopback(settings.videosdk_url):
+        texts.append("GATEWAY_VIDEOSDK_URL is not https: every host on the way can read and use the token")
+    if settings.videosdk_secret is not None and len(settings.videosdk_secret.reveal()) < _SHORT_SECRET:
+        texts.append(
+            f"GATEWAY_VIDEOSDK_SECRET has fewer than {_SHORT_SECRET} characters: who holds a token can guess it"
+        )
+    if settings.videosdk_token is not None and named_project(settings) is None:
+        texts.append(
+            "GATEWAY_VIDEOSDK_TOKEN names no API key: replicas that start with another token do not know of this one's "
+            "recordings, so restart all together"
+        )
     if settings.jwt_jwks_url is not None and settings.jwt_jwks_url.lower().startswith("http://"):
         texts.append("GATEWAY_JWT_JWKS_URL is not https: any host that can answer for it decides who gets in")
     public = settings.public_url
     if public is not None and is_loopback(public) and not is_loopback(settings.videosdk_url):
         texts.append("GATEWAY_PUBLIC_URL is an address of this machine alone: VideoSDK cannot send webhooks to it")
     return texts
+
+
+def named_project(settings: Settings) -> str | None:
+    """Return the API key of the VideoSDK project: what is set, or what the token names; None where it names none."""
+    if settings.videosdk_token is None:
+        return settings.videosdk_api_key
+    with suppress(jwt.InvalidTokenError):
+        claims = jwt.decode(settings.videosdk_token.reveal(), options={"verify_signature": False})
+        named = claims.get("apikey")
+        return named if isinstance(named, str) and named else None
+    return None
+
+
+def _others_write(path: Path) -> bool:
+    """Tell whether every user of this machine may change a file, or put another in its place."""
+    try:
+        file, folder = path.stat().st_mode, path.resolve().parent.stat().st_mode
+    except OSError:
+        return False
+    # In a folder with the sticky bit a file can only be replaced by its owner.
+    return bool(file & stat.S_IWOTH) or folder & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
 
 
 def _unknown(given: Mapping[str, str]) -> Iterator[str]:

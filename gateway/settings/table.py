@@ -168,12 +168,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idempotency: timedelta
     """How long an answer is kept under its idempotency key."""
 
+    most_idempotency_keys: int
+    """Keys of one caller that are remembered."""
+
+    most_idempotency_bytes: int
+    """How much is remembered under the keys of one caller."""
+
     caller_starts_per_minute: int
     """How often one caller may start and stop; 0 is no limit."""
 
     track_starts_per_minute: int
     """How often one track may be started; 0 is no limit."""
 
+    caller_questions_per_minute: int
+    """How many calls to VideoSDK the questions of one caller may cause; 0 is no limit."""
     caller_tickets_per_minute: int
     """How often one caller may have a ticket for live events; 0 is no limit."""
 
@@ -191,6 +199,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     upstream_concurrency: int
     """Calls to VideoSDK at the same time."""
+
+    reader_concurrency: int
+    """Calls to VideoSDK at the same time that are made for readers."""
 
     upstream_calls_per_second: float
     """Calls to VideoSDK in a second; 0 is no limit."""
@@ -460,6 +471,19 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "How long an answer is kept under its `Idempotency-Key`.",
         default="24",
     ),
+    # A retry comes within minutes: both hold those of a caller that sends 600 requests a minute.
+    Setting(
+        "GATEWAY_MOST_IDEMPOTENCY_KEYS",
+        whole_number(1, 10_000_000),
+        "Idempotency keys of one caller that are remembered at the same time; the oldest is forgotten for a new one.",
+        default="2000",
+    ),
+    Setting(
+        "GATEWAY_MOST_IDEMPOTENCY_BYTES",
+        whole_number(1024, 900_000_000),
+        "Bytes that are remembered under one caller's idempotency keys; the oldest are forgotten for new ones.",
+        default="1048576",
+    ),
     # Ten starts and stops a second, for as long as one likes, are more than a lesson platform's service does, and a
     # loop gone wild is stopped before it uses up what VideoSDK allows the project. A start that joins another or finds
     # the track recording counts a tenth, so 6000 tabs of one caller may press the button at once.
@@ -475,6 +499,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         whole_number(0, 1_000_000),
         "How often one track may really be started, by all callers together; 0 is no limit.",
         default="30",
+    ),
+    # What Redis answers is free, and a list of one room answers for all its tracks for GATEWAY_TRUST_SECONDS.
+    Setting(
+        "GATEWAY_CALLER_QUESTIONS_PER_MINUTE",
+        whole_number(0, 1_000_000),
+        "How many calls to VideoSDK the questions of one caller may cause; 0 is no limit.",
+        default="600",
     ),
     # A browser needs a new one whenever it connects, and connects again at most once a second.
     Setting(
@@ -517,6 +548,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         whole_number(1, 10_000),
         "Calls to VideoSDK at the same time, per process; more wait.",
         default="64",
+    ),
+    Setting(
+        "GATEWAY_READER_CONCURRENCY",
+        whole_number(1, 10_000),
+        "How many of those at most are lists for readers, and always one fewer than all: starts and stops do not wait "
+        "for readers.",
+        default="16",
     ),
     Setting(
         "GATEWAY_UPSTREAM_CALLS_PER_SECOND",

@@ -3,13 +3,17 @@
 import hashlib
 import secrets
 from datetime import timedelta
+from typing import Final
 
 import msgspec
 
 from gateway.store.connection import Connection
 from gateway.store.scripts import bucket_of
 
-__all__ = ["Tickets"]
+__all__ = ["TICKET_PREFIX", "Tickets"]
+
+TICKET_PREFIX: Final = "gwt_"
+"""What every ticket begins with, so that logs know one wherever it turns up."""
 
 
 class Tickets:
@@ -34,7 +38,7 @@ class Tickets:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        ticket = secrets.token_urlsafe(32)
+        ticket = TICKET_PREFIX + secrets.token_urlsafe(32)
         await self._connection.keep(_key(scope, ticket), value, round(self.lifetime.total_seconds() * 1000))
         return ticket
 

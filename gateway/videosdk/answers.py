@@ -14,6 +14,9 @@ from gateway.errors import CredentialsRefused, Limited, MayHaveHappened, Refused
 __all__ = ["ABOUT_THE_TOKEN", "failure", "is_confirmation", "retry_after", "words"]
 
 _MAX_WORDS: Final = 300
+_SECONDS: Final = re.compile(r"[0-9]+", re.ASCII)
+_LONGEST_WAIT_SECONDS: Final = 300.0
+"""A stop is repeated after so long, and callers are asked to come again, whatever is answered in VideoSDK's place."""
 _AMBIGUOUS: Final = frozenset({408})
 _OWN_MEDIA_TYPES: Final = frozenset({"", "application/json", "text/plain"})
 _SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=\?)\S+|[\x00-\x1f\x7f]+")
@@ -52,9 +55,9 @@ def failure(response: httpx.Response) -> UpstreamError:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Return how many seconds VideoSDK asks us to wait."""
+    """Return how many seconds VideoSDK asks us to wait, within what is waited for at all."""
     after = response.headers.get("retry-after", "")
-    return float(after) if after.isdecimal() else None
+    return min(float(after), _LONGEST_WAIT_SECONDS) if _SECONDS.fullmatch(after) else None
 
 
 def words(response: httpx.Response) -> str:

@@ -8,7 +8,6 @@ the vendor documents no error bodies, so statuses are read by family and texts a
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -27,10 +26,11 @@ from gateway.errors import (
 )
 from gateway.observability import metrics, tracing
 from gateway.videosdk.answers import ABOUT_THE_TOKEN, failure, is_confirmation, retry_after, words
+from gateway.videosdk.pace import Pace
 from gateway.videosdk.tokens import Tokens
 from gateway.videosdk.transport import BEFORE_SEND, Limits, Proxy, Transport
 
-__all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "ListedSession", "Pace", "VideoSDK"]
+__all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "ListedSession", "VideoSDK"]
 
 _HARMLESS: Final = "/v2/recordings/participant/track"
 """Any list would do."""
@@ -153,6 +153,8 @@ class VideoSDK:
         tokens: Where the token comes from.
         timeout: Seconds for one whole call, whatever phase it is in.
         max_connections: Calls at the same time; more wait for their turn, and are never sent if it does not come.
+        max_for_readers: How many of them at most may be lists for readers, while there is more than one place: no
+            operation waits for these. They wait for a place as long as others do for a connection.
         calls_per_second: Most calls in a second; more wait just the same. 0 is no limit.
         webhook_url: Where a recording's events go if the start names no address of its own.
         proxy: Gives the proxy that all calls go through, with its credentials, as it is now; empty for none.
@@ -165,6 +167,7 @@ class VideoSDK:
         *,
         timeout: float,
         max_connections: int = 64,
+        max_for_readers: int = 16,
         calls_per_second: float = 0,
         webhook_url: str | None = None,
         proxy: Callable[[], str] = lambda: "",
@@ -176,6 +179,7 @@ class VideoSDK:
         self._tokens = tokens
         self._timeout = timeout
         self._pace = Pace(calls_per_second)
+        self._for_readers = asyncio.Semaphore(min(max_for_readers, max(max_connections - 1, 1)))
         self._timeouts = {"connect": min(timeout, 3.0), "read": timeout, "pool": min(timeout, 2.0)}
         # The transport alone: what an `AsyncClient` adds (cookies, redirects, hooks) is not wanted, and costs as much
         # again. Idle connections are kept for a short time, so that a call seldom meets one that the other side is just
@@ -236,30 +240,44 @@ class VideoSDK:
         if not is_confirmation(response):
             raise MayHaveHappened("VideoSDK's answer is not one of its own.", status=response.status_code)
 
-    async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[ListedRow]:
+    async def list_rows(
+        self, path: str, room: str, participant: str | None = None, *, for_readers: Callable[[], None] | None = None
+    ) -> list[ListedRow]:
         """Return the recordings of one mode in the room, or of one participant in it: all pages, each row once.
 
         VideoSDK is known to answer a query it does not understand with the whole account, so what it returns is
         filtered again here. Pages that are not of one list do not make a whole: where their number or that of all rows
         changes from page to page, rows may stand on a page that was read before, so all of them are read again.
 
+        Args:
+            path: Of the mode.
+            room: Which room.
+            participant: Which participant; None for all.
+            for_readers: Of a list that no operation waits for; called for each call that it takes.
+
         Raises:
             UpstreamError: The list could not be had, or not to its end, or not of a piece.
         """
         for _ in range(_MAX_READINGS):
-            rows = await self._read_pages(path, room, participant)
+            rows = await self._read_pages(path, room, participant, for_readers)
             if rows is not None:
                 return rows
         raise UpstreamError("VideoSDK's list changes from page to page.")
 
-    async def _read_pages(self, path: str, room: str, participant: str | None) -> list[ListedRow] | None:
+    async def _read_pages(
+        self, path: str, room: str, participant: str | None, for_readers: Callable[[], None] | None
+    ) -> list[ListedRow] | None:
         rows: dict[str, ListedRow] = {}
         first: _PageInfo | None = None
         for page in range(1, _MAX_PAGES + 1):
             query = {"roomId": room, "page": str(page), "perPage": str(_PER_PAGE)}
             if participant is not None:
                 query["participantId"] = participant
-            response = await self._send("list", "GET", path, query=query)
+            if for_readers is None:
+                response = await self._send("list", "GET", path, query=query)
+            else:
+                response = await self._send_for_readers("list", "GET", path, query=query)
+                for_readers()
             try:
                 listed = msgspec.json.decode(response.content, type=_Page)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -275,6 +293,20 @@ class VideoSDK:
             if page >= first.last_page:
                 return list(rows.values())
         raise UpstreamError("VideoSDK's list has more pages than are read.")
+
+    async def _send_for_readers(
+        self, operation: str, method: str, path: str, *, query: dict[str, str]
+    ) -> httpx.Response:
+        try:
+            async with asyncio.timeout(self._timeouts["pool"]):
+                await self._for_readers.acquire()
+        except TimeoutError:
+            metrics.refused("reader-calls")
+            raise NeverSent("none of the places for readers became free in time") from None
+        try:
+            return await self._send(operation, method, path, query=query, goes_last=True)
+        finally:
+            self._for_readers.release()
 
     async def sessions(self, room: str) -> list[ListedSession]:
         """Return sessions of a room, the latest of them at least.
@@ -346,6 +378,7 @@ class VideoSDK:
         query: dict[str, str] | None = None,
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
+        goes_last: bool = False,
     ) -> httpx.Response:
         for last in (False, True):
             try:
@@ -355,8 +388,9 @@ class VideoSDK:
 
             def send(token: str = token) -> Awaitable[httpx.Response]:
                 return self._send_once(
-                    method, path, body=body, query=query, may_send=may_send, attempt=attempt, token=token
-                )
+                    method, path, body=body, query=query, may_send=may_send, attempt=attempt, token=token,
+                    goes_last=goes_last,
+                )  # fmt: skip
 
             response = await _observed(operation, send)
             if response.status_code not in ABOUT_THE_TOKEN:
@@ -384,6 +418,7 @@ class VideoSDK:
         query: dict[str, str] | None = None,
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
+        goes_last: bool = False,
     ) -> httpx.Response:
         sent = False
 
@@ -404,7 +439,7 @@ class VideoSDK:
             headers["content-length"] = str(len(content))
         try:
             async with asyncio.timeout(self._timeout):
-                await self._pace.turn()
+                await self._pace.turn(last=goes_last)
                 headers["authorization"] = token
                 extensions = {"timeout": self._timeouts, BEFORE_SEND: before_send}
                 url = self._url(path) if query is None else httpx.URL(self._base + path, params=query)
@@ -423,23 +458,6 @@ class VideoSDK:
         if path not in self._urls:
             self._urls[path] = httpx.URL(self._base + path)
         return self._urls[path]
-
-
-class Pace:
-    """Lets calls go one after the other, so many in a second. Who gives up waiting takes no turn away."""
-
-    def __init__(self, per_second: float) -> None:
-        self._gap = 1 / per_second if per_second else 0.0
-        self._next = 0.0
-        self._queue = asyncio.Lock()
-
-    async def turn(self) -> None:
-        """Wait for the next turn."""
-        if not self._gap:
-            return
-        async with self._queue:
-            await asyncio.sleep(max(0.0, self._next - time.monotonic()))
-            self._next = time.monotonic() + self._gap
 
 
 _FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError)

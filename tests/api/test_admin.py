@@ -33,9 +33,8 @@ def path(track: dict[str, str], action: str) -> str:
 def settings(valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path) -> dict[str, str]:
     """Settings with an operator and a caller who is none."""
     operator, other = harness.Demo(tmp_path / "o", "operator"), harness.Demo(tmp_path / "u", "user")
-    scopes = 'scopes = ["recordings:start", "recordings:stop", "recordings:read", "recordings:admin"]\n'
     both = tmp_path / "both.toml"
-    both.write_text(operator.file.read_text() + scopes + other.file.read_text())
+    both.write_text(harness.scoped(operator.file.read_text()) + other.file.read_text())
     return {
         **harness.environment(valkey.url, simulator.url, both, **TIMES),
         "operator": operator.key,

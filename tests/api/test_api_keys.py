@@ -51,7 +51,9 @@ async def test_authentication_with_either_of_two_keys_finds_the_caller(tmp_path:
     (old, first), (new, second), (other, third) = new_key("app"), new_key("app"), new_key("bot")
     hashes = [tomllib.loads(entry)["callers"]["app"]["keys"][0]["sha256"] for entry in (first, second)]
     file = tmp_path / "callers.toml"
-    file.write_text("[callers.app]\nkeys = [" + ", ".join(f'{{ sha256 = "{it}" }}' for it in hashes) + f"]\n{third}")
+    file.write_text(
+        "[callers.app]\nkeys = [" + ", ".join(f'{{ sha256 = "{it}" }}' for it in hashes) + f"]\nscopes = []\n{third}"
+    )
     callers = Authenticator(CallersFile(file))
     assert (await callers.identify(f"Bearer {old}")).name == "app"
     assert (await callers.identify(f"Bearer {new}")).name == "app"
@@ -97,10 +99,17 @@ async def test_authentication_without_a_known_key_is_refused(tmp_path: Path, hea
         ('[callers.app]\n"hunter2" = 1\n"hunter2" = 1', "cannot be read: end of document: Cannot overwrite"),
         ("[callers.app]", "callers.toml, line 1: caller 'app': expected keys"),
         (
-            f"# ours\n[callers.one]\nkeys = [{KEY}]\n\n[callers.app]\n",
+            f"# ours\n[callers.one]\nkeys = [{KEY}]\nscopes = []\n[callers.app]\n",
             "callers.toml, line 5: caller 'app': expected keys",
         ),
         ("[callers]\napp = 1", "expected keys"),
+        (f"[callers.app]\nkeys = [{KEY}]\n", "line 1: caller 'app': scopes is missing"),
+        ('[jwt]\nrooms = ["hunter2"]', "line 1: .jwt.: scopes is missing"),
+        ("\n[join_tokens]\nkeys = []\nscopes = []", "line 2: .join_tokens.: 'keys' is not a key"),
+        ("[join_tokens]\nscopes = []\nstarts_per_minute = -1", "starts_per_minute"),
+        ('[jwt]\nscopes = []\nbucket_dir_prefix = "a/{roomId}"', "in .join_tokens. alone"),
+        (f'[callers.app]\nkeys = [{KEY}]\nscopes = []\nbucket_dir_prefix = "{{roomId}}"', "in .join_tokens. alone"),
+        (f"[callers.app]\nkeys = [{KEY}]\nscopes = []\n[join_token]\n", "'join_token' is none of callers, join_tokens"),
         ("[callers.app]\nkeys = []", "expected keys"),
         ('[callers.app]\nkeys = "gw_hunter2"', "expected keys"),
         ('[callers.app]\nkeys = ["gw_hunter2"]', "64 hexadecimal digits"),
@@ -117,7 +126,10 @@ async def test_authentication_without_a_known_key_is_refused(tmp_path: Path, hea
         (f"[callers.app]\nkeys = [{KEY[:-2]}, expires = 2027-01-01T00:00:00 }}]", "with its zone"),
         (f"[callers.app]\nkeys = [{KEY[:-2]}, expire = 1 }}]", "more than prefix"),
         (
-            "".join(f'[callers.{it}]\nkeys = [{{ sha256 = "{digest * 32}" }}]\n' for it, digest in SHARED.items()),
+            "".join(
+                f'[callers.{it}]\nkeys = [{{ sha256 = "{digest * 32}" }}]\nscopes = []\n'
+                for it, digest in SHARED.items()
+            ),
             "a key in common",
         ),
     ],

@@ -21,13 +21,18 @@ from gateway.store.token_buckets import TokenBuckets
 
 TARGET = Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
 OWN, SHARED, FREE = "its own", "once for all who shared it", "free"
-COSTS: list[tuple[Outcome | type[GatewayError] | None, str]] = [
+Ended = Outcome | type[GatewayError] | tuple[Outcome, bool] | None
+"""What became of a request; of an outcome also whether an operation was carried out for it."""
+COSTS: list[tuple[Ended, str]] = [
     (Outcome.STARTED, OWN),
     (Outcome.STOPPED, OWN),
     (Outcome.STOP_REQUESTED, SHARED),
     (Outcome.JOINED, FREE),
     (Outcome.ALREADY_RECORDING, FREE),
     (Outcome.NOT_RECORDING, FREE),
+    ((Outcome.NOT_RECORDING, True), SHARED),
+    ((Outcome.ALREADY_RECORDING, True), FREE),
+    ((Outcome.JOINED, True), FREE),
     (None, FREE),
     (UpstreamRefused, SHARED),
     (UpstreamCredentialsRefused, SHARED),
@@ -54,15 +59,27 @@ class Noting(RateLimiter):
 
 
 @pytest.mark.parametrize(("ended", "cost"), COSTS)
-def test_request_is_charged_by_what_became_of_it(ended: Outcome | type[GatewayError] | None, cost: str) -> None:
+def test_request_is_charged_by_what_became_of_it(ended: Ended, cost: str) -> None:
     """A call to VideoSDK is paid by the request that made it, or by one of those that hear of its failure."""
     limiter, group, key = Noting(), _Group(), (TARGET, True)
     limiter._groups[key] = group
     group.members = 2
     first, second = (Admission(limiter, [_Bucket(name, name, 1, 0.1, 0.9)], key, group) for name in ("first", "second"))
-    became = ended("") if isinstance(ended, type) else ended
+    became, was_sent = ended if isinstance(ended, tuple) else (ended, False)
     for admission in (first, second):
-        admission.charge(became)
+        admission.charge(became("") if isinstance(became, type) else became, was_sent=was_sent)
     assert limiter.spent == {OWN: ["first", "second"], SHARED: ["first"], FREE: []}[cost]
     # Those who come after it are charged for what comes after it.
     assert (key in limiter._groups) is (cost != SHARED)
+
+
+@pytest.mark.parametrize("ended", [Outcome.STARTED, Outcome.ALREADY_RECORDING, UpstreamRefused("")])
+def test_request_under_a_new_key_is_charged_whole_and_once(ended: Outcome | GatewayError) -> None:
+    """Whatever becomes of it, its caller pays for what is remembered of it; the target pays for a real start alone."""
+    limiter, group, key = Noting(), _Group(), (TARGET, True)
+    buckets = [_Bucket("caller", "of the caller", 1, 0.1, 0.9), _Bucket("track", "of the track", 1, 0, 1)]
+    admission = Admission(limiter, buckets, key, group)
+    admission.charge_key()
+    assert limiter.spent == ["of the caller"]
+    admission.charge(ended)
+    assert limiter.spent == ["of the caller"] + ([] if ended is Outcome.ALREADY_RECORDING else ["of the track"])

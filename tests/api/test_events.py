@@ -275,8 +275,8 @@ async def test_events_outside_the_keys_scope_or_rooms_are_refused(
     room = new_track()["roomId"]
     lines = demo.file.read_text()
     short = {"x-request-timeout-ms": "100"}
-    for line, rule in (('scopes = ["recordings:start"]', "scope"), ('rooms = ["school-*"]', "room")):
-        demo.file.write_text(f"{lines}{line}\n")
+    for text, rule in ((harness.scoped(lines, "recordings:start"), "scope"), (f'{lines}rooms = ["school-*"]', "room")):
+        demo.file.write_text(text)
         for method, path in (("GET", "events"), ("POST", "events/tickets")):
             answer = await harness.until(
                 lambda: gateway.request(method, f"/v1/rooms/{room}/{path}", headers=short),  # noqa: B023
@@ -351,7 +351,7 @@ async def test_ticket_is_good_no_longer_than_what_it_was_made_with(
     """A ticket lives for half a minute; a key or token that expires before ends it."""
     room, connection = new_track()["roomId"], Connection(valkey.url)
     tickets = Tickets(connection, timedelta(seconds=30))
-    streams = EventStreams(cast("RoomFeeds", None), tickets, cast("RateLimiter", None), "tenant")
+    streams = EventStreams(cast("RoomFeeds", None), tickets, cast("RateLimiter", None), "tenant", lambda _: True)
     caller = Caller("ada", Policy(), "account", expires=None if expires is None else time.time() + expires)
     shown = await tickets.issue(streams._scope(room), msgspec.json.encode(caller))
     if admitted:

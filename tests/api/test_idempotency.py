@@ -1,6 +1,7 @@
 """Idempotency keys: the same request again gets the answer it got, whatever became of the track."""
 
 import asyncio
+import json
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -97,8 +98,13 @@ async def test_start_retried_without_a_stored_answer_joins_the_recording(
 
 async def _forget_answers(valkey: EmbeddedValkey) -> None:
     async with Redis.from_url(valkey.url) as redis:
-        async for name in redis.scan_iter(match="*:answer:*"):
-            await redis.hdel(name, "answer")  # pyright: ignore[reportGeneralTypeIssues]
+        async for name in redis.scan_iter(match="*:answers:*"):
+            known: dict[bytes, bytes] = await redis.hgetall(name)  # pyright: ignore
+            for key, value in known.items():
+                if len(key) == 32:
+                    fingerprint, begun, answer = value.split(b" ", 2)
+                    await redis.hset(name, key, b"%s %s " % (fingerprint, begun))  # pyright: ignore
+                    await redis.hincrby(name, "bytes", -len(answer))  # pyright: ignore
 
 
 async def test_start_retried_while_under_way_joins_it(
@@ -161,7 +167,7 @@ async def test_stop_retried_after_a_new_start_does_not_stop_it(
 async def test_start_retried_replays_final_refusals_only(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
-    """`parameters-differ` and `upstream-refused` are answers; a limit or an outage is not one, and a retry may win."""
+    """`upstream-refused` is an answer; a limit or an outage is not one, and a retry may win."""
     track, key = new_track(), under()
     simulator.inject(Fault(action="refuse", endpoint="start", status=404, text="no live session"))
     first = check_problem(await gateway.start(track, headers=key), "upstream-refused")
@@ -170,13 +176,6 @@ async def test_start_retried_replays_final_refusals_only(
     assert answer.headers["idempotency-replayed"] == "true"
     assert {**first, "requestId": ""} == {**again, "requestId": ""}
     assert starts(simulator) == 1
-
-    await gateway.start(track)
-    other = {**track, "bucketDirPath": "elsewhere"}
-    key = under()
-    check_problem(await gateway.start(other, headers=key), "parameters-differ")
-    await gateway.stop(track)
-    check_problem(await gateway.start(other, headers=key), "parameters-differ")
 
     track, key = new_track(), under()
     simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
@@ -187,13 +186,64 @@ async def test_start_retried_replays_final_refusals_only(
     assert "idempotency-replayed" not in won.headers
 
 
+async def test_start_retried_that_differed_gets_the_same_and_does_nothing_after_a_stop(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """No answer need be kept: as long as it records, it differs; and a stop since then overrules the retry."""
+    track, key = new_track(), under()
+    other = {**track, "bucketDirPath": "elsewhere"}
+    await gateway.start(track)
+    first = check_problem(await gateway.start(other, headers=key), "parameters-differ")
+    again = await gateway.start(other, headers=key)
+    assert {**check_problem(again, "parameters-differ"), "requestId": ""} == {**first, "requestId": ""}
+    assert "idempotency-replayed" not in again.headers
+    await gateway.stop(track)
+    late = await gateway.start(other, headers=key)
+    assert (late.status_code, late.json()["outcome"], late.json()["status"]) == (200, None, "stopped")
+    assert starts(simulator) == 1
+
+
+async def test_start_retried_shows_the_files_as_they_are_then(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Redis keeps no files under a key: where the answer had some, the replay reads them anew from the record."""
+    track, key = new_track(), under()
+    started = await gateway.start(track)
+    await _show_file(valkey, track, "first.webm")
+    first = await gateway.start(track, headers=key)
+    assert [file["filePath"] for file in first.json()["files"]] == ["first.webm"]
+    await _show_file(valkey, track, "second.webm")
+
+    again = await gateway.start(track, headers=key)
+
+    assert again.headers["idempotency-replayed"] == "true"
+    assert [file["filePath"] for file in again.json()["files"]] == ["second.webm"]
+    assert {**again.json(), "files": []} == {**first.json(), "files": []}
+    # Of another recording's files none is shown.
+    await gateway.stop(track)
+    assert (await gateway.start(track)).json()["id"] != started.json()["id"]
+    await _show_file(valkey, track, "third.webm")
+    late = await gateway.start(track, headers=key)
+    assert (late.json()["id"], late.json()["files"]) == (started.json()["id"], [])
+    assert starts(simulator) == 2
+
+
+async def _show_file(valkey: EmbeddedValkey, track: dict[str, str], path: str) -> None:
+    """Have the record of a track tell of a file, as if VideoSDK's list had shown it."""
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        (key,) = [key async for key in redis.scan_iter(match=f"*:{track['roomId']}:track:{track['participantId']}:*")]
+        generation = await redis.hget(key, "generation")  # pyright: ignore
+        evidence = json.dumps({"generation": generation, "files": [{"filePath": path}]})
+        await redis.hset(key, "evidence", evidence)  # pyright: ignore
+
+
 async def test_stop_retried_after_202_stops_again(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
     """202 promises what is still to come: it is no final answer, so the retry receives the result."""
     track, key = new_track(), under()
     await gateway.start(track)
-    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    simulator.inject(Fault(action="reset_before", endpoint="stop", room_id=track["roomId"]))
     requested = await gateway.stop(track, headers=key)
     assert (requested.status_code, requested.json()["outcome"]) == (202, "stop_requested")
 
@@ -260,20 +310,25 @@ async def test_start_with_a_key_without_redis_is_refused_and_stop_is_done(
 
 
 async def test_idempotency_record_expires_and_holds_no_key_in_the_clear(
-    gateway: ApiClient, valkey: EmbeddedValkey, new_track: NewTrack
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
     """Nothing of a key stays beyond its hours, and neither the key nor the caller is in Redis in the clear."""
     track, name = new_track(webhookUrl="https://app.example.com/hook?key=hunter2"), uuid.uuid4().hex
-    async with Redis.from_url(valkey.url) as redis:
+    demo = harness.Demo(tmp_path, f"own-{name[:12]}")
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+    async with Redis.from_url(valkey.url) as redis, harness.serve(settings) as url:
         # The server is shared with other tests, whose answers may be old, or kept for another time.
-        before = {key async for key in redis.scan_iter(match="*:answer:*", count=1_000)}
-        await gateway.start(track, headers=under(name))
-        keys = {key async for key in redis.scan_iter(match="*:answer:*", count=1_000)} - before
-        assert keys
+        before = {key async for key in redis.scan_iter(match="*:answer*", count=1_000)}
+        async with harness.client(url, demo.key) as client:
+            await client.start(track, headers=under(name))
+        keys = {key async for key in redis.scan_iter(match="*:answer*", count=1_000)} - before
+        assert len(keys) == 2
         for key in keys:
             assert 23 * 3600 * 1000 < await redis.pttl(key) <= 24 * 3600 * 1000
-            kept = repr((key, await redis.hgetall(key)))  # pyright: ignore[reportGeneralTypeIssues]
+            hashed = await redis.type(key) == b"hash"
+            kept = repr((key, await (redis.hgetall(key) if hashed else redis.zrange(key, 0, -1))))  # pyright: ignore
             assert name not in kept
+            assert demo.name not in repr(key)
             assert "hunter2" not in kept
 
 

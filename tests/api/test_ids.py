@@ -58,7 +58,7 @@ async def test_recording_of_ids_as_people_have_them_is_started_shown_listed_and_
     for recording in (started.json(), shown.json(), *listed.json()["recordings"]):
         assert {field: recording[field] for field in track} == track
         assert recording["id"] == started.json()["id"]
-    simulator.inject(Fault(action="error", endpoint="stop", status=500))
+    simulator.inject(Fault(action="error", endpoint="stop", status=500, room_id=name))
     stopping = await gateway.stop(track)
     assert (stopping.status_code, stopping.headers["location"]) == (202, path_of(name, name))
     await harness.until(lambda: gateway.get(path_of(name, name)), lambda answer: answer.json()["status"] == "stopped")

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 
 CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
-_MEMBER = re.compile(r'"(caller|track)";(q|r)=([0-9]+);(w|t)=([0-9]+)')
+_MEMBER = re.compile(r'"(caller|track|questions)";(q|r)=([0-9]+);(w|t)=([0-9]+)')
 
 
 @asynccontextmanager
@@ -157,7 +157,7 @@ async def test_limit_charges_a_whole_token_for_an_unanswered_stop(
     track, folder = new_track(), tmp_path / "another"
     folder.mkdir()
     assert (await gateway.start(track)).status_code == 201
-    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    simulator.inject(Fault(action="reset_before", endpoint="stop", room_id=track["roomId"]))
     async with limited(valkey, simulator, folder, name="unanswered", own=1) as client:
         stopped = await client.stop(track)
         assert stopped.status_code == 202
@@ -173,7 +173,7 @@ async def test_limit_charges_an_unanswered_stop_once_to_all_its_callers(
     folder.mkdir()
     assert (await gateway.start(track)).status_code == 201
     simulator.inject(harness.delay("stop", 0.3))
-    simulator.inject(Fault(action="reset_before", endpoint="stop"))
+    simulator.inject(Fault(action="reset_before", endpoint="stop", room_id=track["roomId"]))
     async with limited(valkey, simulator, folder, name="together", own=20) as client:
         answers = await asyncio.gather(*(client.stop(track) for _ in range(10)))
         assert {answer.status_code for answer in answers} == {202}
@@ -294,6 +294,31 @@ async def test_limit_of_a_participant_is_counted_per_room(
             headers = {"authorization": f"Bearer {token}"}
             statuses.append((await client.start(track, headers=headers)).status_code)
         assert statuses == [201, 429, 201]
+
+
+async def test_limit_of_questions_counts_the_calls_they_cause(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """Two lists are allowed, and what Redis or a list of a moment ago answers is free; commands go on."""
+    track = new_track()
+    rooms = [f"{track['roomId']}-{number}" for number in range(3)]
+    async with limited(
+        valkey, simulator, tmp_path, name="ask", GATEWAY_CALLER_QUESTIONS_PER_MINUTE="2", GATEWAY_TRUST_SECONDS="600"
+    ) as client:
+        assert (await client.start(track)).status_code == 201
+        for _ in range(3):
+            assert [(await client.list(room)).status_code for room in rooms[:2]] == [200, 200]
+            assert (await client.show({**track, "roomId": rooms[0]})).status_code == 404
+            assert (await client.show(track)).json()["status"] == "recording"
+        for answer in (await client.list(rooms[2]), await client.show({**track, "roomId": rooms[2]})):
+            assert "questions" in check_problem(answer, "too-many-requests")["detail"]
+            assert told(answer)["questions"][:2] == (2, 0)
+            assert int(answer.headers["retry-after"]) == told(answer)["questions"][2]
+        assert (await client.list(track["roomId"])).status_code == 200
+        assert (await client.stop(track)).json()["outcome"] == "stopped"
+        assert {room: len(harness.calls_for(simulator, room)) for room in rooms} == {
+            rooms[0]: 1, rooms[1]: 1, rooms[2]: 0,
+        }  # fmt: skip
 
 
 async def test_limit_without_redis_lets_a_stop_through(

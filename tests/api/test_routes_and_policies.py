@@ -33,9 +33,10 @@ KIND = "video"
 TRACK = {"roomId": ROOM, "participantId": RECORDED, "kind": KIND}
 
 ALL = 'scopes = ["recordings:start", "recordings:stop", "recordings:read", "recordings:admin"]\n'
+USUAL = 'scopes = ["recordings:start", "recordings:stop", "recordings:read"]\n'
 POLICIES: Final[dict[str, str]] = {
     "all": ALL,
-    "usual": "",
+    "usual": USUAL,
     "start": 'scopes = ["recordings:start"]\n',
     "stop": 'scopes = ["recordings:stop"]\n',
     "read": 'scopes = ["recordings:read"]\n',
@@ -135,7 +136,7 @@ async def served(
     with file.open("w") as callers:
         for name, table in POLICIES.items():
             keys[name], entry = new_key(name)
-            callers.write(f"{entry}{table}")
+            callers.write(f"{entry.partition('scopes')[0]}{table}")
     # So that a recording is due, far in the future: operators see what is.
     settings = harness.environment(valkey.url, videosdk.url, file, **harness.FAST) | {"GATEWAY_CHECK_SECONDS": "3600"}
     app: Any = create_app(load(settings | {"GATEWAY_CALLER_STARTS_PER_MINUTE": "0"}))

@@ -103,6 +103,16 @@ async def test_stream_in_silence_sends_comments(reader: Reader, left: list[Reade
         await harness.eventually(lambda: left)
 
 
+async def test_stream_in_silence_ends_once_its_caller_is_revoked(reader: Reader) -> None:
+    """No event comes that would make the gateway look: it looks with each comment."""
+    server, vouched = Server(), [True]
+    async with answering(server, reader, heartbeat=0.02, vouched=lambda: vouched[0]) as answer:
+        await harness.eventually(lambda: "\n\n:\n\n" in server.text)
+        vouched[0] = False
+        await answer
+    assert server.text.endswith('event: reconnect\ndata: {"reason":"expired"}\n\n')
+
+
 async def test_stream_of_a_slow_reader_ends_with_a_reconnect(reader: Reader) -> None:
     """While the reader takes nothing, updates wait up to a bound; beyond it they are dropped and it must reconnect."""
     server = Server()

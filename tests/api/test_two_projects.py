@@ -161,7 +161,7 @@ async def test_key_in_redis_of_one_project_is_never_the_others(
             known |= found
     first, second = ([kind for kind in kinds if kind != "limit"] for kinds in kept)
     assert first == second
-    assert set(kept[0]) == {"record", "targets", "events", "due", "limit", "answer", "ticket"}
+    assert set(kept[0]) == {"record", "targets", "events", "due", "limit", "answers", "answered", "ticket"}
 
 
 async def use_everything(gateway: ApiClient, track: dict[str, str]) -> None:
@@ -184,7 +184,7 @@ async def keys(redis: "Redis") -> set[str]:
 def kind_of(key: str) -> str:
     """Name what a key is for."""
     parts = key.split(":")
-    if parts[2] in {"limit", "answer", "ticket"}:
+    if parts[2] in {"limit", "answers", "answered", "ticket"}:
         return parts[2]
     return parts[-1] if parts[-1] in {"due", "targets", "events"} else "record"
 

@@ -86,7 +86,7 @@ async def test_oidc_token_of_every_algorithm_is_read(algorithm: str, *, named: b
     """Made and published by another library, with the key's `alg` or without."""
     company = Company()
     key = company.publish(algorithm, alg=named)
-    assert (await company.reader().identify(company.token(key, algorithm))).name == "ada"
+    assert (await company.reader().identify(company.token(key, algorithm))).name == "jwt:ada"
 
 
 async def test_oidc_token_of_another_algorithm_than_its_key_names_is_refused() -> None:
@@ -108,11 +108,11 @@ async def test_oidc_token_without_a_key_id_is_read_where_one_key_fits() -> None:
     nameless = company.publish("ES256", kid=None)
     company.publish("RS256", kid="another-kind")
     reader = company.reader()
-    assert (await reader.identify(company.token(nameless, "ES256"))).name == "ada"
-    assert (await reader.identify(company.token(nameless, "ES256", kid="unpublished"))).name == "ada"
+    assert (await reader.identify(company.token(nameless, "ES256"))).name == "jwt:ada"
+    assert (await reader.identify(company.token(nameless, "ES256", kid="unpublished"))).name == "jwt:ada"
     named = Company()
     key = named.publish("RS256", kid="one")
-    assert (await named.reader().identify(named.token(key, "RS256", kid=None))).name == "ada"
+    assert (await named.reader().identify(named.token(key, "RS256", kid=None))).name == "jwt:ada"
     with pytest.raises(Unauthenticated):
         await named.reader().identify(named.token(key, "RS256", kid="two"))
     named.publish("PS256", kid="two", alg=False)
@@ -132,10 +132,10 @@ async def test_oidc_token_with_odd_claims_that_are_not_used_is_read() -> None:
         "auth_time": None,
         "at_hash": 1.5,
     }
-    assert (await company.reader().identify(company.token(key, "RS256", **odd))).name == "ada"
+    assert (await company.reader().identify(company.token(key, "RS256", **odd))).name == "jwt:ada"
     by_mail = company.reader(ClaimNames(name="email"))
     token = company.token(key, "RS256", sub=42, email="ada@example.com", iat=time.time() + 3600)
-    assert (await by_mail.identify(token)).name == "ada@example.com"
+    assert (await by_mail.identify(token)).name == "jwt:ada@example.com"
 
 
 async def test_tokens_of_a_clock_that_differs_by_a_minute_are_read() -> None:
@@ -172,14 +172,14 @@ async def test_oidc_keys_that_cannot_be_had_once_cost_a_second() -> None:
     assert refused.value.retry_after == 1
     company.broken = False
     clock.now += 1
-    assert (await reader.identify(company.token(old, "RS256"))).name == "ada"
+    assert (await reader.identify(company.token(old, "RS256"))).name == "jwt:ada"
 
     company.list(new)
     company.broken = True
     clock.now += 3601
     fetches = company.fetches
     for _ in range(5):
-        assert (await reader.identify(company.token(old, "RS256"))).name == "ada"
+        assert (await reader.identify(company.token(old, "RS256"))).name == "jwt:ada"
     assert company.fetches == fetches + 1
     clock.now += 1
     with pytest.raises(IdentityUnavailable):
@@ -187,4 +187,4 @@ async def test_oidc_keys_that_cannot_be_had_once_cost_a_second() -> None:
     assert company.fetches == fetches + 2
     company.broken = False
     clock.now += 1
-    assert (await reader.identify(company.token(new, "ES256"))).name == "ada"
+    assert (await reader.identify(company.token(new, "ES256"))).name == "jwt:ada"

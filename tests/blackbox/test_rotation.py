@@ -21,9 +21,10 @@ KNOWN, UNKNOWN = 404, 401
 
 def replace(file: Path, *entries: str) -> None:
     """Replace the callers file in one step: one caller with the keys of all these entries."""
-    listings = [entry.partition("keys = [")[2].rpartition("]")[0] for entry in entries]
     new = file.with_suffix(".new")
-    new.write_text(f"[callers.app]\nkeys = [{', '.join(listings)}]\n" if entries else "[callers.")
+    new.write_text(
+        f'[callers.app]\n{harness.keys_in(*entries)}scopes = ["recordings:read"]\n' if entries else "[callers."
+    )
     new.rename(file)
 
 

@@ -15,7 +15,7 @@ from gateway.coordinator import Command, Completion, Coordinator, Record, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.clock import clock
 from gateway.store.connection import Connection
-from gateway.store.idempotency_records import IdempotencyRecords
+from gateway.store.idempotency_records import IdempotencyKey, IdempotencyRecords
 from gateway.store.tickets import Tickets
 from gateway.store.token_buckets import TokenBuckets
 from tests import harness
@@ -70,7 +70,8 @@ KINDS: Final = {
     "epoch": r"rec:\{\d\d\}:epoch",
     "targets": r"rec:\{\d\d\}:t:[^:]+:targets",
     "events": r"rec:\{\d\d\}:t:[^:]+:events",
-    "answer": r"rec:\{\d\d\}:answer:[0-9a-f]{40}",
+    "answers": r"rec:\{\d\d\}:answers:[0-9a-f]{32}",
+    "answered": r"rec:\{\d\d\}:answered:[0-9a-f]{32}",
     "ticket": r"rec:\{\d\d\}:ticket:[0-9a-f]{64}",
     "limit": r"rec:\{\d\d\}:limit:.+",
     "report": r"rec:\{\d\d\}:limit-report:[0-9a-f]{16}",
@@ -196,20 +197,23 @@ async def test_answer_under_an_idempotency_key_is_kept_for_its_days(
     connection: Connection, admin: "redis.Redis"
 ) -> None:
     """Days and not only the seconds of a day; from when it was asked, and anew from when it was answered."""
-    answers, scope = IdempotencyRecords(connection, ANSWERS), ("t", "caller", "start", "key")
+    answers, key = IdempotencyRecords(connection, ANSWERS), IdempotencyKey(("t", "caller"), ("start", "key"), "f")
     lifetime = round(ANSWERS.total_seconds() * 1000)
-    assert (await answers.begin(scope, "f")).verdict == "new"
-    check(admin, {"answer": lifetime})
-    for key in cast("list[str]", admin.keys("*")):
-        admin.pexpire(key, MINUTE)
-    await answers.keep(scope, "f", "an answer")
-    check(admin, {"answer": lifetime})
+
+    def left(ttl: int) -> None:
+        for name in cast("list[str]", admin.keys("*")):
+            admin.pexpire(name, ttl)
+
+    assert (await answers.begin(key, remember=True)).verdict == "new"
+    check(admin, {"answers": lifetime, "answered": lifetime})
+    left(MINUTE)
+    await answers.keep(key, "an answer")
+    check(admin, {"answers": lifetime, "answered": lifetime})
     # Asked again, or answered again, it is not kept for longer.
-    for key in cast("list[str]", admin.keys("*")):
-        admin.pexpire(key, HOUR)
-    assert (await answers.begin(scope, "f")).verdict == "replay"
-    await answers.keep(scope, "f", "another answer")
-    check(admin, {"answer": HOUR})
+    left(HOUR)
+    assert (await answers.begin(key, remember=True)).verdict == "replay"
+    await answers.keep(key, "another answer")
+    check(admin, {"answers": HOUR, "answered": HOUR})
 
 
 async def test_ticket_is_kept_for_its_lifetime(connection: Connection, admin: "redis.Redis") -> None:

@@ -16,7 +16,7 @@ from gateway.recordings.operation import Operation, Result
 from tests.coordinator.track import GRACE, LEASE, QUIET, TRUST, Track
 from tests.model.replica import PARAMETERS
 from tests.model.upstream import TRACK, Row
-from tests.model.world import Fate, Process, World
+from tests.model.world import Fate, Process, Violation, World
 
 NEVER = 10_000
 
@@ -656,6 +656,37 @@ def test_refused_stop_after_a_slow_start_is_not_believed_for_the_lists_lag(world
     plan(world, "stop", Fate(hears="refused", lands=None))
     second.stop()
     world.advance(10)
+    rest(world, recording=False)
+
+
+def begun_beside(world: World) -> Process:
+    """Have another program start it three seconds ago, of which the list shows nothing yet."""
+    (process,) = replicas(world, 1)
+    world.upstream.rows.append(Row("beside", world.now, visible=world.now + world.timing.settle))
+    world.advance(3)
+    return process
+
+
+def test_stop_of_what_began_beside_the_gateway_a_moment_ago_is_sent(world: World) -> None:
+    """Nothing is known of it, and the list is behind: to ask that first, and send nothing, would lose the stop."""
+    process = begun_beside(world)
+    call = process.stop()
+    world.until(lambda: call.returned)
+    assert (call.outcome, world.upstream.open) == ("stopped", [])
+    rest(world, recording=False)
+
+
+def test_refused_stop_of_what_began_beside_the_gateway_a_moment_ago_is_sent_again(world: World) -> None:
+    """It only just begins, and VideoSDK refuses to stop it: the list is asked again when it has had time, and tells."""
+    process = begun_beside(world)
+    plan(world, "stop", Fate(hears="refused", lands=None))
+    call = process.stop()
+    # Both say that nothing records, so that is what the caller is told; it is not left at that.
+    with pytest.raises(Violation, match="told not_recording although something recorded"):
+        world.until(lambda: call.returned)
+    world.violations.clear()
+    world.advance(world.timing.settle + 3)
+    assert (len(sent(world, "stop")), world.upstream.open) == (2, [])
     rest(world, recording=False)
 
 

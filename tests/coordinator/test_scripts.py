@@ -11,7 +11,7 @@ import pytest
 
 from gateway.coordinator import Record
 from gateway.coordinator.scripts import SCRIPTS
-from tests.coordinator.track import GRACE, LEASE, MEMORY, QUIET, TRUST, Reply, Track
+from tests.coordinator.track import GRACE, LEASE, MEMORY, QUIET, SETTLE, TRUST, Reply, Track
 from tests.model.world import Fate, World
 
 
@@ -333,6 +333,34 @@ def test_joiner_is_handed_the_result_of_its_operation_only(track: Track) -> None
     assert say(track.claim("start", seen=str(int(lead["op"]) - 1))) == ("lead", "probe")
 
 
+def test_result_that_nobody_waits_for_is_not_kept(track: Track) -> None:
+    """It repeats the record, and none but those who were told to wait can ask for it."""
+    track.finish(starting(track), "recording", result="alone")
+    assert track.record["result"] == ""
+
+
+def test_joiner_of_an_operation_that_was_taken_over_is_handed_its_result(track: Track) -> None:
+    """Its leader is dead. It goes on under its number, and with those who wait for it."""
+    lead = starting(track)
+    track.claim("start")
+    track.wait(LEASE)
+    second = track.claim("start")
+    assert (say(second), second["op"]) == (("lead", "probe"), lead["op"])
+    with track.listening() as heard:
+        track.finish(second, "recording", confirmed_by="list", result="found")
+        assert len(heard()) == 1
+    reply = track.claim("start", seen=lead["op"])
+    assert (say(reply)[0], json.loads(reply["result"])["answer"]) == ("done", "found")
+
+
+def test_field_that_says_nothing_is_not_kept(track: Track) -> None:
+    """Empty or 0: of a recording that runs no more is there than what is true of it."""
+    track.finish(starting(track), "recording")
+    fields = cast("dict[str, str]", track.redis.hgetall(track.keys[0]))
+    assert fields.keys() & {"holder", "action", "lease", "before", "suspect_since"} == set()
+    assert not {"", "0"} & set(fields.values())
+
+
 def test_claim_after_its_time_does_nothing(track: Track) -> None:
     """Nobody waits for it any more."""
     fresh_stop(track)
@@ -489,12 +517,11 @@ def test_finish_frees_the_track_and_says_what_is(track: Track) -> None:
     lead = starting(track)
     track.wait(300)
     nothing_lands = {"start_may_land_ms": 0, "stop_may_land_ms": 0}
-    finished = track.finish(lead, "recording", result="it began")
+    finished = track.finish(lead, "recording")
     assert finished == {"how": "ok", "stop": False, "now": track.ms, **nothing_lands}
     record = track.record
     assert (record["state"], record["holder"], record["action"], record["lease"]) == ("recording", "", "", "0")
     assert (record["done"], record["generation"]) == (lead["op"], lead["op"])
-    assert json.loads(record["result"])["answer"] == "it began"
     assert (record["confirmed_by"], track.left("confirmed"), track.left("written")) == ("reply", 0, 0)
     assert record["start_may_land_until"] == "0"
     assert track.due is None
@@ -1286,6 +1313,131 @@ def test_room_returns_the_latest_changed(track: Track) -> None:
     track.redis.zadd(track.keys[3], {f"{track.keys[0]}-older": track.ms - 1})
     assert [key for key, _ in track.room(most=1)["records"]] == [track.keys[0]]
     assert track.redis.zcard(track.keys[3]) == 2
+
+
+def test_room_returns_what_runs_before_what_has_ended(track: Track) -> None:
+    """However many have ended since: what runs is not pushed out, until it has ended too."""
+    track.started()
+    ended = {f"{track.keys[0]}-{number}": track.ms + 1000 + number for number in range(3)}
+    track.redis.zadd(track.keys[3], ended)
+    for name in ended:
+        track.redis.hset(name, "state", "stopped")
+        track.redis.pexpire(name, MEMORY)
+    assert [key for key, _ in track.room(most=1)["records"]] == [track.keys[0]]
+    assert len(track.room(most=2)["records"]) == 2
+    track.stopped()
+    assert [key for key, _ in track.room(most=1)["records"]] == [f"{track.keys[0]}-2"]
+
+
+# --- what nothing was known of ---------------------------------------------------------------------------------------
+
+BRIEFLY = SETTLE + 60_000
+
+
+def not_found(track: Track, lead: Reply, **more: Any) -> Reply:
+    """Write down that VideoSDK refused a stop, and that the list shows nothing."""
+    return track.finish(lead, "stopped", confirmed_by="list", because="stopped", **{"answered": True} | more)
+
+
+def told(track: Track) -> tuple[int, int]:
+    """Return how many events the room has, and how many targets."""
+    return int(cast("Any", track.redis.xlen(track.keys[4]))), int(cast("Any", track.redis.zcard(track.keys[3])))
+
+
+def test_stop_of_what_never_was_tells_nobody_and_goes_soon(track: Track) -> None:
+    """No event and no place in the room; for a while it is known that nothing was there, and then it is forgotten."""
+    lead = track.claim("stop")
+    assert (lead["action"], track.record["state"]) == ("stop", "stopping")
+    assert 0 < track.redis.pttl(track.keys[0]) <= MEMORY
+    assert track.redis.pttl(track.keys[0]) > BRIEFLY
+    not_found(track, lead, due_in=2000)
+    assert told(track) == (0, 0)
+    assert "records" not in track.room()
+    assert track.redis.pttl(track.keys[0]) <= BRIEFLY
+    # The list is asked once more when it has had time, and no more.
+    assert track.due == SETTLE + 100
+    assert say(track.claim("stop"))[0] == "idle"
+    track.wait(SETTLE + 100)
+    assert track.confirm("stopped", due_in=5000)["how"] == "ok"
+    assert track.due is None
+    assert told(track) == (0, 0)
+
+
+def test_list_that_had_no_time_is_asked_again_for_what_never_was(track: Track) -> None:
+    """An earlier look says nothing of what began a moment ago."""
+    not_found(track, track.claim("stop"), due_in=2000)
+    track.wait(SETTLE - 1)
+    track.confirm("stopped", due_in=1000)
+    assert track.due == 1000
+
+
+@pytest.mark.parametrize("state", ["stopping", "recording", "stopped"])
+def test_stop_of_the_unheard_of_that_finds_something_is_told(track: Track, state: str) -> None:
+    """VideoSDK stopped something, or says that it records: readers hear of it. Not while that is not known."""
+    lead = track.claim("stop")
+    track.finish(lead, state, confirmed_by="reply" if state == "stopped" else "", due_in=1000)
+    assert told(track) == ((0, 0) if state == "stopping" else (1, 1))
+    assert track.redis.pttl(track.keys[0]) > BRIEFLY
+
+
+def test_stop_of_the_unheard_of_is_kept_while_anything_may_land(track: Track) -> None:
+    """Right after the epoch a start that was forgotten may land: the stop is due until a probe has looked."""
+    track.lose()
+    track.claim("reconcile")
+    track.wait(GRACE)
+    lead = track.claim("stop")
+    not_found(track, lead)
+    assert (track.stop_due, track.left("start_may_land_until")) == (True, QUIET - GRACE)
+    assert track.redis.pttl(track.keys[0]) > BRIEFLY
+    track.wait(QUIET)
+    not_found(track, track.claim("reconcile"), settled=True)
+    assert not track.stop_due
+    assert track.redis.pttl(track.keys[0]) <= BRIEFLY
+    assert told(track) == (0, 0)
+
+
+def test_stop_of_the_unheard_of_that_was_not_sent_goes_soon(track: Track) -> None:
+    """Its caller is told so; another stop that waits is not forgotten with it."""
+    track.release(track.claim("stop"))
+    assert track.redis.pttl(track.keys[0]) <= BRIEFLY
+    lead = track.claim("stop")
+    track.claim("stop")
+    track.release(lead)
+    assert track.stop_due
+    assert track.redis.pttl(track.keys[0]) > BRIEFLY
+    assert told(track) == (0, 0)
+
+
+def test_stop_of_what_readers_know_is_told_as_ever(track: Track) -> None:
+    """A start that VideoSDK refused, one that was given up, and a recording: the room was shown them."""
+    fresh_stop(track)
+    track.wait(TRUST + 1)
+    events, _ = told(track)
+    not_found(track, track.claim("stop"))
+    assert told(track) == (events + 2, 1)
+    assert track.redis.pttl(track.keys[0]) > BRIEFLY
+
+
+def test_stop_of_what_a_list_has_shown_is_told(track: Track) -> None:
+    """Something was seen that no record tells of: it is not unheard of."""
+    track.invalidate()
+    track.claim("stop")
+    assert told(track) == (1, 1)
+
+
+def test_finish_of_a_stop_of_what_never_was_may_be_repeated(track: Track) -> None:
+    """A reply that was lost: written once. A rewrite after a failover is looked at again, like all that was before."""
+    lead = track.claim("stop")
+    not_found(track, lead)
+    assert not_found(track, lead)["how"] == "repeated"
+    track.lose()
+    track.claim("reconcile")
+    track.wait(QUIET + GRACE)
+    assert not_found(track, lead, late=True)["how"] == "restored"
+    assert (track.due, track.redis.pttl(track.keys[0]) > BRIEFLY) == (0, True)
+
+
+# --- room, for its readers -------------------------------------------------------------------------------------------
 
 
 def test_room_without_events_gives_a_reader_a_mark(track: Track) -> None:

@@ -25,7 +25,23 @@ LASTING: Final = {
     "lease": LEASE, "trust": TRUST, "quiet": QUIET, "settle": SETTLE, "grace": GRACE,
 }  # fmt: skip
 
+_TEXTS: Final = (
+    "state", "holder", "action", "before", "hint", "result", "fingerprint", "recording", "because", "upstream",
+)  # fmt: skip
+_NUMBERS: Final = (
+    "lease", "waiting", "generation", "confirmed", "suspect_since", "uncertain_since", "start_may_land_until",
+    "stop_may_land_until", "stop_requested_at", "started_op",
+)  # fmt: skip
+EMPTY: Final[dict[str, str]] = {**dict.fromkeys(_TEXTS, ""), **dict.fromkeys(_NUMBERS, "0")}
+"""What scripts take fields for that are not there."""
+
 Reply = dict[str, Any]
+
+
+def whole(fields: dict[str, str]) -> dict[str, str]:
+    """Return a record with the fields that it leaves out; nothing where there is none."""
+    return EMPTY | fields if fields else {}
+
 
 _numbers = itertools.count()
 
@@ -152,7 +168,7 @@ class Track:
     @property
     def record(self) -> dict[str, str]:
         """The record."""
-        return cast("dict[str, str]", self.redis.hgetall(self.keys[0]))
+        return whole(cast("dict[str, str]", self.redis.hgetall(self.keys[0])))
 
     @property
     def due(self) -> int | None:

@@ -14,7 +14,7 @@ import redis
 
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests.coordinator import test_decisions, written
-from tests.coordinator.track import GRACE, LEASE, Reply, Track
+from tests.coordinator.track import EMPTY, GRACE, LEASE, Reply, Track
 
 FILE: Final = Path(__file__).parent / "transitions.txt"
 BEGINS: Final[dict[str, Callable[[Track], None]]] = {row[0].__name__: row[0] for row in test_decisions.TABLE}
@@ -157,7 +157,7 @@ class Difference:
 
     def __init__(self, track: Track) -> None:
         self._track = track
-        self._before = track.record
+        self._before = track.record or EMPTY
         self._due = track.due and track.due + track.ms
         self._events = self._count()
 

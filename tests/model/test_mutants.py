@@ -125,6 +125,14 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
         changed("release", never("fence")),
         rows.test_release_twice_or_by_another_attempt_does_nothing,
     ),
+    "every stop is told": (
+        changed("claim", becomes("quiet-stop", "save(changes, a.ttl)")),
+        rows.test_stop_of_what_never_was_tells_nobody_and_goes_soon,
+    ),
+    "what never was is forgotten though a start may land": (
+        changed("finish", value("keep-what-may-land", "never")),
+        rows.test_stop_of_the_unheard_of_is_kept_while_anything_may_land,
+    ),
     "no seen": (
         changed("claim", never("hand-over")),
         rows.test_joiner_is_handed_the_result_of_its_operation_only,

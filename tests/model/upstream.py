@@ -232,7 +232,9 @@ class ImaginedVideoSDK(VideoSDK):
         """Send a stop."""
         await self._upstream.post(self._process, "stop", may_send, attempt)
 
-    async def list_rows(self, path: str, room: str, participant: str | None = None) -> list[ListedRow]:
+    async def list_rows(
+        self, path: str, room: str, participant: str | None = None, *, for_readers: Callable[[], None] | None = None
+    ) -> list[ListedRow]:
         """Ask for the list."""
         return await self._upstream.list(self._process)
 

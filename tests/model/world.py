@@ -20,6 +20,7 @@ from gateway.coordinator import Timing
 from gateway.errors import GatewayError, UpstreamError
 from gateway.store import clock
 from gateway.store.notifications import OperationFinished
+from tests.coordinator.track import whole
 from tests.model.clockwork import OWNER, VirtualLoop
 from tests.model.replica import Call, Process
 from tests.model.upstream import EPOCH, TRACK, Fate, Upstream
@@ -211,7 +212,7 @@ class World:
 
     def record(self) -> dict[str, str]:
         """Return the track's record."""
-        return cast("dict[str, str]", self.redis.hgetall(self.key))
+        return whole(cast("dict[str, str]", self.redis.hgetall(self.key)))
 
     def run(self, name: str, text: str, keys: Sequence[str], arguments: dict[str, Any]) -> bytes:
         """Run a script at this moment, check what it did, and hand out what it published."""
@@ -239,7 +240,8 @@ class World:
             promoting = "/promote_to_start" if a.get("promote_to_start") else ""
             self.note(f"    {name}{promoting} {' '.join(filter(None, details))}: {what}")
         if name == "finish" and what in {"ok", "restored", "late"}:
-            self._results[a["op"]] = "" if a.get("late") else a["result"]
+            # Where no other process waits, none can ask.
+            self._results[a["op"]] = "" if a.get("late") or not self.record()["result"] else a["result"]
             self._written_at = self.now
         if name != "claim":
             return
@@ -259,6 +261,7 @@ class World:
         pipeline.hgetall(record).zscore(due, record).get(epoch)
         pipeline.pttl(record).pttl(due).pttl(epoch)
         fields, self.score, mark, *ttls = pipeline.execute()
+        fields = whole(fields)
         self.snapshots.append({"record": fields, "score": self.score, "mark": mark, "at": self.now})
         if -1 in ttls:
             self.violate(f"after {name} a key has no TTL: {ttls}")

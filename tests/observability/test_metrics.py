@@ -57,6 +57,7 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "videosdk_token_expires_seconds": ("gauge", set()),
     "event_readers": ("gauge", set()),
     "refused": ("counter", {"bound"}),
+    "idempotency_keys_forgotten": ("counter", set()),
 }
 """Alerts, dashboard and runbook rely on these names; what has gone or changed its labels breaks them silently."""
 
@@ -115,6 +116,10 @@ BEGUN: dict[tuple[str, str], set[str]] = {
     ("refused_total", "bound"): {
         "connections",
         "connections-per-address",
+        "questions-per-caller",
+        "reader-calls",
+        "starts-per-caller",
+        "starts-per-target",
         "event-readers",
         "event-readers-per-caller",
         "event-readers-per-room",

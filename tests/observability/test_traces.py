@@ -105,6 +105,44 @@ async def test_trace_of_a_start_links_its_joiners_on_two_processes(
         check_attributes(collector.spans)
 
 
+async def test_trace_header_of_an_unknown_caller_decides_nothing(
+    valkey: EmbeddedValkey,
+    simulator: Simulator,
+    demo: harness.Demo,
+    new_track: NewTrack,
+    started: Started,
+    tmp_path: Path,
+) -> None:
+    """Neither which trace a request is part of, nor whether it is sampled; of a caller who is known it decides both."""
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+    stranger, known = Parent(), Parent()
+    async with Collector() as collector:
+        sampled = {**collector.settings, "OTEL_TRACES_SAMPLER": "parentbased_always_off"}
+        always, asked = (
+            started(settings | collector.settings, tmp_path / "always"),
+            started(settings | sampled, tmp_path / "asked"),
+        )
+        for process in (always, asked):
+            await process.ready()
+            async with harness.client(process.url) as client:
+                for authorization in ("", "Bearer gw_00000000_wrong", "Bearer eyJhbGciOiJIUzI1NiJ9.e30."):
+                    headers = stranger.headers | {"authorization": authorization}
+                    assert (await client.start(new_track(), headers=headers)).status_code == 401
+                for path in ("/docs", "/nowhere", "/v1/rooms/a/events?ticket=x"):
+                    await client.get(path, headers=stranger.headers)
+            async with harness.client(process.url, demo.key) as client:
+                assert (await client.start(new_track(), headers=known.headers)).status_code == 201
+            assert await ended(process) == 0
+        servers = [span for span in collector.spans if span.kind == "SERVER"]
+        assert stranger.trace not in {span.trace for span in collector.spans}
+        refused = [span for span in servers if span.attributes.get("gateway.outcome") == "unauthenticated"]
+        assert len(refused) == 4
+        assert {span.parent for span in refused} == {""}
+        mine = [span for span in servers if span.trace == known.trace]
+        assert [(span.name, span.parent) for span in mine] == [(ROUTE, known.id)] * 2
+        assert len({span.process for span in servers if span.trace != known.trace}) == 1
+
+
 async def test_trace_header_to_videosdk_holds_only_the_span(
     valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
 ) -> None:

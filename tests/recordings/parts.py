@@ -180,6 +180,7 @@ class Parts:
             self.connection.errors.clear()
             await self.room_feeds.close()
             await self.recordings.close(grace=5)
+            await self.listings.close()
             await self.videosdk.aclose()
             await self.connection.aclose()
 

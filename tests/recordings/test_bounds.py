@@ -196,7 +196,8 @@ async def test_lists_of_many_rooms_are_forgotten_but_the_latest(
     valkey: EmbeddedValkey, simulator: Simulator, participant: str | None
 ) -> None:
     """Of three rooms the first is asked for again, the other two are still known."""
-    async with Parts(valkey, simulator.url, listings={"max_remembered": 2}).running(settling=False) as parts:
+    bounds = {"max_remembered": 2, "max_unknown": 2}
+    async with Parts(valkey, simulator.url, listings=bounds).running(settling=False) as parts:
         for room in ("one", "two", "three"):
             await parts.listings.ask(room, participant, max_age=3600)
         for room in ("two", "three"):
@@ -263,7 +264,7 @@ async def use(here: Parts, there: Parts, rate_limiter: RateLimiter, simulator: S
 
 async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """After seven tracks no part holds more than after three: no results, lists, locks, waiters, feeds or leases."""
-    bounds: dict[str, Any] = {"listings": {"max_remembered": 2}, "batches": {"max_results": 2}}
+    bounds: dict[str, Any] = {"listings": {"max_remembered": 2, "max_unknown": 2}, "batches": {"max_results": 2}}
     async with (
         Parts(valkey, simulator.url, **bounds).running() as here,
         Parts(valkey, simulator.url, **bounds).running() as there,

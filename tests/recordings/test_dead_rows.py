@@ -20,7 +20,6 @@ pytestmark = pytest.mark.anyio
 TIMES = {**harness.FAST, "GATEWAY_TRUST_SECONDS": "0"}
 """What is believed is always looked up."""
 WATCHED = {**TIMES, "GATEWAY_CHECK_SECONDS": "1"}
-ALL = 'scopes = ["recordings:start", "recordings:stop", "recordings:read", "recordings:admin"]\n'
 
 
 @asynccontextmanager
@@ -28,7 +27,7 @@ async def serving(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, times: dict[str, str] = TIMES
 ) -> AsyncGenerator[ApiClient]:
     """Serve a gateway that looks often, to a caller who may do everything."""
-    demo.file.write_text(demo.file.read_text() + ALL)
+    demo.file.write_text(harness.scoped(demo.file.read_text()))
     settings = harness.environment(valkey.url, simulator.url, demo.file, **times)
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         yield gateway
@@ -156,7 +155,7 @@ async def test_stop_of_its_own_recording_is_repeated_however_often_it_is_refused
     track = new_track()
     async with serving(valkey, simulator, demo) as gateway:
         assert (await gateway.start(track)).status_code == 201
-        simulator.inject(Fault(action="refuse", endpoint="stop", status=400, times=5))
+        simulator.inject(Fault(action="refuse", endpoint="stop", status=400, times=5, room_id=track["roomId"]))
         assert (await gateway.stop(track)).status_code == 202
         await status_becomes(gateway, track, "stopped")
         assert running(simulator, track) == 0

@@ -1,15 +1,22 @@
 """Lists are asked for together, and whoever waits for one hears what became of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
+from gateway.errors import Refused, TooManyRequests, UpstreamError
+from gateway.observability import metrics
 from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.targets import Kind, Mode, Target
+from gateway.sandbox.faults import Fault
+from gateway.sandbox.shapes import Target as SimulatedTarget
+from gateway.sandbox.simulator import Simulator
 from gateway.secrets import Secret
 from gateway.videosdk.client import ListedRow, VideoSDK
-from gateway.videosdk.tokens import FixedToken
+from gateway.videosdk.tokens import FixedToken, MintedTokens
 from tests import harness
 
 pytestmark = pytest.mark.anyio
@@ -66,3 +73,165 @@ async def test_list_that_fails_unexpectedly_fails_for_every_waiter() -> None:
         told += await asyncio.gather(*late, return_exceptions=True)
     assert [type(error) for error in told] == [RuntimeError] * 3
     await videosdk.aclose()
+
+
+class Paying:
+    """A reader that can pay for so many calls."""
+
+    def __init__(self, calls: int = 1000) -> None:
+        self.paid = 0
+        self._most = calls
+
+    async def admit(self) -> None:
+        """Pay for one call."""
+        if self.paid >= self._most:
+            raise TooManyRequests("no more")
+        self.paid += 1
+
+    def spend(self, calls: int) -> None:
+        """Pay for more."""
+        self.paid += calls
+
+
+@asynccontextmanager
+async def listing(simulator: Simulator, *, max_unknown: int = 10_000, **bounds: Any) -> AsyncGenerator[ListingCache]:
+    """Yield what asks a simulated VideoSDK for lists."""
+    tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
+    videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, **bounds)
+    listings = ListingCache(videosdk, max_remembered=2, max_unknown=max_unknown)
+    yield listings
+    await listings.close()
+    await videosdk.aclose()
+
+
+def asked(simulator: Simulator) -> int:
+    """Return how many lists were asked for."""
+    return sum(call.endpoint == "list" for call in simulator.calls)
+
+
+async def test_list_of_an_operation_does_not_wait_for_that_of_a_reader(simulator: Simulator) -> None:
+    """The reader's list of the same room never ends: the operation's is asked beside it."""
+    simulator.inject(Fault(action="hang_before", endpoint="list"))
+    async with listing(simulator) as listings:
+        reader = asyncio.create_task(listings.ask("room", asker=Paying()))
+        await harness.eventually(lambda: asked(simulator) == 1)
+        async with asyncio.timeout(harness.BOUND):
+            assert (await listings.ask("room")).rows == []
+        assert not reader.done()
+        reader.cancel()
+
+
+@pytest.mark.parametrize(("places", "most"), [(4, 2), (2, 1), (1, 1)])
+async def test_lists_of_readers_leave_places_to_operations(simulator: Simulator, places: int, most: int) -> None:
+    """Of four places readers take two, however many they are; with one place they have to share it."""
+    rooms = [f"room-{number}" for number in range(6)]
+    simulator.inject(*(Fault(action="hang_before", endpoint="list", room_id=room, times=None) for room in rooms))
+    async with listing(simulator, max_connections=places, max_for_readers=2) as listings:
+        readers = [asyncio.create_task(listings.ask(room, asker=Paying())) for room in rooms]
+        await harness.eventually(lambda: asked(simulator) == most)
+        if places > 1:
+            async with asyncio.timeout(harness.BOUND):
+                await listings.ask("another")
+            assert asked(simulator) == most + 1
+        for reader in readers:
+            reader.cancel()
+
+
+async def test_reader_without_a_place_in_time_is_not_sent(simulator: Simulator) -> None:
+    """It is told that nothing is known, which the metric counts."""
+    simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
+    counted: Any = metrics._REFUSED.labels("reader-calls")
+    before = counted._value.get()
+    tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
+    videosdk = VideoSDK(simulator.url, tokens, timeout=0.3, max_for_readers=1)
+    listings = ListingCache(videosdk)
+    slow = asyncio.create_task(listings.ask("slow", asker=Paying()))
+    await harness.eventually(lambda: asked(simulator) == 1)
+    # As long as a call may take: one of them may get the place of the slow one at that moment, and keeps it.
+    answers = await asyncio.gather(
+        slow, *(listings.ask(f"room-{number}", asker=Paying()) for number in range(3)), return_exceptions=True
+    )
+    assert all(isinstance(answer, UpstreamError) for answer in answers)
+    assert counted._value.get() >= before + 2
+    assert asked(simulator) <= 2
+    await videosdk.aclose()
+
+
+async def test_reader_pays_for_the_calls_that_it_causes(simulator: Simulator) -> None:
+    """Three pages are three calls; who joins pays nothing, and neither does who gets what is remembered."""
+    for number in range(250):
+        simulator.account.start(_target(f"p{number}"), {}, None)
+    one, other = Paying(), Paying()
+    async with listing(simulator) as listings:
+        simulator.inject(harness.delay("list", 0.05))
+        first = asyncio.create_task(listings.ask("room", asker=one))
+        await harness.turns(3)
+        second = asyncio.create_task(listings.ask("room", asker=other))
+        third = asyncio.create_task(listings.ask("room", asker=Paying(0)))
+        assert len((await first).rows) == 250
+        await asyncio.gather(second, third)
+        await listings.ask("room", max_age=60, asker=Paying(0))
+        assert (one.paid, other.paid, asked(simulator)) == (3, 3, 6)
+
+
+async def test_reader_that_cannot_pay_causes_no_call(simulator: Simulator) -> None:
+    """It is refused before it is queued, and takes nothing with it."""
+    async with listing(simulator) as listings:
+        with pytest.raises(TooManyRequests):
+            await listings.ask("room", asker=Paying(0))
+        assert asked(simulator) == 0
+        assert (await listings.ask("room", asker=Paying())).rows == []
+
+
+async def test_unknown_rooms_are_remembered_beside_the_others(simulator: Simulator) -> None:
+    """Any number of made-up rooms pushes out no room that records, and each is asked for once."""
+    simulator.account.start(_target("p"), {}, None)
+    async with listing(simulator, max_unknown=5) as listings:
+        await listings.ask("room", max_age=60)
+        for _ in range(2):
+            for number in range(5):
+                await listings.ask(f"made-up-{number}", max_age=60)
+        assert len((await listings.ask("room", max_age=60)).rows) == 1
+        assert asked(simulator) == 6
+        # Once too many, the first one is forgotten.
+        await listings.ask("made-up-5", max_age=60)
+        await listings.ask("made-up-0", max_age=60)
+        assert asked(simulator) == 8
+        listings.forget_unknown("made-up-0")
+        await listings.ask("made-up-0", max_age=60)
+        assert asked(simulator) == 9
+
+
+async def test_room_that_videosdk_refuses_to_list_is_remembered(simulator: Simulator) -> None:
+    """Readers are told so again without a call; an operation, which needs the truth, asks."""
+    simulator.inject(Fault(action="refuse", endpoint="list", room_id="room", status=404, times=None))
+    async with listing(simulator) as listings:
+        for _ in range(3):
+            with pytest.raises(Refused):
+                await listings.ask("room", max_age=60, asker=Paying())
+        assert asked(simulator) == 1
+        with pytest.raises(Refused):
+            await listings.ask("room")
+        assert asked(simulator) == 2
+        simulator.clear_faults()
+        listings.forget_unknown("room")
+        assert (await listings.ask("room", max_age=60, asker=Paying())).rows == []
+
+
+def _target(participant: str) -> SimulatedTarget:
+    return SimulatedTarget("track", "room", participant, "video")
+
+
+async def test_lists_are_given_up_at_the_end(simulator: Simulator) -> None:
+    """Neither what VideoSDK is asked nor what waits for a place goes on: no call is made after that."""
+    simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
+    async with listing(simulator, max_for_readers=1) as listings:
+        asking = [asyncio.create_task(listings.ask(f"room-{number}", asker=Paying())) for number in range(3)]
+        asking.append(asyncio.create_task(listings.ask("room-0")))
+        await harness.eventually(lambda: asked(simulator) == 2)
+        async with asyncio.timeout(harness.BOUND):
+            await listings.close()
+        assert all(
+            isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*asking, return_exceptions=True)
+        )
+        assert asked(simulator) == 2

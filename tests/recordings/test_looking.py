@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 import pytest
 
 from gateway.coordinator import Command, Completion, Record
+from gateway.errors import NotFound
 from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
 from gateway.recordings.model import Answer
 from gateway.recordings.webhook_events import EventType
@@ -86,6 +87,19 @@ async def test_list_of_an_unknown_room_asks_videosdk_for_the_room(parts: Parts, 
     """Nothing is known, and something may record."""
     assert await parts.recordings.list("elsewhere") == []
     assert lists(simulator) == [None]
+
+
+async def test_start_in_a_room_remembered_as_unknown_has_it_asked_for_again(parts: Parts, simulator: Simulator) -> None:
+    """For a while VideoSDK is asked once for a room of which it shows nothing, but not beyond a start there."""
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            await parts.recordings.get(BOB)
+        assert await parts.recordings.list(ROOM) == []
+    assert lists(simulator) == [None]
+    await start(parts, ADA)
+    with pytest.raises(NotFound):
+        await parts.recordings.get(BOB)
+    assert lists(simulator) == [None, None]
 
 
 # --- the reconciler --------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ async def test_stop_without_an_answer_is_repeated_until_known(
     """202 `stop_requested`; then the settler stops it again, whether or not anybody asks."""
     track = new_track()
     await hasty.start(track)
-    simulator.inject(Fault(action="reset_before", endpoint="stop", times=2))
+    simulator.inject(Fault(action="reset_before", endpoint="stop", times=2, room_id=track["roomId"]))
     answer = await hasty.stop(track)
     assert answer.status_code == 202
     assert answer.json()["outcome"] == "stop_requested"
@@ -209,7 +209,7 @@ async def test_stop_refused_too_early_is_repeated(
         async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
             track = new_track()
             await gateway.start(track)
-            simulator.inject(Fault(action="refuse", endpoint="stop", status=404))
+            simulator.inject(Fault(action="refuse", endpoint="stop", status=404, room_id=track["roomId"]))
             stop = await gateway.stop(track)
             assert stop.status_code == 202
             await status_becomes(gateway, track, "stopped")
@@ -268,7 +268,7 @@ async def test_stop_with_a_foreign_success_is_repeated_until_known(
     """The stop never reached VideoSDK: it is not called stopped, and stopped a moment later."""
     track = new_track()
     await hasty.start(track)
-    simulator.inject(Fault(action="error", endpoint="stop", status=status, body=body, times=2))
+    simulator.inject(Fault(action="error", endpoint="stop", status=status, body=body, times=2, room_id=track["roomId"]))
     answer = await hasty.stop(track)
     assert (answer.status_code, answer.json()["outcome"]) == (202, "stop_requested")
     assert answer.json()["status"] == "stopping"
@@ -282,7 +282,9 @@ async def test_stop_of_which_every_answer_is_foreign_ends_by_the_list(
     """Each stop arrives and each answer is replaced on its way: the list shows that nothing runs any more."""
     track = new_track()
     await hasty.start(track)
-    simulator.inject(Fault(action="error_after_apply", endpoint="stop", status=200, body="html", times=None))
+    simulator.inject(
+        Fault(action="error_after_apply", endpoint="stop", status=200, body="html", times=None, room_id=track["roomId"])
+    )
     assert (await hasty.stop(track)).status_code == 202
     await status_becomes(hasty, track, "stopped")
     assert all(row.closed for row in simulator.rows)

@@ -267,18 +267,38 @@ async def deadline_strikes(scene: Scene, given: Given) -> bool:
         return (await caller).json().get("type") == "/problems/deadline-exceeded"
 
 
+async def kept_answers(scene: Scene, given: Given, starts: int) -> list[tuple[float, int]]:
+    """Return for how many hours Redis keeps what it remembers under a new caller's keys, and how many there are.
+
+    Args:
+        scene: Where.
+        given: Settings.
+        starts: How many starts the caller sends, each under a key of its own.
+    """
+
+    async def keys() -> dict[str, tuple[float, int]]:
+        async with Redis.from_url(scene.valkey.url, decode_responses=True) as redis:
+            names = [name async for name in redis.scan_iter(match="rec:*:answered:*", count=1000)]
+            return {name: (math.ceil(await redis.pttl(name) / 36_000) / 100, await redis.zcard(name)) for name in names}
+
+    key, entry = new_key(f"keyed-{uuid.uuid4().hex[:8]}")
+    file = scene.folder / "keyed.toml"
+    file.write_text(entry)
+    before = await keys()
+    async with scene.serving({**given, "GATEWAY_CALLERS_FILE": str(file)}, key) as gateway:
+        for _ in range(starts):
+            await gateway.start(scene.track(), headers={"idempotency-key": uuid.uuid4().hex})
+    return [seen for name, seen in (await keys()).items() if name not in before]
+
+
 async def hours_that_an_answer_is_kept(scene: Scene, given: Given) -> list[float]:
     """Return for how many hours Redis keeps the answer to a start with a key."""
+    return [hours for hours, _ in await kept_answers(scene, given, 1)]
 
-    async def answers() -> dict[str, float]:
-        async with Redis.from_url(scene.valkey.url, decode_responses=True) as redis:
-            keys = [key async for key in redis.scan_iter(match="rec:*:answer:*", count=1000)]
-            return {key: math.ceil(await redis.pttl(key) / 36_000) / 100 for key in keys}
 
-    before = await answers()
-    async with scene.serving(given) as gateway:
-        await gateway.start(scene.track(), headers={"idempotency-key": uuid.uuid4().hex})
-    return [hours for key, hours in (await answers()).items() if key not in before]
+async def keys_that_are_remembered(scene: Scene, given: Given) -> list[int]:
+    """Return how many keys are remembered of a caller that has sent three."""
+    return [count for _, count in await kept_answers(scene, given, 3)]
 
 
 # --- who may ask, and how often ---------------------------------------------------------------------------------------
@@ -346,6 +366,29 @@ async def starts_of_one_caller(scene: Scene, given: Given) -> list[int]:
     file.write_text(entry)
     async with scene.serving({**given, "GATEWAY_CALLERS_FILE": str(file)}, key) as gateway:
         return [(await gateway.start(scene.track())).status_code for _ in range(2)]
+
+
+async def questions_of_one_caller(scene: Scene, given: Given) -> list[int]:
+    """Return what two questions about made-up rooms are answered, of a new caller."""
+    key, entry = new_key(f"asking-{uuid.uuid4().hex[:8]}")
+    file = scene.folder / "asking.toml"
+    file.write_text(entry)
+    async with scene.serving({**given, "GATEWAY_CALLERS_FILE": str(file)}, key) as gateway:
+        return [(await gateway.list(scene.track()["roomId"])).status_code for _ in range(2)]
+
+
+async def lists_side_by_side(scene: Scene, given: Given) -> int:
+    """Return how many lists for readers are on their way at once while VideoSDK answers none."""
+    rooms = [scene.track()["roomId"] for _ in range(4)]
+    scene.simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
+    async with scene.serving(given) as gateway:
+        # Each reader is answered without its list after a moment.
+        answers = await asyncio.gather(*(gateway.list(room) for room in rooms))
+        assert {answer.status_code for answer in answers} == {200}
+        # The gateway also looks after what other tests left behind.
+        seen = sum(call.room_id in rooms for call in scene.simulator.calls)
+    scene.simulator.clear_faults()
+    return seen
 
 
 async def starts_of_one_track(scene: Scene, given: Given) -> list[int]:

@@ -1,6 +1,7 @@
 """The gateway on every kind of Redis it supports: one flow, one answer, whatever lies beneath."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.anyio
 
 
 ACL_RULES = (
-    "resetchannels ~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +pexpire +pttl +zadd +zrem +zrange "
-    "+zrevrange +xadd +xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
+    "resetchannels ~rec:* &rec:* -@all +evalsha +eval +hgetall +hmget +hset +hdel +pexpire +pttl +zadd +zrem +zrange "
+    "+zrevrange +zscore +xadd +xrange +xrevrange +get +getdel +set +publish +subscribe +unsubscribe +ping +info +time"
 )
 """What `docs/operating.md` has operators grant."""
 
@@ -57,12 +58,16 @@ async def start_join_stop(redis_url: str, simulator: Simulator, demo: harness.De
         assert len({answer.json()["id"] for answer in answers}) == 1
         ticket = (await first.post(f"/v1/rooms/{track['roomId']}/events/tickets")).json()["ticket"]
         async with listening(second, track["roomId"], ticket=ticket) as reader:
-            stopped = await first.stop(track)
+            key = {"idempotency-key": uuid.uuid4().hex}
+            stopped = await first.stop(track, headers=key)
             assert stopped.json()["outcome"] == "stopped"
+            assert (await second.stop(track, headers=key)).content == stopped.content
+            # Of what nobody has heard of, too.
+            assert (await second.stop(new_track(kind="audio"))).json()["outcome"] == "not_recording"
             await reader.until_statuses("stopping", "stopped")
         # Of this room: on a shared server its gateways also look after what other tests left behind.
         calls = harness.calls_for(simulator, track["roomId"])
-        assert [call.endpoint for call in calls if call.method == "POST"] == ["start", "stop"]
+        assert [call.endpoint for call in calls if call.method == "POST"] == ["start", "stop", "stop"]
 
 
 async def test_start_join_stop_on_the_embedded_valkey(

@@ -1,0 +1,35 @@
+"""How fast calls may follow each other, and who goes first."""
+
+import asyncio
+
+import pytest
+
+from gateway.videosdk.pace import Pace
+from tests import harness
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_turns_of_those_that_go_last_hold_up_others_by_one_at_most() -> None:
+    """Five that let others go first come, then one that does not: it is the second or third to have its turn."""
+    pace, order = Pace(200), list[str]()
+
+    async def take(name: str, *, last: bool) -> None:
+        await pace.turn(last=last)
+        order.append(name)
+
+    readers = [asyncio.create_task(take(f"reader {number}", last=True)) for number in range(5)]
+    await harness.turns(3)
+    await take("start", last=False)
+    before = order.index("start")
+    await asyncio.gather(*readers)
+    assert before <= 2
+    assert len(order) == 6
+
+
+async def test_turns_without_a_rate_are_taken_at_once() -> None:
+    """0 is no limit."""
+    pace = Pace(0)
+    async with asyncio.timeout(harness.BOUND):
+        for last in (True, False) * 50:
+            await pace.turn(last=last)
