@@ -117,6 +117,8 @@ class WebhookQueue:
             self._places.take(sender=sender, room=event.room_id)
             entry.sender, entry.state = sender, _State.PAUSES  # until its timer says that it has rested
             return True
+        # It is not given up sooner for an earlier one that met a Redis which did not answer.
+        entry.tries = min(entry.tries, 1)
         again, entry.again = entry.again, entry.state is _State.RUNS
         return entry.again and not again
 

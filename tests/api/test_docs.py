@@ -6,6 +6,9 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
+from litestar.testing import RequestFactory
+
+from gateway.api.static_files import StaticFile
 
 pytestmark = pytest.mark.anyio
 
@@ -111,6 +114,22 @@ async def test_docs_file_that_the_client_has_is_not_sent_again(gateway: httpx.As
         answer = await gateway.get(path, headers={"accept-encoding": accepted, "if-none-match": known})
         assert answer.status_code == 200
         assert answer.content
+
+
+def test_static_file_is_read_once_and_all_answers_share_its_bytes() -> None:
+    """However many ask, the process holds the file once as it is and once compressed."""
+    reads: list[str] = []
+
+    def read() -> bytes:
+        reads.append("read")
+        return b"x" * 5000
+
+    file = StaticFile(read, "text/plain")
+    for accepted in ("gzip", "identity"):
+        request = RequestFactory().get("/", headers={"accept-encoding": accepted})
+        first, second = file.answer(request), file.answer(request)
+        assert first.content is second.content
+    assert reads == ["read"]
 
 
 async def test_docs_assets_load_nothing_from_other_hosts(gateway: httpx.AsyncClient) -> None:

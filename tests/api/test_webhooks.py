@@ -505,6 +505,18 @@ async def test_webhook_beyond_the_bound_is_refused_with_retry_after(
         await harness.eventually(lambda: len(door.heard) == 5)
 
 
+async def test_webhook_that_joins_an_earlier_one_has_tries_of_its_own(simulator: Simulator) -> None:
+    """It is not given up with the earlier one, which met a Redis that did not answer for long."""
+    async with opened(simulator, pauses=(0.01, 0.5), rest=3600) as door:
+        door.deaf_for = 3
+        await door.send(SAMPLE)
+        await harness.eventually(lambda: door.deaf_for == 1)
+        await door.send(SAMPLE)
+        await harness.eventually(lambda: not door.deaf_for)
+        await door.webhook_receiver.close(20)
+        assert len(door.heard) == 1
+
+
 @pytest.mark.parametrize("reason", [CoordinationUnavailable, NewerRecord])
 async def test_webhook_during_a_redis_outage_is_retried(door: Door, reason: type[GatewayError]) -> None:
     """It is tried again, also when the process is told to stop meanwhile.
