@@ -217,12 +217,9 @@ class ListingCache:
         participant = next(iter(batch.participants)) if len(batch.participants) == 1 else None
         asked_at = clock()
         try:
-            listed = Listing(
-                rows := await self._rows(room, participant, batch),
-                asked_at,
-                frozenset(batch.modes),
-                max(rows, key=lambda row: milliseconds(row.start), default=None),
-            )
+            rows = await self._rows(room, participant, batch)
+            newest = max(rows, key=lambda row: milliseconds(row.start), default=None)
+            listed = Listing(rows, asked_at, frozenset(batch.modes), newest)
         except UpstreamError as error:
             _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
             if isinstance(error, Refused) and participant is None:

@@ -51,7 +51,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     """
 
     processes: int = 4
-    storm: int = 4000
+    storm: int = 10_000
     webinar: int = 2000
     concurrency: int = 256
     alone: int = 400
@@ -115,7 +115,9 @@ def _at(path: str, requests: Sequence[bytes]) -> list[bytes]:
 
 
 async def _storm(folder: Path, sizes: Sizes) -> list[str]:
-    async with _gateways(folder, ANY, sizes.processes) as (bench, asking, gateways):
+    # One caller may wait for one target in a twentieth of the places.
+    settings = {"GATEWAY_MOST_WAITING": str(max(20 * sizes.storm // sizes.processes, 1000))}
+    async with _gateways(folder, ANY, sizes.processes, settings) as (bench, asking, gateways):
         body = {"roomId": slow_room("storm", _STORM_MS), "participantId": "p", "kind": "video"}
         request, each = asking.post(START, body), sizes.storm // sizes.processes
         (calls, _), (scripts, _) = await bench.upstream_calls(), bench.scripts()
