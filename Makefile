@@ -17,7 +17,7 @@ ENGINE ?= docker
 VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
-.PHONY: run test test-busy coverage mutants faults fuzz bench bench-crowds bench-readers image image-check sbom licences check format \
+.PHONY: run test test-busy coverage mutants faults fuzz bench bench-crowds bench-readers neighbours image image-check sbom licences check format \
 	openapi settings transitions chart lock clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
@@ -58,6 +58,9 @@ bench-crowds: $(VENV)/.synced  ## one client, storms, a webinar, and starts besi
 
 bench-readers: $(VENV)/.synced  ## what 2,000 readers of events cost
 	$(BIN)/python -m tests.bench.readers
+
+neighbours: $(VENV)/.synced  ## a service beside callers who do their worst for a minute; ARGS="--seconds 10"
+	$(BIN)/python -m tests.harm.neighbours $(ARGS)
 
 image: $(VENV)/.synced  ## build the image (ENGINE=docker, podman or buildah; BASE=another base)
 	$(ENGINE) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) \

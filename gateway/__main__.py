@@ -19,7 +19,8 @@ from gateway.errors import CoordinationUnavailable, CredentialsRefused, Upstream
 from gateway.observability import tracing
 from gateway.serving.server import NoPlaceError, serve
 from gateway.settings.load import SettingsError, load, warnings
-from gateway.settings.table import Settings, describe
+from gateway.settings.model import Settings
+from gateway.settings.table import describe
 
 __all__ = ["main"]
 

@@ -51,7 +51,7 @@ from gateway.recordings import (
 )
 from gateway.secrets import Secret, SecretFile
 from gateway.settings.load import named_project, warnings
-from gateway.settings.table import Settings
+from gateway.settings.model import Settings
 from gateway.settings.values import PROXY_URL, REDIS_URL, SECRET, ValueType
 from gateway.store.connection import Connection
 from gateway.store.idempotency_records import IdempotencyRecords

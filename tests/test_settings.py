@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.secrets import Secret
-from gateway.settings import table as settings_module
+from gateway.settings import model as settings_module
 from gateway.settings.load import SettingsError, load, warnings
-from gateway.settings.table import SETTINGS, Settings, describe
+from gateway.settings.model import Settings
+from gateway.settings.table import SETTINGS, describe
 
 ENOUGH = {
     "GATEWAY_REDIS_URL": "redis://:hunter2@redis.internal:6379/0?password=hunter3",
@@ -521,7 +522,7 @@ def test_settings_in_any_shape_show_no_secret(environ: dict[str, str]):
     shapes.append(str(render(None, "info", {"settings": settings, "url": settings.redis_url})))
     for shape in shapes:
         assert "hunter" not in shape
-        assert "[secret]" in shape
+        assert "[secret]" in shape or shape == "Settings()"
     for encode in (msgspec.json.encode, msgspec.to_builtins, pickle.dumps):
         with pytest.raises(TypeError):
             encode(settings)

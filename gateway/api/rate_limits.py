@@ -189,12 +189,17 @@ class Admission:
         """
         empty = [bucket for bucket in self._buckets if bucket.quota is not None and not bucket.quota.allowed]
         if empty:
-            metrics.refused("starts-per-caller" if empty[0].policy == "caller" else "starts-per-target")
             wait = max(bucket.quota.wait for bucket in empty if bucket.quota is not None)
             own = empty[0].policy == "caller"
             who = "You have sent" if own else "All callers of your sort together have sent"
             whom = "you" if own else f"for this {self._key[0].mode}"
-            raise TooManyRequests(f"{who} more requests in a minute than the gateway allows {whom}.", retry_after=wait)
+            bound = "starts-per-caller" if own else "starts-per-target"
+            metrics.refused(bound)
+            raise TooManyRequests(
+                f"{who} more requests in a minute than the gateway allows {whom}.",
+                retry_after=wait,
+                extensions={"bound": bound},
+            )
 
     def charge(self, ended: Outcome | GatewayError | None, *, was_sent: bool = False) -> None:
         """Take the rest if this was not free.
@@ -258,6 +263,7 @@ class Question:
             raise TooManyRequests(
                 "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you.",
                 retry_after=bucket.quota.wait,
+                extensions={"bound": _QUESTIONS},
             )
 
     def spend(self, calls: int) -> None:

@@ -50,6 +50,8 @@ _AT_ONCE_SECONDS = 0.001
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
 _RETRY_REFUSED_SECONDS = 3.0
+_NO_SESSION = frozenset({402, 403})
+"""What VideoSDK answers of a room that has no live session, or that there is not: nothing can begin in it."""
 _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
 
@@ -265,8 +267,15 @@ class Leader:
             pause = self._until_repeat(age)
             return await self._finish(operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
         if row is None:
+            # Where nothing is known of the target, the list is asked again only if something may just be beginning.
+            may_begin = operation.record.generation != "0" or error.status not in _NO_SESSION
             return await self._finish(
-                operation, Status.STOPPED, Outcome.NOT_RECORDING, confirmed_by="list", answered=True
+                operation,
+                Status.STOPPED,
+                Outcome.NOT_RECORDING,
+                confirmed_by="list",
+                answered=True,
+                looks_again=may_begin,
             )
         return await self._finish(
             operation,
@@ -375,6 +384,7 @@ class Leader:
         settled: bool = False,
         answered: bool = False,
         due_in: float = 0,
+        looks_again: bool = True,
     ) -> Result:
         lease, claim = operation.lease, operation.claim
         if state is Status.RECORDING and lease.action == "probe" and claim.before in NONE_RUNS:
@@ -413,7 +423,7 @@ class Leader:
             seen_at=operation.looked_at if confirmed_by == "list" else None,
             settled=settled,
             answered=answered,
-            due_in=due_in or self._look_again(operation, state, outcome),
+            due_in=due_in or (self._look_again(operation, state, outcome) if looks_again else 0),
             upstream=operation.upstream,
         )
         if finished.how == "stale" and not (lease.action == "stop" and state is Status.STOPPED):

@@ -20,7 +20,7 @@ from gateway.observability import logs, metrics
 from gateway.serving.connection import LineProtocol, connection_places
 from gateway.serving.unfinished import Unfinished
 from gateway.settings.load import load
-from gateway.settings.table import Settings
+from gateway.settings.model import Settings
 
 __all__ = ["SERVER", "NoPlaceError", "build", "serve"]
 

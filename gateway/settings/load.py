@@ -16,7 +16,8 @@ from typing import Any, Final
 import jwt
 
 from gateway.secrets import WrongTextError, read_value
-from gateway.settings.table import PREFIX, SETTINGS, Setting, Settings
+from gateway.settings.model import Settings
+from gateway.settings.table import PREFIX, SETTINGS, Setting
 from gateway.settings.values import is_loopback
 
 __all__ = ["SettingsError", "load", "named_project", "warnings"]

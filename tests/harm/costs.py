@@ -21,9 +21,8 @@ async def attacked(
     """Run a gateway process; yields a client for each caller, none of which has a limit of its own."""
     keys = {name: new_key(f"{name}-{folder.name}"[:64].strip("-")) for name in callers}
     file = folder / "callers.toml"
-    # As an operator would write it: nothing is said of limits.
-    scopes = 'scopes = ["recordings:start", "recordings:stop", "recordings:read"]'
-    file.write_text("".join(f"{entry}{scopes}\n" for _, entry in keys.values()))
+    # As the command writes it: nothing is said of limits.
+    file.write_text("".join(entry for _, entry in keys.values()))
     environ = harness.environment(redis_url, videosdk_url, file, **harness.CALM) | dict(settings)
     process = harness.GatewayProcess(environ, folder / "gateway.log")
     clients = [harness.client(process.url, key) for key, _ in keys.values()]

@@ -74,7 +74,7 @@ async def test_stop_by_a_join_token_of_a_services_recording_is_refused(on: Stage
 async def test_stop_of_a_join_tokens_recording_is_for_its_participant_moderators_and_services(
     on: Stage, new_track: NewTrack, by: str, ends: str
 ) -> None:
-    """What participants and moderators start they stop themselves, and so do services; nobody is locked out."""
+    """What participants and moderators start they stop themselves, and so do services."""
     track = new_track()
     who = {
         "participant": on.joins(track),
@@ -89,9 +89,7 @@ async def test_stop_of_a_join_tokens_recording_is_for_its_participant_moderators
     assert again.json()["outcome"] == "not_recording"
 
 
-async def test_stop_by_a_join_token_of_what_nobody_is_known_to_have_started_is_refused(
-    on: Stage, new_track: NewTrack
-) -> None:
+async def test_stop_by_a_join_token_of_what_has_no_known_starter_is_refused(on: Stage, new_track: NewTrack) -> None:
     """A recording begun beside the gateway, and one that never was: refused, without a call to VideoSDK."""
     beside, never, adopted = new_track(), new_track(), new_track()
     await on.start_beside(beside)

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.coordinator import Command, Completion, Record
 from gateway.errors import NotFound
 from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
-from gateway.recordings.model import Answer
+from gateway.recordings.model import Answer, Outcome
 from gateway.recordings.webhook_events import EventType
+from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.clock import clock
@@ -113,6 +115,19 @@ async def test_reconciler_asks_for_one_participant_or_for_the_room(
     await start(parts, *due)
     await parts.reconciler.check([key_of(parts, target) for target in due])
     assert lists(simulator) == asked
+
+
+@pytest.mark.parametrize(("status", "again"), [(400, True), (402, False), (403, False), (404, True), (409, True)])
+async def test_stop_of_what_never_was_has_the_list_asked_again_where_something_may_begin(
+    parts: Parts, valkey: EmbeddedValkey, simulator: Simulator, status: int, again: bool
+) -> None:
+    """Not where the room has no session: any number of such stops in made-up rooms costs no comparison."""
+    simulator.inject(Fault(action="refuse", endpoint="stop", status=status))
+    answer = await parts.recordings.stop(ADA, caller="demo", timeout=60)
+    assert answer.outcome == Outcome.NOT_RECORDING
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        scores = [await redis.zcard(key) async for key in redis.scan_iter(match="*:t:due")]
+    assert sum(scores) == again
 
 
 # --- webhooks --------------------------------------------------------------------------------------------------------
