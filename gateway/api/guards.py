@@ -81,7 +81,10 @@ class JsonRequest(Request[Any, Any, Any]):
         """
         data = self.route_handler.parsed_data_field
         assert data is not None  # noqa: S101 - Litestar asks for handlers with `data` only
-        return read_body(await self.body(), cast("type[Struct]", data.annotation))
+        decoded = read_body(await self.body(), cast("type[Struct]", data.annotation))
+        # Litestar would keep it for as long as the caller waits: of many, each with 64 KiB, that is much.
+        self._body = self._connection_state.body = b""
+        return decoded
 
 
 def takes(body: type[Struct], handler: _Handler) -> _Handler:
