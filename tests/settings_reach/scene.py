@@ -1,10 +1,10 @@
 """What a setting is observed with: a gateway served on a socket, between real servers that can be looked at."""
 
 import asyncio
-import ssl
+import sys
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -19,6 +19,7 @@ from gateway.sandbox.webhooks import Signer
 from gateway.sandbox.wire import Exchange, Reply, Request, Server
 from tests import harness
 from tests.api_client import START, STOP, ApiClient
+from tests.bench.processes import Served
 from tests.forward_proxy import ForwardProxy
 from tests.papers import make_papers
 
@@ -170,38 +171,22 @@ async def _nowhere(scene: Scene) -> str:
 
 async def _tls_server(scene: Scene) -> str:
     """Offer the server over TLS and nothing else: the one of the package knows none."""
-    papers = make_papers(scene.folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(papers.certificate, papers.key)
-    port = await scene.enter(_relayed(scene.valkey.url.removeprefix("unix://").partition("?")[0], context))
+    papers, port = make_papers(scene.folder), free_port()
+    path = scene.valkey.url.removeprefix("unix://").partition("?")[0]
+    command = (sys.executable, "-m", "tests.tls_relay", str(port), str(papers.certificate), str(papers.key), path)
+    await scene.enter(Served(command, port, scene.folder / "relay.log", environ={}, cores=frozenset()))
+
+    async def listens() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
+
+    await harness.until(listens)
     return f"rediss://127.0.0.1:{port}?socket_connect_timeout=20&socket_timeout=20"
-
-
-@asynccontextmanager
-async def _relayed(path: str, context: ssl.SSLContext) -> AsyncGenerator[int]:
-    """Offer a Unix socket over TLS; yields the port. At the end nothing of it is left open."""
-    relays: set[asyncio.Task[None]] = set()
-
-    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(OSError, ssl.SSLError):
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-        with suppress(OSError, ssl.SSLError):
-            await sink.wait_closed()
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        relays.add(task)
-        redis_reader, redis_writer = await asyncio.open_unix_connection(path)
-        await asyncio.gather(copy(reader, redis_writer), copy(redis_reader, writer))
-
-    async with await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context) as server:
-        yield server.sockets[0].getsockname()[1]
-    async with asyncio.timeout(harness.BOUND):
-        await asyncio.gather(*relays, return_exceptions=True)
 
 
 async def _authority(scene: Scene) -> str:
