@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -18,7 +19,7 @@ Step = str
 """claiming, claimed, finishing or finished: a command on its way to the server, or its reply on the way back."""
 
 Watcher = Callable[["Gate", Step, bytes], bool]
-"""Called with what passes; False drops it."""
+"""Called with what passes; False drops it, and what comes after it on that connection."""
 
 _CLAIM: Final = b'"command":"'
 _FINISH: Final = b'"confirmed_by":'
@@ -58,7 +59,7 @@ class Gate:
         self.slow: tuple[float, float] | None = None
         """Replies come after a number of seconds between these."""
         self.lossy = 0.0
-        """Chance of a reply being dropped after the command was carried out."""
+        """Chance of a reply being dropped after the command was carried out, and all that follow on its connection."""
         self.observer: Watcher | None = None
         self.random = random.Random(seed)
         self.pipes: set[_Client] = set()
@@ -116,6 +117,10 @@ class _Client(asyncio.Protocol):
         self._waiting: list[bytes] = []
         self._asked: Step = ""
         self._free_at = 0.0
+        self._late: deque[bytes] = deque()
+        self._broken = False
+        """Something got lost: nothing comes after it any more, as on a connection whose packets are dropped. A later
+        reply would be taken for the one that is missing."""
         self.subscribes = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -146,7 +151,7 @@ class _Client(asyncio.Protocol):
         gate = self._gate
         if _SUBSCRIBE in data:
             self.subscribes = True
-        if gate.deaf and self.subscribes:
+        if self._broken or (gate.deaf and self.subscribes):
             return
         step = "claiming" if _CLAIM in data else "finishing" if _FINISH in data else ""
         self._asked = step
@@ -159,6 +164,7 @@ class _Client(asyncio.Protocol):
             if not gate.boot:
                 gate.boot = data.partition(b'"attempt":"')[2].partition(b".")[0].decode()
             if not gate.passes(step, data):
+                self._broken = True
                 return
         if self._server is None:
             self._waiting.append(data)
@@ -167,24 +173,31 @@ class _Client(asyncio.Protocol):
 
     def reply(self, data: bytes) -> None:
         gate = self._gate
-        if gate.deaf and self.subscribes:
+        if self._broken or (gate.deaf and self.subscribes):
             return
-        if self._asked == "claiming" and _LEAD in data and not gate.passes("claimed", data):
-            return
-        if self._asked == "finishing" and _FINISHED in data and not gate.passes("finished", data):
+        claimed = self._asked == "claiming" and _LEAD in data and not gate.passes("claimed", data)
+        finished = self._asked == "finishing" and _FINISHED in data and not gate.passes("finished", data)
+        if claimed or finished:
+            self._broken = True
             return
         if not self.subscribes:
             if gate.lossy and gate.random.random() < gate.lossy:
+                self._broken = True
                 return
-            if gate.slow:
-                self._reply_later(data, gate.random.uniform(*gate.slow))
+            if gate.slow or self._late:
+                self._reply_later(data, gate.random.uniform(*gate.slow) if gate.slow else 0)
                 return
         self._send(data)
 
     def _reply_later(self, data: bytes, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         self._free_at = max(self._free_at, loop.time() + seconds)
-        loop.call_at(self._free_at, self._send, data)
+        self._late.append(data)
+        loop.call_at(self._free_at, self._send_next)
+
+    def _send_next(self) -> None:
+        # In the order in which they came, whatever the order of timers is that end in the same moment.
+        self._send(self._late.popleft())
 
     def _send(self, data: bytes) -> None:
         if self._transport is not None:
