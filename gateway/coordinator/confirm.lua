@@ -24,7 +24,7 @@ end
 local changes = {}
 if a.agrees and asked > num(r.confirmed) then changes.confirmed, changes.confirmed_by = asked, 'list' end
 if a.evidence ~= '' then changes.evidence = a.evidence end
--- What no reader was told of, and no list shows that has had time, never was: it is not looked at again, and goes.
+-- What was shown to no reader, and no list shows that has had time, never was: it is not looked at again, and goes.
 local never = over and a.agrees and a.evidence == '' and asked - num(r.written) >= a.settle
   and num(r.stop_may_land_until) <= now and is_unheard_of(r)
 if never then a.due_in = 0 end

@@ -60,7 +60,7 @@ end
 
 local over = is_ended(new.state)
 local uncertain = new.state == 'unknown' or new.state == 'stopping'
--- Those who wait may have to ask for it, if they do not hear of it; nobody else can.
+-- Those who wait may have to ask for it, if they do not hear of it; no other can.
 local result = not a.late and awaited(r) and a.result or ''
 local changes = {
   v = VERSION, state = new.state, op = a.op, done = a.op, result = result, finished_by = a.attempt,
@@ -144,7 +144,7 @@ end
 changes.stop_requested_at, changes.started_op = requested, started
 local stop = new.state == 'recording' and requested > started
 
--- What a stop did not find, and no reader was told of, never was: there is nothing to show, and soon nothing to keep. The
+-- What a stop did not find, and was shown to no reader, never was: there is nothing to show, and soon nothing to keep. The
 -- list is asked once more when it has had time: it may be behind what began beside the gateway.
 local never = new.state == 'stopped' and new.confirmed_by == 'list' and num(new.generation) == 0 and evidence == ''
   and not doubtful and is_unheard_of(r)

@@ -24,7 +24,7 @@ if r.action == 'stop' then
   changes.stop_may_land_until = num(before.may_land_until)
   if num(r.stop_requested_at) == num(a.asked_at) then changes.stop_requested_at = num(r.started_op) end
 end
--- No reader was told of it, and no other stop was requested: soon nothing is left.
+-- It was shown to no reader, and no other stop was requested: soon nothing is left.
 local never = r.action == 'stop' and is_unheard_of(r)
 local noted = num(changes.stop_requested_at or r.stop_requested_at) > num(r.started_op)
 save(changes, never and not noted and BRIEFLY or a.ttl, never)

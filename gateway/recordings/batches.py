@@ -26,7 +26,6 @@ from gateway.errors import (
     ParametersDiffer,
 )
 from gateway.observability import metrics
-from gateway.places import Places
 from gateway.recordings.batch import Batch, give_up, what_goes_on
 from gateway.recordings.leader import Leader
 from gateway.recordings.model import ENDED, Answer, Outcome, Problem, Status
@@ -37,6 +36,7 @@ from gateway.recordings.targets import StartParameters, Target, differing_fields
 from gateway.recordings.without_redis import WithoutRedisMode
 from gateway.store.clock import clock
 from gateway.store.notifications import Notifications, OperationFinished
+from gateway.store.places import Places
 
 __all__ = ["Batches"]
 

@@ -1,4 +1,4 @@
-"""The order in which webhooks are acted on: each in its turn, whoever sends how many.
+"""The order in which webhooks are acted on: each in its turn, however many one sender sends.
 
 A signed webhook can be sent again by anyone who has read one, and VideoSDK itself sends each of a caller's to that
 caller. So what is sent often must cost little, and delay no other:
@@ -21,8 +21,8 @@ from typing import Final
 import structlog
 
 from gateway.errors import CoordinationUnavailable, NewerRecord
-from gateway.places import Places
 from gateway.recordings.webhook_events import WebhookEvent
+from gateway.store.places import Places
 
 __all__ = ["WebhookQueue"]
 

@@ -34,8 +34,8 @@ from gateway.api.problems import PROBLEM_JSON, problem_document
 from gateway.api.sse import LINE
 from gateway.errors import GatewayError, HeadersTooLarge, MalformedRequest, TooManyWaiting
 from gateway.observability import metrics
-from gateway.places import Places
 from gateway.serving.unfinished import Unfinished
+from gateway.store.places import Places
 
 __all__ = ["LineProtocol", "connection_places"]
 
