@@ -59,13 +59,13 @@ POLICIES: Final[dict[str, str]] = {
 #                   all usual start stop  read  admin none  | own room no-room person      mode tracks kind folder
 TABLE: Final[dict[str, str]] = {
     "POST /v1/recordings/track/start":
-        "           200 200   200   scope scope scope scope   200 room room    participant mode 200    kind bucket-prefix",
+        "           200 200   200   scope scope scope scope   200 room room    participant mode 200 kind bucket-prefix",
     "POST /v1/recordings/track/stop":
         "           200 200   scope 200   scope scope scope   200 room room    participant mode 200    kind 200",
     "GET /v1/recordings/track/{roomId}/{participantId}/{kind}":
         "           200 200   scope scope 200   scope scope   200 room room    participant mode 200    kind 200",
     "POST /v1/recordings/participant/start":
-        "           200 200   200   scope scope scope scope  kind room room    participant 200  mode   kind bucket-prefix",
+        "           200 200   200   scope scope scope scope  kind room room    participant 200 mode kind bucket-prefix",
     "POST /v1/recordings/participant/stop":
         "           200 200   scope 200   scope scope scope  kind room room    participant 200  mode   kind 200",
     "GET /v1/recordings/participant/{roomId}/{participantId}":
@@ -270,6 +270,6 @@ async def test_route_for_everybody_asks_nobody_for_a_key(served: Gateway, route:
 
 
 def test_table_holds_every_rule_that_is_not_about_a_value() -> None:
-    """The rules on scopes, rooms, participants, modes, kinds and folders are each met; the others stand in `test_policy`."""
+    """The rules on scopes, rooms, participants, modes, kinds and folders are each met; others are in `test_policy`."""
     refusing = {cell for _, _, cell in CELLS} - {"200", "empty"}
     assert refusing == {"scope", "room", "participant", "mode", "kind", "bucket-prefix"}

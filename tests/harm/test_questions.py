@@ -56,7 +56,7 @@ async def test_readers_of_made_up_rooms_do_not_hold_up_a_start(
 async def test_questions_about_made_up_rooms_are_counted_by_their_calls(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """Forty calls a minute are twenty rooms; the others are refused, what is known costs nothing, nor what is not seen."""
+    """Forty calls a minute are twenty rooms; others are refused, and neither what is known nor what is hidden costs."""
     most = 20
     rooms = [f"made-up-{uuid.uuid4().hex[:12]}" for _ in range(3 * most)]
     settings = {"GATEWAY_CALLER_QUESTIONS_PER_MINUTE": str(most * len(MODES)), "GATEWAY_TRUST_SECONDS": "600"}

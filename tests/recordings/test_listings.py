@@ -158,7 +158,7 @@ async def test_reader_without_a_place_in_time_is_not_sent(simulator: Simulator) 
 
 
 async def test_reader_pays_for_the_calls_that_it_causes(simulator: Simulator) -> None:
-    """Three pages of tracks and one of participants: four calls; who joins, or gets what is remembered, pays nothing."""
+    """Three pages of tracks and one of participants: four calls; to join, or to get what is remembered, is free."""
     for number in range(250):
         simulator.account.start(_target(f"p{number}"), {}, None)
     one, other = Paying(), Paying()
