@@ -9,7 +9,6 @@ from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.shapes import Target
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
-from gateway.sandbox.webhooks import Signer
 from tests import harness
 from tests.api_client import ApiClient, NewTrack, Track
 
@@ -147,37 +146,6 @@ async def test_events_of_a_participants_recording_name_its_mode(gateway: ApiClie
             if '"status":"recording"' in text:
                 break
     assert '"mode":"participant"' in text
-
-
-async def test_webhook_ends_a_participants_recording_and_not_its_tracks(
-    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, signer: Signer, new_track: NewTrack
-) -> None:
-    """`participant-recording-stopped` has the gateway look at once: hours before it would look by itself."""
-    track = new_track()
-    participant = whole(track)
-    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM) | {
-        "GATEWAY_CHECK_SECONDS": "3600",
-        "GATEWAY_TRUST_SECONDS": "3600",
-        "GATEWAY_PUBLIC_URL": "https://gateway.example.com",
-    }
-    async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
-        await gateway.post(START, json=participant)
-        await gateway.start(track)
-        simulator.account.end(Target("participant", *participant.values()), reason="ended-by-itself")
-        assert (await gateway.get(address(participant))).json()["status"] == "recording"
-        room, name = participant["roomId"], participant["participantId"]
-        body = (
-            f'{{"webhookType":"participant-recording-stopped","data":{{"meetingId":"{room}","sessionId":"s",'
-            f'"participantId":"{name}","fileDetails":[]}}}}'
-        ).encode()
-        told = await gateway.post(
-            "/v1/webhooks/videosdk", content=body, headers={"videosdk-signature": signer.sign(body)}
-        )
-        assert told.status_code == 204
-        await harness.until(
-            lambda: gateway.get(address(participant)), lambda answer: answer.json()["status"] == "stopped"
-        )
-        assert (await gateway.show(track)).json()["status"] == "recording"
 
 
 async def test_join_token_acts_on_participants_only_with_allow_mod(
