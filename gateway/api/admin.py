@@ -52,6 +52,7 @@ class HeldClaim(Struct, frozen=True, kw_only=True, rename="camel"):
 class PendingRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     """A target with a claim, or one that the reconciler has to check."""
 
+    mode: Mode
     room_id: str
     participant_id: str | UnsetType = UNSET
     kind: Kind | UnsetType = UNSET
@@ -76,6 +77,7 @@ class PendingRecording(Struct, frozen=True, kw_only=True, rename="camel"):
             lease_seconds=(pending.lease - now) / 1000,
         )
         return cls(
+            mode=target.mode,
             room_id=target.room_id,
             participant_id=target.participant_id or UNSET,
             kind=target.kind or UNSET,

@@ -78,6 +78,7 @@ class EventStreams:
             scopes=frozenset({Scope.READ}),
             rooms=(exactly(room),),
             participants=caller.policy.participants,
+            modes=caller.policy.modes,
             kinds=caller.policy.kinds,
         )
         value = msgspec.json.encode(replace(caller, policy=seen))

@@ -75,6 +75,13 @@ OPERATION_IDS: Final[Mapping[Mode, OperationIds]] = {
         reconcile="reconcileRecording",
         release="releaseClaim",
     ),
+    Mode.PARTICIPANT: OperationIds(
+        start="startParticipantRecording",
+        stop="stopParticipantRecording",
+        get="getParticipantRecording",
+        reconcile="reconcileParticipantRecording",
+        release="releaseParticipantClaim",
+    ),
 }
 
 # `{mode}` is the mode's own word for what it records.
@@ -112,8 +119,9 @@ WEBHOOK_SIGNATURE = (
 )
 
 LIST = """\
-The latest recording of each track, by participant and kind; recordings started without the gateway too, with
-`origin: videosdk`. Compared with VideoSDK first, as for a single track, with one question for the whole room.
+The latest recording of each participant and of each track, those that run first, then by mode, participant and kind;
+recordings started without the gateway too, with `origin: videosdk`. Compared with VideoSDK first, as for a single one,
+with one question of each mode for the whole room.
 """
 
 PENDING = """\
@@ -160,7 +168,8 @@ IDENTITIES = {
         "JWT",
         (
             "For frontends: the VideoSDK token a participant joins with. It may act in its room, on its own "
-            "participant, and name neither `webhookUrl` nor `bucketDirPath`, unless the callers file says otherwise."
+            "participant, and name neither `webhookUrl` nor `bucketDirPath`, unless the callers file says otherwise. "
+            "Recordings other than of tracks need its permission `allow_mod`."
         ),
     ),
     "companyToken": (
@@ -176,7 +185,7 @@ IDENTITIES = {
 BY_TICKET = "For `EventSource`: a ticket of `createRoomEventsTicket`, which opens the room's events once."
 
 TAGS = {
-    "recordings": "Start, stop and look at the recording of one participant's track.",
+    "recordings": "Start, stop and look at the recording of a participant, or of one of its tracks.",
     "webhooks": "VideoSDK's webhooks. Only VideoSDK can call these.",
     "operations": "For those who look after the gateway.",
     "events": "Follow what changes in a room, as it happens.",
@@ -312,6 +321,7 @@ def recording(example: str, mode: Mode = Mode.TRACK) -> dict[str, Any]:
     sure = status in {Status.RECORDING, Status.STOPPED, Status.FAILED}
     return {
         "id": "rec_c4xq5n2vjm7kd3hz6ty5wa2b",
+        "mode": mode,
         **example_ids(mode),
         "fileFormat": "webm",
         "status": status,
@@ -395,6 +405,7 @@ def pending_example() -> dict[str, Any]:
     return {
         "tracks": [
             {
+                "mode": Mode.TRACK,
                 **example_ids(Mode.TRACK),
                 "status": "unknown",
                 "claim": claim,

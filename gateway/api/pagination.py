@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.api.wire import PATH_PARTS, RecordingBody, check_part
 from gateway.errors import InvalidRequest
-from gateway.recordings import ENDED, MODES, Kind, Recording, Status, Target
+from gateway.recordings import ENDED, MODES, Kind, Mode, Recording, Status, Target
 from gateway.recordings.targets import ID_CHARACTER
 
 __all__ = ["QUERY", "Parameter", "RecordingsPage", "RecordingsQuery", "read_query"]
@@ -35,6 +35,7 @@ Parameter = tuple[bool, str, dict[str, Any]]
 QUERY: Final[dict[str, Parameter]] = {
     "roomId": (True, "The room.", PATH_PARTS["roomId"]),
     "participantId": (False, "Only this participant's.", PATH_PARTS["participantId"]),
+    "mode": (False, "Only recordings of this mode.", {"$ref": "#/components/schemas/Mode"}),
     "kind": (False, "Only tracks of this kind.", PATH_PARTS["kind"]),
     "status": (False, "Only those that stand so.", {"$ref": "#/components/schemas/Status"}),
     "limit": (
@@ -59,6 +60,7 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
 
     room_id: str
     participant_id: str | None
+    mode: Mode | None
     kind: Kind | None
     status: Status | None
     limit: int
@@ -76,6 +78,7 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
         return cls(
             room_id=given["roomId"],
             participant_id=given.get("participantId"),
+            mode=Mode(given["mode"]) if "mode" in given else None,
             kind=Kind(given["kind"]) if "kind" in given else None,
             status=Status(given["status"]) if "status" in given else None,
             limit=int(given.get("limit", _DEFAULT_LIMIT)),
@@ -95,6 +98,7 @@ class RecordingsQuery(Struct, frozen=True, kw_only=True):
         target = recording.target
         return (
             self.participant_id in {None, target.participant_id}
+            and self.mode in {None, target.mode}
             and self.kind in {None, target.kind}
             and self.status in {None, recording.status}
             and (self.after is None or _place(recording) > self.after)

@@ -20,9 +20,9 @@ from gateway.api.pagination import RecordingsPage, RecordingsQuery
 from gateway.api.rate_limits import Admission, Question, RateLimiter
 from gateway.api.wire import RecordingBody, parameters_in, target_in
 from gateway.auth.api_keys import Caller
-from gateway.auth.policy import Policy, Scope, check, check_room, covers, refuse
+from gateway.auth.policy import Policy, Scope, check, check_room, covers, covers_sort, refuse
 from gateway.errors import GatewayError, TooManyRequests
-from gateway.recordings import Answer, Kind, Mode, Outcome, Recordings, Target
+from gateway.recordings import MODES, Answer, Kind, Mode, Outcome, Recordings, Target
 from gateway.store.clock import clock
 
 __all__ = ["RequestPipeline"]
@@ -180,11 +180,18 @@ def _asking(context: RequestContext, question: Question) -> Generator[Question]:
 
 def _sees_none(policy: Policy, listing: RecordingsQuery) -> bool:
     """Tell whether a caller may read nothing of what it asks for, whatever there is: then VideoSDK is not asked."""
-    kinds = list(Kind) if listing.kind is None else [listing.kind]
+    if listing.participant_id is None and policy.participants == ():
+        return True
+    labels = [
+        (mode, kind)
+        for mode, spec in MODES.items()
+        for kind in (Kind if "kind" in spec.ids else [None])
+        if listing.mode in {None, mode} and listing.kind in {None, kind}
+    ]
     if listing.participant_id is None:
-        return policy.participants == () or (policy.kinds is not None and not policy.kinds.intersection(kinds))
-    targets = (Target(Mode.TRACK, listing.room_id, listing.participant_id, kind) for kind in kinds)
-    return not any(covers(policy, target) for target in targets)
+        return not any(covers_sort(policy, mode, kind) for mode, kind in labels)
+    participant = listing.participant_id
+    return not any(covers(policy, Target(mode, listing.room_id, participant, kind)) for mode, kind in labels)
 
 
 def _answered(context: RequestContext, body: RecordingBody, status: int) -> ASGIResponse:

@@ -113,6 +113,23 @@ class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     kind: Kind
 
 
+class StartParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A participant, and how it is to be recorded: audio and video in one file. VideoSDK's own field names."""
+
+    room_id: RoomId
+    participant_id: ParticipantId
+    file_format: FileFormat | UnsetType | None = UNSET
+    webhook_url: WebhookUrl | UnsetType | None = UNSET
+    bucket_dir_path: BucketDirPath | UnsetType | None = UNSET
+
+
+class StopParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The participant whose recording is to be stopped. Recordings of its tracks go on."""
+
+    room_id: RoomId
+    participant_id: ParticipantId
+
+
 class Bodies(NamedTuple):
     """What a start and a stop of one mode take: a field for each of its ids, and for a start its parameters."""
 
@@ -122,6 +139,7 @@ class Bodies(NamedTuple):
 
 BODIES: Final[Mapping[Mode, Bodies]] = {
     Mode.TRACK: Bodies(StartTrackRecording, StopTrackRecording),
+    Mode.PARTICIPANT: Bodies(StartParticipantRecording, StopParticipantRecording),
 }
 """The bodies of every mode."""
 
@@ -167,6 +185,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
     """A recording, as far as the gateway knows, with the ids that its mode has. The contract names it by its mode."""
 
     id: Annotated[str, Meta(description="The gateway's own id of this recording; null where it knows of none.")] | None
+    mode: Annotated[Mode, Meta(description="What VideoSDK records: a track, or a participant as a whole.")]
     room_id: str
     participant_id: str | UnsetType = UNSET
     kind: Kind | UnsetType = UNSET
@@ -203,6 +222,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
         deliveries = recording.deliveries
         return cls(
             id=recording.id,
+            mode=recording.target.mode,
             room_id=recording.target.room_id,
             participant_id=recording.target.participant_id or UNSET,
             kind=recording.target.kind or UNSET,
@@ -374,6 +394,10 @@ def _check_kind(value: object) -> str | None:
     return None if value in list(Kind) else f"must be one of {', '.join(Kind)}"
 
 
+def _check_mode(value: object) -> str | None:
+    return None if value in list(Mode) else f"must be one of {', '.join(Mode)}"
+
+
 def _check_format(value: object) -> str | None:
     return None if value == "webm" else "must be webm"
 
@@ -416,6 +440,7 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "roomId": _check_id,
     "participantId": _check_id,
     "kind": _check_kind,
+    "mode": _check_mode,
     "fileFormat": _check_format,
     "webhookUrl": _check_webhook_url,
     "bucketDirPath": _check_bucket_dir_path,

@@ -2,7 +2,8 @@
 
 A join token is a JWT (HS256) that the project's own backend made for one participant (docs.videosdk.live). Its bearer
 may do what the token says and no more: act in its room, and there on its own participant, or on every participant
-where it may moderate; and of that only what the callers file allows join tokens.
+where it may moderate; on recordings of other modes than tracks only where it may moderate; and of that only what the
+callers file allows join tokens.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from gateway.auth.api_keys import (
 )
 from gateway.auth.policy import Policy, exactly
 from gateway.errors import Unauthenticated
+from gateway.recordings import Mode
 from gateway.recordings.targets import is_id
 from gateway.secrets import Secret
 from gateway.store.scripts import key_of
@@ -89,6 +91,7 @@ class JoinTokens:
             rooms=None if room is None else (exactly(room),),
             # Without a participant of its own and without the right to moderate there is no participant it may act on.
             participants=None if moderates else own,
+            modes=None if moderates else frozenset({Mode.TRACK}),
         )
         # The same name in another room is another account.
         account = key_of(room or "", participant) if participant else f":{_digest(token)}"

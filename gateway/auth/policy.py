@@ -4,8 +4,8 @@ Some rules hold for every caller, whatever its table says: a webhook address is 
 fragment and no encoded control characters, has a host that all readers read alike, and a `bucketDirPath` hides no
 slash and climbs nowhere. Others hold until the table loosens them: https (`webhook_http`), no IP addresses and no
 private names (`webhook_private`). The rest hold once the table has the list: `scopes`, `rooms`, `participants`,
-`kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing. In the file
-no table is without `scopes`.
+`modes`, `kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing. In the
+file no table is without `scopes`.
 
 The tables of tokens (`[join_tokens]`, `[jwt]`) differ in three things. What a token itself says narrows them further.
 An absent `webhook_hosts` or `bucket_dir_prefix` allows no webhookUrl and no bucketDirPath. And join tokens stop only
@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from gateway.auth.canonical_text import is_line_noise, unmasked
 from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
 from gateway.errors import Forbidden
-from gateway.recordings import Kind, Target
+from gateway.recordings import Kind, Mode, Target
 from gateway.recordings.targets import is_id
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "check",
     "check_room",
     "covers",
+    "covers_sort",
     "exactly",
     "refuse",
 ]
@@ -55,6 +56,7 @@ RULES: Final[Mapping[str, str]] = {
     "scope": "You do not have the scope that this request needs.",
     "room": "You may not act in this room.",
     "participant": "You may not act on this participant.",
+    "mode": "You may act on recordings of some modes only. A join token: on those of tracks, unless it has allow_mod.",
     "kind": "You may act on tracks of some kinds only.",
     "starter": "You may stop only what you started. A join token: what one of this participant or a moderator started.",
     "webhook-form": "The webhookUrl must be an absolute http or https URL that is read in one way only.",
@@ -100,6 +102,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     participants: tuple[str, ...] | None = None
     """Ids of participants (`exactly`), or the beginning of ids with a `*` at the end."""
 
+    modes: frozenset[Mode] | None = None
+    """Modes of recordings."""
+
     kinds: frozenset[Kind] | None = None
     """Kinds of tracks. What has no kind, since it holds several, is not among them."""
 
@@ -142,6 +147,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         private = _flag(table, "webhook_private")
         given: dict[str, Any] = {
             "scopes": _choices(table, "scopes", Scope),
+            "modes": _choices(table, "modes", Mode),
             "kinds": _choices(table, "kinds", Kind),
             "rooms": _ids(table, "rooms"),
             "participants": _ids(table, "participants"),
@@ -164,6 +170,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             scopes=self.scopes & token.scopes,
             rooms=_common(self.rooms, token.rooms),
             participants=_common(self.participants, token.participants),
+            modes=_both(self.modes, token.modes),
         )
 
     def filled(self, room_id: str | None, participant_id: str | None) -> "Policy":
@@ -195,6 +202,8 @@ def check(
     check_room(policy, scope, target.room_id)
     if not _names(policy.participants, target.participant_id):
         refuse("participant")
+    if policy.modes is not None and target.mode not in policy.modes:
+        refuse("mode")
     if policy.kinds is not None and target.kind not in policy.kinds:
         refuse("kind")
     if webhook_url is not None:
@@ -229,8 +238,13 @@ def covers(policy: Policy, target: Target) -> bool:
     return (
         _names(policy.rooms, target.room_id)
         and _names(policy.participants, target.participant_id)
-        and (policy.kinds is None or target.kind in policy.kinds)
+        and covers_sort(policy, target.mode, target.kind)
     )
+
+
+def covers_sort(policy: Policy, mode: Mode, kind: Kind | None) -> bool:
+    """Tell whether recordings of this mode and kind, of some participant, are among those the caller may act on."""
+    return (policy.modes is None or mode in policy.modes) and (policy.kinds is None or kind in policy.kinds)
 
 
 def refuse(rule: str) -> NoReturn:
@@ -245,6 +259,10 @@ def refuse(rule: str) -> NoReturn:
 def exactly(identifier: str) -> str:
     """Return the pattern that names this id and no other."""
     return identifier.replace("*", "\\*")
+
+
+def _both(one: frozenset[Mode] | None, other: frozenset[Mode] | None) -> frozenset[Mode] | None:
+    return one if other is None else other if one is None else one & other
 
 
 def _common(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:

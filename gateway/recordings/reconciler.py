@@ -235,9 +235,10 @@ class Reconciler:
         Raises:
             TooManyRequests: Who reads cannot pay for the list.
         """
-        participant = None if target is None or whole else target.participant_id
+        # What is remembered of a whole room is about all modes, so that questions about each do not take turns.
+        participant, mode = (None, None) if target is None or whole else (target.participant_id, target.mode)
         try:
-            listed = await self._listings.ask(room, participant, target and target.mode, max_age=max_age, asker=asker)
+            listed = await self._listings.ask(room, participant, mode, max_age=max_age, asker=asker)
         except UpstreamError:
             return False
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))

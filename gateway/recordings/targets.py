@@ -44,6 +44,7 @@ class Mode(StrEnum):
     """What VideoSDK records at a time."""
 
     TRACK = "track"
+    PARTICIPANT = "participant"
 
 
 class ModeSpec(Struct, frozen=True, kw_only=True):
@@ -66,6 +67,12 @@ MODES: Final[Mapping[Mode, ModeSpec]] = {
         path="/v2/recordings/participant/track",
         events="participant-track-recording",
         ids={"roomId": "room_id", "participantId": "participant_id", "kind": "kind"},
+        parameters={"fileFormat": "file_format", "webhookUrl": "webhook_url", "bucketDirPath": "bucket_dir_path"},
+    ),
+    Mode.PARTICIPANT: ModeSpec(
+        path="/v2/recordings/participant",
+        events="participant-recording",
+        ids={"roomId": "room_id", "participantId": "participant_id"},
         parameters={"fileFormat": "file_format", "webhookUrl": "webhook_url", "bucketDirPath": "bucket_dir_path"},
     ),
 }

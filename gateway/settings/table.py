@@ -177,7 +177,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_CHECK_SECONDS",
         seconds(0, 3600),
-        "How often the gateway compares a running recording with VideoSDK's list, one call per room; 0 is never.",
+        "How often the gateway compares a running recording with VideoSDK's lists, one per room and mode; 0 is never.",
         default="30",
     ),
     Setting(

@@ -31,6 +31,7 @@ ROOM: Final = f"room-{uuid.uuid4().hex[:12]}"
 RECORDED, IDLE = "person-recorded", "person-idle"
 KIND = "video"
 TRACK = {"roomId": ROOM, "participantId": RECORDED, "kind": KIND}
+PARTICIPANT = {"roomId": ROOM, "participantId": RECORDED}
 
 ALL = 'scopes = ["recordings:start", "recordings:stop", "recordings:read", "recordings:admin"]\n'
 USUAL = 'scopes = ["recordings:start", "recordings:stop", "recordings:read"]\n'
@@ -46,6 +47,8 @@ POLICIES: Final[dict[str, str]] = {
     "room": f'{ALL}rooms = ["elsewhere"]\n',
     "no-room": f"{ALL}rooms = []\n",
     "person": f'{ALL}participants = ["other-*"]\n',
+    "mode": f'{ALL}modes = ["participant"]\n',
+    "tracks": f'{ALL}modes = ["track"]\n',
     "kind": f'{ALL}kinds = ["audio"]\n',
     "folder": f'{ALL}bucket_dir_prefix = "ours"\n',
 }
@@ -53,31 +56,44 @@ POLICIES: Final[dict[str, str]] = {
 
 # What each caller gets: a status; `empty`, which is 200 without the track in it; or the rule that refuses it.
 #
-#                   all usual start stop  read  admin none  | own room no-room person      kind folder
+#                   all usual start stop  read  admin none  | own room no-room person      mode tracks kind folder
 TABLE: Final[dict[str, str]] = {
     "POST /v1/recordings/track/start":
-        "           200 200   200   scope scope scope scope   200 room room    participant kind bucket-prefix",
+        "           200 200   200   scope scope scope scope   200 room room    participant mode 200 kind bucket-prefix",
     "POST /v1/recordings/track/stop":
-        "           200 200   scope 200   scope scope scope   200 room room    participant kind 200",
+        "           200 200   scope 200   scope scope scope   200 room room    participant mode 200    kind 200",
     "GET /v1/recordings/track/{roomId}/{participantId}/{kind}":
-        "           200 200   scope scope 200   scope scope   200 room room    participant kind 200",
+        "           200 200   scope scope 200   scope scope   200 room room    participant mode 200    kind 200",
+    "POST /v1/recordings/participant/start":
+        "           200 200   200   scope scope scope scope  kind room room    participant 200 mode kind bucket-prefix",
+    "POST /v1/recordings/participant/stop":
+        "           200 200   scope 200   scope scope scope  kind room room    participant 200  mode   kind 200",
+    "GET /v1/recordings/participant/{roomId}/{participantId}":
+        "           200 200   scope scope 200   scope scope  kind room room    participant 200  mode   kind 200",
     "GET /v1/recordings":
-        "           200 200   scope scope 200   scope scope   200 room room    empty       empty 200",
+        "           200 200   scope scope 200   scope scope   200 room room    empty       200  200    empty 200",
     "GET /v1/rooms/{roomId}/events":
-        "           200 200   scope scope 200   scope scope   200 room room    empty       empty 200",
+        "           200 200   scope scope 200   scope scope   200 room room    empty       200  200    empty 200",
     "POST /v1/rooms/{roomId}/events/tickets":
-        "           200 200   scope scope 200   scope scope   200 room room    empty       empty 200",
+        "           200 200   scope scope 200   scope scope   200 room room    empty       200  200    empty 200",
     "GET /v1/admin/tracks":
-        "           200 scope scope scope scope 200   scope   200 empty empty  empty       empty 200",
+        "           200 scope scope scope scope 200   scope   200 empty empty  empty       200  200    empty 200",
     "POST /v1/admin/tracks/{roomId}/{participantId}/{kind}/settle":
-        "           200 scope scope scope scope 200   scope   200 room room    participant kind 200",
+        "           200 scope scope scope scope 200   scope   200 room room    participant mode 200    kind 200",
     "POST /v1/admin/tracks/{roomId}/{participantId}/{kind}/release":
-        "           200 scope scope scope scope 200   scope   200 room room    participant kind 200",
+        "           200 scope scope scope scope 200   scope   200 room room    participant mode 200    kind 200",
+    "POST /v1/admin/participants/{roomId}/{participantId}/settle":
+        "           200 scope scope scope scope 200   scope  kind room room    participant 200  mode   kind 200",
+    "POST /v1/admin/participants/{roomId}/{participantId}/release":
+        "           200 scope scope scope scope 200   scope  kind room room    participant 200  mode   kind 200",
 }  # fmt: skip
 BODIES: Final[dict[str, dict[str, str]]] = {
     "POST /v1/recordings/track/start": TRACK,
     "POST /v1/recordings/track/stop": {**TRACK, "participantId": IDLE},
     "POST /v1/admin/tracks/{roomId}/{participantId}/{kind}/release": {"reason": "to see"},
+    "POST /v1/recordings/participant/start": PARTICIPANT,
+    "POST /v1/recordings/participant/stop": {**PARTICIPANT, "participantId": IDLE},
+    "POST /v1/admin/participants/{roomId}/{participantId}/release": {"reason": "to see"},
 }
 QUERIES: Final[dict[str, dict[str, str]]] = {
     "GET /v1/recordings": {"roomId": ROOM},
@@ -144,6 +160,8 @@ async def served(
         gateway = Gateway(client, keys, frozenset(routes_of(app)))
         started = await client.start(TRACK, headers=gateway.bearer("all"))
         assert started.status_code == 201, started.text
+        whole = await client.post("/v1/recordings/participant/start", json=PARTICIPANT, headers=gateway.bearer("all"))
+        assert whole.status_code == 201, whole.text
         yield gateway
 
 
@@ -252,6 +270,6 @@ async def test_route_for_everybody_asks_nobody_for_a_key(served: Gateway, route:
 
 
 def test_table_holds_every_rule_that_is_not_about_a_value() -> None:
-    """The rules on scopes, rooms, participants, kinds and folders are each met; the others stand in `test_policy`."""
+    """The rules on scopes, rooms, participants, modes, kinds and folders are each met; others are in `test_policy`."""
     refusing = {cell for _, _, cell in CELLS} - {"200", "empty"}
-    assert refusing == {"scope", "room", "participant", "kind", "bucket-prefix"}
+    assert refusing == {"scope", "room", "participant", "mode", "kind", "bucket-prefix"}

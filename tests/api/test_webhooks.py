@@ -172,6 +172,13 @@ HINTS = [
         )
         for happened in list(EventType)[:5]
     ),
+    *(
+        (
+            event(f"participant-recording-{happened}", **WHO, fileFormat="webm"),
+            WebhookEvent(ROOM, "ada", None, happened, Mode.PARTICIPANT),
+        )
+        for happened in list(EventType)[:5]
+    ),
     (event("participant-left", **WHO, participantName="A"), WebhookEvent(ROOM, "ada", None, EventType.LEFT)),
     (event("session-ended", meetingId=ROOM, start="x", end="y"), WebhookEvent(ROOM, None, None, EventType.ENDED)),
     (
@@ -191,7 +198,7 @@ HINTS = [
 
 
 async def test_webhook_about_a_track_is_handled(door: Door) -> None:
-    """The five events of a track's recording, the participant who left, the session that ended."""
+    """The five events of a track's and of a participant's recording, a participant who left, a session that ended."""
     for number, (body, hint) in enumerate(HINTS, 1):
         assert (await door.send(body)).status_code == 204
         await harness.eventually(lambda number=number: len(door.heard) == number)
@@ -202,7 +209,8 @@ OTHERS = [
     (event("participant-joined", **WHO), "participant-joined"),
     (event("session-started", **WHO), "session-started"),
     (event("recording-stopped", **WHO, filePath="a"), "recording-stopped"),
-    (event("participant-recording-failed", **WHO), "participant-recording-failed"),
+    (event("recording-failed", **WHO), "recording-failed"),
+    (event("participant-recording-started", meetingId=ROOM), "participant-recording-started"),
     (event("something-new", **WHO), "other"),
     (event("participant-track-recording-paused", **WHO, kind="video"), "other"),
     (b"{}", "other"),
@@ -233,9 +241,9 @@ async def test_webhook_about_no_track_is_accepted_and_counted(door: Door) -> Non
 
 
 def test_webhook_event_types_are_the_documented_ones() -> None:
-    """The names are those of the vendor's documentation; five of them, a leaver and an end are about tracks."""
+    """The names are the vendor's; five of tracks, five of participants, a leaver and an end are about targets."""
     assert len(EVENTS) == 19
-    assert sum(happened is not None for happened in EVENTS.values()) == 7
+    assert sum(happened is not None for happened in EVENTS.values()) == 12
     assert EVENTS["participant-track-recording-failed"] is EventType.FAILED
 
 

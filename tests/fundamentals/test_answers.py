@@ -122,4 +122,4 @@ async def test_show_of_an_unrecorded_track_is_not_found(
         unknown = await gateway.show(track)
         assert unknown.status_code == 404
         assert unknown.json()["type"] == "/problems/not-found"
-    assert [call.endpoint for call in simulator.calls] == ["list"]
+    assert [call.endpoint for call in simulator.calls] == ["participant-list", "list"]
