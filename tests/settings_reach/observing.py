@@ -369,7 +369,7 @@ async def starts_of_one_caller(scene: Scene, given: Given) -> list[int]:
 
 
 async def questions_of_one_caller(scene: Scene, given: Given) -> list[int]:
-    """Return what two questions about made-up rooms are answered, of a new caller."""
+    """Return what two questions about made-up rooms are answered, of a new caller: a list of each mode for each."""
     key, entry = new_key(f"asking-{uuid.uuid4().hex[:8]}")
     file = scene.folder / "asking.toml"
     file.write_text(entry)
@@ -380,7 +380,8 @@ async def questions_of_one_caller(scene: Scene, given: Given) -> list[int]:
 async def lists_side_by_side(scene: Scene, given: Given) -> int:
     """Return how many lists for readers are on their way at once while VideoSDK answers none."""
     rooms = [scene.track()["roomId"] for _ in range(4)]
-    scene.simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
+    lists = ("list", "participant-list")
+    scene.simulator.inject(*(Fault(action="hang_before", endpoint=name, times=None) for name in lists))
     async with scene.serving(given) as gateway:
         # Each reader is answered without its list after a moment.
         answers = await asyncio.gather(*(gateway.list(room) for room in rooms))

@@ -93,7 +93,7 @@ ROWS: tuple[Row, ...] = (
     Row("GATEWAY_MOST_WAITING", {"3": 503, "4": 201}, see.start_while_another_waits, _PATIENT),
     Row("GATEWAY_MOST_WEBHOOKS", {"2": 503, "3": 204}, see.webhook_while_another_waits, _PATIENT),
     Row("GATEWAY_UPSTREAM_CONCURRENCY", {"1": 1, "2": 2}, see.calls_side_by_side, _PATIENT),
-    Row("GATEWAY_CALLER_QUESTIONS_PER_MINUTE", {"1": [200, 429], "2": [200, 200], "0": [200, 200]},
+    Row("GATEWAY_CALLER_QUESTIONS_PER_MINUTE", {"2": [200, 429], "4": [200, 200], "0": [200, 200]},
         see.questions_of_one_caller),
     Row("GATEWAY_READER_CONCURRENCY", {"1": 1, "2": 2}, see.lists_side_by_side, _PATIENT),
     Row("GATEWAY_UPSTREAM_CALLS_PER_SECOND", {"0.01": False, "0": True}, see.second_call_at_once),
