@@ -162,10 +162,12 @@ async def test_admin_release_of_a_hanging_leaders_claim_lets_others_recover(
         helps.stop()
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
     audits = [json.loads(line) for line in logs[1].read_text().splitlines() if '"audit.claim_released"' in line]
-    assert [(one["by"], one["reason"], one["taken"], one["action"] == "") for one in audits] == [
-        ("operator", "its process hangs", True, False),
-        ("operator", "once more", False, True),
+    assert [(one["by"], one["reason"], one["taken"]) for one in audits] == [
+        ("operator", "its process hangs", True),
+        ("operator", "once more", False),
     ]
+    # The second time there may be a probe, which has ended before it can be taken.
+    assert audits[0]["action"]
     # Of the second it is known what recorded: the start had landed by then.
     assert audits[1]["records"] == 1
 
