@@ -116,15 +116,19 @@ class RateLimiter:
         if not self._tickets_per_minute:
             return
         bucket = _Bucket("tickets", f"{self._tenant}:tickets:{_hash(caller)}", self._tickets_per_minute, 1, 0)
+        await self.pay(bucket, _TICKETS, "You have asked for more tickets in a minute than the gateway allows you.")
+
+    async def pay(self, bucket: "_Bucket", bound: str, detail: str) -> None:
+        """Take what something costs that is charged at once.
+
+        Raises:
+            TooManyRequests: The bucket does not hold it.
+        """
         if not self.take_at_once(bucket):
             await self.take(bucket)
         if bucket.quota is not None and not bucket.quota.allowed:
-            metrics.refused(_TICKETS)
-            raise TooManyRequests(
-                "You have asked for more tickets in a minute than the gateway allows you.",
-                retry_after=bucket.quota.wait,
-                extensions={"bound": _TICKETS},
-            )
+            metrics.refused(bound)
+            raise TooManyRequests(detail, retry_after=bucket.quota.wait, extensions={"bound": bound})
 
     def take_at_once(self, bucket: "_Bucket") -> bool:
         """Take what arriving costs, if this process can say whether that is there."""
@@ -253,17 +257,11 @@ class Question:
         Raises:
             TooManyRequests: The caller's bucket does not hold what it costs.
         """
-        bucket = self._bucket
-        if not bucket.per_minute:
-            return
-        if not self._rate_limiter.take_at_once(bucket):
-            await self._rate_limiter.take(bucket)
-        if bucket.quota is not None and not bucket.quota.allowed:
-            metrics.refused(_QUESTIONS)
-            raise TooManyRequests(
+        if self._bucket.per_minute:
+            await self._rate_limiter.pay(
+                self._bucket,
+                _QUESTIONS,
                 "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you.",
-                retry_after=bucket.quota.wait,
-                extensions={"bound": _QUESTIONS},
             )
 
     def spend(self, calls: int) -> None:

@@ -114,11 +114,13 @@ class Line(asyncio.Protocol):
         self.close()
 
     def _send(self, command: Command, reply: "asyncio.Future[Any]") -> None:
+        # First, because it may fail: a command that never left would leave its place to the next one's reply.
+        packed = _packed(command)
         self._sent.append((self._loop.time(), reply))
         if not self._unwritten:
             # A write costs more than all else here: what is sent in the same turn of the loop goes out in one.
             self._loop.call_soon(self._write)
-        self._unwritten.append(_packed(command))
+        self._unwritten.append(packed)
         if self._timer is None:
             self._timer = self._loop.call_later(self._reply_seconds, self._check_time)
 

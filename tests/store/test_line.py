@@ -127,6 +127,20 @@ async def test_command_whose_caller_left_is_not_sent() -> None:
         line.close()
 
 
+async def test_command_that_cannot_be_written_takes_no_other_reply() -> None:
+    """Half of a character pair is no text: its caller fails, and the next one gets the reply of its own."""
+    async with scripted() as (server, pool):
+        line = await line_to(pool)
+        with pytest.raises(ValueError, match="surrogates"):
+            line.ask(("A", "\ud800"))
+        asked = line.ask(("B",))
+        await server.until("B")
+        server.say(b"$1\r\nb\r\n")
+        async with asyncio.timeout(harness.BOUND):
+            assert await asked == b"b"
+        line.close()
+
+
 async def test_errors_are_replies_of_their_kind() -> None:
     """A caller sees what the server said, as redis-py names it."""
     async with scripted() as (server, pool):
