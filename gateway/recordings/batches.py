@@ -46,6 +46,9 @@ _MAX_RESULTS = 1_000
 _MAX_WAITING = 20_000
 _TARGETS_SHARE = 10
 """One target's callers get a tenth of the places."""
+_CROWD = 100
+"""Callers that wait for starts of one target, from which on those who come after them claim less often."""
+_CROWD_SECONDS = 0.2
 _FULL = "Too many callers wait for this gateway at the moment."
 
 
@@ -104,6 +107,8 @@ class Batches:
         self._arriving: dict[str, dict[tuple[Command, str, int | None], Batch]] = {}
         self._submitting: dict[str, int] = {}
         """How many batches Redis has not answered yet, of targets of which batches have arrived."""
+        self._crowds: dict[str, asyncio.TimerHandle] = {}
+        """Targets whose next batch gathers starts for a while: a crowd waits there already."""
         self._waiting: dict[_WaitKey, Batch] = {}
         self._finished_signals: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
         self._recent_results: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
@@ -228,6 +233,8 @@ class Batches:
             self._submitting[key] = 0
             # What else has arrived by then goes with it.
             asyncio.get_running_loop().call_soon(self._submit_batches, key)
+        elif command is not Command.START:
+            self._end_gathering(key)
         return batch
 
     def _submit_batches(self, key: str) -> None:
@@ -245,8 +252,29 @@ class Batches:
             return
         batch.submitted = True
         self._submitting[batch.key] -= 1
-        if not self._submitting[batch.key]:
+        if self._submitting[batch.key]:
+            return
+        if self._is_crowded(batch.key):
+            loop = asyncio.get_running_loop()
+            self._crowds[batch.key] = loop.call_later(_CROWD_SECONDS, self._end_gathering, batch.key)
+        else:
             self._submit_batches(batch.key)
+
+    def _is_crowded(self, key: str) -> bool:
+        of_target = self._starts_per_target.get(key)
+        arriving = self._arriving.get(key, {})
+        return (
+            of_target is not None
+            and of_target.taken >= _CROWD
+            and all(batch.command is Command.START for batch in arriving.values())
+        )
+
+    def _end_gathering(self, key: str) -> None:
+        """Submit what has gathered behind a crowd: for long enough, until the operation finished, or until a stop."""
+        gathering = self._crowds.pop(key, None)
+        if gathering is not None:
+            gathering.cancel()
+            self._submit_batches(key)
 
     # --- batches -------------------------------------------------------------------------------------------------
 
@@ -366,6 +394,7 @@ class Batches:
         return result
 
     def _wake_waiters(self, key: str, operation: str, result: Result | None) -> None:
+        self._end_gathering(key)
         if result is not None and result.state:
             self._recent_results[key, operation] = (clock(), result)
             if len(self._recent_results) > self._max_results:
