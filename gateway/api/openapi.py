@@ -27,6 +27,7 @@ from gateway.api.idempotency import KEY_HEADER
 from gateway.api.pagination import QUERY
 from gateway.api.problems import PROBLEM_JSON
 from gateway.api.recordings import recording_routes
+from gateway.api.room_options import RoomConfig, RoomLayout, Summary, Transcription
 from gateway.api.system import livez, readyz
 from gateway.api.webhooks import receive_videosdk_webhook
 from gateway.api.wire import BODIES, PATH_PARTS, ProblemDocument, RecordingBody
@@ -36,7 +37,14 @@ from gateway.videosdk.signatures import SIGNATURE_HEADER
 
 __all__ = ["contract"]
 
-_REQUESTS: Final = (*(body.__name__ for bodies in BODIES.values() for body in bodies), ReleaseClaim.__name__)
+_REQUESTS: Final = tuple(
+    model.__name__
+    for model in (
+        *(body for bodies in BODIES.values() for body in bodies),
+        *(RoomConfig, RoomLayout, Transcription, Summary),
+        ReleaseClaim,
+    )
+)
 _SCHEMAS: Final = "#/components/schemas/"
 _PART: Final = re.compile(r"{(\w+)}")
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})

@@ -52,7 +52,14 @@ class RequestPipeline:
         """Have a target recorded, for at most `timeout` seconds of waiting."""
         arrived_at, caller = clock(), _caller(request)
         target, parameters = target_in(mode, body), parameters_in(mode, body)
-        check(caller.policy, Scope.START, target, parameters.webhook_url, parameters.bucket_dir_path)
+        check(
+            caller.policy,
+            Scope.START,
+            target,
+            parameters.webhook_url,
+            parameters.bucket_dir_path,
+            parameters.template_url,
+        )
         return await self._take_in(
             request,
             Scope.START,
@@ -180,13 +187,13 @@ def _asking(context: RequestContext, question: Question) -> Generator[Question]:
 
 def _sees_none(policy: Policy, listing: RecordingsQuery) -> bool:
     """Tell whether a caller may read nothing of what it asks for, whatever there is: then VideoSDK is not asked."""
-    if listing.participant_id is None and policy.participants == ():
-        return True
     labels = [
         (mode, kind)
         for mode, spec in MODES.items()
         for kind in (Kind if "kind" in spec.ids else [None])
-        if listing.mode in {None, mode} and listing.kind in {None, kind}
+        if listing.mode in {None, mode}
+        and listing.kind in {None, kind}
+        and (listing.participant_id is None or "participantId" in spec.ids)
     ]
     if listing.participant_id is None:
         return not any(covers_sort(policy, mode, kind) for mode, kind in labels)

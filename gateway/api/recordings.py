@@ -56,7 +56,11 @@ def recording_routes(authenticator: Authenticator | None, deadline: float) -> Ro
 
 def routes(mode: Mode, deadline: float) -> list[HTTPRouteHandler]:
     """Build the routes that start, stop and show the recordings of one mode."""
-    return [_start(mode, deadline), _stop(mode, deadline), _get(mode)]
+    handlers = [_start(mode, deadline), _stop(mode, deadline), _get(mode)]
+    if len(ids := list(MODES[mode].ids)) == 1:
+        # A room may be called `start`, and then its address is also that of the command.
+        handlers += [_get_named(mode, ids[0], name) for name in ("start", "stop")]
+    return handlers
 
 
 def _start(mode: Mode, deadline: float) -> HTTPRouteHandler:
@@ -127,6 +131,18 @@ def _get(mode: Mode) -> HTTPRouteHandler:
             200: answers(mode, "What is known.", *Status),
             **problems(*_IDENTITY, "not-found", "invalid-request", "too-many-requests", *_COORDINATION, "internal"),
         },
+    )(show)
+
+
+def _get_named(mode: Mode, part: str, name: str) -> HTTPRouteHandler:
+    async def show(request: _Request, pipeline: NamedDependency[RequestPipeline]) -> RecordingBody:
+        return await pipeline.show(request, read_target(mode, {part: name}))
+
+    return get(
+        f"/recordings/{mode}/{name}",
+        include_in_schema=False,
+        security=BEARER,
+        opt={"scope": Scope.READ, "mode": mode},
     )(show)
 
 
