@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from gateway.auth.api_keys import new_key
 from gateway.recordings import MODES, Mode
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.shapes import Target
@@ -156,23 +157,29 @@ async def test_idempotent_start_of_a_whole_is_replayed(gateway: ApiClient, new_t
 async def test_whole_recording_that_ends_by_itself_is_found_to_have_ended(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, whole: Whole
 ) -> None:
-    """The list shows the end and the file; a track of the same person goes on."""
+    """VideoSDK's lists show the end and the file; a track of the same person, and the other whole, go on."""
     track = new_track()
+    other = ROOM if whole is PARTICIPANT else PARTICIPANT
     body = whole.of(track)
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
     settings["GATEWAY_TRUST_SECONDS"] = "0"
     async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
         await client.post(whole.command("start"), json=body)
         await client.start(track)
+        await client.post(other.command("start"), json=other.of(track))
         simulator.account.end(whole.target(body), reason="ended-by-itself")
-        ended = await harness.until(
-            lambda: client.get(whole.address(body)),
-            lambda answer: answer.json()["status"] == "stopped" and answer.json()["files"],
+
+        async def stand() -> dict[str, Any]:
+            listed = (await client.list(body["roomId"])).json()["recordings"]
+            return {one["mode"]: one for one in listed}
+
+        seen = await harness.until(
+            stand, lambda seen: seen[whole.mode]["status"] == "stopped" and seen[whole.mode]["files"]
         )
-        assert ended.json()["endedAt"]
-        (file,) = ended.json()["files"]
+        assert seen[whole.mode]["endedAt"]
+        (file,) = seen[whole.mode]["files"]
         assert file["filePath"]
-        assert (await client.show(track)).json()["status"] == "recording"
+        assert (seen["track"]["status"], seen[other.mode]["status"]) == ("recording", "recording")
 
 
 @EACH
@@ -277,6 +284,10 @@ async def test_join_token_acts_on_a_whole_only_with_allow_mod(
         assert posts(simulator) == []
         assert (await client.start(track, headers=shows())).status_code == 201
 
+        if whole is ROOM:
+            page = {**body, "templateUrl": TEMPLATE}
+            refused = await client.post(whole.command("start"), json=page, headers=shows("allow_mod"))
+            assert (refused.status_code, refused.json()["rule"]) == (403, "template-hosts")
         started = await client.post(whole.command("start"), json=body, headers=shows("allow_mod"))
         assert (started.status_code, started.json()["requestedBy"]) == (201, f"moderator:{name}")
         for permissions, modes in (((), ["track"]), (("allow_mod",), [whole.mode, "track"])):
@@ -355,6 +366,10 @@ async def test_starts_of_a_room_that_differ_name_the_fields_and_no_values(
     body = ROOM.of(new_track())
     given = {"config": CONFIG, "transcription": TRANSCRIPTION, "templateUrl": TEMPLATE}
     assert (await gateway.post(ROOM.command("start"), json={**body, **given})).status_code == 201
+    bare = {"roomId": f"{body['roomId']}-bare"}
+    assert (await gateway.post(ROOM.command("start"), json=bare)).status_code == 201
+    more = await gateway.post(ROOM.command("start"), json={**bare, "templateUrl": TEMPLATE})
+    assert (more.status_code, more.json()["fields"]) == (409, ["templateUrl"])
     turned = {**CONFIG, "layout": dict(reversed(CONFIG["layout"].items()))}
     same = await gateway.post(ROOM.command("start"), json={**body, **given, "config": dict(reversed(turned.items()))})
     assert same.json()["outcome"] == "already_recording"
@@ -384,3 +399,26 @@ async def test_room_that_is_called_like_a_command_is_shown(simulator: Simulator,
             shown = await client.get(ROOM.address({"roomId": name}))
             assert (shown.json()["roomId"], shown.json()["id"]) == (name, started.json()["id"])
             assert (await client.post(ROOM.command("stop"), json={"roomId": name})).json()["outcome"] == "stopped"
+
+
+async def test_list_for_a_caller_of_rooms_alone_shows_the_room_and_asks_for_no_participant(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """It sees what is recorded of the room and nothing else; of one participant it may see nothing, so none is asked."""
+    track = new_track()
+    key, entry = new_key("rooms-only")
+    with demo.file.open("a") as callers:
+        callers.write(f'{entry}participants = []\nmodes = ["room"]\n')
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+    async with (
+        harness.serve(settings) as url,
+        harness.client(url, demo.key) as client,
+        harness.client(url, key) as narrow,
+    ):
+        of_person = await narrow.list(track["roomId"], participantId=track["participantId"])
+        assert of_person.json()["recordings"] == []
+        assert simulator.calls == []
+        await client.start(track)
+        await client.post(ROOM.command("start"), json=ROOM.of(track))
+        seen = (await narrow.list(track["roomId"])).json()["recordings"]
+        assert [one["mode"] for one in seen] == ["room"]
