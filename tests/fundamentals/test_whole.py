@@ -404,7 +404,7 @@ async def test_room_that_is_called_like_a_command_is_shown(simulator: Simulator,
 async def test_list_for_a_caller_of_rooms_alone_shows_the_room_and_asks_for_no_participant(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
-    """It sees what is recorded of the room and nothing else; of one participant it may see nothing, so none is asked."""
+    """It sees what is recorded of the room and nothing else. Of one participant it may see nothing: none is asked."""
     track = new_track()
     key, entry = new_key("rooms-only")
     with demo.file.open("a") as callers:
