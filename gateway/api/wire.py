@@ -65,6 +65,13 @@ ParticipantId = Annotated[
     str, Meta(pattern=ID_PATTERN, description=f"VideoSDK's id of the participant. {_ID}", examples=["participant-1"])
 ]
 FileFormat = Annotated[str, Meta(pattern="^webm$", description="`webm`, which is also the default.")]
+ParticipantFormat = Annotated[
+    str,
+    Meta(
+        pattern="^(?:webm|mp4|m3u8)$",
+        description="`webm`, which is also the default; `mp4` and `m3u8` where the operator allows them.",
+    ),
+]
 WebhookUrl = Annotated[
     str,
     Meta(
@@ -129,7 +136,7 @@ class StartParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel
 
     room_id: RoomId
     participant_id: ParticipantId
-    file_format: FileFormat | UnsetType | None = UNSET
+    file_format: ParticipantFormat | UnsetType | None = UNSET
     webhook_url: WebhookUrl | UnsetType | None = UNSET
     bucket_dir_path: BucketDirPath | UnsetType | None = UNSET
 
@@ -346,7 +353,7 @@ def read_body(body: bytes, model: type[_T]) -> _T:
             # Absent and null are the same where a field may be absent.
             if field.required:
                 errors.append((name, "is missing"))
-        elif wrong := _wrong(name, given[name]):
+        elif wrong := _wrong(model, name, given[name]):
             errors += wrong
         else:
             values[field.name] = Kind(cast("str", given[name])) if name == "kind" else given[name]
@@ -361,10 +368,10 @@ def _fields(model: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(model)}
 
 
-def _wrong(name: str, value: object) -> list[tuple[str, str]]:
-    if model := _OBJECTS.get(name):
-        return mistakes(name, value, model)
-    message = _CHECKS[name](value)
+def _wrong(model: type[Struct], name: str, value: object) -> list[tuple[str, str]]:
+    if described := _OBJECTS.get(name):
+        return mistakes(name, value, described)
+    message = (_CHECKS_OF.get((model, name)) or _CHECKS[name])(value)
     return [] if message is None else [(name, message)]
 
 
@@ -419,6 +426,10 @@ def _check_format(value: object) -> str | None:
     return None if value == "webm" else "must be webm"
 
 
+def _check_participant_format(value: object) -> str | None:
+    return None if value in ("webm", "mp4", "m3u8") else "must be one of webm, mp4, m3u8"
+
+
 _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "roomId": _check_id,
     "participantId": _check_id,
@@ -430,4 +441,8 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "templateUrl": check_template_url,
     "reason": lambda value: check_text(value, 500),
 }
+_CHECKS_OF: Final[dict[tuple[type[Struct], str], Callable[[object], str | None]]] = {
+    (StartParticipantRecording, "fileFormat"): _check_participant_format,
+}
+"""Of fields that are another in one body than in the others."""
 _OBJECTS: Final[dict[str, type[Struct]]] = {"config": RoomConfig, "transcription": Transcription}

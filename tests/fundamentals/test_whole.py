@@ -331,6 +331,25 @@ async def test_two_hundred_starts_of_each_mode_over_two_processes_are_three(
     assert sorted(posts(simulator)) == ["participant/start", "participant/track/start", "start"]
 
 
+async def test_participant_recording_in_a_format_that_the_operator_allows(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """It is sent, shown, and a parameter like others; where it is not allowed the start is refused by name."""
+    body, track = PARTICIPANT.of(new_track()), new_track(fileFormat="mp4")
+    settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.CALM)
+    settings["GATEWAY_FILE_FORMATS"] = "webm,mp4"
+    async with harness.serve(settings) as url, harness.client(url, demo.key) as client:
+        refused = await client.post(PARTICIPANT.command("start"), json={**body, "fileFormat": "m3u8"})
+        assert (refused.status_code, [error["field"] for error in refused.json()["errors"]]) == (422, ["fileFormat"])
+        assert (await client.start(track)).status_code == 422, "tracks are webm"
+        assert simulator.calls == []
+        started = await client.post(PARTICIPANT.command("start"), json={**body, "fileFormat": "mp4"})
+        assert (started.status_code, started.json()["fileFormat"]) == (201, "mp4")
+        other = await client.post(PARTICIPANT.command("start"), json={**body, "fileFormat": "webm"})
+        assert (other.status_code, other.json()["fields"]) == (409, ["fileFormat"])
+    assert sent(simulator, PARTICIPANT) == [{**body, "fileFormat": "mp4"}]
+
+
 # --- what rooms alone have ---------------------------------------------------------------------------------------
 
 CONFIG: Final[dict[str, Any]] = {
