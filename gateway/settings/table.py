@@ -198,8 +198,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_FILE_FORMATS",
         choices(FileFormat),
-        "What `fileFormat` may be at the start of a participant's recording, with commas between. VideoSDK documents webm, "
-        "and mp4 and m3u8 in its newer pages only. Tracks are webm, and rooms what VideoSDK makes.",
+        "What `fileFormat` may be at the start of a participant's recording, with commas between. VideoSDK documents "
+        "webm, and mp4 and m3u8 in its newer pages only. Tracks are webm, and rooms what VideoSDK makes.",
         default="webm",
     ),
     Setting(
