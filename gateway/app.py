@@ -262,7 +262,9 @@ def _pipeline(
         max_keys=settings.most_idempotency_keys,
         max_bytes=settings.most_idempotency_bytes,
     )
-    return RequestPipeline(recordings, rate_limiter, Idempotency(records, _tenant(settings)))
+    return RequestPipeline(
+        recordings, rate_limiter, Idempotency(records, _tenant(settings)), file_formats=settings.file_formats
+    )
 
 
 def _rate_limiter(settings: Settings, token_buckets: TokenBuckets) -> RateLimiter:

@@ -207,6 +207,10 @@ def test_names_that_kubernetes_injects_are_explained():
         ("GATEWAY_PUBLIC_URL", "https://gateway.example.com/?key=hunter7"),
         ("GATEWAY_PUBLIC_URL", "https://gateway.example.com/#x"),
         ("GATEWAY_JOIN_TOKENS", "yes"),
+        ("GATEWAY_FILE_FORMATS", "mp3"),
+        ("GATEWAY_FILE_FORMATS", "webm;mp4"),
+        ("GATEWAY_FILE_FORMATS", ",mp4"),
+        ("GATEWAY_FILE_FORMATS", "webm,,mp4"),
         ("GATEWAY_CORS_ORIGINS", "*"),
         ("GATEWAY_CORS_ORIGINS", "https://*:443"),
         ("GATEWAY_CORS_ORIGINS", "https://*.com"),
@@ -442,6 +446,12 @@ def test_join_tokens_need_the_secret_that_signs_them():
     """With a token made elsewhere the gateway cannot verify a join token."""
     (said,) = problems({**ENOUGH, "GATEWAY_JOIN_TOKENS": "on"})
     assert said.startswith("GATEWAY_JOIN_TOKENS: ")
+
+
+def test_file_formats_are_read_each_once():
+    """Blanks, capital letters and repetitions are no difference; without a word it is what VideoSDK documents."""
+    assert load(ENOUGH).file_formats == ("webm",)
+    assert load({**ENOUGH, "GATEWAY_FILE_FORMATS": "MP4, webm,mp4"}).file_formats == ("mp4", "webm")
 
 
 def test_origins_are_read_as_browsers_write_them():

@@ -112,9 +112,10 @@ def _observe(scope: HTTPScope, method: str, context: RequestContext, status: int
     route = _route(scope)
     metrics.answered(route, method, status, seconds)
     said = context.outcome or context.problem or ""
-    counter = _COUNTERS.get(getattr(scope.get("route_handler"), "opt", {}).get("scope", ""))
+    opt = getattr(scope.get("route_handler"), "opt", {})
+    counter = _COUNTERS.get(opt.get("scope", ""))
     if said and counter is not None:
-        counter.labels(said).inc()
+        counter.labels(said, opt.get("mode", "")).inc()
     if context.span is not None:
         context.span.begin()
     tracing.note(name=route, http__route=route, http__response__status_code=status, outcome=said)

@@ -26,6 +26,7 @@ from gateway.api.idempotency import KEY_HEADER
 from gateway.api.pagination import QUERY
 from gateway.api.problems import PROBLEM_JSON
 from gateway.api.recordings import recording_routes
+from gateway.api.room_options import RoomConfig, RoomLayout, Summary, Transcription
 from gateway.api.system import livez, readiness_route
 from gateway.api.webhooks import webhook_route
 from gateway.api.wire import BODIES, PATH_PARTS, ProblemDocument, RecordingBody
@@ -35,7 +36,14 @@ from gateway.videosdk.signatures import SIGNATURE_HEADER
 
 __all__ = ["contract"]
 
-_REQUESTS: Final = (*(body.__name__ for bodies in BODIES.values() for body in bodies), ReleaseClaim.__name__)
+_REQUESTS: Final = tuple(
+    model.__name__
+    for model in (
+        *(body for bodies in BODIES.values() for body in bodies),
+        *(RoomConfig, RoomLayout, Transcription, Summary),
+        ReleaseClaim,
+    )
+)
 _SCHEMAS: Final = "#/components/schemas/"
 _NO_PART: Final[Any] = None
 """What routes call is not needed to describe them."""

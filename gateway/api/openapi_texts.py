@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from msgspec import Struct
 
 from gateway.api.pagination import RecordingsPage
 from gateway.api.problems import MAX_BODY_BYTES, PROBLEM_JSON
-from gateway.api.wire import ProblemDocument, RecordingBody
+from gateway.api.wire import BODIES, ProblemDocument, RecordingBody
 from gateway.auth.policy import RULES
 from gateway.errors import PROBLEMS
 from gateway.recordings import MODES, Mode, Outcome, Status
@@ -82,6 +83,13 @@ OPERATION_IDS: Final[Mapping[Mode, OperationIds]] = {
         reconcile="reconcileParticipantRecording",
         release="releaseParticipantClaim",
     ),
+    Mode.ROOM: OperationIds(
+        start="startRoomRecording",
+        stop="stopRoomRecording",
+        get="getRoomRecording",
+        reconcile="reconcileRoomRecording",
+        release="releaseRoomClaim",
+    ),
 }
 
 # `{mode}` is the mode's own word for what it records.
@@ -119,9 +127,9 @@ WEBHOOK_SIGNATURE = (
 )
 
 LIST = """\
-The latest recording of each participant and of each track, those that run first, then by mode, participant and kind;
-recordings started without the gateway too, with `origin: videosdk`. Compared with VideoSDK first, as for a single one,
-with one question of each mode for the whole room.
+The latest recording of the room, of each participant and of each track, those that run first, then by mode, participant
+and kind; recordings started without the gateway too, with `origin: videosdk`. Compared with VideoSDK first, as for a
+single one, with one question of each mode for the whole room.
 """
 
 PENDING = """\
@@ -185,7 +193,7 @@ IDENTITIES = {
 BY_TICKET = "For `EventSource`: a ticket of `createRoomEventsTicket`, which opens the room's events once."
 
 TAGS = {
-    "recordings": "Start, stop and look at the recording of a participant, or of one of its tracks.",
+    "recordings": "Start, stop and look at the recording of a room, of a participant, or of one of its tracks.",
     "webhooks": "VideoSDK's webhooks. Only VideoSDK can call these.",
     "operations": "For those who look after the gateway.",
     "events": "Follow what changes in a room, as it happens.",
@@ -197,6 +205,9 @@ _PARAMETERS: Final = {
     "fileFormat": "webm",
     "webhookUrl": "https://app.example.com/hooks/videosdk?key=1",
     "bucketDirPath": "recordings/2026/lesson 1",
+    "config": {"layout": {"type": "GRID", "priority": "SPEAKER", "gridSize": 4}, "theme": "DARK"},
+    "transcription": {"enabled": True, "summary": {"enabled": True, "prompt": "Decisions and tasks"}},
+    "templateUrl": "https://app.example.com/recorder?meetingId=abcd-efgh-ijkl",
 }
 RELEASE_EXAMPLES: Final = {"reason": {"summary": "Why", "value": {"reason": "its process hangs, incident 4711"}}}
 
@@ -208,7 +219,8 @@ def example_ids(mode: Mode) -> dict[str, str]:
 
 def start_examples(mode: Mode) -> dict[str, Any]:
     """Return example bodies of a start."""
-    everything = {**example_ids(mode), **{name: _PARAMETERS[name] for name in MODES[mode].parameters}}
+    fields = {field.encode_name for field in msgspec.structs.fields(BODIES[mode].start)}
+    everything = {**example_ids(mode), **{name: value for name, value in _PARAMETERS.items() if name in fields}}
     return {
         "least": {"summary": "Into VideoSDK's own storage", "value": example_ids(mode)},
         "all": {"summary": "Everything that can be said", "value": everything},
@@ -323,7 +335,7 @@ def recording(example: str, mode: Mode = Mode.TRACK) -> dict[str, Any]:
         "id": "rec_c4xq5n2vjm7kd3hz6ty5wa2b",
         "mode": mode,
         **example_ids(mode),
-        "fileFormat": "webm",
+        "fileFormat": MODES[mode].file_format,
         "status": status,
         "outcome": outcome,
         "origin": "gateway",

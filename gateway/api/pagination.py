@@ -19,10 +19,12 @@ _MODE_OF: Final = {
     str(label): mode for mode, spec in MODES.items() for label in (Kind if "kind" in spec.ids else [mode])
 }
 """The mode of a target by its label."""
-_LEAST: Final = 1 if all("participantId" in spec.ids for spec in MODES.values()) else 0
-"""How many characters of a participant's id a cursor has at least."""
+_PLACES: Final = "|".join(
+    rf"{ID_CHARACTER}{{1,128}}\.{label}" if "participantId" in MODES[mode].ids else rf"\.{label}"
+    for label, mode in _MODE_OF.items()
+)
 _RUNNING, _ENDED = "running", "ended"
-_CURSOR: Final = re.compile(rf"^({_RUNNING}|{_ENDED})\.({ID_CHARACTER}{{{_LEAST},128}})\.({'|'.join(_MODE_OF)})$")
+_CURSOR: Final = re.compile(rf"^(?:{_RUNNING}|{_ENDED})\.(?:{_PLACES})$")
 """How the target stood that a page ended with, its participant and its label. In plain words, so that the contract can
 tell a cursor from what is none."""
 

@@ -4,7 +4,7 @@ The order matters. Nothing of a request that is not valid or not allowed reaches
 other request; and what is kept or charged is what really came of it.
 """
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Collection, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from gateway.api.rate_limits import Admission, Question, RateLimiter
 from gateway.api.wire import RecordingBody, parameters_in, target_in
 from gateway.auth.api_keys import Caller
 from gateway.auth.policy import Policy, Scope, check, check_room, covers, covers_sort, refuse
-from gateway.errors import GatewayError, TooManyRequests
+from gateway.errors import GatewayError, InvalidRequest, TooManyRequests
 from gateway.recordings import MODES, Answer, Kind, Mode, Outcome, Recordings, Target
 from gateway.store.clock import clock
 
@@ -41,9 +41,18 @@ class RequestPipeline:
         recordings: Who starts and stops.
         rate_limiter: How often callers may ask.
         idempotency_service: What they were answered.
+        file_formats: What a start of a participant may name.
     """
 
-    def __init__(self, recordings: Recordings, rate_limiter: RateLimiter, idempotency_service: Idempotency) -> None:
+    def __init__(
+        self,
+        recordings: Recordings,
+        rate_limiter: RateLimiter,
+        idempotency_service: Idempotency,
+        *,
+        file_formats: Collection[str] = ("webm",),
+    ) -> None:
+        self._file_formats = file_formats
         self._recordings = recordings
         self._rate_limiter = rate_limiter
         self._idempotency = idempotency_service
@@ -52,7 +61,16 @@ class RequestPipeline:
         """Have a target recorded, for at most `timeout` seconds of waiting."""
         arrived_at, caller = clock(), _caller(request)
         target, parameters = target_in(mode, body), parameters_in(mode, body)
-        check(caller.policy, Scope.START, target, parameters.webhook_url, parameters.bucket_dir_path)
+        if mode is Mode.PARTICIPANT and parameters.file_format not in {None, *self._file_formats}:
+            raise InvalidRequest.of([("fileFormat", f"must be one of {', '.join(self._file_formats)}")])
+        check(
+            caller.policy,
+            Scope.START,
+            target,
+            parameters.webhook_url,
+            parameters.bucket_dir_path,
+            parameters.template_url,
+        )
         return await self._take_in(
             request,
             Scope.START,
@@ -180,13 +198,13 @@ def _asking(context: RequestContext, question: Question) -> Generator[Question]:
 
 def _sees_none(policy: Policy, listing: RecordingsQuery) -> bool:
     """Tell whether a caller may read nothing of what it asks for, whatever there is: then VideoSDK is not asked."""
-    if listing.participant_id is None and policy.participants == ():
-        return True
     labels = [
         (mode, kind)
         for mode, spec in MODES.items()
         for kind in (Kind if "kind" in spec.ids else [None])
-        if listing.mode in {None, mode} and listing.kind in {None, kind}
+        if listing.mode in {None, mode}
+        and listing.kind in {None, kind}
+        and (listing.participant_id is None or "participantId" in spec.ids)
     ]
     if listing.participant_id is None:
         return not any(covers_sort(policy, mode, kind) for mode, kind in labels)

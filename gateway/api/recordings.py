@@ -56,7 +56,11 @@ def recording_routes(authenticator: Authenticator, pipeline: RequestPipeline, de
 
 def routes(mode: Mode, pipeline: RequestPipeline, deadline: float) -> list[HTTPRouteHandler]:
     """Build the routes that start, stop and show the recordings of one mode."""
-    return [_start(mode, pipeline, deadline), _stop(mode, pipeline, deadline), _get(mode, pipeline)]
+    handlers = [_start(mode, pipeline, deadline), _stop(mode, pipeline, deadline), _get(mode, pipeline)]
+    if len(ids := list(MODES[mode].ids)) == 1:
+        # A room may be called `start`, and then its address is also that of the command.
+        handlers += [_get_named(mode, pipeline, ids[0], name) for name in ("start", "stop")]
+    return handlers
 
 
 def _start(mode: Mode, pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
@@ -123,6 +127,18 @@ def _get(mode: Mode, pipeline: RequestPipeline) -> HTTPRouteHandler:
             200: answers(mode, "What is known.", *Status),
             **problems(*_IDENTITY, "not-found", "invalid-request", "too-many-requests", *_COORDINATION, "internal"),
         },
+    )(show)
+
+
+def _get_named(mode: Mode, pipeline: RequestPipeline, part: str, name: str) -> HTTPRouteHandler:
+    async def show(request: _Request) -> RecordingBody:
+        return await pipeline.show(request, read_target(mode, {part: name}))
+
+    return get(
+        f"/recordings/{mode}/{name}",
+        include_in_schema=False,
+        security=BEARER,
+        opt={"scope": Scope.READ, "mode": mode},
     )(show)
 
 

@@ -39,13 +39,10 @@ MAX_WEBHOOK_BYTES: Final = 256 * 1024
 """Bytes. The end of a recording names every file of it: a participant who unmutes all day makes many."""
 
 _HAPPENINGS = (EventType.STARTING, EventType.STARTED, EventType.STOPPING, EventType.STOPPED, EventType.FAILED)
-_OTHER_MODES: Final = {"participant-recording", "recording"} - {spec.events for spec in MODES.values()}
 EVENTS: Final[dict[str, EventType | None]] = {
     **{f"{spec.events}-{happened}": happened for spec in MODES.values() for happened in _HAPPENINGS},
     "participant-left": EventType.LEFT,
     "session-ended": EventType.ENDED,
-    # Of modes that the gateway does not record: accepted, and that is all.
-    **{f"{events}-{happened}": None for events in _OTHER_MODES for happened in _HAPPENINGS},
     "participant-joined": None,
     "session-started": None,
 }
@@ -66,12 +63,16 @@ class _Data(Struct, rename="camel"):
     participant_id: str | None = None
     kind: str | None = None
     file_details: Any = None
+    file_path: Any = None
+    file_url: Any = None
+    """Of a room's recording, which has one file: it stands here, and not in a list."""
 
     @property
     def files(self) -> tuple[RecordedFile, ...]:
         """The files that it names; none where they come in an unknown shape, which must not hide the event."""
+        one = [{"filePath": self.file_path, "fileUrl": self.file_url}] if self.file_path else []
         try:
-            return tuple(msgspec.convert(self.file_details or [], list[RecordedFile]))
+            return tuple(msgspec.convert(self.file_details or one, list[RecordedFile]))
         except msgspec.ValidationError:
             return ()
 

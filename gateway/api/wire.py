@@ -1,17 +1,23 @@
 """What travels over HTTP: the JSON bodies, and how a body becomes a value or a list of everything wrong with it."""
 
-import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
+from gateway.api.field_checks import (
+    MAX_PATH,
+    MAX_URL,
+    check_bucket_dir_path,
+    check_template_url,
+    check_text,
+    check_webhook_url,
+)
+from gateway.api.room_options import MAX_NAME, MAX_UNKNOWN, RoomConfig, Transcription, mistakes
 from gateway.errors import InvalidRequest, MalformedRequest
 from gateway.recordings import (
     MODES,
@@ -44,15 +50,10 @@ __all__ = [
     "target_in",
 ]
 
-_MAX_URL: Final = 2048
-_MAX_PATH: Final = 512
 _URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u0020\u007f/?#\\][^\u0000-\u0020\u007f\\]*$"
+_HTTPS_PATTERN: Final = _URL_PATTERN.replace("[Ss]?", "[Ss]")
 _PATH_PATTERN: Final = r"^/?[^\u0000-\u001f\u007f/\\]+(?:/[^\u0000-\u001f\u007f/\\]+)*/?$"
 """What holds for every good one, in words that all readers of patterns know. Not all that match are good."""
-_MAX_NAME: Final = 64
-_MAX_UNKNOWN: Final = 100
-"""How many unknown fields are named: a body of nothing else would be answered with ten times its size."""
-_NO_HOST: Final = re.compile(r"[\s\\\"<>^`{|}]")
 
 _T = TypeVar("_T", bound=Struct)
 
@@ -64,10 +65,17 @@ ParticipantId = Annotated[
     str, Meta(pattern=ID_PATTERN, description=f"VideoSDK's id of the participant. {_ID}", examples=["participant-1"])
 ]
 FileFormat = Annotated[str, Meta(pattern="^webm$", description="`webm`, which is also the default.")]
+ParticipantFormat = Annotated[
+    str,
+    Meta(
+        pattern="^(?:webm|mp4|m3u8)$",
+        description="`webm`, which is also the default; `mp4` and `m3u8` where the operator allows them.",
+    ),
+]
 WebhookUrl = Annotated[
     str,
     Meta(
-        max_length=_MAX_URL,
+        max_length=MAX_URL,
         pattern=_URL_PATTERN,
         description="Where VideoSDK sends this recording's events. Passed on exactly as sent.",
         examples=["https://app.example.com/hooks/videosdk?key=1"],
@@ -77,11 +85,21 @@ BucketDirPath = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=_MAX_PATH,
+        max_length=MAX_PATH,
         pattern=_PATH_PATTERN,
         description="Folder in your own bucket. Passed on exactly as sent. A slash may begin and end it; no segment is "
         "empty, `.` or `..`.",
         examples=["recordings/2026/lesson 1"],
+    ),
+]
+TemplateUrl = Annotated[
+    str,
+    Meta(
+        max_length=MAX_URL,
+        pattern=_HTTPS_PATTERN,
+        description="A page of yours that joins the room and is recorded in place of a layout. It falls under the "
+        "hosts that you may name in `webhookUrl`. Passed on exactly as sent.",
+        examples=["https://app.example.com/recorder?meetingId=abcd-efgh-ijkl"],
     ),
 ]
 
@@ -118,7 +136,7 @@ class StartParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel
 
     room_id: RoomId
     participant_id: ParticipantId
-    file_format: FileFormat | UnsetType | None = UNSET
+    file_format: ParticipantFormat | UnsetType | None = UNSET
     webhook_url: WebhookUrl | UnsetType | None = UNSET
     bucket_dir_path: BucketDirPath | UnsetType | None = UNSET
 
@@ -128,6 +146,23 @@ class StopParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel"
 
     room_id: RoomId
     participant_id: ParticipantId
+
+
+class StartRoomRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A room, and how it is to be recorded: everybody in it in one file. VideoSDK's own field names."""
+
+    room_id: RoomId
+    webhook_url: WebhookUrl | UnsetType | None = UNSET
+    bucket_dir_path: BucketDirPath | UnsetType | None = UNSET
+    config: RoomConfig | UnsetType | None = UNSET
+    transcription: Transcription | UnsetType | None = UNSET
+    template_url: TemplateUrl | UnsetType | None = UNSET
+
+
+class StopRoomRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The room whose recording is to be stopped. Recordings of its participants and their tracks go on."""
+
+    room_id: RoomId
 
 
 class Bodies(NamedTuple):
@@ -140,6 +175,7 @@ class Bodies(NamedTuple):
 BODIES: Final[Mapping[Mode, Bodies]] = {
     Mode.TRACK: Bodies(StartTrackRecording, StopTrackRecording),
     Mode.PARTICIPANT: Bodies(StartParticipantRecording, StopParticipantRecording),
+    Mode.ROOM: Bodies(StartRoomRecording, StopRoomRecording),
 }
 """The bodies of every mode."""
 
@@ -185,7 +221,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
     """A recording, as far as the gateway knows, with the ids that its mode has. The contract names it by its mode."""
 
     id: Annotated[str, Meta(description="The gateway's own id of this recording; null where it knows of none.")] | None
-    mode: Annotated[Mode, Meta(description="What VideoSDK records: a track, or a participant as a whole.")]
+    mode: Annotated[Mode, Meta(description="What VideoSDK records: a track, a participant as a whole, or the room.")]
     room_id: str
     participant_id: str | UnsetType = UNSET
     kind: Kind | UnsetType = UNSET
@@ -310,15 +346,15 @@ def read_body(body: bytes, model: type[_T]) -> _T:
     given = cast("dict[str, object]", decoded)
     fields = _fields(model)
     unknown = [name for name in given if name not in fields]
-    errors = [(name[:_MAX_NAME], "is not a field of this request") for name in unknown[:_MAX_UNKNOWN]]
+    errors = [(name[:MAX_NAME], "is not a field of this request") for name in unknown[:MAX_UNKNOWN]]
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if given.get(name) is None and not (field.required and name in given):
             # Absent and null are the same where a field may be absent.
             if field.required:
                 errors.append((name, "is missing"))
-        elif message := _CHECKS[name](given[name]):
-            errors.append((name, message))
+        elif wrong := _wrong(model, name, given[name]):
+            errors += wrong
         else:
             values[field.name] = Kind(cast("str", given[name])) if name == "kind" else given[name]
     if errors:
@@ -330,6 +366,13 @@ def read_body(body: bytes, model: type[_T]) -> _T:
 def _fields(model: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
     """Return the fields of a body by their names in JSON; msgspec works them out anew each time it is asked."""
     return {field.encode_name: field for field in msgspec.structs.fields(model)}
+
+
+def _wrong(model: type[Struct], name: str, value: object) -> list[tuple[str, str]]:
+    if described := _OBJECTS.get(name):
+        return mistakes(name, value, described)
+    message = (_CHECKS_OF.get((model, name)) or _CHECKS[name])(value)
+    return [] if message is None else [(name, message)]
 
 
 def check_part(name: str, value: object) -> str | None:
@@ -365,27 +408,8 @@ def read_room(room_id: str) -> str:
     return room_id
 
 
-_CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Categories of Unicode: control characters, halves of a pair, and the separators that end a line."""
-
-
-def _text(value: object, most: int) -> str | None:
-    if value is None:
-        return "must be a string, not null"
-    if not isinstance(value, str):
-        return "must be a string"
-    if not value:
-        return "must not be empty"
-    if len(value) > most:
-        return f"must not be longer than {most} characters"
-    # What Python can print whole holds none.
-    if not value.isprintable() and any(unicodedata.category(character) in _CONTROL for character in value):
-        return "must not contain control characters"
-    return None
-
-
 def _check_id(value: object) -> str | None:
-    if wrong := _text(value, 128):
+    if wrong := check_text(value, 128):
         return wrong
     return None if is_id(cast("str", value)) else "must not contain `/` or `\\`, and not be `.` or `..`"
 
@@ -402,38 +426,8 @@ def _check_format(value: object) -> str | None:
     return None if value == "webm" else "must be webm"
 
 
-def _check_webhook_url(value: object) -> str | None:
-    if wrong := _text(value, _MAX_URL):
-        return wrong
-    url = cast("str", value)
-    if any(character.isspace() for character in url):
-        return "must not contain blanks"
-    if "\\" in url:
-        # Some readers take it for a slash, others do not: the host would be a matter of opinion.
-        return "must not contain a backslash"
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        _ = parts.port
-    except ValueError:
-        return "must be a valid URL"
-    if parts.scheme.lower() not in {"http", "https"} or not host or _NO_HOST.search(parts.netloc):
-        return "must be an absolute http or https URL"
-    return None
-
-
-def _check_bucket_dir_path(value: object) -> str | None:
-    if wrong := _text(value, _MAX_PATH):
-        return wrong
-    path = cast("str", value)
-    if "\\" in path:
-        return "must not contain a backslash"
-    segments = path.removeprefix("/").removesuffix("/").split("/")
-    if "" in segments:
-        return "must not contain an empty segment"
-    if "." in segments or ".." in segments:
-        return "must not contain a `.` or `..` segment"
-    return None
+def _check_participant_format(value: object) -> str | None:
+    return None if value in ("webm", "mp4", "m3u8") else "must be one of webm, mp4, m3u8"
 
 
 _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
@@ -442,7 +436,13 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "kind": _check_kind,
     "mode": _check_mode,
     "fileFormat": _check_format,
-    "webhookUrl": _check_webhook_url,
-    "bucketDirPath": _check_bucket_dir_path,
-    "reason": lambda value: _text(value, 500),
+    "webhookUrl": check_webhook_url,
+    "bucketDirPath": check_bucket_dir_path,
+    "templateUrl": check_template_url,
+    "reason": lambda value: check_text(value, 500),
 }
+_CHECKS_OF: Final[dict[tuple[type[Struct], str], Callable[[object], str | None]]] = {
+    (StartParticipantRecording, "fileFormat"): _check_participant_format,
+}
+"""Of fields that are another in one body than in the others."""
+_OBJECTS: Final[dict[str, type[Struct]]] = {"config": RoomConfig, "transcription": Transcription}

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from gateway.auth.canonical_text import is_line_noise, unmasked
 from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
 from gateway.errors import Forbidden
-from gateway.recordings import Kind, Mode, Target
+from gateway.recordings import MODES, Kind, Mode, Target
 from gateway.recordings.targets import is_id
 
 __all__ = [
@@ -52,13 +52,13 @@ _PLACEHOLDER: Final = re.compile(r"\{roomId\}|\{participantId\}")
 _UPWARDS: Final = re.compile(r"\s*\.[\s.]*(;.*)?", re.DOTALL)
 """A segment of dots. Blanks around them and parameters after them are dropped by some readers."""
 
-RULES: Final[Mapping[str, str]] = {
-    "scope": "You do not have the scope that this request needs.",
-    "room": "You may not act in this room.",
-    "participant": "You may not act on this participant.",
-    "mode": "You may act on recordings of some modes only. A join token: on those of tracks, unless it has allow_mod.",
-    "kind": "You may act on tracks of some kinds only.",
-    "starter": "You may stop only what you started. A join token: what one of this participant or a moderator started.",
+
+def _of_template(rule: str) -> str:
+    """Return the rule of a templateUrl that corresponds to one of a webhookUrl."""
+    return rule.replace("webhook-", "template-")
+
+
+_OF_WEBHOOKS: Final[Mapping[str, str]] = {
     "webhook-form": "The webhookUrl must be an absolute http or https URL that is read in one way only.",
     "webhook-https": "The webhookUrl must begin with https.",
     "webhook-credentials": "The webhookUrl must not carry credentials.",
@@ -68,6 +68,18 @@ RULES: Final[Mapping[str, str]] = {
     "webhook-ip-literal": "The webhookUrl's host must be a name, not an IP address in any spelling.",
     "webhook-private-name": "The webhookUrl's host must be a public name.",
     "webhook-hosts": "The webhookUrl's host is not one of those you may use.",
+}
+
+RULES: Final[Mapping[str, str]] = {
+    "scope": "You do not have the scope that this request needs.",
+    "room": "You may not act in this room.",
+    "participant": "You may not act on this participant.",
+    "mode": "You may act on recordings of some modes only. A join token: on those of tracks, unless it has allow_mod. "
+    "Who is limited to some participants: on those of a room only where its policy names that mode.",
+    "kind": "You may act on tracks of some kinds only.",
+    "starter": "You may stop only what you started. A join token: what one of this participant or a moderator started.",
+    **_OF_WEBHOOKS,
+    **{_of_template(rule): text.replace("webhookUrl", "templateUrl") for rule, text in _OF_WEBHOOKS.items()},
     "folder": "You may not choose a bucketDirPath.",
     "bucket-form": "The bucketDirPath must be a path without control characters and empty segments.",
     "bucket-encoding": "The bucketDirPath must not hide slashes or control characters behind encodings or lookalikes.",
@@ -103,7 +115,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of participants (`exactly`), or the beginning of ids with a `*` at the end."""
 
     modes: frozenset[Mode] | None = None
-    """Modes of recordings."""
+    """Modes of recordings. Where only some participants are allowed, those of a room only if it stands here."""
 
     kinds: frozenset[Kind] | None = None
     """Kinds of tracks. What has no kind, since it holds several, is not among them."""
@@ -192,7 +204,12 @@ JWTS: Final = Policy(scopes=frozenset(Scope), webhook_hosts=(), bucket_dir_path=
 
 
 def check(
-    policy: Policy, scope: str, target: Target, webhook_url: str | None = None, bucket_dir_path: str | None = None
+    policy: Policy,
+    scope: str,
+    target: Target,
+    webhook_url: str | None = None,
+    bucket_dir_path: str | None = None,
+    template_url: str | None = None,
 ) -> None:
     """Let a request about a target pass, or refuse it.
 
@@ -200,9 +217,9 @@ def check(
         Forbidden: The extension member `rule` names the first rule that is broken.
     """
     check_room(policy, scope, target.room_id)
-    if not _names(policy.participants, target.participant_id):
+    if _has_participant(target.mode) and not _names(policy.participants, target.participant_id):
         refuse("participant")
-    if policy.modes is not None and target.mode not in policy.modes:
+    if not _covers_mode(policy, target.mode):
         refuse("mode")
     if policy.kinds is not None and target.kind not in policy.kinds:
         refuse("kind")
@@ -212,6 +229,11 @@ def check(
         )
         if rule:
             refuse(rule)
+    if template_url is not None:
+        # VideoSDK opens this page as it sends webhooks, so it may lead where these may, but never in the clear.
+        rule = broken_rule(template_url, http=False, private=policy.webhook_private, hosts=policy.webhook_hosts)
+        if rule:
+            refuse(_of_template(rule))
     if bucket_dir_path is not None:
         rule = _broken_by_path(bucket_dir_path, policy.bucket_dir_prefix)
         if rule or not policy.bucket_dir_path:
@@ -237,14 +259,30 @@ def covers(policy: Policy, target: Target) -> bool:
     """Tell whether a target is among those the caller may act on, whatever it may do to it."""
     return (
         _names(policy.rooms, target.room_id)
-        and _names(policy.participants, target.participant_id)
+        and (not _has_participant(target.mode) or _names(policy.participants, target.participant_id))
         and covers_sort(policy, target.mode, target.kind)
     )
 
 
 def covers_sort(policy: Policy, mode: Mode, kind: Kind | None) -> bool:
     """Tell whether recordings of this mode and kind, of some participant, are among those the caller may act on."""
-    return (policy.modes is None or mode in policy.modes) and (policy.kinds is None or kind in policy.kinds)
+    nobody = _has_participant(mode) and policy.participants == ()
+    return not none and _covers_mode(policy, mode) and (policy.kinds is None or kind in policy.kinds)
+
+
+def _covers_mode(policy: Policy, mode: Mode) -> bool:
+    """Tell whether recordings of this mode are allowed.
+
+    What is recorded of a room shows all who are in it: a policy that is limited to some participants covers it only
+    where it names the mode.
+    """
+    if policy.modes is None:
+        return policy.participants is None or _has_participant(mode)
+    return mode in policy.modes
+
+
+def _has_participant(mode: Mode) -> bool:
+    return "participantId" in MODES[mode].ids
 
 
 def refuse(rule: str) -> NoReturn:

@@ -176,8 +176,8 @@ _REQUESTS: Final = _counter(
 _REQUEST_DURATION: Final = _histogram(
     "http_request_duration_seconds", "From request to headers of the answer.", "route"
 )
-STARTS: Final = _counter("starts", "Answers to starts: the outcome, or the problem's slug.", "outcome")
-STOPS: Final = _counter("stops", "Answers to stops: the outcome, or the problem's slug.", "outcome")
+STARTS: Final = _counter("starts", "Answers to starts: the outcome, or the problem's slug.", "outcome", "mode")
+STOPS: Final = _counter("stops", "Answers to stops: the outcome, or the problem's slug.", "outcome", "mode")
 _IN_FLIGHT: Final = _gauge("operations_in_flight", "Operations that this instance leads.")
 _PHASE_DURATION: Final = _histogram(
     "phase_duration_seconds",
@@ -223,10 +223,11 @@ IDEMPOTENCY_KEYS_FORGOTTEN: Final = _counter(
 )
 
 # A series that is there from the beginning can be seen to rise from 0; one that appears with its first event cannot.
-for _child in ("started", "joined", "already_recording"):
-    STARTS.labels(_child)
-for _child in ("stopped", "stop_requested", "not_recording", "joined"):
-    STOPS.labels(_child)
+for _mode in ("track", "participant", "room"):
+    for _child in ("started", "joined", "already_recording"):
+        STARTS.labels(_child, _mode)
+    for _child in ("stopped", "stop_requested", "not_recording", "joined"):
+        STOPS.labels(_child, _mode)
 for _child in ("claim", "upstream", "finish", "wait"):
     _PHASE_DURATION.labels(_child)
 _WAIT_DURATION: Final = _PHASE_DURATION.labels("wait")

@@ -34,7 +34,7 @@ class Batch:
         self.fingerprint = parameters.fingerprint if parameters else ""
         self.descriptor = ""
         if parameters:
-            described = Descriptor(requested_by=caller, file_format=parameters.file_format or "webm")
+            described = Descriptor(requested_by=caller, file_format=parameters.file_format or "")
             self.descriptor = msgspec.json.encode(described).decode()
         self.arrived_at = arrived_at
         """When (`clock`) the earliest of its callers came, until Redis has answered for the first time."""

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from gateway.observability import metrics
 from gateway.recordings.model import RecordedFile, WebhookDeliveries
-from gateway.videosdk.client import ListedRow
+from gateway.videosdk.rows import ListedRow
 
 __all__ = [
     "SKEW_MS",

@@ -32,7 +32,8 @@ from gateway.recordings.model import ENDED, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.probe import LOOK_PAUSES, MISSES_APART_SECONDS, NONE_RUNS, Probe, noted
 from gateway.store.clock import clock
-from gateway.videosdk.client import ListedRow, VideoSDK
+from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.rows import ListedRow
 
 __all__ = ["Leader"]
 

@@ -18,7 +18,8 @@ from gateway.errors import Refused, UpstreamError
 from gateway.recordings.evidence import milliseconds
 from gateway.recordings.targets import MODES, Mode, Target
 from gateway.store.clock import clock
-from gateway.videosdk.client import ListedRow, ListedSession, VideoSDK
+from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.rows import ListedRow, ListedSession
 
 __all__ = ["Asker", "Listing", "ListingCache"]
 
@@ -251,7 +252,9 @@ class ListingCache:
                 listed = await self._videosdk.list_rows(
                     MODES[mode].path, room, participant, for_readers=count if batch.asker is not None else None
                 )
-                rows += (structs.replace(row, mode=mode) for row in listed)
+                # Where a row says what it is, and that is not what was asked for (a composite recording), it is no row
+                # of ours: it neither is the recording of a target nor stands in the way of one.
+                rows += (structs.replace(row, mode=mode) for row in listed if row.mode in {"", mode})
         finally:
             if batch.asker is not None and calls > 1:
                 batch.asker.spend(calls - 1)

@@ -80,7 +80,8 @@ class Descriptor(Struct, frozen=True, rename="camel", omit_defaults=True):
     """What the record keeps of a recording besides times: readable by every caller, so nothing secret."""
 
     requested_by: str | None = None
-    file_format: str = "webm"
+    file_format: str = ""
+    """Empty where the start did not say."""
     origin: Origin = Origin.GATEWAY
 
 

@@ -10,7 +10,7 @@ from gateway.recordings.evidence import Evidence, began_with, dead_rows, only_de
 from gateway.recordings.model import Descriptor, EndReason, Origin, Outcome, Problem, Status
 from gateway.recordings.targets import StartParameters, Target
 from gateway.store.clock import clock
-from gateway.videosdk.client import ListedRow
+from gateway.videosdk.rows import ListedRow
 
 __all__ = ["Operation", "Result", "begun_by", "was_found"]
 

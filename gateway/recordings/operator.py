@@ -12,7 +12,7 @@ from gateway.recordings.operation import begun_by
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
 from gateway.recordings.targets import Target
-from gateway.videosdk.client import ListedRow
+from gateway.videosdk.rows import ListedRow
 
 __all__ = ["Operator"]
 

@@ -22,7 +22,7 @@ from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation, begun_by, was_found
 from gateway.store.clock import clock
-from gateway.videosdk.client import ListedRow
+from gateway.videosdk.rows import ListedRow
 
 __all__ = ["LOOK_PAUSES", "MISSES_APART_SECONDS", "NONE_RUNS", "Probe", "noted"]
 

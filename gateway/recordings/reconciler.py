@@ -30,8 +30,8 @@ from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
 from gateway.recordings.targets import Mode, Target, target_of
 from gateway.store.scripts import BUCKETS
-from gateway.videosdk.client import ListedRow
 from gateway.videosdk.pace import Pace
+from gateway.videosdk.rows import ListedRow
 
 __all__ = ["Reconciler"]
 

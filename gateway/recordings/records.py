@@ -10,7 +10,7 @@ import msgspec
 from gateway.coordinator import Record
 from gateway.recordings.evidence import Evidence, milliseconds
 from gateway.recordings.model import ENDED, Descriptor, EndReason, Origin, Recording, Status
-from gateway.recordings.targets import Target
+from gateway.recordings.targets import MODES, Target
 
 __all__ = ["decode_descriptor", "recording_id", "recording_of"]
 
@@ -27,7 +27,7 @@ def recording_of(key: str, target: Target, record: Record) -> Recording:
     return Recording(
         id=recording_id(key, record.generation) if record.generation not in {"", "0"} else None,
         target=target,
-        file_format=descriptor.file_format,
+        file_format=descriptor.file_format or MODES[target.mode].file_format,
         origin=descriptor.origin,
         status=status,
         requested_by=descriptor.requested_by,

@@ -4,9 +4,10 @@ import hashlib
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
+import msgspec
 from msgspec import Struct
 
 __all__ = [
@@ -45,6 +46,7 @@ class Mode(StrEnum):
 
     TRACK = "track"
     PARTICIPANT = "participant"
+    ROOM = "room"
 
 
 class ModeSpec(Struct, frozen=True, kw_only=True):
@@ -60,6 +62,8 @@ class ModeSpec(Struct, frozen=True, kw_only=True):
     """The fields that name a target: VideoSDK's name, and ours."""
     parameters: Mapping[str, str]
     """What a start may say beside them: VideoSDK's name, and ours."""
+    file_format: str = "webm"
+    """What VideoSDK makes where a start does not say."""
 
 
 MODES: Final[Mapping[Mode, ModeSpec]] = {
@@ -74,6 +78,20 @@ MODES: Final[Mapping[Mode, ModeSpec]] = {
         events="participant-recording",
         ids={"roomId": "room_id", "participantId": "participant_id"},
         parameters={"fileFormat": "file_format", "webhookUrl": "webhook_url", "bucketDirPath": "bucket_dir_path"},
+    ),
+    Mode.ROOM: ModeSpec(
+        path="/v2/recordings",
+        stop="end",
+        events="recording",
+        ids={"roomId": "room_id"},
+        parameters={
+            "webhookUrl": "webhook_url",
+            "awsDirPath": "bucket_dir_path",
+            "config": "config",
+            "transcription": "transcription",
+            "templateUrl": "template_url",
+        },
+        file_format="mp4",
     ),
 }
 """Every mode that the gateway records."""
@@ -138,8 +156,14 @@ class StartParameters(Struct, frozen=True):
     file_format: str | None = None
     webhook_url: str | None = None
     bucket_dir_path: str | None = None
+    config: Mapping[str, Any] | None = None
+    """How a room's video looks, and what it is made of; VideoSDK's own words, as the caller wrote them."""
+    transcription: Mapping[str, Any] | None = None
+    """Likewise, whether VideoSDK writes down what is said in a room."""
+    template_url: str | None = None
+    """The page that a room's recording shows."""
 
-    def fields(self, mode: Mode) -> dict[str, str]:
+    def fields(self, mode: Mode) -> dict[str, Any]:
         """Return what was said, under VideoSDK's names."""
         said = {name: getattr(self, ours) for name, ours in MODES[mode].parameters.items()}
         return {name: value for name, value in said.items() if value is not None}
@@ -149,19 +173,26 @@ class StartParameters(Struct, frozen=True):
         """What two starts must have in common to join the same operation.
 
         Hashed field by field, so that a difference can be named without storing its values: a webhook's query may be a
-        secret. An absent format is the documented default.
+        secret. An absent format is the documented default of the modes that have one.
         """
         values = {
             "fileFormat": self.file_format or "webm",
             "webhookUrl": self.webhook_url,
             "bucketDirPath": self.bucket_dir_path,
         }
+        of_rooms = {
+            "config": _canonical(self.config),
+            "transcription": _canonical(self.transcription),
+            "templateUrl": self.template_url,
+        }
+        values |= {name: value for name, value in of_rooms.items() if value is not None}
         return " ".join(f"{name}={_digest(value)}" for name, value in values.items())
 
 
 def differing_fields(one: str, other: str) -> list[str]:
-    """Name the parameters in which two fingerprints differ."""
-    return [part.partition("=")[0] for part in one.split() if part not in other.split()]
+    """Name the parameters in which two fingerprints differ; what stands in one of them alone is among them."""
+    different = set(one.split()) ^ set(other.split())
+    return list(dict.fromkeys(part.partition("=")[0] for part in (*one.split(), *other.split()) if part in different))
 
 
 def target_of(key: str) -> Target:
@@ -177,6 +208,11 @@ def is_id(text: str) -> bool:
 
 def _has_half_a_pair(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _canonical(value: Mapping[str, Any] | None) -> str | None:
+    """Write it down the same in whatever order its members stand: to VideoSDK they mean the same."""
+    return None if value is None else msgspec.json.encode(value, order="sorted").decode()
 
 
 def _digest(value: str | None) -> str:

@@ -119,7 +119,9 @@ class WithoutRedisMode:
 
     async def _is_open(self, target: Target) -> bool:
         rows = await self._videosdk.list_rows(MODES[target.mode].path, target.room_id, target.participant_id or None)
-        return any(target.kind in {None, row.kind} and row.end is None for row in rows)
+        return any(
+            target.kind in {None, row.kind} and row.mode in {"", target.mode} and row.end is None for row in rows
+        )
 
     def _recording(
         self, target: Target, parameters: StartParameters, caller: str | None, status: Status = Status.RECORDING
@@ -127,7 +129,7 @@ class WithoutRedisMode:
         return Recording(
             id=None,
             target=target,
-            file_format=parameters.file_format or "webm",
+            file_format=parameters.file_format or MODES[target.mode].file_format,
             status=status,
             requested_by=caller,
             requested_at=None,

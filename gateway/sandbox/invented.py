@@ -34,6 +34,7 @@ AUTO_LIVE_NAME: Final = "sandbox"
 DEFAULT_PER_PAGE: Final = 20
 MAX_PER_PAGE: Final = 10_000
 
+USER_ID: Final = "61d6e823783d6b03a026ac00"
 REGION: Final = "sandbox001"
 CDN: Final = "https://cdn.videosdk.live/"
 VIDEO_SIZE: Final = (640, 360)

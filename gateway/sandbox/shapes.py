@@ -117,9 +117,9 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         if self.mode == "room":
             place, name = self.session_id, f"recording_{self.room_id}_{stamp}"
         else:
-            kind = self.kind or "audio_video"
-            place = f"{self.session_id}/{self.participant_id}/{kind}"
-            name = f"{self.mode}_recording_{self.participant_id}_{kind}_{stamp}"
+            folders = [self.session_id, self.participant_id or "", *([self.kind] if self.kind else [])]
+            words = [self.mode, "recording", *folders[1:], str(stamp)]
+            place, name = "/".join(folders), "_".join(words)
         root = self.directory.rstrip("/") if self.directory else invented.STORAGE_ROOT
         return f"{root}/{place}/{name}.{self.file_format}"
 
@@ -178,31 +178,54 @@ class Room(msgspec.Struct):
     session: Session | None = None
 
 
-def describe(row: Recording, at: float | None = None) -> Json:
+def describe(row: Recording, at: float | None = None, *, bare: bool = False) -> Json:
     """Return a recording as VideoSDK lists it (sample at docs.videosdk.live), optionally as it was at a past instant.
 
-    `at` is a second of the monotonic clock. An open recording has no end and no file yet.
+    `at` is a second of the monotonic clock. An open recording has no end and no file yet. `bare` leaves out of a room's
+    row what the vendor's Node package types, and the sample does not have.
     """
     closed = row.closed is not None and not row.stays_open and (at is None or row.closed <= at)
     end = row.end if closed else None
-    shown: Json = {"sessionId": row.session_id}
-    if row.mode != "room":
-        shown |= {"participantId": row.participant_id, "kind": row.kind or "audio_video"}
-    shown |= {"fileFormat": row.file_format, "start": iso(row.start), "end": iso(end) if end else None}
-    shown |= {"mode": row.mode, "region": invented.REGION}
     file = _describe_file(row, (end - row.start).total_seconds()) if end else None
-    if row.mode == "room":
-        shown["file"] = file
-    else:
-        shown["files"] = [file] if file else []
     successes = sum(success for _, success in row.deliveries)
-    return shown | {
+    webhook: Json = {
+        "totalCount": len(row.deliveries),
+        "successCount": successes,
+        "data": [{"type": event, "success": success} for event, success in row.deliveries],
+    }
+    if row.mode == "room":
+        return _describe_room_recording(row, end, file, {} if bare else {"webhook": webhook})
+    return {
+        "sessionId": row.session_id,
+        "participantId": row.participant_id,
+        "kind": row.kind or "audio_video",
+        "fileFormat": row.file_format,
+        "start": iso(row.start),
+        "end": iso(end) if end else None,
+        "mode": row.mode,
+        "region": invented.REGION,
+        "files": [file] if file else [],
         "roomId": row.room_id,
-        "webhook": {
-            "totalCount": len(row.deliveries),
-            "successCount": successes,
-            "data": [{"type": event, "success": success} for event, success in row.deliveries],
-        },
+        "webhook": webhook,
+        "id": row.id,
+    }
+
+
+def _describe_room_recording(row: Recording, end: datetime | None, file: Json | None, typed: Json) -> Json:
+    """Return the row of a room's recording: it says neither mode nor kind, and has one file, an object."""
+    changed, file_id = iso(end or row.start), f"f{row.id[1:]}"
+    made = {"userStorage": row.directory is not None, "createdAt": changed, "updatedAt": changed, "id": file_id}
+    times = {"start": iso(row.start), "end": iso(end) if end else None} if typed else {}
+    return {
+        "userId": invented.USER_ID,
+        "roomId": row.room_id,
+        "sessionId": row.session_id,
+        "createdAt": iso(row.start),
+        "updatedAt": changed,
+        "fileId": file_id if file else None,
+        "file": file and {**file, **made},
+        **times,
+        **typed,
         "id": row.id,
     }
 
@@ -214,10 +237,15 @@ def _describe_file(row: Recording, seconds: float) -> Json:
     meta: Json = {"format": row.file_format, "duration": round(seconds, 3)}
     if is_video:
         meta = {"resolution": {"width": width, "height": height}, **meta}
-    file: Json = {"meta": meta, "filePath": row.file_path, "fileUrl": row.file_url}
+    file: Json = {"meta": meta}
+    if row.mode == "participant":
+        file |= {"_id": f"f{row.id[1:]}", "userId": invented.USER_ID}
+    file |= {"filePath": row.file_path, "fileUrl": row.file_url}
     file |= {"type": "video" if is_video else "audio", "size": size}
     if is_video:
         file["ratio"] = {str(height): round(size / max(seconds, 0.001), 2)}
+    if row.mode == "participant":
+        file["__v"] = 0
     return file
 
 

@@ -51,6 +51,7 @@ class Simulator:
         processing_seconds: For how long after a recording ended a new start of the same track is refused.
         list_lag_seconds: By how much lists are behind the truth.
         most_per_page: The most entries of a list of recordings on one page, however many were asked for.
+        bare_room_rows: Whether rows of rooms lack what only the vendor's Node package types: start, end and webhook.
         answers: Whether start, stop and delete answer a JSON string, plain text or an empty body.
         webhook_timeout_seconds: How long a listener may take to answer a webhook.
         seed: Makes the draws of faults with a probability repeatable.
@@ -73,6 +74,7 @@ class Simulator:
         processing_seconds: float = 0.0,
         list_lag_seconds: float = 0.0,
         most_per_page: int = invented.MAX_PER_PAGE,
+        bare_room_rows: bool = False,
         answers: IdempotencyRecords = "json",
         webhook_timeout_seconds: float = invented.WEBHOOK_TIMEOUT_SECONDS,
         seed: int | None = None,
@@ -101,6 +103,7 @@ class Simulator:
             processing_seconds=processing_seconds,
             list_lag_seconds=list_lag_seconds,
             most_per_page=most_per_page,
+            bare_room_rows=bare_room_rows,
         )
         self.account = Account(behaviour, self._send)
 

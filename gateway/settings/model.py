@@ -9,12 +9,23 @@ import msgspec
 
 from gateway.secrets import Secret
 
-__all__ = ["Auth", "JoinTokens", "LogFormat", "LogLevel", "Settings", "Tracing", "VerifyAbsent", "WithoutRedisSetting"]
+__all__ = [
+    "Auth",
+    "FileFormat",
+    "JoinTokens",
+    "LogFormat",
+    "LogLevel",
+    "Settings",
+    "Tracing",
+    "VerifyAbsent",
+    "WithoutRedisSetting",
+]
 
 WithoutRedisSetting = Literal["refuse", "degrade"]
 VerifyAbsent = Literal["auto", "always", "never"]
 Auth = Literal["callers", "none"]
 JoinTokens = Literal["off", "on", "any-room"]
+FileFormat = Literal["webm", "mp4", "m3u8"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 Tracing = Literal["off", "otlp"]
@@ -87,6 +98,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     retry_refused: timedelta
     """How long a refused start is tried again where that may pass; zero is not."""
+
+    file_formats: tuple[FileFormat, ...]
+    """Forms of file that a start of a participant may name."""
 
     request_deadline: timedelta
     """Longest wait of one caller."""

@@ -11,6 +11,7 @@ import msgspec
 from gateway.secrets import Secret
 from gateway.settings.model import (
     Auth,
+    FileFormat,
     JoinTokens,
     LogFormat,
     LogLevel,
@@ -35,6 +36,7 @@ from gateway.settings.values import (
     SECRET,
     ValueType,
     choice,
+    choices,
     hours,
     rate,
     seconds,
@@ -192,6 +194,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "How long a start that VideoSDK refuses with 400 or 409 is tried again, about once a second, while nothing is "
         "listed as recording: a participant who has only just joined cannot be recorded yet; 0 is not at all.",
         default="3",
+    ),
+    Setting(
+        "GATEWAY_FILE_FORMATS",
+        choices(FileFormat),
+        "What `fileFormat` may be at the start of a participant's recording, with commas between. VideoSDK documents "
+        "webm, and mp4 and m3u8 in its newer pages only. Tracks are webm, and rooms what VideoSDK makes.",
+        default="webm",
     ),
     Setting(
         "GATEWAY_REQUEST_DEADLINE_SECONDS",

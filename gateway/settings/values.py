@@ -107,6 +107,21 @@ def choice(literal: Any) -> ValueType:
     return ValueType("one of " + ", ".join(names), parse, schema={"enum": list(names)})
 
 
+def choices(literal: Any) -> ValueType:
+    """Read several of a `Literal`'s values, with commas between, in small or capital letters."""
+    names: tuple[str, ...] = get_args(literal)
+
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(part.strip().lower() for part in text.split(","))
+        if not set(chosen) <= set(names):
+            raise WrongTextError("has a part that is not one of its values")
+        return tuple(dict.fromkeys(chosen))
+
+    part = f"(?:{'|'.join(names)})"
+    schema = {"type": "string", "pattern": f"^{part}(?:, ?{part})*$"}
+    return ValueType("one or more of " + ", ".join(names) + ", with commas between", parse, ",".join, schema)
+
+
 def _number(low: float, high: float) -> dict[str, Any]:
     return {"type": "number", "minimum": low, "maximum": high}
 

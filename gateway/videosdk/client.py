@@ -27,10 +27,11 @@ from gateway.errors import (
 from gateway.observability import metrics, tracing
 from gateway.videosdk.answers import ABOUT_THE_TOKEN, failure, is_confirmation, retry_after, words
 from gateway.videosdk.pace import Pace
+from gateway.videosdk.rows import ListedRow, ListedSession
 from gateway.videosdk.tokens import Tokens
 from gateway.videosdk.transport import BEFORE_SEND, Limits, Proxy, Transport
 
-__all__ = ["Addressed", "Deliveries", "ListedFile", "ListedRow", "ListedSession", "VideoSDK"]
+__all__ = ["Addressed", "VideoSDK"]
 
 _HARMLESS: Final = "/v2/recordings/participant/track"
 """Any list would do."""
@@ -44,67 +45,6 @@ _HEADERS: Final = {
     "accept": "application/json",
     "accept-encoding": "gzip, deflate",
 }
-
-
-class ListedFile(Struct, frozen=True, kw_only=True, rename="camel"):
-    """One file of a recording. Of a track, VideoSDK begins a new one at every unmuting (docs.videosdk.live)."""
-
-    file_path: str | None = None
-    file_url: str | None = None
-    """None while it is being made, and always where files go to the customer's own bucket."""
-    type: str | None = None
-    size: int | None = None
-    """Bytes."""
-
-
-class Deliveries(Struct, frozen=True, kw_only=True):
-    """How many of a recording's webhooks VideoSDK sent, and how many arrived, by its own count."""
-
-    total: int = msgspec.field(name="totalCount", default=0)
-    succeeded: int = msgspec.field(name="successCount", default=0)
-
-
-class ListedRow(Struct, frozen=True, kw_only=True, rename="camel"):
-    """One recording as VideoSDK lists it."""
-
-    id: str = ""
-    room_id: str | None = None
-    session_id: str | None = None
-    participant_id: str | None = None
-    kind: str | None = None
-    mode: str = ""
-    start: str | None = None
-    """ISO 8601, by VideoSDK's clock."""
-    end: str | None = None
-    """None while it records (documented sample)."""
-    raw_files: msgspec.Raw = msgspec.field(name="files", default=msgspec.Raw(b"[]"))
-    raw_webhook: msgspec.Raw = msgspec.field(name="webhook", default=msgspec.Raw(b"null"))
-
-    @property
-    def files(self) -> tuple[ListedFile, ...]:
-        """Its files; none where they come in an unknown shape, which must not hide the row."""
-        return _lenient(self.raw_files, tuple[ListedFile, ...] | None) or ()
-
-    @property
-    def deliveries(self) -> Deliveries | None:
-        """What VideoSDK counts of its webhooks."""
-        return _lenient(self.raw_webhook, Deliveries | None)
-
-
-class ListedSession(Struct, frozen=True, kw_only=True, rename="camel"):
-    """One live occupancy of a room; a room has one at a time."""
-
-    id: str = ""
-    room_id: str | None = None
-    start: str | None = None
-    end: str | None = None
-
-
-def _lenient(raw: msgspec.Raw, wanted: Any) -> Any:
-    try:
-        return msgspec.json.decode(raw, type=wanted)
-    except msgspec.MsgspecError:
-        return None
 
 
 class _PageInfo(Struct, rename="camel"):
@@ -201,7 +141,7 @@ class VideoSDK:
     async def start(
         self,
         target: Addressed,
-        parameters: Mapping[str, str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
         *,
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
@@ -234,7 +174,7 @@ class VideoSDK:
         await self._act("stop", target.stop_path, target.ids, may_send, attempt)
 
     async def _act(
-        self, operation: str, path: str, body: dict[str, str], may_send: Callable[[], bool], attempt: str
+        self, operation: str, path: str, body: dict[str, Any], may_send: Callable[[], bool], attempt: str
     ) -> None:
         response = await self._send(operation, "POST", path, body=body, may_send=may_send, attempt=attempt)
         if not is_confirmation(response):
@@ -286,7 +226,7 @@ class VideoSDK:
             if listed.page_info != first:
                 return None
             rows |= {
-                row.id or f"{page}.{position}": row
+                row.id or f"{page}.{position}": row.normal()
                 for position, row in enumerate(listed.data)
                 if row.room_id == room and participant in {None, row.participant_id}
             }
@@ -374,7 +314,7 @@ class VideoSDK:
         method: str,
         path: str,
         *,
-        body: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
         query: dict[str, str] | None = None,
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",
@@ -414,7 +354,7 @@ class VideoSDK:
         path: str,
         *,
         token: str,
-        body: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
         query: dict[str, str] | None = None,
         may_send: Callable[[], bool] = lambda: True,
         attempt: str = "",

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,8 +20,6 @@ from tests.api_client import START, STOP, ApiClient, NewTrack
 pytestmark = pytest.mark.anyio
 
 TRACK = {"roomId": "abcd-efgh-ijkl", "participantId": "p_1", "kind": "video"}
-PARTICIPANT = {name: TRACK[name] for name in ("roomId", "participantId")}
-PARTICIPANTS = "/v1/recordings/participant"
 JSON = {"content-type": "application/json"}
 LONG = 64 * 1024
 
@@ -219,58 +217,6 @@ async def test_stop_with_fields_of_a_start_is_refused(
         body = {**TRACK, "roomId": "a/b", "kind": "smell", "webhookUrl": "https://a.example"}
         document = check_problem(await gateway.stop(body), "invalid-request")
     assert fields(document) == ["kind", "roomId", "webhookUrl"]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "named"), [case for case in WRONG_VALUES if "kind" not in cast("list[str]", case.values[1])]
-)
-async def test_participant_start_with_a_wrong_field_names_it_and_sends_nothing(
-    gateway: ApiClient,
-    nothing_reaches: NothingReaches,
-    check_problem: CheckProblem,
-    wrong: dict[str, Any],
-    named: list[str],
-) -> None:
-    """Each field of a participant's start is checked as strictly as a track's."""
-    async with nothing_reaches():
-        answer = await gateway.post(f"{PARTICIPANTS}/start", json={**PARTICIPANT, **wrong})
-        assert fields(check_problem(answer, "invalid-request")) == named
-
-
-@pytest.mark.parametrize(
-    ("command", "body", "named"),
-    [
-        ("start", {}, ["participantId", "roomId"]),
-        ("stop", {}, ["participantId", "roomId"]),
-        ("start", {"kind": "video", "metadata": {}}, ["kind", "metadata", "participantId", "roomId"]),
-        ("start", {**PARTICIPANT, "kind": "video"}, ["kind"]),
-        ("start", {**PARTICIPANT, "fileFormat": "m3u8"}, ["fileFormat"]),
-        ("stop", {**PARTICIPANT, "kind": "video"}, ["kind"]),
-        ("stop", {**PARTICIPANT, "webhookUrl": "https://a.example"}, ["webhookUrl"]),
-        ("stop", {"roomId": "a/b", "participantId": None}, ["participantId", "roomId"]),
-    ],
-)
-async def test_participant_command_with_another_form_names_each_field(
-    gateway: ApiClient,
-    nothing_reaches: NothingReaches,
-    check_problem: CheckProblem,
-    command: str,
-    body: dict[str, Any],
-    named: list[str],
-) -> None:
-    """A participant has no kind, a stop takes no parameters, and what is missing is named."""
-    async with nothing_reaches():
-        document = check_problem(await gateway.post(f"{PARTICIPANTS}/{command}", json=body), "invalid-request")
-    assert fields(document) == named
-
-
-@pytest.mark.parametrize(("path", "named"), [("a%5Cb/p", ["roomId"]), ("a/p%00", ["participantId"])])
-async def test_participant_show_with_a_wrong_path_segment_names_it(
-    gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, path: str, named: list[str]
-) -> None:
-    """The parts of a participant's address follow the rules of the body's fields."""
-    async with nothing_reaches():
-        assert fields(check_problem(await gateway.get(f"{PARTICIPANTS}/{path}"), "invalid-request")) == named
 
 
 async def test_start_with_ten_thousand_unknown_fields_gets_a_bounded_answer(

@@ -3,6 +3,7 @@
 The routes are the application's own: one that has no row here fails a test.
 """
 
+import re
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -51,41 +52,57 @@ POLICIES: Final[dict[str, str]] = {
     "tracks": f'{ALL}modes = ["track"]\n',
     "kind": f'{ALL}kinds = ["audio"]\n',
     "folder": f'{ALL}bucket_dir_prefix = "ours"\n',
+    "rooms": f'{ALL}participants = ["other-*"]\nmodes = ["room"]\n',
 }
 """The tables of callers, by their names: from all to nothing, and each list by itself."""
 
 # What each caller gets: a status; `empty`, which is 200 without the track in it; or the rule that refuses it.
 #
-#                   all usual start stop  read  admin none  | own room no-room person      mode tracks kind folder
+#          all usual start stop  read  admin none  | own room no-room person      mode tracks kind folder rooms
 TABLE: Final[dict[str, str]] = {
     "POST /v1/recordings/track/start":
-        "           200 200   200   scope scope scope scope   200 room room    participant mode 200 kind bucket-prefix",
+        " 200 200  200   scope scope scope scope   200 room room  participant mode 200 kind bucket-prefix participant",
     "POST /v1/recordings/track/stop":
-        "           200 200   scope 200   scope scope scope   200 room room    participant mode 200    kind 200",
+        "  200 200   scope 200   scope scope scope   200 room room    participant mode 200    kind 200 participant",
     "GET /v1/recordings/track/{roomId}/{participantId}/{kind}":
-        "           200 200   scope scope 200   scope scope   200 room room    participant mode 200    kind 200",
+        "  200 200   scope scope 200   scope scope   200 room room    participant mode 200    kind 200 participant",
     "POST /v1/recordings/participant/start":
-        "           200 200   200   scope scope scope scope  kind room room    participant 200 mode kind bucket-prefix",
+        " 200 200  200   scope scope scope scope  kind room room  participant 200 mode kind bucket-prefix participant",
     "POST /v1/recordings/participant/stop":
-        "           200 200   scope 200   scope scope scope  kind room room    participant 200  mode   kind 200",
+        "  200 200   scope 200   scope scope scope  kind room room    participant 200  mode   kind 200 participant",
     "GET /v1/recordings/participant/{roomId}/{participantId}":
-        "           200 200   scope scope 200   scope scope  kind room room    participant 200  mode   kind 200",
+        "  200 200   scope scope 200   scope scope  kind room room    participant 200  mode   kind 200 participant",
     "GET /v1/recordings":
-        "           200 200   scope scope 200   scope scope   200 room room    empty       200  200    empty 200",
+        "  200 200   scope scope 200   scope scope   200 room room    empty       200  200    empty 200 empty",
     "GET /v1/rooms/{roomId}/events":
-        "           200 200   scope scope 200   scope scope   200 room room    empty       200  200    empty 200",
+        "  200 200   scope scope 200   scope scope   200 room room    empty       200  200    empty 200 empty",
     "POST /v1/rooms/{roomId}/events/tickets":
-        "           200 200   scope scope 200   scope scope   200 room room    empty       200  200    empty 200",
+        "  200 200   scope scope 200   scope scope   200 room room    empty       200  200    empty 200 empty",
     "GET /v1/admin/tracks":
-        "           200 scope scope scope scope 200   scope   200 empty empty  empty       200  200    empty 200",
+        "  200 scope scope scope scope 200   scope   200 empty empty  empty       200  200    empty 200 empty",
     "POST /v1/admin/tracks/{roomId}/{participantId}/{kind}/settle":
-        "           200 scope scope scope scope 200   scope   200 room room    participant mode 200    kind 200",
+        "  200 scope scope scope scope 200   scope   200 room room    participant mode 200    kind 200 participant",
     "POST /v1/admin/tracks/{roomId}/{participantId}/{kind}/release":
-        "           200 scope scope scope scope 200   scope   200 room room    participant mode 200    kind 200",
+        "  200 scope scope scope scope 200   scope   200 room room    participant mode 200    kind 200 participant",
     "POST /v1/admin/participants/{roomId}/{participantId}/settle":
-        "           200 scope scope scope scope 200   scope  kind room room    participant 200  mode   kind 200",
+        "  200 scope scope scope scope 200   scope  kind room room    participant 200  mode   kind 200 participant",
     "POST /v1/admin/participants/{roomId}/{participantId}/release":
-        "           200 scope scope scope scope 200   scope  kind room room    participant 200  mode   kind 200",
+        "  200 scope scope scope scope 200   scope  kind room room    participant 200  mode   kind 200 participant",
+    "POST /v1/recordings/room/start":
+        "  200 200   200   scope scope scope scope  mode room room    mode        mode mode   kind bucket-prefix 200",
+    "POST /v1/recordings/room/stop":
+        "  200 200   scope 200   scope scope scope  mode room room    mode        mode mode   kind 200 200",
+    "GET /v1/recordings/room/{roomId}":
+        "  200 200   scope scope 200   scope scope  mode room room    mode        mode mode   kind 200 200",
+    # Of rooms that are called like the commands; none is recorded.
+    "GET /v1/recordings/room/start":
+        "  404 404   scope scope 404   scope scope  room room room    mode        mode mode   kind 404 404",
+    "GET /v1/recordings/room/stop":
+        "  404 404   scope scope 404   scope scope  room room room    mode        mode mode   kind 404 404",
+    "POST /v1/admin/rooms/{roomId}/settle":
+        "  200 scope scope scope scope 200   scope  mode room room    mode        mode mode   kind 200 200",
+    "POST /v1/admin/rooms/{roomId}/release":
+        "  200 scope scope scope scope 200   scope  mode room room    mode        mode mode   kind 200 200",
 }  # fmt: skip
 BODIES: Final[dict[str, dict[str, str]]] = {
     "POST /v1/recordings/track/start": TRACK,
@@ -94,6 +111,9 @@ BODIES: Final[dict[str, dict[str, str]]] = {
     "POST /v1/recordings/participant/start": PARTICIPANT,
     "POST /v1/recordings/participant/stop": {**PARTICIPANT, "participantId": IDLE},
     "POST /v1/admin/participants/{roomId}/{participantId}/release": {"reason": "to see"},
+    "POST /v1/recordings/room/start": {"roomId": ROOM},
+    "POST /v1/recordings/room/stop": {"roomId": f"{ROOM}-idle"},
+    "POST /v1/admin/rooms/{roomId}/release": {"reason": "to see"},
 }
 QUERIES: Final[dict[str, dict[str, str]]] = {
     "GET /v1/recordings": {"roomId": ROOM},
@@ -112,6 +132,14 @@ FOR_EVERYBODY: Final[dict[str, int]] = {
     "POST /v1/webhooks/videosdk": 401,
 }
 """Routes that need no key, and their answer to every caller."""
+SEEN: Final[dict[str, set[str]]] = {
+    **{name: {"track", "participant", "room"} for name in ("all", "usual", "read", "admin", "folder")},
+    "own": {"track"},
+    "mode": {"participant"},
+    "tracks": {"track"},
+    "rooms": {"room"},
+}
+"""Modes of the recordings that a policy shows, where the route may be used at all."""
 SHOWING = ("GET /v1/recordings", "/events", "/events/tickets", "GET /v1/admin/tracks")
 """Ends of the routes whose answer shows several tracks, of which a caller sees its own."""
 
@@ -160,8 +188,9 @@ async def served(
         gateway = Gateway(client, keys, frozenset(routes_of(app)))
         started = await client.start(TRACK, headers=gateway.bearer("all"))
         assert started.status_code == 201, started.text
-        whole = await client.post("/v1/recordings/participant/start", json=PARTICIPANT, headers=gateway.bearer("all"))
-        assert whole.status_code == 201, whole.text
+        for mode, body in (("participant", PARTICIPANT), ("room", {"roomId": ROOM})):
+            whole = await client.post(f"/v1/recordings/{mode}/start", json=body, headers=gateway.bearer("all"))
+            assert whole.status_code == 201, whole.text
         yield gateway
 
 
@@ -217,6 +246,9 @@ async def test_route_for_a_policy_answers_what_the_table_says(
     """Allowed, seen only in part, or refused by its rule before anything reaches VideoSDK."""
     acts = acts_in_room(videosdk)
     async with asked(served, route, served.bearer(policy)) as (answer, text):
+        if cell == "404":
+            check_problem(answer, "not-found")
+            return
         if cell not in {"200", "empty"}:
             assert check_problem(answer, "forbidden")["rule"] == cell
             assert acts_in_room(videosdk) == acts
@@ -229,6 +261,7 @@ async def test_route_for_a_policy_answers_what_the_table_says(
             seen = text
         if route.endswith(SHOWING):
             assert (RECORDED in seen) == (cell == "200")
+            assert set(re.findall(r'"mode":"(\w+)"', seen)) == SEEN.get(policy, set())
 
 
 def acts_in_room(videosdk: Simulator) -> list[Call]:
@@ -271,5 +304,5 @@ async def test_route_for_everybody_asks_nobody_for_a_key(served: Gateway, route:
 
 def test_table_holds_every_rule_that_is_not_about_a_value() -> None:
     """The rules on scopes, rooms, participants, modes, kinds and folders are each met; others are in `test_policy`."""
-    refusing = {cell for _, _, cell in CELLS} - {"200", "empty"}
+    refusing = {cell for _, _, cell in CELLS} - {"200", "404", "empty"}
     assert refusing == {"scope", "room", "participant", "mode", "kind", "bucket-prefix"}

@@ -177,6 +177,32 @@ HINTS = [
         )
         for happened in list(EventType)[:5]
     ),
+    *(
+        (
+            event(f"recording-{happened}", meetingId=ROOM, sessionId="s"),
+            WebhookEvent(ROOM, None, None, happened, Mode.ROOM),
+        )
+        for happened in list(EventType)[:5]
+    ),
+    (
+        event("recording-stopped", meetingId=ROOM, sessionId="s", filePath="a.mp4", fileUrl="https://cdn/a.mp4"),
+        WebhookEvent(
+            ROOM,
+            None,
+            None,
+            EventType.STOPPED,
+            Mode.ROOM,
+            (RecordedFile(file_path="a.mp4", file_url="https://cdn/a.mp4"),),
+        ),
+    ),
+    (
+        event("recording-stopped", meetingId=ROOM, filePath="a.mp4", fileUrl=None),
+        WebhookEvent(ROOM, None, None, EventType.STOPPED, Mode.ROOM, (RecordedFile(file_path="a.mp4"),)),
+    ),
+    (
+        event("recording-stopped", meetingId=ROOM, filePath=["a.mp4"], fileUrl=7),
+        WebhookEvent(ROOM, None, None, EventType.STOPPED, Mode.ROOM),
+    ),
     (event("participant-left", **WHO, participantName="A"), WebhookEvent(ROOM, "ada", None, EventType.LEFT)),
     (event("session-ended", meetingId=ROOM, start="x", end="y"), WebhookEvent(ROOM, None, None, EventType.ENDED)),
     (
@@ -196,7 +222,7 @@ HINTS = [
 
 
 async def test_webhook_about_a_track_is_handled(door: Door) -> None:
-    """The five events of a track's and of a participant's recording, a participant who left, a session that ended."""
+    """The five events of a track's, a participant's and a room's recording, one who left, a session that ended."""
     for number, (body, hint) in enumerate(HINTS, 1):
         assert (await door.send(body)).status_code == 204
         await harness.eventually(lambda number=number: len(door.heard) == number)
@@ -206,8 +232,8 @@ async def test_webhook_about_a_track_is_handled(door: Door) -> None:
 OTHERS = [
     (event("participant-joined", **WHO), "participant-joined"),
     (event("session-started", **WHO), "session-started"),
-    (event("recording-stopped", **WHO, filePath="a"), "recording-stopped"),
-    (event("recording-failed", **WHO), "recording-failed"),
+    (event("recording-stopped", filePath="a"), "recording-stopped"),
+    (event("recording-failed", meetingId="a/b"), "recording-failed"),
     (event("participant-recording-started", meetingId=ROOM), "participant-recording-started"),
     (event("something-new", **WHO), "other"),
     (event("participant-track-recording-paused", **WHO, kind="video"), "other"),
@@ -239,9 +265,9 @@ async def test_webhook_about_no_track_is_accepted_and_counted(door: Door) -> Non
 
 
 def test_webhook_event_types_are_the_documented_ones() -> None:
-    """The names are the vendor's; five of tracks, five of participants, a leaver and an end are about targets."""
+    """The names are the vendor's; five of each mode, a leaver and an end are about targets."""
     assert len(EVENTS) == 19
-    assert sum(happened is not None for happened in EVENTS.values()) == 12
+    assert sum(happened is not None for happened in EVENTS.values()) == 17
     assert EVENTS["participant-track-recording-failed"] is EventType.FAILED
 
 

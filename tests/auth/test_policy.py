@@ -8,15 +8,18 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.api.wire import StartTrackRecording, parameters_in, read_body
-from gateway.auth.policy import RULES, Policy, PolicyError, Scope, check, check_room, covers, exactly
+from gateway.auth.policy import RULES, Policy, PolicyError, Scope, check, check_room, covers, covers_sort, exactly
 from gateway.errors import Forbidden, InvalidRequest
 from gateway.recordings import Kind, Mode, Target
 from tests.api.honest_inputs import HONEST, Honest
 from tests.api.hostile_inputs import HOSTILE, INVALID, LISTED, LISTED_ONLY, OPEN, PATH, URL, Hostile
 
 TRACK = Target(Mode.TRACK, "lesson-1", "teacher-1", Kind.VIDEO)
+PARTICIPANT = Target(Mode.PARTICIPANT, "lesson-1", "teacher-1")
+ROOM = Target(Mode.ROOM, "lesson-1")
 START, STOP, READ, ADMIN = Scope.START, Scope.STOP, Scope.READ, Scope.ADMIN
 CALLERS = {"open": Policy.from_table(OPEN), "listed": Policy.from_table(LISTED)}
 
@@ -36,6 +39,19 @@ def broken(policy: Policy, field: str, value: str) -> str | None:
     assert refusal.detail == RULES[rule]
     assert refusal.__context__ is None
     return rule
+
+
+def broken_by_page(policy: Policy, value: str) -> str | None:
+    """Return the rule that a start of a room with this templateUrl breaks."""
+    try:
+        check(policy, START, ROOM, None, policy.bucket_dir_prefix, value)
+    except Forbidden as error:
+        refusal = error
+    else:
+        return None
+    assert refusal.detail == RULES[refusal.extensions["rule"]]
+    assert "webhookUrl" not in refusal.detail
+    return refusal.extensions["rule"]
 
 
 def refused(
@@ -108,6 +124,23 @@ def test_policy_with_lists_refuses_hostile_values(row: Hostile) -> None:
     )
     if row.rule not in LISTED_ONLY:
         assert broken(wide, row.field, row.value) == row.rule
+
+
+def test_policy_judges_pages_like_webhook_addresses() -> None:
+    """A templateUrl falls under the same hosts and rules, by names of their own, and is https whatever a table says."""
+    for row in (row for row in HOSTILE if row.field == URL):
+        for name, policy in CALLERS.items():
+            rule = broken(policy, URL, row.value)
+            assert broken_by_page(policy, row.value) == (rule and rule.replace("webhook-", "template-")), (name, row)
+    for row in (row for row in HONEST if row.field == URL):
+        rule = broken(CALLERS["listed"], URL, row.value)
+        assert broken_by_page(CALLERS["listed"], row.value) == (rule and rule.replace("webhook-", "template-")), row
+    clear = Policy.from_table({"webhook_http": True})
+    assert broken(clear, URL, "http://hooks.example.com/") is None
+    assert broken_by_page(clear, "http://hooks.example.com/") == "template-https"
+    inside = Policy.from_table({"webhook_private": True})
+    assert broken_by_page(inside, "https://localhost/page") is None
+    assert broken_by_page(Policy(webhook_hosts=()), "https://hooks.example.com/") == "template-hosts"
 
 
 # --- any value at all --------------------------------------------------------------------------------------------
@@ -221,6 +254,42 @@ def test_policy_with_kinds_refuses_a_target_without_kind() -> None:
     assert refused(Policy(), track=whole) is None
 
 
+@pytest.mark.parametrize(
+    ("table", "rules"),
+    [
+        ({}, (None, None, None)),
+        ({"participants": ["teacher-*"]}, (None, None, "mode")),
+        ({"participants": []}, ("participant", "participant", "mode")),
+        ({"participants": ["*"]}, (None, None, "mode")),
+        ({"modes": []}, ("mode", "mode", "mode")),
+        ({"modes": ["track"]}, (None, "mode", "mode")),
+        ({"modes": ["room"]}, ("mode", "mode", None)),
+        (
+            {"modes": ["track", "participant", "room"], "participants": ["pupil-1"]},
+            ("participant", "participant", None),
+        ),
+        ({"modes": ["track", "participant"], "participants": ["teacher-1"]}, (None, None, "mode")),
+        ({"modes": ["room"], "participants": []}, ("participant", "participant", None)),
+        ({"kinds": ["video"]}, (None, "kind", "kind")),
+        ({"modes": ["room"], "kinds": ["video"]}, ("mode", "mode", "kind")),
+        ({"rooms": ["exam-*"]}, ("room", "room", "room")),
+    ],
+)
+def test_policy_limited_to_participants_covers_a_room_only_where_it_names_the_mode(
+    table: dict[str, object], rules: tuple[str | None, ...]
+) -> None:
+    """What is recorded of a room shows everybody in it; what a policy refuses it does not show either."""
+    policy = Policy.from_table(table)
+    targets = (TRACK, PARTICIPANT, ROOM)
+    assert tuple(refused(policy, READ, target) for target in targets) == rules
+    assert [covers(policy, target) for target in targets] == [rule is None for rule in rules]
+    # Of a mode as such: some participant may be recorded.
+    sorts = [covers_sort(policy, target.mode, target.kind) for target in targets]
+    anyone = [replace(target, participant_id="pupil-1") if target.participant_id else target for target in targets]
+    expected = [covers(policy, one) or covers(policy, other) for one, other in zip(targets, anyone, strict=True)]
+    assert [seen or "rooms" in table for seen in sorts] == [seen or "rooms" in table for seen in expected]
+
+
 def test_policy_names_the_first_broken_rule() -> None:
     """Who may not act at all learns nothing of the further rules."""
     policy = Policy.from_table({"scopes": ["recordings:read"], "rooms": [], "participants": [], "kinds": []})
@@ -296,6 +365,7 @@ TABLE = """
 scopes = ["recordings:start", "recordings:stop"]
 rooms = ["lesson-*", "demo"]
 participants = ["teacher-1"]
+modes = ["track", "room"]
 kinds = ["audio", "video"]
 webhook_hosts = ["Hooks.Example.com.", "*.BÜCHER.example"]
 webhook_http = true
@@ -312,6 +382,7 @@ def test_policy_table_with_every_key_is_read() -> None:
         scopes=frozenset({START, STOP}),
         rooms=("lesson-*", "demo"),
         participants=("teacher-1",),
+        modes=frozenset({Mode.TRACK, Mode.ROOM}),
         kinds=frozenset({Kind.AUDIO, Kind.VIDEO}),
         webhook_hosts=("hooks.example.com", "*.xn--bcher-kva.example"),
         webhook_http=True,
@@ -341,6 +412,14 @@ def test_policy_table_that_is_empty_restricts_nothing() -> None:
         ("scopes", ["start"]),
         ("scopes", ["recordings:start", "recordings:*"]),
         ("scopes", None),
+        ("modes", "track"),
+        ("modes", ["composite"]),
+        ("modes", ["TRACK"]),
+        ("modes", ["rooms"]),
+        ("modes", [""]),
+        ("modes", [1]),
+        ("modes", None),
+        ("modes", {"track": True}),
         ("kinds", ["smell"]),
         ("kinds", ["VIDEO"]),
         ("kinds", [1]),
@@ -392,6 +471,8 @@ def test_policy_table_with_a_wrong_entry_names_its_place() -> None:
     """The message names the place in the list, counted from nought as in the file's own language."""
     with pytest.raises(PolicyError, match=r"webhook_hosts\[1\]"):
         Policy.from_table({"webhook_hosts": ["hooks.example.com", "127.0.0.1"]})
+    with pytest.raises(PolicyError, match=r"modes\[1\] must be one of track, participant, room"):
+        Policy.from_table({"modes": ["room", "smell"]})
     for pattern in ("127.1", "*.127.0.0.1", "::1", "[127.0.0.1]"):
         with pytest.raises(PolicyError, match=r"webhook_hosts\[0\]"):
             Policy.from_table({"webhook_private": True, "webhook_hosts": [pattern]})

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Limited, MayHaveHappened, NeverSent, Refused, SendWindowClosed, UpstreamError
 from gateway.recordings.targets import Kind, Mode, Target
-from gateway.videosdk.client import Addressed, ListedRow, ListedSession, VideoSDK
+from gateway.videosdk.client import Addressed, VideoSDK
+from gateway.videosdk.rows import ListedRow, ListedSession
 
 if TYPE_CHECKING:
     from tests.model.replica import Process

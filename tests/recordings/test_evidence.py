@@ -12,7 +12,7 @@ from gateway.recordings.evidence import (
     report_deliveries,
     report_duplicates,
 )
-from gateway.videosdk.client import ListedRow
+from gateway.videosdk.rows import ListedRow
 from tests.observability.numbers import Numbers
 
 SECOND = 1000

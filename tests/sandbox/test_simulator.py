@@ -301,17 +301,59 @@ async def test_rooms_are_made_once_for_a_name(client, conforms):
         ),
     ],
 )
-async def test_other_kinds_of_recording(client, root, stop, fields, texts):
-    """Participants and rooms are recorded through endpoints of the same shape, apart from each other."""
+async def test_other_kinds_of_recording(
+    client, simulator, listener, conforms, document, validate, root, stop, fields, texts
+):
+    """Participants and rooms are recorded apart from each other, in the documented words, rows and events."""
     await client.start(roomId="r", participantId="p")
-    answers = [(await client.post(f"{root}/start", json=fields)).json()]
-    answers.append((await client.post(f"{root}/{stop}", json=fields)).json())
-    (row,) = (await client.get(root, params={"roomId": "r"})).json()["data"]
+    started = await client.post(f"{root}/start", json={**fields, "webhookUrl": listener.url()})
+    conforms(started, "post", f"{root}/start")
+    running = await client.get(root, params={"roomId": "r"})
+    conforms(running, "get", root)
+    stopped = await client.post(f"{root}/{stop}", json=fields)
+    conforms(stopped, "post", f"{root}/{stop}")
+    listed = await client.get(root, params={"roomId": "r"})
+    conforms(listed, "get", root)
+    (before,), (row,) = running.json()["data"], listed.json()["data"]
+    assert before["end"] is None
+    assert not before.get("files")
+    assert not before.get("file")
     assert row["end"]
-    assert (await client.get(f"{root}/{row['id']}")).json() == row
-    answers.append((await client.delete(f"{root}/{row['id']}")).json())
-    assert answers == texts
+    fetched = await client.get(f"{root}/{row['id']}")
+    conforms(fetched, "get", f"{root}/{{id}}")
+    assert {**fetched.json(), "webhook": None} == {**row, "webhook": None}
+    deleted = await client.delete(f"{root}/{row['id']}")
+    conforms(deleted, "delete", f"{root}/{{id}}")
+    assert [started.json(), stopped.json(), deleted.json()] == texts
     assert [entry["mode"] for entry in await client.list(roomId="r")] == ["track"]
+
+    await simulator.settle()
+    assert listener.stages == ["starting", "started", "stopping", "stopped"]
+    for request in listener.taken:
+        content = msgspec.json.decode(request.body)
+        described = document["webhooks"][content["webhookType"]]["post"]["requestBody"]
+        validate(content, described["content"]["application/json"]["schema"])
+    # A room has one file, which is an object in its row, and stands by itself in the event.
+    file = row["file"] if "file" in row else row["files"][0]
+    told = msgspec.json.decode(listener.taken[-1].body)["data"]
+    (said,) = told.get("fileDetails", [told])
+    assert {name: said[name] for name in ("filePath", "fileUrl")} == {
+        name: file[name] for name in ("filePath", "fileUrl")
+    }
+
+
+async def test_row_of_a_room_without_what_the_package_types_is_the_documented_one(running, conforms):
+    """A bare row says neither start nor end nor webhook: it has a file once it has ended."""
+    async with running(bare_room_rows=True) as (_, client):
+        await client.post("/v2/recordings/start", json={"roomId": "r"})
+        (before,) = (await client.get("/v2/recordings", params={"roomId": "r"})).json()["data"]
+        await client.post("/v2/recordings/end", json={"roomId": "r"})
+        listed = await client.get("/v2/recordings", params={"roomId": "r"})
+        conforms(listed, "get", "/v2/recordings")
+    (row,) = listed.json()["data"]
+    assert list(row) == ["userId", "roomId", "sessionId", "createdAt", "updatedAt", "fileId", "file", "id"]
+    assert (before["file"], before["fileId"]) == (None, None)
+    assert row["file"]["id"] == row["fileId"]
 
 
 async def test_public_key_needs_no_token(simulator, conforms):

@@ -6,8 +6,11 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from gateway.api.wire import BODIES, read_body
+from gateway.recordings import Mode
 from gateway.videosdk.signatures import Signatures, SignatureVerdict
 from gateway.videosdk.webhook_keys import FetchedKeys
 from tests.browser import node_project
@@ -69,6 +72,37 @@ async def test_vendors_package_works_against_the_simulator(seen, simulator):
     assert seen["wrongSecret"] == "AuthenticationError"
     first = simulator.calls[0]
     assert list(first.body) == ["roomId", "bucketDirPath", "participantId", "kind", "fileFormat", "webhookUrl"]
+
+
+STAGES = ["starting", "started", "stopping", "stopped"]
+
+
+async def test_vendors_package_records_a_participant_and_a_room(seen, simulator):
+    """Start, stop, list, get, delete and verified webhooks of both; a room's start is one that the gateway takes."""
+    texts = {
+        "participant": ("participant recording started successfully.", "participant recording ended successfully."),
+        "room": ("Recording started successfully", "Recording ended successfully"),
+    }
+    for mode, (started, stopped) in texts.items():
+        made = seen[mode]
+        # A room's start answers a handle, which holds what the service said.
+        said = made["start"]["raw"] if mode == "room" else made["start"]
+        assert (said, made["startAgain"]) == (started, "ResourceConflictError")
+        assert (made["stop"], made["stopAgain"]) == (stopped, "ValidationError")
+        (listed,) = made["listed"]
+        assert (listed["roomId"], listed["end"], listed.get("participantId")) == (
+            "abcd-efgh-ijkl", None, "alice" if mode == "participant" else None
+        )  # fmt: skip
+        assert made["got"]["id"] == listed["id"]
+        file = made["got"]["file"] if mode == "room" else made["got"]["files"][0]
+        assert file["filePath"].startswith("mine/")
+        assert "deleted successfully" in made["delete"]
+        assert made["getAgain"] == "RoomNotFoundError"
+        assert [event["webhookType"].rpartition("-")[2] for event in made["events"]] == STAGES
+    (start, *_) = [call.body for call in simulator.calls if call.endpoint == "room-start"]
+    assert start["awsDirPath"] == "mine"
+    given = {"bucketDirPath" if name == "awsDirPath" else name: value for name, value in start.items()}
+    read_body(msgspec.json.encode(given), BODIES[Mode.ROOM].start)
 
 
 async def test_vendors_package_and_the_gateway_agree_on_signatures(seen, simulator):

@@ -56,6 +56,17 @@ async def start_status(scene: Scene, given: Given) -> int:
         return (await gateway.start(scene.track())).status_code
 
 
+async def formats_of_a_participant(scene: Scene, given: Given) -> list[int]:
+    """Return the statuses of starts of participants as webm, mp4 and m3u8."""
+    statuses: list[int] = []
+    async with scene.serving(given) as gateway:
+        for form in ("webm", "mp4", "m3u8"):
+            body = {name: value for name, value in scene.track().items() if name != "kind"}
+            answer = await gateway.post("/v1/recordings/participant/start", json={**body, "fileFormat": form})
+            statuses.append(answer.status_code)
+    return statuses
+
+
 async def start_that_is_refused_once(scene: Scene, given: Given) -> int:
     """Return the status of a start that VideoSDK refuses for a moment."""
     track = scene.track()

@@ -78,6 +78,8 @@ ROWS: tuple[Row, ...] = (
         {"https://one.example": ["https://one.example", None],
          "https://other.example": [None, "https://other.example"], None: [None, None]},
         see.page_that_may_read),
+    Row("GATEWAY_FILE_FORMATS", {"webm": [201, 422, 422], "webm,mp4": [201, 201, 422], "m3u8": [422, 422, 201]},
+        see.formats_of_a_participant),
     Row("GATEWAY_IDEMPOTENCY_HOURS", {"0.01": [0.01], "720": [720.0]}, see.hours_that_an_answer_is_kept,
         tested_in="tests/api/test_idempotency.py"),
     Row("GATEWAY_MOST_IDEMPOTENCY_KEYS", {"2": [2], "2000": [3]}, see.keys_that_are_remembered,

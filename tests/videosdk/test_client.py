@@ -21,7 +21,8 @@ from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.wire import Exchange, Reply, Server
 from gateway.secrets import Secret
-from gateway.videosdk.client import Deliveries, ListedFile, VideoSDK
+from gateway.videosdk.client import VideoSDK
+from gateway.videosdk.rows import Deliveries, ListedFile
 from gateway.videosdk.tokens import FixedToken, MintedTokens
 from tests import harness
 

@@ -79,6 +79,42 @@ for (const { body, signature } of taken) {
 seen.unsigned = await failureOf(() => client.webhooks.verify(taken[0].body, undefined));
 seen.wrongSecret = await failureOf(() => new VideoSDK({ secret: "f".repeat(64), maxRetries: 0 }).recordings.track.list());
 
+// The same of a participant and of a room.
+async function drive(recordings, start, stop) {
+  const before = taken.length;
+  const webhookUrl = `http://127.0.0.1:${listener.address().port}/whole`;
+  const made = { start: await start(webhookUrl) };
+  made.startAgain = await failureOf(() => start(webhookUrl));
+  made.listed = (await recordings.list({ roomId })).data;
+  made.stop = await stop();
+  made.stopAgain = await failureOf(stop);
+  made.got = await recordings.get(made.listed[0].id);
+  made.delete = await recordings.delete(made.listed[0].id);
+  made.getAgain = await failureOf(() => recordings.get(made.listed[0].id));
+  await untilTaken(before + 4);
+  made.events = [];
+  for (const { body, signature } of taken.slice(before)) made.events.push(await client.webhooks.verify(body, signature));
+  return made;
+}
+
+const { participant } = client.recordings;
+seen.participant = await drive(
+  participant,
+  (webhookUrl) => participant.start(roomId, { participantId, webhookUrl, dirPath: "mine" }),
+  () => participant.stop(roomId, participantId),
+);
+seen.room = await drive(
+  client.recordings,
+  (webhookUrl) =>
+    client.recordings.start(roomId, {
+      composition: { layout: "grid", gridSize: 4, priority: "PIN", theme: "DARK", quality: "high", orientation: "portrait" },
+      transcription: { enabled: true, summary: { enabled: true, prompt: "x" } },
+      webhookUrl,
+      dirPath: "mine",
+    }),
+  () => client.recordings.stop(roomId),
+);
+
 listener.close();
 listener.closeAllConnections();
 console.log(JSON.stringify(seen));
