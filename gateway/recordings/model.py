@@ -60,6 +60,8 @@ class EndReason(StrEnum):
     """It never began: VideoSDK refused it."""
     FAILED = "failed"
     """VideoSDK reported a failure."""
+    MAX_DURATION = "max_duration"
+    """The gateway stopped it by itself, because it had recorded for as long as it may."""
     DURATION_LIMIT = "duration_limit"
     """VideoSDK ended it after the two hours that it lets a recording run."""
     VIDEOSDK = "videosdk"
@@ -117,6 +119,8 @@ class Recording(Struct, frozen=True, kw_only=True):
     origin: Origin = Origin.GATEWAY
     ended_at: datetime | None = None
     ended_because: EndReason | None = None
+    stops_at: datetime | None = None
+    """When the gateway stops it by itself; None is never."""
     videosdk_id: str | None = None
     """VideoSDK's own id of the recording, once its list shows it."""
     files: tuple[RecordedFile, ...] = ()
