@@ -15,6 +15,7 @@ from gateway.store.scripts import BUCKETS
 
 __all__ = ["Records", "newer_record"]
 
+_CLOCK_MARGIN_MS: Final = 100
 _BEFORE_ALL: Final = "0-0"
 """What stands for the last event of a room that has none."""
 
@@ -129,7 +130,9 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        return await self._connection.due(end_times(bucket, self._tenant), await self._clock.learned_now_ms(), most)
+        # Where our idea of Redis's clock is ahead, a claim would come too early, and look instead of stopping.
+        now = await self._clock.learned_now_ms() - _CLOCK_MARGIN_MS
+        return await self._connection.due(end_times(bucket, self._tenant), now, most)
 
     async def mark(self, *, age: float = 0) -> float:
         """Mark every bucket's epoch where none is marked, so that Q has passed since before the first caller comes.

@@ -163,24 +163,23 @@ class Reconciler:
             # Jittered, so that replicas seldom reach for the same target in the same moment.
             await asyncio.sleep(self._every * random.uniform(0.7, 1.3))  # noqa: S311
             try:
-                await self.end_overdue()
+                await self._end_overdue()
                 await self._check_due()
             except CoordinationUnavailable:
                 continue
             except Exception:  # noqa: BLE001 - whatever went wrong, the next round must come
                 _log.exception("look.failed")
 
-    async def end_overdue(self) -> None:
-        """Begin to stop what has recorded for as long as it may, whatever else is under way in its room.
-
-        Raises:
-            CoordinationUnavailable: Redis does not answer.
-        """
+    async def _end_overdue(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):
-            for key in await self._coordinator.records.overdue(bucket, self._max_per_bucket):
-                if key not in self._ending:
-                    task = self._ending[key] = asyncio.create_task(self._end(key), name="end")
-                    task.add_done_callback(lambda _, key=key: self._ending.pop(key, None))
+            self.end_soon(await self._coordinator.records.overdue(bucket, self._max_per_bucket))
+
+    def end_soon(self, keys: Iterable[str]) -> None:
+        """Begin to stop what has recorded for as long as it may, whatever else is under way in its room."""
+        for key in keys:
+            if key not in self._ending:
+                task = self._ending[key] = asyncio.create_task(self._end(key), name="end")
+                task.add_done_callback(lambda _, key=key: self._ending.pop(key, None))
 
     async def _end(self, key: str) -> None:
         async with self._ends:

@@ -85,6 +85,9 @@ class World:
         """What lay in Redis after each of the last scripts."""
         self.score: float | None = None
         """When the track is due, as it lies in Redis."""
+        self.end_score: float | None = None
+        """When it has to end, in the same way."""
+        self._late_since: float | None = None
         self.forgot_at = 0.0
         """When Redis lost something last."""
         self.irretrievable = False
@@ -205,10 +208,11 @@ class World:
 
     # --- Redis ---------------------------------------------------------------------------------------------------
 
-    def keys(self) -> tuple[str, str, str]:
+    def keys(self) -> tuple[str, str, str, str]:
         """Return the record's key and those of its bucket."""
         slot = self.key[: self.key.index("}") + 1]
-        return self.key, f"{slot}:{self.key.split(':')[2]}:due", f"{slot}:epoch"
+        project = f"{slot}:{self.key.split(':')[2]}"
+        return self.key, f"{project}:due", f"{slot}:epoch", f"{project}:ends"
 
     def record(self) -> dict[str, str]:
         """Return the track's record."""
@@ -256,13 +260,15 @@ class World:
             self.violate("a conflict with the very same parameters")
 
     def _check_keys(self, name: str) -> None:
-        record, due, epoch = self.keys()
+        record, due, epoch, ends = self.keys()
         pipeline: Any = self.redis.pipeline(transaction=False)
-        pipeline.hgetall(record).zscore(due, record).get(epoch)
-        pipeline.pttl(record).pttl(due).pttl(epoch)
-        fields, self.score, mark, *ttls = pipeline.execute()
+        pipeline.hgetall(record).zscore(due, record).zscore(ends, record).get(epoch)
+        pipeline.pttl(record).pttl(due).pttl(epoch).pttl(ends)
+        fields, self.score, self.end_score, mark, *ttls = pipeline.execute()
         fields = whole(fields)
-        self.snapshots.append({"record": fields, "score": self.score, "mark": mark, "at": self.now})
+        self.snapshots.append(
+            {"record": fields, "score": self.score, "end": self.end_score, "mark": mark, "at": self.now}
+        )
         if -1 in ttls:
             self.violate(f"after {name} a key has no TTL: {ttls}")
         # The highest that the clock ever showed: it may have stepped back since.
@@ -338,9 +344,10 @@ class World:
         deaths = not all(process.alive for process in self.processes)
         kept = any(one.stalled or one.wire.faults or one.coordinator._retries.pending for one in self.processes)
         self.irretrievable = self.irretrievable or deaths or kept or self.now - first_lost > _REMEMBERED_SECONDS
-        record, due, epoch = self.keys()
-        self.redis.delete(record, due, epoch)
-        self.score = chosen["score"] if chosen else None
+        record, due, epoch, ends = self.keys()
+        self.redis.delete(record, due, epoch, ends)
+        self.score, self.end_score = (chosen["score"], chosen["end"]) if chosen else (None, None)
+        self._late_since = None
         self.snapshots.clear()
         if chosen is None:
             return
@@ -352,6 +359,9 @@ class World:
         if self.score is not None:
             self.redis.zadd(due, {record: self.score})
             self.redis.pexpire(due, ttl)
+        if self.end_score is not None:
+            self.redis.zadd(ends, {record: self.end_score})
+            self.redis.pexpire(ends, ttl)
         if chosen["mark"]:
             # To the scripts the server that they run on is another than the one that wrote the mark.
             self.redis.set(epoch, f"{'0' * 40}:{chosen['mark'].rpartition(':')[2]}", px=ttl * 2)
