@@ -26,6 +26,7 @@ from gateway.recordings import (
     Status,
     Target,
 )
+from gateway.recordings.model import LONGEST_SECONDS, SHORTEST_SECONDS
 from gateway.recordings.targets import ID_PATTERN, is_id
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ProblemDocument",
     "RecordingBody",
     "check_part",
+    "max_duration_in",
     "parameters_in",
     "path_parts",
     "read_body",
@@ -84,6 +86,16 @@ BucketDirPath = Annotated[
         examples=["recordings/2026/lesson 1"],
     ),
 ]
+MaxDurationSeconds = Annotated[
+    int,
+    Meta(
+        ge=SHORTEST_SECONDS,
+        le=LONGEST_SECONDS,
+        description="How long it may record, from this request's answer on. The gateway stops it then (`stopsAt`). A "
+        "start that joins a recording brings its end forward if need be, and does not put it off.",
+        examples=[5400],
+    ),
+]
 
 
 PATH_PARTS: Final[dict[str, dict[str, Any]]] = {
@@ -94,7 +106,13 @@ PATH_PARTS: Final[dict[str, dict[str, Any]]] = {
 """What the contract says of the ids in a path. No mode has others."""
 
 
-class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+class StartBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the body of a start holds in every mode; it is not passed on to VideoSDK."""
+
+    max_duration_seconds: MaxDurationSeconds | UnsetType | None = UNSET
+
+
+class StartTrackRecording(StartBody, frozen=True, kw_only=True, rename="camel"):
     """A track, and how it is to be recorded. VideoSDK's own field names."""
 
     room_id: RoomId
@@ -113,7 +131,7 @@ class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     kind: Kind
 
 
-class StartParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+class StartParticipantRecording(StartBody, frozen=True, kw_only=True, rename="camel"):
     """A participant, and how it is to be recorded: audio and video in one file. VideoSDK's own field names."""
 
     room_id: RoomId
@@ -133,7 +151,7 @@ class StopParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel"
 class Bodies(NamedTuple):
     """What a start and a stop of one mode take: a field for each of its ids, and for a start its parameters."""
 
-    start: type[Struct]
+    start: type[StartBody]
     stop: type[Struct]
 
 
@@ -142,6 +160,11 @@ BODIES: Final[Mapping[Mode, Bodies]] = {
     Mode.PARTICIPANT: Bodies(StartParticipantRecording, StopParticipantRecording),
 }
 """The bodies of every mode."""
+
+
+def max_duration_in(body: Struct) -> int | None:
+    """Return for how many seconds the body of a start has its target recorded at most; None where it does not say."""
+    return (body.max_duration_seconds or None) if isinstance(body, StartBody) else None
 
 
 def target_in(mode: Mode, body: Struct) -> Target:
@@ -205,6 +228,9 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
         ]
         | None
     )
+    stops_at: (
+        Annotated[datetime, Meta(description="When the gateway stops it, or was to stop it; null is never.")] | None
+    )
     ended_at: Annotated[datetime, Meta(description="When the gateway learned that it ended.")] | None
     ended_because: Annotated[EndReason, Meta(description="Why it ended, where that is known.")] | None
     videosdk_recording_id: (
@@ -234,6 +260,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
             requested_at=recording.requested_at,
             confirmed_at=recording.confirmed_at,
             confirmed_by=recording.confirmed_by,
+            stops_at=recording.stops_at,
             ended_at=recording.ended_at,
             ended_because=recording.ended_because,
             videosdk_recording_id=recording.videosdk_id,
@@ -402,6 +429,13 @@ def _check_format(value: object) -> str | None:
     return None if value == "webm" else "must be webm"
 
 
+def _check_duration(value: object) -> str | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return "must be a whole number"
+    in_bounds = SHORTEST_SECONDS <= value <= LONGEST_SECONDS
+    return None if in_bounds else f"must be from {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
+
+
 def _check_webhook_url(value: object) -> str | None:
     if wrong := _text(value, _MAX_URL):
         return wrong
@@ -444,5 +478,6 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "fileFormat": _check_format,
     "webhookUrl": _check_webhook_url,
     "bucketDirPath": _check_bucket_dir_path,
+    "maxDurationSeconds": _check_duration,
     "reason": lambda value: _text(value, 500),
 }

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -11,6 +11,8 @@ from gateway.recordings.targets import Target
 
 __all__ = [
     "ENDED",
+    "LONGEST_SECONDS",
+    "SHORTEST_SECONDS",
     "Answer",
     "Descriptor",
     "EndReason",
@@ -22,6 +24,11 @@ __all__ = [
     "Status",
     "WebhookDeliveries",
 ]
+
+
+SHORTEST_SECONDS: Final = 60
+LONGEST_SECONDS: Final = 86_400
+"""What a caller or its policy may say of how long a recording lasts at most."""
 
 
 class Status(StrEnum):

@@ -41,8 +41,9 @@ _MAX_RECONCILING: Final = 200
 """Targets that are reconciled at once because of what was heard; the others are due, and come to their turn."""
 _MAX_CONCURRENT_ROOMS: Final = 64
 """Rooms in which something uncertain is reconciled; and just as many, which do not hold those up, are compared."""
-_MAX_CONCURRENT_ENDS: Final = 256
-"""Recordings that are stopped at once because their time is over. Nothing else that is due takes their places."""
+_MAX_CONCURRENT_ENDS: Final = 64
+"""Recordings that are stopped at once because their time is over. Nothing else that is due takes their places, and more
+would only wait for VideoSDK's client, while their claims grow old."""
 _FILES_EVERY_SECONDS: Final = 2.0
 _FILES_FOR_SECONDS: Final = 600.0
 _REST_SECONDS: Final = 5.0
