@@ -209,6 +209,7 @@ def example_ids(mode: Mode) -> dict[str, str]:
 def start_examples(mode: Mode) -> dict[str, Any]:
     """Return example bodies of a start."""
     everything = {**example_ids(mode), **{name: _PARAMETERS[name] for name in MODES[mode].parameters}}
+    everything["maxDurationSeconds"] = 5400
     return {
         "least": {"summary": "Into VideoSDK's own storage", "value": example_ids(mode)},
         "all": {"summary": "Everything that can be said", "value": everything},
@@ -332,6 +333,7 @@ def recording(example: str, mode: Mode = Mode.TRACK) -> dict[str, Any]:
         "confirmedAt": "2026-01-01T12:00:01Z" if sure else None,
         "confirmedBy": ("list" if status is Status.FAILED else "reply") if sure else None,
         "endedAt": "2026-01-01T12:30:00Z" if status is Status.STOPPED else None,
+        "stopsAt": None,
         "endedBecause": "stopped" if status is Status.STOPPED else None,
         "videosdkRecordingId": None,
         "files": [],
