@@ -295,7 +295,7 @@ def test_start_that_moves_the_end_tells_the_room(track: Track) -> None:
     track.claim("start", max_duration=HOUR)
 
     ((_, event),) = cast("Any", track.redis.xrevrange(track.keys[4], count=1))
-    assert track.redis.xlen(track.keys[4]) == cast("int", events) + 1
+    assert track.redis.xlen(track.keys[4]) == events + 1
     assert json.loads(event["record"])["stops_at"] == str(track.ms + HOUR)
 
 
