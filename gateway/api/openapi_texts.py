@@ -208,8 +208,8 @@ def example_ids(mode: Mode) -> dict[str, str]:
 
 def start_examples(mode: Mode) -> dict[str, Any]:
     """Return example bodies of a start."""
-    everything = {**example_ids(mode), **{name: _PARAMETERS[name] for name in MODES[mode].parameters}}
-    everything["maxDurationSeconds"] = 5400
+    parameters = {name: _PARAMETERS[name] for name in MODES[mode].parameters}
+    everything = {**example_ids(mode), **parameters, "maxDurationSeconds": 5400}
     return {
         "least": {"summary": "Into VideoSDK's own storage", "value": example_ids(mode)},
         "all": {"summary": "Everything that can be said", "value": everything},

@@ -346,9 +346,9 @@ def _flag(table: Mapping[str, object], key: str) -> bool:
 
 
 def _duration(table: Mapping[str, object], key: str) -> int | None:
-    value = table.get(key)
-    if value is None:
+    if key not in table:
         return None
+    value = table[key]
     if not isinstance(value, int) or isinstance(value, bool) or not SHORTEST_SECONDS <= value <= LONGEST_SECONDS:
         raise PolicyError(f"{key} must be a whole number from {SHORTEST_SECONDS} to {LONGEST_SECONDS}")
     return value
