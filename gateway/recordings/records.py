@@ -15,7 +15,7 @@ from gateway.recordings.targets import Target
 __all__ = ["decode_descriptor", "recording_id", "recording_of"]
 
 _LIMIT_SECONDS: Final = 7200.0
-_LIMIT_TOLERANCE_SECONDS: Final = 60.0
+_LIMIT_TOLERANCE_SECONDS: Final = 10.0
 
 
 def recording_of(key: str, target: Target, record: Record) -> Recording:
