@@ -5,7 +5,9 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.coordinator import Bound
 from tests.coordinator.track import LEASE, MEMORY, Reply, Track, whole
+from tests.model.world import Fate, Process, World
 
 HOUR = 3_600_000
 LONG = 4 * HOUR
@@ -379,3 +381,66 @@ def test_recording_that_is_found_has_no_end(track: Track) -> None:
 
     assert (track.record["stops_at"], track.end) == ("0", None)
     assert say(track.claim("reconcile")) == ("lead", "probe")
+
+
+# --- the whole gateway, in the model's world --------------------------------------------------------------------------
+
+
+def recording_for(world: World, seconds: float) -> tuple[Process, Process]:
+    """Bring a world to a recording that may last so long, with two replicas."""
+    one, other = world.process(), world.process()
+    world.look(one)
+    world.advance(world.timing.quiet)
+    call = one.start(bound=Bound(seconds))
+    world.until(lambda: call.returned)
+    return one, other
+
+
+def ends_in(world: World) -> float | None:
+    """Return in how many seconds the reconciler stops it."""
+    return None if world.end_score is None else round(world.end_score / 1000 - world.redis_ms / 1000, 1)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["the move", "the recording too"])
+def test_failover_that_forgets_a_moved_end_does_not_undo_the_move(world: World, both: bool) -> None:
+    """The process whose start moved the end writes that again, after the recording where that was forgotten too."""
+    _, other = recording_for(world, 3600.0)
+    before = len(world.snapshots)
+    call = other.start(bound=Bound(60.0))
+    world.until(lambda: call.returned)
+    assert call.outcome == "already_recording"
+    world.lose(None if both else len(world.snapshots) - before)
+    world.advance(world.timing.grace + 2)
+
+    assert ends_in(world) is not None
+    assert 50.0 < (ends_in(world) or 0.0) < 60.0
+
+
+def test_end_after_a_leader_died_in_its_stop_comes_all_the_same(world: World) -> None:
+    """Another replica repeats the stop once the lease has lapsed."""
+    one, other = recording_for(world, 30.0)
+    world.upstream.fates["stop"].append(Fate(hears="silence", lands=None))
+    other.stall()
+    world.until(lambda: one.leases, timeout=60)
+    one.crash()
+    other.resume()
+    world.until(lambda: world.record()["state"] == "stopped", timeout=60)
+
+    assert world.record()["because"] == "max_duration"
+    assert [flight.kind for flight in world.upstream.flights] == ["start", "stop", "stop"]
+
+
+def test_end_that_a_dead_probe_holds_is_not_late(world: World) -> None:
+    """A leader that died while it looked keeps no stop up for the rest of its lease."""
+    one, other = recording_for(world, 30.0)
+    began = world.now
+    world.advance(29.0)
+    world.upstream.list_seconds = 20.0
+    one.do(one.invalidate())
+    one.do(one.reconciler.reconcile(world.key))
+    world.until(lambda: one.leases)
+    one.crash()
+    world.until(lambda: world.upstream.flights[-1].kind == "stop")
+
+    assert world.now - began < 30.0 + 2.0
+    assert other.leases
