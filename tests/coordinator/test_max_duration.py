@@ -401,19 +401,38 @@ def ends_in(world: World) -> float | None:
     return None if world.end_score is None else round(world.end_score / 1000 - world.redis_ms / 1000, 1)
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["the move", "the recording too"])
-def test_failover_that_forgets_a_moved_end_does_not_undo_the_move(world: World, both: bool) -> None:
+@pytest.mark.parametrize("forgotten", ["the move", "the recording too", "the recording, and its process is late"])
+def test_failover_that_forgets_a_moved_end_does_not_undo_the_move(world: World, forgotten: str) -> None:
     """The process whose start moved the end writes that again, after the recording where that was forgotten too."""
-    _, other = recording_for(world, 3600.0)
+    one, other = recording_for(world, 3600.0)
     before = len(world.snapshots)
     call = other.start(bound=Bound(60.0))
     world.until(lambda: call.returned)
     assert call.outcome == "already_recording"
-    world.lose(None if both else len(world.snapshots) - before)
-    world.advance(world.timing.grace + 2)
+    if forgotten.endswith("late"):
+        one.stall()
+    world.lose(len(world.snapshots) - before if forgotten == "the move" else None)
+    world.advance(2)
+    if one.stalled:
+        one.resume()
+    world.advance(world.timing.grace)
 
     assert ends_in(world) is not None
     assert 50.0 < (ends_in(world) or 0.0) < 60.0
+
+
+def test_failover_during_a_start_forgets_no_end(world: World) -> None:
+    """The leader's renewal restores it while VideoSDK has not answered yet."""
+    one = world.process()
+    world.look(one)
+    world.advance(world.timing.quiet)
+    world.upstream.fates["start"].append(Fate(reply=9.0, lands=8.0))
+    one.start(bound=Bound(60.0))
+    world.until(lambda: world.upstream.flights)
+    world.lose()
+    world.advance(2)
+
+    assert (world.record()["state"], ends_in(world) is not None) == ("starting", True)
 
 
 def test_end_after_a_leader_died_in_its_stop_comes_all_the_same(world: World) -> None:

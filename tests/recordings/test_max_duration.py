@@ -62,6 +62,12 @@ async def ended(parts: Parts, target: Target = ADA) -> Recording:
     return await harness.until(known, lambda recording: recording.status == "stopped")
 
 
+async def begin_elsewhere(simulator: Simulator, target: Target) -> None:
+    """Start a recording beside the gateway."""
+    async with httpx.AsyncClient(headers={"authorization": harness.management_token()}) as another:
+        assert (await another.post(f"{simulator.url}{target.start_path}", json=target.ids)).is_success
+
+
 def sent(simulator: Simulator, endpoint: str) -> int:
     """Count calls that were made."""
     return sum(call.endpoint == endpoint for call in simulator.calls)
@@ -224,10 +230,8 @@ async def test_recording_begun_beside_the_gateway_ends_only_if_a_start_joins_it(
 ) -> None:
     """It is not the gateway's to stop, whatever the setting; a start that finds it bounds it like its own."""
     timing = replace(TIMING, longest=0.4, verify_absent="always")
-    for name in ("ada", "ben"):
-        async with httpx.AsyncClient(headers={"authorization": harness.management_token()}) as another:
-            body = replace(ADA, participant_id=name).ids
-            assert (await another.post(f"{simulator.url}{ADA.start_path}", json=body)).is_success
+    for target in (ADA, BEN):
+        await begin_elsewhere(simulator, target)
     async with process(valkey, simulator, timing) as parts:
         for target in (ADA, BEN):
             key = parts.coordinator.key("room", *target.parts)
@@ -243,6 +247,23 @@ async def test_recording_begun_beside_the_gateway_ends_only_if_a_start_joins_it(
     assert found is not None
     assert other is not None
     assert (found.stops_at, other.stops_at, other.status) == (None, None, "recording")
+
+
+async def test_recording_that_is_found_after_one_with_an_end_has_none(
+    valkey: EmbeddedValkey, simulator: Simulator
+) -> None:
+    """What the gateway stopped had an end; what another begins then is another recording."""
+    async with process(valkey, simulator) as parts:
+        await start(parts, bound=SHORT)
+        await ended(parts)
+        await begin_elsewhere(simulator, ADA)
+        key = parts.coordinator.key("room", *ADA.parts)
+        await parts.coordinator.records.invalidate(key)
+        await parts.reconciler.reconcile_all([key])
+        found = await parts.recordings.known(ADA)
+
+    assert found is not None
+    assert (found.status, found.origin, found.stops_at) == ("recording", Origin.VIDEOSDK, None)
 
 
 async def test_stop_at_the_end_that_videosdk_does_not_answer_is_repeated(
