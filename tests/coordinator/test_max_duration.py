@@ -409,9 +409,10 @@ def test_failover_that_forgets_a_moved_end_does_not_undo_the_move(world: World, 
     call = other.start(bound=Bound(60.0))
     world.until(lambda: call.returned)
     assert call.outcome == "already_recording"
-    if forgotten.endswith("late"):
-        one.stall()
     world.lose(len(world.snapshots) - before if forgotten == "the move" else None)
+    if forgotten.endswith("late"):
+        one.coordinator.rewrite_recent()
+        one.stall()
     world.advance(2)
     if one.stalled:
         one.resume()
