@@ -287,6 +287,7 @@ def _timing(settings: Settings) -> Timing:
         trust=settings.trust.total_seconds(),
         check=settings.check.total_seconds(),
         keep=settings.keep_ended.total_seconds(),
+        longest=settings.max_duration.total_seconds(),
         verify_absent=settings.verify_absent,
     )
 

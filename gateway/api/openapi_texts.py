@@ -208,6 +208,7 @@ _PARAMETERS: Final = {
     "config": {"layout": {"type": "GRID", "priority": "SPEAKER", "gridSize": 4}, "theme": "DARK"},
     "transcription": {"enabled": True, "summary": {"enabled": True, "prompt": "Decisions and tasks"}},
     "templateUrl": "https://app.example.com/recorder?meetingId=abcd-efgh-ijkl",
+    "maxDurationSeconds": 5400,
 }
 RELEASE_EXAMPLES: Final = {"reason": {"summary": "Why", "value": {"reason": "its process hangs, incident 4711"}}}
 
@@ -344,6 +345,7 @@ def recording(example: str, mode: Mode = Mode.TRACK) -> dict[str, Any]:
         "confirmedAt": "2026-01-01T12:00:01Z" if sure else None,
         "confirmedBy": ("list" if status is Status.FAILED else "reply") if sure else None,
         "endedAt": "2026-01-01T12:30:00Z" if status is Status.STOPPED else None,
+        "stopsAt": None,
         "endedBecause": "stopped" if status is Status.STOPPED else None,
         "videosdkRecordingId": None,
         "files": [],

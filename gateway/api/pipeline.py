@@ -18,9 +18,9 @@ from gateway.api.context import RequestContext
 from gateway.api.idempotency import Idempotency, IdempotentRequest, StoredResponse, read_key
 from gateway.api.pagination import RecordingsPage, RecordingsQuery
 from gateway.api.rate_limits import Admission, Question, RateLimiter
-from gateway.api.wire import RecordingBody, parameters_in, target_in
+from gateway.api.wire import RecordingBody, max_duration_in, parameters_in, target_in
 from gateway.auth.api_keys import Caller
-from gateway.auth.policy import Policy, Scope, check, check_room, covers, covers_sort, refuse
+from gateway.auth.policy import Policy, Scope, bound, check, check_room, covers, covers_sort, refuse
 from gateway.errors import GatewayError, InvalidRequest, TooManyRequests
 from gateway.recordings import MODES, Answer, Kind, Mode, Outcome, Recordings, Target
 from gateway.store.clock import clock
@@ -71,6 +71,7 @@ class RequestPipeline:
             parameters.bucket_dir_path,
             parameters.template_url,
         )
+        lasts = bound(caller.policy, caller.name, max_duration_in(body))
         return await self._take_in(
             request,
             Scope.START,
@@ -84,6 +85,7 @@ class RequestPipeline:
                 arrived_at=arrived_at,
                 asked_at=asked_at,
                 account=caller.account,
+                bound=lasts,
             ),
         )
 

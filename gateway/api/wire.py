@@ -32,6 +32,7 @@ from gateway.recordings import (
     Status,
     Target,
 )
+from gateway.recordings.model import LONGEST_SECONDS, SHORTEST_SECONDS
 from gateway.recordings.targets import ID_PATTERN, is_id
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "ProblemDocument",
     "RecordingBody",
     "check_part",
+    "max_duration_in",
     "parameters_in",
     "path_parts",
     "read_body",
@@ -102,6 +104,16 @@ TemplateUrl = Annotated[
         examples=["https://app.example.com/recorder?meetingId=abcd-efgh-ijkl"],
     ),
 ]
+MaxDurationSeconds = Annotated[
+    int,
+    Meta(
+        ge=SHORTEST_SECONDS,
+        le=LONGEST_SECONDS,
+        description="How long it may record, from this request's answer on. The gateway stops it then (`stopsAt`). A "
+        "start that joins a recording brings its end forward if need be, and does not put it off.",
+        examples=[5400],
+    ),
+]
 
 
 PATH_PARTS: Final[dict[str, dict[str, Any]]] = {
@@ -112,7 +124,13 @@ PATH_PARTS: Final[dict[str, dict[str, Any]]] = {
 """What the contract says of the ids in a path. No mode has others."""
 
 
-class StartTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+class StartBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the body of a start holds in every mode; it is not passed on to VideoSDK."""
+
+    max_duration_seconds: MaxDurationSeconds | UnsetType | None = UNSET
+
+
+class StartTrackRecording(StartBody, frozen=True, kw_only=True, rename="camel"):
     """A track, and how it is to be recorded. VideoSDK's own field names."""
 
     room_id: RoomId
@@ -131,7 +149,7 @@ class StopTrackRecording(Struct, frozen=True, kw_only=True, rename="camel"):
     kind: Kind
 
 
-class StartParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+class StartParticipantRecording(StartBody, frozen=True, kw_only=True, rename="camel"):
     """A participant, and how it is to be recorded: audio and video in one file. VideoSDK's own field names."""
 
     room_id: RoomId
@@ -148,7 +166,7 @@ class StopParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel"
     participant_id: ParticipantId
 
 
-class StartRoomRecording(Struct, frozen=True, kw_only=True, rename="camel"):
+class StartRoomRecording(StartBody, frozen=True, kw_only=True, rename="camel"):
     """A room, and how it is to be recorded: everybody in it in one file. VideoSDK's own field names."""
 
     room_id: RoomId
@@ -168,7 +186,7 @@ class StopRoomRecording(Struct, frozen=True, kw_only=True, rename="camel"):
 class Bodies(NamedTuple):
     """What a start and a stop of one mode take: a field for each of its ids, and for a start its parameters."""
 
-    start: type[Struct]
+    start: type[StartBody]
     stop: type[Struct]
 
 
@@ -178,6 +196,11 @@ BODIES: Final[Mapping[Mode, Bodies]] = {
     Mode.ROOM: Bodies(StartRoomRecording, StopRoomRecording),
 }
 """The bodies of every mode."""
+
+
+def max_duration_in(body: Struct) -> int | None:
+    """Return for how many seconds the body of a start has its target recorded at most; None where it does not say."""
+    return (body.max_duration_seconds or None) if isinstance(body, StartBody) else None
 
 
 def target_in(mode: Mode, body: Struct) -> Target:
@@ -241,6 +264,9 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
         ]
         | None
     )
+    stops_at: (
+        Annotated[datetime, Meta(description="When the gateway stops it, or was to stop it; null is never.")] | None
+    )
     ended_at: Annotated[datetime, Meta(description="When the gateway learned that it ended.")] | None
     ended_because: Annotated[EndReason, Meta(description="Why it ended, where that is known.")] | None
     videosdk_recording_id: (
@@ -270,6 +296,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
             requested_at=recording.requested_at,
             confirmed_at=recording.confirmed_at,
             confirmed_by=recording.confirmed_by,
+            stops_at=recording.stops_at,
             ended_at=recording.ended_at,
             ended_because=recording.ended_because,
             videosdk_recording_id=recording.videosdk_id,
@@ -430,6 +457,13 @@ def _check_participant_format(value: object) -> str | None:
     return None if value in ("webm", "mp4", "m3u8") else "must be one of webm, mp4, m3u8"
 
 
+def _check_duration(value: object) -> str | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return "must be a whole number"
+    in_bounds = SHORTEST_SECONDS <= value <= LONGEST_SECONDS
+    return None if in_bounds else f"must be from {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
+
+
 _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "roomId": _check_id,
     "participantId": _check_id,
@@ -439,6 +473,7 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "webhookUrl": check_webhook_url,
     "bucketDirPath": check_bucket_dir_path,
     "templateUrl": check_template_url,
+    "maxDurationSeconds": _check_duration,
     "reason": lambda value: check_text(value, 500),
 }
 _CHECKS_OF: Final[dict[tuple[type[Struct], str], Callable[[object], str | None]]] = {

@@ -5,7 +5,7 @@ fragment and no encoded control characters, has a host that all readers read ali
 slash and climbs nowhere. Others hold until the table loosens them: https (`webhook_http`), no IP addresses and no
 private names (`webhook_private`). The rest hold once the table has the list: `scopes`, `rooms`, `participants`,
 `modes`, `kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing. In the
-file no table is without `scopes`.
+file no table is without `scopes`. `max_duration_seconds` refuses nothing: a recording ends then (`bound`).
 
 The tables of tokens (`[join_tokens]`, `[jwt]`) differ in three things. What a token itself says narrows them further.
 An absent `webhook_hosts` or `bucket_dir_prefix` allows no webhookUrl and no bucketDirPath. And join tokens stop only
@@ -26,7 +26,8 @@ from msgspec.structs import replace
 from gateway.auth.canonical_text import is_line_noise, unmasked
 from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
 from gateway.errors import Forbidden
-from gateway.recordings import MODES, Kind, Mode, Target
+from gateway.recordings import MODES, Bound, Kind, Mode, Target
+from gateway.recordings.model import LONGEST_SECONDS, SHORTEST_SECONDS
 from gateway.recordings.targets import is_id
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Scope",
+    "bound",
     "check",
     "check_room",
     "covers",
@@ -136,6 +138,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     bucket_dir_prefix: str | None = None
     """Folder in which all this caller's recordings must lie, compared segment by segment. A start must name one."""
 
+    max_duration_seconds: int | None = None
+    """How long a recording that it starts or joins may last at most; a start may ask for less."""
+
+    lengthen: bool = False
+    """Whether a start that joins a recording may put its end off. Without it a start only brings the end forward."""
+
     stop_others: bool = True
     """Whether it may stop recordings that it did not start (`gateway.auth.api_keys.Caller.may_stop`)."""
 
@@ -168,6 +176,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             "webhook_private": private,
             "bucket_dir_path": _flag(table, "bucket_dir_path"),
             "bucket_dir_prefix": _prefix(table, placeholders=placeholders),
+            "max_duration_seconds": _duration(table, "max_duration_seconds"),
+            "lengthen": _flag(table, "lengthen"),
             "stop_others": _flag(table, "stop_others"),
         }
         said = {key: value for key, value in given.items() if key in table}
@@ -243,6 +253,21 @@ def check(
         refuse("bucket-prefix")
 
 
+def bound(policy: Policy, name: str, asked: int | None) -> Bound:
+    """Return for how long a start has its target recorded, and what it may do to the end of what it joins.
+
+    To bring an end forward is to stop: who may stop only what it started, or nothing, may bound only what it started.
+
+    Args:
+        policy: The caller's.
+        name: The same.
+        asked: Seconds that the start says, None where it does not.
+    """
+    seconds = min((most for most in (asked, policy.max_duration_seconds) if most is not None), default=0)
+    may_stop = policy.stop_others and Scope.STOP in policy.scopes
+    return Bound(float(seconds), policy.lengthen, "" if may_stop else name)
+
+
 def check_room(policy: Policy, scope: str, room_id: str) -> None:
     """Let a request about a whole room pass, or refuse it. What it shows is then chosen with `covers`.
 
@@ -266,7 +291,7 @@ def covers(policy: Policy, target: Target) -> bool:
 
 def covers_sort(policy: Policy, mode: Mode, kind: Kind | None) -> bool:
     """Tell whether recordings of this mode and kind, of some participant, are among those the caller may act on."""
-    nobody = _has_participant(mode) and policy.participants == ()
+    none = _has_participant(mode) and policy.participants == ()
     return not none and _covers_mode(policy, mode) and (policy.kinds is None or kind in policy.kinds)
 
 
@@ -355,6 +380,15 @@ def _flag(table: Mapping[str, object], key: str) -> bool:
     value = table.get(key, False)
     if not isinstance(value, bool):
         raise PolicyError(f"{key} must be true or false")
+    return value
+
+
+def _duration(table: Mapping[str, object], key: str) -> int | None:
+    if key not in table:
+        return None
+    value = table[key]
+    if not isinstance(value, int) or isinstance(value, bool) or not SHORTEST_SECONDS <= value <= LONGEST_SECONDS:
+        raise PolicyError(f"{key} must be a whole number from {SHORTEST_SECONDS} to {LONGEST_SECONDS}")
     return value
 
 

@@ -6,6 +6,8 @@ Knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
 from gateway.coordinator.backlog import Backlog, BacklogGauge, PendingTarget, Uncertainty
 from gateway.coordinator.coordinator import Coordinator
 from gateway.coordinator.protocol import (
+    UNBOUNDED,
+    Bound,
     Claim,
     Command,
     Completion,
@@ -19,8 +21,10 @@ from gateway.coordinator.protocol import (
 )
 
 __all__ = [
+    "UNBOUNDED",
     "Backlog",
     "BacklogGauge",
+    "Bound",
     "Claim",
     "Command",
     "Completion",

@@ -12,9 +12,12 @@
 --                else 0
 -- a.not_after    refuse to act later than this: a command that its client gave up on still runs when Redis resumes
 -- a.verify_absent  auto | always | never
+-- a.max_duration   of a start: for how long (ms) its caller has it record at most, counted from this grant or answer; 0 is
+--                  not bounded. What a start joins ends no later; and where a.lengthens no earlier either
+-- a.only_of        of a start: the caller's name, where it may change the end only of what it started itself; else ''
 --
 -- Returns a JSON object: `record` as the claim made it, `before` (the state in which it found it), `asked_at` (the
--- stop's number), and `verdict`, which is one of
+-- stop's number), `moved_from` (where the claim moved the end: when it was before), and `verdict`, which is one of
 --   lead      the attempt holds the target and must carry out `action`: start, stop, or probe (what became of an
 --             unfinished operation, of a recording that was seen long ago, or of what this server may have forgotten)
 --   wait      another attempt holds it (`action`), or Redis came up just now (`grace`)
@@ -45,6 +48,17 @@ local asked_at = num(a.asked_at)
 if a.command == 'stop' and asked_at == 0 then asked_at = a.asked_ago > 0 and now_us - a.asked_ago * 1000 or number() end
 local ended = state == '' or is_ended(state)
 
+-- Once its time is over, the record itself requests a stop, unless a caller's is due or comes now: that has its own reason.
+local timed_stop = 0
+if
+  a.command ~= 'stop' and not ended and requested <= started
+  and num(r.stops_at) > 0 and now >= num(r.stops_at) -- rule: time-is-over
+then
+  timed_stop = number()
+  requested = timed_stop
+end
+local moved_from = ''
+
 local predates = predates_epoch(r, since) and now <= since + a.memory -- rule: forgotten
 local suspect = predates or suspect_since > 0
 
@@ -67,7 +81,7 @@ local function answer(verdict, action)
     verdict = verdict, action = action or '', now = now, before = before, record = view(r),
     lease_left = math.max(num(r.lease) - now, 0), result = verdict == 'done' and r.result or '',
     start_may_land_ms = math.max(start_may_land_until - now, 0), stop_may_land_ms = math.max(stop_may_land_until - now, 0),
-    epoch = since, asked_at = text(asked_at), written = num(r.written),
+    epoch = since, asked_at = text(asked_at), written = num(r.written), moved_from = moved_from,
   })
 end
 
@@ -85,7 +99,10 @@ local function lead(action)
   if superseding then started = requested end
   if a.command == 'stop' then requested = math.max(requested, asked_at) end
   -- Short where nothing was there: a record of short fields takes half the memory.
-  local found = { state = r.state, generation = r.generation, fingerprint = r.fingerprint, recording = r.recording }
+  local found = {
+    state = r.state, generation = r.generation, fingerprint = r.fingerprint, recording = r.recording,
+    stops_at = r.stops_at,
+  }
   -- Tried again while it is not known how it went; what was certain begins anew.
   local was_certain = new and (ended or state == 'recording')
   local changes = {
@@ -101,12 +118,14 @@ local function lead(action)
     changes.start_may_land_until = now + a.quiet
     changes.state, changes.generation, changes.fingerprint = 'starting', op, a.fingerprint
     changes.started_at, changes.recording = now, a.recording
+    changes.stops_at = end_of(num(a.max_duration)) -- rule: bound-of-a-start
   elseif action == 'stop' then
     found.may_land_until = stop_may_land_until > 0 and stop_may_land_until or nil
     changes.stop_may_land_until = now + a.quiet
     changes.state = 'stopping'
   end
   changes.before, changes.stop_requested_at, changes.started_op = cjson.encode(found), requested, started
+  if timed_stop > 0 then changes.timed_stop = timed_stop end -- rule: reason-of-a-timed-stop
   -- Anyone may ask to stop what never was: the room hears of it once something is found.
   save(changes, a.ttl, action == 'stop' and is_unheard_of(r)) -- rule: quiet-stop
   schedule(now + a.lease, a.ttl)
@@ -143,7 +162,9 @@ end
 
 -- What the record is, for the table below: the first of these that is true.
 local function row()
-  if held(r) then return r.action == 'start' and 'starting' or 'held' end
+  -- A probe sends nothing: what has to end does not wait for it. It is as if its lease had lapsed.
+  local outlasted = timed_stop > 0 and r.action == 'probe' -- rule: end-before-a-probe
+  if held(r) and not outlasted then return r.action == 'start' and 'starting' or 'held' end
   if
     state == 'stopping'
     or (not ended and requested > started) -- rule: stop-is-due
@@ -174,7 +195,26 @@ local function note_and_wait()
   return wait()
 end
 
-local function running_or_conflict() return differs and answer('conflict') or answer('running') end
+-- A start bounds what it joins as well: its end comes earlier, and later only for who may lengthen, within the setting.
+-- Who may not stop what others started may not bound it either.
+local function running()
+  local stops_at, wanted = num(r.stops_at), end_of(num(a.max_duration))
+  if stops_at > 0 and wanted > stops_at and num(a.longest) > 0 then
+    wanted = math.max(math.min(wanted, num(r.started_at) + a.longest), stops_at) -- rule: never-beyond-the-setting
+  end
+  local starter = (r.recording or '') ~= '' and cjson.decode(r.recording).requestedBy
+  local may_bound = (a.only_of or '') == '' or starter == a.only_of -- rule: bound-only-what-one-may-stop
+  if may_bound and wanted > 0 and wanted ~= stops_at
+    and (stops_at == 0 or wanted < stops_at or a.lengthens) -- rule: shorten-only
+  then
+    moved_from = text(stops_at)
+    save({ stops_at = wanted }, a.ttl)
+    r.stops_at = text(wanted)
+  end
+  return answer('running')
+end
+
+local function running_or_conflict() return differs and answer('conflict') or running() end
 
 local function lead_start() return lead('start') end
 
@@ -201,6 +241,7 @@ local function probe() return lead('probe') end
 
 local function noop()
   schedule(0, a.ttl)
+  redis.call('ZREM', ends, record)
   stops_done()
   return answer('noop')
 end

@@ -14,7 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from gateway.coordinator.leases import Leases
-from gateway.coordinator.protocol import Claim, Command, Completion, Finished, Lease, Timing, Verdict
+from gateway.coordinator.protocol import UNBOUNDED, Bound, Claim, Command, Completion, Finished, Lease, Timing, Verdict
 from gateway.coordinator.records import Records, newer_record
 from gateway.coordinator.rewrites import Rewrites
 from gateway.coordinator.scripts import Scripts, record_key
@@ -80,6 +80,7 @@ class Coordinator:
             "quiet": _ms(timing.quiet),
             "settle": _ms(timing.settle),
             "grace": _ms(timing.grace),
+            "longest": _ms(timing.longest),
         }
         self.scripts = Scripts(connection, lasting)
         self.records = Records(
@@ -119,6 +120,7 @@ class Coordinator:
         recording: str = "",
         seen: str = "",
         asked_at: str = "",
+        bound: Bound = UNBOUNDED,
         since: float | None = None,
     ) -> tuple[Claim, Lease | None]:
         """Claim the target, or learn why that is not needed or not possible; a lease comes with the verdict `lead`.
@@ -140,7 +142,7 @@ class Coordinator:
             try:
                 async with asyncio.timeout(max(give_up - granted_at, _LAST_TRY_SECONDS)):
                     claim = await self._claim_once(
-                        key, command, attempt, fingerprint, recording, seen, asked_at, first_try
+                        key, command, attempt, fingerprint, recording, seen, asked_at, bound, first_try
                     )
             except (CoordinationUnavailable, TimeoutError):
                 # A first try that took long may be this process's own fault: it slept, or was stopped.
@@ -164,6 +166,9 @@ class Coordinator:
                 continue
             break
         tracing.note(verdict=claim.verdict, action=claim.action)
+        if claim.moved_from:
+            moved = {"moved_from": claim.moved_from, "stops_at": claim.record.stops_at}
+            self._rewrites.keep("bound", key, attempt, {**moved, "generation": claim.record.generation})
         if claim.verdict is not Verdict.LEAD:
             return claim, None
         # An earlier try may have won already, and lost its reply: Redis counts from that one.
@@ -181,13 +186,16 @@ class Coordinator:
         self.leases.hold(lease)
         return claim, lease
 
-    async def promote_to_start(self, lease: Lease, *, fingerprint: str, recording: str) -> Lease | None:
+    async def promote_to_start(
+        self, lease: Lease, *, fingerprint: str, recording: str, bound: Bound = UNBOUNDED
+    ) -> Lease | None:
         """Turn a lease that gathered evidence into one for a start, with a send window and a quiet time of its own.
 
         Args:
             lease: What was claimed for a probe.
             fingerprint: Of the start's parameters.
             recording: What callers may read of it.
+            bound: For how long it may record.
 
         Returns:
             The lease to start with; None where the target is no longer ours, and nothing may be sent.
@@ -197,7 +205,12 @@ class Coordinator:
         """
         granted_at = clock()
         renewed = await self.leases.renew(
-            lease, promote_to_start=True, restore=False, fingerprint=fingerprint, recording=recording
+            lease,
+            promote_to_start=True,
+            restore=False,
+            fingerprint=fingerprint,
+            recording=recording,
+            max_duration=_ms(bound.seconds),
         )
         if renewed.how != "ok":
             self.leases.lose(lease)
@@ -208,6 +221,7 @@ class Coordinator:
             fingerprint=fingerprint,
             recording=recording,
             started_at=renewed.now,
+            stops_at=renewed.stops_at,
         )
         promoted = replace(lease, action=Command.START, granted_at=granted_at, record=record)
         self.leases.hold(promoted)
@@ -293,6 +307,7 @@ class Coordinator:
         recording: str,
         seen: str,
         asked_at: str,
+        bound: Bound,
         first_try: float | None,
     ) -> Claim:
         not_after = await self._clock.learned_now_ms() + _NOT_AFTER_SLACK_MS
@@ -310,6 +325,9 @@ class Coordinator:
                 "asked_ago": 0 if first_try is None else _ms(sent - first_try),
                 "not_after": not_after,
                 "verify_absent": self.timing.verify_absent,
+                "max_duration": _ms(bound.seconds),
+                "lengthens": bound.lengthens,
+                "only_of": bound.only_of,
             },
         )
         claim = msgspec.json.decode(reply, type=Claim, strict=False)

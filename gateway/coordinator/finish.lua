@@ -7,8 +7,8 @@
 -- a.asked_at  the number of the stop that was led, 0 where none was
 -- a.result    what those who wait receive, JSON. Its `record` is written: state, generation, fingerprint, recording (what
 --             callers may read), started_at (when its start was granted), evidence (what VideoSDK's list says of it;
---             none leaves what is known), ended_at, because (none where only a webhook may tell), and confirmed_by
---             (reply or list; none where the state is not confirmed)
+--             none leaves what is known), ended_at, because (none where only a webhook may tell), confirmed_by (reply
+--             or list; none where the state is not confirmed), and stops_at
 -- a.seen_ago  how long ago (ms) that was seen which is written
 -- a.settled   nothing sent earlier can still land
 -- a.answered  what this operation itself sent cannot land any more
@@ -66,6 +66,7 @@ local changes = {
   v = VERSION, state = new.state, op = a.op, done = a.op, result = result, finished_by = a.attempt,
   holder = '', action = '', lease = '0', waiting = '0', before = '', written = now, epoch = a.epoch,
   generation = new.generation or '0', fingerprint = new.fingerprint or '', recording = new.recording or '',
+  stops_at = num(new.stops_at),
 }
 -- A suspicion that came up during the operation outlives it; one that the operation was begun with is answered by it. And
 -- what others did after an operation that was claimed before the epoch may be forgotten: a probe has to look.

@@ -73,8 +73,10 @@ class Leases:
             "generation": lease.record.generation,
             "fingerprint": lease.record.fingerprint,
             "recording": lease.record.recording,
+            "stops_at": lease.record.stops_at,
             "promote_to_start": False,
             "restore": True,
+            "max_duration": 0,
         }
         reply = await self._scripts.run("renew", lease.key, arguments | promotion)
         renewed = msgspec.json.decode(reply, type=Finished)

@@ -2,16 +2,17 @@
 --
 -- KEYS  1 the target's record (hash)   2 its project's due times in the bucket (sorted set)   3 its bucket's epoch (string)
 --       4 its room's targets (sorted set)   5 its room's events (stream)
+--       6 its project's ends in the bucket (sorted set)
 -- ARGV  1 the arguments, one JSON object. All scripts get a.channel, a.ttl of records, a.keep of ended ones, a.replay of
---       events, a.most_events, and of the protocol's times (`Timing`) a.lease, a.trust, a.quiet, a.settle, a.memory and
---       a.grace. Times and durations in ms; operation numbers as strings, since JSON in Lua keeps 14 digits and they
+--       events, a.most_events, and of the protocol's times (`Timing`) a.lease, a.trust, a.quiet, a.settle, a.memory,
+--       a.grace and a.longest. Times and durations in ms; operation numbers as strings, since JSON in Lua keeps 14 digits and they
 --       have 16
 --
 -- A comment `rule: NAME` marks a line that tests break on purpose (tests/model/test_mutants.py).
 --
 -- Time is Redis's own, so that replicas need not agree on theirs. `a.now` (us) replaces it under test.
 
-local record, due, epoch_key, targets, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local record, due, epoch_key, targets, events, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local a = cjson.decode(ARGV[1])
 
 local function text(number) return string.format('%.0f', number) end
@@ -44,7 +45,7 @@ end
 
 local SHOWN = {
   'v', 'state', 'op', 'generation', 'fingerprint', 'recording', 'evidence', 'because', 'confirmed', 'confirmed_by',
-  'started_at', 'ended_at', 'holder', 'action', 'stop_requested_at', 'started_op',
+  'started_at', 'ended_at', 'holder', 'action', 'stop_requested_at', 'started_op', 'stops_at', 'timed_stop',
 }
 
 -- What readers may see of a record, as JSON; nil where there is no record.
@@ -71,6 +72,24 @@ end
 
 local function is_ended(state) return state == 'stopped' or state == 'failed' end
 
+-- When what is asked for now has to end (ms): after the caller's duration or the setting's, whichever is shorter. 0: never.
+local function end_of(duration)
+  local longest = num(a.longest)
+  if duration == 0 or (longest > 0 and longest < duration) then duration = longest end -- rule: smallest-counts
+  return duration > 0 and now + duration or 0
+end
+
+-- What has to end is in a set of its own, so that nothing else that is due, and no claim, keeps the reconciler from it.
+-- A stop that was led is repeated like any other.
+local function schedule_end(state, stops_at)
+  if stops_at > 0 and state ~= '' and state ~= 'stopping' and not is_ended(state) then
+    redis.call('ZADD', ends, text(stops_at), record) -- rule: schedule-the-end
+    if redis.call('PTTL', ends) < a.memory then redis.call('PEXPIRE', ends, text(a.memory * 2)) end
+  else
+    redis.call('ZREM', ends, record)
+  end
+end
+
 -- What is empty or 0 is not kept: a field that is not there says the same, and takes no memory.
 -- a ttl of 0 leaves the record's own as it is. What is saved quietly is not shown to the room.
 local function save(fields, ttl, quietly)
@@ -83,13 +102,17 @@ local function save(fields, ttl, quietly)
     else
       kept[#kept + 1], kept[#kept + 2] = name, value
     end
-    if name == 'state' or name == 'generation' or name == 'evidence' then
+    if name == 'state' or name == 'generation' or name == 'evidence' or name == 'stops_at' then
       news = news or value ~= loaded[name]
     end
   end
   if #dropped > 0 then redis.call('HDEL', record, unpack(dropped)) end
   if #kept > 0 then redis.call('HSET', record, unpack(kept)) end
   if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
+  local stops_at = num(fields.stops_at or loaded.stops_at)
+  if (fields.state or fields.stops_at) and (stops_at > 0 or loaded.stops_at) then
+    schedule_end(fields.state or loaded.state or '', stops_at)
+  end
   if news and not quietly then
     local state = fields.state or loaded.state or ''
     redis.call('ZADD', targets, text(is_ended(state) and now or now + RUNS), record)

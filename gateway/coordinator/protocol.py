@@ -21,12 +21,15 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         stop_requested_at            number, as of operations, of the last request for a stop which was not idle
         started_op                   number of the operation that started what records; of the last stop where that is
                                      carried out. A stop is due while it was requested later
+        stops_at                     when (ms) it has to end: the gateway then stops it; 0: never
+        timed_stop                   number of the stop that was requested because that moment had come
         waiting                      another process waits
         hint                         when (ms) a webhook reported its end, and as what
         evidence because             what VideoSDK's list says of the recording (JSON); why it ended
         tries upstream               how often it was taken up since it was certain; what VideoSDK answered last
         uncertain_since              since when (ms) it is unknown, or stopping without an answer; 0: it is known
     rec:{07}:<tenant>:due   sorted set, record -> when (ms) it must be looked at though no caller may come
+    rec:{07}:<tenant>:ends   sorted set, record -> `stops_at` of what runs, or may run, and is not being stopped
     rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
     rec:{07}:<tenant>:<room>:targets   sorted set, record -> when (ms) it changed last, and 10^14 more while it has not
                                        ended. TTL: twice a record's
@@ -42,11 +45,14 @@ the last: it grows for ever, also across a Redis that forgot the last one.
 """
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct, field
 
 __all__ = [
+    "UNBOUNDED",
     "VERSION",
+    "Bound",
     "Claim",
     "Command",
     "Completion",
@@ -70,6 +76,21 @@ class Command(StrEnum):
     START = "start"
     STOP = "stop"
     RECONCILE = "reconcile"
+
+
+class Bound(Struct, frozen=True):
+    """For how long a start has its target recorded at most, counted from when it is granted, or answered as joined."""
+
+    seconds: float = 0.0
+    """0 is for ever."""
+    lengthens: bool = False
+    """Whether what it joins may end later for it, and not only earlier."""
+    only_of: str = ""
+    """The caller's name, where it may change the end only of what it started itself."""
+
+
+UNBOUNDED: Final = Bound()
+"""Of every command that is no start."""
 
 
 class Verdict(StrEnum):
@@ -109,6 +130,8 @@ class Timing(Struct, frozen=True, kw_only=True):
     """How long an ended recording can be read."""
     replay: float = 600.0
     """How long a room's events can be read again."""
+    longest: float = 0.0
+    """How long after its start, or after the last start that joined it, a recording may go on; 0 is for ever."""
     verify_absent: str = "auto"
     """Whether a target without a trustworthy record is looked up before it is started: auto, always or never."""
 
@@ -147,6 +170,13 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     action: str = ""
     stop_requested_at: int = 0
     started_op: int = 0
+    stops_at: int = 0
+    timed_stop: int = 0
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the stop that was requested last was requested because its time is over."""
+        return 0 < self.timed_stop == self.stop_requested_at
 
     @property
     def stop_due(self) -> bool:
@@ -172,6 +202,8 @@ class Claim(Struct, frozen=True):
     asked_at: str
     """The number of the stop that was claimed for, "0" where none was."""
     written: int
+    moved_from: str = ""
+    """When the recording had to end before the claim moved that; empty where it did not."""
 
 
 class Room(Struct, frozen=True):
@@ -209,6 +241,7 @@ class Finished(Struct, frozen=True):
         stop: A stop was asked for meanwhile.
         now: Redis's clock in ms; 0 where it did not answer.
         generation: Of the recording, in the answer to a renewal.
+        stops_at: When (ms) it has to end, in the same; 0 is never.
         start_may_land_ms: For how many ms more a start that was sent may land, in the answer to a finish.
         stop_may_land_ms: The same of a stop.
     """
@@ -217,6 +250,7 @@ class Finished(Struct, frozen=True):
     stop: bool = False
     now: int = 0
     generation: str = ""
+    stops_at: int = 0
     start_may_land_ms: int = 0
     stop_may_land_ms: int = 0
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.coordinator.protocol import VERSION, Event, Finished, Record, Room, Timing
-from gateway.coordinator.scripts import Scripts, due_times, events_of, record_key
+from gateway.coordinator.scripts import Scripts, due_times, end_times, events_of, record_key
 from gateway.errors import NewerRecord
 from gateway.store.clock import RedisClock, clock
 from gateway.store.connection import Connection
@@ -15,6 +15,7 @@ from gateway.store.scripts import BUCKETS
 
 __all__ = ["Records", "newer_record"]
 
+_CLOCK_MARGIN_MS: Final = 100
 _BEFORE_ALL: Final = "0-0"
 """What stands for the last event of a room that has none."""
 
@@ -122,6 +123,16 @@ class Records:
             CoordinationUnavailable: Redis did not answer.
         """
         return await self._connection.due(due_times(bucket, self._tenant), await self._clock.learned_now_ms(), most)
+
+    async def overdue(self, bucket: int, most: int) -> list[str]:
+        """Return the keys of up to `most` recordings of this project in a bucket that have to end now.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        # Where our idea of Redis's clock is ahead, a claim would come too early, and look instead of stopping.
+        now = await self._clock.learned_now_ms() - _CLOCK_MARGIN_MS
+        return await self._connection.due(end_times(bucket, self._tenant), now, most)
 
     async def mark(self, *, age: float = 0) -> float:
         """Mark every bucket's epoch where none is marked, so that Q has passed since before the first caller comes.

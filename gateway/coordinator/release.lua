@@ -18,6 +18,7 @@ local state = before.state or 'failed'
 local changes = {
   holder = '', action = '', lease = '0', waiting = '0', before = '', state = state,
   generation = before.generation or '0', fingerprint = before.fingerprint or '', recording = before.recording or '',
+  stops_at = num(before.stops_at),
 }
 if r.action == 'start' then changes.start_may_land_until = num(before.may_land_until) end
 if r.action == 'stop' then

@@ -1,15 +1,16 @@
 -- Keeps a claim alive; with a.promote_to_start, turns a probe into a start; with a.restore, claims again what Redis has
 -- forgotten. One step, because extending a claim that is no longer ours would steal it.
 --
--- a.attempt a.op a.action a.epoch a.generation a.fingerprint a.recording   the lease, as its claim was answered
+-- a.attempt a.op a.action a.epoch a.generation a.fingerprint a.recording a.stops_at   the lease, as its claim was answered
 -- a.promote_to_start  a start will be sent now, with this a.fingerprint and a.recording: the quiet time counts from here.
 --                     Refused where the epoch is another than at the claim: a server that may have forgotten us may
 --                     have forgotten a start as well
+-- a.max_duration      for how long (ms) the start that is sent now may record at most
 -- a.restore           Redis may have lost the record (restart, failover): put it back unless another attempt has begun
 --                     a later operation, of which this one is then the predecessor
 --
 -- Returns a JSON object: `how` is ok, restored or lost; `stop` says whether a stop was asked for meanwhile;
--- `generation` is the recording's.
+-- `generation` and `stops_at` are the recording's.
 
 local r = load()
 if newer(r) then return cjson.encode({ how = 'lost', stop = false, now = now }) end
@@ -42,6 +43,7 @@ if r.holder ~= a.attempt or reverted then -- rule: fence
   how = 'restored'
   changes.v, changes.holder, changes.op, changes.action = VERSION, a.attempt, a.op, a.action
   changes.generation, changes.fingerprint, changes.recording = a.generation, a.fingerprint, a.recording
+  changes.stops_at = num(a.stops_at) -- rule: restore-the-end
   changes.waiting, changes.before = '1', nothing_lands()
   changes.granted, changes.epoch = now, since
   if a.action == 'stop' then
@@ -60,6 +62,7 @@ if a.promote_to_start then
   -- A generation of its own: what was recorded under the operation's number before may have been shown to a caller.
   changes.generation = text(math.max(now_us, num(a.op) + 1))
   changes.fingerprint, changes.recording = a.fingerprint, a.recording
+  changes.stops_at = end_of(num(a.max_duration)) -- rule: bound-of-a-promoted-start
   changes.before, changes.start_may_land_until, changes.started_at = nothing_lands(), now + a.quiet, now
 end
 
@@ -69,4 +72,5 @@ save(changes, a.ttl)
 schedule(now + a.lease, a.ttl)
 return cjson.encode({
   how = how, stop = stop, now = now, generation = changes.generation or a.generation,
+  stops_at = num(changes.stops_at or a.stops_at),
 })

@@ -146,9 +146,10 @@ class Rewrites:
             reply = await self._scripts.run(write.script, write.key, write.arguments_at(self._now()))
         except CoordinationUnavailable:
             return False
-        self._forgotten.discard(attempt)
-        if msgspec.json.decode(reply, type=Finished).how in {"ok", "restored", "late"}:
+        how = msgspec.json.decode(reply, type=Finished).how
+        if how != "early":
+            self._forgotten.discard(attempt)
+        if how in {"ok", "restored", "late"}:
             metrics.fenced_write("restored")
-            event = "finish.restored" if write.script == "finish" else "release.restored"
-            _log.warning(event, key=write.key, attempt=attempt)
+            _log.warning(f"{write.script}.restored", key=write.key, attempt=attempt)
         return True

@@ -8,9 +8,9 @@ import msgspec
 from gateway.store.connection import Connection
 from gateway.store.scripts import Script, bucket_in, bucket_of, key_of
 
-__all__ = ["SCRIPTS", "Scripts", "due_times", "events_of", "load_script", "record_key"]
+__all__ = ["SCRIPTS", "Scripts", "due_times", "end_times", "events_of", "load_script", "record_key"]
 
-SCRIPTS: Final = ("claim", "finish", "renew", "release", "invalidate", "confirm", "room", "mark")
+SCRIPTS: Final = ("claim", "finish", "renew", "release", "invalidate", "confirm", "bound", "room", "mark")
 
 
 def load_script(name: str) -> Script:
@@ -49,7 +49,8 @@ class Scripts:
         """
         script = self._all[name]
         bucket = bucket_in(key)
-        keys = (key, _due_times_of(key), f"{bucket}:epoch", f"{_room_of(key)}:targets", events_of(key))
+        project, room = _project_of(key), _room_of(key)
+        keys = (key, f"{project}:due", f"{bucket}:epoch", f"{room}:targets", f"{room}:events", f"{project}:ends")
         argument = msgspec.json.encode({**self._lasting, **arguments})
         return await self._connection.evaluate(script.text, script.sha, keys, argument)
 
@@ -67,6 +68,11 @@ def due_times(bucket: int, tenant: str) -> str:
     return f"rec:{{{bucket:02d}}}:{tenant}:due"
 
 
+def end_times(bucket: int, tenant: str) -> str:
+    """Return the name of the moments at which one project's recordings in a bucket have to end."""
+    return f"rec:{{{bucket:02d}}}:{tenant}:ends"
+
+
 def events_of(key: str) -> str:
     """Return the name of the events of a record's room, and of the channel of their ids."""
     return f"{_room_of(key)}:events"
@@ -77,6 +83,6 @@ def _room_of(key: str) -> str:
     return ":".join(key.split(":", 4)[:4])
 
 
-def _due_times_of(key: str) -> str:
-    """Return the name of the due times that a record's own is among."""
-    return f"{':'.join(key.split(':', 3)[:3])}:due"
+def _project_of(key: str) -> str:
+    """Return what the names of all keys of a record's project and bucket begin with."""
+    return ":".join(key.split(":", 3)[:3])

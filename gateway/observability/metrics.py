@@ -207,6 +207,9 @@ _FENCED_WRITES: Final = _counter(
     "how",
 )
 DUPLICATES_SUSPECTED: Final = _counter("duplicates_suspected", "Two open recordings of one target were seen.")
+TIMED_STOPS: Final = _counter(
+    "timed_stops", "Recordings that the gateway stopped by itself, because they had recorded for as long as they may."
+)
 DEAD_ROWS: Final = _counter(
     "dead_rows", "Rows that VideoSDK lists as recording although nothing records: its own, and never closed.", "reason"
 )

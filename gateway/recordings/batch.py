@@ -1,11 +1,12 @@
 """A batch: callers of one process who want the same of one target, and are answered together."""
 
 import asyncio
+import math
 from contextvars import copy_context
 
 import msgspec
 
-from gateway.coordinator import Claim, Command
+from gateway.coordinator import Bound, Claim, Command, Record
 from gateway.observability import tracing
 from gateway.recordings.model import Answer, Descriptor, Outcome, Problem
 from gateway.recordings.targets import StartParameters, Target
@@ -25,12 +26,14 @@ class Batch:
         caller: str,
         arrived_at: float | None,
         asked_at: int | None,
+        bound: Bound,
     ) -> None:
         self.key = key
         self.target = target
         self.command = command
         self.caller = caller
         self.parameters = parameters
+        self.bound = bound
         self.fingerprint = parameters.fingerprint if parameters else ""
         self.descriptor = ""
         if parameters:
@@ -64,6 +67,22 @@ class Batch:
     def abandoned(self) -> bool:
         """No caller waits, and no stop was promised."""
         return self.command is Command.START and all(caller.done() for caller in self.waiters)
+
+    def moves_end(self, record: Record, now: int, longest: float) -> bool:
+        """Tell whether what it asks for ends earlier than what it joins, or later for who may lengthen it.
+
+        The claim decides (`claim.lua`); this says whether it is worth one.
+
+        Args:
+            record: What it joins.
+            now: Redis's clock (ms).
+            longest: Seconds that the setting allows.
+        """
+        seconds = min((most for most in (self.bound.seconds, longest) if most), default=0.0)
+        if not seconds:
+            return False
+        stops_at = now + seconds * 1000
+        return stops_at < (record.stops_at or math.inf) or (self.bound.lengthens and stops_at > record.stops_at)
 
     @property
     def resolved(self) -> "Batch":

@@ -28,7 +28,7 @@ from gateway.errors import (
 from gateway.observability import metrics, tracing
 from gateway.recordings.failures import MAY_PASS, list_unavailable, problem_for
 from gateway.recordings.listings import ListingCache
-from gateway.recordings.model import ENDED, Outcome, Problem, Status
+from gateway.recordings.model import ENDED, EndReason, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.probe import LOOK_PAUSES, MISSES_APART_SECONDS, NONE_RUNS, Probe, noted
 from gateway.store.clock import clock
@@ -196,6 +196,8 @@ class Leader:
     # --- stop ----------------------------------------------------------------------------------------------------
 
     async def _stop(self, operation: Operation) -> Result:
+        if operation.record.is_timed and operation.claim.before != Status.STOPPING:
+            _log.info("recording.time_over", target=operation.key, attempt=operation.lease.attempt)
         try:
             with noted(operation, "stop"):
                 await self._videosdk.stop(
@@ -353,7 +355,10 @@ class Leader:
             return await self._finish(operation, self._probe.end_of(operation), None, confirmed_by="list", settled=True)
         try:
             promoted = await self._coordinator.promote_to_start(
-                operation.lease, fingerprint=operation.fingerprint, recording=operation.descriptor
+                operation.lease,
+                fingerprint=operation.fingerprint,
+                recording=operation.descriptor,
+                bound=operation.bound,
             )
         except CoordinationUnavailable as error:
             await self._coordinator.release(operation.lease, self._again(operation))
@@ -409,6 +414,7 @@ class Leader:
             confirmed_by=confirmed_by,
             started_at=known.started_at,
             ended_at=ended_at,
+            stops_at=known.stops_at,
         )
         result = Result(
             command=operation.serves,
@@ -434,6 +440,8 @@ class Leader:
                 _log.error("duplicate.suspected", key=operation.key, attempt=lease.attempt)
             return self._again(operation)
         operation.stop_pending = finished.stop
+        if because is EndReason.MAX_DURATION:
+            metrics.TIMED_STOPS.inc()
         return result
 
     def _look_again(self, operation: Operation, state: Status, outcome: Outcome | None) -> float:

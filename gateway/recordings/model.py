@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -11,6 +11,8 @@ from gateway.recordings.targets import Target
 
 __all__ = [
     "ENDED",
+    "LONGEST_SECONDS",
+    "SHORTEST_SECONDS",
     "Answer",
     "Descriptor",
     "EndReason",
@@ -22,6 +24,11 @@ __all__ = [
     "Status",
     "WebhookDeliveries",
 ]
+
+
+SHORTEST_SECONDS: Final = 60
+LONGEST_SECONDS: Final = 86_400
+"""What a caller or its policy may say of how long a recording lasts at most."""
 
 
 class Status(StrEnum):
@@ -60,6 +67,8 @@ class EndReason(StrEnum):
     """It never began: VideoSDK refused it."""
     FAILED = "failed"
     """VideoSDK reported a failure."""
+    MAX_DURATION = "max_duration"
+    """The gateway stopped it by itself, because it had recorded for as long as it may."""
     DURATION_LIMIT = "duration_limit"
     """VideoSDK ended it after the two hours that it lets a recording run."""
     VIDEOSDK = "videosdk"
@@ -118,6 +127,8 @@ class Recording(Struct, frozen=True, kw_only=True):
     origin: Origin = Origin.GATEWAY
     ended_at: datetime | None = None
     ended_because: EndReason | None = None
+    stops_at: datetime | None = None
+    """When the gateway stops it by itself; None is never."""
     videosdk_id: str | None = None
     """VideoSDK's own id of the recording, once its list shows it."""
     files: tuple[RecordedFile, ...] = ()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec.structs import replace
 
-from gateway.coordinator import Claim, Command, Completion, Lease, Record
+from gateway.coordinator import UNBOUNDED, Bound, Claim, Command, Completion, Lease, Record
 from gateway.recordings.evidence import Evidence, began_with, dead_rows, only_dead, with_dead
 from gateway.recordings.model import Descriptor, EndReason, Origin, Outcome, Problem, Status
 from gateway.recordings.targets import StartParameters, Target
@@ -39,6 +39,7 @@ class Operation:
         lease: The same.
         parameters: Of a start.
         descriptor: What callers may read of the recording that a start begins.
+        bound: For how long that may record.
         deadline: Until when (`clock`) a caller waits for the result.
     """
 
@@ -52,6 +53,7 @@ class Operation:
         *,
         parameters: StartParameters | None = None,
         descriptor: str = "",
+        bound: Bound = UNBOUNDED,
         deadline: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.key = key
@@ -62,6 +64,7 @@ class Operation:
         self.parameters = parameters or StartParameters()
         self.fingerprint = parameters.fingerprint if parameters else ""
         self.descriptor = descriptor
+        self.bound = bound
         self.deadline = deadline
         self.begun_at = clock()
         """After its claim was answered: what Redis counts from is earlier."""
@@ -117,6 +120,7 @@ class Operation:
             generation=generation,
             fingerprint="",
             recording=_FOUND,
+            stops_at=0,
             evidence=Evidence.moved(self.record.evidence, self.record.generation, generation),
         )
 
@@ -128,7 +132,9 @@ class Operation:
         asked = outcome is Outcome.STOPPED or (
             outcome is Outcome.NOT_RECORDING and self.claim.before in {"", Status.STOPPING}
         )
-        return EndReason.STOPPED if state is Status.STOPPED and asked else ""
+        if state is not Status.STOPPED or not asked:
+            return ""
+        return EndReason.MAX_DURATION if self.claim.record.is_timed else EndReason.STOPPED
 
 
 class Result(Completion, frozen=True, kw_only=True, omit_defaults=True):

@@ -41,6 +41,9 @@ _MAX_RECONCILING: Final = 200
 """Targets that are reconciled at once because of what was heard; the others are due, and come to their turn."""
 _MAX_CONCURRENT_ROOMS: Final = 64
 """Rooms in which something uncertain is reconciled; and just as many, which do not hold those up, are compared."""
+_MAX_CONCURRENT_ENDS: Final = 64
+"""Recordings that are stopped at once because their time is over. Nothing else that is due takes their places, and more
+would only wait for VideoSDK's client, while their claims grow old."""
 _FILES_EVERY_SECONDS: Final = 2.0
 _FILES_FOR_SECONDS: Final = 600.0
 _REST_SECONDS: Final = 5.0
@@ -61,6 +64,7 @@ class Reconciler:
         max_per_bucket: Targets of a bucket that are taken up in one round, the longest due first.
         max_concurrent_rooms: Rooms in which something uncertain is reconciled at once, and as many that are compared.
         max_reconciling: Targets that are reconciled at once because of what was heard.
+        max_concurrent_ends: Recordings that are stopped at once because their time is over.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Reconciler:
         max_per_bucket: int = _MAX_PER_BUCKET,
         max_concurrent_rooms: int = _MAX_CONCURRENT_ROOMS,
         max_reconciling: int = _MAX_RECONCILING,
+        max_concurrent_ends: int = _MAX_CONCURRENT_ENDS,
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
@@ -86,6 +91,8 @@ class Reconciler:
         self._reconciling: dict[str, asyncio.Task[None]] = {}
         self._checking: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(max_concurrent_rooms)
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._ends = asyncio.Semaphore(max_concurrent_ends)
         self._comparing = asyncio.Semaphore(max_concurrent_rooms)
         self._loop: asyncio.Task[None] | None = None
 
@@ -95,7 +102,8 @@ class Reconciler:
 
     async def close(self) -> None:
         """Stop looking, and leave what is under way to other replicas."""
-        tasks = [*self._reconciling.values(), *self._checking.values(), *([self._loop] if self._loop else [])]
+        loops = [self._loop] if self._loop else []
+        tasks = [*self._reconciling.values(), *self._checking.values(), *self._ending.values(), *loops]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -156,11 +164,27 @@ class Reconciler:
             # Jittered, so that replicas seldom reach for the same target in the same moment.
             await asyncio.sleep(self._every * random.uniform(0.7, 1.3))  # noqa: S311
             try:
+                await self._end_overdue()
                 await self._check_due()
             except CoordinationUnavailable:
                 continue
             except Exception:  # noqa: BLE001 - whatever went wrong, the next round must come
                 _log.exception("look.failed")
+
+    async def _end_overdue(self) -> None:
+        for bucket in random.sample(range(BUCKETS), BUCKETS):
+            self.end_soon(await self._coordinator.records.overdue(bucket, self._max_per_bucket))
+
+    def end_soon(self, keys: Iterable[str]) -> None:
+        """Begin to stop what has recorded for as long as it may, whatever else is under way in its room."""
+        for key in keys:
+            if key not in self._ending:
+                task = self._ending[key] = asyncio.create_task(self._end(key), name="end")
+                task.add_done_callback(lambda _, key=key: self._ending.pop(key, None))
+
+    async def _end(self, key: str) -> None:
+        async with self._ends:
+            await self.reconcile_quietly(key)
 
     async def _check_due(self) -> None:
         for bucket in random.sample(range(BUCKETS), BUCKETS):

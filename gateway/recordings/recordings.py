@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from gateway.coordinator import Command, Coordinator, Record
+from gateway.coordinator import UNBOUNDED, Bound, Command, Coordinator, Record
 from gateway.errors import CoordinationUnavailable, DeadlineExceeded, GatewayError, NewerRecord, NotFound
 from gateway.recordings.batches import Batches
 from gateway.recordings.listings import Asker
@@ -84,6 +84,7 @@ class Recordings:
         arrived_at: float | None = None,
         asked_at: int | None = None,
         account: str = "",
+        bound: Bound = UNBOUNDED,
     ) -> Answer:
         """Have the target recorded.
 
@@ -96,6 +97,7 @@ class Recordings:
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where a caller has asked for a
                 stop since, nothing is done, and the answer tells without an outcome how the target stands.
             account: Whose places the wait takes.
+            bound: For how long it may record.
 
         Raises:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
@@ -103,7 +105,7 @@ class Recordings:
         """
         number = None if asked_at is None else asked_at * 1000 + 999
         return await self._batches.submit(
-            target, Command.START, parameters, caller, timeout, arrived_at, number, account
+            target, Command.START, parameters, caller, timeout, arrived_at, number, account, bound
         )
 
     async def stop(

@@ -15,7 +15,7 @@ from gateway.recordings.targets import MODES, Target
 __all__ = ["decode_descriptor", "recording_id", "recording_of"]
 
 _LIMIT_SECONDS: Final = 7200.0
-_LIMIT_TOLERANCE_SECONDS: Final = 60.0
+_LIMIT_TOLERANCE_SECONDS: Final = 10.0
 
 
 def recording_of(key: str, target: Target, record: Record) -> Recording:
@@ -36,6 +36,7 @@ def recording_of(key: str, target: Target, record: Record) -> Recording:
         confirmed_by=record.confirmed_by or None if record.confirmed else None,
         ended_at=_moment(record.ended_at) if ended and record.ended_at >= record.started_at else None,
         ended_because=_because(record, evidence) if ended else None,
+        stops_at=_moment(record.stops_at),
         videosdk_id=evidence.videosdk_id if evidence else None,
         files=evidence.files if evidence else (),
         deliveries=evidence.deliveries if evidence else None,

@@ -96,6 +96,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_ended: timedelta
     """How long an ended recording can be read."""
 
+    max_duration: timedelta
+    """How long a recording may last at most; zero is not bounded."""
+
     retry_refused: timedelta
     """How long a refused start is tried again where that may pass; zero is not."""
 

@@ -40,6 +40,7 @@ from gateway.settings.values import (
     hours,
     rate,
     seconds,
+    seconds_or_none,
     whole_number,
 )
 
@@ -187,6 +188,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         hours(1, 720),
         "How long an ended recording can be read.",
         default="24",
+    ),
+    Setting(
+        "GATEWAY_MAX_DURATION_SECONDS",
+        seconds_or_none(60, 86_400),
+        "How long a recording that the gateway starts may last at most, before the gateway stops it; callers and their "
+        "policies may say less; 0 is as long as VideoSDK lets it.",
+        default="0",
     ),
     Setting(
         "GATEWAY_RETRY_REFUSED_SECONDS",

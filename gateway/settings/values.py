@@ -69,6 +69,19 @@ def seconds(low: float, high: float) -> ValueType:
     return ValueType(f"seconds from {low:g} to {high:g}, decimals allowed", parse, show, _number(low, high))
 
 
+def seconds_or_none(low: float, high: float) -> ValueType:
+    """Read a duration between two bounds, both included, or 0, which is none."""
+    number = seconds(0, high)
+
+    def parse(text: str) -> timedelta:
+        value = cast("timedelta", number.parse(text))
+        if 0 < value.total_seconds() < low:
+            raise WrongTextError("is out of bounds")
+        return value
+
+    return ValueType(f"0, or seconds from {low:g} to {high:g}, decimals allowed", parse, number.show, number.schema)
+
+
 def hours(low: float, high: float) -> ValueType:
     """Read a duration in hours between two bounds, both included."""
     number = rate(low, high)

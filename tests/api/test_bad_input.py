@@ -108,6 +108,20 @@ BAD_PATH = {
     "a list": ["lessons"],
     "an object": {},
 }
+BAD_DURATION = {
+    "nothing": 0,
+    "a moment too short": 59,
+    "a moment too long": 86_401,
+    "below nothing": -60,
+    "more than a machine word": 10**30,
+    "a text": "3600",
+    "a text with a unit": "1h",
+    "a decimal": 3600.5,
+    "a whole number with a point": 3600.0,
+    "true": True,
+    "a list": [3600],
+    "an object": {},
+}
 WRONG_VALUES = [
     pytest.param({field: value}, [field], id=f"{field}: {name}")
     for field, values in {
@@ -117,6 +131,7 @@ WRONG_VALUES = [
         "fileFormat": BAD_FORMAT,
         "webhookUrl": BAD_URL,
         "bucketDirPath": BAD_PATH,
+        "maxDurationSeconds": BAD_DURATION,
     }.items()
     for name, value in values.items()
 ]

@@ -167,6 +167,7 @@ async def test_room_start_with_thousands_of_unknown_members_gets_a_bounded_answe
     assert len(long.content) < 1_000
 
 
+WHOLES = ((PARTICIPANTS, PARTICIPANT), (ROOMS, ROOM))
 OTHER_FORMS: list[tuple[str, dict[str, Any], list[str]]] = [
     (f"{PARTICIPANTS}/start", {}, ["participantId", "roomId"]),
     (f"{PARTICIPANTS}/stop", {}, ["participantId", "roomId"]),
@@ -180,6 +181,8 @@ OTHER_FORMS: list[tuple[str, dict[str, Any], list[str]]] = [
     (f"{PARTICIPANTS}/stop", {**PARTICIPANT, "kind": "video"}, ["kind"]),
     (f"{PARTICIPANTS}/stop", {**PARTICIPANT, "webhookUrl": "https://a.example"}, ["webhookUrl"]),
     (f"{PARTICIPANTS}/stop", {"roomId": "a/b", "participantId": None}, ["participantId", "roomId"]),
+    *((f"{path}/start", {**body, "maxDurationSeconds": 59}, ["maxDurationSeconds"]) for path, body in WHOLES),
+    *((f"{path}/stop", {**body, "maxDurationSeconds": 60}, ["maxDurationSeconds"]) for path, body in WHOLES),
     (f"{ROOMS}/start", {}, ["roomId"]),
     (f"{ROOMS}/stop", {}, ["roomId"]),
     (

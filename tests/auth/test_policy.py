@@ -11,9 +11,20 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.api.wire import StartTrackRecording, parameters_in, read_body
-from gateway.auth.policy import RULES, Policy, PolicyError, Scope, check, check_room, covers, covers_sort, exactly
+from gateway.auth.policy import (
+    RULES,
+    Policy,
+    PolicyError,
+    Scope,
+    bound,
+    check,
+    check_room,
+    covers,
+    covers_sort,
+    exactly,
+)
 from gateway.errors import Forbidden, InvalidRequest
-from gateway.recordings import Kind, Mode, Target
+from gateway.recordings import Bound, Kind, Mode, Target
 from tests.api.honest_inputs import HONEST, Honest
 from tests.api.hostile_inputs import HOSTILE, INVALID, LISTED, LISTED_ONLY, OPEN, PATH, URL, Hostile
 
@@ -371,6 +382,8 @@ webhook_hosts = ["Hooks.Example.com.", "*.BÜCHER.example"]
 webhook_http = true
 webhook_private = false
 bucket_dir_prefix = "recordings/lesson 1"
+max_duration_seconds = 5400
+lengthen = true
 """
 
 
@@ -387,6 +400,8 @@ def test_policy_table_with_every_key_is_read() -> None:
         webhook_hosts=("hooks.example.com", "*.xn--bcher-kva.example"),
         webhook_http=True,
         bucket_dir_prefix="recordings/lesson 1",
+        max_duration_seconds=5400,
+        lengthen=True,
     )
     assert table == tomllib.loads(TABLE)
     assert hash(policy) == hash(Policy.from_table(table))
@@ -437,6 +452,8 @@ def test_policy_table_that_is_empty_restricts_nothing() -> None:
         ("participants", {"teacher": True}),
         ("webhook_http", "yes"),
         ("webhook_private", 1),
+        ("lengthen", 1),
+        *(("max_duration_seconds", wrong) for wrong in (0, 59, 86_401, -60, 60.0, True, "60", [60], None)),
         ("bucket_dir_prefix", ["a"]),
         ("bucket_dir_prefix", ""),
         ("bucket_dir_prefix", "//a"),
@@ -476,6 +493,32 @@ def test_policy_table_with_a_wrong_entry_names_its_place() -> None:
     for pattern in ("127.1", "*.127.0.0.1", "::1", "[127.0.0.1]"):
         with pytest.raises(PolicyError, match=r"webhook_hosts\[0\]"):
             Policy.from_table({"webhook_private": True, "webhook_hosts": [pattern]})
+
+
+@pytest.mark.parametrize(
+    ("table", "asked", "expected"),
+    [
+        ({}, None, Bound()),
+        ({}, 600, Bound(600)),
+        ({"max_duration_seconds": 900}, None, Bound(900)),
+        ({"max_duration_seconds": 900}, 600, Bound(600)),
+        ({"max_duration_seconds": 900}, 1200, Bound(900)),
+        ({"lengthen": True}, 600, Bound(600, lengthens=True)),
+        ({"stop_others": False}, 600, Bound(600, only_of="ada")),
+        ({"scopes": ["recordings:start"]}, 600, Bound(600, only_of="ada")),
+        ({"scopes": ["recordings:start", "recordings:stop"]}, 600, Bound(600)),
+    ],
+)
+def test_policy_bounds_a_start(table: dict[str, object], asked: int | None, expected: Bound) -> None:
+    """The smaller duration counts; who may not stop what others started may not bring its end forward either."""
+    assert bound(Policy.from_table(table), "ada", asked) == expected
+
+
+def test_policy_of_a_table_keeps_its_duration_whatever_a_token_says() -> None:
+    """What a token says narrows where it may act, and lengthens nothing."""
+    table = Policy.from_table({"max_duration_seconds": 900, "lengthen": True})
+    narrowed = table.narrowed(Policy(rooms=("lesson",)))
+    assert (narrowed.max_duration_seconds, narrowed.lengthen) == (900, True)
 
 
 def test_policy_rules_have_a_slug_and_a_sentence() -> None:

@@ -57,6 +57,20 @@ def doubted(track: Track) -> None:
     track.invalidate("ended")
 
 
+def overdue(track: Track) -> None:
+    """It records, was confirmed just now, and has recorded for as long as it may."""
+    track.started(max_duration=TRUST)
+    track.wait(TRUST)
+
+
+def overdue_while_held(track: Track) -> None:
+    """It has recorded for as long as it may, and a probe looks at it."""
+    track.started(max_duration=TRUST)
+    track.wait(TRUST - 1)
+    track.claim("reconcile")
+    track.wait(1)
+
+
 def unknown(track: Track) -> None:
     """A start had no answer."""
     ended(track)
@@ -117,6 +131,8 @@ TABLE: list[Row] = [
     (recording,        "running",        "conflict",              "lead stop",   "lead probe"),
     (stale,            "lead probe",    "lead probe",           "lead stop",   "lead probe"),
     (doubted,          "lead probe",    "lead probe",           "lead stop",   "lead probe"),
+    (overdue,          "lead stop",      "lead stop",             "lead stop",   "lead stop"),
+    (overdue_while_held, "lead stop",    "lead stop",             "wait probe", "lead stop"),
     (unknown,          "lead probe",   "lead probe",          "lead stop",   "lead probe"),
     (start_may_land,   "lead probe",   "lead probe",          "lead stop",   "lead probe"),
     (stop_may_land,    "lead probe",   "lead probe",          "idle",        "noop"),

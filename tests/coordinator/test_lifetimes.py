@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import pytest
 import redis
 
-from gateway.coordinator import Command, Completion, Coordinator, Record, Timing
+from gateway.coordinator import Bound, Command, Completion, Coordinator, Record, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.clock import clock
 from gateway.store.connection import Connection
@@ -67,6 +67,7 @@ def lifetimes(admin: "redis.Redis") -> dict[str, int]:
 
 KINDS: Final = {
     "due": r"rec:\{\d\d\}:[^:]+:due",
+    "ends": r"rec:\{\d\d\}:[^:]+:ends",
     "epoch": r"rec:\{\d\d\}:epoch",
     "targets": r"rec:\{\d\d\}:t:[^:]+:targets",
     "events": r"rec:\{\d\d\}:t:[^:]+:events",
@@ -123,6 +124,18 @@ async def test_record_that_runs_lives_as_long_as_a_recording_can(connection: Con
         if admin.pttl(key) <= HOUR:
             admin.delete(key)
     check(admin, RUNNING)
+
+
+@pytest.mark.usefixtures("believed")
+async def test_end_of_a_recording_lives_longer_than_its_record(connection: Connection, admin: "redis.Redis") -> None:
+    """Whatever else is written of the project, what has to end is found."""
+    coordinator, key = await recorded(connection)
+    claim, _ = await coordinator.claim(key, Command.START, bound=Bound(HOUR / 1000))
+    assert claim.moved_from == "0"
+    for name in cast("list[str]", admin.keys("*epoch")):
+        if admin.pttl(name) <= HOUR:
+            admin.delete(name)
+    check(admin, RUNNING | {"ends": 2 * MEMORY})
 
 
 @pytest.mark.usefixtures("believed")

@@ -23,6 +23,7 @@ BEGIN: Final = 1_800_000_000_000
 LASTING: Final = {
     "channel": "rec:wake", "ttl": MEMORY, "memory": MEMORY, "keep": MEMORY // 2, "replay": 600_000, "most_events": 1000,
     "lease": LEASE, "trust": TRUST, "quiet": QUIET, "settle": SETTLE, "grace": GRACE,
+    "longest": 0,
 }  # fmt: skip
 
 _TEXTS: Final = (
@@ -30,7 +31,7 @@ _TEXTS: Final = (
 )  # fmt: skip
 _NUMBERS: Final = (
     "lease", "waiting", "generation", "confirmed", "suspect_since", "uncertain_since", "start_may_land_until",
-    "stop_may_land_until", "stop_requested_at", "started_op",
+    "stop_may_land_until", "stop_requested_at", "started_op", "stops_at", "timed_stop",
 )  # fmt: skip
 EMPTY: Final[dict[str, str]] = {**dict.fromkeys(_TEXTS, ""), **dict.fromkeys(_NUMBERS, "0")}
 """What scripts take fields for that are not there."""
@@ -61,7 +62,8 @@ class Track:
         slot = f"rec:{{{next(_numbers)}}}"
         room = f"{slot}:t:room"
         self.keys = (
-            f"{room}:someone:video", f"{slot}:t:due", f"{slot}:epoch", f"{room}:targets", f"{room}:events"
+            f"{room}:someone:video", f"{slot}:t:due", f"{slot}:epoch", f"{room}:targets", f"{room}:events",
+            f"{slot}:t:ends",
         )  # fmt: skip
         self._texts = {name: load_script(name).text for name in SCRIPTS} | dict(code or {})
         self._attempts = itertools.count(1)
@@ -95,7 +97,8 @@ class Track:
         arguments = {
             "command": command, "attempt": attempt, "fingerprint": "A" if command == "start" else "",
             "recording": '{"requestedBy":"a"}' if command == "start" else "", "seen": "", "asked_at": "",
-            "asked_ago": 0, "not_after": 0, "verify_absent": "auto",
+            "asked_ago": 0, "not_after": 0, "verify_absent": "auto", "max_duration": 0, "lengthens": False,
+            "only_of": "",
         }  # fmt: skip
         reply = self.run("claim", **arguments | more)
         record = msgspec.structs.asdict(msgspec.convert(reply["record"] or {}, Record, strict=False))
@@ -106,7 +109,7 @@ class Track:
         record = {
             "state": state, "generation": lead["generation"], "fingerprint": lead["fingerprint"],
             "recording": lead["recording"], "confirmed_by": "reply", "started_at": lead["started_at"],
-            "ended_at": self.ms,
+            "ended_at": self.ms, "stops_at": lead["stops_at"],
         }  # fmt: skip
         record = {name: more.pop(name, record.get(name)) for name in (*record, "evidence", "because")}
         # As msgspec writes it: what is empty is left out.
@@ -124,7 +127,7 @@ class Track:
         arguments = {
             "attempt": lead["attempt"], "op": lead["op"], "action": lead["action"], "epoch": lead["epoch"],
             "generation": lead["generation"], "fingerprint": lead["fingerprint"], "recording": lead["recording"],
-            "promote_to_start": False, "restore": restore,
+            "stops_at": lead["stops_at"], "promote_to_start": False, "restore": restore, "max_duration": 0,
         }  # fmt: skip
         return self.run("renew", **arguments | more)
 
@@ -132,7 +135,7 @@ class Track:
         """Turn gathering evidence into starting."""
         reply = self.renew(lead, restore=False, promote_to_start=True, **{"fingerprint": "A", "recording": "{}"} | more)
         if reply["how"] == "ok":
-            lead.update(action="start", generation=reply["generation"], fingerprint="A")
+            lead.update(action="start", generation=reply["generation"], fingerprint="A", stops_at=reply["stops_at"])
         return reply
 
     def release(self, lead: Reply) -> Reply:
@@ -150,6 +153,11 @@ class Track:
             "evidence": "", "due_in": 0,
         }  # fmt: skip
         return self.run("confirm", **arguments | more)
+
+    def bound(self, claim: Reply) -> Reply:
+        """Write again that a claim moved the end."""
+        moved = {name: claim[name] for name in ("moved_from", "stops_at", "generation")}
+        return self.run("bound", **moved)
 
     def revoke(self, attempt: str) -> Reply:
         """Take the claim of an attempt away."""
@@ -174,6 +182,12 @@ class Track:
     def due(self) -> int | None:
         """In how many ms somebody has to look."""
         score = self.redis.zscore(self.keys[1], self.keys[0])
+        return None if score is None else int(score) - self.ms
+
+    @property
+    def end(self) -> int | None:
+        """In how many ms the reconciler has to stop it."""
+        score = self.redis.zscore(self.keys[5], self.keys[0])
         return None if score is None else int(score) - self.ms
 
     @property
@@ -209,12 +223,12 @@ class Track:
 
     # --- ways to get there ---------------------------------------------------------------------------------------
 
-    def started(self, parameters: str = "A") -> Reply:
+    def started(self, parameters: str = "A", max_duration: int = 0) -> Reply:
         """Bring the track to a recording that was confirmed just now."""
-        lead = self.claim("start", fingerprint=parameters)
+        lead = self.claim("start", fingerprint=parameters, max_duration=max_duration)
         assert lead["verdict"] == "lead", lead
         if lead["action"] == "probe":
-            self.promote_to_start(lead, fingerprint=parameters)
+            self.promote_to_start(lead, fingerprint=parameters, max_duration=max_duration)
             lead["fingerprint"] = parameters
         assert self.finish(lead, "recording")["how"] == "ok"
         return lead
@@ -228,7 +242,8 @@ class Track:
 
     def snapshot(self) -> dict[str, Any]:
         """Remember what lies there."""
-        return {"record": self.record, "due": self.redis.zscore(self.keys[1], self.keys[0])}
+        due, end = (self.redis.zscore(key, self.keys[0]) for key in (self.keys[1], self.keys[5]))
+        return {"record": self.record, "due": due, "end": end}
 
     def lose(self, snapshot: dict[str, Any] | None = None) -> None:
         """Lose everything, or what came after a snapshot, as a failover to a replica that lags does."""
@@ -237,10 +252,14 @@ class Track:
         if snapshot is None:
             return
         if snapshot["record"]:
-            self.redis.hset(self.keys[0], mapping=snapshot["record"])
+            kept = {name: value for name, value in snapshot["record"].items() if value != EMPTY.get(name)}
+            self.redis.hset(self.keys[0], mapping=kept)
             self.redis.pexpire(self.keys[0], MEMORY)
         if snapshot["due"] is not None:
             self.redis.zadd(self.keys[1], {self.keys[0]: snapshot["due"]})
             self.redis.pexpire(self.keys[1], MEMORY)
+        if snapshot.get("end") is not None:
+            self.redis.zadd(self.keys[5], {self.keys[0]: snapshot["end"]})
+            self.redis.pexpire(self.keys[5], MEMORY)
         # The replica's run id is another than the one in the mark.
         self.redis.set(self.keys[2], f"{'0' * 40}:{(mark or ':0').rpartition(':')[2]}", px=MEMORY)

@@ -18,7 +18,7 @@ from tests.coordinator.track import EMPTY, GRACE, LEASE, Reply, Track
 
 FILE: Final = Path(__file__).parent / "transitions.txt"
 BEGINS: Final[dict[str, Callable[[Track], None]]] = {row[0].__name__: row[0] for row in test_decisions.TABLE}
-NUMBERS: Final = ("op", "done", "generation", "started_op", "stop_requested_at")
+NUMBERS: Final = ("op", "done", "generation", "started_op", "stop_requested_at", "timed_stop")
 LEFT_OUT: Final = {"v", "result", "before"}
 """What says nothing here, and what `release` shows by putting it back."""
 FORGOTTEN: Final = ("ended", "recording", "unknown")
@@ -159,6 +159,7 @@ class Difference:
         self._track = track
         self._before = track.record or EMPTY
         self._due = track.due and track.due + track.ms
+        self._end = track.end and track.end + track.ms
         self._events = self._count()
 
     def _count(self) -> int:
@@ -176,6 +177,9 @@ class Difference:
         due = track.due and track.due + track.ms
         if due != self._due:
             said.append(f"due={'' if track.due is None else f'{track.due:+}'}")
+        end = track.end and track.end + track.ms
+        if end != self._end:
+            said.append(f"end={'' if track.end is None else f'{track.end:+}'}")
         said += [f"{name}={reply[name]}" for name in ("start_may_land_ms", "stop_may_land_ms") if reply.get(name)]
         if reply.get("stop"):
             said.append("STOP")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from gateway.coordinator import Backlog, Coordinator, Lease
+from gateway.coordinator import UNBOUNDED, Backlog, Bound, Coordinator, Lease
 from gateway.errors import CoordinationUnavailable, GatewayError
 from gateway.recordings import Batches, Leader, ListingCache, Operator, Reconciler, Recordings, WithoutRedisMode
 from gateway.recordings.targets import StartParameters
@@ -90,7 +90,7 @@ class Wire(Connection):
 
     async def due(self, key: str, until_ms: int, limit: int) -> list[str]:
         """Return the track where it is due. Told from what was last seen there: settlers ask all the time."""
-        score = await self._call(lambda: self._world.score)
+        score = await self._call(lambda: self._world.end_score if key.endswith(":ends") else self._world.score)
         return [self._world.key] if score is not None and score <= until_ms else []
 
     async def now(self) -> int:
@@ -247,10 +247,10 @@ class Process:
         for task in list(self.tasks):
             task.cancel()
 
-    def start(self, parameters: str = "A", timeout: float = 30.0) -> Call:
+    def start(self, parameters: str = "A", timeout: float = 30.0, bound: Bound = UNBOUNDED) -> Call:
         """Have a caller ask for a start."""
         call = Call("start", parameters, self, self.world.now)
-        ask = self.recordings.start(TRACK, PARAMETERS[parameters], caller="somebody", timeout=timeout)
+        ask = self.recordings.start(TRACK, PARAMETERS[parameters], caller="somebody", timeout=timeout, bound=bound)
         self.do(self._ask(call, ask))
         return call
 
@@ -278,6 +278,8 @@ class Process:
     async def settle(self) -> None:
         """Look after what is due, once."""
         with contextlib.suppress(CoordinationUnavailable):
+            if self.world.end_score is not None:
+                self.reconciler.end_soon(await self.coordinator.records.overdue(0, 20))
             if keys := await self.coordinator.records.due(0, 20):
                 await self.reconciler.check(keys)
 
@@ -293,11 +295,14 @@ class Process:
             await self.coordinator.records.confirm(self.world.key, record, seen_at=self.world.now)
         await self.coordinator.records.revoke(self.world.key, "nobody")
         await self.coordinator.records.mark()
+        await self.coordinator.scripts.run(
+            "bound", self.world.key, {"generation": "0", "moved_from": "0", "stops_at": 0}
+        )
         await self.coordinator.records.room(TRACK.room_id)
 
     async def _settle_for_ever(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            if self.world.score is not None:
+            if self.world.score is not None or self.world.end_score is not None:
                 # Not awaited: a track that takes long must not keep others from it.
                 self.do(self.settle())

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from gateway.coordinator import Timing
+from tests.coordinator import test_max_duration as ends
 from tests.coordinator import test_regressions as stories
 from tests.coordinator import test_scripts as rows
 from tests.coordinator.track import Track
@@ -61,6 +62,19 @@ BLIND = changed(
     ),
 )
 ANY_ERROR = led(always("release-what-was-not-sent"))
+ENDLESS = changed("claim", becomes("time-is-over", "and false"))
+HOUR = ends.HOUR
+
+
+def granted(asked: int, setting: int, expected: int, track: Track, *, promoted: bool) -> None:
+    """See when a start ends that is granted."""
+    ends.test_start_that_is_granted_ends_after_the_smaller_duration(track, asked, setting, expected, promoted)
+
+
+def joined(had: int, asked: int, more: dict[str, Any], left: int, track: Track) -> None:
+    """See when a recording ends that a start joins."""
+    ends.test_start_that_joins_moves_the_end(track, had, asked, more, left)
+
 
 STORIES: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[World], None]]] = {
     "blind takeover": (BLIND, partial(stories.test_quiet_time_passes_before_a_start_is_sent_again, list_seconds=0.02)),
@@ -199,6 +213,62 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
         changed("claim", never("one-grant-an-attempt")),
         lambda track: rows.test_same_attempt_is_given_the_same_answer(track, Track.started, "start"),
     ),
+    "no end": (
+        ENDLESS,
+        ends.test_reconcile_leads_the_stop_from_the_end_on_and_not_before,
+    ),
+    "the end is always": (
+        changed("claim", drop("time-is-over")),
+        ends.test_reconcile_leads_the_stop_from_the_end_on_and_not_before,
+    ),
+    "no reason why it was stopped": (
+        changed("claim", never("reason-of-a-timed-stop")),
+        ends.test_reconcile_leads_the_stop_from_the_end_on_and_not_before,
+    ),
+    "a probe holds the end up": (
+        changed("claim", value("end-before-a-probe", "false")),
+        ends.test_end_overtakes_a_probe,
+    ),
+    "a start that is sent is overtaken": (
+        changed("claim", value("end-before-a-probe", "timed_stop > 0")),
+        ends.test_end_during_a_start_waits_for_it,
+    ),
+    "no caller is bounded": (
+        changed("claim", value("bound-of-a-start", "0")),
+        partial(granted, HOUR, 0, HOUR, promoted=False),
+    ),
+    "no promoted start is bounded": (
+        changed("renew", value("bound-of-a-promoted-start", "0")),
+        partial(granted, HOUR, 0, HOUR, promoted=True),
+    ),
+    "the caller's duration counts": (
+        changed("claim", drop("smallest-counts")),
+        partial(granted, 2 * HOUR, HOUR, HOUR, promoted=False),
+    ),
+    "nobody looks for the end": (
+        changed("claim", drop("schedule-the-end")),
+        partial(granted, HOUR, 0, HOUR, promoted=False),
+    ),
+    "every start puts the end off": (
+        changed("claim", drop("shorten-only")),
+        partial(joined, HOUR, 2 * HOUR, {}, HOUR - ends.PASSED),
+    ),
+    "every start brings the end of others forward": (
+        changed("claim", value("bound-only-what-one-may-stop", "true")),
+        partial(joined, 2 * HOUR, HOUR, {"only_of": "b"}, 2 * HOUR - ends.PASSED),
+    ),
+    "who may lengthen is not bounded by the setting": (
+        changed("claim", drop("never-beyond-the-setting")),
+        partial(joined, HOUR, 3 * HOUR, {"lengthens": True, "longest": 2 * HOUR}, 2 * HOUR - ends.PASSED),
+    ),
+    "a start that was forgotten is restored without its end": (
+        changed("renew", drop("restore-the-end")),
+        lambda track: ends.test_start_that_was_forgotten_is_restored_with_its_end(track, promoted=False),
+    ),
+    "a move is repeated over a later one": (
+        changed("bound", drop("move-once")),
+        ends.test_move_is_not_repeated_over_a_later_one,
+    ),
 }  # fmt: skip
 """What is changed, and the row of the script tables that forbids it."""
 
@@ -226,7 +296,7 @@ def test_wrong_quiet_time_is_killed_by_its_story(timing: Timing, client: "redis.
         stories.test_quiet_time_counts_the_send_window(world)
 
 
-@pytest.mark.parametrize("code", [BLIND, ANY_ERROR], ids=["blind takeover", "release on any error"])
+@pytest.mark.parametrize("code", [BLIND, ANY_ERROR, ENDLESS], ids=["blind takeover", "release on any error", "no end"])
 def test_mutant_is_killed_by_the_random_walk(code: Callable[[], Mapping[str, Any]], client: "redis.Redis") -> None:
     """The random walk finds the gravest by itself, long before its walks are over."""
     with pytest.raises(AssertionError):

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, assume, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from gateway.coordinator import Bound
 from tests.model.world import Call, Fate, Process, World
 
 STEPS = 40
@@ -28,6 +29,7 @@ SEED = int(os.environ.get("MODEL_SEED") or random.SystemRandom().randrange(10**9
 PAUSES = st.sampled_from([0.001, 0.01, 0.05, 0.12, 0.4, 1.0, 2.1, 4.2, 9.0, 17.5])
 PATIENCE = st.sampled_from([0.2, 1.0, 5.0, 30.0])
 REPLICAS = st.integers(0, 2)
+BOUNDS = st.sampled_from([Bound()] * 4 + [Bound(3.0), Bound(15.0), Bound(40.0), Bound(25.0, lengthens=True)])
 FATES = st.sampled_from(
     [
         *[Fate()] * 4,
@@ -108,11 +110,18 @@ class Walk(RuleBasedStateMachine):
 
     # --- callers and time ----------------------------------------------------------------------------------------
 
-    @rule(number=REPLICAS, parameters=st.sampled_from("AAAB"), timeout=PATIENCE, fate=FATES, pause=PAUSES)
-    def start(self, number: int, parameters: str, timeout: float, fate: Fate, pause: float) -> None:
-        """Somebody wants it recorded."""
+    @rule(
+        number=REPLICAS,
+        parameters=st.sampled_from("AAAB"),
+        timeout=PATIENCE,
+        fate=FATES,
+        pause=PAUSES,
+        bound=BOUNDS,
+    )
+    def start(self, number: int, parameters: str, timeout: float, fate: Fate, pause: float, bound: Bound) -> None:
+        """A caller wants it recorded, perhaps not for longer than so many seconds."""
         self.plan("start", fate)
-        self.replica(number).start(parameters, timeout)
+        self.replica(number).start(parameters, timeout, bound)
         self.world.advance(pause)
 
     @rule(number=REPLICAS, timeout=PATIENCE, fate=FATES, pause=PAUSES)
@@ -196,6 +205,7 @@ class Walk(RuleBasedStateMachine):
     )
     def fail_redis(self, number: int, faults: list[str]) -> None:
         """Something happens to a replica's next scripts."""
+        self.world.excuse()
         self.replica(number).wire.faults.extend(faults)
 
     @precondition(lambda self: self.steps)

@@ -33,6 +33,8 @@ _AT_REST: Final = frozenset({"", "recording", "stopped", "failed"})
 _SNAPSHOTS: Final = 12
 _REMEMBERED_SECONDS: Final = 8.0
 """For how long a process can tell again what it wrote, less what it may take to notice that it must."""
+_LATE_SECONDS: Final = 5.0
+"""How long after its time a recording may be left alone."""
 _SELDOM_MS: Final = 32_000
 """How long an unsettled track may be left alone at most."""
 
@@ -85,6 +87,9 @@ class World:
         """What lay in Redis after each of the last scripts."""
         self.score: float | None = None
         """When the track is due, as it lies in Redis."""
+        self.end_score: float | None = None
+        """When it has to end, in the same way."""
+        self._late_since: float | None = None
         self.forgot_at = 0.0
         """When Redis lost something last."""
         self.irretrievable = False
@@ -200,15 +205,17 @@ class World:
 
     def check(self) -> None:
         """Fail where a promise was broken."""
+        self._check_end()
         if self.violations:
             raise Violation(f"{self.violations[0]}\n{self.told()}")
 
     # --- Redis ---------------------------------------------------------------------------------------------------
 
-    def keys(self) -> tuple[str, str, str]:
+    def keys(self) -> tuple[str, str, str, str]:
         """Return the record's key and those of its bucket."""
         slot = self.key[: self.key.index("}") + 1]
-        return self.key, f"{slot}:{self.key.split(':')[2]}:due", f"{slot}:epoch"
+        project = f"{slot}:{self.key.split(':')[2]}"
+        return self.key, f"{project}:due", f"{slot}:epoch", f"{project}:ends"
 
     def record(self) -> dict[str, str]:
         """Return the track's record."""
@@ -256,13 +263,15 @@ class World:
             self.violate("a conflict with the very same parameters")
 
     def _check_keys(self, name: str) -> None:
-        record, due, epoch = self.keys()
+        record, due, epoch, ends = self.keys()
         pipeline: Any = self.redis.pipeline(transaction=False)
-        pipeline.hgetall(record).zscore(due, record).get(epoch)
-        pipeline.pttl(record).pttl(due).pttl(epoch)
-        fields, self.score, mark, *ttls = pipeline.execute()
+        pipeline.hgetall(record).zscore(due, record).zscore(ends, record).get(epoch)
+        pipeline.pttl(record).pttl(due).pttl(epoch).pttl(ends)
+        fields, self.score, self.end_score, mark, *ttls = pipeline.execute()
         fields = whole(fields)
-        self.snapshots.append({"record": fields, "score": self.score, "mark": mark, "at": self.now})
+        self.snapshots.append(
+            {"record": fields, "score": self.score, "end": self.end_score, "mark": mark, "at": self.now}
+        )
         if -1 in ttls:
             self.violate(f"after {name} a key has no TTL: {ttls}")
         # The highest that the clock ever showed: it may have stepped back since.
@@ -298,12 +307,32 @@ class World:
             if self.redis_ms - granted > self.timing.send_window * 1000 + 1:
                 self.violate(f"a {kind} is sent after its window: {self.redis_ms - granted} ms")
 
+    def excuse(self) -> None:
+        """Take note that replicas may be late with what has to end."""
+        self._late_since = None
+
+    def _check_end(self) -> None:
+        """Check that what has to end is being stopped, wherever a replica lives that can reach Redis."""
+        live = [one for one in self.processes if one.alive and not one.stalled and not one.wire.faults]
+        if not (self.settling and live and self.end_score is not None and self.end_score < self.redis_ms):
+            self._late_since = None
+            return
+        fields = self.record()
+        if fields.get("action") == "start" and int(fields["lease"]) > self.redis_ms:
+            self._late_since = None  # What is being sent is waited for: it may take longer than it may last.
+            return
+        self._late_since = self._late_since or self.now
+        if self.now - self._late_since > _LATE_SECONDS:
+            self.violate(f"it has to end since {self.redis_ms - self.end_score:.0f} ms, and no replica stops it")
+
     def missed(self) -> None:
         """Take note that a process may not tell Redis what it has just forgotten."""
+        self.excuse()
         self.irretrievable = self.irretrievable or self.now - self.forgot_at < _REMEMBERED_SECONDS
 
     def step_clock(self, skew: float) -> None:
         """Set Redis's clock ahead or back."""
+        self.excuse()
         self.note(f"Redis's clock is off by {skew}")
         self.skew, self.stepped = skew, True
 
@@ -338,9 +367,10 @@ class World:
         deaths = not all(process.alive for process in self.processes)
         kept = any(one.stalled or one.wire.faults or one.coordinator._retries.pending for one in self.processes)
         self.irretrievable = self.irretrievable or deaths or kept or self.now - first_lost > _REMEMBERED_SECONDS
-        record, due, epoch = self.keys()
-        self.redis.delete(record, due, epoch)
-        self.score = chosen["score"] if chosen else None
+        record, due, epoch, ends = self.keys()
+        self.redis.delete(record, due, epoch, ends)
+        self.score, self.end_score = (chosen["score"], chosen["end"]) if chosen else (None, None)
+        self._late_since = None
         self.snapshots.clear()
         if chosen is None:
             return
@@ -352,6 +382,9 @@ class World:
         if self.score is not None:
             self.redis.zadd(due, {record: self.score})
             self.redis.pexpire(due, ttl)
+        if self.end_score is not None:
+            self.redis.zadd(ends, {record: self.end_score})
+            self.redis.pexpire(ends, ttl)
         if chosen["mark"]:
             # To the scripts the server that they run on is another than the one that wrote the mark.
             self.redis.set(epoch, f"{'0' * 40}:{chosen['mark'].rpartition(':')[2]}", px=ttl * 2)
@@ -413,7 +446,8 @@ class World:
             # What runs is looked at for ever, and what was stopped for a while, for its files.
             if self.score is None or (look > 2 and self.certain):
                 break
-            self.advance(max(self.score / 1000 - EPOCH - self.now - self.skew, 0.0) + 0.1)
+            next_look = min(self.score, self.end_score or self.score)
+            self.advance(max(next_look / 1000 - EPOCH - self.now - self.skew, 0.0) + 0.2)
             reconciler_loop.do(reconciler_loop.settle())
             self.advance(1.0)
         else:
@@ -428,6 +462,8 @@ class World:
             self.violate(f"at rest the state is {state}")
         if len(self.upstream.open) > 1:
             self.violate("several record at the end")
+        if self.end_score is not None and self.end_score < self.redis_ms - 1000:
+            self.violate("at rest it records for longer than it may")
         if state == "recording" and not running:
             # Nobody asked since it ended: whoever asks now must learn it.
             self.look(reconciler_loop)
@@ -459,6 +495,8 @@ class World:
                 return ""
         if last.command == "stop":
             return "stop" if last.success or last.outcome == "stop_requested" else ""
+        # It may have recorded for as long as it may since.
+        timed = int(self.record().get("timed_stop") or 0) > 0
         stops_are_over = all(call.success for call in others if call.command == "stop")
         ended = any(row.ended_by == "itself" and (row.end or 0) > last.invoked - 20 for row in self.upstream.rows)
-        return "start" if last.success and stops_are_over and not ended else ""
+        return "start" if last.success and stops_are_over and not ended and not timed else ""

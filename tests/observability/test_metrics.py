@@ -49,6 +49,7 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "redis_up": ("gauge", set()),
     "leases_lost": ("counter", set()),
     "fenced_writes": ("counter", {"how"}),
+    "timed_stops": ("counter", set()),
     "dead_rows": ("counter", {"reason"}),
     "duplicates_suspected": ("counter", set()),
     "webhook_events": ("counter", {"type", "verdict"}),

@@ -5,13 +5,14 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.coordinator import Claim, Command, Lease, Record, Verdict
+from gateway.coordinator import UNBOUNDED, Bound, Claim, Command, Coordinator, Lease, Record, Timing, Verdict
 from gateway.recordings import Outcome, Target
 from gateway.recordings.batch import Batch
 from gateway.recordings.batches import Batches
 from gateway.recordings.model import Answer, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.targets import Kind, Mode, StartParameters
+from gateway.store.connection import Connection
 
 pytestmark = pytest.mark.anyio
 
@@ -24,12 +25,13 @@ START, STOP, CHECK = Command.START, Command.STOP, Command.RECONCILE
 class Asked:
     """A batch of two callers, and the rules by which it is answered, with nothing behind them."""
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, bound: Bound = UNBOUNDED, longest: float = 0) -> None:
         parameters = ONE if command is START else None
-        self.batch = Batch("key", TARGET, command, parameters, "demo", None, None)
+        self.batch = Batch("key", TARGET, command, parameters, "demo", None, None, bound)
         loop = asyncio.get_running_loop()
         self.batch.waiters = [loop.create_future(), loop.create_future()]
-        self.rules = Batches(*(cast("Any", None) for _ in range(5)), degrade=False)
+        coordinator = Coordinator(Connection("redis://nowhere"), Timing(longest=longest), "t")
+        self.rules = Batches(coordinator, *(cast("Any", None) for _ in range(4)), degrade=False)
 
     @property
     def answers(self) -> list[object]:
@@ -94,6 +96,36 @@ async def test_batch_on_a_result_answers_what_the_table_says(
     answered = asked.rules._answer_from_result(asked.batch, became, leading=leading)
     assert asked.answers == (own if leading else others)
     assert answered is bool(asked.answers)
+
+
+@pytest.mark.parametrize(
+    ("bound", "longest", "ends_in", "suits"),
+    [
+        (UNBOUNDED, 0, 0, True),
+        (UNBOUNDED, 0, 600, True),
+        (UNBOUNDED, 900, 600, True),
+        (UNBOUNDED, 300, 600, False),
+        (UNBOUNDED, 300, 0, False),
+        (Bound(900), 0, 600, True),
+        (Bound(900), 300, 600, False),
+        (Bound(300), 900, 600, False),
+        (Bound(300), 0, 0, False),
+        (Bound(900, lengthens=True), 0, 600, False),
+        (Bound(0, lengthens=True), 0, 600, True),
+    ],
+)
+@pytest.mark.parametrize("outcome", [O.STARTED, O.ALREADY_RECORDING])
+@pytest.mark.parametrize("leading", [True, False], ids=["its own", "another's"])
+async def test_batch_on_a_result_claims_again_where_the_end_does_not_suit_it(
+    bound: Bound, longest: float, ends_in: int, suits: bool, outcome: Outcome, leading: bool
+) -> None:
+    """The claim then moves the end. What it has started itself ends as it asked."""
+    asked = Asked(START, bound, longest)
+    stops_at = asked.rules._coordinator.now_ms() + ends_in * 1000 if ends_in else 0
+    record = Record(state=S.RECORDING, fingerprint=ONE.fingerprint, stops_at=stops_at)
+    became = Result(command=START, record=record, outcome=outcome, fingerprint=ONE.fingerprint)
+    answered = asked.rules._answer_from_result(asked.batch, became, leading=leading)
+    assert answered is (suits or (leading and outcome is O.STARTED))
 
 
 RECORDS: list[tuple[Command, Verdict, Status, bool, Outcome | None, Status]] = [
@@ -167,6 +199,21 @@ def test_operation_says_why_a_recording_ended_where_its_leader_can_tell(
     )
     operation = Operation("key", TARGET, STOP, claimed(Verdict.LEAD, Record(), before), lease)
     assert operation.because(state, outcome, problem) == because
+
+
+@pytest.mark.parametrize(
+    ("timed", "requested", "because"), [(5, 5, "max_duration"), (5, 6, "stopped"), (0, 0, "stopped"), (0, 6, "stopped")]
+)
+def test_operation_says_that_a_recording_was_stopped_because_its_time_was_over(
+    timed: int, requested: int, because: str
+) -> None:
+    """The record requested the stop itself, and no caller has requested another since."""
+    record = Record(timed_stop=timed, stop_requested_at=requested)
+    lease = Lease(
+        key="key", attempt="a", operation="1", action="stop", epoch=0, asked_at="0", granted_at=0, record=record
+    )
+    operation = Operation("key", TARGET, CHECK, claimed(Verdict.LEAD, record, S.RECORDING), lease)
+    assert operation.because(S.STOPPED, O.STOPPED, None) == because
 
 
 @pytest.mark.parametrize(

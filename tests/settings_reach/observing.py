@@ -6,6 +6,7 @@ import math
 import time
 import uuid
 from collections.abc import Awaitable
+from datetime import datetime
 from typing import Any, cast
 
 import httpx
@@ -264,6 +265,14 @@ async def hours_that_an_end_is_kept(scene: Scene, given: Given) -> float:
         assert (await gateway.stop(track)).json()["outcome"] == "stopped"
     async with Redis.from_url(scene.valkey.url, decode_responses=True) as redis:
         return round(await redis.pttl(await record_key(redis, track) or "") / 3_600_000, 1)
+
+
+async def seconds_that_a_start_may_last(scene: Scene, given: Given) -> float | None:
+    """Return how many seconds after its start the gateway stops a recording; None is never."""
+    async with scene.serving(given) as gateway:
+        started = (await gateway.start(scene.track())).json()
+    moments = [started[name] and datetime.fromisoformat(started[name]) for name in ("requestedAt", "stopsAt")]
+    return (moments[1] - moments[0]).total_seconds() if moments[1] else None
 
 
 async def deadline_strikes(scene: Scene, given: Given) -> bool:

@@ -54,6 +54,7 @@ ROWS: tuple[Row, ...] = (
     Row("GATEWAY_TRUST_SECONDS", {"0": True, "3600": False}, see.repeat_asks_videosdk),
     Row("GATEWAY_CHECK_SECONDS", {"0": False, "0.5": True}, see.looked_after_unasked, _NEVER),
     Row("GATEWAY_KEEP_ENDED_HOURS", {"1": 1.0, "720": 720.0}, see.hours_that_an_end_is_kept),
+    Row("GATEWAY_MAX_DURATION_SECONDS", {"0": None, "60": 60.0, "86400": 86_400.0}, see.seconds_that_a_start_may_last),
     Row("GATEWAY_RETRY_REFUSED_SECONDS", {"0": 422, "60": 201}, see.start_that_is_refused_once, _PATIENT),
     Row("GATEWAY_REQUEST_DEADLINE_SECONDS", {"0.3": True, "30": False}, see.deadline_strikes,
         {"GATEWAY_VERIFY_ABSENT": "always", "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "0.1",
