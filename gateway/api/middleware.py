@@ -115,6 +115,9 @@ def _observe(scope: HTTPScope, method: str, context: RequestContext, status: int
     counter = _COUNTERS.get(getattr(scope.get("route_handler"), "opt", {}).get("scope", ""))
     if said and counter is not None:
         counter.labels(said).inc()
+    for command, _, said_of_it in context.commands:
+        if said_of_it:
+            _COUNTERS[policy.Scope(command)].labels(said_of_it).inc()
     if context.span is not None:
         context.span.begin()
     tracing.note(name=route, http__route=route, http__response__status_code=status, outcome=said)

@@ -51,6 +51,7 @@ _WINDOW_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 0.5
 """How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
 get that Redis does not answer is for what cannot be done without it."""
+_CALLERS: Final = "starts-per-caller"
 _TICKETS: Final = "tickets-per-caller"
 _QUESTIONS: Final = "questions-per-caller"
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
@@ -90,8 +91,7 @@ class RateLimiter:
 
     async def admit(self, caller: Caller, target: Target, *, starts: bool) -> "Admission":
         """Take what a request costs on its arrival."""
-        per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
-        buckets = [_Bucket("caller", f"{self._tenant}:caller:{_hash(caller)}", per_minute, _ARRIVAL, _REST)]
+        buckets = [self._bucket_of(caller, _ARRIVAL, _REST)]
         if starts:
             # Of its own sort: what participants use up, services have left.
             name = key_of(self._tenant, "target", caller.sort, target.room_id, *target.parts)
@@ -101,6 +101,22 @@ class RateLimiter:
         admission = Admission(self, [bucket for bucket in buckets if bucket.per_minute], (target, starts), group)
         await admission.take_arrival()
         return admission
+
+    async def take_room(self, caller: Caller) -> None:
+        """Take what it costs to ask VideoSDK for all that records in a room, in order to stop it.
+
+        Of what starts and stops cost, and not of what questions do: who reads too much can still stop.
+
+        Raises:
+            TooManyRequests: The caller's bucket does not hold it.
+        """
+        bucket = self._bucket_of(caller, 1, 0)
+        if bucket.per_minute:
+            await self.pay(bucket, _CALLERS, "You have sent more requests in a minute than the gateway allows you.")
+
+    def _bucket_of(self, caller: Caller, arrival: float, rest: float) -> "_Bucket":
+        per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
+        return _Bucket("caller", f"{self._tenant}:caller:{_hash(caller)}", per_minute, arrival, rest)
 
     def question(self, caller: Caller) -> "Question":
         """Take a caller's question in: it costs nothing until it causes a call to VideoSDK."""
@@ -197,7 +213,7 @@ class Admission:
             own = empty[0].policy == "caller"
             who = "You have sent" if own else "All callers of your sort together have sent"
             whom = "you" if own else f"for this {self._key[0].mode}"
-            bound = "starts-per-caller" if own else "starts-per-target"
+            bound = _CALLERS if own else "starts-per-target"
             metrics.refused(bound)
             raise TooManyRequests(
                 f"{who} more requests in a minute than the gateway allows {whom}.",
