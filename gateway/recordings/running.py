@@ -81,11 +81,14 @@ class Search:
         seen = {target for target, record in known.items() if _runs(record)}
         for target in seen:
             yield RunningTarget(target, _is_foreign(known[target]))
+        # Of more than are shown, those that only just start are in no list either.
+        cut = len(seen) >= self._coordinator.records.max_targets
         listing = await self._list(timeout)
         if records is not None:
             probed = {target for target, record in known.items() if _is_probed(record)}
             for found in await self._later(listing, seen, probed, began_at, give_up_at):
                 yield found
+            self.complete = self.complete and not cut
         elif listing is None:
             raise CoordinationUnavailable("Neither Redis nor VideoSDK answers.", retry_after=1)
         else:
