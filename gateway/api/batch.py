@@ -67,9 +67,11 @@ class RecordBatch(Struct, frozen=True, kw_only=True, rename="camel"):
 class StopRoomRecordings(Struct, frozen=True, kw_only=True, rename="camel"):
     """What of a room is to be stopped."""
 
-    include_foreign: Annotated[
-        bool, Meta(description="Stop also what was begun beside the gateway (`origin: videosdk`).")
-    ] = False
+    include_foreign: (
+        Annotated[bool, Meta(description="Stop also what was begun beside the gateway (`origin: videosdk`).")]
+        | UnsetType
+        | None
+    ) = UNSET
 
 
 class RecordingTarget(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -329,7 +331,7 @@ def _stop_room(deadline: float) -> HTTPRouteHandler:
     ) -> ASGIResponse:
         room = read_room(request.path_params["roomId"])
         timeout = min(asked_seconds(request) or deadline, deadline)
-        ended = await pipeline.stop_room(request, room, timeout, include_foreign=data.include_foreign)
+        ended = await pipeline.stop_room(request, room, timeout, include_foreign=data.include_foreign is True)
         results = [_result(request, reply, reply.order.scope) for reply in ended.replies]
         return _answered(RoomStopResults(results=results, complete=ended.complete, foreign_left=ended.left))
 
