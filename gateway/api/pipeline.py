@@ -191,9 +191,11 @@ class RequestPipeline:
             CoordinationUnavailable: Redis does not answer, and would have to say what is foreign; or VideoSDK does not
                 either.
         """
-        arrived_at, caller = clock(), RequestContext.of(request.scope).sender
+        arrived_at, context = clock(), RequestContext.of(request.scope)
+        caller = context.sender
         check_room(caller.policy, Scope.STOP, room)
-        await self._rate_limiter.take_room(caller)
+        with _asking(context, self._rate_limiter.end_of_room(caller)) as question:
+            await question.admit()
         tasks: dict[tuple[str, ...], Task[Reply]] = {}
         turns, search = Semaphore(_MAX_STOPPING), self._running.search(room)
 

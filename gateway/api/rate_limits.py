@@ -52,8 +52,10 @@ _PATIENCE_SECONDS: Final = 0.5
 """How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
 get that Redis does not answer is for what cannot be done without it."""
 _CALLERS: Final = "starts-per-caller"
+_TOO_MANY: Final = "You have sent more requests in a minute than the gateway allows you."
 _TICKETS: Final = "tickets-per-caller"
 _QUESTIONS: Final = "questions-per-caller"
+_TOO_MANY_CALLS: Final = "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you."
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
 """Answers that only one request of an operation gets."""
 _SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
@@ -102,17 +104,12 @@ class RateLimiter:
         await admission.take_arrival()
         return admission
 
-    async def take_room(self, caller: Caller) -> None:
-        """Take what it costs to ask VideoSDK for all that records in a room, in order to stop it.
+    def end_of_room(self, caller: Caller) -> "Question":
+        """Take in that a caller ends a room, for which VideoSDK is asked what records there.
 
         Of what starts and stops cost, and not of what questions do: who reads too much can still stop.
-
-        Raises:
-            TooManyRequests: The caller's bucket does not hold it.
         """
-        bucket = self._bucket_of(caller, 1, 0)
-        if bucket.per_minute:
-            await self.pay(bucket, _CALLERS, "You have sent more requests in a minute than the gateway allows you.")
+        return Question(self, self._bucket_of(caller, 1, 0), _CALLERS, _TOO_MANY)
 
     def _bucket_of(self, caller: Caller, arrival: float, rest: float) -> "_Bucket":
         per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
@@ -121,7 +118,8 @@ class RateLimiter:
     def question(self, caller: Caller) -> "Question":
         """Take a caller's question in: it costs nothing until it causes a call to VideoSDK."""
         name = f"{self._tenant}:questions:{_hash(caller)}"
-        return Question(self, _Bucket("questions", name, self._questions_per_minute, 1, 1))
+        bucket = _Bucket("questions", name, self._questions_per_minute, 1, 1)
+        return Question(self, bucket, _QUESTIONS, _TOO_MANY_CALLS)
 
     async def take_ticket(self, caller: Caller) -> None:
         """Take what a ticket for live events costs.
@@ -263,9 +261,11 @@ class Admission:
 class Question:
     """A question's way past the limit of its caller: pays for each call to VideoSDK that is made for it (`Asker`)."""
 
-    def __init__(self, rate_limiter: RateLimiter, bucket: "_Bucket") -> None:
+    def __init__(self, rate_limiter: RateLimiter, bucket: "_Bucket", bound: str, detail: str) -> None:
         self._rate_limiter = rate_limiter
         self._bucket = bucket
+        self._bound = bound
+        self._detail = detail
 
     async def admit(self) -> None:
         """Pay for one call.
@@ -274,11 +274,7 @@ class Question:
             TooManyRequests: The caller's bucket does not hold what it costs.
         """
         if self._bucket.per_minute:
-            await self._rate_limiter.pay(
-                self._bucket,
-                _QUESTIONS,
-                "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you.",
-            )
+            await self._rate_limiter.pay(self._bucket, self._bound, self._detail)
 
     def spend(self, calls: int) -> None:
         """Pay for calls that were made beyond that one."""

@@ -275,6 +275,7 @@ async def test_room_stop_costs_a_token_of_its_caller(
         refused = await clients["few"].post(f"/v1/rooms/{room}/recordings/stop", json={})
         assert check_problem(refused, "too-many-requests")["bound"] == "starts-per-caller"
         assert int(refused.headers["retry-after"]) > 0
+        assert refused.headers["ratelimit-policy"] == '"caller";q=2;w=60'
         assert len(simulator.calls) == calls
 
 
