@@ -12,6 +12,7 @@ import pytest
 
 from gateway.auth.api_keys import new_key
 from gateway.recordings import MODES
+from gateway.sandbox.calls import Call
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -133,19 +134,31 @@ async def test_room_stop_without_the_list_stops_what_redis_knows(
     track = new_track()
     settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
     async with harness.serve(settings) as other, harness.client(other, demo.key) as elsewhere:
-        assert (await elsewhere.start(track)).status_code == 201
+        for mode, spec in MODES.items():
+            ids = {name: track[name] for name in spec.ids}
+            assert (await elsewhere.post(f"/v1/recordings/{mode}/start", json=ids)).status_code == 201
         await outside(simulator, hidden := new_track())
-        for endpoint in ("list", "participant-list", "room-list"):
+        for endpoint in LISTS:
             simulator.inject(Fault(action=fault, endpoint=endpoint, status=503, times=None))  # pyright: ignore
         async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
-            ending = asyncio.create_task(end(gateway, track["roomId"], foreign=True))
-            if fault == "hang_before":
-                await harness.eventually(lambda: upstream(simulator, "stop"))
-                assert not ending.done()
-            ended = await ending
-    assert outcomes(ended) == [(200, "stopped")]
+            lists = sum(call.endpoint in LISTS for call in simulator.calls)
+            ended = await end(gateway, track["roomId"], foreign=True)
+    assert outcomes(ended) == [(200, "stopped")] * len(MODES)
     assert ended["complete"] is False
     assert recording(simulator) == [hidden["participantId"]]
+    if fault == "hang_before":
+        await harness.eventually(lambda: (first := asked(simulator, LISTS)[lists]).gone or first.answered)
+        given_up = asked(simulator, LISTS)[lists]
+        assert all(call.received < (given_up.gone or given_up.answered or 0) for call in asked(simulator, STOPS))
+
+
+LISTS = ("list", "participant-list", "room-list")
+STOPS = ("stop", "participant-stop", "room-stop")
+
+
+def asked(simulator: Simulator, endpoints: tuple[str, ...]) -> list[Call]:
+    """Return the calls of some endpoints, in order."""
+    return [call for call in simulator.calls if call.endpoint in endpoints]
 
 
 async def test_room_stop_of_more_than_a_hundred_recordings_ends_all(

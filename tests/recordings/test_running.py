@@ -1,11 +1,11 @@
 """What records in a room, as a search finds it: what Redis knows first, and then what VideoSDK lists beside it."""
 
-import asyncio
 import uuid
 
 import httpx
 import pytest
 
+from gateway.coordinator import Command
 from gateway.recordings import Kind, Mode, RunningRecordings, StartParameters, Target
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -78,10 +78,8 @@ async def test_search_whose_probe_outlasts_it_is_not_complete(valkey: EmbeddedVa
         await parts.recordings.stop(target, caller="test", timeout=20)
         key = parts.coordinator.key(target.room_id, *target.parts)
         await parts.coordinator.records.invalidate(key)
-        simulator.inject(harness.delay("list", 2, participant_id="probed"))
-        probing = asyncio.create_task(parts.reconciler.reconcile(key))
-        await harness.until(lambda: parts.coordinator.records.look(key), lambda record: record and record.holder)
+        claim, lease = await parts.coordinator.claim(key, Command.RECONCILE)
+        assert (claim.action, lease is not None) == ("probe", True)
         search = RunningRecordings(parts.coordinator, parts.listings).search(target.room_id)
-        assert [one async for one in search.found(0.3, certain=True)] == []
+        assert [one async for one in search.found(0.5, certain=True)] == []
         assert not search.complete
-        await probing
