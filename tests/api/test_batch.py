@@ -312,6 +312,21 @@ async def test_batch_item_is_allowed_and_limited_by_itself(
     assert upstream(simulator, "start") == 10
 
 
+@pytest.mark.parametrize(("scope", "statuses"), [("start", [201, 403]), ("stop", [403, 200])])
+async def test_batch_of_a_caller_with_one_scope_runs_what_it_is_for(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, scope: str, statuses: list[int]
+) -> None:
+    """The route is for all who may start or stop, and each item needs its own scope."""
+    key, entry = new_key(f"one-{uuid.uuid4().hex[:8]}")
+    file = tmp_path / "callers.toml"
+    file.write_text(harness.scoped(entry, f"recordings:{scope}"))
+    settings = harness.environment(valkey.url, simulator.url, file, **harness.CALM)
+    async with harness.serve(settings) as url, harness.client(url, key) as client:
+        results = await send(client, item("start", new_track()), item("stop", new_track()))
+    assert [result["status"] for result in results] == statuses
+    assert {result["problem"]["rule"] for result in results if result["status"] == 403} == {"scope"}
+
+
 async def test_batch_without_redis_carries_out_its_stops(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
