@@ -17,6 +17,7 @@ from litestar.types import ASGIApp
 
 from gateway import __version__
 from gateway.api.admin import admin_routes
+from gateway.api.batch import batch_routes
 from gateway.api.docs import docs, docs_file, openapi_json, root
 from gateway.api.events import EventStreams, event_routes
 from gateway.api.idempotency import Idempotency
@@ -44,6 +45,7 @@ from gateway.recordings import (
     Recording,
     Recordings,
     RoomFeeds,
+    RunningRecordings,
     WebhookEvents,
     WebhookQueue,
     WithoutRedisMode,
@@ -180,7 +182,8 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
     token_buckets = TokenBuckets(connection)
     rate_limiter = _rate_limiter(settings, token_buckets)
-    pipeline = _pipeline(settings, recordings, connection, rate_limiter)
+    running = RunningRecordings(coordinator, listings)
+    pipeline = _pipeline(settings, recordings, running, connection, rate_limiter)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
     event_streams = EventStreams(
         room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _tenant(settings), authenticator.vouches
@@ -214,6 +217,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     return Litestar(
         route_handlers=[
             recording_routes(authenticator, pipeline, settings.request_deadline.total_seconds()),
+            batch_routes(authenticator, pipeline, settings.request_deadline.total_seconds()),
             event_routes(authenticator, event_streams),
             admin_routes(authenticator, operator),
             webhook_route(webhook_receiver),
@@ -254,7 +258,11 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
 
 
 def _pipeline(
-    settings: Settings, recordings: Recordings, connection: Connection, rate_limiter: RateLimiter
+    settings: Settings,
+    recordings: Recordings,
+    running: RunningRecordings,
+    connection: Connection,
+    rate_limiter: RateLimiter,
 ) -> RequestPipeline:
     records = IdempotencyRecords(
         connection,
@@ -263,7 +271,11 @@ def _pipeline(
         max_bytes=settings.most_idempotency_bytes,
     )
     return RequestPipeline(
-        recordings, rate_limiter, Idempotency(records, _tenant(settings)), file_formats=settings.file_formats
+        recordings,
+        running,
+        rate_limiter,
+        Idempotency(records, _tenant(settings)),
+        file_formats=settings.file_formats,
     )
 
 

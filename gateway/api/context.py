@@ -1,5 +1,6 @@
 """What the gateway knows of one request: one struct, made by the middleware and filled in on the way to the answer."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ class RequestContext(Struct, kw_only=True):
     """Headers of the answer, whatever the answer is."""
     outcome: str | None = None
     """What a start or stop did."""
+    commands: list[tuple[str, str, int, str]] = field(default_factory=list[tuple[str, str, int, str]])
+    """What a request for several stood for: of each its scope, mode and status, and its outcome or problem."""
     recording: str | None = None
     """The id of the recording in the answer."""
     replayed: bool = False
@@ -76,5 +79,6 @@ class RequestContext(Struct, kw_only=True):
             "recording": self.recording,
             "replayed": self.replayed or None,
             "webhook": self.webhook,
+            "commands": dict(Counter(str(status) for _, _, status, _ in self.commands)) or None,
         }
         return {name: value for name, value in said.items() if value is not None}

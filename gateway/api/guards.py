@@ -12,7 +12,7 @@ from gateway.api import openapi_texts
 from gateway.api.context import RequestContext
 from gateway.api.wire import read_body
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.policy import RULES
+from gateway.auth.policy import RULES, Scope
 from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
 
 __all__ = ["BEARER", "DEADLINE_HEADER", "Guard", "JsonRequest", "asked_seconds", "authenticate", "takes"]
@@ -35,9 +35,10 @@ def authenticate(authenticator: Authenticator) -> Guard:
     async def guard(request: Request[Any, Any, Any]) -> None:
         caller = await authenticator.identify(request.headers.get("authorization"))
         RequestContext.of(request.scope).let_in(caller, request.scope)
-        needed = request.route_handler.opt.get("scope")
-        # Litestar answers OPTIONS by itself, which needs no scope.
-        if needed is not None and needed not in caller.policy.scopes:
+        opt = request.route_handler.opt
+        # Litestar answers OPTIONS by itself, which needs no scope. A route for several commands needs that of one.
+        needed: frozenset[Scope] = opt.get("any_scope") or frozenset(opt.get("scope", ()) and [opt["scope"]])
+        if needed and not needed & caller.policy.scopes:
             raise Forbidden(RULES["scope"], extensions={"rule": "scope"})
 
     return guard

@@ -13,10 +13,16 @@ What is kept takes room in Redis, so it is no more than a retry needs. Of a stop
 repeat before that does no harm. Of a start the moment, and its answer where a repeat would not find out the same: what
 differed in another's parameters still differs, or a stop has been asked for since, which the moment tells. Of no
 recording the files, of which there may be any number: a replay reads them anew. And a new key costs a whole token.
+
+The key of a batch is remembered once for the whole, with the moment, and once for each item whose answer is kept: so a
+retry repeats what is not known and nothing else, and an item is never carried out as of another moment than its batch.
+Every one of these counts as a key of the caller's.
 """
 
+import asyncio
 import hashlib
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -36,14 +42,15 @@ from gateway.errors import (
 )
 from gateway.recordings import Mode, Status
 from gateway.recordings.model import Problem
-from gateway.store.idempotency_records import IdempotencyKey, IdempotencyRecords
+from gateway.store.idempotency_records import IdempotencyKey, IdempotencyRecord, IdempotencyRecords
 
-__all__ = ["KEY_HEADER", "Idempotency", "IdempotentRequest", "StoredResponse", "read_key"]
+__all__ = ["KEY_HEADER", "BatchKey", "Idempotency", "IdempotentRequest", "RequestKey", "StoredResponse", "read_key"]
 
 KEY_HEADER: Final = "idempotency-key"
 _QUOTED: Final = re.compile(r'"((?:[!#-\[\]-~]|\\["\\])*)"')
 _BARE: Final = re.compile(r"""[^\s"\\,;]+""")
 _KEY: Final = re.compile(r"[!-~]{1,255}")
+_BATCH: Final = "batch"
 _FINAL: Final = UpstreamRefused
 """The problem that tells what became of the request. After any other a retry may fare better."""
 
@@ -57,6 +64,44 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     problem: Problem | None = None
     has_files: bool = False
     """The answer showed files: a replay shows them as they are then."""
+
+
+class RequestKey(Struct, frozen=True):
+    """A caller's key of one start or stop, and what it was sent with."""
+
+    stored: IdempotencyKey
+    route: Scope
+    batch: "BatchKey | None" = None
+    """Of which this is one item."""
+
+
+class BatchKey:
+    """A caller's key of a batch, and what it was sent with.
+
+    Args:
+        answers: Where answers are kept.
+        stored: The key of the whole.
+    """
+
+    def __init__(self, answers: IdempotencyRecords, stored: IdempotencyKey) -> None:
+        self._answers = answers
+        self._stored = stored
+        self._known: asyncio.Task[IdempotencyRecord] | None = None
+
+    def item(self, route: Scope, number: int) -> RequestKey:
+        """Return the key of an item. The whole body goes with it: another batch is another request in every item."""
+        name = (*self._stored.name, str(number))
+        return RequestKey(structs.replace(self._stored, name=name), route, self)
+
+    async def begin(self) -> IdempotencyRecord:
+        """Say that the batch is being asked: once for all items, when the first of them is let in.
+
+        Raises:
+            CoordinationUnavailable: Redis does not answer.
+        """
+        if self._known is None:
+            self._known = asyncio.create_task(self._answers.begin(self._stored, remember=True), name="batch-key")
+        return await asyncio.shield(self._known)
 
 
 class IdempotentRequest(Struct, frozen=True):
@@ -83,34 +128,43 @@ class Idempotency:
         self._answers = answers
         self._tenant = tenant
 
-    async def begin(self, caller: Caller, route: Scope, key: str, mode: Mode, body: Struct) -> IdempotentRequest | None:
+    def key(self, caller: Caller, route: Scope, key: str, mode: Mode, body: Struct) -> RequestKey:
+        """Return the key of a start or stop that is sent by itself."""
+        return RequestKey(self._stored(caller, (route, key), (mode, body)), route)
+
+    def batch_key(self, caller: Caller, key: str, items: Sequence[object]) -> BatchKey:
+        """Return the key of a batch."""
+        return BatchKey(self._answers, self._stored(caller, (_BATCH, key), items))
+
+    def _stored(self, caller: Caller, name: tuple[str, ...], content: object) -> IdempotencyKey:
+        encoded = msgspec.json.encode(content, order="sorted")
+        fingerprint = hashlib.blake2b(encoded, digest_size=20).hexdigest()
+        return IdempotencyKey((self._tenant, caller.account), name, fingerprint)
+
+    async def begin(self, key: RequestKey) -> IdempotentRequest | None:
         """Say that this is being asked; None where it cannot be remembered and need not be.
 
         Raises:
             IdempotencyKeyReused: The caller has asked for something else under this key.
             CoordinationUnavailable: Redis does not answer, and this is a start.
         """
-        content = msgspec.json.encode((mode, body), order="sorted")
-        fingerprint = hashlib.blake2b(content, digest_size=20).hexdigest()
-        sent = IdempotencyKey((self._tenant, caller.account), (route, key), fingerprint)
         try:
-            # The moment matters to starts alone.
-            known = await self._answers.begin(sent, remember=route is Scope.START)
+            whole = None if key.batch is None else await key.batch.begin()
+            # The moment matters to starts alone, and a batch has one for all.
+            known = await self._answers.begin(key.stored, remember=whole is None and key.route is Scope.START)
         except CoordinationUnavailable:
-            if route is Scope.STOP:
+            if key.route is Scope.STOP:
                 # A second stop does no harm, and one that is not carried out does.
                 return None
             raise
-        match known.verdict:
-            case "differs":
-                raise IdempotencyKeyReused("This key was sent with another body before.")
-            case "replay":
-                kept = msgspec.json.decode(known.answer, type=StoredResponse)
-                return IdempotentRequest(sent, kept=kept)
-            case "running":
-                return IdempotentRequest(sent, begun=known.begun)
-            case _:
-                return IdempotentRequest(sent, is_new=True)
+        if "differs" in {known.verdict, whole and whole.verdict}:
+            raise IdempotencyKeyReused("This key was sent with another body before.")
+        if known.verdict == "replay":
+            return IdempotentRequest(key.stored, kept=msgspec.json.decode(known.answer, type=StoredResponse))
+        earlier = known if whole is None else whole
+        if earlier.verdict == "new":
+            return IdempotentRequest(key.stored, is_new=True)
+        return IdempotentRequest(key.stored, begun=earlier.begun)
 
     async def keep(self, replay: IdempotentRequest | None, status: int, answer: RecordingBody | GatewayError) -> None:
         """Keep an answer if it is final; where Redis does not answer, a retry is carried out like any request."""

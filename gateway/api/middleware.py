@@ -116,6 +116,9 @@ def _observe(scope: HTTPScope, method: str, context: RequestContext, status: int
     counter = _COUNTERS.get(opt.get("scope", ""))
     if said and counter is not None:
         counter.labels(said, opt.get("mode", "")).inc()
+    for command, mode, _, said_of_it in context.commands:
+        if said_of_it:
+            _COUNTERS[policy.Scope(command)].labels(said_of_it, mode).inc()
     if context.span is not None:
         context.span.begin()
     tracing.note(name=route, http__route=route, http__response__status_code=status, outcome=said)

@@ -20,11 +20,12 @@ from litestar.routes import HTTPRoute
 from gateway import __version__
 from gateway.api import openapi_texts
 from gateway.api.admin import PENDING_QUERY, PendingRecording, ReleaseClaim, admin_routes
+from gateway.api.batch import ACTIONS, MAX_ITEMS, RecordBatch, StopAllRecordings, batch_routes
 from gateway.api.events import LAST_EVENT_HEADER, event_routes
 from gateway.api.guards import DEADLINE_HEADER
 from gateway.api.idempotency import KEY_HEADER
 from gateway.api.pagination import QUERY
-from gateway.api.problems import PROBLEM_JSON
+from gateway.api.problems import MAX_BODY_BYTES, PROBLEM_JSON
 from gateway.api.recordings import recording_routes
 from gateway.api.room_options import RoomConfig, RoomLayout, Summary, Transcription
 from gateway.api.system import livez, readiness_route
@@ -36,13 +37,19 @@ from gateway.videosdk.signatures import SIGNATURE_HEADER
 
 __all__ = ["contract"]
 
-_REQUESTS: Final = tuple(
-    model.__name__
-    for model in (
-        *(body for bodies in BODIES.values() for body in bodies),
-        *(RoomConfig, RoomLayout, Transcription, Summary),
-        ReleaseClaim,
-    )
+_ITEM: Final = "BatchItem"
+_REQUESTS: Final = (
+    *(
+        model.__name__
+        for model in (
+            *(body for bodies in BODIES.values() for body in bodies),
+            *(RoomConfig, RoomLayout, Transcription, Summary),
+            ReleaseClaim,
+            RecordBatch,
+            StopAllRecordings,
+        )
+    ),
+    _ITEM,
 )
 _SCHEMAS: Final = "#/components/schemas/"
 _NO_PART: Final[Any] = None
@@ -137,7 +144,7 @@ def contract() -> dict[str, Any]:
     for schema in document["components"]["schemas"].values():
         for name, member in schema.get("properties", {}).items():
             schema["properties"][name] = _referring(_flattened(member), None)
-    document["components"]["schemas"] = _by_mode(document["components"]["schemas"])
+    document["components"]["schemas"] = _with_items(_by_mode(document["components"]["schemas"]))
     for name in _REQUESTS:
         document["components"]["schemas"][name]["additionalProperties"] = False
     # What a problem says beyond these members depends on its type: RFC 9457 has clients ignore what they do not know.
@@ -177,12 +184,14 @@ def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
     app = Litestar(
         route_handlers=[
             recording_routes(_NO_PART, _NO_PART, 0),
+            batch_routes(_NO_PART, _NO_PART, 0),
             event_routes(_NO_PART, _NO_PART),
             admin_routes(_NO_PART, _NO_PART),
             webhook_route(_NO_PART),
             livez,
             readiness_route(_NO_PART, _NO_PART, _NO_PART),
         ],
+        request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
         openapi_config=config,
     )
@@ -219,6 +228,40 @@ def _by_mode(schemas: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted({**schemas, **own, PendingRecording.__name__: pending}.items()))
 
 
+def _with_items(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Add the schema of a batch's items, flat: a choice by action and mode is more than generated clients can do.
+
+    What a member may be, and which members an item needs, depends on its action and mode.
+    """
+    members: dict[str, Any] = {
+        "action": {"type": "string", "enum": list(ACTIONS), "description": "What is asked for."},
+        "mode": {"$ref": f"{_SCHEMAS}{Mode.__name__}"},
+    }
+    for body in (body for bodies in BODIES.values() for body in bodies):
+        for name, member in schemas[body.__name__]["properties"].items():
+            known = members.setdefault(name, member)
+            if member != known:
+                members[name] = {"anyOf": [*(known.get("anyOf") or [known]), member]}
+    members["kinds"] = {
+        "type": "array",
+        "items": PATH_PARTS["kind"],
+        "minItems": 1,
+        "uniqueItems": True,
+        "description": "In the place of `kind`: one item for each.",
+    }
+    always = set[str].intersection(*(set(spec.ids) for spec in MODES.values()))
+    item = {
+        "title": _ITEM,
+        "description": "One start or stop: `action`, `mode`, and what a single call of these takes.",
+        "type": "object",
+        "properties": dict(sorted(members.items())),
+        "required": sorted({"action", "mode", *always}),
+    }
+    listed = {"type": "array", "items": {"$ref": _SCHEMAS + _ITEM}, "minItems": 1, "maxItems": MAX_ITEMS}
+    schemas[RecordBatch.__name__]["properties"]["items"] = listed
+    return dict(sorted({**schemas, _ITEM: item}.items()))
+
+
 def _with_ids(schema: dict[str, Any], modes: Iterable[Mode]) -> dict[str, Any]:
     """Return a schema of what is about targets: the ids that all of these modes have must be there."""
     has = [MODES[mode].ids.keys() for mode in modes]
@@ -237,10 +280,12 @@ def _referring(node: Any, mode: Mode | None) -> Any:
         return [_referring(each, mode) for each in cast("list[Any]", node)]
     if not isinstance(node, dict):
         return node
-    if node == {"$ref": _SCHEMAS + RecordingBody.__name__}:
+    members = cast("dict[str, Any]", node)
+    if members.get("$ref") == _SCHEMAS + RecordingBody.__name__:
         named = [{"$ref": _SCHEMAS + _name(each)} for each in ([mode] if mode else MODES)]
-        return named[0] if len(named) == 1 else {"anyOf": named}
-    return {name: _referring(member, mode) for name, member in cast("dict[str, Any]", node).items()}
+        beside = {name: member for name, member in members.items() if name != "$ref"}
+        return (named[0] if len(named) == 1 else {"anyOf": named}) | beside
+    return {name: _referring(member, mode) for name, member in members.items()}
 
 
 def _name(mode: Mode) -> str:
@@ -255,6 +300,9 @@ def _finish(operation: dict[str, Any], path: str, handler: HTTPRouteHandler) -> 
         # Beside the security requirements: these may name scopes of OAuth2 alone, as linters read it.
         operation["x-required-scopes"] = [scope.value]
         operation["description"] = f"{operation['description'].rstrip()}\n\nNeeds the scope `{scope}`.\n"
+    if any_scope := sorted(handler.opt.get("any_scope", ())):
+        needed = " or ".join(f"`{each}`" for each in any_scope)
+        operation["description"] = f"{operation['description'].rstrip()}\n\nEach item needs its scope, {needed}.\n"
     if named := _PART.findall(path):
         operation["parameters"] = [
             {"name": name, "in": "path", "schema": PATH_PARTS[name], "required": True} for name in named
@@ -275,6 +323,12 @@ def _finish(operation: dict[str, Any], path: str, handler: HTTPRouteHandler) -> 
             {"$ref": "#/components/parameters/IdempotencyKey"},
             {"$ref": "#/components/parameters/Deadline"},
         ]
+    operation["parameters"] = [
+        *operation.get("parameters", ()),
+        *({"$ref": f"#/components/parameters/{name}"} for name in handler.opt.get("takes", ())),
+    ]
+    if not operation["parameters"]:
+        del operation["parameters"]
     described = handler.responses or {}
     operation["responses"] = {
         status: _finished(response, int(status), path, described.get(int(status)), handler)
@@ -306,12 +360,13 @@ def _finished(
 
 
 def _is_limited(handler: HTTPRouteHandler) -> bool:
-    return handler.opt.get("scope") in {Scope.START, Scope.STOP}
+    return "mode" in handler.opt and handler.opt.get("scope") in {Scope.START, Scope.STOP}
 
 
 def _shown(example: Example, path: str, handler: HTTPRouteHandler) -> dict[str, Any]:
     value = msgspec.to_builtins(example.value)
     if isinstance(value, dict) and "instance" in value:
         value["instance"] = path.format_map(openapi_texts.IDS)
-        value["detail"] = value["detail"].format(mode=handler.opt.get("mode"))
+        most = handler.resolve_request_max_body_size()
+        value["detail"] = value["detail"].format(mode=handler.opt.get("mode"), bytes=most)
     return ({"summary": example.summary} if example.summary else {}) | {"value": value}

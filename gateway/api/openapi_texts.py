@@ -10,7 +10,7 @@ from litestar.openapi.spec import Example
 from msgspec import Struct
 
 from gateway.api.pagination import RecordingsPage
-from gateway.api.problems import MAX_BODY_BYTES, PROBLEM_JSON
+from gateway.api.problems import PROBLEM_JSON
 from gateway.api.wire import BODIES, ProblemDocument, RecordingBody
 from gateway.auth.policy import RULES
 from gateway.errors import PROBLEMS
@@ -294,7 +294,7 @@ _DETAILS = {
     "unauthenticated": "The key is not known.",
     "forbidden": RULES["room"],
     "not-found": "The gateway knows of no recording of this {mode}.",
-    "payload-too-large": f"The body may have at most {MAX_BODY_BYTES} bytes.",
+    "payload-too-large": "The body may have at most {bytes} bytes.",
     "unsupported-media-type": "Send the body as `application/json`.",
     "parameters-differ": "It is recorded with another webhookUrl.",
     "still-stopping": "VideoSDK still works on the recording that was stopped just now.",

@@ -14,6 +14,7 @@ from litestar.exceptions import (
     MethodNotAllowedException,
     NotFoundException,
 )
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 
@@ -32,7 +33,15 @@ from gateway.errors import (
     Unauthenticated,
 )
 
-__all__ = ["MAX_BODY_BYTES", "PROBLEM_JSON", "answer_problem", "problem_document", "problem_page"]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "PROBLEM_JSON",
+    "answer_problem",
+    "problem_document",
+    "problem_of",
+    "problem_page",
+    "retry_seconds",
+]
 
 PROBLEM_JSON = "application/problem+json"
 MAX_BODY_BYTES = 64 * 1024
@@ -48,12 +57,10 @@ _log = structlog.get_logger("gateway.api")
 
 def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Turn whatever was raised into a problem document. The only exception handler there is."""
-    problem, context = _problem(error), RequestContext.of(request.scope)
-    if isinstance(problem, InternalError):
-        _log.error("request.failed", exc_info=error)
+    problem, context = problem_of(error, _max_body(request)), RequestContext.of(request.scope)
     headers: dict[str, str] = {}
-    if problem.retry_after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(problem.retry_after)))
+    if (seconds := retry_seconds(problem)) is not None:
+        headers["retry-after"] = str(seconds)
     if isinstance(problem, Unauthenticated):
         headers["www-authenticate"] = f'{context.challenge} realm="recording-gateway"'
     if isinstance(error, MethodNotAllowedException) and error.headers:
@@ -81,7 +88,27 @@ def problem_document(problem: GatewayError, instance: str, request_id: str, pref
     )
 
 
-def _problem(error: Exception) -> GatewayError:
+def retry_seconds(problem: GatewayError) -> int | None:
+    """Return after how many whole seconds a retry makes sense, None where that is not known."""
+    return None if problem.retry_after is None else max(1, math.ceil(problem.retry_after))
+
+
+def problem_of(error: Exception, max_body: int = MAX_BODY_BYTES) -> GatewayError:
+    """Return the problem that anything raised is to a caller; a mistake of ours is logged."""
+    problem = _problem(error, max_body)
+    if isinstance(problem, InternalError):
+        _log.error("request.failed", exc_info=error)
+    return problem
+
+
+def _max_body(request: Request[Any, Any, Any]) -> int:
+    """Return how many bytes a body of this route may have."""
+    handler = request.scope.get("route_handler")
+    own = handler.resolve_request_max_body_size() if isinstance(handler, HTTPRouteHandler) else None
+    return own or MAX_BODY_BYTES
+
+
+def _problem(error: Exception, max_body: int) -> GatewayError:
     match error:
         case GatewayError():
             return error
@@ -90,7 +117,7 @@ def _problem(error: Exception) -> GatewayError:
         case MethodNotAllowedException():
             return MethodNotAllowed("The route does not take this method.")
         case HTTPException(status_code=status) if status == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
-            return PayloadTooLarge(f"The body may have at most {MAX_BODY_BYTES} bytes.")
+            return PayloadTooLarge(f"The body may have at most {max_body} bytes.")
         case HTTPException(status_code=status) if 400 <= status < 500:
             return MalformedRequest("The gateway cannot read this request.")
         case _:

@@ -51,8 +51,11 @@ _WINDOW_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 0.5
 """How long Redis may take to say whether a request is within its limits: the rest of the time in which a caller has to
 get that Redis does not answer is for what cannot be done without it."""
+_CALLERS: Final = "starts-per-caller"
+_TOO_MANY: Final = "You have sent more requests in a minute than the gateway allows you."
 _TICKETS: Final = "tickets-per-caller"
 _QUESTIONS: Final = "questions-per-caller"
+_TOO_MANY_CALLS: Final = "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you."
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
 """Answers that only one request of an operation gets."""
 _SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
@@ -90,8 +93,7 @@ class RateLimiter:
 
     async def admit(self, caller: Caller, target: Target, *, starts: bool) -> "Admission":
         """Take what a request costs on its arrival."""
-        per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
-        buckets = [_Bucket("caller", f"{self._tenant}:caller:{_hash(caller)}", per_minute, _ARRIVAL, _REST)]
+        buckets = [self._bucket_of(caller, _ARRIVAL, _REST)]
         if starts:
             # Of its own sort: what participants use up, services have left.
             name = key_of(self._tenant, "target", caller.sort, target.room_id, *target.parts)
@@ -102,10 +104,22 @@ class RateLimiter:
         await admission.take_arrival()
         return admission
 
+    def end_of_room(self, caller: Caller) -> "Question":
+        """Take in that a caller ends a room, for which VideoSDK is asked what records there.
+
+        Of what starts and stops cost, and not of what questions do: who reads too much can still stop.
+        """
+        return Question(self, self._bucket_of(caller, 1, 0), _CALLERS, _TOO_MANY)
+
+    def _bucket_of(self, caller: Caller, arrival: float, rest: float) -> "_Bucket":
+        per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
+        return _Bucket("caller", f"{self._tenant}:caller:{_hash(caller)}", per_minute, arrival, rest)
+
     def question(self, caller: Caller) -> "Question":
         """Take a caller's question in: it costs nothing until it causes a call to VideoSDK."""
         name = f"{self._tenant}:questions:{_hash(caller)}"
-        return Question(self, _Bucket("questions", name, self._questions_per_minute, 1, 1))
+        bucket = _Bucket("questions", name, self._questions_per_minute, 1, 1)
+        return Question(self, bucket, _QUESTIONS, _TOO_MANY_CALLS)
 
     async def take_ticket(self, caller: Caller) -> None:
         """Take what a ticket for live events costs.
@@ -197,7 +211,7 @@ class Admission:
             own = empty[0].policy == "caller"
             who = "You have sent" if own else "All callers of your sort together have sent"
             whom = "you" if own else f"for this {self._key[0].mode}"
-            bound = "starts-per-caller" if own else "starts-per-target"
+            bound = _CALLERS if own else "starts-per-target"
             metrics.refused(bound)
             raise TooManyRequests(
                 f"{who} more requests in a minute than the gateway allows {whom}.",
@@ -247,9 +261,11 @@ class Admission:
 class Question:
     """A question's way past the limit of its caller: pays for each call to VideoSDK that is made for it (`Asker`)."""
 
-    def __init__(self, rate_limiter: RateLimiter, bucket: "_Bucket") -> None:
+    def __init__(self, rate_limiter: RateLimiter, bucket: "_Bucket", bound: str, detail: str) -> None:
         self._rate_limiter = rate_limiter
         self._bucket = bucket
+        self._bound = bound
+        self._detail = detail
 
     async def admit(self) -> None:
         """Pay for one call.
@@ -258,11 +274,7 @@ class Question:
             TooManyRequests: The caller's bucket does not hold what it costs.
         """
         if self._bucket.per_minute:
-            await self._rate_limiter.pay(
-                self._bucket,
-                _QUESTIONS,
-                "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you.",
-            )
+            await self._rate_limiter.pay(self._bucket, self._bound, self._detail)
 
     def spend(self, calls: int) -> None:
         """Pay for calls that were made beyond that one."""

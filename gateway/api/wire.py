@@ -42,11 +42,13 @@ __all__ = [
     "EventsTicket",
     "ProblemDocument",
     "RecordingBody",
+    "body_of_stop",
     "check_part",
     "max_duration_in",
     "parameters_in",
     "path_parts",
     "read_body",
+    "read_fields",
     "read_room",
     "read_target",
     "target_in",
@@ -206,6 +208,11 @@ def max_duration_in(body: Struct) -> int | None:
 def target_in(mode: Mode, body: Struct) -> Target:
     """Return the target that the body of a start or stop names."""
     return Target(mode, **{ours: getattr(body, ours) for ours in MODES[mode].ids.values()})
+
+
+def body_of_stop(target: Target) -> Struct:
+    """Return the body of the stop of a target."""
+    return BODIES[target.mode].stop(**{ours: getattr(target, ours) for ours in MODES[target.mode].ids.values()})
 
 
 def parameters_in(mode: Mode, body: Struct) -> StartParameters:
@@ -370,7 +377,20 @@ def read_body(body: bytes, model: type[_T]) -> _T:
         raise MalformedRequest("The body is not valid JSON.") from None
     if not isinstance(decoded, dict):
         raise MalformedRequest("The body must be one JSON object.")
-    given = cast("dict[str, object]", decoded)
+    return read_fields(cast("dict[str, object]", decoded), model)
+
+
+def read_fields(given: Mapping[str, object], model: type[_T], within: str = "") -> _T:
+    """Read the members of a JSON object.
+
+    Args:
+        given: The object.
+        model: What it is to become.
+        within: What errors name before the field: where in the body the object stands.
+
+    Raises:
+        InvalidRequest: Names every field that is missing, unknown or wrong.
+    """
     fields = _fields(model)
     unknown = [name for name in given if name not in fields]
     errors = [(name[:MAX_NAME], "is not a field of this request") for name in unknown[:MAX_UNKNOWN]]
@@ -385,7 +405,7 @@ def read_body(body: bytes, model: type[_T]) -> _T:
         else:
             values[field.name] = Kind(cast("str", given[name])) if name == "kind" else given[name]
     if errors:
-        raise InvalidRequest.of(errors)
+        raise InvalidRequest.of([(within + name, message) for name, message in errors])
     return model(**values)
 
 
@@ -475,6 +495,8 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "templateUrl": check_template_url,
     "maxDurationSeconds": _check_duration,
     "reason": lambda value: check_text(value, 500),
+    "items": lambda value: None if isinstance(value, list) else "must be a list",
+    "includeForeign": lambda value: None if isinstance(value, bool) else "must be true or false",
 }
 _CHECKS_OF: Final[dict[tuple[type[Struct], str], Callable[[object], str | None]]] = {
     (StartParticipantRecording, "fileFormat"): _check_participant_format,

@@ -60,7 +60,7 @@ class Records:
         self._timing = timing
         self._tenant = tenant
         self._max_events = max_events
-        self._max_targets = max_targets
+        self.max_targets = max_targets
         self._ready = False
 
     async def read(self, key: str) -> Record | None:
@@ -92,7 +92,7 @@ class Records:
             CoordinationUnavailable: Redis did not answer.
         """
         reply = await self._scripts.run(
-            "room", record_key(self._tenant, room, ""), {"most": self._max_targets, "watch": watch}
+            "room", record_key(self._tenant, room, ""), {"most": self.max_targets, "watch": watch}
         )
         read = msgspec.json.decode(reply, type=_RoomReply)
         return Room(read.last, {key: _record(fields) for key, fields in read.records})

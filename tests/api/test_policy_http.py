@@ -91,3 +91,48 @@ async def test_start_with_honest_values_sends_them_unchanged(
         assert (await callers[name].start(track)).status_code == 201
         assert simulator.calls[-1].body == track
         assert json.loads(simulator.calls[-1].raw)[row.field].encode() == row.value.encode()
+
+
+async def test_batch_of_hostile_values_refuses_each_as_a_single_start(
+    callers: dict[str, ApiClient], nothing_reaches: Callable[[], Any], new_track: NewTrack
+) -> None:
+    """The whole table, a hundred rows at a time: each by its rule, and nothing reaches VideoSDK or Redis."""
+    for name, caller in callers.items():
+        rows = [row for row in HOSTILE if (row.rule in LISTED_ONLY) == (name == "listed")]
+        for begin in range(0, len(rows), 100):
+            chunk = rows[begin : begin + 100]
+            async with nothing_reaches():
+                results = await in_batch(caller, [started(new_track, row) for row in chunk])
+            for row, result in zip(chunk, results, strict=True):
+                if row.rule == INVALID:
+                    fields = [error["field"] for error in result["problem"]["errors"]]
+                    assert (result["status"], fields) == (422, [f"items[{result['item']}].{row.field}"]), row
+                else:
+                    assert (result["status"], result["problem"]["rule"]) == (403, row.rule), row
+
+
+async def test_batch_of_honest_values_sends_each_unchanged(
+    callers: dict[str, ApiClient], simulator: Simulator, new_track: NewTrack
+) -> None:
+    """VideoSDK gets of every item what was sent, and nothing of the batch beside it."""
+    items = [started(new_track, row) for row in HONEST]
+    results = await in_batch(callers["open"], items)
+    assert {result["status"] for result in results} == {201}
+    sent = {call.participant_id: call.body for call in simulator.calls if call.endpoint == "start"}
+    for item in items:
+        assert sent[item["participantId"]] == {
+            name: value for name, value in item.items() if name not in {"action", "mode"}
+        }
+
+
+def started(new_track: NewTrack, row: Hostile | Honest) -> dict[str, str]:
+    """Return the item that starts a track with a value."""
+    folder = {} if row.field == PATH else {PATH: "recordings/acme"}
+    return {"action": "start", "mode": "track", **new_track(**folder, **{row.field: row.value})}
+
+
+async def in_batch(caller: ApiClient, items: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Send a batch and return its results."""
+    answer = await caller.post("/v1/recordings/batch", json={"items": items})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"]

@@ -237,6 +237,7 @@ async def ask_badly(hunt: Hunt) -> None:
     await hunt.ask("POST", START, json=track | {"bucketDirPath": "elsewhere"})
     await hunt.ask("POST", START, json=track, headers={"idempotency-key": f'"{IDEMPOTENCY_KEY}'})
     await hunt.ask("POST", START, json=track | {"roomId": "hurry"}, headers={"x-request-timeout-ms": "1"})
+    await ask_for_several(hunt, key)
     for method, path in (("GET", "/nowhere"), ("DELETE", START), ("GET", f"{TRACKS}/nobody/ada/video")):
         await hunt.ask(method, f"{path}?token={key}")
     for path in (
@@ -248,6 +249,29 @@ async def ask_badly(hunt: Hunt) -> None:
         *(f"/problems/{slug}" for slug in PROBLEMS),
     ):
         await hunt.ask("GET", path)
+
+
+async def ask_for_several(hunt: Hunt, key: str) -> None:
+    """Batches of all that may be wrong with items, and the end of rooms, under the key that must not be found."""
+    good = {"action": "start", "mode": "track", "roomId": "several", "participantId": "ada", "kind": "video"}
+    good["webhookUrl"] = f"https://app.example.com/hook?key={WEBHOOK_QUERY}"
+    lost = Fault(action="hang_before", endpoint="start", room_id="several-lost", times=None)
+    hunt.simulator.inject(lost)
+    items = [
+        good,
+        good | {"roomId": "several-lost"},
+        good | {"webhookUrl": f"https://u:{WEBHOOK_QUERY}@h.example/"},
+        good | {"webhookUrl": "https://app.example.com/other"},
+        good | {"kind": key, "token": SECRET},
+        {"action": key, "mode": SECRET},
+        key,
+    ]
+    for body in ({"items": items}, {"items": items}, {"items": items[:1]}, {"items": []}, {"items": key}):
+        headers = {"idempotency-key": f"{IDEMPOTENCY_KEY}-several"}
+        await hunt.ask("POST", "/v1/recordings/batch", json=body, headers=headers)
+    hunt.simulator.clear_faults()
+    for room, body in (("several", {}), ("several", {"includeForeign": key}), ("several%5C", {})):
+        await hunt.ask("POST", f"/v1/rooms/{room}/recordings/stop", json=body)
 
 
 async def break_records(hunt: Hunt) -> None:

@@ -24,6 +24,8 @@ WORKS = {
     "conflict": [409, "/problems/parameters-differ", ["bucketDirPath"]],
     "seen": [200, "recording"],
     "stopped": [200, "stopped"],
+    "batch": [[0, 201, "started"], [0, 201, "started"], [1, 201, "started"], [2, 422, ["items[2].kind"]]],
+    "ended": [True, 0, ["stopped", "stopped", "stopped"]],
 }
 
 

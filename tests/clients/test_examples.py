@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,47 @@ async def test_callers_page_python_service_starts_and_raises_refusals(house: Hou
     assert first["id"] == second["id"]
     assert refused["type"] == "/problems/invalid-request"
     assert house.upstream == ["start", "start"]
+
+
+async def test_callers_page_python_lesson_starts_and_ends(house: House, tmp_path: Path) -> None:
+    """Four tracks begin in one batch although VideoSDK is busy with one at first, and all end with the room."""
+    house.simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
+    (tmp_path / "lesson.py").write_text(block("python", "A lesson"))
+    (tmp_path / "use.py").write_text(
+        "import json, sys\nfrom lesson import end_lesson, start_lesson\n"
+        "gateway, key, room = sys.argv[1:]\n"
+        "started = start_lesson(gateway, key, room, ['ada', 'bob'])\n"
+        "print(json.dumps([started, end_lesson(gateway, key, room)]))\n"
+    )
+    use = [sys.executable, "-W", "error", "use.py", house.url, house.key, TRACK["roomId"]]
+    code, out, err = await node_project.run(*use, cwd=tmp_path)
+    assert code == 0, err
+    started, left = json.loads(out)
+    assert [result["recording"]["kind"] for result in started] == ["audio", "video"] * 2
+    # Of the second try: three are replayed.
+    assert [result["status"] for result in started] == [201] * 4
+    assert sum("replayed" in result for result in started) == 3
+    assert left == []
+    assert Counter(house.upstream) == {"start": 5, "stop": 4}
+
+
+async def test_callers_page_browser_lesson_starts_and_ends(house: House, tmp_path: Path) -> None:
+    """The same in JavaScript: what did not start is named by its result, and the end says that all ended."""
+    if shutil.which("node") is None:
+        harness.skip_unless_ci("node is not installed")
+    (tmp_path / "lesson.mjs").write_text(block("js", "A lesson"))
+    (tmp_path / "use.mjs").write_text(
+        'import {endLesson, startLesson} from "./lesson.mjs";\nconst [, , gateway, key, room] = process.argv;\n'
+        'const failed = await startLesson(gateway, key, room, ["ada", "b/ob"]);\n'
+        "console.log(JSON.stringify([failed, await endLesson(gateway, key, room)]));\n"
+    )
+    use = ["node", "use.mjs", house.url, house.key, TRACK["roomId"]]
+    code, out, err = await node_project.run(*use, cwd=tmp_path)
+    assert code == 0, err
+    failed, ended = json.loads(out)
+    assert [result["problem"]["errors"][0]["field"] for result in failed] == ["items[1].participantId"] * 2
+    assert ended is True
+    assert Counter(house.upstream) == {"start": 2, "stop": 2}
 
 
 async def test_callers_page_browser_code_starts_and_stops(house: House, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-// Start, join, conflict, stop with a generated client. Arguments: the gateway's address, a key, a room.
+// Start, join, conflict, stop, and a batch and the end of a room, with a generated client. Arguments: the gateway's address, a key, a room.
 import createClient from "openapi-fetch";
 import type {components, paths} from "./api.js";
 
@@ -15,6 +15,17 @@ const again = await start();
 const conflict = await start({bucketDirPath: "elsewhere"});
 const seen = await client.GET("/v1/recordings/track/{roomId}/{participantId}/{kind}", {params: {path: track}});
 const stopped = await client.POST("/v1/recordings/track/stop", {body: track});
+const person = {roomId, participantId: "ada"};
+const {data: batch} = await client.POST("/v1/recordings/batch", {
+  body: {
+    items: [
+      {action: "start", mode: "track", ...person, kinds: ["audio", "video"]},
+      {action: "start", mode: "participant", ...person},
+      {action: "stop", mode: "track", ...person},
+    ],
+  },
+});
+const ended = await client.POST("/v1/rooms/{roomId}/recordings/stop", {params: {path: {roomId}}, body: {}});
 
 console.log(
   JSON.stringify({
@@ -24,5 +35,11 @@ console.log(
     conflict: [conflict.response.status, conflict.error?.type, conflict.error?.fields],
     seen: [seen.response.status, seen.data?.status],
     stopped: [stopped.response.status, stopped.data?.outcome],
+    batch: batch?.results.map(({item, status, recording, problem}) => [
+      item,
+      status,
+      recording ? recording.outcome : problem?.errors?.map(({field}) => field),
+    ]),
+    ended: [ended.data?.complete, ended.data?.foreignLeft, ended.data?.results.map((one) => one.recording?.status)],
   }),
 );
