@@ -18,9 +18,10 @@ from litestar.types import ASGIApp
 
 from gateway import __version__
 from gateway.api.admin import admin
-from gateway.api.docs import docs, docs_file, openapi_json, root
+from gateway.api.docs import docs, docs_file, openapi_json, root, watch, watch_file
 from gateway.api.events import EventStreams, event_routes
 from gateway.api.idempotency import Idempotency
+from gateway.api.me import me_routes
 from gateway.api.middleware import Cors, RequestMiddleware
 from gateway.api.pipeline import RequestPipeline
 from gateway.api.problems import MAX_BODY_BYTES, answer_problem, problem_page
@@ -216,6 +217,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         route_handlers=[
             recording_routes(authenticator, settings.request_deadline.total_seconds()),
             event_routes(authenticator, event_streams),
+            me_routes(authenticator),
             admin(authenticator),
             receive_videosdk_webhook,
             livez,
@@ -225,6 +227,8 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
             root,
             docs,
             docs_file,
+            watch,
+            watch_file,
             openapi_json,
         ],
         dependencies={
@@ -234,6 +238,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
             "operator": Provide(lambda: operator, sync_to_thread=False),
             "webhook_receiver": Provide(lambda: webhook_receiver, sync_to_thread=False),
             "read_gauges": Provide(lambda: read_gauges, sync_to_thread=False),
+            "rate_limiter": Provide(lambda: rate_limiter, sync_to_thread=False),
             "drain": Provide(lambda: drain, sync_to_thread=False),
             "event_streams": Provide(lambda: event_streams, sync_to_thread=False),
         },

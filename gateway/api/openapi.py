@@ -24,6 +24,7 @@ from gateway.api.admin import PENDING_QUERY, PendingRecording, ReleaseClaim, adm
 from gateway.api.events import LAST_EVENT_HEADER, event_routes
 from gateway.api.guards import DEADLINE_HEADER
 from gateway.api.idempotency import KEY_HEADER
+from gateway.api.me import me_routes
 from gateway.api.pagination import QUERY
 from gateway.api.problems import PROBLEM_JSON
 from gateway.api.recordings import recording_routes
@@ -169,6 +170,7 @@ def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
         route_handlers=[
             recording_routes(None, 0),
             event_routes(None, None),
+            me_routes(None),
             admin(None),
             receive_videosdk_webhook,
             livez,
@@ -184,6 +186,7 @@ def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
                 "drain",
                 "operator",
                 "event_streams",
+                "rate_limiter",
             )
         },
         logging_config=None,

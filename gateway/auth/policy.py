@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from gateway.auth.canonical_text import is_line_noise, unmasked
 from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
 from gateway.errors import Forbidden
-from gateway.recordings import Kind, Mode, Target
+from gateway.recordings import MODES, Kind, Mode, Target
 from gateway.recordings.targets import is_id
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "covers",
     "covers_sort",
     "exactly",
+    "modes_of",
     "refuse",
 ]
 
@@ -245,6 +246,17 @@ def covers(policy: Policy, target: Target) -> bool:
 def covers_sort(policy: Policy, mode: Mode, kind: Kind | None) -> bool:
     """Tell whether recordings of this mode and kind, of some participant, are among those the caller may act on."""
     return (policy.modes is None or mode in policy.modes) and (policy.kinds is None or kind in policy.kinds)
+
+
+def modes_of(policy: Policy) -> list[Mode]:
+    """Return the modes of whose recordings some may be among those the caller may act on."""
+    return [
+        mode
+        for mode, spec in MODES.items()
+        if any(covers_sort(policy, mode, kind) for kind in (Kind if "kind" in spec.ids else [None]))
+        # What has no participant is about all of them.
+        and (policy.participants != () if "participantId" in spec.ids else _names(policy.participants, ""))
+    ]
 
 
 def refuse(rule: str) -> NoReturn:
