@@ -85,9 +85,7 @@ class Room:
 class Served:
     """What `Room` hands out."""
 
-    def __init__(
-        self, url: str, client: ApiClient, keys: dict[str, str], redis: "Redis[Any]", simulator: Simulator
-    ) -> None:
+    def __init__(self, url: str, client: ApiClient, keys: dict[str, str], redis: Redis, simulator: Simulator) -> None:
         self.url, self.client, self.keys, self.redis, self.simulator = url, client, keys, redis, simulator
 
 
@@ -325,7 +323,7 @@ async def test_watch_start_that_is_refused_names_the_field(chromium: Chromium, r
 
 
 async def test_watch_reload_keeps_the_key_only_where_that_was_ticked(chromium: Chromium, room: Room) -> None:
-    """Ticked: live again by itself. Not ticked: the room is still there, and the key is nowhere. Leaving forgets both."""
+    """Ticked: live again by itself. Not ticked: the room is still there, the key is nowhere. Leaving forgets both."""
     assert (await room.client.start(room.track("ada"))).status_code == 201
     stored = "JSON.stringify([{...sessionStorage}, {...localStorage}])"
     async with watching(chromium, room, room.keys["reader"]) as page:
@@ -398,13 +396,14 @@ async def test_watch_links_only_files_of_the_web(chromium: Chromium, room: Room)
     async with watching(chromium, room, room.keys["reader"]) as page:
         await rows(page, status="stopped")
         links = await page.evaluate(
-            "[...document.querySelectorAll('.files')].map((f) => [...f.querySelectorAll('a')].map((a) => [a.href, a.rel, a.target]))"
+            "[...document.querySelectorAll('.files')].map((files) => "
+            "[...files.querySelectorAll('a')].map((a) => [a.href, a.rel, a.target]))"
         )
         assert links == [[[address, "noopener noreferrer", "_blank"]], []]
 
 
 async def test_watch_with_200_recordings_draws_them_once_and_keeps_its_rows(chromium: Chromium, room: Room) -> None:
-    """The snapshot is one frame's work; through 200 stops every row stays the element it was, and the counts are right."""
+    """The snapshot is one frame's work; through 200 stops each row stays the element it was, and the counts are right."""
     first = """
         globalThis.frames_asked = 0;
         const ask = globalThis.requestAnimationFrame.bind(globalThis);
@@ -548,7 +547,7 @@ def looks() -> Iterator[Any]:
 async def test_watch_breaks_no_rule_of_accessibility(
     chromium: Chromium, room: Room, options: dict[str, Any], name: str
 ) -> None:
-    """axe-core finds nothing, nor does anything overflow: at the form, with a problem, and in a room with every status."""
+    """axe-core finds nothing, and nothing overflows: at the form, with a problem, and in a room with every status."""
     ARTEFACTS.mkdir(exist_ok=True)
 
     async def look(page: Page, what: str) -> None:
