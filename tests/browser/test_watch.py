@@ -403,7 +403,7 @@ async def test_watch_links_only_files_of_the_web(chromium: Chromium, room: Room)
 
 
 async def test_watch_with_200_recordings_draws_them_once_and_keeps_its_rows(chromium: Chromium, room: Room) -> None:
-    """The snapshot is one frame's work; through 200 stops each row stays the element it was, and the counts are right."""
+    """The snapshot is one frame's work; through 200 stops each row stays the same element, and the counts are right."""
     first = """
         globalThis.frames_asked = 0;
         const ask = globalThis.requestAnimationFrame.bind(globalThis);

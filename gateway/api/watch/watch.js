@@ -32,6 +32,7 @@ const ENDED = {
   failed: "VideoSDK reported a failure",
   duration_limit: "VideoSDK’s limit of two hours was reached",
   videosdk: "ended outside the gateway",
+  max_duration: "as long as it may last",
   participant_left: "the participant left",
   session_ended: "the session ended",
 };
