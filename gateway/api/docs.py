@@ -34,6 +34,7 @@ _WATCH: Final = StaticPage(
     {
         "watch.js": "text/javascript",
         "client.js": "text/javascript",
+        "words.js": "text/javascript",
         "watch.css": "text/css",
         "icon.svg": "image/svg+xml",
     },

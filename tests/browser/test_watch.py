@@ -236,7 +236,7 @@ async def test_watch_pages_reconnect_after_their_gateway_was_killed_and_are_righ
                 for page in (one, two):
                     await until(page, "document.querySelector('#connection').dataset.state === 'lost'")
                     said = await page.evaluate("document.querySelector('#connection').textContent")
-                    assert said.startswith("Connection lost. Reconnecting")
+                    assert said.startswith("Connection lost, reconnecting")
                     assert "Shown as of " in said
                 assert (await service.stop(room.track("ada"))).json()["outcome"] == "stopped"
                 assert (await service.start(room.track("ben"))).status_code == 201

@@ -1,45 +1,15 @@
-// The page at /watch: a room's recordings, live. client.js talks to the gateway, this shows what it says.
+// The page at /watch: a room's recordings, live. client.js talks to the gateway, words.js has the words, and this shows
+// what the gateway says.
 //
 // Every text of a room was written by others, so it is only ever set as text, and never becomes markup.
 import {Gateway, Problem} from "./client.js";
+import {ENDED, isolated, KIND, lengthOf, MODE, OUTCOME, plain, SORT, STATUS, timeOf} from "./words.js";
 
 const HOUR = 3_600_000;
 const STORED = "gateway.watch";
 
-const STATUS = {
-  starting: "Starting",
-  recording: "Recording",
-  stopping: "Stopping",
-  stopped: "Stopped",
-  failed: "Failed",
-  unknown: "Not known",
-};
 const SHOWN_AS = {starting: "running", recording: "running", stopping: "running", unknown: "unknown"}; // else ended
-const MODE = {track: "One track", participant: "Participant as a whole", room: "Room as a whole"};
-const KIND = {audio: "Audio", video: "Video", screen_audio: "Screen audio", screen_video: "Screen video"};
-const SORT = {api_key: "API key", join_token: "join token", jwt: "company token", anyone: "no key needed"};
-const OUTCOME = {
-  started: "Started.",
-  joined: "Done, together with another request.",
-  already_recording: "It is being recorded already.",
-  stopped: "Stopped.",
-  not_recording: "It was not being recorded.",
-  stop_requested: "The stop is on its way.",
-};
-const ENDED = {
-  stopped: "stopped on request",
-  refused: "VideoSDK refused it",
-  failed: "VideoSDK reported a failure",
-  duration_limit: "VideoSDK’s limit of two hours was reached",
-  videosdk: "ended outside the gateway",
-  max_duration: "as long as it may last",
-  participant_left: "the participant left",
-  session_ended: "the session ended",
-};
-
 const $ = (id) => document.getElementById(id);
-const plain = (word) => word.replaceAll("_", " "); // what a later gateway may say
-const isolated = (text) => `\u2068${text}\u2069`; // an id may hold characters that turn text round
 
 // --- what is known ---------------------------------------------------------------------------------------------------
 
@@ -224,8 +194,8 @@ function factsOf(recording) {
     const times = [requestedAt && timeOf(requestedAt), until].filter(Boolean).join(" ");
     return [times, endedBecause && (ENDED[endedBecause] ?? plain(endedBecause)), by];
   }
-  const certain = [confirmedAt, requestedAt].filter(Boolean).map(timeOf);
-  const doubt = `may be recording: not certain since ${certain[0] ?? "its start"}; the gateway is finding out`;
+  const certain = Math.max(...[confirmedAt, requestedAt].map((when) => Date.parse(when) || 0));
+  const doubt = `may be recording: not certain since ${timeOf(certain || now())}, the gateway is finding out`;
   const since = status === "unknown" ? doubt : requestedAt && `since ${timeOf(requestedAt)}`;
   return [since, stopsAt && `until ${timeOf(stopsAt)}`, by];
 }
@@ -281,26 +251,10 @@ function summarise() {
   news = [];
 }
 
-// --- times -----------------------------------------------------------------------------------------------------------
-
-const minutes = {hour: "2-digit", minute: "2-digit", hourCycle: "h23"};
-const ofToday = new Intl.DateTimeFormat(undefined, {...minutes, second: "2-digit"});
-const ofEarlier = new Intl.DateTimeFormat(undefined, {...minutes, weekday: "short"});
-
-function timeOf(when) {
-  const date = new Date(when);
-  return (date.toDateString() === new Date().toDateString() ? ofToday : ofEarlier).format(date);
-}
-
-function lengthOf(milliseconds) {
-  const seconds = Math.floor(milliseconds / 1000);
-  const [h, min, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
-  return [h && `${h} h`, (h || min) && `${min} min`, `${s} s`].filter(Boolean).join(" ");
-}
-
 let ticks = 0;
 setInterval(() => {
-  if (lostAt !== null || document.hidden) return;
+  if (document.hidden && changed.size) drawChanged(); // no frames come then, and the title is still seen
+  if (document.hidden || lostAt !== null) return;
   for (const row of rows.values()) if (groupOf(row.recording.status) !== "ended") drawTimes(row);
   ticks += 1;
   if (ticks % 10 === 0) people.forEach(drawTimeline);
@@ -358,7 +312,7 @@ async function askMe() {
 const WORDS = {
   connecting: () => "Connecting…",
   live: () => "Live",
-  lost: (tries) => `Connection lost. Reconnecting${tries > 1 ? `, try ${tries}` : ""}. Shown as of ${timeOf(now())}.`,
+  lost: (tries) => `Connection lost, reconnecting${tries > 1 ? ` (try ${tries})` : ""}. Shown as of ${timeOf(now())}.`,
   off: () => "Not connected",
 };
 
@@ -385,13 +339,14 @@ async function connect(credential, keep) {
   try {
     me = await gateway.me();
   } catch (problem) {
-    $("credential").setAttribute("aria-invalid", String(problem.status === 401));
+    if (problem.status === 401) $("credential").setAttribute("aria-invalid", "true");
     return showProblem(problem);
   }
   if (keep) sessionStorage.setItem(STORED, JSON.stringify({credential, room}));
   else sessionStorage.removeItem(STORED);
   history.replaceState(null, "", `?${new URLSearchParams({room})}`);
   leaving = new AbortController();
+  $("credential").value = "";
   $("room-name").textContent = room;
   $("connect-section").hidden = true;
   $("room-section").hidden = false;
@@ -431,5 +386,6 @@ const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "null");
 room = $("room").value = stored?.room ?? new URLSearchParams(location.search).get("room") ?? "";
 if (stored) {
   $("keep").checked = true;
+  $("credential").value = stored.credential;
   connect(stored.credential, true);
 }
