@@ -19,7 +19,7 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import Scope, modes_of
 from gateway.recordings import Kind, Mode
 
-__all__ = ["CallerBody", "me_routes"]
+__all__ = ["CallerProfile", "me_routes"]
 
 _DESCRIPTION: Final = """\
 Who you are to the gateway, and what the operator and your token allow you: a page asks this to know which buttons to
@@ -70,7 +70,7 @@ class CallerLimit(Struct, frozen=True, kw_only=True, rename="camel"):
         )
 
 
-class CallerBody(Struct, frozen=True, kw_only=True, rename="camel"):
+class CallerProfile(Struct, frozen=True, kw_only=True, rename="camel"):
     """What the caller is and may. What is null is not restricted; an empty list allows nothing."""
 
     name: Annotated[str, Meta(description="As recordings name it in `requestedBy`.")]
@@ -97,7 +97,7 @@ class CallerBody(Struct, frozen=True, kw_only=True, rename="camel"):
     limits: Annotated[list[CallerLimit], Meta(description="Those that hold for it. What is not here is not limited.")]
 
     @classmethod
-    def of(cls, caller: Caller, limits: list[Standing]) -> "CallerBody":
+    def of(cls, caller: Caller, limits: list[Standing]) -> "CallerProfile":
         """Build the body for a caller."""
         policy = caller.policy
         return cls(
@@ -156,7 +156,7 @@ def me_routes(authenticator: Authenticator | None) -> Router:
         security=BEARER,
         responses={
             200: ResponseSpec(
-                CallerBody,
+                CallerProfile,
                 generate_examples=False,
                 description="What you are and may.",
                 examples=[Example(id="service", value=_SERVICE), Example(id="participant", value=_PARTICIPANT)],
@@ -164,9 +164,9 @@ def me_routes(authenticator: Authenticator | None) -> Router:
             **problems("unauthenticated", "identity-unavailable", "headers-too-large", "internal"),
         },
     )
-    async def get_caller(request: Request[Any, Any, Any], rate_limiter: NamedDependency[RateLimiter]) -> CallerBody:
+    async def get_caller(request: Request[Any, Any, Any], rate_limiter: NamedDependency[RateLimiter]) -> CallerProfile:
         caller = RequestContext.of(request.scope).sender
-        return CallerBody.of(caller, await rate_limiter.standing(caller))
+        return CallerProfile.of(caller, await rate_limiter.standing(caller))
 
     return Router("/v1", route_handlers=[get_caller], before_request=authenticate(authenticator))
 
