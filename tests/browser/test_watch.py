@@ -37,10 +37,10 @@ CALLERS: Final = {
 LIVE: Final = "document.querySelector('#connection').dataset.state === 'live'"
 ROWS: Final = """[...document.querySelectorAll(".recording")].map((row) => ({
     who: row.closest(".person").querySelector("h2").textContent,
-    status: row.querySelector(".status").dataset.status,
+    status: row.querySelector(".status").dataset.status ?? null,  /* null before it is drawn */
     word: row.querySelector(".status").textContent,
     shape: row.querySelector("use").getAttribute("href"),
-    what: row.querySelector(".what").textContent,
+    what: row.querySelector("[data-part=what]").textContent,
     length: row.querySelector(".length").textContent,
     facts: row.querySelector(".facts").textContent,
     button: row.querySelector("button:not([hidden])")?.textContent ?? null,
@@ -223,6 +223,7 @@ async def test_watch_pages_reconnect_after_their_gateway_was_killed_and_are_righ
     """Both say that the connection is lost and as of when they show; then what changed meanwhile is there."""
     with harness.AgedValkey() as valkey:
         settings = harness.environment(valkey.url, room.simulator.url, demo.file, **harness.CALM)
+        ARTEFACTS.mkdir(exist_ok=True)
         dying, other = (harness.GatewayProcess(settings, tmp_path / name) for name in ("dying", "other"))
         await asyncio.gather(dying.ready(), other.ready())
         room.url = dying.url
@@ -238,6 +239,8 @@ async def test_watch_pages_reconnect_after_their_gateway_was_killed_and_are_righ
                     said = await page.evaluate("document.querySelector('#connection').textContent")
                     assert said.startswith("Connection lost, reconnecting")
                     assert "Shown as of " in said
+                assert await one.violations() == []
+                await one.call("screenshot", {"path": str(ARTEFACTS / "watch-lost.png")})
                 assert (await service.stop(room.track("ada"))).json()["outcome"] == "stopped"
                 assert (await service.start(room.track("ben"))).status_code == 201
                 again = await harness.GatewayProcess(settings, tmp_path / "again", port=dying.port).ready()
@@ -532,21 +535,21 @@ async def hold_a_lesson(room: Room) -> None:
 
 def looks() -> Iterator[Any]:
     """Yield how people look at the page."""
-    for name, scheme, width, height in (
-        ("light", "light", 1200, 980),
-        ("dark", "dark", 1200, 980),
-        ("phone", "light", 320, 1500),
-        ("phone-dark", "dark", 390, 1500),
+    for name, room, scheme, width, height in (
+        ("light", "algebra-2", "light", 1120, 1080),
+        ("dark", "algebra-3", "dark", 1120, 1080),
+        ("phone", "algebra-4", "light", 320, 1200),
+        ("phone-dark", "algebra-5", "dark", 390, 1200),
     ):
         yield pytest.param(
             {"colorScheme": scheme, "viewport": {"width": width, "height": height}, "reducedMotion": "reduce"},
-            name, id=name,
+            name, room, id=name,
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("options", "name"), list(looks()))
+@pytest.mark.parametrize(("options", "name", "lesson"), list(looks()))
 async def test_watch_breaks_no_rule_of_accessibility(
-    chromium: Chromium, room: Room, options: dict[str, Any], name: str
+    chromium: Chromium, room: Room, options: dict[str, Any], name: str, lesson: str
 ) -> None:
     """axe-core finds nothing, and nothing overflows: at the form, with a problem, and in a room with every status."""
     ARTEFACTS.mkdir(exist_ok=True)
@@ -559,6 +562,7 @@ async def test_watch_breaks_no_rule_of_accessibility(
         await page.call("screenshot", {"path": str(picture), "animations": "disabled"})
         assert picture.read_bytes().startswith(b"\x89PNG")
 
+    room.id = lesson
     await hold_a_lesson(room)
     async with opened(chromium, f"{room.url}/watch?room={room.id}", **options) as page:
         await look(page, "form-")

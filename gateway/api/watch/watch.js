@@ -170,6 +170,7 @@ function draw(row) {
   const focused = row.act === document.activeElement;
   row.act.hidden = !row.action;
   row.act.textContent = row.action === "start" ? "Start again" : "Stop";
+  row.act.dataset.action = row.action;
   row.act.setAttribute("aria-label", `${row.act.textContent}: ${nameOf(recording)}`);
   if (focused && row.act.hidden) $("room-title").focus();
   drawTimes(row);
@@ -179,10 +180,10 @@ function draw(row) {
 const setText = (node, text) => node.textContent === String(text) || (node.textContent = text);
 
 function drawTimes(row) {
-  const {status, requestedAt, endedAt} = row.recording;
+  const {status, requestedAt, endedAt, endedBecause} = row.recording;
   const until = groupOf(status) === "ended" ? Date.parse(endedAt) : now();
   const length = until - Date.parse(requestedAt); // not a number where one of them is not known
-  setText(row.length, length >= 0 && status !== "failed" ? lengthOf(length) : "");
+  setText(row.length, length >= 0 && endedBecause !== "refused" ? lengthOf(length) : "");
 }
 
 function factsOf(recording) {
@@ -190,8 +191,8 @@ function factsOf(recording) {
   const outside = origin === "videosdk" && "started outside the gateway";
   const by = outside || (requestedBy && `started by ${isolated(requestedBy)}`);
   if (groupOf(status) === "ended") {
-    const until = endedAt && `until ${timeOf(endedAt)}`;
-    const times = [requestedAt && timeOf(requestedAt), until].filter(Boolean).join(" ");
+    const begun = requestedAt && endedBecause !== "refused" && timeOf(requestedAt);
+    const times = [begun, endedAt && timeOf(endedAt)].filter(Boolean).join(" to ");
     return [times, endedBecause && (ENDED[endedBecause] ?? plain(endedBecause)), by];
   }
   const certain = Math.max(...[confirmedAt, requestedAt].map((when) => Date.parse(when) || 0));
@@ -218,7 +219,7 @@ function drawTimeline(person) {
       const from = Math.max(begunAt(row, recording), now() - HOUR);
       const running = groupOf(recording.status) !== "ended";
       const to = running ? now() : Date.parse(recording.endedAt) || 0;
-      if (to <= from || recording.status === "failed") return [];
+      if (to <= from || recording.endedBecause === "refused") return [];
       words.push(`${whatOf(recording)} ${running ? `since ${timeOf(from)}` : `${timeOf(from)} to ${timeOf(to)}`}`);
       const bar = document.createElement("span");
       bar.dataset.status = recording.status;

@@ -6,9 +6,9 @@ export const STATUS = {
   stopping: "Stopping",
   stopped: "Stopped",
   failed: "Failed",
-  unknown: "Not known",
+  unknown: "Unknown",
 };
-export const MODE = {track: "One track", participant: "Participant as a whole", room: "Room as a whole"};
+export const MODE = {track: "Track", participant: "Participant as a whole", room: "Room as a whole"};
 export const KIND = {audio: "Audio", video: "Video", screen_audio: "Screen audio", screen_video: "Screen video"};
 export const SORT = {api_key: "API key", join_token: "join token", jwt: "company token", anyone: "no key needed"};
 export const OUTCOME = {
