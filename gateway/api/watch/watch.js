@@ -223,7 +223,7 @@ function drawTimeline(person) {
       words.push(`${whatOf(recording)} ${running ? `since ${timeOf(from)}` : `${timeOf(from)} to ${timeOf(to)}`}`);
       const bar = document.createElement("span");
       bar.dataset.status = recording.status;
-      bar.style.left = `${100 - ((now() - from) / HOUR) * 100}%`;
+      bar.style.right = `${((now() - to) / HOUR) * 100}%`; // from this side: the shortest bar is seen, too
       bar.style.width = `${((to - from) / HOUR) * 100}%`;
       return [bar];
     });
