@@ -18,9 +18,10 @@ from litestar.types import ASGIApp
 from gateway import __version__
 from gateway.api.admin import admin_routes
 from gateway.api.batch import batch_routes
-from gateway.api.docs import docs, docs_file, openapi_json, root
+from gateway.api.docs import docs, docs_file, openapi_json, root, watch, watch_file
 from gateway.api.events import EventStreams, event_routes
 from gateway.api.idempotency import Idempotency
+from gateway.api.me import me_routes
 from gateway.api.middleware import Cors, RequestMiddleware
 from gateway.api.pipeline import RequestPipeline
 from gateway.api.problems import MAX_BODY_BYTES, answer_problem, problem_page
@@ -219,6 +220,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
             recording_routes(authenticator, pipeline, settings.request_deadline.total_seconds()),
             batch_routes(authenticator, pipeline, settings.request_deadline.total_seconds()),
             event_routes(authenticator, event_streams),
+            me_routes(authenticator, rate_limiter),
             admin_routes(authenticator, operator),
             webhook_route(webhook_receiver),
             livez,
@@ -228,6 +230,8 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
             root,
             docs,
             docs_file,
+            watch,
+            watch_file,
             openapi_json,
         ],
         exception_handlers={Exception: answer_problem},

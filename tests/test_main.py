@@ -297,6 +297,9 @@ def test_sandbox_printed_lines_work_as_printed(sandbox: Sandbox) -> None:
     docs = httpx.get(f"http://127.0.0.1:{sandbox.port}/docs", trust_env=False)
     assert docs.status_code == 200
     assert f"http://127.0.0.1:{sandbox.port}/docs" in sandbox.printed
+    (watch,) = [line.split()[1] for line in sandbox.printed.splitlines() if line.startswith("  Watch")]
+    assert watch == f"http://127.0.0.1:{sandbox.port}/watch?room=abcd-efgh-ijkl"
+    assert httpx.get(watch, trust_env=False).status_code == 200
 
 
 def test_sandbox_demo_callers_are_accepted(sandbox: Sandbox) -> None:

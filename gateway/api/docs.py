@@ -1,7 +1,6 @@
-"""The contract and its pages: `/openapi.json`, and Swagger UI at `/docs` from files of our own."""
+"""The pages for people, from files of our own: Swagger UI at `/docs`, a room at `/watch`; and `/openapi.json`."""
 
-from functools import cache, partial
-from importlib import resources
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -10,36 +9,40 @@ from litestar.params import FromPath
 
 from gateway.api.context import RequestContext
 from gateway.api.openapi import contract
-from gateway.api.static_files import StaticFile
+from gateway.api.static_files import StaticFile, StaticPage
 from gateway.errors import NotFound
 
-__all__ = ["docs", "docs_file", "openapi_json", "root"]
+__all__ = ["docs", "docs_file", "openapi_json", "root", "watch", "watch_file"]
 
 # Swagger UI sets styles and draws its icons as data: inline; scripts come from here alone.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
-
-_PAGE_HEADERS: Final = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
-_FILE_HEADERS: Final = {"cache-control": "public, max-age=3600"}
-
-
-def _read(name: str) -> bytes:
-    return (resources.files("gateway.api") / "swagger" / name).read_bytes()
-
-
-_FILES: Final = {
-    name: StaticFile(partial(_read, name), media_type, _FILE_HEADERS)
-    for name, media_type in {
+_DOCS: Final = StaticPage(
+    "swagger",
+    "docs.html",
+    {
         "docs.js": "text/javascript",
         "swagger-ui-bundle.js": "text/javascript",
         "swagger-ui.css": "text/css",
         "favicon-32x32.png": "image/png",
-    }.items()
-}
-_PAGE: Final = StaticFile(partial(_read, "docs.html"), MediaType.HTML, _PAGE_HEADERS)
+    },
+    policy="script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'",
+    cache="public, max-age=3600",
+)
+# Nothing inline, and no text becomes markup: what the page shows of a room was written by others.
+_WATCH: Final = StaticPage(
+    "watch",
+    "index.html",
+    {
+        "watch.js": "text/javascript",
+        "client.js": "text/javascript",
+        "words.js": "text/javascript",
+        "watch.css": "text/css",
+        "icon.svg": "image/svg+xml",
+    },
+    policy="script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+    # They change together: a new page must not meet an old script.
+    cache="no-cache",
+)
 
 
 @get("/", include_in_schema=False, sync_to_thread=False)
@@ -53,15 +56,25 @@ def root(request: Request[Any, Any, Any]) -> Response[bytes]:
 @get("/docs", include_in_schema=False, sync_to_thread=True)
 def docs(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Show the API to a person, with everything tried out from the page."""
-    return _PAGE.answer(request)
+    return _DOCS.page(request)
 
 
 @get("/docs/{name:str}", include_in_schema=False, sync_to_thread=True)
 def docs_file(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
     """Serve one of the page's files."""
-    if name not in _FILES:
-        raise NotFound("There is no such file.")
-    return _FILES[name].answer(request)
+    return _DOCS.file(request, name)
+
+
+@get("/watch", include_in_schema=False, sync_to_thread=True)
+def watch(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Show a room's recordings to a person, live, and start and stop them from the page."""
+    return _WATCH.page(request)
+
+
+@get("/watch/{name:str}", include_in_schema=False, sync_to_thread=True)
+def watch_file(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
+    """Serve one of the page's files."""
+    return _WATCH.file(request, name)
 
 
 @get("/openapi.json", include_in_schema=False, sync_to_thread=True)

@@ -24,6 +24,7 @@ from gateway.api.batch import ACTIONS, MAX_ITEMS, RecordBatch, StopAllRecordings
 from gateway.api.events import LAST_EVENT_HEADER, event_routes
 from gateway.api.guards import DEADLINE_HEADER
 from gateway.api.idempotency import KEY_HEADER
+from gateway.api.me import me_routes
 from gateway.api.pagination import QUERY
 from gateway.api.problems import MAX_BODY_BYTES, PROBLEM_JSON
 from gateway.api.recordings import recording_routes
@@ -186,6 +187,7 @@ def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
             recording_routes(_NO_PART, _NO_PART, 0),
             batch_routes(_NO_PART, _NO_PART, 0),
             event_routes(_NO_PART, _NO_PART),
+            me_routes(_NO_PART, _NO_PART),
             admin_routes(_NO_PART, _NO_PART),
             webhook_route(_NO_PART),
             livez,

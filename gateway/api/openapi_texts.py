@@ -196,6 +196,7 @@ TAGS = {
     "recordings": "Start, stop and look at the recording of a room, of a participant, or of one of its tracks.",
     "webhooks": "VideoSDK's webhooks. Only VideoSDK can call these.",
     "operations": "For those who look after the gateway.",
+    "callers": "What you are to the gateway, and what you may ask for.",
     "events": "Follow what changes in a room, as it happens.",
     "health": "For probes: no key is needed.",
 }

@@ -23,7 +23,10 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.auth.api_keys import Caller
 from gateway.errors import (
@@ -41,7 +44,7 @@ from gateway.recordings import Outcome, Target
 from gateway.store.scripts import key_of
 from gateway.store.token_buckets import Quota, TokenBuckets
 
-__all__ = ["Admission", "Question", "RateLimiter"]
+__all__ = ["Admission", "Question", "RateLimiter", "Standing"]
 
 _ARRIVAL: Final = 0.1
 _REST: Final = 0.9
@@ -93,7 +96,7 @@ class RateLimiter:
 
     async def admit(self, caller: Caller, target: Target, *, starts: bool) -> "Admission":
         """Take what a request costs on its arrival."""
-        buckets = [self._bucket_of(caller, _ARRIVAL, _REST)]
+        buckets = [self._commands_of(caller)]
         if starts:
             # Of its own sort: what participants use up, services have left.
             name = key_of(self._tenant, "target", caller.sort, target.room_id, *target.parts)
@@ -109,17 +112,11 @@ class RateLimiter:
 
         Of what starts and stops cost, and not of what questions do: who reads too much can still stop.
         """
-        return Question(self, self._bucket_of(caller, 1, 0), _CALLERS, _TOO_MANY)
-
-    def _bucket_of(self, caller: Caller, arrival: float, rest: float) -> "_Bucket":
-        per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
-        return _Bucket("caller", f"{self._tenant}:caller:{_hash(caller)}", per_minute, arrival, rest)
+        return Question(self, self._commands_of(caller, 1, 0), _CALLERS, _TOO_MANY)
 
     def question(self, caller: Caller) -> "Question":
         """Take a caller's question in: it costs nothing until it causes a call to VideoSDK."""
-        name = f"{self._tenant}:questions:{_hash(caller)}"
-        bucket = _Bucket("questions", name, self._questions_per_minute, 1, 1)
-        return Question(self, bucket, _QUESTIONS, _TOO_MANY_CALLS)
+        return Question(self, self._questions_of(caller), _QUESTIONS, _TOO_MANY_CALLS)
 
     async def take_ticket(self, caller: Caller) -> None:
         """Take what a ticket for live events costs.
@@ -129,8 +126,20 @@ class RateLimiter:
         """
         if not self._tickets_per_minute:
             return
-        bucket = _Bucket("tickets", f"{self._tenant}:tickets:{_hash(caller)}", self._tickets_per_minute, 1, 0)
-        await self.pay(bucket, _TICKETS, "You have asked for more tickets in a minute than the gateway allows you.")
+        detail = "You have asked for more tickets in a minute than the gateway allows you."
+        await self.pay(self._tickets_of(caller), _TICKETS, detail)
+
+    async def standing(self, caller: Caller) -> "list[Standing]":
+        """Say how a caller's own limits stand, and take nothing: what is left is for what the caller came for."""
+        every = (self._commands_of(caller), self._questions_of(caller), self._tickets_of(caller))
+        buckets = [bucket for bucket in every if bucket.per_minute]
+        await asyncio.gather(*(self._look(bucket) for bucket in buckets))
+        return [
+            Standing(bucket.policy, bucket.per_minute)
+            if (quota := bucket.quota) is None
+            else Standing(bucket.policy, bucket.per_minute, _whole(quota.remaining), math.ceil(quota.full))
+            for bucket in buckets
+        ]
 
     async def pay(self, bucket: "_Bucket", bound: str, detail: str) -> None:
         """Take what something costs that is charged at once.
@@ -176,10 +185,40 @@ class RateLimiter:
         """Take what was spent beyond what was asked for."""
         self._limits.spend(bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute, cost=calls)
 
+    async def _look(self, bucket: "_Bucket") -> None:
+        """See what a bucket holds, if Redis says so in time."""
+        with suppress(TimeoutError, CoordinationUnavailable):
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                bucket.quota = await self._limits.look(
+                    bucket.name, per_minute=bucket.per_minute, burst=bucket.per_minute
+                )
+
+    def _commands_of(self, caller: Caller, arrival: float = _ARRIVAL, rest: float = _REST) -> "_Bucket":
+        per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
+        return _Bucket("caller", f"{self._tenant}:caller:{_hash(caller)}", per_minute, arrival, rest)
+
+    def _questions_of(self, caller: Caller) -> "_Bucket":
+        return _Bucket("questions", f"{self._tenant}:questions:{_hash(caller)}", self._questions_per_minute, 1, 1)
+
+    def _tickets_of(self, caller: Caller) -> "_Bucket":
+        return _Bucket("tickets", f"{self._tenant}:tickets:{_hash(caller)}", self._tickets_per_minute, 1, 0)
+
     def close_group(self, key: tuple[Target, bool], group: "_Group") -> None:
         """Let those who come from now on be a group of their own."""
         if self._groups.get(key) is group:
             del self._groups[key]
+
+
+class Standing(Struct, frozen=True):
+    """How one limit of a caller stands."""
+
+    policy: str
+    """As the `RateLimit` headers name it."""
+    per_minute: int
+    remaining: int | None = None
+    """Whole tokens; None where Redis did not say."""
+    full_in_seconds: int | None = None
+    """Seconds until nothing is missing."""
 
 
 class Admission:

@@ -6,17 +6,23 @@ All answers share the same bytes. A client that asks and does not read keeps onl
 import gzip
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import resources
 from typing import Any, Final
 
-from litestar import Request, Response
+from litestar import MediaType, Request, Response
 from msgspec import Struct
 
-__all__ = ["StaticFile"]
+from gateway.errors import NotFound
+
+__all__ = ["StaticFile", "StaticPage"]
 
 _WORTH_BYTES: Final = 1024
 """Less is not worth it."""
 _LEVEL: Final = 6
+_POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""What every page begins with: it loads nothing from anywhere, and is shown in no frame."""
 
 
 class _Form(Struct, frozen=True):
@@ -65,6 +71,44 @@ class StaticFile:
                 packed = _Form(small, f'"{name}-gzip"', "gzip") if len(small) < len(body) else plain
                 self._forms = plain, packed
             return self._forms
+
+
+class StaticPage:
+    """A page and the files it loads, all in one folder of this package.
+
+    Args:
+        folder: Its name.
+        page: The page's file.
+        files: The types of the others, by their names: only these are served.
+        policy: What the page may load, as its Content-Security-Policy says it.
+        cache: How long a browser may keep the files; the page itself is always asked for.
+    """
+
+    def __init__(self, folder: str, page: str, files: Mapping[str, str], *, policy: str, cache: str) -> None:
+        headers = {"content-security-policy": f"{_POLICY}; {policy}", "referrer-policy": "no-referrer"}
+        self._page = StaticFile(partial(_read, folder, page), MediaType.HTML, headers)
+        self._files = {
+            name: StaticFile(partial(_read, folder, name), media_type, {"cache-control": cache})
+            for name, media_type in files.items()
+        }
+
+    def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
+        """Answer with the page."""
+        return self._page.answer(request)
+
+    def file(self, request: Request[Any, Any, Any], name: str) -> Response[bytes]:
+        """Answer with one of its files.
+
+        Raises:
+            NotFound: The page has no such file.
+        """
+        if name not in self._files:
+            raise NotFound("There is no such file.")
+        return self._files[name].answer(request)
+
+
+def _read(folder: str, name: str) -> bytes:
+    return (resources.files("gateway.api") / folder / name).read_bytes()
 
 
 def _takes_gzip(accepted: str) -> bool:

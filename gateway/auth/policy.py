@@ -43,6 +43,7 @@ __all__ = [
     "covers",
     "covers_sort",
     "exactly",
+    "modes_of",
     "refuse",
 ]
 
@@ -308,6 +309,15 @@ def _covers_mode(policy: Policy, mode: Mode) -> bool:
 
 def _has_participant(mode: Mode) -> bool:
     return "participantId" in MODES[mode].ids
+
+
+def modes_of(policy: Policy) -> list[Mode]:
+    """Return the modes of whose recordings some may be among those the caller may act on."""
+    return [
+        mode
+        for mode, spec in MODES.items()
+        if any(covers_sort(policy, mode, kind) for kind in (Kind if "kind" in spec.ids else [None]))
+    ]
 
 
 def refuse(rule: str) -> NoReturn:

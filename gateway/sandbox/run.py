@@ -161,6 +161,8 @@ def _welcome(base: str, upstream: str, key: str, join_token: str, company_token:
 The gateway serves at {base}, against a simulated VideoSDK. Nothing is kept when it ends (Ctrl-C).
 
   Docs      {base}/docs
+  Watch     {base}/watch?room=abcd-efgh-ijkl
+            the room of the lines below, live, and with buttons: paste the demo key
   Demo key  {key}
   VideoSDK  simulated, and sending its webhooks to the gateway; `gateway/sandbox/control.py` says how to let a
             participant leave, or a recording end by itself: {upstream}/_control/

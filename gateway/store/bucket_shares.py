@@ -95,8 +95,12 @@ class BucketShare:
             self._held -= cost
             self._spent += cost
             return self._quota(cost, now, allowed=True)
-        fresh = self._tokens is not None and now - self._heard_at < self._settle_every
-        return self._quota(cost, now, allowed=False) if fresh and self._left(now) + _LEAST < cost else None
+        lacking = self._is_fresh(now) and self._left(now) + _LEAST < cost
+        return self._quota(cost, now, allowed=False) if lacking else None
+
+    def look(self, now: float) -> Quota | None:
+        """Say how the bucket stands, and take nothing; None where Redis was not heard of lately."""
+        return self._quota(0, now, self._solvent(now)) if self._is_fresh(now) else None
 
     def spend(self, cost: float, now: float) -> Quota:
         """Take what was spent already, even where it is not there."""
@@ -170,6 +174,9 @@ class BucketShare:
     def give_up(self) -> None:
         """Report it no longer."""
         self._line = None
+
+    def _is_fresh(self, now: float) -> bool:
+        return self._tokens is not None and now - self._heard_at < self._settle_every
 
     def _idle(self, now: float, seconds: float) -> bool:
         return now - self._used_at >= seconds

@@ -103,12 +103,18 @@ class TokenBuckets:
             CoordinationUnavailable: Redis did not answer.
         """
         share = self._share(name, per_minute, burst)
-        if (quota := share.take(cost, clock(), trusted=self._connection.healthy)) is not None:
-            return quota
-        answer: asyncio.Future[Quota] = asyncio.get_running_loop().create_future()
-        share.waiting.append((cost, answer))
-        self._hear(share)
-        return await answer
+        quota = share.take(cost, clock(), trusted=self._connection.healthy)
+        return quota if quota is not None else await self._wait(share, cost)
+
+    async def look(self, name: str, *, per_minute: float, burst: float) -> Quota:
+        """Say how the bucket of this name stands, and take nothing: Redis is asked where it was not heard of lately.
+
+        Raises:
+            CoordinationUnavailable: Redis did not answer.
+        """
+        share = self._share(name, per_minute, burst)
+        quota = share.look(clock())
+        return quota if quota is not None else await self._wait(share, 0)
 
     def spend(self, name: str, *, per_minute: float, burst: float, cost: float) -> Quota:
         """Take what was spent already, even where it is not there."""
@@ -158,6 +164,12 @@ class TokenBuckets:
                 self._begin_round()
             except Exception:  # noqa: BLE001 - whatever went wrong, the next round must come
                 _log.exception("limits.failed")
+
+    async def _wait(self, share: BucketShare, cost: float) -> Quota:
+        answer: asyncio.Future[Quota] = asyncio.get_running_loop().create_future()
+        share.waiting.append((cost, answer))
+        self._hear(share)
+        return await answer
 
     def _share(self, name: str, per_minute: float, burst: float) -> BucketShare:
         share = self._shares.pop(name, None)

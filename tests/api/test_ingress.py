@@ -69,7 +69,7 @@ async def test_head_is_answered_wherever_get_is(gateway: ApiClient, new_track: N
     location = (await gateway.start(track)).headers["location"]
     room = track["roomId"]
     for path in ("/livez", "/readyz", "/openapi.json", "/docs", "/docs/docs.js", "/problems/not-found", "/nowhere",
-                 location, f"/v1/recordings?roomId={room}"):  # fmt: skip
+                 "/watch", "/watch/watch.js", "/v1/me", location, f"/v1/recordings?roomId={room}"):  # fmt: skip
         got, head = await gateway.get(path), await gateway.head(path)
         assert (head.status_code, head.content) == (got.status_code, b"")
         assert head.headers["content-type"] == got.headers["content-type"]

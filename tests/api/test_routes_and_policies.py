@@ -82,6 +82,9 @@ TABLE: Final[dict[str, str]] = {
         " 200 200  200   scope scope scope scope   200 room room  participant mode 200 kind bucket-prefix participant",
     "POST /v1/rooms/{roomId}/recordings/stop":
         "  200 200   scope 200   scope scope scope   200 room room    empty       200  200    empty 200 empty",
+    # Every caller may ask what it is and may.
+    "GET /v1/me":
+        "  200 200   200   200   200   200   200   200 200  200     200         200  200    200   200 200",
     "GET /v1/admin/tracks":
         "  200 scope scope scope scope 200   scope   200 empty empty  empty       200  200    empty 200 empty",
     "POST /v1/admin/tracks/{roomId}/{participantId}/{kind}/settle":
@@ -135,6 +138,8 @@ FOR_EVERYBODY: Final[dict[str, int]] = {
     "GET /": 404,
     "GET /docs": 200,
     "GET /docs/{name}": 404,
+    "GET /watch": 200,
+    "GET /watch/{name}": 404,
     "GET /problems/{slug}": 200,
     # Known by VideoSDK's signature, which none of these requests has.
     "POST /v1/webhooks/videosdk": 401,

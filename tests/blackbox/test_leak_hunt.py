@@ -243,6 +243,8 @@ async def ask_badly(hunt: Hunt) -> None:
     for path in (
         "/openapi.json",
         "/docs",
+        "/watch",
+        "/v1/me",
         "/livez",
         "/readyz",
         "/metrics",

@@ -164,8 +164,8 @@ def test_manifests_expose_the_api_and_no_internal_route(rendered: dict[str, list
     assert {route for route in contract()["paths"] if reached(route)} == set(api)
     for hidden in ("/metrics", "/livez", "/readyz", "/", "/v1", "/v1/admin", "/openapi.json"):
         assert not reached(hidden)
-    # Of the docs only where they are asked for.
-    assert reached("/docs") is (name == "ingress")
+    # Of the pages only where they are asked for.
+    assert reached("/docs") is reached("/watch") is (name == "ingress")
 
 
 def test_manifests_restart_pods_only_for_settings(helm: Helm) -> None:

@@ -39,6 +39,10 @@ class Process:
         """Take where it is there."""
         return await self.buckets.take(name, per_minute=SLOW, burst=self.burst, cost=cost)
 
+    async def look(self, name: str) -> Quota:
+        """Say how it stands."""
+        return await self.buckets.look(name, per_minute=SLOW, burst=self.burst)
+
     def spend(self, name: str, cost: float = 0.9) -> Quota:
         """Take what was spent."""
         return self.buckets.spend(name, per_minute=SLOW, burst=self.burst, cost=cost)
@@ -128,6 +132,39 @@ async def test_take_answers_what_is_left_and_how_long_to_wait(
     assert quota.remaining == pytest.approx(remaining, abs=0.01)
     assert quota.wait * SLOW / 60 == pytest.approx(missing, abs=0.01)
     assert quota.full * SLOW / 60 == pytest.approx(10 - remaining, abs=0.01)
+
+
+async def test_look_says_what_all_processes_left_and_takes_nothing(process: MakeProcess, name: str) -> None:
+    """A process that never used the bucket asks Redis; again and again, nothing is gone, and what is owed shows."""
+    one, other = process(10), process(10)
+    await one.take(name, 6)
+    await one.buckets.settle()
+
+    seen = [await other.look(name) for _ in range(20)]
+
+    assert {round(quota.remaining, 2) for quota in seen} == {4}
+    assert (await other.take(name, 4)).allowed
+    one.spend(name, 3)
+    await one.buckets.settle()
+    owed = await process(10).look(name)
+    assert (round(owed.remaining), round(owed.full * SLOW / 60)) == (-3, 13)
+
+
+async def test_look_at_a_bucket_heard_of_lately_runs_no_script(process: MakeProcess, name: str) -> None:
+    """However many ask, it is one script until the next round of settling is due."""
+    one = process(10)
+    await asyncio.gather(*(one.look(name) for _ in range(50)))
+    for _ in range(50):
+        await one.look(name)
+    assert one.scripts == 1
+
+
+async def test_look_shows_what_this_process_has_not_reported(process: MakeProcess, name: str) -> None:
+    """What was spent here a moment ago is missing at once."""
+    one = process(10)
+    await one.look(name)
+    one.spend(name, 0.5)
+    assert (await one.look(name)).remaining == pytest.approx(9.5, abs=0.01)
 
 
 async def test_take_while_a_failing_script_runs_is_answered_after_it() -> None:

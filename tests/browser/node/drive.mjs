@@ -1,21 +1,6 @@
 // Drives Chromium. Reads one scenario with its arguments from stdin (JSON), and writes what was seen to stdout (JSON).
 import {text} from "node:stream/consumers";
-import {chromium} from "playwright-core";
-
-const FLAGS = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-  // What the browser would ask its own maker at every start: it is not part of any page.
-  "--gaia-url=http://127.0.0.1:1",
-  "--component-updater=url-source=http://127.0.0.1:1/",
-  "--autofill-server-url=http://127.0.0.1:1/",
-];
+import {launch} from "./launch.mjs";
 
 // A page of a frontend sends one request after the other; a list among them is sent at once.
 async function frontend(page, {address, gateway, steps}) {
@@ -89,12 +74,7 @@ async function stray(page, {address, outside}) {
 }
 
 const {scenario, executable, proxy, ...rest} = JSON.parse(await text(process.stdin));
-const browser = await chromium.launch({
-  executablePath: executable,
-  headless: true,
-  // What is not for this machine goes to whoever counts it; nothing else decides where a request goes.
-  args: [...FLAGS, `--proxy-server=${proxy}`, "--proxy-bypass-list=127.0.0.1"],
-});
+const browser = await launch(executable, proxy);
 try {
   const page = await browser.newPage({viewport: {width: 1280, height: 1600}});
   page.setDefaultTimeout(20_000);
