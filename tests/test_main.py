@@ -123,6 +123,19 @@ async def test_check_with_a_refused_token_exits_1(
     assert "REFUSES THE TOKEN (status 401)" in printed
     assert "hunter2" not in printed
     assert any(line.startswith("Redis") and line.endswith("answers") for line in printed.splitlines())
+    assert "Compare API key and secret with VideoSDK's dashboard" in printed
+    code, printed = await gateway_command("check", "--json", **settings)
+    assert code == 1
+    told = msgspec.json.decode(printed)
+    assert {row["what"]: row["ok"] for row in told["checks"]} == {
+        "Redis": True,
+        "VideoSDK": False,
+        "Callers file": True,
+        "Webhooks": True,
+    }
+    assert all(row["advice"] for row in told["checks"] if not row["ok"])
+    assert {row["name"] for row in told["settings"]} >= {"GATEWAY_REDIS_URL", "GATEWAY_AUTH"}
+    assert "hunter2" not in printed
 
 
 @pytest.mark.anyio
