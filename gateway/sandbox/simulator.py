@@ -1,6 +1,6 @@
 """A VideoSDK for one machine: the recording endpoints, webhooks and faults, on a real socket.
 
-Run alone: `python -m gateway.sandbox.simulator --api-key K --secret S`, where `@FILE` stands for what a file holds. In tests:
+Run alone: `python -m gateway.sandbox.simulator --api-key K --secret S`; `@FILE` stands for what a file holds. In tests:
 `async with Simulator(api_key=…, secret=…) as upstream: …`.
 
 The parts: `wire` is the HTTP server, `account` the state and its rules, `faults` what goes wrong on purpose, `webhooks`
