@@ -307,6 +307,12 @@ def test_sandbox_printed_lines_work_as_printed(sandbox: Sandbox) -> None:
     harness.wait_until(delivered)
     assert {delivery["url"] for delivery in deliveries} == {f"http://127.0.0.1:{sandbox.port}/v1/webhooks/videosdk"}
     assert {delivery["status"] for delivery in deliveries} == {204}
+    (line,) = (line for line in sandbox.printed.splitlines() if "gateway watch" in line)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    once = ["sh", "-c", line.replace("gateway watch", "gateway list --json")]
+    listed = subprocess.run(once, env=clean_environment(PATH=path), capture_output=True, text=True, timeout=60)
+    (recording,) = msgspec.json.decode(listed.stdout)["recordings"]
+    assert (recording["id"], recording["status"]) == (start[1]["id"], "stopped")
     docs = httpx.get(f"http://127.0.0.1:{sandbox.port}/docs", trust_env=False)
     assert docs.status_code == 200
     assert f"http://127.0.0.1:{sandbox.port}/docs" in sandbox.printed
