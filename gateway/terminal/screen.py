@@ -83,12 +83,15 @@ async def progress(what: str) -> AsyncGenerator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 async def _tick(what: str) -> None:
-    begun = asyncio.get_running_loop().time()
-    while True:
-        await asyncio.sleep(_QUIET_SECONDS)
-        seconds = asyncio.get_running_loop().time() - begun
-        print(f"\r\x1b[K{what}, {seconds:.0f} s", end="", file=sys.stderr, flush=True)
+    now = asyncio.get_running_loop().time
+    begun = now()
+    await asyncio.sleep(_QUIET_SECONDS)
+    try:
+        while True:
+            print(f"\r\x1b[K{what}, {now() - begun:.0f} s", end="", file=sys.stderr, flush=True)
+            await asyncio.sleep(_QUIET_SECONDS)
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

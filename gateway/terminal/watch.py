@@ -131,7 +131,7 @@ class Watch:
             show(msgspec.json.encode({"event": event.name, "id": event.id, "data": data}).decode())
         elif event.name == "snapshot":
             recordings = data["recordings"]
-            note(f"{len(recordings)} recordings in {self._room} now." if recordings else "No recordings yet.")
+            note(f"{self._room} now:" if recordings else "No recordings yet.")
             for recording in recordings:
                 show(_line(recording))
         elif event.name == "recording":
