@@ -24,6 +24,23 @@ RUN /opt/build/bin/uv build --wheel --no-build-isolation --python=/opt/build/bin
     && /opt/build/bin/uv pip install --no-deps --offline --compile-bytecode --python=/opt/gateway/bin/python /wheel/*.whl \
     && rm -r /opt/gateway/lib/python3.*/site-packages/gateway/sandbox /opt/gateway/.lock
 
+# The simulated VideoSDK of compose.yaml, built only where it is asked for (`--target sandbox`): the same wheel with the
+# simulator left in it. Nothing of it is in the gateway's image below.
+FROM build AS sandbox-build
+RUN /opt/build/bin/uv sync --frozen --no-dev --inexact --extra sandbox --no-install-project --no-build --python=python3 \
+    && /opt/build/bin/uv pip install --no-deps --offline --reinstall --python=/opt/gateway/bin/python /wheel/*.whl \
+    && rm -f /opt/gateway/.lock
+
+FROM ${BASE} AS sandbox
+ENV PATH=/opt/gateway/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+COPY --from=sandbox-build /opt/gateway /opt/gateway
+USER 10001:10001
+EXPOSE 8090
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["/opt/gateway/bin/python", "-I", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8090/_control/deliveries', timeout=3)"]
+ENTRYPOINT ["/opt/gateway/bin/python", "-m", "gateway.sandbox.simulator", "--host", "0.0.0.0", "--port", "8090"]
+
 FROM ${BASE}
 ARG VERSION=unknown
 ARG REVISION=unknown

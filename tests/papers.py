@@ -39,10 +39,26 @@ def make_papers(folder: Path) -> Papers:
     def certificate(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(authority).public_key(public)
         builder = builder.serial_number(x509.random_serial_number())
-        return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+        builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+        # What RFC 5280 asks for, and Python from 3.13 on.
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False)
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+        return builder.add_extension(signer, False)
 
     loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signs = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
     own = certificate(authority, authority_key.public_key()).add_extension(x509.BasicConstraints(True, None), True)
+    own = own.add_extension(x509.KeyUsage(True, key_cert_sign=True, crl_sign=True, **signs), True)
     signed = certificate(server, key.public_key()).add_extension(loopback, False)
     papers = Papers(folder / "authority.pem", folder / "redis.pem", folder / "redis.key")
     papers.authority.write_bytes(own.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM))

@@ -123,6 +123,19 @@ async def test_check_with_a_refused_token_exits_1(
     assert "REFUSES THE TOKEN (status 401)" in printed
     assert "hunter2" not in printed
     assert any(line.startswith("Redis") and line.endswith("answers") for line in printed.splitlines())
+    assert "Compare API key and secret with VideoSDK's dashboard" in printed
+    code, printed = await gateway_command("check", "--json", **settings)
+    assert code == 1
+    told = msgspec.json.decode(printed)
+    assert {row["what"]: row["ok"] for row in told["checks"]} == {
+        "Redis": True,
+        "VideoSDK": False,
+        "Callers file": True,
+        "Webhooks": True,
+    }
+    assert all(row["advice"] for row in told["checks"] if not row["ok"])
+    assert {row["name"] for row in told["settings"]} >= {"GATEWAY_REDIS_URL", "GATEWAY_AUTH"}
+    assert "hunter2" not in printed
 
 
 @pytest.mark.anyio
@@ -294,6 +307,12 @@ def test_sandbox_printed_lines_work_as_printed(sandbox: Sandbox) -> None:
     harness.wait_until(delivered)
     assert {delivery["url"] for delivery in deliveries} == {f"http://127.0.0.1:{sandbox.port}/v1/webhooks/videosdk"}
     assert {delivery["status"] for delivery in deliveries} == {204}
+    (line,) = (line for line in sandbox.printed.splitlines() if "gateway watch" in line)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    once = ["sh", "-c", line.replace("gateway watch", "gateway list --json")]
+    listed = subprocess.run(once, env=clean_environment(PATH=path), capture_output=True, text=True, timeout=60)
+    (recording,) = msgspec.json.decode(listed.stdout)["recordings"]
+    assert (recording["id"], recording["status"]) == (start[1]["id"], "stopped")
     docs = httpx.get(f"http://127.0.0.1:{sandbox.port}/docs", trust_env=False)
     assert docs.status_code == 200
     assert f"http://127.0.0.1:{sandbox.port}/docs" in sandbox.printed

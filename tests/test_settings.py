@@ -155,6 +155,12 @@ def test_unknown_names_suggest_the_nearest(name: str, nearest: str):
     assert problems({**ENOUGH, name: "x"}) == (f"{name}: unknown; expected {nearest}, if that is meant",)
 
 
+def test_names_of_the_terminals_client_are_no_settings():
+    """What `gateway start` and `gateway watch` read may stand in the environment of a gateway too."""
+    clients = {"GATEWAY_ADDRESS": "http://gateway", "GATEWAY_KEY": "key", "GATEWAY_KEY_FILE": "file"}
+    assert load({**ENOUGH, **clients}) == load(ENOUGH)
+
+
 def test_names_that_kubernetes_injects_are_explained():
     """A Service called gateway puts its own GATEWAY_ names into every pod; the message says how to stop that."""
     (said,) = problems({**ENOUGH, "GATEWAY_PORT_8080_TCP_ADDR": "10.0.0.1"})

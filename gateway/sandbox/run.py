@@ -188,4 +188,7 @@ From a page, as ada: in its console, or in that of {base}/docs. Pages of {origin
 
 A wrong body (422, naming the fields):
   {curl("start", '{"roomId":"abcd-efgh-ijkl","kind":"smell"}')}
+
+The same in words, from another terminal (`gateway --help`): start, stop, list, and this, which follows a room:
+  GATEWAY_ADDRESS={base} GATEWAY_KEY={key} gateway watch abcd-efgh-ijkl
 """

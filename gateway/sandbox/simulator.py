@@ -1,6 +1,6 @@
 """A VideoSDK for one machine: the recording endpoints, webhooks and faults, on a real socket.
 
-Run alone: `python -m gateway.sandbox.simulator --api-key K --secret S`. In tests:
+Run alone: `python -m gateway.sandbox.simulator --api-key K --secret S`; `@FILE` stands for what a file holds. In tests:
 `async with Simulator(api_key=…, secret=…) as upstream: …`.
 
 The parts: `wire` is the HTTP server, `account` the state and its rules, `faults` what goes wrong on purpose, `webhooks`
@@ -398,7 +398,9 @@ def _json(content: Any) -> Reply:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m gateway.sandbox.simulator", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway.sandbox.simulator", description=__doc__, fromfile_prefix_chars="@"
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--api-key", required=True)

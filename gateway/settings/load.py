@@ -25,6 +25,8 @@ __all__ = ["SettingsError", "load", "named_project", "warnings"]
 _SHORT_SECRET: Final = 32
 """VideoSDK's have 64 characters. Who holds a join token can try shorter ones offline."""
 
+_CLIENTS: Final = frozenset({"GATEWAY_ADDRESS", "GATEWAY_KEY", "GATEWAY_KEY_FILE"})
+"""What the terminal's client reads of the same environment; no setting of the gateway's."""
 # What Kubernetes injects into every pod beside a Service called `gateway`, unless the pod forbids it.
 _SERVICE_LINK: Final = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))")
 
@@ -118,7 +120,7 @@ def _others_write(path: Path) -> bool:
 
 def _unknown(given: Mapping[str, str]) -> Iterator[str]:
     variables = {row.variable for row in SETTINGS} | {row.file_variable for row in SETTINGS if row.has_file}
-    for name in sorted(given.keys() - variables):
+    for name in sorted(given.keys() - variables - _CLIENTS):
         if _SERVICE_LINK.match(name):
             yield (
                 f"{name}: unknown; Kubernetes sets it for a Service called gateway, "

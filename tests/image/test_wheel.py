@@ -37,6 +37,8 @@ def test_wheel_command_prints_its_version(environment: Path) -> None:
     assert f"version: {__version__}" in contract
     code, _ = run(environment, "python", "-c", "import gateway; assert 'site-packages' in gateway.__file__")
     assert code == 0
+    # Type checkers of programs that import it believe its annotations.
+    assert list(environment.glob("lib/python3.*/site-packages/gateway/py.typed"))
 
 
 def test_wheel_without_extras_has_no_sandbox(environment: Path) -> None:

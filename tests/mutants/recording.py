@@ -46,6 +46,7 @@ _NAMED: Final = {
         "tests/chart/test_settings_reach.py::test_values_schema",
     ),
     "gateway/__main__.py": ("tests/test_main.py",),
+    "gateway/terminal/": ("tests/terminal/", "tests/test_main.py"),
     "gateway/serving/server.py": ("tests/test_main.py",),
     "gateway/serving/healthcheck.py": ("tests/test_main.py",),
     "gateway/lifecycle.py": ("tests/test_main.py", "tests/blackbox/test_shutdown.py"),

@@ -1,0 +1,189 @@
+"""`gateway start`, `stop`, `list` and `watch`: one caller of a running gateway."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from gateway.terminal.access import Access, FailedError, UsageError, fields_of
+from gateway.terminal.exit_codes import ExitCode
+from gateway.terminal.screen import coloured, note, printable, progress, show, table
+from gateway.terminal.watch import Watch
+
+__all__ = ["run"]
+
+_IDS: Final = ("roomId", "participantId", "kind")
+"""The fields that name a target, in the order of the command line; a mode has the first of them, or more."""
+_PAGE: Final = 200
+_STATUSES: Final = {word: word for word in ("starting", "recording", "stopping", "stopped", "failed", "unknown")}
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Carry out a command, and say what became of it."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter shows its number.
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        return asyncio.run(_run(chosen))
+    except UsageError as error:
+        print(f"gateway {chosen.command}: {error}", file=sys.stderr)
+        return ExitCode.USAGE
+    except FailedError as error:
+        _explain(error, chosen)
+        return error.code
+    except KeyboardInterrupt:
+        if chosen.command in {"start", "stop"}:
+            note("\nInterrupted. The gateway goes on with what was sent; `gateway list` shows what became of it.")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # What reads this has seen enough; Python must not complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+
+
+async def _run(chosen: argparse.Namespace) -> int:
+    access = Access.read(chosen.address, chosen.key_file, os.environ)
+    match chosen.command:
+        case "list":
+            return await _list(access, chosen)
+        case "watch":
+            return await Watch(access, chosen.room, as_json=chosen.json).run()
+        case _:
+            return await _command(access, chosen)
+
+
+async def _command(access: Access, chosen: argparse.Namespace) -> int:
+    if len(chosen.ids) > len(_IDS):
+        raise UsageError(f"at most {len(_IDS)} ids: ROOM PARTICIPANT KIND")
+    body = dict(zip(_IDS, chosen.ids, strict=False))
+    if chosen.command == "start":
+        body |= fields_of(chosen.fields)
+    headers = {} if chosen.wait is None else {"x-request-timeout-ms": f"{chosen.wait * 1000:.0f}"}
+    path = f"{access.address}/v1/recordings/{quote(chosen.mode, safe='')}/{chosen.command}"
+    async with progress(f"gateway {chosen.command}: waiting for the gateway's answer"):
+        answer = await access.ask(httpx.Request("POST", path, json=body, headers=headers))
+    status = answer.pop("")
+    if chosen.json:
+        _write(answer)
+    else:
+        show(_sentence(answer))
+        show(_details(answer))
+    # The gateway repeats a stop that was not answered, but whether it still records is not known yet.
+    return ExitCode.UNKNOWN if status == 202 else ExitCode.DONE
+
+
+async def _list(access: Access, chosen: argparse.Namespace) -> int:
+    asked = {
+        "roomId": chosen.room,
+        "mode": chosen.mode,
+        "participantId": chosen.participant,
+        "kind": chosen.kind,
+        "status": chosen.status,
+        "limit": _PAGE,
+    }
+    query = {name: value for name, value in asked.items() if value is not None}
+    recordings: list[dict[str, Any]] = []
+    async with progress("gateway list: waiting for the gateway's answer"):
+        while True:
+            page = await access.ask(httpx.Request("GET", f"{access.address}/v1/recordings", params=query))
+            recordings += page["recordings"]
+            if not page["nextCursor"]:
+                break
+            query["cursor"] = page["nextCursor"]
+    if chosen.json:
+        _write({"recordings": recordings})
+    elif recordings:
+        heads = ("MODE", "PARTICIPANT", "KIND", "STATUS", "SINCE", "BY", "FILES", "ENDED BECAUSE")
+        show(table([heads, *map(_row, recordings)], _STATUSES, heads.index("STATUS")))
+    else:
+        note("No recordings.")
+    return ExitCode.DONE
+
+
+def _row(recording: Mapping[str, Any]) -> Sequence[str]:
+    ended = recording.get("endedAt")
+    return (
+        _text(recording.get("mode")),
+        _text(recording.get("participantId")),
+        _text(recording.get("kind")),
+        _text(recording.get("status")),
+        _moment(ended or recording.get("requestedAt") or recording.get("confirmedAt")),
+        _text(recording.get("requestedBy")),
+        str(len(recording.get("files") or ())),
+        _text(recording.get("endedBecause")),
+    )
+
+
+def _sentence(recording: Mapping[str, Any]) -> str:
+    status = _text(recording.get("status"))
+    target = " ".join(_text(recording[name]) for name in _IDS if recording.get(name))
+    did = _text(recording.get("outcome")).replace("_", " ") or "nothing done"
+    return f"{target}: {coloured(status, status)} ({did})"
+
+
+def _details(recording: Mapping[str, Any]) -> str:
+    requested = _text(recording.get("requestedBy"))
+    rows = [
+        ("id", _text(recording.get("id"))),
+        ("requested", " by ".join(part for part in (_moment(recording.get("requestedAt")), requested) if part)),
+        ("confirmed", _moment(recording.get("confirmedAt"))),
+        ("ended", _moment(recording.get("endedAt"))),
+        ("because", _text(recording.get("endedBecause"))),
+        (
+            "files",
+            "\n".join(_text(file.get("fileUrl") or file.get("filePath")) for file in recording.get("files") or ()),
+        ),
+        (
+            "warning",
+            "" if recording.get("coordinated", True) else "Redis did not answer; other replicas do not know of this",
+        ),
+    ]
+    return table([(f"  {name}", value) for name, value in rows if value])
+
+
+def _explain(error: FailedError, chosen: argparse.Namespace) -> None:
+    """Say what went wrong: on standard output for a machine, else on standard error for a person."""
+    document = error.document
+    if chosen.json:
+        _write({**document, "exitCode": int(error.code)})
+        return
+    lines = [f"gateway {chosen.command}: {coloured(_text(document.get('title')), 'bad', error=True)}"]
+    if document.get("detail"):
+        lines.append(f"  {_text(document['detail'])}")
+    rows = [(f"  {_text(item.get('field'))}", _text(item.get("message"))) for item in document.get("errors") or ()]
+    rows += [
+        (f"  {name}", _text(document[name]))
+        for name in ("rule", "bound", "upstreamStatus", "upstreamMessage")
+        if document.get(name)
+    ]
+    if fields := document.get("fields"):
+        rows.append(("  fields", ", ".join(map(_text, fields))))
+    if error.retry_after is not None:
+        rows.append(("  again in", f"{error.retry_after} s"))
+    rows += [(f"  {name}", _text(document[name])) for name in ("requestId", "type") if document.get(name)]
+    if document.get("status") == 401:
+        rows.append(("  key", "GATEWAY_KEY, GATEWAY_KEY_FILE or --key-file; `gateway keys new NAME` makes one"))
+    print("\n".join([*lines, *([table(rows)] if rows else [])]), file=sys.stderr)
+
+
+def _write(document: Mapping[str, Any]) -> None:
+    show(msgspec.json.encode(document).decode())
+
+
+def _text(value: object) -> str:
+    return "" if value is None else printable(value)
+
+
+def _moment(value: object) -> str:
+    """Return a moment of the gateway's in this machine's time."""
+    try:
+        return datetime.fromisoformat(str(value)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return ""
