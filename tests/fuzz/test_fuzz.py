@@ -17,5 +17,5 @@ async def test_fuzzed_requests_are_answered_as_documented(tmp_path: Path) -> Non
         done = await fuzz(aim, tmp_path, 10, seed)
     assert done.code == 0, f"seed {seed}\n{done.report}"
     assert done.cases > 200, done.report
-    assert "Operations:       17 selected / 17 total" in done.report
+    assert "Operations:       22 selected / 22 total" in done.report
     assert all(f"✅  {phase}" in done.report for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"))
