@@ -5,6 +5,7 @@ from docs.videosdk.live; where its pages differ (`gridSize` is at most 4 on one 
 in the vendor's Node package alone), the wider one counts, and VideoSDK refuses what it does not like.
 """
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Final, Literal, cast
@@ -17,6 +18,8 @@ MAX_NAME: Final = 64
 MAX_UNKNOWN: Final = 100
 """How many unknown fields are named: a body of nothing else would be answered with ten times its size."""
 _MAX_PROMPT: Final = 4096
+_PROMPT: Final = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f]+$"
+"""In words that all readers of patterns know: line breaks and tabs belong to a text of several sentences."""
 
 
 class RoomLayout(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -46,7 +49,8 @@ class Summary(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_
 
     enabled: bool
     prompt: Annotated[
-        str, Meta(min_length=1, max_length=_MAX_PROMPT, description="What to write.")
+        str,
+        Meta(min_length=1, max_length=_MAX_PROMPT, pattern=_PROMPT, description="What to write."),
     ] | UnsetType = UNSET  # fmt: skip
 
 
@@ -81,7 +85,10 @@ def _wrong(path: str, value: object, kind: inspect.Type) -> list[tuple[str, str]
         case inspect.BoolType():
             wrong = None if isinstance(value, bool) else "must be true or false"
         case inspect.IntType(ge=least, le=most):
-            whole = isinstance(value, int) and not isinstance(value, bool)
+            # 4.0 is as whole as 4 to JSON's readers.
+            whole = not isinstance(value, bool) and (
+                isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+            )
             fits = whole and (least or 0) <= cast("int", value) <= (most or 0)
             wrong = None if fits else f"must be a whole number from {least} to {most}"
         case _:
@@ -94,10 +101,7 @@ def _wrong_text(value: object, most: int) -> str | None:
         return "must be a string"
     if not 0 < len(value) <= most:
         return f"must be 1 to {most} characters long"
-    # Line breaks belong to a text of several sentences; a half of a pair could not be sent.
-    if any("\ud800" <= character <= "\udfff" or (character < " " and character not in "\t\n\r") for character in value):
-        return "must not contain control characters"
-    return None
+    return None if re.search(_PROMPT, value) else "must not contain control characters"
 
 
 @cache

@@ -82,7 +82,7 @@ WRONG_OBJECTS: list[tuple[dict[str, Any], list[str]]] = [
         for name, values in {
             "type": ("grid", "CUSTOM", "", None, 1, ["GRID"], {}),
             "priority": ("speaker", "", None, 0, ["PIN"]),
-            "gridSize": (0, 26, -1, 4.0, 4.5, "4", True, None, [4], 10**30),
+            "gridSize": (0, 26, -1, 0.0, 26.0, 4.5, 1e300, "4", True, None, [4], 10**30),
             "gridsize": (4,),
             "custom": ("https://a.example",),
             "": (1,),

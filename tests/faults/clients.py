@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -22,16 +22,35 @@ _KEPT = 3.0
 
 
 class Track(msgspec.Struct, frozen=True):
-    """What the clients ask for."""
+    """What the clients ask for: a track, or what is recorded as a whole."""
 
     room: str
     participant: str
     kind: str = "video"
+    """Of a track; `participant` and `room` stand for those as a whole."""
+
+    @classmethod
+    def of(cls, mode: str, room: str, participant: str) -> Self:
+        """Return a target of this mode."""
+        return cls(room, "" if mode == "room" else participant, *([] if mode == "track" else [mode]))
 
     @property
     def name(self) -> str:
         """Its name in a history."""
         return f"{self.room}/{self.participant}/{self.kind}"
+
+    @property
+    def mode(self) -> str:
+        """What VideoSDK is to record."""
+        return self.kind if self.kind in {"participant", "room"} else "track"
+
+    @property
+    def body(self) -> dict[str, str]:
+        """What a start and a stop take."""
+        ids = {"roomId": self.room}
+        if self.mode != "room":
+            ids["participantId"] = self.participant
+        return {**ids, "kind": self.kind} if self.mode == "track" else ids
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -198,13 +217,14 @@ class Caller:
         if timeout_ms is not None:
             head += f"X-Request-Timeout-Ms: {timeout_ms}\r\n"
         if op == "get":
-            return f"GET /v1/recordings/track/{track.name} HTTP/1.1\r\n{head}\r\n".encode()
-        content = {"roomId": track.room, "participantId": track.participant, "kind": track.kind}
+            path = "/".join((track.mode, *track.body.values()))
+            return f"GET /v1/recordings/{path} HTTP/1.1\r\n{head}\r\n".encode()
+        content = track.body
         if params:
             content["bucketDirPath"] = params
         body = msgspec.json.encode(content)
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        return f"POST /v1/recordings/track/{op} HTTP/1.1\r\n{head}\r\n".encode() + body
+        return f"POST /v1/recordings/{track.mode}/{op} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
 def _read(status: int, body: bytes, **known: Any) -> ClientCall:

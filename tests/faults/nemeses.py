@@ -135,7 +135,8 @@ async def meet_leader(
 async def _meet_call(scene: Scene, action: str, timeout: float, **more: Any) -> Replica | None:
     stage = scene.stage
     seen = len(stage.simulator.calls)
-    stage.simulator.inject(Fault(action=cast("Any", action), endpoint="start", **more))
+    endpoint = scene.random.choice(("start", "participant-start", "room-start"))
+    stage.simulator.inject(Fault(action=cast("Any", action), endpoint=endpoint, **more))
     give_up = time.monotonic() + timeout
     while time.monotonic() < give_up:
         for call in stage.simulator.calls[seen:]:
@@ -420,12 +421,10 @@ async def end_recordings(scene: Scene) -> None:
     simulator = scene.stage.simulator
     while scene.running:
         await scene.pause(0.25)
-        running = [row for row in simulator.rows if row.closed is None and row.participant_id and row.kind]
+        running = [row for row in simulator.rows if row.closed is None]
         if running:
             row = scene.random.choice(running)
-            simulator.end_recording(
-                row.room_id, row.participant_id or "", row.kind or "", webhook=scene.random.random() < 0.5
-            )
+            simulator.account.end(row.target, reason="ended-by-itself", webhook=scene.random.random() < 0.5)
 
 
 async def leave_rows_open(scene: Scene) -> None:

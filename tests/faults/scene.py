@@ -7,22 +7,35 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
+
+from msgspec.structs import replace
 
 from gateway.sandbox.faults import Fault
 from tests.faults.clients import Caller, Load, Pace, Recorder, Track
 from tests.faults.history import AtRest, ClientCall, History, Limits
 from tests.faults.stage import Stage
 
-__all__ = ["GRACE", "Row", "Scene", "play"]
+__all__ = ["GRACE", "MODES", "Row", "Scene", "in_every_mode", "play"]
 
 DEADLINE: Final = 10.0
 """Seconds a gateway lets a caller wait in these runs."""
 GRACE: Final = 3.0
 """Seconds after a server came up without its memory in which nobody leads anything new."""
+MODES: Final = ("track", "participant", "room")
+"""What is recorded, of one target after the other."""
 _TAIL: Final = 1.0
 _BASE: Final = Limits()
 _PACE: Final = Pace()
+
+
+def in_every_mode(faults: Sequence[Fault]) -> list[Fault]:
+    """Have faults of the endpoints of tracks strike those of participants and rooms as often."""
+    return [
+        replace(fault, endpoint=cast("Any", f"{mode}{fault.endpoint}"))
+        for fault in faults
+        for mode in (("", "participant-", "room-") if fault.endpoint in {"start", "stop", "list"} else ("",))
+    ]
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,8 @@ class Row:
         limits: What the checker has to know or to allow.
         pace: How the clients behave.
         replicas: How many gateways.
-        tracks: How many tracks: a third each for bursts, for starts and stops at will, and for conflicting starts.
+        tracks: How many targets, of each mode in turn: a third each for bursts, for starts and stops at will, and for
+            conflicting starts.
         longer: How much longer it is disturbed than other rows.
         settings: More `GATEWAY_*` variables.
         judge: What a row that allows duplicates still has to show; returns what is wrong.
@@ -74,7 +88,10 @@ class Scene:
         self.recorder = Recorder()
         self.load = Load(self.recorder, stage.demo.key, lambda: stage.serving, deadline=DEADLINE, seed=seed)
         room = f"row-{re.sub('[^a-z0-9]', '', row.number)}-{seed}"
-        self.tracks = [Track(f"{room}-{number}", f"p{number}") for number in range(row.tracks)]
+        # Each in a room of its own, so that the checker knows which list was asked for which.
+        self.tracks = [
+            Track.of(MODES[number % len(MODES)], f"{room}-{number}", f"p{number}") for number in range(row.tracks)
+        ]
         self.over = asyncio.Event()
         """Set when nemeses have to stop."""
 
@@ -95,7 +112,7 @@ class Scene:
         """Let the crowd and the nemesis loose for a while, in their turn, then wait until all calls are answered."""
         row, load = self.row, self.load
         if row.faults:
-            self.stage.simulator.inject(*row.faults)
+            self.stage.simulator.inject(*in_every_mode(row.faults))
         third = len(self.tracks) // 3
         burst, mixed, conflicting = self.tracks[:third], self.tracks[third : 2 * third], self.tracks[2 * third :]
         tasks: list[asyncio.Task[None]] = []

@@ -362,14 +362,14 @@ class Stage:
 
     def upstream_calls(self) -> list[UpstreamCall]:
         """Return every start, stop and list so far."""
-        return [_upstream_call(call) for call in self.simulator.calls if call.endpoint in {"start", "stop", "list"}]
+        return [_upstream_call(call) for call in self.simulator.calls if _verb(call) in {"start", "stop", "list"}]
 
     def intervals(self) -> list[Interval]:
         """Return every recording so far."""
         around = {call.seq for call in self.simulator.calls if not call.attempt}
         return [
             Interval(
-                track=f"{row.room_id}/{row.participant_id}/{row.kind}",
+                track=f"{row.room_id}/{row.participant_id or ''}/{row.kind or row.mode}",
                 params=row.directory or "",
                 opened=row.opened,
                 unseen=row.reason not in {None, "stop"} or row.stopped_by in around,
@@ -380,14 +380,21 @@ class Stage:
         ]
 
 
+def _verb(call: Call) -> str:
+    """Return what a call is about, whatever the mode."""
+    return call.endpoint.rpartition("-")[2]
+
+
 def _upstream_call(call: Call) -> UpstreamCall:
-    place = f"{call.room_id}/{call.participant_id}"
+    mode = call.endpoint.rpartition("-")[0] or "track"
+    # Other modes' lists of a whole room tell nothing of what is recorded of the room.
+    place = f"{call.room_id}/{call.participant_id or ('' if mode == 'room' else '*')}"
     body = cast("dict[str, Any]", call.body) if isinstance(call.body, dict) else {}
     return UpstreamCall(
         seq=call.seq,
-        endpoint=call.endpoint,
-        track=place if call.endpoint == "list" else f"{place}/{call.kind}",
-        params=str(body.get("bucketDirPath", "")),
+        endpoint=_verb(call),
+        track=place if _verb(call) == "list" else f"{place}/{call.kind or mode}",
+        params=str(body.get("bucketDirPath") or body.get("awsDirPath", "")),
         received=call.received,
         applied=call.applied,
         answered=call.answered,

@@ -8,22 +8,25 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import httpx
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.sandbox.faults import Endpoint, Fault, Faults, Subject
 from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.faults.checker import Judgement, check, count_duplicates, judge
+from tests.faults.clients import Track
 from tests.faults.history import AtRest, ClientCall, History, Interval, Limits, Trouble, UpstreamCall
 from tests.faults.linearize import linearize
 from tests.faults.rows import ROWS, SHORT
 from tests.faults.run import Report, heal_times, play_rows, table, too_busy
+from tests.faults.scene import MODES, in_every_mode
 from tests.faults.timeline import timeline
 from tests.faults.truth import FATES, HAPPENINGS, Cell, Server, Times, find_truth, truth_table
 from tests.faults.waits import Waits, waited
@@ -510,6 +513,35 @@ async def test_records_are_right_whatever_becomes_of_the_webhooks(
     assert all(cell.good for cell in cells), truth_table(cells)
 
 
+def test_faults_of_an_endpoint_strike_it_in_every_mode() -> None:
+    """What goes wrong with starts, stops and lists of tracks goes wrong with those of participants and rooms."""
+    for verb in ("start", "stop", "list"):
+        faults = Faults()
+        faults.add(in_every_mode([Fault(action="error", endpoint=cast("Any", verb), times=None)]))
+        struck = {
+            endpoint
+            for endpoint in get_args(Endpoint)
+            if faults.plan(Subject(endpoint, "room", None, None)).fault is not None
+        }
+        assert struck == {verb, f"participant-{verb}", f"room-{verb}"}
+    others = [Fault(action="error", endpoint="sessions"), Fault(action="webhook_lost")]
+    assert in_every_mode(others) == others
+
+
+def test_targets_of_every_mode_have_names_bodies_and_modes() -> None:
+    """What clients send is what the mode takes, and names in a history tell modes apart."""
+    ids = {"roomId": "r", "participantId": "p"}
+    assert {
+        mode: (target.name, target.mode, target.body)
+        for mode in MODES
+        for target in [Track.of(mode, "r", "p")]
+    } == {
+        "track": ("r/p/video", "track", {**ids, "kind": "video"}),
+        "participant": ("r/p/participant", "participant", ids),
+        "room": ("r//room", "room", {"roomId": "r"}),
+    }  # fmt: skip
+
+
 @pytest.mark.anyio
 @pytest.mark.blackbox
 async def test_short_form_of_the_fault_matrix_keeps_every_promise() -> None:
@@ -522,3 +554,6 @@ async def test_short_form_of_the_fault_matrix_keeps_every_promise() -> None:
     )
     assert sum(report.duplicates for report in reports) == 0
     assert sum(report.kills for report in reports) > 0
+    for report in reports:
+        begun = {post.track.rpartition("/")[2] for post in report.history.upstream if post.endpoint == "start"}
+        assert begun == {"video", "participant", "room"}, report.row.name

@@ -18,7 +18,7 @@ _STREAM_MS = 100
 """An answer that need not end is asked to, soon."""
 _PATIENT_MS = 10_000
 """A caller who waits this long must not be answered that time is up: the simulator answers at once."""
-_IN_WORDS = frozenset({"webhookUrl", "bucketDirPath", "items"})
+_IN_WORDS = frozenset({"webhookUrl", "templateUrl", "bucketDirPath", "items"})
 """What is a good one is more than a schema can say: of items, how many they are once their kinds are counted. The
 tables of honest values have their own tests."""
 

@@ -54,6 +54,8 @@ async def target(folder: Path) -> AsyncGenerator[Target]:
     with harness.AgedValkey() as valkey:
         async with harness.simulator(faults=[mute]) as videosdk:
             more = {"GATEWAY_TRACK_STARTS_PER_MINUTE": "60000", "GATEWAY_LOG_LEVEL": "warning"}
+            # As the contract has them, which knows no settings.
+            more["GATEWAY_FILE_FORMATS"] = "webm,mp4,m3u8"
             settings = harness.environment(valkey.url, videosdk.url, demo.file, **more)
             gateway = harness.GatewayProcess(settings, folder / "gateway.log")
             try:

@@ -17,5 +17,5 @@ async def test_fuzzed_requests_are_answered_as_documented(tmp_path: Path) -> Non
         done = await fuzz(aim, tmp_path, 10, seed)
     assert done.code == 0, f"seed {seed}\n{done.report}"
     assert done.cases > 200, done.report
-    assert "Operations:       19 selected / 19 total" in done.report
+    assert "Operations:       25 selected / 25 total" in done.report
     assert all(f"✅  {phase}" in done.report for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"))
