@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from gateway.sandbox.faults import Fault
 from tests.faults.clients import Caller, Load, Pace, Recorder, Track
-from tests.faults.history import AtRest, ClientCall, History, Limits
+from tests.faults.ends import set_ends
+from tests.faults.history import AtRest, ClientCall, End, History, Limits
 from tests.faults.stage import Stage
 
 __all__ = ["GRACE", "Row", "Scene", "play"]
@@ -63,6 +64,11 @@ class Row:
     judge: "Callable[[History, str], list[str]] | None" = None
     needs: Callable[[], str] = lambda: ""
 
+    @property
+    def ending(self) -> int:
+        """How many recordings that may last only so long are started: none where Redis may forget when they end."""
+        return 0 if self.limits.loses_data or self.limits.duplicates is None else 6
+
 
 class Scene:
     """A row while it is being played."""
@@ -75,6 +81,9 @@ class Scene:
         self.load = Load(self.recorder, stage.demo.key, lambda: stage.serving, deadline=DEADLINE, seed=seed)
         room = f"row-{re.sub('[^a-z0-9]', '', row.number)}-{seed}"
         self.tracks = [Track(f"{room}-{number}", f"p{number}") for number in range(row.tracks)]
+        self.ending = [Track(f"{room}-{number}-ends", f"e{number}") for number in range(row.ending)]
+        """Tracks of their own, whose recordings may last only so long."""
+        self.ends: list[End] = []
         self.over = asyncio.Event()
         """Set when nemeses have to stop."""
 
@@ -102,6 +111,7 @@ class Scene:
         nemesis: asyncio.Task[None] | None = None
         try:
             async with turn:
+                await self.bound(seconds)
                 crowd = [load.burst(track, 24 // third, row.pace) for track in burst]
                 crowd += [load.mix(mixed, row.pace) for _ in range(8)]
                 crowd += [load.mix(conflicting, row.pace, ("", "a", "b")) for _ in range(8)]
@@ -120,6 +130,16 @@ class Scene:
             for task in [*tasks, *([nemesis] if nemesis else [])]:
                 task.cancel()
             await asyncio.gather(*tasks, *([nemesis] if nemesis else []), return_exceptions=True)
+
+    async def bound(self, seconds: float) -> None:
+        """Start what may last only so long, and have it end while the row is disturbed."""
+        caller, server = Caller(Recorder(), self.stage.demo.key, DEADLINE), self.stage.server()
+        try:
+            seed = self.stage.seed
+            self.ends = await set_ends(caller, server, self.load.place, self.ending, seconds, seed)
+        finally:
+            caller.close()
+            await server.aclose()
 
     async def rest(self) -> list[AtRest]:
         """Ask for a last state of every track, wait until nothing can happen any more, and look."""
@@ -176,6 +196,7 @@ async def play(row: Row, *, seconds: float, seed: int, turn: AbstractAsyncContex
                 intervals=stage.intervals(),
                 troubles=[*stage.troubles, *stage.waits.stalls()],
                 finals=finals,
+                ends=scene.ends,
                 keys_without_ttl=await stage.keys_without_ttl(),
                 limits=row.limits,
             )
