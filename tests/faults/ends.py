@@ -4,23 +4,22 @@ The API's least duration is a minute, longer than a row lasts. So a start asks f
 the record. Where Redis forgets, that would be forgotten too, and not as what a gateway wrote: those rows have none.
 """
 
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
 from tests.faults.clients import Caller, Place, Track
 from tests.faults.history import End, History, Trouble, UpstreamCall
 
-__all__ = ["BOUND", "late", "overruns", "set_ends"]
+__all__ = ["BOUND", "late", "set_ends", "summary"]
 
 BOUND: Final = 5.0
 """Seconds after its end within which the first stop of a recording is sent."""
 _EARLY: Final = 0.25
-_EXCUSES: Final = frozenset({"redis", "upstream", "stall"})
-"""Troubles in which no replica can send a stop, or the machine is to blame."""
 
 
 async def _set_end(redis: "Redis", track: str, seconds: float) -> End | None:
@@ -75,29 +74,62 @@ async def set_ends(
     return ends
 
 
-def overruns(history: History) -> list[tuple[End, float]]:
-    """Return for each recording that has to end how many seconds after that its first stop reached VideoSDK."""
-    return [(end, _first_stop(history.upstream, end) - end.at) for end in history.ends]
+class Overrun(NamedTuple):
+    """How late the first stop of a recording reached VideoSDK, in seconds after its end.
+
+    Attributes:
+        track: Whose recording.
+        seconds: How late it was.
+        away: For how long Redis or VideoSDK was away.
+        stalled: For how long the machine kept processes from their work.
+    """
+
+    track: str
+    seconds: float
+    away: float
+    stalled: float
 
 
-def _first_stop(calls: Sequence[UpstreamCall], end: End) -> float:
-    return min((call.received for call in calls if call.endpoint == "stop" and call.track == end.track), default=_NEVER)
-
-
-_NEVER: Final = float("inf")
+def overruns(history: History) -> list[Overrun]:
+    """Return what became of each recording that has to end."""
+    return [
+        Overrun(
+            end.track,
+            _first_stop(history.upstream, end) - end.at,
+            _lasted(history.troubles, end, "redis", "upstream"),
+            _lasted(history.troubles, end, "stall"),
+        )
+        for end in history.ends
+    ]
 
 
 def late(history: History) -> list[str]:
     """Say which recordings did not end in time, where a replica lived that could reach Redis and VideoSDK."""
-    found: list[str] = []
-    for end, overrun in overruns(history):
-        allowed = max([end.at, *(trouble.ended for trouble in history.troubles if _excuses(trouble, end))]) - end.at
-        if overrun < -_EARLY:
-            found.append(f"{end.track} was stopped {-overrun:.1f} s before its end")
-        elif overrun > allowed + BOUND:
-            found.append(f"{end.track} was stopped {overrun:.1f} s after its end")
-    return found
+    found = [
+        one for one in overruns(history) if one.seconds < -_EARLY or one.seconds > max(one.away, one.stalled) + BOUND
+    ]
+    return [
+        f"{one.track} was stopped {abs(one.seconds):.1f} s {'after' if one.seconds > 0 else 'before'} its end"
+        for one in found
+    ]
 
 
-def _excuses(trouble: Trouble, end: End) -> bool:
-    return trouble.what in _EXCUSES and trouble.begun <= end.at + BOUND and trouble.ended >= end.at
+def summary(histories: Sequence[History]) -> str:
+    """Say how late recordings were stopped that had to end."""
+    every = [one for history in histories for one in overruns(history)]
+    free = [one.seconds for one in every if not one.away]
+    return (
+        f"{len(every)} recordings had to end; VideoSDK got the stop {max(free, default=0.0):.1f} s later at most, "
+        f"but for {len(every) - len(free)} at whose end Redis or VideoSDK was away"
+    )
+
+
+def _first_stop(calls: Sequence[UpstreamCall], end: End) -> float:
+    stops = (call.received for call in calls if call.endpoint == "stop" and call.track == end.track)
+    return min(stops, default=math.inf)
+
+
+def _lasted(troubles: Sequence[Trouble], end: End, *kinds: str) -> float:
+    """Return how many seconds after an end trouble of some kinds lasted, that it met or that began within the bound."""
+    lasted = (one.ended - end.at for one in troubles if one.what in kinds and one.begun <= end.at + BOUND)
+    return max(0.0, max(lasted, default=0.0))

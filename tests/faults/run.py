@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from tests.faults.checker import Judgement, Violation, count_duplicates, judge
-from tests.faults.ends import late, overruns
+from tests.faults.ends import late, summary
 from tests.faults.history import History
 from tests.faults.scene import Row, play
 from tests.faults.timeline import timeline
@@ -144,14 +144,12 @@ def table(reports: Sequence[Report]) -> str:
     searches = sum(one.judgement.searches for one in reports)
     given_up = sum(one.judgement.given_up for one in reports)
     stalls = [one for report in reports for one in report.history.troubles if one.what == "stall"]
-    over = [overrun for report in reports for _, overrun in overruns(report.history)]
-    ends = f"{len(over)} recordings had to end, and VideoSDK got the stop {max(over, default=0.0):.1f} s later at most"
     longest = max((one.ended - one.begun for one in stalls), default=0.0)
     return "\n".join(
         [
             *lines,
             f"an order of all calls was searched for {searches} tracks, and given up for {given_up}",
-            ends,
+            summary([report.history for report in reports]),
             f"the machine kept processes from their work {len(stalls)} times, for {longest:.1f} s at most",
         ]
     )
