@@ -146,6 +146,7 @@ class Caller:
         timeout_ms: int | None = None,
         leave_after: float | None = None,
         deadline: float = _PATIENCE,
+        max_duration: int | None = None,
     ) -> ClientCall:
         """Make one call, and write it down with whatever comes of it.
 
@@ -157,8 +158,9 @@ class Caller:
             timeout_ms: Goes along as `X-Request-Timeout-Ms`.
             leave_after: Hang up after so many seconds.
             deadline: Seconds after which it leaves in any case.
+            max_duration: `maxDurationSeconds` of a start.
         """
-        request = self._request(op, track, params, timeout_ms)
+        request = self._request(op, track, params, timeout_ms, max_duration)
         number = id(request)
         begun = time.monotonic()
         self._recorder.under_way[number] = (place.name, op, track.name)
@@ -212,16 +214,18 @@ class Caller:
             line.close()
         return _Line(*await asyncio.open_connection("127.0.0.1", where[1]))
 
-    def _request(self, op: Op, track: Track, params: str, timeout_ms: int | None) -> bytes:
+    def _request(self, op: Op, track: Track, params: str, timeout_ms: int | None, max_duration: int | None) -> bytes:
         head = f"Host: gateway\r\nAuthorization: Bearer {self._key}\r\n"
         if timeout_ms is not None:
             head += f"X-Request-Timeout-Ms: {timeout_ms}\r\n"
         if op == "get":
             path = "/".join((track.mode, *track.body.values()))
             return f"GET /v1/recordings/{path} HTTP/1.1\r\n{head}\r\n".encode()
-        content = track.body
+        content: dict[str, Any] = {**track.body}
         if params:
             content["bucketDirPath"] = params
+        if max_duration is not None:
+            content["maxDurationSeconds"] = max_duration
         body = msgspec.json.encode(content)
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         return f"POST /v1/recordings/{track.mode}/{op} HTTP/1.1\r\n{head}\r\n".encode() + body

@@ -110,6 +110,13 @@ class AtRest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: float = 0.0
 
 
+class End(Struct, frozen=True, kw_only=True):
+    """When the recording of a track has to end, because it may last only so long."""
+
+    track: str
+    at: float
+
+
 class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The protocol's times in this run, and what a row allows."""
 
@@ -131,6 +138,7 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
     intervals: list[Interval] = field(default_factory=list[Interval])
     troubles: list[Trouble] = field(default_factory=list[Trouble])
     finals: list[AtRest] = field(default_factory=list[AtRest])
+    ends: list[End] = field(default_factory=list[End])
     keys_without_ttl: list[str] = field(default_factory=list[str])
     limits: Limits = field(default_factory=Limits)
 

@@ -158,8 +158,9 @@ class _Client(asyncio.Protocol):
         gate.scripts += data.count(b"$7\r\nEVALSHA\r\n") + data.count(b"$4\r\nEVAL\r\n")
         gate.renewals += data.count(_RENEW)
         gate.claims += data.count(_CLAIM)
-        if step == "claiming" and _EVALSHA in data:
-            gate.version = data.partition(_EVALSHA)[2][:40]
+        _, by_name, named = data.partition(_CLAIM)[0].rpartition(_EVALSHA)
+        if step == "claiming" and by_name:
+            gate.version = named[:40]
         if step:
             if not gate.boot:
                 gate.boot = data.partition(b'"attempt":"')[2].partition(b".")[0].decode()

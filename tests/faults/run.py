@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from tests.faults.checker import Judgement, Violation, count_duplicates, judge
+from tests.faults.ends import late, summary
 from tests.faults.history import History
 from tests.faults.scene import Row, play
 from tests.faults.timeline import timeline
@@ -148,6 +149,7 @@ def table(reports: Sequence[Report]) -> str:
         [
             *lines,
             f"an order of all calls was searched for {searches} tracks, and given up for {given_up}",
+            summary([report.history for report in reports]),
             f"the machine kept processes from their work {len(stalls)} times, for {longest:.1f} s at most",
         ]
     )
@@ -177,6 +179,7 @@ async def play_row(row: Row, *, seconds: float, seed: int, turn: asyncio.Semapho
     shortfalls = row.judge(history, log) if row.judge else []
     slow = [heal for heal in heal_times(history) if heal > 30]
     shortfalls += [f"not healed within 30 s: {heal:.1f}" for heal in slow]
+    shortfalls += late(history)
     shortfalls += [f"the log says {word}" for word in ("party.failed", "settle.failed") if word in log]
     took = time.monotonic() - begun
     return Report(row=row, history=history, log=log, judgement=judgement, shortfalls=shortfalls, seconds=took)

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from gateway.sandbox.faults import Fault
 from tests.faults.clients import Caller, Load, Pace, Recorder, Track
-from tests.faults.history import AtRest, ClientCall, History, Limits
+from tests.faults.ends import set_ends
+from tests.faults.history import AtRest, ClientCall, End, History, Limits
 from tests.faults.stage import Stage
 
 __all__ = ["GRACE", "MODES", "Row", "Scene", "in_every_mode", "play"]
@@ -77,6 +78,11 @@ class Row:
     judge: "Callable[[History, str], list[str]] | None" = None
     needs: Callable[[], str] = lambda: ""
 
+    @property
+    def ending(self) -> int:
+        """How many recordings that may last only so long are started: none where Redis may forget when they end."""
+        return 0 if self.limits.loses_data or self.limits.duplicates is None else 6
+
 
 class Scene:
     """A row while it is being played."""
@@ -92,6 +98,11 @@ class Scene:
         self.tracks = [
             Track.of(MODES[number % len(MODES)], f"{room}-{number}", f"p{number}") for number in range(row.tracks)
         ]
+        self.ending = [
+            Track.of(MODES[number % len(MODES)], f"{room}-{number}-ends", f"e{number}") for number in range(row.ending)
+        ]
+        """Of their own: their recordings may last only so long."""
+        self.ends: list[End] = []
         self.over = asyncio.Event()
         """Set when nemeses have to stop."""
 
@@ -119,6 +130,7 @@ class Scene:
         nemesis: asyncio.Task[None] | None = None
         try:
             async with turn:
+                await self.bound(seconds)
                 crowd = [load.burst(track, 24 // third, row.pace) for track in burst]
                 crowd += [load.mix(mixed, row.pace) for _ in range(8)]
                 crowd += [load.mix(conflicting, row.pace, ("", "a", "b")) for _ in range(8)]
@@ -137,6 +149,16 @@ class Scene:
             for task in [*tasks, *([nemesis] if nemesis else [])]:
                 task.cancel()
             await asyncio.gather(*tasks, *([nemesis] if nemesis else []), return_exceptions=True)
+
+    async def bound(self, seconds: float) -> None:
+        """Start what may last only so long, and have it end while the row is disturbed."""
+        caller, server = Caller(Recorder(), self.stage.demo.key, DEADLINE), self.stage.server()
+        try:
+            seed = self.stage.seed
+            self.ends = await set_ends(caller, server, self.load.place, self.ending, seconds, seed)
+        finally:
+            caller.close()
+            await server.aclose()
 
     async def rest(self) -> list[AtRest]:
         """Ask for a last state of every track, wait until nothing can happen any more, and look."""
@@ -193,6 +215,7 @@ async def play(row: Row, *, seconds: float, seed: int, turn: AbstractAsyncContex
                 intervals=stage.intervals(),
                 troubles=[*stage.troubles, *stage.waits.stalls()],
                 finals=finals,
+                ends=scene.ends,
                 keys_without_ttl=await stage.keys_without_ttl(),
                 limits=row.limits,
             )

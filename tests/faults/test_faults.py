@@ -22,7 +22,8 @@ from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
 from tests.faults.checker import Judgement, check, count_duplicates, judge
 from tests.faults.clients import Track
-from tests.faults.history import AtRest, ClientCall, History, Interval, Limits, Trouble, UpstreamCall
+from tests.faults.ends import late
+from tests.faults.history import AtRest, ClientCall, End, History, Interval, Limits, Trouble, UpstreamCall
 from tests.faults.linearize import linearize
 from tests.faults.rows import ROWS, SHORT
 from tests.faults.run import Report, heal_times, play_rows, table, too_busy
@@ -86,6 +87,29 @@ def plus(*calls: ClientCall) -> History:
 def rules(history: History) -> set[str]:
     """Return the rules that a history breaks."""
     return {violation.rule for violation in check(history)}
+
+
+@pytest.mark.parametrize(
+    ("stop", "trouble", "what"),
+    [
+        (12.1, None, ""),
+        (15.9, None, ""),
+        (16.1, None, "5.1 s after"),
+        (None, None, "inf s after"),
+        (10.5, None, "0.5 s before"),
+        (16.1, Trouble(what="redis", begun=12.0, ended=13.0), ""),
+        (16.1, Trouble(what="redis", begun=9.0, ended=10.5), "5.1 s after"),
+        (19.0, Trouble(what="redis", begun=12.0, ended=13.0), "8.0 s after"),
+        (16.1, Trouble(what="kill", begun=12.0, ended=13.0, process="g1"), "5.1 s after"),
+    ],
+)
+def test_checker_finds_a_recording_that_is_stopped_late_or_early(
+    stop: float | None, trouble: Trouble | None, what: str
+) -> None:
+    """Within 5 s of its end, or of the moment from which a replica can reach Redis and VideoSDK again."""
+    posts = [post("stop", stop, stop + 0.1, attempt="boot.4")] if stop is not None else []
+    history = but(ends=[End(track=TRACK, at=11.0)], upstream=posts, troubles=[trouble] if trouble is not None else [])
+    assert [what in text for text in late(history)] == ([True] if what else [])
 
 
 def test_checker_finds_nothing_in_a_good_history() -> None:
