@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final, cast
 
 import msgspec
 from litestar import Request, Router, post
-from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from litestar.response.base import ASGIResponse
@@ -263,22 +262,23 @@ def _refuse_contradictions(asked: Sequence[_Asked]) -> None:
             )
 
 
-def batch_routes(authenticator: Authenticator | None, deadline: float) -> Router:
+def batch_routes(authenticator: Authenticator, pipeline: RequestPipeline, deadline: float) -> Router:
     """Build the routes.
 
     Args:
         authenticator: Who asks.
+        pipeline: Takes in what is asked.
         deadline: Longest wait of one caller, in seconds.
     """
     return Router(
         "/v1",
-        route_handlers=[_batch(deadline), _stop_room(deadline)],
+        route_handlers=[_batch(pipeline, deadline), _stop_room(pipeline, deadline)],
         before_request=authenticate(authenticator),
         request_class=JsonRequest,
     )
 
 
-def _batch(deadline: float) -> HTTPRouteHandler:
+def _batch(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
     @post(
         "/recordings/batch",
         operation_id="recordBatch",
@@ -295,9 +295,7 @@ def _batch(deadline: float) -> HTTPRouteHandler:
         request_max_body_size=MAX_BATCH_BYTES,
         responses={200: batch_texts.batch_results(BatchResults), **problems(*_REFUSALS, "idempotency-key-reused")},
     )
-    async def record_batch(
-        request: _Request, data: JSONBody[RecordBatch], pipeline: NamedDependency[RequestPipeline]
-    ) -> ASGIResponse:
+    async def record_batch(request: _Request, data: JSONBody[RecordBatch]) -> ASGIResponse:
         timeout = min(asked_seconds(request) or deadline, deadline)
         asked = read_items(data.items)
         orders = [one.order(timeout) for one in asked]
@@ -311,7 +309,7 @@ def _batch(deadline: float) -> HTTPRouteHandler:
     return record_batch
 
 
-def _stop_room(deadline: float) -> HTTPRouteHandler:
+def _stop_room(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
     @post(
         "/rooms/{roomId:str}/recordings/stop",
         operation_id="stopRoomRecordings",
@@ -326,9 +324,7 @@ def _stop_room(deadline: float) -> HTTPRouteHandler:
             **problems(*_REFUSALS, "too-many-requests", "coordination-unavailable", "newer-record"),
         },
     )
-    async def stop_room_recordings(
-        request: _Request, data: JSONBody[StopRoomRecordings], pipeline: NamedDependency[RequestPipeline]
-    ) -> ASGIResponse:
+    async def stop_room_recordings(request: _Request, data: JSONBody[StopRoomRecordings]) -> ASGIResponse:
         room = read_room(request.path_params["roomId"])
         timeout = min(asked_seconds(request) or deadline, deadline)
         ended = await pipeline.stop_room(request, room, timeout, include_foreign=data.include_foreign is True)
