@@ -5,7 +5,6 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from litestar import Request, Router, get
-from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from msgspec import Meta, Struct
@@ -140,11 +139,12 @@ _PARTICIPANT: Final = {
 }
 
 
-def me_routes(authenticator: Authenticator | None) -> Router:
+def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter) -> Router:
     """Build the route.
 
     Args:
-        authenticator: Who asks; not needed to draw the contract.
+        authenticator: Who asks.
+        rate_limiter: Knows what is left of their limits.
     """
 
     @get(
@@ -164,7 +164,7 @@ def me_routes(authenticator: Authenticator | None) -> Router:
             **problems("unauthenticated", "identity-unavailable", "headers-too-large", "internal"),
         },
     )
-    async def get_caller(request: Request[Any, Any, Any], rate_limiter: NamedDependency[RateLimiter]) -> CallerProfile:
+    async def get_caller(request: Request[Any, Any, Any]) -> CallerProfile:
         caller = RequestContext.of(request.scope).sender
         return CallerProfile.of(caller, await rate_limiter.standing(caller))
 
