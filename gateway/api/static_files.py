@@ -14,6 +14,7 @@ from typing import Any, Final
 from litestar import MediaType, Request, Response
 from msgspec import Struct
 
+from gateway.api.context import RequestContext
 from gateway.errors import NotFound
 
 __all__ = ["StaticFile", "StaticPage"]
@@ -93,8 +94,12 @@ class StaticPage:
         }
 
     def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Answer with the page."""
-        return self._page.answer(request)
+        """Answer with the page, at the one address that the relative addresses in it are relative to."""
+        path, query = request.scope["path"], request.scope["query_string"].decode("latin-1")
+        if not path.endswith("/"):
+            return self._page.answer(request)
+        address = RequestContext.of(request.scope).prefix + path.rstrip("/")
+        return Response(b"", status_code=302, headers={"location": f"{address}?{query}" if query else address})
 
     def file(self, request: Request[Any, Any, Any], name: str) -> Response[bytes]:
         """Answer with one of its files.
