@@ -95,10 +95,11 @@ class StaticPage:
 
     def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
         """Answer with the page, at the one address that the relative addresses in it are relative to."""
-        path, query = request.scope["path"], request.scope["query_string"].decode("latin-1")
-        if not path.endswith("/"):
+        # Litestar has taken the slashes off `path`.
+        if not request.scope["raw_path"].endswith(b"/"):
             return self._page.answer(request)
-        address = RequestContext.of(request.scope).prefix + path.rstrip("/")
+        address = RequestContext.of(request.scope).prefix + request.scope["path"]
+        query = request.scope["query_string"].decode("latin-1")
         return Response(b"", status_code=302, headers={"location": f"{address}?{query}" if query else address})
 
     def file(self, request: Request[Any, Any, Any], name: str) -> Response[bytes]:
