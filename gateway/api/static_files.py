@@ -14,6 +14,7 @@ from typing import Any, Final
 from litestar import MediaType, Request, Response
 from msgspec import Struct
 
+from gateway.api.context import RequestContext
 from gateway.errors import NotFound
 
 __all__ = ["StaticFile", "StaticPage"]
@@ -93,8 +94,13 @@ class StaticPage:
         }
 
     def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Answer with the page."""
-        return self._page.answer(request)
+        """Answer with the page, at the one address that the relative addresses in it are relative to."""
+        # Litestar has taken the slashes off `path`.
+        if not request.scope["raw_path"].endswith(b"/"):
+            return self._page.answer(request)
+        address = RequestContext.of(request.scope).prefix + request.scope["path"]
+        query = request.scope["query_string"].decode("latin-1")
+        return Response(b"", status_code=302, headers={"location": f"{address}?{query}" if query else address})
 
     def file(self, request: Request[Any, Any, Any], name: str) -> Response[bytes]:
         """Answer with one of its files.

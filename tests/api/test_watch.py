@@ -61,6 +61,14 @@ async def test_watch_page_names_only_what_the_gateway_serves(gateway: httpx.Asyn
     )
 
 
+@pytest.mark.parametrize("page", ["watch", "docs"])
+async def test_page_with_a_slash_at_its_end_leads_to_the_page_without(gateway: httpx.AsyncClient, page: str) -> None:
+    """There, the relative addresses of its files would lead nowhere. What was asked is kept."""
+    for path, location in ((f"/{page}/", f"/{page}"), (f"/{page}//?room=a%20b", f"/{page}?room=a%20b")):
+        answer = await gateway.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (302, location)
+
+
 @pytest.mark.parametrize(("name", "media_type"), FILES.items())
 async def test_watch_file_is_asked_for_again_and_sent_once(
     gateway: httpx.AsyncClient, name: str, media_type: str

@@ -162,11 +162,12 @@ async def until(page: Page, expression: str) -> Any:
     return await harness.until(lambda: page.evaluate(expression), timeout=TAKES, every=0.03)
 
 
-async def rows(page: Page, **expected: str | None) -> list[dict[str, Any]]:
-    """Wait until a page has a row and each of its rows is as expected; return them."""
+async def rows(page: Page, count: int = 1, **expected: str | None) -> list[dict[str, Any]]:
+    """Wait until a page has drawn so many rows and each is as expected; return them."""
 
     def fits(found: list[dict[str, Any]]) -> bool:
-        return bool(found) and all(row[name] == value for row in found for name, value in expected.items())
+        drawn = [row for row in found if row["status"] is not None]
+        return len(drawn) == count and all(row[name] == value for row in drawn for name, value in expected.items())
 
     return await harness.until(lambda: page.evaluate(ROWS), fits, timeout=TAKES, every=0.03)
 
@@ -247,10 +248,7 @@ async def test_watch_pages_reconnect_after_their_gateway_was_killed_and_are_righ
 
                 for page in (one, two):
                     await until(page, LIVE)
-                    found = await harness.until(
-                        lambda page=page: page.evaluate(ROWS), lambda rows: len(rows) == 2, timeout=TAKES
-                    )
-                    assert [(row["who"], row["status"]) for row in found] == [("ada", "stopped"), ("ben", "recording")]
+                    await until(page, f"String({ROWS}.map((r) => [r.who, r.status])) === 'ada,stopped,ben,recording'")
                     assert await page.evaluate("document.querySelector('#connection').textContent") == "Live"
         assert again.stop() == 0
         assert other.stop() == 0
@@ -285,7 +283,7 @@ async def test_watch_shows_the_buttons_that_the_caller_has(
         assert await page.evaluate("document.querySelector('#start').checkVisibility()") is form
         if caller in {"own", "folder"}:
             await start_on_page(page, "ben")
-            found = await harness.until(lambda: page.evaluate(ROWS), lambda rows: len(rows) == 2, timeout=TAKES)
+            found = await rows(page, 2)
             assert found[1]["button"] == ("Stop" if caller == "own" else None)
 
 
@@ -367,9 +365,7 @@ async def test_watch_shows_hostile_ids_as_text(chromium: Chromium, room: Room) -
     for participant in HOSTILE:
         assert (await room.client.start(room.track(participant))).status_code == 201
     async with watching(chromium, room, room.keys["lesson-service"], viewport={"width": 320, "height": 700}) as page:
-        found = await harness.until(
-            lambda: page.evaluate(ROWS), lambda rows: len(rows) == len(HOSTILE), timeout=TAKES, every=0.03
-        )
+        found = await rows(page, len(HOSTILE))
         assert {row["who"] for row in found} == set(HOSTILE)
         assert (
             await page.evaluate(
@@ -398,7 +394,7 @@ async def test_watch_links_only_files_of_the_web(chromium: Chromium, room: Room)
     await room.redis.hset(key, "evidence", evidence.replace(other, "javascript:alert(document.domain)//x.webm"))
 
     async with watching(chromium, room, room.keys["reader"]) as page:
-        await rows(page, status="stopped")
+        await rows(page, 2, status="stopped")
         links = await page.evaluate(
             "[...document.querySelectorAll('.files')].map((files) => "
             "[...files.querySelectorAll('a')].map((a) => [a.href, a.rel, a.target]))"
@@ -481,9 +477,15 @@ async def test_watch_with_the_keyboard_alone_connects_starts_and_stops(chromium:
         await press("Enter")
         (row,) = await rows(page, status="recording")
         assert (row["who"], row["what"]) == ("ada", "Audio")
+        room.simulator.inject(harness.delay("stop", 0.3, room_id=room.id))
         await tab_to(".recording button")
+        await page.evaluate(
+            "globalThis.focused = [], document.addEventListener('focusout', () => focused.push('out'), true)"
+        )
         await press("Enter")
         await rows(page, status="stopped")
+        # Not even while it is stopping.
+        assert await page.evaluate("focused") == []
         # The same button starts again now: a person is where they were.
         assert await page.evaluate("document.activeElement.textContent") == "Start again"
         assert (
@@ -491,6 +493,7 @@ async def test_watch_with_the_keyboard_alone_connects_starts_and_stops(chromium:
             == "Start again: \u2068ada\u2069, \u2068Audio\u2069"
         )
         await until(page, "document.querySelector('#news').textContent.includes('Stopped')")
+        assert room.starts == {"ada": 1}
 
 
 # --- what it looks like ------------------------------------------------------------------------------------------
@@ -571,9 +574,7 @@ async def test_watch_breaks_no_rule_of_accessibility(
         await look(page, "refused-")
         await connect(page, room.keys["lesson-service"])
         await until(page, LIVE)
-        found = await harness.until(
-            lambda: page.evaluate(ROWS), lambda rows: len(rows) == len(LESSON), timeout=TAKES, every=0.03
-        )
+        found = await rows(page, len(LESSON))
         assert {row["status"] for row in found} == {"recording", "stopped", "failed", "stopping", "unknown"}
         assert len({row["shape"] for row in found}) == 5
         facts = {(row["who"], row["what"]): row["facts"] for row in found}

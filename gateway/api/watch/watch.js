@@ -42,7 +42,7 @@ function mayStop({requestedBy, participantId}) {
 /** What the button of a row does: `start`, `stop`, or nothing. */
 function actionFor(recording) {
   if (groupOf(recording.status) === "ended") return has("start") ? "start" : null;
-  return recording.status !== "stopping" && mayStop(recording) ? "stop" : null;
+  return mayStop(recording) ? "stop" : null;
 }
 
 function showCaller() {
@@ -171,12 +171,15 @@ function draw(row) {
   row.act.hidden = !row.action;
   row.act.textContent = row.action === "start" ? "Start again" : "Stop";
   row.act.dataset.action = row.action;
+  setWaiting(row.act, row.act.busy || recording.status === "stopping");
   row.act.setAttribute("aria-label", `${row.act.textContent}: ${nameOf(recording)}`);
   if (focused && row.act.hidden) $("room-title").focus();
   drawTimes(row);
   drawTimeline(row.person);
 }
 
+/** A button that waits stays where it is: one that is disabled or hidden would lose the focus. */
+const setWaiting = (button, waits) => button.setAttribute("aria-disabled", String(Boolean(waits)));
 const setText = (node, text) => node.textContent === String(text) || (node.textContent = text);
 
 function drawTimes(row) {
@@ -283,10 +286,11 @@ function hideProblem() {
 
 /** Start or stop. The rows show what comes of it when the events tell: they are the same for all who watch. */
 async function act(action, recording, button) {
-  if (button.getAttribute("aria-disabled") === "true") return; // a button that is disabled would lose the focus
+  if (button.getAttribute("aria-disabled") === "true") return;
   const {mode, participantId, kind} = recording;
   const folder = action === "start" && me.bucketDirPrefix ? {bucketDirPath: me.bucketDirPrefix} : {};
-  button.setAttribute("aria-disabled", "true");
+  button.busy = true;
+  setWaiting(button, true);
   hideProblem();
   $("said").textContent = "";
   try {
@@ -295,7 +299,8 @@ async function act(action, recording, button) {
   } catch (problem) {
     showProblem(problem);
   } finally {
-    button.removeAttribute("aria-disabled");
+    button.busy = false;
+    setWaiting(button, false);
   }
   askMe();
 }
