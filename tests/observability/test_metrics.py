@@ -175,7 +175,7 @@ async def test_metrics_count_a_start_two_repeats_and_a_stop(
         "already_recording": 1,
     }
     assert grown("starts_total") == 4
-    assert grown("stops_total", outcome="stopped") == grown("stops_total") == 1
+    assert grown("stops_total", outcome="stopped") == grown("stops_total", mode="track") == grown("stops_total") == 1
     assert grown("upstream_requests_total", operation="start", status="2xx") == 1
     assert grown("upstream_requests_total", operation="stop", status="2xx") == 1
     assert grown("upstream_request_duration_seconds_count", operation="start") == 1
@@ -190,6 +190,20 @@ async def test_metrics_count_a_start_two_repeats_and_a_stop(
     assert grown("http_requests_total", route="stopTrackRecording", status="200") == 1
     assert grown("http_request_duration_seconds_count", route="startTrackRecording") == 4
     assert grown("redis_duration_seconds_count") >= 5
+
+
+async def test_metrics_tell_starts_and_stops_of_modes_apart(gateway: ApiClient, new_track: NewTrack) -> None:
+    """What is done of a participant and of its room grows the series of that mode alone."""
+    track = new_track()
+    before = await scrape(gateway)
+    for mode, ids in (("participant", ("roomId", "participantId")), ("room", ("roomId",))):
+        body = {name: track[name] for name in ids}
+        for verb in ("start", "start", "stop"):
+            assert (await gateway.post(f"/v1/recordings/{mode}/{verb}", json=body)).is_success
+    after = await scrape(gateway)
+    for mode, starts, stops in (("track", 0, 0), ("participant", 2, 1), ("room", 2, 1)):
+        assert after.total("starts_total", mode=mode) - before.total("starts_total", mode=mode) == starts
+        assert after.total("stops_total", mode=mode) - before.total("stops_total", mode=mode) == stops
 
 
 async def test_metrics_during_an_operation_show_its_waiters(

@@ -101,8 +101,8 @@ async def test_metrics_of_two_workers_add_up_over_200_starts(
         assert told == {"started": 1, "joined": 199}
         assert sum(call.endpoint == "start" for call in simulator.calls) == 1
         for seen in await ask(process.url, demo.key, 6, scrape):
-            assert seen.get("starts_total", outcome="started") == 1
-            assert seen.get("starts_total", outcome="joined") == 199
+            assert seen.get("starts_total", outcome="started", mode="track") == 1
+            assert seen.get("starts_total", outcome="joined", mode="track") == 199
             assert seen.total("http_requests_total", route="startTrackRecording") == 200
             assert seen.total("phase_duration_seconds_count", phase="wait") == 200
             assert seen.get("upstream_requests_total", operation="start", status="2xx") == 1

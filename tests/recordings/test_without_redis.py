@@ -139,6 +139,30 @@ async def test_start_twenty_times_without_redis_is_one_per_process(
         assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
+async def test_start_of_each_mode_without_redis_is_one_start(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """A track, its participant and its room are told apart without Redis too, and a composite recording is none."""
+    track = new_track()
+    room = {"roomId": track["roomId"]}
+    bodies = {"track": track, "participant": {**room, "participantId": track["participantId"]}, "room": room}
+    simulator.account.add_row("room", {**room, "id": "c" * 24, "mode": "composite", "start": None, "end": None})
+    async with serving(fragile, simulator, demo, GATEWAY_WITHOUT_REDIS="degrade") as gateway:
+        fragile.pause()
+        for outcome in ("started", "already_recording"):
+            for mode, body in bodies.items():
+                answer = await gateway.post(f"/v1/recordings/{mode}/start", json=body)
+                assert (answer.json()["outcome"], answer.json()["mode"]) == (outcome, mode), answer.text
+                assert answer.json()["coordinated"] is False
+        for mode, body in bodies.items():
+            stopped = await gateway.post(f"/v1/recordings/{mode}/stop", json=body)
+            assert stopped.json()["outcome"] == "stopped"
+        fragile.resume()
+        await recovered(gateway)
+    ended = {row.target for row in simulator.rows if row.closed is not None}
+    assert len(simulator.rows) == len(ended) == 3
+
+
 async def test_start_after_redis_came_back_empty_finds_the_recording(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
