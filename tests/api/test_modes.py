@@ -35,7 +35,7 @@ def test_bodies_of_a_mode_have_its_ids_and_parameters(mode: Mode) -> None:
     """A stop takes the ids of the mode's row, a start its parameters too, and the ids are what must be there."""
     spec, bodies = MODES[mode], BODIES[mode]
     assert names(bodies.stop) == spec.ids
-    assert names(bodies.start) == {**spec.ids, **spec.parameters}
+    assert names(bodies.start) == {**spec.ids, **spec.parameters, "maxDurationSeconds": "max_duration_seconds"}
     for body in bodies:
         required = {field.encode_name for field in msgspec.structs.fields(body) if field.required}
         assert required == spec.ids.keys()
