@@ -144,11 +144,11 @@ def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter) -> Router
 
     Args:
         authenticator: Who asks.
-<<<<<<< HEAD
+    <<<<<<< HEAD
         rate_limiter: Knows what is left.
-=======
+    =======
         rate_limiter: Knows what is left of their limits.
->>>>>>> watch
+    >>>>>>> watch
     """
 
     @get(

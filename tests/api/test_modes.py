@@ -37,7 +37,7 @@ def test_bodies_of_a_mode_have_its_ids_and_parameters(mode: Mode) -> None:
     assert names(bodies.stop) == spec.ids
     # Its parameters bear VideoSDK's names, but the folder bears one name in all modes.
     given = {"bucketDirPath" if name == "awsDirPath" else name: ours for name, ours in spec.parameters.items()}
-    assert names(bodies.start) == {**spec.ids, **given}
+    assert names(bodies.start) == {**spec.ids, **given, "maxDurationSeconds": "max_duration_seconds"}
     for body in bodies:
         required = {field.encode_name for field in msgspec.structs.fields(body) if field.required}
         assert required == spec.ids.keys()

@@ -131,6 +131,9 @@ def _first_stop(calls: Sequence[UpstreamCall], end: End) -> float:
 
 
 def _lasted(troubles: Sequence[Trouble], end: End, *kinds: str) -> float:
-    """Return how many seconds after an end trouble of some kinds lasted, that it met or that began within the bound."""
-    lasted = (one.ended - end.at for one in troubles if one.what in kinds and one.begun <= end.at + BOUND)
-    return max(0.0, max(lasted, default=0.0))
+    """Return how many seconds after an end trouble of some kinds lasted, with what came within the bound after it."""
+    until = end.at
+    for trouble in sorted(troubles, key=lambda one: one.begun):
+        if trouble.what in kinds and trouble.begun <= until + BOUND:
+            until = max(until, trouble.ended)
+    return until - end.at

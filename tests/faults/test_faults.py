@@ -89,26 +89,31 @@ def rules(history: History) -> set[str]:
     return {violation.rule for violation in check(history)}
 
 
+REDIS_AWAY = Trouble(what="redis", begun=12.0, ended=13.0)
+
+
 @pytest.mark.parametrize(
-    ("stop", "trouble", "what"),
+    ("stop", "troubles", "what"),
     [
-        (12.1, None, ""),
-        (15.9, None, ""),
-        (16.1, None, "5.1 s after"),
-        (None, None, "inf s after"),
-        (10.5, None, "0.5 s before"),
-        (16.1, Trouble(what="redis", begun=12.0, ended=13.0), ""),
-        (16.1, Trouble(what="redis", begun=9.0, ended=10.5), "5.1 s after"),
-        (19.0, Trouble(what="redis", begun=12.0, ended=13.0), "8.0 s after"),
-        (16.1, Trouble(what="kill", begun=12.0, ended=13.0, process="g1"), "5.1 s after"),
+        (12.1, [], ""),
+        (15.9, [], ""),
+        (16.1, [], "5.1 s after"),
+        (None, [], "inf s after"),
+        (10.5, [], "0.5 s before"),
+        (16.1, [REDIS_AWAY], ""),
+        (16.1, [Trouble(what="redis", begun=9.0, ended=10.5)], "5.1 s after"),
+        (19.0, [REDIS_AWAY], "8.0 s after"),
+        (19.0, [REDIS_AWAY, Trouble(what="redis", begun=16.0, ended=17.0)], ""),
+        (24.0, [REDIS_AWAY, Trouble(what="redis", begun=18.5, ended=22.0)], "13.0 s after"),
+        (16.1, [Trouble(what="kill", begun=12.0, ended=13.0, process="g1")], "5.1 s after"),
     ],
 )
 def test_checker_finds_a_recording_that_is_stopped_late_or_early(
-    stop: float | None, trouble: Trouble | None, what: str
+    stop: float | None, troubles: list[Trouble], what: str
 ) -> None:
     """Within 5 s of its end, or of the moment from which a replica can reach Redis and VideoSDK again."""
     posts = [post("stop", stop, stop + 0.1, attempt="boot.4")] if stop is not None else []
-    history = but(ends=[End(track=TRACK, at=11.0)], upstream=posts, troubles=[trouble] if trouble is not None else [])
+    history = but(ends=[End(track=TRACK, at=11.0)], upstream=posts, troubles=troubles)
     assert [what in text for text in late(history)] == ([True] if what else [])
 
 

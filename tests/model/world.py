@@ -313,17 +313,14 @@ class World:
 
     def _check_end(self) -> None:
         """Check that what has to end is being stopped, wherever a replica lives that can reach Redis."""
-        live = [one for one in self.processes if one.alive and not one.stalled and not one.wire.faults]
-        if not (self.settling and live and self.end_score is not None and self.end_score < self.redis_ms):
-            self._late_since = None
-            return
-        fields = self.record()
-        if fields.get("action") == "start" and int(fields["lease"]) > self.redis_ms:
-            self._late_since = None  # What is being sent is waited for: it may take longer than it may last.
-            return
-        self._late_since = self._late_since or self.now
-        if self.now - self._late_since > _LATE_SECONDS:
-            self.violate(f"it has to end since {self.redis_ms - self.end_score:.0f} ms, and no replica stops it")
+        live = any(one.alive and not one.stalled and not one.wire.faults for one in self.processes)
+        over_by = 0.0 if self.end_score is None else self.redis_ms - self.end_score
+        fields = self.record() if self.settling and live and over_by > 0 else {}
+        # What is being sent is waited for: it may take longer than it may last.
+        being_sent = fields.get("action") == "start" and int(fields["lease"]) > self.redis_ms
+        self._late_since = (self._late_since or self.now) if fields and not being_sent else None
+        if self._late_since is not None and self.now - self._late_since > _LATE_SECONDS:
+            self.violate(f"it has to end since {over_by:.0f} ms, and no replica stops it")
 
     def missed(self) -> None:
         """Take note that a process may not tell Redis what it has just forgotten."""
