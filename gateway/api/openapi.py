@@ -193,10 +193,7 @@ def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
             livez,
             readiness_route(_NO_PART, _NO_PART, _NO_PART),
         ],
-<<<<<<< HEAD
         request_max_body_size=MAX_BODY_BYTES,
-=======
->>>>>>> watch
         logging_config=None,
         openapi_config=config,
     )
