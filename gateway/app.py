@@ -13,11 +13,10 @@ import httpx
 import msgspec
 import structlog
 from litestar import Litestar
-from litestar.di import Provide
 from litestar.types import ASGIApp
 
 from gateway import __version__
-from gateway.api.admin import admin
+from gateway.api.admin import admin_routes
 from gateway.api.docs import docs, docs_file, openapi_json, root
 from gateway.api.events import EventStreams, event_routes
 from gateway.api.idempotency import Idempotency
@@ -26,8 +25,8 @@ from gateway.api.pipeline import RequestPipeline
 from gateway.api.problems import MAX_BODY_BYTES, answer_problem, problem_page
 from gateway.api.rate_limits import RateLimiter
 from gateway.api.recordings import recording_routes
-from gateway.api.system import ReadGauges, livez, readyz, serve_metrics
-from gateway.api.webhooks import WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
+from gateway.api.system import ReadGauges, livez, metrics_route, readiness_route
+from gateway.api.webhooks import WEBHOOK_PATH, WebhookReceiver, webhook_route
 from gateway.api.wire import RecordingBody
 from gateway.auth.api_keys import Callers, CallersFile, Sort, TokenTable
 from gateway.auth.authenticator import Authenticator
@@ -214,29 +213,19 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
 
     return Litestar(
         route_handlers=[
-            recording_routes(authenticator, settings.request_deadline.total_seconds()),
+            recording_routes(authenticator, pipeline, settings.request_deadline.total_seconds()),
             event_routes(authenticator, event_streams),
-            admin(authenticator),
-            receive_videosdk_webhook,
+            admin_routes(authenticator, operator),
+            webhook_route(webhook_receiver),
             livez,
-            readyz,
-            serve_metrics,
+            readiness_route(recordings, authenticator, drain),
+            metrics_route(read_gauges),
             problem_page,
             root,
             docs,
             docs_file,
             openapi_json,
         ],
-        dependencies={
-            "recordings": Provide(lambda: recordings, sync_to_thread=False),
-            "pipeline": Provide(lambda: pipeline, sync_to_thread=False),
-            "authenticator": Provide(lambda: authenticator, sync_to_thread=False),
-            "operator": Provide(lambda: operator, sync_to_thread=False),
-            "webhook_receiver": Provide(lambda: webhook_receiver, sync_to_thread=False),
-            "read_gauges": Provide(lambda: read_gauges, sync_to_thread=False),
-            "drain": Provide(lambda: drain, sync_to_thread=False),
-            "event_streams": Provide(lambda: event_streams, sync_to_thread=False),
-        },
         exception_handlers={Exception: answer_problem},
         lifespan=[lifespan],
         request_max_body_size=MAX_BODY_BYTES,

@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Final
 
 from litestar import Request, Router, get, post
-from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -20,7 +19,7 @@ from gateway.auth.policy import Scope, check, covers
 from gateway.coordinator import PendingTarget
 from gateway.recordings import MODES, Kind, Mode, Operator, Status, target_of
 
-__all__ = ["PENDING_QUERY", "PendingRecordings", "ReleaseClaim", "ReleasedClaim", "admin"]
+__all__ = ["PENDING_QUERY", "PendingRecordings", "ReleaseClaim", "ReleasedClaim", "admin_routes"]
 
 _Request = Request[Any, Any, Any]
 
@@ -111,22 +110,23 @@ class ReleasedClaim(Struct, frozen=True, kw_only=True):
     recording: RecordingBody
 
 
-def admin(authenticator: Authenticator | None) -> Router:
+def admin_routes(authenticator: Authenticator, operator: Operator) -> Router:
     """Build the routes.
 
     Args:
         authenticator: Who asks.
+        operator: Carries out what is asked.
     """
-    by_mode = [handler for mode in MODES for handler in (_reconcile(mode), _release(mode))]
+    by_mode = [handler for mode in MODES for handler in (_reconcile(mode, operator), _release(mode, operator))]
     return Router(
         "/v1/admin",
-        route_handlers=[_list(), *by_mode],
+        route_handlers=[_list(operator), *by_mode],
         before_request=authenticate(authenticator),
         request_class=JsonRequest,
     )
 
 
-def _list() -> HTTPRouteHandler:
+def _list(operator: Operator) -> HTTPRouteHandler:
     @get(
         "/tracks",
         operation_id="listPendingRecordings",
@@ -137,7 +137,7 @@ def _list() -> HTTPRouteHandler:
         opt={"scope": Scope.ADMIN},
         responses={200: openapi_texts.pending(PendingRecordings), **problems(*_ALWAYS, "invalid-request")},
     )
-    async def list_pending(request: _Request, operator: NamedDependency[Operator]) -> PendingRecordings:
+    async def list_pending(request: _Request) -> PendingRecordings:
         query = read_query(request.query_params.multi_items(), PENDING_QUERY)
         now, pending = await operator.pending(int(query.get("limit", _DEFAULT_LIMIT)))
         policy = _caller(request).policy
@@ -148,7 +148,7 @@ def _list() -> HTTPRouteHandler:
     return list_pending
 
 
-def _reconcile(mode: Mode) -> HTTPRouteHandler:
+def _reconcile(mode: Mode, operator: Operator) -> HTTPRouteHandler:
     @post(
         f"/{mode}s/{path_parts(mode)}/settle",
         operation_id=OPERATION_IDS[mode].reconcile,
@@ -163,7 +163,7 @@ def _reconcile(mode: Mode) -> HTTPRouteHandler:
             **problems(*_ALWAYS, *_BODY, "not-found"),
         },
     )
-    async def reconcile_recording(request: _Request, operator: NamedDependency[Operator]) -> RecordingBody:
+    async def reconcile_recording(request: _Request) -> RecordingBody:
         target = read_target(mode, request.path_params)
         check(_caller(request).policy, Scope.ADMIN, target)
         return RecordingBody.of(await operator.reconcile(target, by=_caller(request).name))
@@ -171,7 +171,7 @@ def _reconcile(mode: Mode) -> HTTPRouteHandler:
     return reconcile_recording
 
 
-def _release(mode: Mode) -> HTTPRouteHandler:
+def _release(mode: Mode, operator: Operator) -> HTTPRouteHandler:
     @post(
         f"/{mode}s/{path_parts(mode)}/release",
         operation_id=OPERATION_IDS[mode].release,
@@ -189,9 +189,7 @@ def _release(mode: Mode) -> HTTPRouteHandler:
             ),
         },
     )  # fmt: skip
-    async def release_claim(
-        request: _Request, data: JSONBody[ReleaseClaim], operator: NamedDependency[Operator]
-    ) -> ReleasedClaim:
+    async def release_claim(request: _Request, data: JSONBody[ReleaseClaim]) -> ReleasedClaim:
         target = read_target(mode, request.path_params)
         check(_caller(request).policy, Scope.ADMIN, target)
         released, recording = await operator.release(target, reason=data.reason, by=_caller(request).name)

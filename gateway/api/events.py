@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response, Router, get, post
-from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import FromPath
@@ -123,12 +122,12 @@ class EventStreams:
         return (self._tenant, "events", room)
 
 
-def event_routes(authenticator: Authenticator | None, event_streams: EventStreams | None) -> Router:
+def event_routes(authenticator: Authenticator, event_streams: EventStreams) -> Router:
     """Build the routes.
 
     Args:
         authenticator: Who asks.
-        event_streams: Knows tickets. Neither is needed to draw the contract.
+        event_streams: Knows tickets, and shows the events.
     """
     by_header = authenticate(authenticator)
 
@@ -156,7 +155,6 @@ def event_routes(authenticator: Authenticator | None, event_streams: EventStream
     async def stream_room_events(
         request: _Request,
         roomId: FromPath[str],  # noqa: N803 - the contract's name, as in a body
-        event_streams: NamedDependency[EventStreams],
     ) -> ASGIResponse:
         return await event_streams.open(request, read_room(roomId))
 
@@ -183,7 +181,6 @@ def event_routes(authenticator: Authenticator | None, event_streams: EventStream
     async def create_room_events_ticket(
         request: _Request,
         roomId: FromPath[str],  # noqa: N803
-        event_streams: NamedDependency[EventStreams],
     ) -> Response[EventsTicket]:
         ticket = await event_streams.issue(request, read_room(roomId))
         return Response(ticket, status_code=201, headers={"cache-control": "no-store"})
@@ -191,7 +188,7 @@ def event_routes(authenticator: Authenticator | None, event_streams: EventStream
     return Router("/v1/rooms", route_handlers=[stream_room_events, create_room_events_ticket])
 
 
-def _by_ticket_or(by_header: Guard, event_streams: EventStreams | None) -> Guard:
+def _by_ticket_or(by_header: Guard, event_streams: EventStreams) -> Guard:
     """Make the guard that takes a ticket where one is shown, and otherwise asks for the header."""
 
     async def guard(request: _Request) -> None:
@@ -199,7 +196,6 @@ def _by_ticket_or(by_header: Guard, event_streams: EventStreams | None) -> Guard
         if ticket is None:
             await by_header(request)
             return
-        assert event_streams is not None  # noqa: S101 - only the contract is drawn without
         caller = await event_streams.admit(str(request.path_params["roomId"]), ticket)
         RequestContext.of(request.scope).let_in(caller, request.scope)
 

@@ -29,11 +29,10 @@ _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 BEARER: list[dict[str, list[str]]] = [{name: []} for name in openapi_texts.IDENTITIES]
 
 
-def authenticate(authenticator: Authenticator | None) -> Guard:
+def authenticate(authenticator: Authenticator) -> Guard:
     """Make the guard that knows who asks and whether the route is for that caller, before a body is read."""
 
     async def guard(request: Request[Any, Any, Any]) -> None:
-        assert authenticator is not None  # noqa: S101 - only the contract is drawn without
         caller = await authenticator.identify(request.headers.get("authorization"))
         RequestContext.of(request.scope).let_in(caller, request.scope)
         needed = request.route_handler.opt.get("scope")

@@ -11,7 +11,6 @@ from typing import Any, Final, cast
 
 import msgspec
 from litestar import Litestar
-from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
@@ -20,7 +19,7 @@ from litestar.routes import HTTPRoute
 
 from gateway import __version__
 from gateway.api import openapi_texts
-from gateway.api.admin import PENDING_QUERY, PendingRecording, ReleaseClaim, admin
+from gateway.api.admin import PENDING_QUERY, PendingRecording, ReleaseClaim, admin_routes
 from gateway.api.events import LAST_EVENT_HEADER, event_routes
 from gateway.api.guards import DEADLINE_HEADER
 from gateway.api.idempotency import KEY_HEADER
@@ -28,8 +27,8 @@ from gateway.api.pagination import QUERY
 from gateway.api.problems import PROBLEM_JSON
 from gateway.api.recordings import recording_routes
 from gateway.api.room_options import RoomConfig, RoomLayout, Summary, Transcription
-from gateway.api.system import livez, readyz
-from gateway.api.webhooks import receive_videosdk_webhook
+from gateway.api.system import livez, readiness_route
+from gateway.api.webhooks import webhook_route
 from gateway.api.wire import BODIES, PATH_PARTS, ProblemDocument, RecordingBody
 from gateway.auth.policy import Scope
 from gateway.recordings import MODES, Mode
@@ -46,6 +45,8 @@ _REQUESTS: Final = tuple(
     )
 )
 _SCHEMAS: Final = "#/components/schemas/"
+_NO_PART: Final[Any] = None
+"""What routes call is not needed to describe them."""
 _PART: Final = re.compile(r"{(\w+)}")
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
 
@@ -175,25 +176,13 @@ def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
     # of Litestar's, and those load their scripts from elsewhere.
     app = Litestar(
         route_handlers=[
-            recording_routes(None, 0),
-            event_routes(None, None),
-            admin(None),
-            receive_videosdk_webhook,
+            recording_routes(_NO_PART, _NO_PART, 0),
+            event_routes(_NO_PART, _NO_PART),
+            admin_routes(_NO_PART, _NO_PART),
+            webhook_route(_NO_PART),
             livez,
-            readyz,
+            readiness_route(_NO_PART, _NO_PART, _NO_PART),
         ],
-        dependencies={
-            name: Provide(lambda: None, sync_to_thread=False)
-            for name in (
-                "recordings",
-                "pipeline",
-                "authenticator",
-                "webhook_receiver",
-                "drain",
-                "operator",
-                "event_streams",
-            )
-        },
         logging_config=None,
         openapi_config=config,
     )

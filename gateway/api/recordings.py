@@ -3,7 +3,6 @@
 from typing import Any
 
 from litestar import Request, Router, get, post
-from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from litestar.response.base import ASGIResponse
@@ -39,34 +38,33 @@ _UPSTREAM = ("upstream-refused", "upstream-credentials-refused", "upstream-limit
 _BODY = ("malformed-request", "payload-too-large", "unsupported-media-type")
 
 
-def recording_routes(authenticator: Authenticator | None, deadline: float) -> Router:
+def recording_routes(authenticator: Authenticator, pipeline: RequestPipeline, deadline: float) -> Router:
     """Build the routes: those of each mode, and the list.
 
     Args:
         authenticator: Who asks.
+        pipeline: Takes in what is asked.
         deadline: Longest wait of one caller, in seconds.
     """
     return Router(
         "/v1",
-        route_handlers=[*(handler for mode in MODES for handler in routes(mode, deadline)), _list()],
+        route_handlers=[*(handler for mode in MODES for handler in routes(mode, pipeline, deadline)), _list(pipeline)],
         before_request=authenticate(authenticator),
         request_class=JsonRequest,
     )
 
 
-def routes(mode: Mode, deadline: float) -> list[HTTPRouteHandler]:
+def routes(mode: Mode, pipeline: RequestPipeline, deadline: float) -> list[HTTPRouteHandler]:
     """Build the routes that start, stop and show the recordings of one mode."""
-    handlers = [_start(mode, deadline), _stop(mode, deadline), _get(mode)]
+    handlers = [_start(mode, pipeline, deadline), _stop(mode, pipeline, deadline), _get(mode, pipeline)]
     if len(ids := list(MODES[mode].ids)) == 1:
         # A room may be called `start`, and then its address is also that of the command.
-        handlers += [_get_named(mode, ids[0], name) for name in ("start", "stop")]
+        handlers += [_get_named(mode, ids[0], name, pipeline) for name in ("start", "stop")]
     return handlers
 
 
-def _start(mode: Mode, deadline: float) -> HTTPRouteHandler:
-    async def start(
-        request: _Request, data: JSONBody[Struct], pipeline: NamedDependency[RequestPipeline]
-    ) -> ASGIResponse:
+def _start(mode: Mode, pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
+    async def start(request: _Request, data: JSONBody[Struct]) -> ASGIResponse:
         return await pipeline.start(request, mode, data, min(asked_seconds(request) or deadline, deadline))
 
     return post(
@@ -92,10 +90,8 @@ def _start(mode: Mode, deadline: float) -> HTTPRouteHandler:
     )(takes(BODIES[mode].start, start))
 
 
-def _stop(mode: Mode, deadline: float) -> HTTPRouteHandler:
-    async def stop(
-        request: _Request, data: JSONBody[Struct], pipeline: NamedDependency[RequestPipeline]
-    ) -> ASGIResponse:
+def _stop(mode: Mode, pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
+    async def stop(request: _Request, data: JSONBody[Struct]) -> ASGIResponse:
         return await pipeline.stop(request, mode, data, min(asked_seconds(request) or deadline, deadline))
 
     return post(
@@ -115,8 +111,8 @@ def _stop(mode: Mode, deadline: float) -> HTTPRouteHandler:
     )(takes(BODIES[mode].stop, stop))
 
 
-def _get(mode: Mode) -> HTTPRouteHandler:
-    async def show(request: _Request, pipeline: NamedDependency[RequestPipeline]) -> RecordingBody:
+def _get(mode: Mode, pipeline: RequestPipeline) -> HTTPRouteHandler:
+    async def show(request: _Request) -> RecordingBody:
         return await pipeline.show(request, read_target(mode, request.path_params))
 
     return get(
@@ -134,8 +130,8 @@ def _get(mode: Mode) -> HTTPRouteHandler:
     )(show)
 
 
-def _get_named(mode: Mode, part: str, name: str) -> HTTPRouteHandler:
-    async def show(request: _Request, pipeline: NamedDependency[RequestPipeline]) -> RecordingBody:
+def _get_named(mode: Mode, part: str, name: str, pipeline: RequestPipeline) -> HTTPRouteHandler:
+    async def show(request: _Request) -> RecordingBody:
         return await pipeline.show(request, read_target(mode, {part: name}))
 
     return get(
@@ -146,7 +142,7 @@ def _get_named(mode: Mode, part: str, name: str) -> HTTPRouteHandler:
     )(show)
 
 
-def _list() -> HTTPRouteHandler:
+def _list(pipeline: RequestPipeline) -> HTTPRouteHandler:
     @get(
         "/recordings",
         operation_id="listRecordings",
@@ -160,7 +156,7 @@ def _list() -> HTTPRouteHandler:
             **problems(*_IDENTITY, "invalid-request", "too-many-requests", "coordination-unavailable", "internal"),
         },
     )
-    async def list_recordings(request: _Request, pipeline: NamedDependency[RequestPipeline]) -> RecordingsPage:
+    async def list_recordings(request: _Request) -> RecordingsPage:
         return await pipeline.list(request)
 
     return list_recordings

@@ -12,8 +12,8 @@ from typing import Any, Final, cast
 import msgspec
 import structlog
 from litestar import Request, post
-from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException, InternalServerException
+from litestar.handlers import HTTPRouteHandler
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 from msgspec import Struct
 
@@ -32,7 +32,7 @@ from gateway.recordings.targets import is_id
 from gateway.videosdk.signatures import SIGNATURE_HEADER, Signatures, SignatureVerdict
 from gateway.videosdk.webhook_keys import REFETCH_SECONDS
 
-__all__ = ["EVENTS", "MAX_WEBHOOK_BYTES", "WEBHOOK_PATH", "WebhookReceiver", "receive_videosdk_webhook"]
+__all__ = ["EVENTS", "MAX_WEBHOOK_BYTES", "WEBHOOK_PATH", "WebhookReceiver", "webhook_route"]
 
 WEBHOOK_PATH: Final = "/v1/webhooks/videosdk"
 MAX_WEBHOOK_BYTES: Final = 256 * 1024
@@ -157,47 +157,54 @@ class WebhookReceiver:
         await self._queue.close(grace)
 
 
-@post(
-    WEBHOOK_PATH,
-    operation_id="receiveVideosdkWebhook",
-    summary="Take in an event of VideoSDK",
-    description=openapi_texts.WEBHOOK,
-    response_description="Accepted. What it says is acted on after this answer.",
-    tags=["webhooks"],
-    security=[{"videosdkSignature": []}],
-    status_code=204,
-    responses=problems(
-        "malformed-request",
-        "unauthenticated",
-        "payload-too-large",
-        "identity-unavailable",
-        "too-many-waiting",
-        "internal",
-    ),
-    request_max_body_size=MAX_WEBHOOK_BYTES,
-)
-async def receive_videosdk_webhook(
-    request: Request[Any, Any, Any], webhook_receiver: NamedDependency[WebhookReceiver]
-) -> None:
-    """Answer quickly: VideoSDK does not say how long it waits."""
-    context = RequestContext.of(request.scope)
-    context.challenge = "VideoSDK-Signature"
-    signatures = [value for name, value in request.scope["headers"] if name == SIGNATURE_HEADER.encode()]
-    webhook_receiver.check(signatures)
-    try:
-        body = await request.body()
-    except InternalServerException:
-        # What Litestar makes of a sender that hangs up within the body: not a mistake of the gateway.
-        webhook_receiver.count(_OTHER, "malformed")
-        raise MalformedRequest("The body ended early.") from None
-    except HTTPException as error:
-        if error.status_code != HTTP_413_REQUEST_ENTITY_TOO_LARGE:
-            raise
-        webhook_receiver.count(_OTHER, "too_large")
-        raise PayloadTooLarge(f"The body may have at most {MAX_WEBHOOK_BYTES} bytes.") from None
-    # Behind an ingress its address, and so one sender for all: which then has half of the places.
-    client = request.scope["client"]
-    context.webhook = await webhook_receiver.take(body, signatures, client[0] if client else "")
+def webhook_route(webhook_receiver: WebhookReceiver) -> HTTPRouteHandler:
+    """Build the route.
+
+    Args:
+        webhook_receiver: Checks the events, and passes them on.
+    """
+
+    @post(
+        WEBHOOK_PATH,
+        operation_id="receiveVideosdkWebhook",
+        summary="Take in an event of VideoSDK",
+        description=openapi_texts.WEBHOOK,
+        response_description="Accepted. What it says is acted on after this answer.",
+        tags=["webhooks"],
+        security=[{"videosdkSignature": []}],
+        status_code=204,
+        responses=problems(
+            "malformed-request",
+            "unauthenticated",
+            "payload-too-large",
+            "identity-unavailable",
+            "too-many-waiting",
+            "internal",
+        ),
+        request_max_body_size=MAX_WEBHOOK_BYTES,
+    )
+    async def receive_videosdk_webhook(request: Request[Any, Any, Any]) -> None:
+        """Answer quickly: VideoSDK does not say how long it waits."""
+        context = RequestContext.of(request.scope)
+        context.challenge = "VideoSDK-Signature"
+        signatures = [value for name, value in request.scope["headers"] if name == SIGNATURE_HEADER.encode()]
+        webhook_receiver.check(signatures)
+        try:
+            body = await request.body()
+        except InternalServerException:
+            # What Litestar makes of a sender that hangs up within the body: not a mistake of the gateway.
+            webhook_receiver.count(_OTHER, "malformed")
+            raise MalformedRequest("The body ended early.") from None
+        except HTTPException as error:
+            if error.status_code != HTTP_413_REQUEST_ENTITY_TOO_LARGE:
+                raise
+            webhook_receiver.count(_OTHER, "too_large")
+            raise PayloadTooLarge(f"The body may have at most {MAX_WEBHOOK_BYTES} bytes.") from None
+        # Behind an ingress its address, and so one sender for all: which then has half of the places.
+        client = request.scope["client"]
+        context.webhook = await webhook_receiver.take(body, signatures, client[0] if client else "")
+
+    return receive_videosdk_webhook
 
 
 def _read(body: bytes) -> dict[str, object]:

@@ -46,6 +46,8 @@ _MAX_RESULTS = 1_000
 _MAX_WAITING = 20_000
 _TARGETS_SHARE = 10
 """One target's callers get a tenth of the places."""
+_CROWD = 100
+_CROWD_SECONDS = 0.2
 _FULL = "Too many callers wait for this gateway at the moment."
 
 
@@ -74,6 +76,8 @@ class Batches:
         max_results: Results of a moment ago that are kept.
         max_waiting: Callers that may wait for a start at the same time, and as many for a stop.
         max_waiting_per_target: Those of a start of one target; a tenth of them unless given.
+        crowd: Callers waiting for starts of one target, from which on those who come later claim less often.
+        crowd_seconds: How long these gather, unless the operation finishes before or a stop comes.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class Batches:
         max_results: int = _MAX_RESULTS,
         max_waiting: int = _MAX_WAITING,
         max_waiting_per_target: int = 0,
+        crowd: int = _CROWD,
+        crowd_seconds: float = _CROWD_SECONDS,
     ) -> None:
         self._coordinator = coordinator
         self._leader = leader
@@ -96,6 +102,7 @@ class Batches:
         self._reconciler = reconciler
         self._degrade = degrade
         self._max_results = max_results
+        self._crowd, self._crowd_seconds = crowd, crowd_seconds
         self._max_per_target = max_waiting_per_target or max(1, max_waiting // _TARGETS_SHARE)
         self._starts = Places("waiting", max_waiting, _FULL)
         self._starts_per_target: dict[str, Places] = {}
@@ -104,6 +111,8 @@ class Batches:
         self._arriving: dict[str, dict[tuple[Command, str, int | None], Batch]] = {}
         self._submitting: dict[str, int] = {}
         """How many batches Redis has not answered yet, of targets of which batches have arrived."""
+        self._crowds: dict[str, asyncio.TimerHandle] = {}
+        """Ends the gathering of starts for a target where a crowd waits already: their claims would say the same."""
         self._waiting: dict[_WaitKey, Batch] = {}
         self._finished_signals: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
         self._recent_results: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
@@ -228,6 +237,8 @@ class Batches:
             self._submitting[key] = 0
             # What else has arrived by then goes with it.
             asyncio.get_running_loop().call_soon(self._submit_batches, key)
+        elif command is not Command.START:
+            self._end_gathering(key)
         return batch
 
     def _submit_batches(self, key: str) -> None:
@@ -245,8 +256,28 @@ class Batches:
             return
         batch.submitted = True
         self._submitting[batch.key] -= 1
-        if not self._submitting[batch.key]:
+        if self._submitting[batch.key]:
+            return
+        if self._is_crowded(batch):
+            loop = asyncio.get_running_loop()
+            self._crowds[batch.key] = loop.call_later(self._crowd_seconds, self._end_gathering, batch.key)
+        else:
             self._submit_batches(batch.key)
+
+    def _is_crowded(self, batch: Batch) -> bool:
+        """Tell whether claims of starts would now but say once more that an operation is in flight."""
+        in_flight = batch.claim is not None and batch.claim.verdict in {Verdict.LEAD, Verdict.WAIT}
+        of_target = self._starts_per_target.get(batch.key)
+        if not in_flight or of_target is None or of_target.taken < self._crowd:
+            return False
+        return all(arriving.command is Command.START for arriving in self._arriving.get(batch.key, {}).values())
+
+    def _end_gathering(self, key: str) -> None:
+        """Submit what has gathered behind a crowd: for long enough, until the operation finished, or until a stop."""
+        gathering = self._crowds.pop(key, None)
+        if gathering is not None:
+            gathering.cancel()
+            self._submit_batches(key)
 
     # --- batches -------------------------------------------------------------------------------------------------
 
@@ -366,6 +397,7 @@ class Batches:
         return result
 
     def _wake_waiters(self, key: str, operation: str, result: Result | None) -> None:
+        self._end_gathering(key)
         if result is not None and result.state:
             self._recent_results[key, operation] = (clock(), result)
             if len(self._recent_results) > self._max_results:

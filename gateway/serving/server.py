@@ -119,6 +119,9 @@ def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
+    # A second signal while Python ends would end the process by itself, and be its exit status.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(0)
 
 

@@ -154,6 +154,7 @@ class Notifications:
                 await cast("Any", pubsub.subscribe(*new))
             if old := subscribed - watched:
                 await cast("Any", pubsub.unsubscribe(*old))
+            uncancelled()
             subscribed = watched
 
     async def _read(self, pubsub: PubSub, following: asyncio.Task[None], moves: int) -> None:

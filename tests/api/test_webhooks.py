@@ -18,11 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from litestar import Litestar
-from litestar.di import Provide
 
 from gateway.api.middleware import RequestMiddleware
 from gateway.api.problems import answer_problem
-from gateway.api.webhooks import EVENTS, MAX_WEBHOOK_BYTES, WEBHOOK_PATH, WebhookReceiver, receive_videosdk_webhook
+from gateway.api.webhooks import EVENTS, MAX_WEBHOOK_BYTES, WEBHOOK_PATH, WebhookReceiver, webhook_route
 from gateway.errors import CoordinationUnavailable, GatewayError, NewerRecord
 from gateway.lifecycle import Drain
 from gateway.recordings import EventType, Kind, Mode, RecordedFile, WebhookEvent, WebhookQueue
@@ -122,8 +121,7 @@ async def opened(simulator: Simulator, **bounds: Any) -> AsyncGenerator[Door]:
     videosdk = VideoSDK(simulator.url, MintedTokens(harness.API_KEY, Secret(harness.SECRET)), timeout=harness.BOUND)
     door = Door(simulator, videosdk, **bounds)
     app = Litestar(
-        route_handlers=[receive_videosdk_webhook],
-        dependencies={"webhook_receiver": Provide(lambda: door.webhook_receiver, sync_to_thread=False)},
+        route_handlers=[webhook_route(door.webhook_receiver)],
         exception_handlers={Exception: answer_problem},
         logging_config=None,
         openapi_config=None,

@@ -159,7 +159,8 @@ async def test_stop_of_its_own_recording_is_repeated_however_often_it_is_refused
         assert (await gateway.stop(track)).status_code == 202
         await status_becomes(gateway, track, "stopped")
         assert running(simulator, track) == 0
-        assert sent(simulator, "stop") == 6
+        # Five refused ones, and one that was not; on a busy machine that one may have been late, and sent again.
+        assert sent(simulator, "stop") >= 6
 
 
 async def test_start_that_is_refused_over_a_dead_row_says_so(

@@ -158,7 +158,12 @@ class Line:
             self.said.put_nowait({"type": "subscribe", "channel": channel.encode(), "data": 1})
 
     async def unsubscribe(self, *channels: str) -> None:
-        """Unsubscribe, and confirm each."""
+        """Unsubscribe, and confirm each; how long a write takes is the server's affair."""
+        try:
+            await asyncio.sleep(self._connection.write_seconds)
+        except asyncio.CancelledError:
+            if self._connection.cancelled_as is None:
+                raise
         for channel in channels:
             self.said.put_nowait({"type": "unsubscribe", "channel": channel.encode(), "data": 1})
 
@@ -192,6 +197,7 @@ class Lines(Connection):
         self.away = False
         self.answers_pings = True
         self.fails_to_follow = False
+        self.write_seconds = 0.0
         self.cancelled_as: type[Exception] | None = None
         """What redis-py makes of a cancellation, as it does now and then: an error, nothing at all, or what it is."""
 
@@ -316,6 +322,21 @@ def test_stop_ends_the_subscription_whatever_redis_py_makes_of_it(made_of_it: ty
     lines.cancelled_as = made_of_it
 
     async def story(heard: Received) -> None:
+        await passed(0.1)
+        await heard.wakeups.stop()
+
+    on_its_own_clock(lines, story)
+
+
+def test_stop_during_the_end_of_a_watch_ends_the_subscription() -> None:
+    """The last reader of a room leaves as the process ends: a cancellation that is swallowed there holds nothing up."""
+    lines = Lines()
+    lines.write_seconds, lines.cancelled_as = 1, TimeoutError
+
+    async def story(heard: Received) -> None:
+        heard.watch(ROOM)
+        await passed(0.1)
+        heard.wakeups.unwatch(ROOM)
         await passed(0.1)
         await heard.wakeups.stop()
 
