@@ -116,10 +116,10 @@ async def test_stop_of_what_does_not_record_succeeds(
 async def test_show_of_an_unrecorded_track_is_not_found(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """The gateway asks VideoSDK once whether the track records, however often callers ask."""
+    """The gateway asks VideoSDK once what records in the room, in each mode, however often callers ask."""
     track = new_track()
     for _ in range(3):
         unknown = await gateway.show(track)
         assert unknown.status_code == 404
         assert unknown.json()["type"] == "/problems/not-found"
-    assert [call.endpoint for call in simulator.calls] == ["participant-list", "list"]
+    assert [call.endpoint for call in simulator.calls] == ["participant-list", "room-list", "list"]

@@ -400,7 +400,7 @@ async def questions_of_one_caller(scene: Scene, given: Given) -> list[int]:
 async def lists_side_by_side(scene: Scene, given: Given) -> int:
     """Return how many lists for readers are on their way at once while VideoSDK answers none."""
     rooms = [scene.track()["roomId"] for _ in range(4)]
-    lists = ("list", "participant-list")
+    lists = ("list", "participant-list", "room-list")
     scene.simulator.inject(*(Fault(action="hang_before", endpoint=name, times=None) for name in lists))
     async with scene.serving(given) as gateway:
         # Each reader is answered without its list after a moment.
