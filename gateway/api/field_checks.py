@@ -1,11 +1,19 @@
-"""What is wrong with a text that a caller sent: an address, a page or a folder. None where it can be passed on."""
+"""What is wrong with a value that a caller sent: an address, a page, a folder. None where it can be passed on."""
 
 import re
 import unicodedata
 from typing import Final, cast
 from urllib.parse import urlsplit
 
-__all__ = ["MAX_PATH", "MAX_URL", "check_bucket_dir_path", "check_template_url", "check_text", "check_webhook_url"]
+__all__ = [
+    "MAX_PATH",
+    "MAX_URL",
+    "check_bucket_dir_path",
+    "check_template_url",
+    "check_text",
+    "check_webhook_url",
+    "is_whole",
+]
 
 MAX_URL: Final = 2048
 MAX_PATH: Final = 512
@@ -28,6 +36,11 @@ def check_text(value: object, most: int) -> str | None:
     if not value.isprintable() and any(unicodedata.category(character) in _CONTROL for character in value):
         return "must not contain control characters"
     return None
+
+
+def is_whole(value: object) -> bool:
+    """Tell whether a number is whole: to JSON's readers 4.0 is as whole as 4."""
+    return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
 
 
 def check_webhook_url(value: object) -> str | None:

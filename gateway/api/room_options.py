@@ -12,6 +12,8 @@ from typing import Annotated, Final, Literal, cast
 
 from msgspec import UNSET, Meta, Struct, UnsetType, inspect
 
+from gateway.api.field_checks import is_whole
+
 __all__ = ["MAX_NAME", "MAX_UNKNOWN", "RoomConfig", "RoomLayout", "Summary", "Transcription", "mistakes"]
 
 MAX_NAME: Final = 64
@@ -85,11 +87,7 @@ def _wrong(path: str, value: object, kind: inspect.Type) -> list[tuple[str, str]
         case inspect.BoolType():
             wrong = None if isinstance(value, bool) else "must be true or false"
         case inspect.IntType(ge=least, le=most):
-            # 4.0 is as whole as 4 to JSON's readers.
-            whole = not isinstance(value, bool) and (
-                isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-            )
-            fits = whole and (least or 0) <= cast("int", value) <= (most or 0)
+            fits = is_whole(value) and (least or 0) <= cast("int", value) <= (most or 0)
             wrong = None if fits else f"must be a whole number from {least} to {most}"
         case _:
             wrong = _wrong_text(value, _MAX_PROMPT)

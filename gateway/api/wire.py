@@ -16,6 +16,7 @@ from gateway.api.field_checks import (
     check_template_url,
     check_text,
     check_webhook_url,
+    is_whole,
 )
 from gateway.api.room_options import MAX_NAME, MAX_UNKNOWN, RoomConfig, Transcription, mistakes
 from gateway.errors import InvalidRequest, MalformedRequest
@@ -403,7 +404,7 @@ def read_fields(given: Mapping[str, object], model: type[_T], within: str = "") 
         elif wrong := _wrong(model, name, given[name]):
             errors += wrong
         else:
-            values[field.name] = Kind(cast("str", given[name])) if name == "kind" else given[name]
+            values[field.name] = _READ[name](cast("Any", given[name])) if name in _READ else given[name]
     if errors:
         raise InvalidRequest.of([(within + name, message) for name, message in errors])
     return model(**values)
@@ -478,12 +479,14 @@ def _check_participant_format(value: object) -> str | None:
 
 
 def _check_duration(value: object) -> str | None:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not is_whole(value):
         return "must be a whole number"
-    in_bounds = SHORTEST_SECONDS <= value <= LONGEST_SECONDS
+    in_bounds = SHORTEST_SECONDS <= cast("int", value) <= LONGEST_SECONDS
     return None if in_bounds else f"must be from {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
 
 
+_READ: Final[dict[str, Callable[[Any], object]]] = {"kind": Kind, "maxDurationSeconds": int}
+"""What becomes of the fields that are no texts."""
 _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "roomId": _check_id,
     "participantId": _check_id,

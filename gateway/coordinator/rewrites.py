@@ -31,6 +31,7 @@ _LONGEST_SECONDS: Final = 60.0
 _SLEPT_SECONDS: Final = 5.0
 """A round that comes so late was kept from its work: what was known before it may be long over."""
 
+_RESTORED: Final = {"finish": "finish.restored", "release": "release.restored", "bound": "bound.restored"}
 _log = structlog.get_logger("gateway.coordinator")
 
 
@@ -151,5 +152,5 @@ class Rewrites:
             self._forgotten.discard(attempt)
         if how in {"ok", "restored", "late"}:
             metrics.fenced_write("restored")
-            _log.warning(f"{write.script}.restored", key=write.key, attempt=attempt)
+            _log.warning(_RESTORED[write.script], key=write.key, attempt=attempt)
         return True

@@ -117,7 +117,6 @@ BAD_DURATION = {
     "a text": "3600",
     "a text with a unit": "1h",
     "a decimal": 3600.5,
-    "a whole number with a point": 3600.0,
     "true": True,
     "a list": [3600],
     "an object": {},

@@ -299,11 +299,11 @@ async def test_limit_of_a_participant_is_counted_per_room(
 async def test_limit_of_questions_counts_the_calls_they_cause(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
-    """The lists of two rooms are allowed, two modes each; what Redis or a list of a moment ago answers is free."""
+    """The lists of two rooms are allowed, three modes each; what Redis or a list of a moment ago answers is free."""
     track = new_track()
     rooms = [f"{track['roomId']}-{number}" for number in range(3)]
     async with limited(
-        valkey, simulator, tmp_path, name="ask", GATEWAY_CALLER_QUESTIONS_PER_MINUTE="4", GATEWAY_TRUST_SECONDS="600"
+        valkey, simulator, tmp_path, name="ask", GATEWAY_CALLER_QUESTIONS_PER_MINUTE="6", GATEWAY_TRUST_SECONDS="600"
     ) as client:
         assert (await client.start(track)).status_code == 201
         for _ in range(3):
@@ -312,12 +312,12 @@ async def test_limit_of_questions_counts_the_calls_they_cause(
             assert (await client.show(track)).json()["status"] == "recording"
         for answer in (await client.list(rooms[2]), await client.show({**track, "roomId": rooms[2]})):
             assert "questions" in check_problem(answer, "too-many-requests")["detail"]
-            assert told(answer)["questions"][:2] == (4, 0)
+            assert told(answer)["questions"][:2] == (6, 0)
             assert int(answer.headers["retry-after"]) == told(answer)["questions"][2]
         assert (await client.list(track["roomId"])).status_code == 200
         assert (await client.stop(track)).json()["outcome"] == "stopped"
         assert {room: len(harness.calls_for(simulator, room)) for room in rooms} == {
-            rooms[0]: 2, rooms[1]: 2, rooms[2]: 0,
+            rooms[0]: 3, rooms[1]: 3, rooms[2]: 0,
         }  # fmt: skip
 
 

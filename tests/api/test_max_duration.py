@@ -57,7 +57,7 @@ async def serving(
                 await client.aclose()
 
 
-def asking(track: Track, seconds: int | None) -> dict[str, Any]:
+def asking(track: Track, seconds: float | None) -> dict[str, Any]:
     """Return the body of a start."""
     return {**track, "maxDurationSeconds": seconds}
 
@@ -97,6 +97,8 @@ async def ended(gateway: ApiClient, track: Track) -> dict[str, Any]:
         ("", "0", 86_400, 86_400),
         ("max_duration_seconds = 900", "0", None, 900),
         ("max_duration_seconds = 900", "0", 600, 600),
+        # As JSON's readers see it, the same number.
+        ("", "0", 600.0, 600),
         ("max_duration_seconds = 900", "0", 1200, 900),
         ("", "900", None, 900),
         ("", "900", 600, 600),
@@ -112,7 +114,7 @@ async def test_start_shows_the_end_that_the_smallest_duration_gives(
     tmp_path: Path,
     table: str,
     setting: str,
-    asked: int | None,
+    asked: float | None,
     expected: float | None,
 ) -> None:
     """The start's own, its caller's and the setting's; VideoSDK is told of none."""

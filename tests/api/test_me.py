@@ -25,7 +25,7 @@ CheckProblem = Callable[[httpx.Response, str], dict[str, Any]]
 ME: Final = "/v1/me"
 USUAL: Final = ["recordings:start", "recordings:stop", "recordings:read"]
 SCOPES: Final = f"scopes = {USUAL}\n"
-MODES: Final = ["track", "participant"]
+MODES: Final = ["track", "participant", "room"]
 KINDS: Final = ["audio", "video", "screen_audio", "screen_video"]
 FREE: Final = {
     "scopes": USUAL,
@@ -44,7 +44,7 @@ NARROW: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "operator": ('scopes = ["recordings:admin"]\n', {"scopes": ["recordings:admin"]}),
     "rooms": (f'{SCOPES}rooms = ["lesson-*", "hall\\\\*"]\n', {"rooms": ["lesson-*", "hall\\*"]}),
     "no-rooms": (f"{SCOPES}rooms = []\n", {"rooms": []}),
-    "participants": (f'{SCOPES}participants = ["ada"]\n', {"participants": ["ada"]}),
+    "participants": (f'{SCOPES}participants = ["ada"]\n', {"participants": ["ada"], "modes": ["track", "participant"]}),
     "no-participants": (f"{SCOPES}participants = []\n", {"participants": [], "modes": []}),
     "modes": (f'{SCOPES}modes = ["participant"]\n', {"modes": ["participant"]}),
     # What has no kind, since it holds several, is not among them.

@@ -116,8 +116,10 @@ async def test_batch_of_honest_values_sends_each_unchanged(
 ) -> None:
     """VideoSDK gets of every item what was sent, and nothing of the batch beside it."""
     items = [started(new_track, row) for row in HONEST]
-    results = await in_batch(callers["open"], items)
-    assert {result["status"] for result in results} == {201}
+    # A few at a time: a busy machine must not keep one of them from being sent in time.
+    for begin in range(0, len(items), 8):
+        results = await in_batch(callers["open"], items[begin : begin + 8])
+        assert {result["status"] for result in results} == {201}
     sent = {call.participant_id: call.body for call in simulator.calls if call.endpoint == "start"}
     for item in items:
         assert sent[item["participantId"]] == {

@@ -1,6 +1,7 @@
 """Every setting of the gateway is reachable from the chart's values, means the same there, and comes out readable."""
 
 import json
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -65,7 +66,10 @@ def example(row: Setting) -> Any:
         return float(Decimal(str(schema["minimum"])) + Decimal("0.05"))
     if schema.get("type") == "integer":
         return schema["maximum"]
-    return schema["enum"][-1] if "enum" in schema else f"'quoted' \"{row.variable.lower()}\" {{{{ .Values }}}}"
+    if "enum" in schema:
+        return schema["enum"][-1]
+    text = f"'quoted' \"{row.variable.lower()}\" {{{{ .Values }}}}"
+    return text if re.search(schema.get("pattern", ""), text) else row.default
 
 
 def test_chart_passes_every_value_unchanged(helm: Helm) -> None:
