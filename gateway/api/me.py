@@ -94,7 +94,7 @@ class CallerProfile(Struct, frozen=True, kw_only=True, rename="camel"):
         bool,
         Meta(
             description="Whether a start that joins a recording may put its end off. False: it only brings the end "
-            "forward, of what the caller may stop."
+            "forward. Either only of what the caller itself started, unless it may stop what others started."
         ),
     ]
     bucket_dir_prefix: (
