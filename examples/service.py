@@ -3,7 +3,7 @@
     GATEWAY_ADDRESS=http://127.0.0.1:8080 GATEWAY_KEY=… python examples/service.py
 
     POST   /lessons/ROOM  {"participants": ["ada", "ben"]}    record the camera of each
-    DELETE /lessons/ROOM                                      stop what records in the room
+    DELETE /lessons/ROOM                                      stop all that records in the room
 
 It needs httpx and an API key that may start, stop and read. It keeps nothing: the gateway knows what records.
 """
@@ -14,13 +14,13 @@ import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httpx
 
 TRIES: Final = 5
-RUNS: Final = {"starting", "recording", "stopping", "unknown"}
-"""What records, or may: `unknown` is not over until the gateway says so."""
+LONGEST_LESSON: Final = 3 * 3600
+"""Seconds after which the gateway stops a recording, should this service not live to do so."""
 
 
 class Gateway:
@@ -30,14 +30,38 @@ class Gateway:
         # Longer than the gateway's own longest wait (30 s): a shorter one would miss what became of a start.
         self._client = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=40)
 
-    def command(self, action: str, track: dict[str, str]) -> dict[str, Any]:
-        """Start or stop, and return the recording, or the gateway's problem. Both may be repeated at will."""
+    def start(self, track: dict[str, str]) -> dict[str, Any]:
+        """Start, and return the recording, or the gateway's problem. It may be repeated at will."""
         # One key for all tries: a late one does not start again what another caller has stopped meanwhile.
         headers = {"Idempotency-Key": str(uuid.uuid4())}
+        return self._post("/v1/recordings/track/start", {**track, "maxDurationSeconds": LONGEST_LESSON}, headers)
+
+    def stop_all(self, room: str) -> dict[str, dict[str, Any]]:
+        """Stop all that records in a room, and return the recording, or the gateway's problem, by what was recorded."""
+        answers: dict[str, dict[str, Any]] = {}
+        complete = False
+        for attempt in range(TRIES):
+            ended = self._post(f"/v1/rooms/{quote(room, safe='')}/recordings/stop", {}, {})
+            if "title" in ended:
+                return {**answers, "room": ended}
+            for result in ended["results"]:
+                target = result["target"]
+                name = " ".join(target[part] for part in ("mode", "participantId", "kind") if part in target)
+                answers[name] = result["recording"] if "recording" in result else result["problem"]
+            complete = ended["complete"]
+            if complete and all(result["status"] < 400 for result in ended["results"]):
+                return answers
+            if attempt < TRIES - 1:
+                time.sleep(1)
+        if not complete:
+            answers["?"] = {"title": "Not known", "detail": "VideoSDK did not say what else records in this room."}
+        return answers
+
+    def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
         answer: dict[str, Any] = {}
         for attempt in range(TRIES):
             try:
-                response = self._client.post(f"/v1/recordings/track/{action}", json=track, headers=headers)
+                response = self._client.post(path, json=body, headers=headers)
             except httpx.TransportError as error:
                 # It may have been carried out all the same; the next try gets the truth.
                 answer, wait = {"title": "No answer", "detail": str(error)}, 1.0
@@ -51,16 +75,6 @@ class Gateway:
                 time.sleep(wait)
         return answer
 
-    def running(self, room: str) -> list[dict[str, Any]]:
-        """Return what records in a room, or may."""
-        query, found = {"roomId": room, "mode": "track", "limit": "200"}, list[dict[str, Any]]()
-        while True:
-            page = self._client.get("/v1/recordings", params=query).raise_for_status().json()
-            found += [recording for recording in page["recordings"] if recording["status"] in RUNS]
-            if not page["nextCursor"]:
-                return found
-            query["cursor"] = page["nextCursor"]
-
 
 class Lessons(BaseHTTPRequestHandler):
     """The service's two routes."""
@@ -70,21 +84,18 @@ class Lessons(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Begin: record the camera of every participant."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._all(
-            "start", [{"roomId": self._room, "participantId": name, "kind": "video"} for name in body["participants"]]
-        )
+        tracks = {name: {"roomId": self._room, "participantId": name, "kind": "video"} for name in body["participants"]}
+        self._answer({name: self.gateway.start(track) for name, track in tracks.items()})
 
     def do_DELETE(self) -> None:
-        """End: stop whatever records in the room."""
-        names = ("roomId", "participantId", "kind")
-        self._all("stop", [{name: found[name] for name in names} for found in self.gateway.running(self._room)])
+        """End: stop all that records in the room."""
+        self._answer(self.gateway.stop_all(self._room))
 
     @property
     def _room(self) -> str:
         return unquote(self.path.removeprefix("/lessons/"))
 
-    def _all(self, action: str, tracks: list[dict[str, str]]) -> None:
-        answers = {track["participantId"]: self.gateway.command(action, track) for track in tracks}
+    def _answer(self, answers: dict[str, dict[str, Any]]) -> None:
         # A problem has a requestId: with it the gateway's operator finds what happened.
         failed = {name: answer for name, answer in answers.items() if "title" in answer}
         states = {name: answer["status"] for name, answer in answers.items() if name not in failed}

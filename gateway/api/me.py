@@ -86,6 +86,17 @@ class CallerProfile(Struct, frozen=True, kw_only=True, rename="camel"):
             "what one of the same participant (`participant:…`) or a moderator (`moderator:…`) started."
         ),
     ]
+    max_duration_seconds: (
+        Annotated[int, Meta(description="How long a recording that it starts may last at most; a start may say less.")]
+        | None
+    )
+    lengthens: Annotated[
+        bool,
+        Meta(
+            description="Whether a start that joins a recording may put its end off. False: it only brings the end "
+            "forward. Either only of what the caller itself started, unless it may stop what others started."
+        ),
+    ]
     bucket_dir_prefix: (
         Annotated[str, Meta(description="The folder in which its starts must put recordings (`bucketDirPath`).")] | None
     )
@@ -96,8 +107,8 @@ class CallerProfile(Struct, frozen=True, kw_only=True, rename="camel"):
     limits: Annotated[list[CallerLimit], Meta(description="Those that hold for it. What is not here is not limited.")]
 
     @classmethod
-    def of(cls, caller: Caller, limits: list[Standing]) -> "CallerProfile":
-        """Build the body for a caller."""
+    def of(cls, caller: Caller, limits: list[Standing], max_duration: float) -> "CallerProfile":
+        """Build the body for a caller; `max_duration` is the setting's."""
         policy = caller.policy
         return cls(
             name=caller.name,
@@ -108,6 +119,8 @@ class CallerProfile(Struct, frozen=True, kw_only=True, rename="camel"):
             rooms=None if policy.rooms is None else list(policy.rooms),
             participants=None if policy.participants is None else list(policy.participants),
             stops_others=policy.stop_others,
+            max_duration_seconds=min(filter(None, (policy.max_duration_seconds, int(max_duration))), default=None),
+            lengthens=policy.lengthen,
             bucket_dir_prefix=policy.bucket_dir_prefix,
             expires_at=None if caller.expires is None else _moment(caller.expires),
             limits=[CallerLimit.of(standing) for standing in limits],
@@ -118,11 +131,13 @@ _SERVICE: Final = {
     "name": "lesson-service",
     "sort": "api_key",
     "scopes": ["recordings:start", "recordings:stop", "recordings:read"],
-    "modes": ["track", "participant"],
+    "modes": ["track", "participant", "room"],
     "kinds": ["audio", "video", "screen_audio", "screen_video"],
     "rooms": ["lesson-*"],
     "participants": None,
     "stopsOthers": True,
+    "maxDurationSeconds": 7200,
+    "lengthens": True,
     "bucketDirPrefix": None,
     "expiresAt": None,
     "limits": [{"policy": "caller", "perMinute": 600, "remaining": 598, "fullInSeconds": 1}],
@@ -135,20 +150,18 @@ _PARTICIPANT: Final = {
     "rooms": ["abcd-efgh-ijkl"],
     "participants": ["participant-1"],
     "stopsOthers": False,
+    "lengthens": False,
     "expiresAt": "2026-01-01T18:00:00Z",
 }
 
 
-def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter) -> Router:
+def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter, max_duration: float) -> Router:
     """Build the route.
 
     Args:
         authenticator: Who asks.
-    <<<<<<< HEAD
-        rate_limiter: Knows what is left.
-    =======
         rate_limiter: Knows what is left of their limits.
-    >>>>>>> watch
+        max_duration: Seconds that a recording may last at most, whoever starts it; 0 is not bounded.
     """
 
     @get(
@@ -170,7 +183,7 @@ def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter) -> Router
     )
     async def get_caller(request: Request[Any, Any, Any]) -> CallerProfile:
         caller = RequestContext.of(request.scope).sender
-        return CallerProfile.of(caller, await rate_limiter.standing(caller))
+        return CallerProfile.of(caller, await rate_limiter.standing(caller), max_duration)
 
     return Router("/v1", route_handlers=[get_caller], before_request=authenticate(authenticator))
 

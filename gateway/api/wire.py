@@ -113,7 +113,8 @@ MaxDurationSeconds = Annotated[
         ge=SHORTEST_SECONDS,
         le=LONGEST_SECONDS,
         description="How long it may record, from this request's answer on. The gateway stops it then (`stopsAt`). A "
-        "start that joins a recording brings its end forward if need be, and does not put it off.",
+        "start that joins a recording brings its end forward if need be, and puts it off only where `GET /v1/me` says "
+        "`lengthens`.",
         examples=[5400],
     ),
 ]

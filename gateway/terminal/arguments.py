@@ -1,6 +1,7 @@
 """What `gateway` takes on its command line, with an example for everything."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
@@ -57,6 +58,7 @@ _EXAMPLES: Final[Mapping[str, str]] = {
     "start": """examples:
   gateway start abcd-efgh-ijkl ada video
   gateway start --mode participant abcd-efgh-ijkl ada
+  gateway start --max-duration 90m abcd-efgh-ijkl ada video
   gateway start --set bucketDirPath=lessons/1 --set webhookUrl=@hook.txt abcd-efgh-ijkl ada video
   gateway start --json abcd-efgh-ijkl ada video | jq -r .status
 """,
@@ -116,6 +118,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a field of the start: NAME=TEXT, NAME=@FILE, NAME:=JSON; again for another",
     )
     _target(_client_command(commands, "stop", "stop a recording; one that does not run is no error"))
+    start.add_argument(
+        "--max-duration",
+        type=_duration,
+        metavar="DURATION",
+        help="for how long it may record at most: seconds, or 90m, or 2h; the gateway stops it then",
+    )
     listing = _client_command(commands, "list", "list a room's recordings, what runs or may run first")
     listing.add_argument("room", metavar="ROOM")
     for name in ("mode", "participant", "kind", "status"):
@@ -161,6 +169,13 @@ def _target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait", type=_seconds, metavar="SECONDS", help="how long to wait; the operation goes on without you"
     )
+
+
+def _duration(text: str) -> int:
+    """Read a duration as whole seconds; the gateway says which it takes."""
+    if match := re.fullmatch(r"([0-9]{1,6})([smh]?)", text):
+        return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    raise argparse.ArgumentTypeError("expected a duration like 5400, 90m or 2h")
 
 
 def _seconds(text: str) -> float:

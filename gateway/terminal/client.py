@@ -5,7 +5,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ import msgspec
 
 from gateway.terminal.access import Access, FailedError, UsageError, fields_of
 from gateway.terminal.exit_codes import ExitCode
-from gateway.terminal.screen import coloured, note, printable, progress, show, table
+from gateway.terminal.screen import coloured, moment, note, printable, progress, show, table
 from gateway.terminal.watch import Watch
 
 __all__ = ["run"]
@@ -65,6 +64,8 @@ async def _command(access: Access, chosen: argparse.Namespace) -> int:
     body = dict(zip(_IDS, chosen.ids, strict=False))
     if chosen.command == "start":
         body |= fields_of(chosen.fields)
+        if chosen.max_duration is not None:
+            body["maxDurationSeconds"] = chosen.max_duration
     headers = {} if chosen.wait is None else {"x-request-timeout-ms": f"{chosen.wait * 1000:.0f}"}
     path = f"{access.address}/v1/recordings/{quote(chosen.mode, safe='')}/{chosen.command}"
     async with progress(f"gateway {chosen.command}: waiting for the gateway's answer"):
@@ -100,7 +101,7 @@ async def _list(access: Access, chosen: argparse.Namespace) -> int:
     if chosen.json:
         _write({"recordings": recordings})
     elif recordings:
-        heads = ("MODE", "PARTICIPANT", "KIND", "STATUS", "SINCE", "BY", "FILES", "ENDED BECAUSE")
+        heads = ("MODE", "PARTICIPANT", "KIND", "STATUS", "SINCE", "UNTIL", "BY", "FILES", "ENDED BECAUSE")
         show(table([heads, *map(_row, recordings)], _STATUSES, heads.index("STATUS")))
     else:
         note("No recordings.")
@@ -114,7 +115,8 @@ def _row(recording: Mapping[str, Any]) -> Sequence[str]:
         _text(recording.get("participantId")),
         _text(recording.get("kind")),
         _text(recording.get("status")),
-        _moment(ended or recording.get("requestedAt") or recording.get("confirmedAt")),
+        moment(ended or recording.get("requestedAt") or recording.get("confirmedAt")),
+        "" if ended else moment(recording.get("stopsAt")),
         _text(recording.get("requestedBy")),
         str(len(recording.get("files") or ())),
         _text(recording.get("endedBecause")),
@@ -132,9 +134,10 @@ def _details(recording: Mapping[str, Any]) -> str:
     requested = _text(recording.get("requestedBy"))
     rows = [
         ("id", _text(recording.get("id"))),
-        ("requested", " by ".join(part for part in (_moment(recording.get("requestedAt")), requested) if part)),
-        ("confirmed", _moment(recording.get("confirmedAt"))),
-        ("ended", _moment(recording.get("endedAt"))),
+        ("requested", " by ".join(part for part in (moment(recording.get("requestedAt")), requested) if part)),
+        ("confirmed", moment(recording.get("confirmedAt"))),
+        ("until", "" if recording.get("endedAt") else moment(recording.get("stopsAt"))),
+        ("ended", moment(recording.get("endedAt"))),
         ("because", _text(recording.get("endedBecause"))),
         (
             "files",
@@ -179,11 +182,3 @@ def _write(document: Mapping[str, Any]) -> None:
 
 def _text(value: object) -> str:
     return "" if value is None else printable(value)
-
-
-def _moment(value: object) -> str:
-    """Return a moment of the gateway's in this machine's time."""
-    try:
-        return datetime.fromisoformat(str(value)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    except ValueError:
-        return ""

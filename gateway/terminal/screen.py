@@ -5,9 +5,10 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Final
 
-__all__ = ["coloured", "note", "printable", "progress", "show", "table"]
+__all__ = ["coloured", "moment", "note", "printable", "progress", "show", "table"]
 
 _COLOURS: Final[Mapping[str, int]] = {
     "starting": 36,
@@ -47,6 +48,14 @@ def coloured(text: str, meaning: str, *, error: bool = False) -> str:
 def printable(value: object) -> str:
     """Return a value as text that cannot move the cursor, whatever a caller or VideoSDK put into it."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(value))
+
+
+def moment(value: object) -> str:
+    """Return a moment of the gateway's in this machine's time; nothing where there is none."""
+    try:
+        return datetime.fromisoformat(str(value)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return ""
 
 
 def table(rows: Sequence[Sequence[str]], meanings: Mapping[str, str] | None = None, column: int = -1) -> str:

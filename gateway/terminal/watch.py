@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.terminal.access import Access, FailedError, refusal
 from gateway.terminal.exit_codes import ExitCode
-from gateway.terminal.screen import coloured, note, printable, show
+from gateway.terminal.screen import coloured, moment, note, printable, show
 
 __all__ = ["Event", "Watch", "events"]
 
@@ -173,11 +173,13 @@ def _line(recording: Mapping[str, Any]) -> str:
     target = "  ".join(printable(recording[name]) for name in ("participantId", "kind") if recording.get(name))
     if not recording.get("kind"):
         target = f"{target}  ({printable(recording.get('mode', ''))})".strip()
+    until = "" if recording.get("endedAt") else moment(recording.get("stopsAt"))
     parts = [
         datetime.now().astimezone().strftime("%H:%M:%S"),
         target,
         coloured(status, status),
         f"by {printable(recording['requestedBy'])}" if recording.get("requestedBy") else "",
+        f"until {until}" if until else "",
         f"because {printable(recording['endedBecause'])}" if recording.get("endedBecause") else "",
         *(printable(file["fileUrl"]) for file in recording.get("files") or () if file.get("fileUrl")),
     ]

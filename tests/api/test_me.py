@@ -34,6 +34,8 @@ FREE: Final = {
     "rooms": None,
     "participants": None,
     "stopsOthers": True,
+    "maxDurationSeconds": None,
+    "lengthens": False,
     "bucketDirPrefix": None,
 }
 """What a caller gets to hear whose table has scopes and nothing else."""
@@ -44,12 +46,20 @@ NARROW: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "operator": ('scopes = ["recordings:admin"]\n', {"scopes": ["recordings:admin"]}),
     "rooms": (f'{SCOPES}rooms = ["lesson-*", "hall\\\\*"]\n', {"rooms": ["lesson-*", "hall\\*"]}),
     "no-rooms": (f"{SCOPES}rooms = []\n", {"rooms": []}),
-    "participants": (f'{SCOPES}participants = ["ada"]\n', {"participants": ["ada"], "modes": ["track", "participant"]}),
+    # What is recorded of a room shows all who are in it, so the table must name that mode.
+    "participants": (
+        f'{SCOPES}participants = ["ada"]\n', {"participants": ["ada"], "modes": ["track", "participant"]},
+    ),
+    "participants-and-room": (
+        f'{SCOPES}participants = ["ada"]\nmodes = ["room"]\n', {"participants": ["ada"], "modes": ["room"]},
+    ),
     "no-participants": (f"{SCOPES}participants = []\n", {"participants": [], "modes": []}),
     "modes": (f'{SCOPES}modes = ["participant"]\n', {"modes": ["participant"]}),
     # What has no kind, since it holds several, is not among them.
     "kinds": (f'{SCOPES}kinds = ["audio", "video"]\n', {"kinds": ["audio", "video"], "modes": ["track"]}),
     "no-kinds": (f"{SCOPES}kinds = []\n", {"kinds": [], "modes": []}),
+    "bounded": (f"{SCOPES}max_duration_seconds = 900\n", {"maxDurationSeconds": 900}),
+    "lengthening": (f"{SCOPES}lengthen = true\n", {"lengthens": True}),
     "own": (f"{SCOPES}stop_others = false\n", {"stopsOthers": False}),
     "folder": (f'{SCOPES}bucket_dir_prefix = "ours/2026"\n', {"bucketDirPrefix": "ours/2026"}),
     "hooks": (f'{SCOPES}webhook_hosts = ["hooks.of-the-company.example"]\n', {}),
@@ -145,13 +155,29 @@ async def test_me_of_a_stranger_is_unauthenticated(
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
+@pytest.mark.parametrize(("setting", "expected"), [("600", 600), ("1200.5", 900)])
+async def test_me_with_a_longest_duration_shows_the_smaller_of_policy_and_setting(
+    valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, setting: str, expected: int
+) -> None:
+    """What holds for the caller, whichever of the two says it."""
+    key, entry = new_key("bounded")
+    (tmp_path / "callers.toml").write_text(f"{entry}max_duration_seconds = 900\n")
+    more = {"GATEWAY_MAX_DURATION_SECONDS": setting}
+    settings = harness.environment(valkey.url, simulator.url, tmp_path / "callers.toml", **harness.CALM, **more)
+    async with harness.serve(settings) as url, harness.client(url, key) as client:
+        assert (await client.get(ME)).json()["maxDurationSeconds"] == expected
+
+
 async def test_me_where_no_identity_is_asked_for_is_anyone(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """With `GATEWAY_AUTH=none` every caller is the same, and may all that has no scope of its own."""
-    settings = harness.environment(valkey.url, simulator.url, Path("unset")) | {"GATEWAY_AUTH": "none"}
+    more = {"GATEWAY_AUTH": "none", "GATEWAY_MAX_DURATION_SECONDS": "1200.5"}
+    settings = harness.environment(valkey.url, simulator.url, Path("unset")) | more
     del settings["GATEWAY_CALLERS_FILE"]
     async with harness.serve(settings) as url, harness.client(url) as client:
         answer = (await client.get(ME)).json()
     assert (answer["name"], answer["sort"], answer["scopes"]) == ("anyone", "anyone", USUAL)
+    # Whole seconds, as a start names them.
+    assert answer["maxDurationSeconds"] == 1200
 
 
 async def test_me_shows_the_limits_as_the_headers_do_and_takes_nothing(

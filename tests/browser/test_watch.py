@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -19,6 +21,7 @@ from gateway.sandbox.simulator import Simulator
 from tests import harness
 from tests.api_client import ApiClient, NewTrack, Track
 from tests.browser.conftest import Chromium, Page, running
+from tests.ingress import PREFIX, behind_an_ingress
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +33,7 @@ CALLERS: Final = {
     "starter": 'scopes = ["recordings:start"]\n',
     "own": 'scopes = ["recordings:start", "recordings:stop", "recordings:read"]\nstop_others = false\n',
     "folder": 'scopes = ["recordings:start", "recordings:read"]\nbucket_dir_prefix = "lessons"\n',
+    "bounded": 'scopes = ["recordings:start", "recordings:read"]\nmax_duration_seconds = 5400\n',
     "nothing": "scopes = []\n",
 }
 """The tables of callers, by their names."""
@@ -254,6 +258,19 @@ async def test_watch_pages_reconnect_after_their_gateway_was_killed_and_are_righ
         assert other.stop() == 0
 
 
+async def test_watch_behind_a_stripped_prefix_is_live_and_starts(
+    chromium: Chromium, room: Room, demo: harness.Demo, tmp_path: Path
+) -> None:
+    """Behind an ingress that shows the gateway below a path: the page's files, its calls and its events lead there."""
+    with harness.AgedValkey() as valkey:
+        settings = harness.environment(valkey.url, room.simulator.url, demo.file, **harness.CALM)
+        async with behind_an_ingress(settings, tmp_path) as room.url, watching(chromium, room, demo.key) as page:
+            await start_on_page(page, "ada")
+            await rows(page, who="ada", status="recording")
+            asked = [urlsplit(request).path for request in (await page.seen())["requests"]]
+            assert [path for path in asked if not path.startswith(f"{PREFIX}/")] == []
+
+
 async def test_watch_without_any_right_says_so_and_shows_no_buttons(chromium: Chromium, room: Room) -> None:
     """A key that may nothing: a sentence that names the missing scope, no form, no list, and no attempt to follow."""
     async with opened(chromium, f"{room.url}/watch?room={room.id}") as page:
@@ -296,6 +313,85 @@ async def test_watch_of_a_participant_offers_its_own_tracks(chromium: Chromium, 
         await page.at("#start button", "click")
         (row,) = await rows(page, status="recording")
         assert (row["who"], row["button"]) == ("zoë*", "Stop")
+
+
+OPTIONS: Final = "[...document.querySelector('#%s').options].map(({value, text}) => [value, text])"
+
+
+async def test_watch_start_with_a_duration_is_bounded_and_its_row_says_until_when(
+    chromium: Chromium, room: Room
+) -> None:
+    """Chosen on the form: the gateway stops it then. Not chosen: it has no end, and the row names none."""
+    async with watching(chromium, room, room.keys["lesson-service"]) as page:
+        assert await page.evaluate(OPTIONS % "maxDurationSeconds") == [
+            ["", "Never"], ["1800", "30 min"], ["3600", "1 h"], ["7200", "2 h"], ["14400", "4 h"]
+        ]  # fmt: skip
+        await start_on_page(page, "ada")
+        (row,) = await rows(page, status="recording")
+        assert "until" not in row["facts"]
+        await page.at("#maxDurationSeconds", "selectOption", "1800")
+        await start_on_page(page, "ben")
+        _, row = await rows(page, 2, status="recording")
+        recordings = {each["participantId"]: each for each in (await room.client.list(room.id)).json()["recordings"]}
+        assert recordings["ada"]["stopsAt"] is None
+        begun, end = (datetime.fromisoformat(recordings["ben"][name]) for name in ("requestedAt", "stopsAt"))
+        assert end - begun == timedelta(minutes=30)
+        spoken = await page.evaluate(f"new Date({int(end.timestamp() * 1000)}).toTimeString().slice(0, 5)")
+        assert re.search(f"until [^·]*{spoken}", row["facts"])  # with its day where that is tomorrow
+
+
+async def test_watch_offers_no_longer_duration_than_the_caller_has(chromium: Chromium, room: Room) -> None:
+    """Its longest stands first, since a start without a duration ends then too; what is longer is not offered."""
+    async with watching(chromium, room, room.keys["bounded"]) as page:
+        assert await page.evaluate(OPTIONS % "maxDurationSeconds") == [
+            ["5400", "1 h 30 min"], ["1800", "30 min"], ["3600", "1 h"]
+        ]  # fmt: skip
+
+
+async def ends_in(room: Room, key: str, seconds: int) -> None:
+    """Have a recording end in so many seconds."""
+    at = int((time.time() + seconds) * 1000)
+    await room.redis.hset(key, "stops_at", str(at))  # pyright: ignore
+    await room.redis.zadd(f"{':'.join(key.split(':')[:3])}:ends", {key: at})
+
+
+async def test_watch_counts_down_to_the_end_and_says_that_the_time_was_over(chromium: Chromium, room: Room) -> None:
+    """Near its end a row says in how long; then the gateway stops it, and the row says why."""
+    body = {**room.track("ada"), "maxDurationSeconds": 3600}
+    assert (await room.client.start(body)).status_code == 201
+    key = await key_of(room, "ada")
+    await ends_in(room, key, 300)
+    async with watching(chromium, room, room.keys["reader"]) as page:
+        (row,) = await rows(page, status="recording")
+        assert re.search(r"stops in [34] min \d+ s", row["facts"])
+        await harness.until(
+            lambda: page.evaluate(ROWS), lambda found: found[0]["facts"] != row["facts"], timeout=TAKES, every=0.03
+        )
+        await ends_in(room, key, 0)
+        (row,) = await rows(page, status="stopped")
+        assert "it had recorded for as long as it may" in row["facts"]
+        assert "stops in" not in row["facts"]
+
+
+async def test_watch_starts_and_stops_the_whole_room_where_the_caller_may(chromium: Chromium, room: Room) -> None:
+    """The mode takes no participant and no kind, and has a row of its own, first, with its own button."""
+    assert (await room.client.start(room.track("ada"))).status_code == 201
+    async with watching(chromium, room, room.keys["lesson-service"]) as page:
+        assert [mode for mode, _ in await page.evaluate(OPTIONS % "mode")] == ["track", "participant", "room"]
+        await page.at("#mode", "selectOption", "room")
+        for field in ("participantId", "kind"):
+            assert not await page.evaluate(f"document.querySelector('#{field}').checkVisibility()")
+        await page.at("#start button", "click")
+        whole, _ = await rows(page, 2, status="recording", button="Stop")
+        assert (whole["who"], whole["what"]) == ("The whole room", "Room as a whole")
+
+        await page.at(".recording button >> nth=0", "click")
+
+        await until(page, f"String({ROWS}.map((row) => row.status)) === 'stopped,recording'")
+        await page.at(".recording button >> nth=0", "click")
+        await rows(page, 2, status="recording")
+        calls = [call.endpoint for call in harness.calls_for(room.simulator, room.id) if call.method == "POST"]
+        assert calls == ["start", "room-start", "room-stop", "room-start"]
 
 
 async def test_watch_of_another_room_or_with_a_wrong_key_shows_the_problem(chromium: Chromium, room: Room) -> None:
@@ -499,7 +595,8 @@ async def test_watch_with_the_keyboard_alone_connects_starts_and_stops(chromium:
 # --- what it looks like ------------------------------------------------------------------------------------------
 
 LESSON: Final[list[tuple[str, str, dict[str, object]]]] = [
-    ("ada", "video", {"begun": 24.2}),
+    ("", "", {"begun": 41.3, "stops": -4.2}),
+    ("ada", "video", {"begun": 24.2, "stops": -35.8}),
     ("ada", "audio", {"begun": 24.2}),
     ("ben@example.com", "video", {"begun": 47.6, "ended": 13.1, "because": "participant_left", "state": "stopped"}),
     ("ben@example.com", "screen_video", {"begun": 38.0, "ended": 29.4, "because": "stopped", "state": "stopped"}),
@@ -508,7 +605,7 @@ LESSON: Final[list[tuple[str, str, dict[str, object]]]] = [
     ("edda", "audio", {"begun": 4.1, "ended": 4.1, "because": "refused", "state": "failed"}),
     ("zoë", "video", {"begun": 0.1, "state": "stopping"}),
 ]
-"""A lesson in the middle of its hour: who, which kind of track (none: as a whole), and minutes ago."""
+"""A lesson in the middle of its hour: who (none: the room), which kind of track (none: as a whole), and minutes ago."""
 
 
 async def key_of(room: Room, participant: str, kind: str = "video", mode: str = "track") -> str:
@@ -522,13 +619,11 @@ async def hold_a_lesson(room: Room) -> None:
     """Have a room whose recordings began and ended in the last hour: real ones, whose records are made older."""
     now = time.time() * 1000
     for participant, kind, past in LESSON:
-        track = room.track(participant, kind)
-        if not kind:
-            del track["kind"]
-        mode = "track" if kind else "participant"
+        track = {name: value for name, value in room.track(participant, kind).items() if value}
+        mode = "track" if kind else "participant" if participant else "room"
         started = await room.client.post(f"/v1/recordings/{mode}/start", json=track)
         assert started.status_code == 201, started.text
-        fields = {"begun": "started_at", "ended": "ended_at", "confirmed": "confirmed"}
+        fields = {"begun": "started_at", "ended": "ended_at", "confirmed": "confirmed", "stops": "stops_at"}
         changed = {
             fields.get(name, name): int(now - value * 60_000) if isinstance(value, float) else value
             for name, value in past.items()
@@ -582,9 +677,13 @@ async def test_watch_breaks_no_rule_of_accessibility(
         assert "VideoSDK refused it" in facts["edda", "Audio"]
         assert "not certain since" in facts["dov", "Video"]
         assert "started by \u2068lesson-service\u2069" in facts["ada", "Video"]
+        assert "until " in facts["ada", "Video"]
+        assert "stops in " in facts["The whole room", "Room as a whole"]
         lengths = {(row["who"], row["what"]): row["length"] for row in found}
         assert lengths["ada", "Video"].startswith("24 min ")
         assert lengths["ben@example.com", "Video"] == "34 min 30 s"
-        said = await page.evaluate("document.querySelector('.timeline').getAttribute('aria-label')")
-        assert said.startswith("Last hour: Audio since ")
+        lines = "[...document.querySelectorAll('.timeline')].map((line) => line.getAttribute('aria-label'))"
+        room_line, first_line, *_ = await page.evaluate(lines)
+        assert room_line.startswith("Last hour: Room as a whole since ")
+        assert first_line.startswith("Last hour: Audio since ")
         await look(page, "")

@@ -69,7 +69,7 @@ async def running(*command: str | Path, gateway: str, key: str) -> AsyncGenerato
 async def test_python_service_records_a_lesson(
     gateway: ApiClient, demo: harness.Demo, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Starts each camera, also where VideoSDK says not now; names what does not work, and stops all that records."""
+    """Starts each camera, bounded, also after a refusal that passes; names what is wrong; stops all that records."""
     ada, ben = new_track(), new_track()
     room = ada["roomId"]
     simulator.inject(Fault(action="refuse", endpoint="start", status=429, times=1))
@@ -83,8 +83,12 @@ async def test_python_service_records_a_lesson(
         wrong = await lessons.post(f"/lessons/{room}", json={"participants": ["a/b"]})
         assert wrong.status_code == 502
         assert wrong.json()["problems"]["a/b"]["type"] == "/problems/invalid-request"
+        stops_at = [(await gateway.show(track)).json()["stopsAt"] for track in (ada, ben)]
+        assert None not in stops_at
+        assert (await gateway.post("/v1/recordings/room/start", json={"roomId": room})).status_code == 201
         ended = await lessons.request("DELETE", f"/lessons/{room}")
-        assert (ended.status_code, ended.json()["states"]) == (200, dict.fromkeys(people, "stopped"))
+        names = ["room", *(f"track {name} video" for name in people)]
+        assert (ended.status_code, ended.json()["states"]) == (200, dict.fromkeys(names, "stopped"))
         again = await lessons.request("DELETE", f"/lessons/{room}")
         assert again.json() == {"states": {}, "problems": {}}
 

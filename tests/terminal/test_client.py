@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from gateway.sandbox.wire import Exchange, Reply, Server
 from gateway.terminal.arguments import CLIENT_COMMANDS, MODE_IDS
 from gateway.terminal.exit_codes import MEANINGS, ExitCode
 from tests import harness
+from tests.api.test_max_duration import end_now
 from tests.api_client import ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +96,8 @@ async def test_start_list_and_stop_say_what_they_did(run: Command, simulator: Si
 
     listed = await run("list", track["roomId"])
     heads, row = listed.out.splitlines()
-    assert heads.split() == ["MODE", "PARTICIPANT", "KIND", "STATUS", "SINCE", "BY", "FILES", "ENDED", "BECAUSE"]
+    assert heads.split("  ")[-1] == "ENDED BECAUSE"
+    assert heads.split()[:-2] == ["MODE", "PARTICIPANT", "KIND", "STATUS", "SINCE", "UNTIL", "BY", "FILES"]
     assert row.split()[:4] == ["track", track["participantId"], "video", "recording"]
     assert heads.index("STATUS") == row.index("recording")
 
@@ -115,6 +118,41 @@ async def test_start_with_json_writes_the_recording(run: Command, simulator: Sim
     assert call.body["bucketDirPath"] == "a=b/c"
     listed = json.loads((await run("list", "--json", "--mode", "participant", track["roomId"])).out)
     assert [row["id"] for row in listed["recordings"]] == [recording["id"]]
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("90", 90), ("120s", 120), ("90m", 5400), ("2h", 7200)])
+async def test_start_with_a_max_duration_says_until_when(
+    gateway: ApiClient, run: Command, new_track: NewTrack, given: str, seconds: int
+) -> None:
+    """Seconds, minutes or hours; the start and the list say until when, in this machine's time."""
+    track = new_track()
+    started = await run("start", "--max-duration", given, *ids(track), TZ="UTC")
+    assert started.code == 0, started.err
+    recording = (await gateway.show(track)).json()
+    begun, end = (datetime.fromisoformat(recording[name]) for name in ("requestedAt", "stopsAt"))
+    assert end - begun == timedelta(seconds=seconds)
+    until = end.strftime("%Y-%m-%d %H:%M:%S")
+    assert f"\n  until      {until}\n" in started.out
+    heads, row = (await run("list", track["roomId"], TZ="UTC")).out.splitlines()
+    assert row.index(until) == heads.index("UNTIL")
+
+
+async def test_list_and_watch_of_what_was_over_say_why_and_no_longer_until_when(
+    valkey: EmbeddedValkey, gateway: ApiClient, demo: harness.Demo, run: Command, new_track: NewTrack
+) -> None:
+    """The gateway stops it when its time is over: the line of that says `max_duration`, and so does the list."""
+    track = new_track()
+    assert (await run("start", "--max-duration", "1h", *ids(track))).code == 0
+    until = re.compile(r"  until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", re.MULTILINE)
+    async with watching(environment(str(gateway.base_url), demo.key), track["roomId"]) as watch:
+        await watch.until(lambda watch: until.search(watch.out))
+        await end_now(valkey, track)
+        await watch.until(lambda watch: "  because max_duration" in watch.out)
+        (last,) = [line for line in watch.out.splitlines() if "because" in line]
+        assert "until" not in last
+    heads, row = (await run("list", track["roomId"])).out.splitlines()
+    assert row[heads.index("ENDED BECAUSE") :].strip() == "max_duration"
+    assert row[heads.index("UNTIL") : heads.index("BY")].strip() == ""
 
 
 async def test_start_sends_fields_from_files_and_as_json(
@@ -262,6 +300,9 @@ async def test_command_answered_by_another_server_believes_nothing(
         (("list", "--key", "gw_hunter2", "room"), "unrecognized arguments"),
         (("list", "--key-file", "/nowhere", "room"), "cannot be read"),
         (("start", "--wait", "soon", "room"), "expected seconds"),
+        (("start", "--max-duration", "1.5h", "room"), "expected a duration like 5400, 90m or 2h"),
+        (("start", "--max-duration", "-60", "room"), "expected"),
+        (("stop", "--max-duration", "90m", "room"), "unrecognized arguments"),
         (("start", "room", "ada", "video", "more"), "at most 3 ids"),
     ],
 )

@@ -3,7 +3,8 @@
 //
 // Every text of a room was written by others, so it is only ever set as text, and never becomes markup.
 import {Gateway, Problem} from "./client.js";
-import {ENDED, isolated, KIND, lengthOf, MODE, OUTCOME, plain, SORT, STATUS, timeOf} from "./words.js";
+import {durationsUpTo, ENDED, endOf, isolated, KIND, lengthOf} from "./words.js";
+import {MODE, OUTCOME, plain, SORT, STATUS, timeOf} from "./words.js";
 
 const HOUR = 3_600_000;
 const STORED = "gateway.watch";
@@ -63,6 +64,7 @@ function showCaller() {
     "The operator of this gateway decides who has it.";
   choose($("mode"), me.modes, MODE);
   choose($("kind"), me.kinds, KIND);
+  choose($("maxDurationSeconds"), ...durationsUpTo(me.maxDurationSeconds));
   showFields();
   // One participant and no other: a pattern without an asterisk that stands for anything.
   const [only, ...others] = me.participants ?? [];
@@ -164,7 +166,6 @@ function draw(row) {
   row.shape.setAttribute("href", `#shape-${recording.status}`);
   row.word.textContent = STATUS[recording.status] ?? plain(recording.status);
   row.what.textContent = whatOf(recording);
-  row.facts.textContent = factsOf(recording).filter(Boolean).join(" · ");
   row.files.replaceChildren(...recording.files.flatMap(linkTo));
   row.action = actionFor(recording);
   const focused = row.act === document.activeElement;
@@ -187,6 +188,7 @@ function drawTimes(row) {
   const until = groupOf(status) === "ended" ? Date.parse(endedAt) : now();
   const length = until - Date.parse(requestedAt); // not a number where one of them is not known
   setText(row.length, length >= 0 && endedBecause !== "refused" ? lengthOf(length) : "");
+  setText(row.facts, factsOf(row.recording).filter(Boolean).join(" · "));
 }
 
 function factsOf(recording) {
@@ -201,7 +203,7 @@ function factsOf(recording) {
   const certain = Math.max(...[confirmedAt, requestedAt].map((when) => Date.parse(when) || 0));
   const doubt = `may be recording: not certain since ${timeOf(certain || now())}, the gateway is finding out`;
   const since = status === "unknown" ? doubt : requestedAt && `since ${timeOf(requestedAt)}`;
-  return [since, stopsAt && `until ${timeOf(stopsAt)}`, by];
+  return [since, stopsAt && endOf(stopsAt, now()), by];
 }
 
 /** A link where the file can be opened, its path otherwise. Only web addresses: others may run scripts. */
@@ -287,14 +289,14 @@ function hideProblem() {
 /** Start or stop. The rows show what comes of it when the events tell: they are the same for all who watch. */
 async function act(action, recording, button) {
   if (button.getAttribute("aria-disabled") === "true") return;
-  const {mode, participantId, kind} = recording;
+  const {mode, participantId, kind, maxDurationSeconds} = recording;
   const folder = action === "start" && me.bucketDirPrefix ? {bucketDirPath: me.bucketDirPrefix} : {};
   button.busy = true;
   setWaiting(button, true);
   hideProblem();
   $("said").textContent = "";
   try {
-    const {outcome} = await gateway[action](mode, {roomId: room, participantId, kind, ...folder});
+    const {outcome} = await gateway[action](mode, {roomId: room, participantId, kind, maxDurationSeconds, ...folder});
     $("said").textContent = `${nameOf(recording)}: ${OUTCOME[outcome] ?? plain(String(outcome))}`;
   } catch (problem) {
     showProblem(problem);
@@ -381,7 +383,8 @@ $("start").addEventListener("submit", (event) => {
   event.preventDefault();
   const valueOf = (id) => ($(id).disabled ? undefined : $(id).value); // undefined is not sent
   const [mode, participantId, kind] = ["mode", "participantId", "kind"].map(valueOf);
-  act("start", {mode, participantId, kind}, event.submitter);
+  const maxDurationSeconds = Number($("maxDurationSeconds").value) || undefined;
+  act("start", {mode, participantId, kind, maxDurationSeconds}, event.submitter);
 });
 $("mode").addEventListener("change", showFields);
 $("filter").addEventListener("change", summarise);

@@ -43,6 +43,21 @@ export function timeOf(when) {
   return (date.toDateString() === new Date().toDateString() ? ofToday : ofEarlier).format(date);
 }
 
+/** When a recording is stopped: near the end, in how long. */
+export function endOf(stopsAt, now) {
+  const left = Date.parse(stopsAt) - now;
+  if (left <= 0) return "its time is over";
+  return left > 600_000 ? `until ${timeOf(stopsAt)}` : `stops in ${lengthOf(left)}`;
+}
+
+/** The seconds after which a start may have its recording stopped, and the words for them; first, what holds anyway. */
+export function durationsUpTo(longest) {
+  const shorter = [1800, 3600, 7200, 14_400].filter((seconds) => seconds < (longest ?? Infinity));
+  const values = [longest ?? "", ...shorter].map(String);
+  const said = (seconds) => lengthOf(seconds * 1000).replaceAll(/ 0 (min|s)/g, "");
+  return [values, Object.fromEntries(values.map((value) => [value, value ? said(value) : "Never"]))];
+}
+
 export function lengthOf(milliseconds) {
   const seconds = Math.floor(milliseconds / 1000);
   const [h, min, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
