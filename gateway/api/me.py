@@ -144,11 +144,7 @@ def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter) -> Router
 
     Args:
         authenticator: Who asks.
-    <<<<<<< HEAD
-        rate_limiter: Knows what is left.
-    =======
-        rate_limiter: Knows what is left of their limits.
-    >>>>>>> watch
+        rate_limiter: Knows what is left of each caller's limits.
     """
 
     @get(
