@@ -29,8 +29,8 @@ was begun beside the gateway. The room is looked up anew, at VideoSDK as well. W
 you may see and not stop is answered 403. Each result is what a single stop would have answered. Safe to repeat: it then
 stops what records by then.
 
-`complete` is false where VideoSDK's list could not be had: what the gateway knew is stopped, and something else may
-record. Ask again then.
+`complete` is false where the gateway cannot be sure that this was all, mostly because VideoSDK's list could not be had:
+what it knew of is stopped, and something else may record. Ask again then.
 """
 
 STOP_ROOM_EXAMPLES: Final[dict[str, Any]] = {

@@ -306,7 +306,7 @@ _DETAILS = {
     "upstream-limited": "VideoSDK accepts no more requests at the moment; nothing was done.",
     "upstream-unavailable": "VideoSDK could not be reached; nothing was sent.",
     "coordination-unavailable": "Redis does not answer, so exactly one start cannot be promised.",
-    "newer-record": "A later version of the gateway has written what is known of this track.",
+    "newer-record": "A later version of the gateway has written what is known of this recording.",
     "shutting-down": "This process was asked to end.",
     "headers-too-large": "The address and the headers may have at most 32768 bytes together.",
     "too-many-waiting": "Too many callers wait for this gateway at the moment.",
