@@ -135,8 +135,8 @@ class RoomStopResults(Struct, frozen=True, kw_only=True, rename="camel"):
     complete: Annotated[
         bool,
         Meta(
-            description="False where the gateway cannot be sure that this was all, mostly because VideoSDK's list could "
-            "not be had: something else may record there. Ask again then."
+            description="False where the gateway cannot be sure that this was all, mostly because VideoSDK's list "
+            "could not be had. Something else may record there: ask again."
         ),
     ]
     foreign_left: Annotated[

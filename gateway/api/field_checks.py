@@ -1,11 +1,28 @@
-"""What is wrong with a text that a caller sent: an address, a page or a folder. None where it can be passed on."""
+"""What is wrong with one value that a caller sent: an id, an address, a folder, a duration. None where nothing is."""
 
 import re
 import unicodedata
 from typing import Final, cast
 from urllib.parse import urlsplit
 
-__all__ = ["MAX_PATH", "MAX_URL", "check_bucket_dir_path", "check_template_url", "check_text", "check_webhook_url"]
+from gateway.recordings import Kind, Mode
+from gateway.recordings.model import LONGEST_SECONDS, SHORTEST_SECONDS
+from gateway.recordings.targets import is_id
+
+__all__ = [
+    "MAX_PATH",
+    "MAX_URL",
+    "check_bucket_dir_path",
+    "check_duration",
+    "check_format",
+    "check_id",
+    "check_kind",
+    "check_mode",
+    "check_participant_format",
+    "check_template_url",
+    "check_text",
+    "check_webhook_url",
+]
 
 MAX_URL: Final = 2048
 MAX_PATH: Final = 512
@@ -28,6 +45,41 @@ def check_text(value: object, most: int) -> str | None:
     if not value.isprintable() and any(unicodedata.category(character) in _CONTROL for character in value):
         return "must not contain control characters"
     return None
+
+
+def check_id(value: object) -> str | None:
+    """Check the id of a room or a participant."""
+    if wrong := check_text(value, 128):
+        return wrong
+    return None if is_id(cast("str", value)) else "must not contain `/` or `\\`, and not be `.` or `..`"
+
+
+def check_kind(value: object) -> str | None:
+    """Check the kind of a track."""
+    return None if value in list(Kind) else f"must be one of {', '.join(Kind)}"
+
+
+def check_mode(value: object) -> str | None:
+    """Check the mode of a recording."""
+    return None if value in list(Mode) else f"must be one of {', '.join(Mode)}"
+
+
+def check_format(value: object) -> str | None:
+    """Check the file format of a track."""
+    return None if value == "webm" else "must be webm"
+
+
+def check_participant_format(value: object) -> str | None:
+    """Check the file format of a participant as a whole; which of these it may be is a setting."""
+    return None if value in ("webm", "mp4", "m3u8") else "must be one of webm, mp4, m3u8"
+
+
+def check_duration(value: object) -> str | None:
+    """Check for how many seconds a recording may last at most."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return "must be a whole number"
+    in_bounds = SHORTEST_SECONDS <= value <= LONGEST_SECONDS
+    return None if in_bounds else f"must be from {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
 
 
 def check_webhook_url(value: object) -> str | None:

@@ -83,7 +83,7 @@ class BucketShare:
         Args:
             cost: How much.
             now: The time.
-            trusted: A bucket that Redis has told nothing of yet is taken for a full one, once.
+            trusted: A bucket of which Redis has said nothing yet is taken for a full one, once.
         """
         self._used_at = now
         if not cost:
