@@ -1,4 +1,4 @@
-"""The routes for several recordings at once: a batch of starts and stops, and the end of a room.
+"""The routes for several recordings at once: a batch of starts and stops, and the stop of a whole room.
 
 Each item goes the way of a single call (`RequestPipeline`), by itself: it is checked, charged and limited alone, and
 one that is wrong harms no other. What is wrong with the batch as a whole is refused as a whole.
@@ -328,9 +328,9 @@ def _stop_room(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
     async def stop_all_recordings(request: _Request, data: JSONBody[StopAllRecordings]) -> ASGIResponse:
         room = read_room(request.path_params["roomId"])
         timeout = min(asked_seconds(request) or deadline, deadline)
-        ended = await pipeline.stop_room(request, room, timeout, include_foreign=data.include_foreign is True)
-        results = [_result(request, reply, reply.order.scope, reply.order.mode) for reply in ended.replies]
-        return _answered(RoomStopResults(results=results, complete=ended.complete, foreign_left=ended.left))
+        stopped = await pipeline.stop_room(request, room, timeout, include_foreign=data.include_foreign is True)
+        results = [_result(request, reply, reply.order.scope, reply.order.mode) for reply in stopped.replies]
+        return _answered(RoomStopResults(results=results, complete=stopped.complete, foreign_left=stopped.foreign_left))
 
     return stop_all_recordings
 

@@ -73,7 +73,7 @@ def batch_results(model: type) -> ResponseSpec:
 
 
 def room_stop_results(model: type) -> ResponseSpec:
-    """Describe the response to the end of a room."""
+    """Describe the response to the stop of a whole room."""
     refused = {"status": 403, "target": {"mode": Mode.TRACK, **IDS, "kind": "audio"}}
     refused["problem"] = problem("forbidden") | {"detail": RULES["starter"], "rule": "starter"}
     results = [refused, _result(Outcome.STOPPED, 200, IDS)]

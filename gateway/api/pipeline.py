@@ -94,7 +94,7 @@ class RoomStop(Struct, frozen=True):
     """To each stop, in the order of their targets."""
     complete: bool
     """Whether it is sure that nothing else recorded."""
-    left: int
+    foreign_left: int
     """How many recordings were left alone because they were begun beside the gateway."""
 
 
@@ -198,7 +198,7 @@ class RequestPipeline:
         arrived_at, context = clock(), RequestContext.of(request.scope)
         caller = context.sender
         check_room(caller.policy, Scope.STOP, room)
-        with _asking(context, self._rate_limiter.end_of_room(caller)) as question:
+        with _asking(context, self._rate_limiter.stop_of_room(caller)) as question:
             await question.admit()
         tasks: dict[tuple[str, ...], Task[Reply]] = {}
         turns, search = Semaphore(_MAX_STOPPING), self._running.search(room)
