@@ -267,7 +267,7 @@ def batch_routes(authenticator: Authenticator, pipeline: RequestPipeline, deadli
     """Build the routes.
 
     Args:
-        authenticator: Who asks.
+        authenticator: Identifies the caller.
         pipeline: Takes in what is asked.
         deadline: Longest wait of one caller, in seconds.
     """

@@ -143,7 +143,7 @@ def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter) -> Router
     """Build the route.
 
     Args:
-        authenticator: Who asks.
+        authenticator: Identifies the caller.
         rate_limiter: Knows what is left of each caller's limits.
     """
 

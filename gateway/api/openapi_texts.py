@@ -94,8 +94,8 @@ OPERATION_IDS: Final[Mapping[Mode, OperationIds]] = {
 
 # `{mode}` is the mode's own word for what it records.
 START = """\
-Send it as often as you like: it starts at most one recording. The fields are VideoSDK's own; `webhookUrl` and
-`bucketDirPath` reach VideoSDK exactly as sent, and absent fields stay absent.
+Send it as often as you like: it starts at most one recording. The fields are VideoSDK's own and reach it exactly as
+sent, and absent fields stay absent; `maxDurationSeconds` is the gateway's, which stops the recording then.
 
 With an `Idempotency-Key` a retry that comes late, after another caller stopped the recording, does not start another.
 

@@ -57,7 +57,7 @@ class FeedUpdate(Struct, frozen=True):
 
 
 class Reader:
-    """One who reads a room's events. Made by `Feeds.open`; must `leave`."""
+    """One who reads a room's events. Made by `RoomFeeds.open`; must `leave`."""
 
     def __init__(self, leave: Callable[["Reader"], None]) -> None:
         self._leave = leave
