@@ -3,7 +3,7 @@
     GATEWAY_ADDRESS=http://127.0.0.1:8080 GATEWAY_KEY=… python examples/service.py
 
     POST   /lessons/ROOM  {"participants": ["ada", "ben"]}    record the camera of each
-    DELETE /lessons/ROOM                                      stop the tracks that are recorded in the room
+    DELETE /lessons/ROOM                                      stop what records in the room
 
 It needs httpx and an API key that may start, stop and read. It keeps nothing: the gateway knows what records.
 """
@@ -52,7 +52,7 @@ class Gateway:
         return answer
 
     def running(self, room: str) -> list[dict[str, Any]]:
-        """Return the tracks of a room that are recorded, or may be."""
+        """Return what records in a room, or may."""
         query, found = {"roomId": room, "mode": "track", "limit": "200"}, list[dict[str, Any]]()
         while True:
             page = self._client.get("/v1/recordings", params=query).raise_for_status().json()
@@ -75,7 +75,7 @@ class Lessons(BaseHTTPRequestHandler):
         )
 
     def do_DELETE(self) -> None:
-        """End: stop the tracks that are recorded in the room."""
+        """End: stop whatever records in the room."""
         names = ("roomId", "participantId", "kind")
         self._all("stop", [{name: found[name] for name in names} for found in self.gateway.running(self._room)])
 
