@@ -114,7 +114,7 @@ def admin_routes(authenticator: Authenticator, operator: Operator) -> Router:
     """Build the routes.
 
     Args:
-        authenticator: Who asks.
+        authenticator: Identifies the caller.
         operator: Carries out what is asked.
     """
     by_mode = [handler for mode in MODES for handler in (_reconcile(mode, operator), _release(mode, operator))]

@@ -1,4 +1,4 @@
-"""The routes for several recordings at once: a batch of starts and stops, and the end of a room.
+"""The routes for several recordings at once: a batch of starts and stops, and the stop of a whole room.
 
 Each item goes the way of a single call (`RequestPipeline`), by itself: it is checked, charged and limited alone, and
 one that is wrong harms no other. What is wrong with the batch as a whole is refused as a whole.
@@ -92,7 +92,7 @@ class RecordingTarget(Struct, frozen=True, kw_only=True, rename="camel", omit_de
         )
 
 
-class StopResult(Struct, frozen=True, kw_only=True, rename="camel"):
+class CommandResult(Struct, frozen=True, kw_only=True, rename="camel"):
     """What one start or stop was answered: what a single call would have been."""
 
     status: Annotated[int, Meta(description="The HTTP status of the single call.")]
@@ -116,7 +116,7 @@ class StopResult(Struct, frozen=True, kw_only=True, rename="camel"):
     ) = UNSET
 
 
-class BatchResult(StopResult, frozen=True, kw_only=True, rename="camel"):
+class BatchResult(CommandResult, frozen=True, kw_only=True, rename="camel"):
     """What one item was answered, or one kind of an item with `kinds`: what a single call would have been."""
 
     item: Annotated[int, Meta(description="The item's place in `items`, from 0.")]
@@ -131,11 +131,12 @@ class BatchResults(Struct, frozen=True, kw_only=True):
 class RoomStopResults(Struct, frozen=True, kw_only=True, rename="camel"):
     """A result for each recording that was to be stopped, in the order of their targets."""
 
-    results: list[StopResult]
+    results: list[CommandResult]
     complete: Annotated[
         bool,
         Meta(
-            description="False where VideoSDK's list could not be had: something else may record there. Ask again then."
+            description="False where the gateway cannot be sure that this was all, mostly because VideoSDK's list "
+            "could not be had. Something else may record there: ask again."
         ),
     ]
     foreign_left: Annotated[
@@ -266,7 +267,7 @@ def batch_routes(authenticator: Authenticator, pipeline: RequestPipeline, deadli
     """Build the routes.
 
     Args:
-        authenticator: Who asks.
+        authenticator: Identifies the caller.
         pipeline: Takes in what is asked.
         deadline: Longest wait of one caller, in seconds.
     """
@@ -327,16 +328,16 @@ def _stop_room(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
     async def stop_all_recordings(request: _Request, data: JSONBody[StopAllRecordings]) -> ASGIResponse:
         room = read_room(request.path_params["roomId"])
         timeout = min(asked_seconds(request) or deadline, deadline)
-        ended = await pipeline.stop_room(request, room, timeout, include_foreign=data.include_foreign is True)
-        results = [_result(request, reply, reply.order.scope, reply.order.mode) for reply in ended.replies]
-        return _answered(RoomStopResults(results=results, complete=ended.complete, foreign_left=ended.left))
+        stopped = await pipeline.stop_room(request, room, timeout, include_foreign=data.include_foreign is True)
+        results = [_result(request, reply, reply.order.scope, reply.order.mode) for reply in stopped.replies]
+        return _answered(RoomStopResults(results=results, complete=stopped.complete, foreign_left=stopped.foreign_left))
 
     return stop_all_recordings
 
 
 def _result(
     request: _Request, reply: Reply | GatewayError, scope: Scope | None, mode: Mode | None, item: int | None = None
-) -> StopResult:
+) -> CommandResult:
     """Shape one result, and note for log and metrics what it says."""
     context = RequestContext.of(request.scope)
     if isinstance(reply, GatewayError):
@@ -357,7 +358,7 @@ def _result(
         members["problem"] = Raw(problem_document(problem, request.scope["path"], context.request_id, context.prefix))
         if (seconds := retry_seconds(problem)) is not None:
             members["retry_after"] = seconds
-    return StopResult(status=status, **members) if item is None else BatchResult(item=item, status=status, **members)
+    return CommandResult(status=status, **members) if item is None else BatchResult(item=item, status=status, **members)
 
 
 def _answered(body: Struct) -> ASGIResponse:

@@ -29,8 +29,8 @@ was begun beside the gateway. The room is looked up anew, at VideoSDK as well. W
 you may see and not stop is answered 403. Each result is what a single stop would have answered. Safe to repeat: it then
 stops what records by then.
 
-`complete` is false where VideoSDK's list could not be had: what the gateway knew is stopped, and something else may
-record. Ask again then.
+`complete` is false where the gateway cannot be sure that this was all, mostly because VideoSDK's list could not be had:
+what it knew of is stopped, and something else may record. Ask again then.
 """
 
 STOP_ROOM_EXAMPLES: Final[dict[str, Any]] = {
@@ -73,7 +73,7 @@ def batch_results(model: type) -> ResponseSpec:
 
 
 def room_stop_results(model: type) -> ResponseSpec:
-    """Describe the response to the end of a room."""
+    """Describe the response to the stop of a whole room."""
     refused = {"status": 403, "target": {"mode": Mode.TRACK, **IDS, "kind": "audio"}}
     refused["problem"] = problem("forbidden") | {"detail": RULES["starter"], "rule": "starter"}
     results = [refused, _result(Outcome.STOPPED, 200, IDS)]

@@ -126,7 +126,7 @@ def event_routes(authenticator: Authenticator, event_streams: EventStreams) -> R
     """Build the routes.
 
     Args:
-        authenticator: Who asks.
+        authenticator: Identifies the caller.
         event_streams: Knows tickets, and shows the events.
     """
     by_header = authenticate(authenticator)

@@ -1,14 +1,24 @@
-"""What is wrong with a value that a caller sent: an address, a page, a folder. None where it can be passed on."""
+"""What is wrong with one value that a caller sent: an id, an address, a folder, a duration. None where nothing is."""
 
 import re
 import unicodedata
 from typing import Final, cast
 from urllib.parse import urlsplit
 
+from gateway.recordings import Kind, Mode
+from gateway.recordings.model import LONGEST_SECONDS, SHORTEST_SECONDS
+from gateway.recordings.targets import is_id
+
 __all__ = [
     "MAX_PATH",
     "MAX_URL",
     "check_bucket_dir_path",
+    "check_duration",
+    "check_format",
+    "check_id",
+    "check_kind",
+    "check_mode",
+    "check_participant_format",
     "check_template_url",
     "check_text",
     "check_webhook_url",
@@ -41,6 +51,41 @@ def check_text(value: object, most: int) -> str | None:
 def is_whole(value: object) -> bool:
     """Tell whether a number is whole: to JSON's readers 4.0 is as whole as 4."""
     return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
+
+
+def check_id(value: object) -> str | None:
+    """Check the id of a room or a participant."""
+    if wrong := check_text(value, 128):
+        return wrong
+    return None if is_id(cast("str", value)) else "must not contain `/` or `\\`, and not be `.` or `..`"
+
+
+def check_kind(value: object) -> str | None:
+    """Check the kind of a track."""
+    return None if value in list(Kind) else f"must be one of {', '.join(Kind)}"
+
+
+def check_mode(value: object) -> str | None:
+    """Check the mode of a recording."""
+    return None if value in list(Mode) else f"must be one of {', '.join(Mode)}"
+
+
+def check_format(value: object) -> str | None:
+    """Check the file format of a track."""
+    return None if value == "webm" else "must be webm"
+
+
+def check_participant_format(value: object) -> str | None:
+    """Check the file format of a participant as a whole; which of these it may be is a setting."""
+    return None if value in ("webm", "mp4", "m3u8") else "must be one of webm, mp4, m3u8"
+
+
+def check_duration(value: object) -> str | None:
+    """Check for how many seconds a recording may last at most."""
+    if not is_whole(value):
+        return "must be a whole number"
+    in_bounds = SHORTEST_SECONDS <= cast("int", value) <= LONGEST_SECONDS
+    return None if in_bounds else f"must be from {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
 
 
 def check_webhook_url(value: object) -> str | None:

@@ -159,9 +159,9 @@ def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter, max_durat
     """Build the route.
 
     Args:
-        authenticator: Who asks.
-        rate_limiter: Knows what is left of their limits.
-        max_duration: Seconds that a recording may last at most, whoever starts it; 0 is not bounded.
+        authenticator: Identifies the caller.
+        rate_limiter: Knows what is left of each caller's limits.
+        max_duration: Seconds that any recording may last at most; 0 is not bounded.
     """
 
     @get(

@@ -94,8 +94,8 @@ OPERATION_IDS: Final[Mapping[Mode, OperationIds]] = {
 
 # `{mode}` is the mode's own word for what it records.
 START = """\
-Send it as often as you like: it starts at most one recording. The fields are VideoSDK's own; `webhookUrl` and
-`bucketDirPath` reach VideoSDK exactly as sent, and absent fields stay absent.
+Send it as often as you like: it starts at most one recording. The fields are VideoSDK's own and reach it exactly as
+sent, and absent fields stay absent; `maxDurationSeconds` is the gateway's, which stops the recording then.
 
 With an `Idempotency-Key` a retry that comes late, after another caller stopped the recording, does not start another.
 
@@ -306,7 +306,7 @@ _DETAILS = {
     "upstream-limited": "VideoSDK accepts no more requests at the moment; nothing was done.",
     "upstream-unavailable": "VideoSDK could not be reached; nothing was sent.",
     "coordination-unavailable": "Redis does not answer, so exactly one start cannot be promised.",
-    "newer-record": "A later version of the gateway has written what is known of this track.",
+    "newer-record": "A later version of the gateway has written what is known of this recording.",
     "shutting-down": "This process was asked to end.",
     "headers-too-large": "The address and the headers may have at most 32768 bytes together.",
     "too-many-waiting": "Too many callers wait for this gateway at the moment.",

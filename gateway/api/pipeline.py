@@ -94,7 +94,7 @@ class RoomStop(Struct, frozen=True):
     """To each stop, in the order of their targets."""
     complete: bool
     """Whether it is sure that nothing else recorded."""
-    left: int
+    foreign_left: int
     """How many recordings were left alone because they were begun beside the gateway."""
 
 
@@ -102,10 +102,10 @@ class RequestPipeline:
     """Takes in starts and stops, and questions.
 
     Args:
-        recordings: Who starts and stops.
+        recordings: Starts and stops, shows and lists.
         running: Finds what records in a room.
         rate_limiter: How often callers may ask.
-        idempotency_service: What they were answered.
+        idempotency_service: Keeps answers for retries.
         file_formats: What a start of a participant may name.
     """
 
@@ -156,7 +156,7 @@ class RequestPipeline:
         """Carry out orders at the same time, each as if it had been sent by itself.
 
         Args:
-            request: Who asks, and under which key.
+            request: The caller's, perhaps with an idempotency key.
             orders: What is asked, by its number in the batch; None stands for an item that is answered already.
             content: All that was asked: what makes it the same request again.
 
@@ -184,7 +184,7 @@ class RequestPipeline:
         """Stop what records in a room, as far as the caller may see it.
 
         Args:
-            request: Who asks.
+            request: The caller's.
             room: Its id.
             timeout: Seconds that the caller waits.
             include_foreign: Stop also what was begun beside the gateway.
@@ -198,7 +198,7 @@ class RequestPipeline:
         arrived_at, context = clock(), RequestContext.of(request.scope)
         caller = context.sender
         check_room(caller.policy, Scope.STOP, room)
-        with _asking(context, self._rate_limiter.end_of_room(caller)) as question:
+        with _asking(context, self._rate_limiter.stop_of_room(caller)) as question:
             await question.admit()
         tasks: dict[tuple[str, ...], Task[Reply]] = {}
         turns, search = Semaphore(_MAX_STOPPING), self._running.search(room)

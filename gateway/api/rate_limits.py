@@ -107,8 +107,8 @@ class RateLimiter:
         await admission.take_arrival()
         return admission
 
-    def end_of_room(self, caller: Caller) -> "Question":
-        """Take in that a caller ends a room, for which VideoSDK is asked what records there.
+    def stop_of_room(self, caller: Caller) -> "Question":
+        """Take in that a caller stops a whole room, for which VideoSDK is asked what records there.
 
         Of what starts and stops cost, and not of what questions do: who reads too much can still stop.
         """

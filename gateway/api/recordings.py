@@ -42,7 +42,7 @@ def recording_routes(authenticator: Authenticator, pipeline: RequestPipeline, de
     """Build the routes: those of each mode, and the list.
 
     Args:
-        authenticator: Who asks.
+        authenticator: Identifies the caller.
         pipeline: Takes in what is asked.
         deadline: Longest wait of one caller, in seconds.
     """

@@ -13,10 +13,15 @@ from gateway.api.field_checks import (
     MAX_PATH,
     MAX_URL,
     check_bucket_dir_path,
+    check_duration,
+    check_format,
+    check_id,
+    check_kind,
+    check_mode,
+    check_participant_format,
     check_template_url,
     check_text,
     check_webhook_url,
-    is_whole,
 )
 from gateway.api.room_options import MAX_NAME, MAX_UNKNOWN, RoomConfig, Transcription, mistakes
 from gateway.errors import InvalidRequest, MalformedRequest
@@ -34,7 +39,7 @@ from gateway.recordings import (
     Target,
 )
 from gateway.recordings.model import LONGEST_SECONDS, SHORTEST_SECONDS
-from gateway.recordings.targets import ID_PATTERN, is_id
+from gateway.recordings.targets import ID_PATTERN
 
 __all__ = [
     "BODIES",
@@ -171,7 +176,7 @@ class StopParticipantRecording(Struct, frozen=True, kw_only=True, rename="camel"
 
 
 class StartRoomRecording(StartBody, frozen=True, kw_only=True, rename="camel"):
-    """A room, and how it is to be recorded: everybody in it in one file. VideoSDK's own field names."""
+    """A room, and how it is to be recorded: all participants in one file. VideoSDK's own field names."""
 
     room_id: RoomId
     webhook_url: WebhookUrl | UnsetType | None = UNSET
@@ -452,58 +457,29 @@ def read_room(room_id: str) -> str:
     Raises:
         InvalidRequest: It is none.
     """
-    if message := _check_id(room_id):
+    if message := check_id(room_id):
         raise InvalidRequest.of([("roomId", message)])
     return room_id
-
-
-def _check_id(value: object) -> str | None:
-    if wrong := check_text(value, 128):
-        return wrong
-    return None if is_id(cast("str", value)) else "must not contain `/` or `\\`, and not be `.` or `..`"
-
-
-def _check_kind(value: object) -> str | None:
-    return None if value in list(Kind) else f"must be one of {', '.join(Kind)}"
-
-
-def _check_mode(value: object) -> str | None:
-    return None if value in list(Mode) else f"must be one of {', '.join(Mode)}"
-
-
-def _check_format(value: object) -> str | None:
-    return None if value == "webm" else "must be webm"
-
-
-def _check_participant_format(value: object) -> str | None:
-    return None if value in ("webm", "mp4", "m3u8") else "must be one of webm, mp4, m3u8"
-
-
-def _check_duration(value: object) -> str | None:
-    if not is_whole(value):
-        return "must be a whole number"
-    in_bounds = SHORTEST_SECONDS <= cast("int", value) <= LONGEST_SECONDS
-    return None if in_bounds else f"must be from {SHORTEST_SECONDS} to {LONGEST_SECONDS}"
 
 
 _READ: Final[dict[str, Callable[[Any], object]]] = {"kind": Kind, "maxDurationSeconds": int}
 """What becomes of the fields that are no texts."""
 _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
-    "roomId": _check_id,
-    "participantId": _check_id,
-    "kind": _check_kind,
-    "mode": _check_mode,
-    "fileFormat": _check_format,
+    "roomId": check_id,
+    "participantId": check_id,
+    "kind": check_kind,
+    "mode": check_mode,
+    "fileFormat": check_format,
     "webhookUrl": check_webhook_url,
     "bucketDirPath": check_bucket_dir_path,
     "templateUrl": check_template_url,
-    "maxDurationSeconds": _check_duration,
+    "maxDurationSeconds": check_duration,
     "reason": lambda value: check_text(value, 500),
     "items": lambda value: None if isinstance(value, list) else "must be a list",
     "includeForeign": lambda value: None if isinstance(value, bool) else "must be true or false",
 }
 _CHECKS_OF: Final[dict[tuple[type[Struct], str], Callable[[object], str | None]]] = {
-    (StartParticipantRecording, "fileFormat"): _check_participant_format,
+    (StartParticipantRecording, "fileFormat"): check_participant_format,
 }
 """Of fields that are another in one body than in the others."""
 _OBJECTS: Final[dict[str, type[Struct]]] = {"config": RoomConfig, "transcription": Transcription}

@@ -1,4 +1,4 @@
--- Writes what became of an operation and wakes everybody who waits for it, in one step, so that no waiter can look
+-- Writes what became of an operation and wakes its waiters, in one step, so that no waiter can look
 -- between the two. Fenced: only the attempt that holds the target may write, with the two exceptions below.
 -- Running it twice changes nothing the second time.
 --

@@ -110,7 +110,7 @@ class Verdict(StrEnum):
 
 
 class Timing(Struct, frozen=True, kw_only=True):
-    """The protocol's times, in seconds. `GATEWAY_*_SECONDS` set the first five."""
+    """The protocol's times, in seconds. `GATEWAY_*_SECONDS` set the first six, and `longest`."""
 
     upstream_timeout: float = 10.0
     """D: one whole upstream call."""
@@ -131,7 +131,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     replay: float = 600.0
     """How long a room's events can be read again."""
     longest: float = 0.0
-    """How long after its start, or after the last start that joined it, a recording may go on; 0 is for ever."""
+    """How long after its start, or after the first start that joined a found one, a recording may last; 0: for ever."""
     verify_absent: str = "auto"
     """Whether a target without a trustworthy record is looked up before it is started: auto, always or never."""
 

@@ -95,13 +95,13 @@ class Batch:
             tracing.link(self.trace)
 
     def answer(self, answer: Answer | Problem) -> None:
-        """Tell everybody who still waits."""
+        """Answer every caller that still waits."""
         for caller in self.waiters:
             if not caller.done():
                 caller.set_result(answer)
 
     def answer_leading(self, answer: Answer, others: Outcome) -> None:
-        """Tell the first who still waits that the operation was theirs, and the others that they joined it."""
+        """Answer the first caller that still waits with what the operation did, and the others that they joined it."""
         waiting = [caller for caller in self.waiters if not caller.done()]
         for position, caller in enumerate(waiting):
             caller.set_result(msgspec.structs.replace(answer, outcome=others) if position else answer)

@@ -418,7 +418,7 @@ class Batches:
         self._wake_waiters(finished_signal.key, finished_signal.operation, result)
 
     def _on_gap(self) -> None:
-        # Messages may have been lost: let everybody who waits look for themselves. And so may writes, where the server
+        # Messages may have been lost: let every waiter look for itself. And so may writes, where the server
         # that we listen to now is another one than before.
         self._coordinator.rewrite_recent()
         for finished_signal in self._finished_signals.values():

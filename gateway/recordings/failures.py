@@ -60,6 +60,6 @@ def problem_for(error: UpstreamError) -> GatewayError:
 def list_unavailable(error: UpstreamError | None) -> OutcomeUnknown:
     """Return the problem where VideoSDK's list was asked, and did not tell."""
     return OutcomeUnknown(
-        "VideoSDK could not be asked whether the track is being recorded.",
+        "VideoSDK could not be asked whether anything records.",
         retry_after=problem_for(error).retry_after if error else _UNSEEN_SECONDS,
     )

@@ -64,8 +64,8 @@ class Leader:
 
     Args:
         coordinator: Where results are written.
-        videosdk: Whom to call.
-        listings: Whom to ask what records.
+        videosdk: The client of VideoSDK.
+        listings: VideoSDK's lists of what records.
         retry_refused: For how many seconds a start that VideoSDK refuses is tried again where that may pass; 0 is not.
     """
 

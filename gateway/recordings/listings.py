@@ -81,7 +81,7 @@ class Asker(Protocol):
         ...
 
 
-class _Batch:
+class _Query:
     def __init__(self, asker: Asker | None) -> None:
         self.asker = asker
         self.participants: set[str | None] = set()
@@ -93,7 +93,7 @@ class _Lane:
     """Who goes one way to VideoSDK: what is asked next of each room, and what is being asked."""
 
     def __init__(self) -> None:
-        self.next: dict[str, _Batch] = {}
+        self.next: dict[str, _Query] = {}
         self.asking: dict[str, asyncio.Task[None]] = {}
 
 
@@ -101,7 +101,7 @@ class ListingCache:
     """Asks for lists, for one process.
 
     Args:
-        videosdk: Whom to ask.
+        videosdk: The client of VideoSDK.
         max_remembered: Lists of rooms that are remembered, and as many of single participants.
         max_unknown: Rooms that are remembered as unknown to VideoSDK, and as many that it refuses to list.
     """
@@ -150,14 +150,14 @@ class ListingCache:
         lane = self._operations if asker is None else self._readers
         if asker is not None and room not in lane.next:
             await asker.admit()
-        batch = lane.next.get(room)
-        if batch is None:
-            batch = lane.next[room] = _Batch(asker)
-        batch.participants.add(participant)
-        batch.modes |= modes
+        query = lane.next.get(room)
+        if query is None:
+            query = lane.next[room] = _Query(asker)
+        query.participants.add(participant)
+        query.modes |= modes
         if room not in lane.asking:
             lane.asking[room] = asyncio.create_task(self._ask_for_all(lane, room), name="list")
-        return await asyncio.shield(batch.answer)
+        return await asyncio.shield(query.answer)
 
     async def close(self) -> None:
         """Give up what is being asked: no operation needs it any more."""
@@ -214,32 +214,32 @@ class ListingCache:
         finally:
             del lane.asking[room]
 
-    async def _ask_for(self, room: str, batch: _Batch) -> None:
-        participant = next(iter(batch.participants)) if len(batch.participants) == 1 else None
+    async def _ask_for(self, room: str, query: _Query) -> None:
+        participant = next(iter(query.participants)) if len(query.participants) == 1 else None
         asked_at = clock()
         try:
-            rows = await self._rows(room, participant, batch)
+            rows = await self._rows(room, participant, query)
             newest = max(rows, key=lambda row: milliseconds(row.start), default=None)
-            listed = Listing(rows, asked_at, frozenset(batch.modes), newest)
+            listed = Listing(rows, asked_at, frozenset(query.modes), newest)
         except UpstreamError as error:
             _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
             if isinstance(error, Refused) and participant is None:
                 _keep(self._refused, room, (asked_at, error), self._max_unknown)
-            batch.answer.set_exception(error)
-            batch.answer.exception()  # its askers may be gone
+            query.answer.set_exception(error)
+            query.answer.exception()  # its askers may be gone
             return
-        except Exception as error:  # noqa: BLE001 - its askers must learn of it, and the next batch be asked for
+        except Exception as error:  # noqa: BLE001 - its askers must learn of it, and the next query be asked for
             _log.exception("list.failed")
-            batch.answer.set_exception(error)
-            batch.answer.exception()
+            query.answer.set_exception(error)
+            query.answer.exception()
             return
         except BaseException:
-            batch.answer.cancel()
+            query.answer.cancel()
             raise
         self._remember(room, participant, listed)
-        batch.answer.set_result(listed)
+        query.answer.set_result(listed)
 
-    async def _rows(self, room: str, participant: str | None, batch: _Batch) -> list[ListedRow]:
+    async def _rows(self, room: str, participant: str | None, query: _Query) -> list[ListedRow]:
         rows: list[ListedRow] = []
         calls = 0
 
@@ -248,16 +248,16 @@ class ListingCache:
             calls += 1
 
         try:
-            for mode in sorted(batch.modes):
+            for mode in sorted(query.modes):
                 listed = await self._videosdk.list_rows(
-                    MODES[mode].path, room, participant, for_readers=count if batch.asker is not None else None
+                    MODES[mode].path, room, participant, for_readers=count if query.asker is not None else None
                 )
                 # Where a row says what it is, and that is not what was asked for (a composite recording), it is no row
                 # of ours: it neither is the recording of a target nor stands in the way of one.
                 rows += (structs.replace(row, mode=mode) for row in listed if row.mode in {"", mode})
         finally:
-            if batch.asker is not None and calls > 1:
-                batch.asker.spend(calls - 1)
+            if query.asker is not None and calls > 1:
+                query.asker.spend(calls - 1)
         return rows
 
     def _remember(self, room: str, participant: str | None, listed: Listing) -> None:

@@ -25,7 +25,7 @@ class Operator:
     Args:
         coordinator: Where claims are.
         backlog: Where they are read.
-        listings: Whom to ask what records.
+        listings: VideoSDK's lists of what records.
         reconciler: Finds out what is uncertain.
         recordings: Shows what is known.
     """

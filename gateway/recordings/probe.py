@@ -40,7 +40,7 @@ class Probe:
 
     Args:
         coordinator: Whose clock and times count.
-        listings: Whom to ask what records.
+        listings: VideoSDK's lists of what records.
     """
 
     def __init__(self, coordinator: Coordinator, listings: ListingCache) -> None:

@@ -257,7 +257,7 @@ class Reconciler:
         """Compare records with the list of their room, or of one target. Return whether the list could be had.
 
         Raises:
-            TooManyRequests: Who reads cannot pay for the list.
+            TooManyRequests: The reader cannot pay for the list.
         """
         # What is remembered of a whole room is about all modes, so that questions about each do not take turns.
         participant, mode = (None, None) if target is None or whole else (target.participant_id, target.mode)

@@ -91,7 +91,7 @@ class Recordings:
         Args:
             target: What to record.
             parameters: Passed on as they are; part of what makes two starts the same.
-            caller: Name of who asks.
+            caller: The caller's name.
             timeout: Seconds this caller is willing to wait. The operation does not depend on it.
             arrived_at: When (`clock`) the caller came, if not now: how long to wait for Redis counts from then.
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where a caller has asked for a
@@ -122,7 +122,7 @@ class Recordings:
 
         Args:
             target: What to stop.
-            caller: Name of who asks.
+            caller: The caller's name.
             timeout: Seconds this caller is willing to wait; then the stop goes on and the outcome is `stop_requested`.
             arrived_at: As for `start`.
             number: Of `stoppable`, where the stop is about the recording that was looked at and no later one.

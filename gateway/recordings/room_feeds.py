@@ -6,7 +6,7 @@ new reader is given the room as the feed knows it, or what it missed since the e
 
 Each event is looked up, decoded and turned into text once, however many read it. What a reader has not taken yet waits
 in a queue of its own; one whose queue is full is closed, and has to come again. While Redis does not answer, readers
-stay; afterwards the feed goes on where it was, or, where that is forgotten, gives everybody the room anew.
+stay; afterwards the feed goes on where it was, or, where that is forgotten, gives every reader the room anew.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class FeedUpdate(Struct, frozen=True):
 
 
 class Reader:
-    """One who reads a room's events. Made by `Feeds.open`; must `leave`."""
+    """One who reads a room's events. Made by `RoomFeeds.open`; must `leave`."""
 
     def __init__(self, leave: Callable[["Reader"], None]) -> None:
         self._leave = leave

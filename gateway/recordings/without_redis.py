@@ -31,7 +31,7 @@ class WithoutRedisMode:
 
     Args:
         coordinator: Learns of it when Redis is back.
-        videosdk: Whom to call.
+        videosdk: The client of VideoSDK.
         report_every: Seconds between two tries to tell Redis.
     """
 

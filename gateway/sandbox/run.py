@@ -7,6 +7,8 @@ here is what goes into production.
 import asyncio
 import os
 import secrets
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -155,6 +157,8 @@ def _welcome(base: str, upstream: str, key: str, join_token: str, company_token:
         "'Content-Type': 'application/json'}, body: JSON.stringify({roomId: 'abcd-efgh-ijkl', participantId: 'ada', "
         "kind: 'audio'})}).then((answer) => answer.json()).then(console.log)"
     )
+    # With `make run` it is in a virtual environment that the reader's shell does not know.
+    command = "gateway" if shutil.which("gateway") else shlex.quote(str(Path(sys.executable).with_name("gateway")))
     track = '"roomId":"abcd-efgh-ijkl","participantId":"ada","kind":"video"'
     start = curl("start", f'{{{track},"bucketDirPath":"lessons/1"}}')
     return f"""
@@ -189,6 +193,6 @@ From a page, as ada: in its console, or in that of {base}/docs. Pages of {origin
 A wrong body (422, naming the fields):
   {curl("start", '{"roomId":"abcd-efgh-ijkl","kind":"smell"}')}
 
-The same in words, from another terminal (`gateway --help`): start, stop, list, and this, which follows a room:
-  GATEWAY_ADDRESS={base} GATEWAY_KEY={key} gateway watch abcd-efgh-ijkl
+The same in words, from another terminal (`{command} --help`): start, stop, list, and this, which follows a room:
+  GATEWAY_ADDRESS={base} GATEWAY_KEY={key} {command} watch abcd-efgh-ijkl
 """

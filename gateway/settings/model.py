@@ -169,7 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often one caller may start and stop; 0 is no limit."""
 
     track_starts_per_minute: int
-    """How often one track may be started; 0 is no limit."""
+    """How often one target may be started; 0 is no limit."""
 
     caller_questions_per_minute: int
     """How many calls to VideoSDK the questions of one caller may cause; 0 is no limit."""

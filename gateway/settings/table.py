@@ -324,11 +324,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "How often one caller may start and stop, joiners counted as a tenth; 0 is no limit.",
         default="600",
     ),
-    # No caller starts one track every two seconds on purpose, and each real start makes a file.
+    # No caller starts one target every two seconds on purpose, and each real start makes a file.
     Setting(
         "GATEWAY_TRACK_STARTS_PER_MINUTE",
         whole_number(0, 1_000_000),
-        "How often one track may really be started, by all callers together; 0 is no limit.",
+        "How often one target (a track, a participant or a room) may really be started, by all callers together; 0 is "
+        "no limit.",
         default="30",
     ),
     # What Redis answers is free, and a list of one room answers for all its tracks for GATEWAY_TRUST_SECONDS.
@@ -356,7 +357,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "GATEWAY_MOST_WAITING",
         whole_number(1, 1_000_000),
         "Callers that may wait for a start at the same time, and as many for a stop, per process; for a start of one "
-        "track a tenth. One room gets no more than are still free, and one caller no more than that room may still "
+        "target a tenth. One room gets no more than are still free, and one caller no more than that room may still "
         "take.",
         default="20000",
     ),

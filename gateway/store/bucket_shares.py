@@ -5,11 +5,11 @@ from typing import Final
 
 from msgspec import Struct
 
-__all__ = ["BucketShare", "Line", "Quota"]
+__all__ = ["BucketShare", "Quota", "ReportLine"]
 
 _LEAST: Final = 1e-6
 """What floating point lost of ten tenths must not cost an eleventh."""
-_MOST_OWED: Final = 0.1
+_MAX_OWED: Final = 0.1
 """Of the burst: who owes more reports it at once."""
 _ROUNDS_AHEAD: Final = 2
 """For how many rounds of settling a process draws tokens in advance."""
@@ -31,7 +31,7 @@ class Quota(Struct, frozen=True):
     full: float
 
 
-class Line(Struct):
+class ReportLine(Struct):
     """What a report says of one bucket and asks of it.
 
     Attributes:
@@ -67,7 +67,7 @@ class BucketShare:
         self._settle_every = settle_every
         self._held = 0.0
         """Tokens that were drawn and not used; negative: spent and not reported."""
-        self._line: Line | None = None
+        self._line: ReportLine | None = None
         """What is being reported."""
         self._tokens: float | None = None
         """What Redis said is left, at `_heard_at`."""
@@ -83,7 +83,7 @@ class BucketShare:
         Args:
             cost: How much.
             now: The time.
-            trusted: A bucket that Redis has told nothing of yet is taken for a full one, once.
+            trusted: A bucket of which Redis has said nothing yet is taken for a full one, once.
         """
         self._used_at = now
         if not cost:
@@ -112,7 +112,7 @@ class BucketShare:
     @property
     def owes_much(self) -> bool:
         """Whether more is owed than other processes may do without knowing of."""
-        return -self._held > max(self.burst * _MOST_OWED, 1)
+        return -self._held > max(self.burst * _MAX_OWED, 1)
 
     def due(self, now: float, idle_seconds: float) -> bool:
         """Return whether Redis has to hear of it."""
@@ -129,7 +129,7 @@ class BucketShare:
         """Give back everything with the next report."""
         self._used_at = float("-inf")
 
-    def line(self, now: float, idle_seconds: float) -> Line:
+    def line(self, now: float, idle_seconds: float) -> ReportLine:
         """Begin a report."""
         idle = self._idle(now, idle_seconds) and not self.waiting
         wanted = 0 if idle else self._wanted(now)
@@ -138,7 +138,7 @@ class BucketShare:
         costs = sum(cost for cost, _ in self.waiting)
         kept = min(self._held, costs)
         self._held -= kept
-        line = Line(self, spent, costs - kept, max(wanted - self._held, 0), kept, self.waiting)
+        line = ReportLine(self, spent, costs - kept, max(wanted - self._held, 0), kept, self.waiting)
         self.waiting, self._spent, self._reported_at, self._line = [], 0.0, now, line
         return line
 

@@ -24,7 +24,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from gateway.errors import CoordinationUnavailable
 from gateway.observability import metrics
-from gateway.store.line import Command, SharedLine
+from gateway.store.line import RedisCommand, SharedLine
 from gateway.store.refusals import KINDS, kind_of, refusal_of
 from gateway.store.scripts import BUCKETS
 
@@ -138,7 +138,7 @@ class Connection:
                     reply = await self._ask(("EVAL", script, len(keys), *keys, argument))
         return cast("bytes", reply)
 
-    async def _ask(self, command: Command) -> object:
+    async def _ask(self, command: RedisCommand) -> object:
         """Send a command over the shared line; of errors only `NoScriptError` is returned."""
         opened = self._current()
         if self._failures or not opened.line.usable:
@@ -149,7 +149,7 @@ class Connection:
             self._note_failure(error, opened.client)
             raise _unavailable() from error
 
-    async def _ask_now(self, command: Command, client: Redis | RedisCluster) -> object:
+    async def _ask_now(self, command: RedisCommand, client: Redis | RedisCluster) -> object:
         if self._opened is None or self._opened.client is not client:
             raise RedisConnectionError("The connections are replaced at this moment.")
         return _served(await self._opened.line.ask(command))

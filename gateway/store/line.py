@@ -16,15 +16,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-__all__ = ["Command", "Line", "SharedLine"]
+__all__ = ["Line", "RedisCommand", "SharedLine"]
 
-Command = tuple[str | int | bytes, ...]
+RedisCommand = tuple[str | int | bytes, ...]
 
 _MAX_SENT: Final = 64
 """Redis runs one script at a time: a reply waits for all that were sent before, and is waited for no longer than a
 second."""
 _INCOMPLETE: Final = object()
-_packed: Final = cast("Callable[[Command], bytes]", hiredis.pack_command)
+_packed: Final = cast("Callable[[RedisCommand], bytes]", hiredis.pack_command)
 
 
 class Line(asyncio.Protocol):
@@ -49,7 +49,7 @@ class Line(asyncio.Protocol):
         )
         self._sent: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._unwritten: list[bytes] = []
-        self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
+        self._waiting: deque[tuple[RedisCommand, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._lost = False
         self._transport.set_protocol(self)
@@ -59,7 +59,7 @@ class Line(asyncio.Protocol):
         """Whether commands can be sent."""
         return not self._lost and not self._transport.is_closing()
 
-    def ask(self, command: Command) -> asyncio.Future[Any]:
+    def ask(self, command: RedisCommand) -> asyncio.Future[Any]:
         """Send a command; the future is its reply, which may be a `RedisError`.
 
         A caller that is cancelled leaves the others alone: what was sent stays sent, and what was not is not sent. The
@@ -113,7 +113,7 @@ class Line(asyncio.Protocol):
         del exc
         self.close()
 
-    def _send(self, command: Command, reply: "asyncio.Future[Any]") -> None:
+    def _send(self, command: RedisCommand, reply: "asyncio.Future[Any]") -> None:
         # First, because it may fail: a command that never left would leave its place to the next one's reply.
         packed = _packed(command)
         self._sent.append((self._loop.time(), reply))
@@ -157,7 +157,7 @@ class SharedLine:
         """Whether a command can be sent without a connection being made first."""
         return self._line is not None and self._line.usable
 
-    async def ask(self, command: Command) -> object:
+    async def ask(self, command: RedisCommand) -> object:
         """Send a command, and return its reply, which may be a `RedisError`.
 
         Raises:

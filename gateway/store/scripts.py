@@ -40,5 +40,5 @@ def bucket_of(name: str) -> str:
 
 
 def key_of(*parts: str) -> str:
-    """Join parts of any text to a name in which each can be told from the others, and no hash tag begins."""
+    """Join parts of any text to a name in which each differs from the others, and no hash tag begins."""
     return ":".join(part if _is_plain(part) else quote(part, safe="") for part in parts)

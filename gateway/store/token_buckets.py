@@ -32,7 +32,7 @@ import structlog
 from msgspec import Struct
 
 from gateway.errors import CoordinationUnavailable
-from gateway.store.bucket_shares import BucketShare, Line, Quota
+from gateway.store.bucket_shares import BucketShare, Quota, ReportLine
 from gateway.store.clock import clock
 from gateway.store.connection import Connection
 from gateway.store.scripts import Script, bucket_of
@@ -252,4 +252,4 @@ class _Report(Struct):
 
     number: int
     until: float
-    lines: list[Line]
+    lines: list[ReportLine]

@@ -18,7 +18,7 @@ __all__ = ["Access", "FailedError", "UsageError", "fields_of", "refusal"]
 _CONNECT_SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 120.0
 """Longer than a gateway's own longest wait, unless an operator has raised that much."""
-_MOST_TEXT: Final = 200
+_MAX_TEXT: Final = 200
 
 
 class UsageError(Exception):
@@ -94,7 +94,7 @@ class Access(NamedTuple):
 
     def unanswered(self, error: httpx.TransportError, *, commands: bool) -> FailedError:
         """Return what it means that a request got no answer: where it was sent, a command may have been carried out."""
-        reason = printable(str(error) or type(error).__name__)[:_MOST_TEXT]
+        reason = printable(str(error) or type(error).__name__)[:_MAX_TEXT]
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         if never_sent or not commands:
             return _failed(ExitCode.UNREACHABLE, "No gateway answers", f"{self.address}: {reason}")
@@ -114,7 +114,7 @@ def refusal(response: httpx.Response, *, commands: bool) -> FailedError:
     if document is None or media_type != "application/problem+json":
         # A proxy's page, or another server: it says nothing of what happened behind it.
         code = ExitCode.UNKNOWN if commands and (status >= 500 or status < 300) else ExitCode.UNREACHABLE
-        said = f"status {status}, {printable(media_type)[:_MOST_TEXT] or 'no content type'}"
+        said = f"status {status}, {printable(media_type)[:_MAX_TEXT] or 'no content type'}"
         return _failed(code, "What answers is not the gateway", f"{response.url.copy_with(query=None)}: {said}")
     if status == 504 or (status == 500 and commands):
         return FailedError(ExitCode.UNKNOWN if commands else ExitCode.NOT_NOW, document, retry_after)

@@ -42,11 +42,11 @@ async def check(settings: Settings, *, as_json: bool) -> int:
             found = await find(settings)
         if found is not None:
             findings.append(found)
-    told = [*warnings(settings), *_ignored(os.environ)]
+    cautions = [*warnings(settings), *_ignored(os.environ)]
     if as_json:
         rows = [dict(zip(("name", "value", "from"), row, strict=True)) for row in describe(settings)]
         found = [finding._asdict() for finding in findings]
-        show(msgspec.json.encode({"settings": rows, "checks": found, "warnings": told}).decode())
+        show(msgspec.json.encode({"settings": rows, "checks": found, "warnings": cautions}).decode())
     else:
         show(
             table(
@@ -60,7 +60,7 @@ async def check(settings: Settings, *, as_json: bool) -> int:
         rows = [("WHAT", "STATE", "WHAT TO DO")]
         rows += [(finding.what, finding.state, finding.advice) for finding in findings]
         show(table(rows, looks, 1))
-        for warning in told:
+        for warning in cautions:
             show(f"{coloured('WARNING', 'unknown')}: {warning}")
     return ExitCode.DONE if all(finding.ok for finding in findings) else ExitCode.REFUSED
 
@@ -151,5 +151,5 @@ async def _webhooks(settings: Settings) -> _Finding:
         "Webhooks",
         ok=False,
         state="CANNOT BE CHECKED (no key)",
-        advice="VideoSDK gives its public key to whoever asks: mend its line above first, or pin the key.",
+        advice="VideoSDK gives its public key to any client: mend its line above first, or pin the key.",
     )

@@ -23,8 +23,8 @@ _AT_ONCE_SECONDS: Final = (0.1, 0.5)
 """Before the first try to come back: not all watchers of a gateway that ends at the same moment."""
 _STEADY_SECONDS: Final = 5.0
 """After a connection that lasted for so long the first try comes soon again."""
-_MOST_SECONDS: Final = 30.0
-_MOST_BYTES: Final = 64 * 1024 * 1024
+_MAX_SECONDS: Final = 30.0
+_MAX_BYTES: Final = 64 * 1024 * 1024
 """A longer event is none of a gateway's."""
 
 
@@ -111,7 +111,7 @@ class Watch:
             seconds = random.uniform(*_AT_ONCE_SECONDS)  # noqa: S311
         else:
             # Later ones keep the gateway's own pace, and double it.
-            seconds = min(self._retry * 2.0 ** min(self._failures - 1, 9), _MOST_SECONDS)
+            seconds = min(self._retry * 2.0 ** min(self._failures - 1, 9), _MAX_SECONDS)
         self._failures += 1
         note(f"Connection lost ({why}); again in {seconds:.1f} s.")
         await asyncio.sleep(seconds)
@@ -119,7 +119,7 @@ class Watch:
     def _tell(self, event: Event) -> None:
         if event.name == "retry":
             with suppress(ValueError):
-                self._retry = min(max(int(event.data) / 1000, 0.1), _MOST_SECONDS)
+                self._retry = min(max(int(event.data) / 1000, 0.1), _MAX_SECONDS)
             return
         self._last = event.id or self._last
         try:
@@ -164,7 +164,7 @@ async def events(response: httpx.Response) -> AsyncGenerator[Event]:
                     yield Event("retry", last, value)
                 case _:
                     pass
-        if len(rest) > _MOST_BYTES:
+        if len(rest) > _MAX_BYTES:
             raise httpx.ReadError("an event without an end")
 
 
