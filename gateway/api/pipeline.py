@@ -22,7 +22,7 @@ from gateway.api.problems import problem_of
 from gateway.api.rate_limits import Admission, Question, RateLimiter
 from gateway.api.wire import RecordingBody, body_of_stop, max_duration_in, parameters_in, target_in
 from gateway.auth.api_keys import Caller
-from gateway.auth.policy import Policy, Scope, bound, check, check_room, covers, covers_sort, refuse
+from gateway.auth.policy import Policy, Scope, check, check_room, covers, covers_sort, max_duration_of, refuse
 from gateway.errors import GatewayError, IdempotencyKeyReused, InvalidRequest, TooManyRequests
 from gateway.recordings import MODES, Answer, Kind, Mode, Outcome, Recordings, RunningRecordings, Target
 from gateway.store.clock import clock
@@ -283,7 +283,7 @@ class RequestPipeline:
             parameters.bucket_dir_path,
             parameters.template_url,
         )
-        lasts = bound(caller.policy, caller.name, max_duration_in(order.body))
+        max_duration = max_duration_of(caller.policy, caller.name, max_duration_in(order.body))
         return lambda asked_at: self._recordings.start(
             target,
             parameters,
@@ -292,7 +292,7 @@ class RequestPipeline:
             arrived_at=order.arrived_at,
             asked_at=asked_at,
             account=caller.account,
-            bound=lasts,
+            max_duration=max_duration,
         )
 
     async def _stop(self, caller: Caller, order: Order, target: Target) -> Answer:

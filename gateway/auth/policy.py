@@ -5,7 +5,7 @@ fragment and no encoded control characters, has a host that all readers read ali
 slash and climbs nowhere. Others hold until the table loosens them: https (`webhook_http`), no IP addresses and no
 private names (`webhook_private`). The rest hold once the table has the list: `scopes`, `rooms`, `participants`,
 `modes`, `kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing. In the
-file no table is without `scopes`. `max_duration_seconds` refuses nothing: a recording ends then (`bound`).
+file no table is without `scopes`. `max_duration_seconds` refuses nothing: a recording ends then (`max_duration_of`).
 
 The tables of tokens (`[join_tokens]`, `[jwt]`) differ in three things. What a token itself says narrows them further.
 An absent `webhook_hosts` or `bucket_dir_prefix` allows no webhookUrl and no bucketDirPath. And join tokens stop only
@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from gateway.auth.canonical_text import is_line_noise, unmasked
 from gateway.auth.webhook_urls import HostError, broken_rule, normal_pattern
 from gateway.errors import Forbidden
-from gateway.recordings import MODES, Bound, Kind, Mode, Target
+from gateway.recordings import MODES, Kind, MaxDuration, Mode, Target
 from gateway.recordings.model import LONGEST_SECONDS, SHORTEST_SECONDS
 from gateway.recordings.targets import is_id
 
@@ -37,12 +37,12 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Scope",
-    "bound",
     "check",
     "check_room",
     "covers",
     "covers_sort",
     "exactly",
+    "max_duration_of",
     "modes_of",
     "refuse",
 ]
@@ -254,7 +254,7 @@ def check(
         refuse("bucket-prefix")
 
 
-def bound(policy: Policy, name: str, asked: int | None) -> Bound:
+def max_duration_of(policy: Policy, name: str, asked: int | None) -> MaxDuration:
     """Return for how long a start has its target recorded, and what it may do to the end of what it joins.
 
     To bring an end forward is to stop: who may stop only what it started, or nothing, may bound only what it started.
@@ -266,7 +266,7 @@ def bound(policy: Policy, name: str, asked: int | None) -> Bound:
     """
     seconds = min((most for most in (asked, policy.max_duration_seconds) if most is not None), default=0)
     may_stop = policy.stop_others and Scope.STOP in policy.scopes
-    return Bound(float(seconds), policy.lengthen, "" if may_stop else name)
+    return MaxDuration(float(seconds), policy.lengthen, "" if may_stop else name)
 
 
 def check_room(policy: Policy, scope: str, room_id: str) -> None:

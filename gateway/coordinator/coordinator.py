@@ -14,7 +14,17 @@ import structlog
 from msgspec.structs import replace
 
 from gateway.coordinator.leases import Leases
-from gateway.coordinator.protocol import UNBOUNDED, Bound, Claim, Command, Completion, Finished, Lease, Timing, Verdict
+from gateway.coordinator.protocol import (
+    UNBOUNDED,
+    Claim,
+    Command,
+    Completion,
+    Finished,
+    Lease,
+    MaxDuration,
+    Timing,
+    Verdict,
+)
 from gateway.coordinator.records import Records, newer_record
 from gateway.coordinator.rewrites import Rewrites
 from gateway.coordinator.scripts import Scripts, record_key
@@ -120,7 +130,7 @@ class Coordinator:
         recording: str = "",
         seen: str = "",
         asked_at: str = "",
-        bound: Bound = UNBOUNDED,
+        max_duration: MaxDuration = UNBOUNDED,
         since: float | None = None,
     ) -> tuple[Claim, Lease | None]:
         """Claim the target, or learn why that is not needed or not possible; a lease comes with the verdict `lead`.
@@ -142,7 +152,7 @@ class Coordinator:
             try:
                 async with asyncio.timeout(max(give_up - granted_at, _LAST_TRY_SECONDS)):
                     claim = await self._claim_once(
-                        key, command, attempt, fingerprint, recording, seen, asked_at, bound, first_try
+                        key, command, attempt, fingerprint, recording, seen, asked_at, max_duration, first_try
                     )
             except (CoordinationUnavailable, TimeoutError):
                 # A first try that took long may be this process's own fault: it slept, or was stopped.
@@ -168,7 +178,7 @@ class Coordinator:
         tracing.note(verdict=claim.verdict, action=claim.action)
         if claim.moved_from:
             moved = {"moved_from": claim.moved_from, "stops_at": claim.record.stops_at}
-            self._rewrites.keep("bound", key, attempt, {**moved, "generation": claim.record.generation})
+            self._rewrites.keep("move_end", key, attempt, {**moved, "generation": claim.record.generation})
         if claim.verdict is not Verdict.LEAD:
             return claim, None
         # An earlier try may have won already, and lost its reply: Redis counts from that one.
@@ -187,7 +197,7 @@ class Coordinator:
         return claim, lease
 
     async def promote_to_start(
-        self, lease: Lease, *, fingerprint: str, recording: str, bound: Bound = UNBOUNDED
+        self, lease: Lease, *, fingerprint: str, recording: str, max_duration: MaxDuration = UNBOUNDED
     ) -> Lease | None:
         """Turn a lease that gathered evidence into one for a start, with a send window and a quiet time of its own.
 
@@ -195,7 +205,7 @@ class Coordinator:
             lease: What was claimed for a probe.
             fingerprint: Of the start's parameters.
             recording: What callers may read of it.
-            bound: For how long it may record.
+            max_duration: For how long it may record.
 
         Returns:
             The lease to start with; None where the target is no longer ours, and nothing may be sent.
@@ -210,7 +220,7 @@ class Coordinator:
             restore=False,
             fingerprint=fingerprint,
             recording=recording,
-            max_duration=_ms(bound.seconds),
+            max_duration=_ms(max_duration.seconds),
         )
         if renewed.how != "ok":
             self.leases.lose(lease)
@@ -307,7 +317,7 @@ class Coordinator:
         recording: str,
         seen: str,
         asked_at: str,
-        bound: Bound,
+        max_duration: MaxDuration,
         first_try: float | None,
     ) -> Claim:
         not_after = await self._clock.learned_now_ms() + _NOT_AFTER_SLACK_MS
@@ -325,9 +335,9 @@ class Coordinator:
                 "asked_ago": 0 if first_try is None else _ms(sent - first_try),
                 "not_after": not_after,
                 "verify_absent": self.timing.verify_absent,
-                "max_duration": _ms(bound.seconds),
-                "lengthens": bound.lengthens,
-                "only_of": bound.only_of,
+                "max_duration": _ms(max_duration.seconds),
+                "lengthens": max_duration.lengthens,
+                "only_of": max_duration.only_of,
             },
         )
         claim = msgspec.json.decode(reply, type=Claim, strict=False)

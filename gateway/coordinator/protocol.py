@@ -52,13 +52,13 @@ from msgspec import Struct, field
 __all__ = [
     "UNBOUNDED",
     "VERSION",
-    "Bound",
     "Claim",
     "Command",
     "Completion",
     "Event",
     "Finished",
     "Lease",
+    "MaxDuration",
     "Record",
     "Room",
     "Timing",
@@ -78,7 +78,7 @@ class Command(StrEnum):
     RECONCILE = "reconcile"
 
 
-class Bound(Struct, frozen=True):
+class MaxDuration(Struct, frozen=True):
     """For how long a start has its target recorded at most, counted from when it is granted, or answered as joined."""
 
     seconds: float = 0.0
@@ -89,7 +89,7 @@ class Bound(Struct, frozen=True):
     """The caller's name, where it may change the end only of what it started itself."""
 
 
-UNBOUNDED: Final = Bound()
+UNBOUNDED: Final = MaxDuration()
 """Of every command that is no start."""
 
 

@@ -31,7 +31,7 @@ _LONGEST_SECONDS: Final = 60.0
 _SLEPT_SECONDS: Final = 5.0
 """A round that comes so late was kept from its work: what was known before it may be long over."""
 
-_RESTORED: Final = {"finish": "finish.restored", "release": "release.restored", "bound": "bound.restored"}
+_RESTORED: Final = {"finish": "finish.restored", "release": "release.restored", "move_end": "move_end.restored"}
 _log = structlog.get_logger("gateway.coordinator")
 
 

@@ -10,7 +10,7 @@ from gateway.store.scripts import Script, bucket_in, bucket_of, key_of
 
 __all__ = ["SCRIPTS", "Scripts", "due_times", "end_times", "events_of", "load_script", "record_key"]
 
-SCRIPTS: Final = ("claim", "finish", "renew", "release", "invalidate", "confirm", "bound", "room", "mark")
+SCRIPTS: Final = ("claim", "finish", "renew", "release", "invalidate", "confirm", "move_end", "room", "mark")
 
 
 def load_script(name: str) -> Script:

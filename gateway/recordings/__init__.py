@@ -4,7 +4,7 @@ Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and 
 `gateway.coordinator`.
 """
 
-from gateway.coordinator import Bound
+from gateway.coordinator import MaxDuration
 from gateway.recordings.batches import Batches
 from gateway.recordings.leader import Leader
 from gateway.recordings.listings import Asker, ListingCache
@@ -26,13 +26,13 @@ __all__ = [
     "Answer",
     "Asker",
     "Batches",
-    "Bound",
     "EndReason",
     "EventType",
     "FeedUpdate",
     "Kind",
     "Leader",
     "ListingCache",
+    "MaxDuration",
     "Mode",
     "Operator",
     "Origin",

@@ -6,7 +6,7 @@ from contextvars import copy_context
 
 import msgspec
 
-from gateway.coordinator import Bound, Claim, Command, Record
+from gateway.coordinator import Claim, Command, MaxDuration, Record
 from gateway.observability import tracing
 from gateway.recordings.model import Answer, Descriptor, Outcome, Problem
 from gateway.recordings.targets import StartParameters, Target
@@ -26,14 +26,14 @@ class Batch:
         caller: str,
         arrived_at: float | None,
         asked_at: int | None,
-        bound: Bound,
+        max_duration: MaxDuration,
     ) -> None:
         self.key = key
         self.target = target
         self.command = command
         self.caller = caller
         self.parameters = parameters
-        self.bound = bound
+        self.max_duration = max_duration
         self.fingerprint = parameters.fingerprint if parameters else ""
         self.descriptor = ""
         if parameters:
@@ -78,11 +78,11 @@ class Batch:
             now: Redis's clock (ms).
             longest: Seconds that the setting allows.
         """
-        seconds = min((most for most in (self.bound.seconds, longest) if most), default=0.0)
+        seconds = min((most for most in (self.max_duration.seconds, longest) if most), default=0.0)
         if not seconds:
             return False
         stops_at = now + seconds * 1000
-        return stops_at < (record.stops_at or math.inf) or (self.bound.lengthens and stops_at > record.stops_at)
+        return stops_at < (record.stops_at or math.inf) or (self.max_duration.lengthens and stops_at > record.stops_at)
 
     @property
     def resolved(self) -> "Batch":

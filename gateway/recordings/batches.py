@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.coordinator import UNBOUNDED, Bound, Claim, Command, Coordinator, Lease, Record, Verdict
+from gateway.coordinator import UNBOUNDED, Claim, Command, Coordinator, Lease, MaxDuration, Record, Verdict
 from gateway.errors import (
     CoordinationUnavailable,
     DeadlineExceeded,
@@ -54,13 +54,13 @@ _FULL = "Too many callers wait for this gateway at the moment."
 _log = structlog.get_logger("gateway.recordings")
 
 
-_WaitKey = tuple[str, str, Command, str, str, Bound]
+_WaitKey = tuple[str, str, Command, str, str, MaxDuration]
 
 
 def _wait_key(batch: Batch, claim: Claim) -> _WaitKey:
     """Return what batches that may wait as one have in common. A retry may get another answer."""
     retry = batch.asked_at if batch.command is Command.START else ""
-    return (batch.key, claim.record.operation, batch.command, batch.fingerprint, retry, batch.bound)
+    return (batch.key, claim.record.operation, batch.command, batch.fingerprint, retry, batch.max_duration)
 
 
 class Batches:
@@ -108,7 +108,7 @@ class Batches:
         self._starts_per_target: dict[str, Places] = {}
         # Of their own, and one for each caller that has none: whatever others do, a recording can be ended.
         self._stops = Places("stops-waiting", max_waiting, _FULL, first_always=True)
-        self._arriving: dict[str, dict[tuple[Command, str, int | None, Bound], Batch]] = {}
+        self._arriving: dict[str, dict[tuple[Command, str, int | None, MaxDuration], Batch]] = {}
         self._submitting: dict[str, int] = {}
         """How many batches Redis has not answered yet, of targets of which batches have arrived."""
         self._crowds: dict[str, asyncio.TimerHandle] = {}
@@ -145,7 +145,7 @@ class Batches:
         arrived_at: float | None,
         asked_at: int | None = None,
         account: str = "",
-        bound: Bound = UNBOUNDED,
+        max_duration: MaxDuration = UNBOUNDED,
     ) -> Answer:
         """Have a command carried out, or join those who already asked for it.
 
@@ -158,7 +158,7 @@ class Batches:
             arrived_at: When (`clock`) the caller came; None is now.
             asked_at: The number (see `claim.lua`) under which this was asked first, if it was asked before now.
             account: Whose places the wait takes.
-            bound: For how long a start may record.
+            max_duration: For how long a start may record.
 
         Raises:
             GatewayError: What the caller is answered instead.
@@ -168,7 +168,14 @@ class Batches:
         loop = asyncio.get_running_loop()
         caller: asyncio.Future[Answer | Problem | None] = loop.create_future()
         batch = self._join_batch(
-            key, target, command, parameters, name, clock() if arrived_at is None else arrived_at, asked_at, bound
+            key,
+            target,
+            command,
+            parameters,
+            name,
+            clock() if arrived_at is None else arrived_at,
+            asked_at,
+            max_duration,
         )
         batch.waiters.append(caller)
         batch.deadline = max(batch.deadline, clock() + timeout)
@@ -226,16 +233,16 @@ class Batches:
         caller: str,
         arrived_at: float,
         asked_at: int | None,
-        bound: Bound,
+        max_duration: MaxDuration,
     ) -> Batch:
         arriving = self._arriving.setdefault(key, {})
         fingerprint = parameters.fingerprint if parameters else ""
-        batch = arriving.get((command, fingerprint, asked_at, bound))
+        batch = arriving.get((command, fingerprint, asked_at, max_duration))
         if batch is not None and batch.arrived_at is not None:
             batch.arrived_at = min(batch.arrived_at, arrived_at)
         if batch is None:
-            batch = Batch(key, target, command, parameters, caller, arrived_at, asked_at, bound)
-            arriving[command, fingerprint, asked_at, bound] = batch
+            batch = Batch(key, target, command, parameters, caller, arrived_at, asked_at, max_duration)
+            arriving[command, fingerprint, asked_at, max_duration] = batch
         if key not in self._submitting:
             self._submitting[key] = 0
             # What else has arrived by then goes with it.
@@ -293,7 +300,7 @@ class Batches:
             recording=batch.descriptor,
             seen=seen,
             asked_at=batch.asked_at,
-            bound=batch.bound,
+            max_duration=batch.max_duration,
             since=batch.arrived_at,
         )
         batch.claim, batch.arrived_at = claim, None
@@ -332,7 +339,7 @@ class Batches:
             if lease is not None:
                 operation = Operation(
                     batch.key, batch.target, batch.command, claim, lease,
-                    parameters=batch.parameters, descriptor=batch.descriptor, bound=batch.bound,
+                    parameters=batch.parameters, descriptor=batch.descriptor, max_duration=batch.max_duration,
                     deadline=lambda: batch.deadline,
                 )  # fmt: skip
                 if self._answer_from_result(batch, await self._lead(operation), leading=True):

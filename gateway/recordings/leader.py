@@ -358,7 +358,7 @@ class Leader:
                 operation.lease,
                 fingerprint=operation.fingerprint,
                 recording=operation.descriptor,
-                bound=operation.bound,
+                max_duration=operation.max_duration,
             )
         except CoordinationUnavailable as error:
             await self._coordinator.release(operation.lease, self._again(operation))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec.structs import replace
 
-from gateway.coordinator import UNBOUNDED, Bound, Claim, Command, Completion, Lease, Record
+from gateway.coordinator import UNBOUNDED, Claim, Command, Completion, Lease, MaxDuration, Record
 from gateway.recordings.evidence import Evidence, began_with, dead_rows, only_dead, with_dead
 from gateway.recordings.model import Descriptor, EndReason, Origin, Outcome, Problem, Status
 from gateway.recordings.targets import StartParameters, Target
@@ -39,7 +39,7 @@ class Operation:
         lease: The same.
         parameters: Of a start.
         descriptor: What callers may read of the recording that a start begins.
-        bound: For how long that may record.
+        max_duration: For how long that may record.
         deadline: Until when (`clock`) a caller waits for the result.
     """
 
@@ -53,7 +53,7 @@ class Operation:
         *,
         parameters: StartParameters | None = None,
         descriptor: str = "",
-        bound: Bound = UNBOUNDED,
+        max_duration: MaxDuration = UNBOUNDED,
         deadline: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.key = key
@@ -64,7 +64,7 @@ class Operation:
         self.parameters = parameters or StartParameters()
         self.fingerprint = parameters.fingerprint if parameters else ""
         self.descriptor = descriptor
-        self.bound = bound
+        self.max_duration = max_duration
         self.deadline = deadline
         self.begun_at = clock()
         """After its claim was answered: what Redis counts from is earlier."""

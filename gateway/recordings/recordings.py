@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from gateway.coordinator import UNBOUNDED, Bound, Command, Coordinator, Record
+from gateway.coordinator import UNBOUNDED, Command, Coordinator, MaxDuration, Record
 from gateway.errors import CoordinationUnavailable, DeadlineExceeded, GatewayError, NewerRecord, NotFound
 from gateway.recordings.batches import Batches
 from gateway.recordings.listings import Asker
@@ -84,7 +84,7 @@ class Recordings:
         arrived_at: float | None = None,
         asked_at: int | None = None,
         account: str = "",
-        bound: Bound = UNBOUNDED,
+        max_duration: MaxDuration = UNBOUNDED,
     ) -> Answer:
         """Have the target recorded.
 
@@ -97,7 +97,7 @@ class Recordings:
             asked_at: When this was first asked (ms by Redis's clock), if it is a retry. Where a caller has asked for a
                 stop since, nothing is done, and the answer tells without an outcome how the target stands.
             account: Whose places the wait takes.
-            bound: For how long it may record.
+            max_duration: For how long it may record.
 
         Raises:
             GatewayError: `ParametersDiffer`, `OutcomeUnknown`, `DeadlineExceeded`, `CoordinationUnavailable` or what
@@ -105,7 +105,7 @@ class Recordings:
         """
         number = None if asked_at is None else asked_at * 1000 + 999
         return await self._batches.submit(
-            target, Command.START, parameters, caller, timeout, arrived_at, number, account, bound
+            target, Command.START, parameters, caller, timeout, arrived_at, number, account, max_duration
         )
 
     async def stop(

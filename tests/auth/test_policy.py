@@ -16,15 +16,15 @@ from gateway.auth.policy import (
     Policy,
     PolicyError,
     Scope,
-    bound,
     check,
     check_room,
     covers,
     covers_sort,
     exactly,
+    max_duration_of,
 )
 from gateway.errors import Forbidden, InvalidRequest
-from gateway.recordings import Bound, Kind, Mode, Target
+from gateway.recordings import Kind, MaxDuration, Mode, Target
 from tests.api.honest_inputs import HONEST, Honest
 from tests.api.hostile_inputs import HOSTILE, INVALID, LISTED, LISTED_ONLY, OPEN, PATH, URL, Hostile
 
@@ -498,20 +498,20 @@ def test_policy_table_with_a_wrong_entry_names_its_place() -> None:
 @pytest.mark.parametrize(
     ("table", "asked", "expected"),
     [
-        ({}, None, Bound()),
-        ({}, 600, Bound(600)),
-        ({"max_duration_seconds": 900}, None, Bound(900)),
-        ({"max_duration_seconds": 900}, 600, Bound(600)),
-        ({"max_duration_seconds": 900}, 1200, Bound(900)),
-        ({"lengthen": True}, 600, Bound(600, lengthens=True)),
-        ({"stop_others": False}, 600, Bound(600, only_of="ada")),
-        ({"scopes": ["recordings:start"]}, 600, Bound(600, only_of="ada")),
-        ({"scopes": ["recordings:start", "recordings:stop"]}, 600, Bound(600)),
+        ({}, None, MaxDuration()),
+        ({}, 600, MaxDuration(600)),
+        ({"max_duration_seconds": 900}, None, MaxDuration(900)),
+        ({"max_duration_seconds": 900}, 600, MaxDuration(600)),
+        ({"max_duration_seconds": 900}, 1200, MaxDuration(900)),
+        ({"lengthen": True}, 600, MaxDuration(600, lengthens=True)),
+        ({"stop_others": False}, 600, MaxDuration(600, only_of="ada")),
+        ({"scopes": ["recordings:start"]}, 600, MaxDuration(600, only_of="ada")),
+        ({"scopes": ["recordings:start", "recordings:stop"]}, 600, MaxDuration(600)),
     ],
 )
-def test_policy_bounds_a_start(table: dict[str, object], asked: int | None, expected: Bound) -> None:
+def test_policy_bounds_a_start(table: dict[str, object], asked: int | None, expected: MaxDuration) -> None:
     """The smaller duration counts; who may not stop what others started may not bring its end forward either."""
-    assert bound(Policy.from_table(table), "ada", asked) == expected
+    assert max_duration_of(Policy.from_table(table), "ada", asked) == expected
 
 
 def test_policy_of_a_table_keeps_its_duration_whatever_a_token_says() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import pytest
 import redis
 
-from gateway.coordinator import Bound, Command, Completion, Coordinator, Record, Timing
+from gateway.coordinator import Command, Completion, Coordinator, MaxDuration, Record, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.clock import clock
 from gateway.store.connection import Connection
@@ -130,7 +130,7 @@ async def test_record_that_runs_lives_as_long_as_a_recording_can(connection: Con
 async def test_end_of_a_recording_lives_longer_than_its_record(connection: Connection, admin: "redis.Redis") -> None:
     """Whatever else is written of the project, what has to end is found."""
     coordinator, key = await recorded(connection)
-    claim, _ = await coordinator.claim(key, Command.START, bound=Bound(HOUR / 1000))
+    claim, _ = await coordinator.claim(key, Command.START, max_duration=MaxDuration(HOUR / 1000))
     assert claim.moved_from == "0"
     for name in cast("list[str]", admin.keys("*epoch")):
         if admin.pttl(name) <= HOUR:

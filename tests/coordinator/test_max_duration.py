@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.coordinator import Bound
+from gateway.coordinator import MaxDuration
 from tests.coordinator.track import LEASE, MEMORY, Reply, Track, whole
 from tests.model.world import Fate, Process, World
 
@@ -333,12 +333,12 @@ def test_move_that_was_forgotten_is_written_again(track: Track) -> None:
     track.started(max_duration=2 * HOUR)
     snapshot = track.snapshot()
     claim = track.claim("start", max_duration=HOUR)
-    assert track.bound(claim)["how"] == "stale"
+    assert track.move_end(claim)["how"] == "stale"
     track.lose(snapshot)
 
-    assert track.bound(claim)["how"] == "ok"
+    assert track.move_end(claim)["how"] == "ok"
     assert track.end == track.left("stops_at") == HOUR
-    assert track.bound(claim)["how"] == "stale"
+    assert track.move_end(claim)["how"] == "stale"
 
 
 def test_move_is_not_repeated_over_a_later_one(track: Track) -> None:
@@ -347,7 +347,7 @@ def test_move_is_not_repeated_over_a_later_one(track: Track) -> None:
     claim = track.claim("start", max_duration=HOUR)
     track.claim("start", max_duration=3 * HOUR, lengthens=True)
 
-    assert (track.bound(claim)["how"], track.end) == ("stale", 3 * HOUR)
+    assert (track.move_end(claim)["how"], track.end) == ("stale", 3 * HOUR)
 
 
 def test_move_waits_until_the_recording_is_written_again(track: Track) -> None:
@@ -355,20 +355,20 @@ def test_move_waits_until_the_recording_is_written_again(track: Track) -> None:
     lead = track.started(max_duration=2 * HOUR)
     claim = track.claim("start", max_duration=HOUR)
     track.lose()
-    assert (track.bound(claim)["how"], whole(track.record)) == ("early", {})
+    assert (track.move_end(claim)["how"], whole(track.record)) == ("early", {})
     track.finish(lead, "recording")
 
-    assert (track.bound(claim)["how"], track.end) == ("ok", HOUR)
+    assert (track.move_end(claim)["how"], track.end) == ("ok", HOUR)
 
 
 def test_move_of_what_has_ended_is_not_written_again(track: Track) -> None:
     """Nothing has to end that is over."""
     track.started(max_duration=2 * HOUR)
     claim = track.claim("start", max_duration=HOUR)
-    track.run("bound", moved_from=claim["stops_at"], stops_at=claim["moved_from"], generation=claim["generation"])
+    track.run("move_end", moved_from=claim["stops_at"], stops_at=claim["moved_from"], generation=claim["generation"])
     track.stopped()
 
-    assert (track.bound(claim)["how"], track.end) == ("stale", None)
+    assert (track.move_end(claim)["how"], track.end) == ("stale", None)
 
 
 def test_recording_that_is_found_has_no_end(track: Track) -> None:
@@ -391,7 +391,7 @@ def recording_for(world: World, seconds: float) -> tuple[Process, Process]:
     one, other = world.process(), world.process()
     world.look(one)
     world.advance(world.timing.quiet)
-    call = one.start(bound=Bound(seconds))
+    call = one.start(max_duration=MaxDuration(seconds))
     world.until(lambda: call.returned)
     return one, other
 
@@ -406,7 +406,7 @@ def test_failover_that_forgets_a_moved_end_does_not_undo_the_move(world: World, 
     """The process whose start moved the end writes that again, after the recording where that was forgotten too."""
     one, other = recording_for(world, 3600.0)
     before = len(world.snapshots)
-    call = other.start(bound=Bound(60.0))
+    call = other.start(max_duration=MaxDuration(60.0))
     world.until(lambda: call.returned)
     assert call.outcome == "already_recording"
     world.lose(len(world.snapshots) - before if forgotten == "the move" else None)
@@ -428,7 +428,7 @@ def test_failover_during_a_start_forgets_no_end(world: World) -> None:
     world.look(one)
     world.advance(world.timing.quiet)
     world.upstream.fates["start"].append(Fate(reply=9.0, lands=8.0))
-    one.start(bound=Bound(60.0))
+    one.start(max_duration=MaxDuration(60.0))
     world.until(lambda: world.upstream.flights)
     world.lose()
     world.advance(2)

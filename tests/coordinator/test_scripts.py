@@ -1503,7 +1503,7 @@ def test_script_tables_pass_the_coordinators_arguments(track: Track, world: Worl
     track.confirm("recording")
     track.revoke("nobody")
     track.mark()
-    track.bound(track.claim("start"))
+    track.move_end(track.claim("start"))
     track.room()
     assert track.arguments == world.arguments
     assert track.arguments.keys() == set(SCRIPTS)

@@ -154,10 +154,10 @@ class Track:
         }  # fmt: skip
         return self.run("confirm", **arguments | more)
 
-    def bound(self, claim: Reply) -> Reply:
+    def move_end(self, claim: Reply) -> Reply:
         """Write again that a claim moved the end."""
         moved = {name: claim[name] for name in ("moved_from", "stops_at", "generation")}
-        return self.run("bound", **moved)
+        return self.run("move_end", **moved)
 
     def revoke(self, attempt: str) -> Reply:
         """Take the claim of an attempt away."""

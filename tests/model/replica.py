@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from gateway.coordinator import UNBOUNDED, Backlog, Bound, Coordinator, Lease
+from gateway.coordinator import UNBOUNDED, Backlog, Coordinator, Lease, MaxDuration
 from gateway.errors import CoordinationUnavailable, GatewayError
 from gateway.recordings import Batches, Leader, ListingCache, Operator, Reconciler, Recordings, WithoutRedisMode
 from gateway.recordings.targets import StartParameters
@@ -247,10 +247,12 @@ class Process:
         for task in list(self.tasks):
             task.cancel()
 
-    def start(self, parameters: str = "A", timeout: float = 30.0, bound: Bound = UNBOUNDED) -> Call:
+    def start(self, parameters: str = "A", timeout: float = 30.0, max_duration: MaxDuration = UNBOUNDED) -> Call:
         """Have a caller ask for a start."""
         call = Call("start", parameters, self, self.world.now)
-        ask = self.recordings.start(TRACK, PARAMETERS[parameters], caller="somebody", timeout=timeout, bound=bound)
+        ask = self.recordings.start(
+            TRACK, PARAMETERS[parameters], caller="somebody", timeout=timeout, max_duration=max_duration
+        )
         self.do(self._ask(call, ask))
         return call
 
@@ -296,7 +298,7 @@ class Process:
         await self.coordinator.records.revoke(self.world.key, "nobody")
         await self.coordinator.records.mark()
         await self.coordinator.scripts.run(
-            "bound", self.world.key, {"generation": "0", "moved_from": "0", "stops_at": 0}
+            "move_end", self.world.key, {"generation": "0", "moved_from": "0", "stops_at": 0}
         )
         await self.coordinator.records.room(TRACK.room_id)
 

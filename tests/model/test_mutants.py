@@ -266,7 +266,7 @@ ROWS: dict[str, tuple[Callable[[], Mapping[str, Any]], Callable[[Track], None]]]
         lambda track: ends.test_start_that_was_forgotten_is_restored_with_its_end(track, promoted=False),
     ),
     "a move is repeated over a later one": (
-        changed("bound", drop("move-once")),
+        changed("move_end", drop("move-once")),
         ends.test_move_is_not_repeated_over_a_later_one,
     ),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, assume, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from gateway.coordinator import Bound
+from gateway.coordinator import MaxDuration
 from tests.model.world import Call, Fate, Process, World
 
 STEPS = 40
@@ -29,7 +29,9 @@ SEED = int(os.environ.get("MODEL_SEED") or random.SystemRandom().randrange(10**9
 PAUSES = st.sampled_from([0.001, 0.01, 0.05, 0.12, 0.4, 1.0, 2.1, 4.2, 9.0, 17.5])
 PATIENCE = st.sampled_from([0.2, 1.0, 5.0, 30.0])
 REPLICAS = st.integers(0, 2)
-BOUNDS = st.sampled_from([Bound()] * 4 + [Bound(3.0), Bound(15.0), Bound(40.0), Bound(25.0, lengthens=True)])
+BOUNDS = st.sampled_from(
+    [MaxDuration()] * 4 + [MaxDuration(3.0), MaxDuration(15.0), MaxDuration(40.0), MaxDuration(25.0, lengthens=True)]
+)
 FATES = st.sampled_from(
     [
         *[Fate()] * 4,
@@ -116,12 +118,14 @@ class Walk(RuleBasedStateMachine):
         timeout=PATIENCE,
         fate=FATES,
         pause=PAUSES,
-        bound=BOUNDS,
+        max_duration=BOUNDS,
     )
-    def start(self, number: int, parameters: str, timeout: float, fate: Fate, pause: float, bound: Bound) -> None:
+    def start(
+        self, number: int, parameters: str, timeout: float, fate: Fate, pause: float, max_duration: MaxDuration
+    ) -> None:
         """A caller wants it recorded, perhaps not for longer than so many seconds."""
         self.plan("start", fate)
-        self.replica(number).start(parameters, timeout, bound)
+        self.replica(number).start(parameters, timeout, max_duration)
         self.world.advance(pause)
 
     @rule(number=REPLICAS, timeout=PATIENCE, fate=FATES, pause=PAUSES)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.coordinator import UNBOUNDED, Bound, Claim, Command, Coordinator, Lease, Record, Timing, Verdict
+from gateway.coordinator import UNBOUNDED, Claim, Command, Coordinator, Lease, MaxDuration, Record, Timing, Verdict
 from gateway.recordings import Outcome, Target
 from gateway.recordings.batch import Batch
 from gateway.recordings.batches import Batches
@@ -25,9 +25,9 @@ START, STOP, CHECK = Command.START, Command.STOP, Command.RECONCILE
 class Asked:
     """A batch of two callers, and the rules by which it is answered, with nothing behind them."""
 
-    def __init__(self, command: Command, bound: Bound = UNBOUNDED, longest: float = 0) -> None:
+    def __init__(self, command: Command, max_duration: MaxDuration = UNBOUNDED, longest: float = 0) -> None:
         parameters = ONE if command is START else None
-        self.batch = Batch("key", TARGET, command, parameters, "demo", None, None, bound)
+        self.batch = Batch("key", TARGET, command, parameters, "demo", None, None, max_duration)
         loop = asyncio.get_running_loop()
         self.batch.waiters = [loop.create_future(), loop.create_future()]
         coordinator = Coordinator(Connection("redis://nowhere"), Timing(longest=longest), "t")
@@ -99,28 +99,28 @@ async def test_batch_on_a_result_answers_what_the_table_says(
 
 
 @pytest.mark.parametrize(
-    ("bound", "longest", "ends_in", "suits"),
+    ("max_duration", "longest", "ends_in", "suits"),
     [
         (UNBOUNDED, 0, 0, True),
         (UNBOUNDED, 0, 600, True),
         (UNBOUNDED, 900, 600, True),
         (UNBOUNDED, 300, 600, False),
         (UNBOUNDED, 300, 0, False),
-        (Bound(900), 0, 600, True),
-        (Bound(900), 300, 600, False),
-        (Bound(300), 900, 600, False),
-        (Bound(300), 0, 0, False),
-        (Bound(900, lengthens=True), 0, 600, False),
-        (Bound(0, lengthens=True), 0, 600, True),
+        (MaxDuration(900), 0, 600, True),
+        (MaxDuration(900), 300, 600, False),
+        (MaxDuration(300), 900, 600, False),
+        (MaxDuration(300), 0, 0, False),
+        (MaxDuration(900, lengthens=True), 0, 600, False),
+        (MaxDuration(0, lengthens=True), 0, 600, True),
     ],
 )
 @pytest.mark.parametrize("outcome", [O.STARTED, O.ALREADY_RECORDING])
 @pytest.mark.parametrize("leading", [True, False], ids=["its own", "another's"])
 async def test_batch_on_a_result_claims_again_where_the_end_does_not_suit_it(
-    bound: Bound, longest: float, ends_in: int, suits: bool, outcome: Outcome, leading: bool
+    max_duration: MaxDuration, longest: float, ends_in: int, suits: bool, outcome: Outcome, leading: bool
 ) -> None:
     """The claim then moves the end. What it has started itself ends as it asked."""
-    asked = Asked(START, bound, longest)
+    asked = Asked(START, max_duration, longest)
     stops_at = asked.rules._coordinator.now_ms() + ends_in * 1000 if ends_in else 0
     record = Record(state=S.RECORDING, fingerprint=ONE.fingerprint, stops_at=stops_at)
     became = Result(command=START, record=record, outcome=outcome, fingerprint=ONE.fingerprint)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.coordinator import Timing
 from gateway.observability import metrics
-from gateway.recordings import Bound, EndReason, Kind, Mode, Origin, Outcome, Recording, StartParameters, Target
+from gateway.recordings import EndReason, Kind, MaxDuration, Mode, Origin, Outcome, Recording, StartParameters, Target
 from gateway.recordings.model import Answer
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 ADA, BEN = (Target(Mode.TRACK, "room", name, Kind.VIDEO) for name in ("ada", "ben"))
 NOTHING = StartParameters()
-SHORT, LONG = Bound(0.4), Bound(3600.0)
+SHORT, LONG = MaxDuration(0.4), MaxDuration(3600.0)
 HANGING = replace(TIMING, upstream_timeout=90.0, trust=0)
 """A list that is asked for may take longer than any test."""
 HANGS = harness.delay("list", 80.0)
@@ -46,9 +46,9 @@ async def process(
         yield running
 
 
-async def start(parts: Parts, target: Target = ADA, bound: Bound = LONG) -> Answer:
+async def start(parts: Parts, target: Target = ADA, max_duration: MaxDuration = LONG) -> Answer:
     """Ask for a start."""
-    return await parts.recordings.start(target, NOTHING, caller="demo", timeout=30, bound=bound)
+    return await parts.recordings.start(target, NOTHING, caller="demo", timeout=30, max_duration=max_duration)
 
 
 async def ended(parts: Parts, target: Target = ADA) -> Recording:
@@ -91,7 +91,7 @@ async def test_start_with_a_duration_is_stopped_when_that_is_over(valkey: Embedd
     """The answer says when; the record then says why; the log names it, and it is counted, once."""
     log, before = Log(), timed_stops()
     async with process(valkey, simulator) as parts:
-        answer = await start(parts, bound=SHORT)
+        answer = await start(parts, max_duration=SHORT)
         assert (answer.outcome, lasts(answer)) == (Outcome.STARTED, SHORT.seconds)
 
         recording = await ended(parts)
@@ -110,13 +110,13 @@ async def test_start_with_a_duration_is_stopped_when_that_is_over(valkey: Embedd
 async def test_start_without_a_duration_has_no_end(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """Nothing ends what nobody bounded."""
     async with process(valkey, simulator) as parts:
-        assert lasts(await start(parts, bound=Bound())) is None
+        assert lasts(await start(parts, max_duration=MaxDuration())) is None
 
 
 async def test_end_is_kept_by_another_replica(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """The process that started it looks after nothing: another one stops it."""
     async with process(valkey, simulator, settling=False) as one:
-        await start(one, bound=SHORT)
+        await start(one, max_duration=SHORT)
         async with process(valkey, simulator):
             assert (await ended(one)).ended_because is EndReason.MAX_DURATION
 
@@ -126,7 +126,7 @@ async def test_end_that_passed_while_no_process_ran_is_kept_by_the_next(
 ) -> None:
     """A restart forgets nothing: what has to end is stopped as soon as a process runs again."""
     async with process(valkey, simulator, settling=False) as one:
-        answer = await start(one, bound=SHORT)
+        answer = await start(one, max_duration=SHORT)
         stops_at = answer.recording.stops_at
         assert stops_at is not None
         await harness.eventually(lambda: one.coordinator.now_ms() > stops_at.timestamp() * 1000)
@@ -155,7 +155,7 @@ async def test_end_does_not_wait_for_what_else_is_due_in_the_room(valkey: Embedd
         await parts.coordinator.records.invalidate(parts.coordinator.key("room", *BEN.parts))
         leader = await probed(parts, BEN)
 
-        await start(parts, bound=SHORT)
+        await start(parts, max_duration=SHORT)
 
         assert (await ended(parts)).ended_because is EndReason.MAX_DURATION
         assert await probed(parts, BEN) == leader
@@ -164,7 +164,7 @@ async def test_end_does_not_wait_for_what_else_is_due_in_the_room(valkey: Embedd
 async def test_end_overtakes_the_probe_of_the_very_target(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """A look at what has to end may take long where the list does: the stop is sent meanwhile."""
     async with process(valkey, simulator, HANGING) as parts:
-        await start(parts, bound=Bound(0.7))
+        await start(parts, max_duration=MaxDuration(0.7))
         simulator.inject(HANGS)
         parts.reconciler.reconcile_soon(parts.coordinator.key("room", *ADA.parts))
         await probed(parts, ADA)
@@ -177,18 +177,20 @@ async def test_starts_with_several_durations_at_once_end_at_the_earliest(
 ) -> None:
     """They are one start all the same, and each is answered with an end that suits it."""
     simulator.inject(harness.delay("start", 0.2))
-    bounds = (Bound(), LONG, Bound(600.0), Bound(60.0), Bound(600.0))
+    bounds = (MaxDuration(), LONG, MaxDuration(600.0), MaxDuration(60.0), MaxDuration(600.0))
     async with process(valkey, simulator, settling=False) as one, process(valkey, simulator, settling=False) as other:
-        answers = await asyncio.gather(*(start(parts, bound=bound) for bound in bounds for parts in (one, other)))
+        answers = await asyncio.gather(
+            *(start(parts, max_duration=max_duration) for max_duration in bounds for parts in (one, other))
+        )
         last = await one.recordings.known(ADA)
 
     assert sent(simulator, "start") == 1
     assert [answer.outcome for answer in answers].count(Outcome.STARTED) == 1
     assert last is not None
     assert last.stops_at is not None
-    for bound, answer in zip((bound for bound in bounds for _ in range(2)), answers, strict=True):
-        assert bound.seconds == 0 or answer.recording.stops_at is not None
-        if bound.seconds == 60.0:
+    for max_duration, answer in zip((max_duration for max_duration in bounds for _ in range(2)), answers, strict=True):
+        assert max_duration.seconds == 0 or answer.recording.stops_at is not None
+        if max_duration.seconds == 60.0:
             assert answer.recording.stops_at == last.stops_at
 
 
@@ -198,9 +200,11 @@ async def test_start_that_joins_one_in_flight_is_bounded_as_it_asks(
     """A start that waits for a longer one, on another replica, moves the end before it is answered."""
     simulator.inject(harness.delay("start", 0.3))
     async with process(valkey, simulator, settling=False) as one, process(valkey, simulator, settling=False) as other:
-        first = asyncio.create_task(start(one, bound=LONG))
+        first = asyncio.create_task(start(one, max_duration=LONG))
         await harness.eventually(lambda: simulator.calls)
-        joined, longer = await asyncio.gather(start(other, bound=Bound(60.0)), start(other, bound=Bound(7200.0)))
+        joined, longer = await asyncio.gather(
+            start(other, max_duration=MaxDuration(60.0)), start(other, max_duration=MaxDuration(7200.0))
+        )
         known = await one.recordings.known(ADA)
 
     assert lasts(await first) == LONG.seconds
@@ -214,9 +218,9 @@ async def test_start_that_joins_one_in_flight_is_bounded_as_it_asks(
 async def test_start_that_may_lengthen_puts_the_end_off(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """What joins without that leaves the end where it is."""
     async with process(valkey, simulator, settling=False) as parts:
-        first = await start(parts, bound=LONG)
-        longer = await start(parts, bound=Bound(7200.0))
-        lengthened = await start(parts, bound=Bound(7200.0, lengthens=True))
+        first = await start(parts, max_duration=LONG)
+        longer = await start(parts, max_duration=MaxDuration(7200.0))
+        lengthened = await start(parts, max_duration=MaxDuration(7200.0, lengthens=True))
 
     assert longer.recording.stops_at == first.recording.stops_at
     assert lengthened.recording.stops_at is not None
@@ -238,7 +242,7 @@ async def test_recording_begun_beside_the_gateway_ends_only_if_a_start_joins_it(
             await parts.coordinator.records.invalidate(key)
             await parts.reconciler.reconcile_all([key])
         found = await parts.recordings.known(BEN)
-        answer = await start(parts, bound=Bound())
+        answer = await start(parts, max_duration=MaxDuration())
 
         assert (answer.outcome, answer.recording.origin) == (Outcome.ALREADY_RECORDING, Origin.VIDEOSDK)
         assert (await ended(parts)).ended_because is EndReason.MAX_DURATION
@@ -254,7 +258,7 @@ async def test_recording_that_is_found_after_one_with_an_end_has_none(
 ) -> None:
     """What the gateway stopped had an end; what another begins then is another recording."""
     async with process(valkey, simulator) as parts:
-        await start(parts, bound=SHORT)
+        await start(parts, max_duration=SHORT)
         await ended(parts)
         await begin_elsewhere(simulator, ADA)
         key = parts.coordinator.key("room", *ADA.parts)
@@ -272,7 +276,7 @@ async def test_stop_at_the_end_that_videosdk_does_not_answer_is_repeated(
     """Like any other stop, until it is known that nothing runs; the reason stays."""
     simulator.inject(Fault(action="error", endpoint="stop", times=1))
     async with process(valkey, simulator) as parts:
-        await start(parts, bound=SHORT)
+        await start(parts, max_duration=SHORT)
 
         assert (await ended(parts)).ended_because is EndReason.MAX_DURATION
 
