@@ -7,6 +7,7 @@ import pytest
 TESTS = Path(__file__).parent
 
 LONGEST = (
+    "bench/test_bench.py",
     "model/test_protocol_model.py",
     "blackbox/test_rolling.py",
     "fuzz/test_fuzz.py",
@@ -27,6 +28,9 @@ LONGEST = (
     "blackbox/test_shutdown.py",
     "blackbox/test_figures.py",
     "blackbox/test_rotation.py",
+    "browser/test_watch.py",
+    "terminal/test_client.py",
+    "api/test_batch.py",
     "browser/test_browser.py",
     "topologies/test_tls.py",
     "test_main.py",
@@ -35,7 +39,6 @@ LONGEST = (
     "api/test_policy_http.py",
     "blackbox/test_leak_hunt.py",
     "clients/test_examples.py",
-    "bench/test_bench.py",
 )
 """By their seconds. A file that is missing here costs time and nothing else."""
 
