@@ -37,7 +37,7 @@ def recording_of(key: str, target: Target, record: Record) -> Recording:
         ended_at=_moment(record.ended_at) if ended and record.ended_at >= record.started_at else None,
         ended_because=_because(record, evidence) if ended else None,
         stops_at=_moment(record.stops_at),
-        videosdk_id=evidence.videosdk_id if evidence else None,
+        videosdk_id=(evidence.videosdk_id or None) if evidence else None,
         files=evidence.files if evidence else (),
         deliveries=evidence.deliveries if evidence else None,
     )

@@ -3,7 +3,9 @@
 import msgspec
 import pytest
 
+from gateway.coordinator import Record
 from gateway.observability import metrics
+from gateway.recordings import Mode, Target, recording_of
 from gateway.recordings.evidence import (
     Evidence,
     milliseconds,
@@ -12,6 +14,7 @@ from gateway.recordings.evidence import (
     report_deliveries,
     report_duplicates,
 )
+from gateway.recordings.model import RecordedFile
 from gateway.videosdk.rows import ListedRow
 from tests.observability.numbers import Numbers
 
@@ -22,6 +25,15 @@ BEGIN = 1_800_000_000_000
 def row(name: str, start: float, end: float | None = None) -> ListedRow:
     """Return a row that began and ended so many seconds after the beginning."""
     return ListedRow(id=name, start=moment(start), end=None if end is None else moment(end))
+
+
+def test_recording_of_which_only_a_webhook_told_has_no_id_of_videosdks() -> None:
+    """Its files are known before its row is: the id is then not known, and not empty."""
+    target = Target(Mode.ROOM, "room")
+    evidence = Evidence(generation="7", ended=True, files=(RecordedFile(file_path="a.mp4"),))
+    record = Record(state="stopped", generation="7", evidence=evidence.encode())
+    recording = recording_of("key", target, record)
+    assert (recording.videosdk_id, len(recording.files)) == (None, 1)
 
 
 def moment(seconds: float) -> str:
