@@ -83,7 +83,9 @@ async def test_batch_of_stops_stops_each_once(gateway: ApiClient, simulator: Sim
     outcomes = Counter(result["recording"]["outcome"] for results in batches for result in results)
     assert outcomes["stopped"] == 10
     assert outcomes.keys() <= {"stopped", "joined", "not_recording"}
-    assert upstream(simulator, "stop") == 10
+    # Of other rooms a gateway may have something left to stop.
+    of_room = harness.calls_for(simulator, tracks[0]["roomId"])
+    assert sum(call.endpoint == "stop" for call in of_room) == 10
 
 
 # --- the same as a single call ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import uuid
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from gateway.coordinator import Command
 from gateway.recordings import Kind, Mode, RunningRecordings, StartParameters, Target
@@ -47,6 +48,10 @@ async def test_search_leaves_out_what_is_started_after_it_began(valkey: Embedded
         found = search.found(20, certain=True)
         first = await anext(found)
         assert (first.target, first.is_foreign) == (before, False)
+        # What the process takes for Redis's time is ahead by the way of a reply, at most.
+        began_at = parts.coordinator.now_ms()
+        async with Redis.from_url(valkey.url) as redis:
+            await harness.until(redis.time, lambda now: now[0] * 1000 + now[1] // 1000 > began_at)
         await start(parts, later)
         await outside(simulator, foreign)
         # Begun beside the gateway it cannot be told from what ran before.
