@@ -219,7 +219,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         route_handlers=[
             recording_routes(authenticator, pipeline, settings.request_deadline.total_seconds()),
             batch_routes(authenticator, pipeline, settings.request_deadline.total_seconds()),
-            event_routes(authenticator, event_streams),
+            *event_routes(authenticator, event_streams),
             me_routes(authenticator, rate_limiter, settings.max_duration.total_seconds()),
             admin_routes(authenticator, operator),
             webhook_route(webhook_receiver),

@@ -15,9 +15,10 @@ from tests import harness, leaks
 from tests.api_client import ApiClient, NewTrack
 from tests.endings import pytest_pyfunc_call, pytest_runtest_teardown
 from tests.leaks import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
-from tests.order import pytest_collection_modifyitems
+from tests.order import pytest_collection_finish, pytest_collection_modifyitems
 
 __all__ = [
+    "pytest_collection_finish",
     "pytest_collection_modifyitems",
     "pytest_pyfunc_call",
     "pytest_runtest_teardown",
@@ -56,7 +57,7 @@ def valkey() -> Generator[EmbeddedValkey]:
 
 @pytest.fixture(autouse=True)
 def keys_that_go(request: pytest.FixtureRequest) -> Generator[None]:
-    """Fail a test after which a key without a TTL lies on the server that it used."""
+    """Fail a test after which a key without a TTL lies on its server, and take away its unfinished work."""
     if "valkey" not in request.fixturenames:
         yield
         return
@@ -64,6 +65,10 @@ def keys_that_go(request: pytest.FixtureRequest) -> Generator[None]:
     server = cast("EmbeddedValkey", request.getfixturevalue("valkey"))
     yield
     with redis.Redis.from_url(server.url, decode_responses=True) as client:
+        # What the test left to be looked at, or to be ended, is no business of the next test's gateway.
+        for left in ("due", "ends"):
+            if keys := cast("list[str]", client.keys(f"rec:*:{left}")):
+                client.delete(*keys)
         counts = cast("dict[str, dict[str, int]]", client.info("keyspace")).get("db0", {})
         if counts.get("keys", 0) != counts.get("expires", 0):
             lasting = [key for key in cast("list[str]", client.keys("*")) if client.pttl(key) == -1]

@@ -1,5 +1,6 @@
 """The longest files begin first: one that begins last keeps a worker busy long after the others have ended."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; the others, and the tests within each, keep their random order."""
     places = {TESTS / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives as long as the session: thousands of tests."""
+    gc.freeze()

@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any, Final
 
-from litestar import Request, Router, get, post
+from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gateway.api import openapi_texts
 from gateway.api.context import RequestContext
-from gateway.api.guards import BEARER, JsonRequest, authenticate
+from gateway.api.guards import BEARER, GuardedRoutes
 from gateway.api.openapi_texts import OPERATION_IDS, problems
 from gateway.api.pagination import Parameter, read_query
 from gateway.api.wire import RecordingBody, path_parts, read_target
@@ -110,7 +110,7 @@ class ReleasedClaim(Struct, frozen=True, kw_only=True):
     recording: RecordingBody
 
 
-def admin_routes(authenticator: Authenticator, operator: Operator) -> Router:
+def admin_routes(authenticator: Authenticator, operator: Operator) -> GuardedRoutes:
     """Build the routes.
 
     Args:
@@ -118,12 +118,7 @@ def admin_routes(authenticator: Authenticator, operator: Operator) -> Router:
         operator: Carries out what is asked.
     """
     by_mode = [handler for mode in MODES for handler in (_reconcile(mode, operator), _release(mode, operator))]
-    return Router(
-        "/v1/admin",
-        route_handlers=[_list(operator), *by_mode],
-        before_request=authenticate(authenticator),
-        request_class=JsonRequest,
-    )
+    return GuardedRoutes("/v1/admin", [_list(operator), *by_mode], authenticator)
 
 
 def _list(operator: Operator) -> HTTPRouteHandler:

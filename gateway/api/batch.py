@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, cast
 
 import msgspec
-from litestar import Request, Router, post
+from litestar import Request, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from litestar.response.base import ASGIResponse
@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.api import batch_texts
 from gateway.api.context import RequestContext
-from gateway.api.guards import BEARER, JsonRequest, asked_seconds, authenticate
+from gateway.api.guards import BEARER, GuardedRoutes, asked_seconds
 from gateway.api.openapi_texts import problems
 from gateway.api.pipeline import Order, Reply, RequestPipeline
 from gateway.api.problems import problem_document, retry_seconds
@@ -263,7 +263,7 @@ def _refuse_contradictions(asked: Sequence[_Asked]) -> None:
             )
 
 
-def batch_routes(authenticator: Authenticator, pipeline: RequestPipeline, deadline: float) -> Router:
+def batch_routes(authenticator: Authenticator, pipeline: RequestPipeline, deadline: float) -> GuardedRoutes:
     """Build the routes.
 
     Args:
@@ -271,12 +271,7 @@ def batch_routes(authenticator: Authenticator, pipeline: RequestPipeline, deadli
         pipeline: Takes in what is asked.
         deadline: Longest wait of one caller, in seconds.
     """
-    return Router(
-        "/v1",
-        route_handlers=[_batch(pipeline, deadline), _stop_room(pipeline, deadline)],
-        before_request=authenticate(authenticator),
-        request_class=JsonRequest,
-    )
+    return GuardedRoutes("/v1", [_batch(pipeline, deadline), _stop_room(pipeline, deadline)], authenticator)
 
 
 def _batch(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:

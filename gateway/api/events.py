@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
-from litestar import Request, Response, Router, get, post
+from litestar import Request, Response, get, post
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import FromPath
@@ -122,7 +123,7 @@ class EventStreams:
         return (self._tenant, "events", room)
 
 
-def event_routes(authenticator: Authenticator, event_streams: EventStreams) -> Router:
+def event_routes(authenticator: Authenticator, event_streams: EventStreams) -> list[HTTPRouteHandler]:
     """Build the routes.
 
     Args:
@@ -132,7 +133,7 @@ def event_routes(authenticator: Authenticator, event_streams: EventStreams) -> R
     by_header = authenticate(authenticator)
 
     @get(
-        "/{roomId:str}/events",
+        "/v1/rooms/{roomId:str}/events",
         operation_id="streamRoomEvents",
         summary="Follow a room's recordings",
         description=openapi_texts.EVENTS,
@@ -159,7 +160,7 @@ def event_routes(authenticator: Authenticator, event_streams: EventStreams) -> R
         return await event_streams.open(request, read_room(roomId))
 
     @post(
-        "/{roomId:str}/events/tickets",
+        "/v1/rooms/{roomId:str}/events/tickets",
         operation_id="createRoomEventsTicket",
         summary="Make a ticket for a room's events",
         description=openapi_texts.TICKET,
@@ -185,7 +186,7 @@ def event_routes(authenticator: Authenticator, event_streams: EventStreams) -> R
         ticket = await event_streams.issue(request, read_room(roomId))
         return Response(ticket, status_code=201, headers={"cache-control": "no-store"})
 
-    return Router("/v1/rooms", route_handlers=[stream_room_events, create_room_events_ticket])
+    return [stream_room_events, create_room_events_ticket]
 
 
 def _by_ticket_or(by_header: Guard, event_streams: EventStreams) -> Guard:

@@ -1,10 +1,11 @@
 """What runs before a handler: who asks, whether the route is for that caller, and whether the body can be read."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Self, TypeVar, cast
 
-from litestar import Request
+from litestar import Request, Router
 from litestar.exceptions import InternalServerException
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from msgspec import Struct
 
@@ -15,7 +16,16 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import RULES, Scope
 from gateway.errors import Forbidden, InvalidRequest, MalformedRequest, UnsupportedMediaType
 
-__all__ = ["BEARER", "DEADLINE_HEADER", "Guard", "JsonRequest", "asked_seconds", "authenticate", "takes"]
+__all__ = [
+    "BEARER",
+    "DEADLINE_HEADER",
+    "Guard",
+    "GuardedRoutes",
+    "JsonRequest",
+    "asked_seconds",
+    "authenticate",
+    "takes",
+]
 
 Guard = Callable[[Request[Any, Any, Any]], Awaitable[None]]
 """Lets a request pass, or raises. Litestar runs it before all else of a route, as `before_request`; its own guards get
@@ -85,6 +95,26 @@ class JsonRequest(Request[Any, Any, Any]):
         # Litestar would keep it for as long as the caller waits: of many, each with 64 KiB, that is much.
         self._body = self._connection_state.body = b""
         return decoded
+
+
+class GuardedRoutes(Router):
+    """Routes that know who asks.
+
+    Args:
+        path: That of all of them begins so.
+        handlers: Of the routes.
+        authenticator: Identifies the caller.
+    """
+
+    def __init__(self, path: str, handlers: Sequence[HTTPRouteHandler], authenticator: Authenticator) -> None:
+        super().__init__(
+            path, route_handlers=handlers, before_request=authenticate(authenticator), request_class=JsonRequest
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Litestar copies routes with all that they hold, so that they can be registered twice: these are not, and the
+        # copy takes longer than all else that the application is made of.
+        return self
 
 
 def takes(body: type[Struct], handler: _Handler) -> _Handler:

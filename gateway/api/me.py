@@ -4,13 +4,13 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from litestar import Request, Router, get
+from litestar import Request, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from msgspec import Meta, Struct
 
 from gateway.api.context import RequestContext
-from gateway.api.guards import BEARER, authenticate
+from gateway.api.guards import BEARER, GuardedRoutes
 from gateway.api.openapi_texts import problems
 from gateway.api.rate_limits import RateLimiter, Standing
 from gateway.auth.api_keys import Caller, Sort
@@ -155,7 +155,7 @@ _PARTICIPANT: Final = {
 }
 
 
-def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter, max_duration: float) -> Router:
+def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter, max_duration: float) -> GuardedRoutes:
     """Build the route.
 
     Args:
@@ -185,7 +185,7 @@ def me_routes(authenticator: Authenticator, rate_limiter: RateLimiter, max_durat
         caller = RequestContext.of(request.scope).sender
         return CallerProfile.of(caller, await rate_limiter.standing(caller), max_duration)
 
-    return Router("/v1", route_handlers=[get_caller], before_request=authenticate(authenticator))
+    return GuardedRoutes("/v1", [get_caller], authenticator)
 
 
 def _moment(seconds: float) -> datetime | None:

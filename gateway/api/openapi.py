@@ -186,7 +186,7 @@ def _drawn() -> tuple[dict[str, Any], dict[str, HTTPRouteHandler]]:
         route_handlers=[
             recording_routes(_NO_PART, _NO_PART, 0),
             batch_routes(_NO_PART, _NO_PART, 0),
-            event_routes(_NO_PART, _NO_PART),
+            *event_routes(_NO_PART, _NO_PART),
             me_routes(_NO_PART, _NO_PART, 0),
             admin_routes(_NO_PART, _NO_PART),
             webhook_route(_NO_PART),

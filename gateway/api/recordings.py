@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from litestar import Request, Router, get, post
+from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from litestar.response.base import ASGIResponse
 from msgspec import Struct
 
 from gateway.api import openapi_texts
-from gateway.api.guards import BEARER, JsonRequest, asked_seconds, authenticate, takes
+from gateway.api.guards import BEARER, GuardedRoutes, asked_seconds, takes
 from gateway.api.openapi_texts import OPERATION_IDS, answers, problems
 from gateway.api.pagination import RecordingsPage
 from gateway.api.pipeline import RequestPipeline
@@ -38,7 +38,7 @@ _UPSTREAM = ("upstream-refused", "upstream-credentials-refused", "upstream-limit
 _BODY = ("malformed-request", "payload-too-large", "unsupported-media-type")
 
 
-def recording_routes(authenticator: Authenticator, pipeline: RequestPipeline, deadline: float) -> Router:
+def recording_routes(authenticator: Authenticator, pipeline: RequestPipeline, deadline: float) -> GuardedRoutes:
     """Build the routes: those of each mode, and the list.
 
     Args:
@@ -46,12 +46,8 @@ def recording_routes(authenticator: Authenticator, pipeline: RequestPipeline, de
         pipeline: Takes in what is asked.
         deadline: Longest wait of one caller, in seconds.
     """
-    return Router(
-        "/v1",
-        route_handlers=[*(handler for mode in MODES for handler in routes(mode, pipeline, deadline)), _list(pipeline)],
-        before_request=authenticate(authenticator),
-        request_class=JsonRequest,
-    )
+    by_mode = [handler for mode in MODES for handler in routes(mode, pipeline, deadline)]
+    return GuardedRoutes("/v1", [*by_mode, _list(pipeline)], authenticator)
 
 
 def routes(mode: Mode, pipeline: RequestPipeline, deadline: float) -> list[HTTPRouteHandler]:

@@ -8,7 +8,9 @@ the vendor documents no error bodies, so statuses are read by family and texts a
 """
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -125,7 +127,7 @@ class VideoSDK:
         # again. Idle connections are kept for a short time, so that a call seldom meets one that the other side is just
         # closing: what comes of such a call is unknown.
         self._transport = Transport(
-            httpx.create_ssl_context(trust_env=False),
+            _trusted(),
             Limits(max_connections, idle_seconds=4.0),
             lambda: Proxy.at(url) if (url := proxy()) else None,
         )
@@ -398,6 +400,12 @@ class VideoSDK:
         if path not in self._urls:
             self._urls[path] = httpx.URL(self._base + path)
         return self._urls[path]
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Read the authorities that are trusted, once: it takes as long as twenty starts."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 _FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError)
