@@ -49,15 +49,31 @@ def no_process_left() -> Generator[None]:
 
 
 @pytest.fixture(scope="session")
-def valkey() -> Generator[EmbeddedValkey]:
+def shared_servers() -> list[EmbeddedValkey]:
+    """What files share: the server of `valkey`, once it was asked for."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def valkey(shared_servers: list[EmbeddedValkey]) -> Generator[EmbeddedValkey]:
     """A real server for tests that do not harm it."""
     with harness.PatientValkey() as server:
+        shared_servers.append(server)
         yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_to_do(shared_servers: list[EmbeddedValkey]) -> None:
+    """Take away what earlier files left to be looked at or ended: this one's gateways would do it."""
+    for server in shared_servers:
+        with redis.Redis.from_url(server.url, decode_responses=True) as client:
+            for key in [*client.scan_iter("rec:*:due"), *client.scan_iter("rec:*:ends")]:
+                client.delete(key)
 
 
 @pytest.fixture(autouse=True)
 def keys_that_go(request: pytest.FixtureRequest) -> Generator[None]:
-    """Fail a test after which a key without a TTL lies on its server, and take away its unfinished work."""
+    """Fail a test after which a key without a TTL lies on the server that it used."""
     if "valkey" not in request.fixturenames:
         yield
         return
@@ -65,10 +81,6 @@ def keys_that_go(request: pytest.FixtureRequest) -> Generator[None]:
     server = cast("EmbeddedValkey", request.getfixturevalue("valkey"))
     yield
     with redis.Redis.from_url(server.url, decode_responses=True) as client:
-        # What the test left to be looked at, or to be ended, is no business of the next test's gateway.
-        for left in ("due", "ends"):
-            if keys := cast("list[str]", client.keys(f"rec:*:{left}")):
-                client.delete(*keys)
         counts = cast("dict[str, dict[str, int]]", client.info("keyspace")).get("db0", {})
         if counts.get("keys", 0) != counts.get("expires", 0):
             lasting = [key for key in cast("list[str]", client.keys("*")) if client.pttl(key) == -1]

@@ -224,8 +224,10 @@ class _Server(uvicorn.Server):
 
     @override
     async def main_loop(self) -> None:
-        await self.on_tick(0)
-        await self.asked_to_end.wait()
+        while not self.asked_to_end.is_set():
+            await self.on_tick(0)  # the `Date` of the answers
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.asked_to_end.wait(), 1)
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
