@@ -3,8 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -317,31 +317,52 @@ async def test_ticket_opens_its_room_once_on_any_replica(
     assert shown not in logged
 
 
+EVER_LATER = (2, 8, 32)
+"""Seconds until something expires: as few as will do on a machine that is not busy."""
+
+
+@contextmanager
+def tried_in_time(seconds: int) -> Generator[None]:
+    """Let pass that something expired before it was used, unless it had the longest time of all."""
+    try:
+        yield
+    except AssertionError as refused:
+        if "expired" not in str(refused) or seconds == EVER_LATER[-1]:
+            raise
+
+
 @pytest.mark.parametrize("way", ["header", "ticket"])
 async def test_events_end_when_the_join_token_expires(pages: ApiClient, new_track: NewTrack, way: str) -> None:
     """Not later than the join token itself, also behind a ticket; the last event says why."""
     track = new_track()
-    # It is good for a minute more, as clocks differ.
-    headers = bearer(track, lasts=5 - LEEWAY_SECONDS)
-    query = {"ticket": await ticket(pages, track["roomId"], headers)} if way == "ticket" else {}
-    async with listening(pages, track["roomId"], headers=headers if way == "header" else {}, **query) as reader:
-        await reader.until(lambda reader: reader.ended)
-        assert [update.event for update in reader.received] == ["snapshot", "reconnect"]
-        assert reader.received[-1].data == {"reason": "expired"}
+    for seconds in EVER_LATER:
+        # It is good for a minute more, as clocks differ.
+        headers = bearer(track, lasts=seconds - LEEWAY_SECONDS)
+        with tried_in_time(seconds):
+            query = {"ticket": await ticket(pages, track["roomId"], headers)} if way == "ticket" else {}
+            async with listening(pages, track["roomId"], headers=headers if way == "header" else {}, **query) as reader:
+                await reader.until(lambda reader: reader.ended)
+                assert [update.event for update in reader.received] == ["snapshot", "reconnect"]
+                assert reader.received[-1].data == {"reason": "expired"}
+            return
 
 
 async def test_events_end_when_the_api_key_expires(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:
     """An API key's `expires` ends what it opened."""
-    moment = (datetime.now(UTC) + timedelta(seconds=6)).isoformat()
-    demo.file.write_text(demo.file.read_text().replace('" }]', f'", expires = {moment} }}]'))
-    async with (
-        replica(valkey, simulator, demo) as gateway,
-        listening(gateway, new_track()["roomId"]) as reader,
-    ):
-        await reader.until(lambda reader: reader.ended)
-        assert reader.received[-1].data == {"reason": "expired"}
+    lasting = demo.file.read_text()
+    for seconds in EVER_LATER:
+        moment = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+        demo.file.write_text(lasting.replace('" }]', f'", expires = {moment} }}]'))
+        with tried_in_time(seconds):
+            async with (
+                replica(valkey, simulator, demo) as gateway,
+                listening(gateway, new_track()["roomId"]) as reader,
+            ):
+                await reader.until(lambda reader: reader.ended)
+                assert reader.received[-1].data == {"reason": "expired"}
+            return
 
 
 @pytest.mark.parametrize(("expires", "admitted"), [(None, True), (60, True), (-1, False)])
