@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 import httpx
 import pytest
@@ -84,6 +84,19 @@ def age(server: EmbeddedValkey) -> None:
             refused = [answer for answer in marks.execute(raise_on_error=False) if answer is not True]
     # Of a Cluster, each node keeps a part of them.
     assert all(isinstance(answer, MovedError) for answer in refused), refused
+
+
+def scheduled(client: redis.Redis) -> list[str]:
+    """Return the sets that say which records must be looked at, or must end, and when."""
+    keys = [key for name in ("due", "ends") for key in cast("list[str]", client.keys(f"rec:{{??}}:*:{name}"))]
+    # A record's own key is longer, and may end in any participant's id.
+    return [key for key in keys if key.count(":") == 3]
+
+
+def unschedule(client: redis.Redis) -> None:
+    """Have no gateway look at the records that lie on a server until a caller comes for one."""
+    if keys := scheduled(client):
+        client.delete(*keys)
 
 
 class AgedValkey(EmbeddedValkey):
