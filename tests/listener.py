@@ -82,6 +82,10 @@ class Listener:
         assert self.statuses == list(statuses)
 
 
+class NotOpenedError(AssertionError):
+    """The gateway refused to open a stream of events."""
+
+
 @asynccontextmanager
 async def listening(
     gateway: httpx.AsyncClient, room: str, *, headers: dict[str, str] | None = None, **query: str
@@ -90,7 +94,7 @@ async def listening(
     async with gateway.stream("GET", f"/v1/rooms/{room}/events", headers=headers, params=query) as response:
         if response.status_code != 200:
             await response.aread()
-            raise AssertionError(f"{response.status_code}: {response.text}")
+            raise NotOpenedError(f"{response.status_code}: {response.text}")
         listener = Listener(response)
         task = asyncio.create_task(listener.listen())
         try:
