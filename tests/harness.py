@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 import httpx
 import pytest
@@ -91,6 +91,18 @@ def age(server: EmbeddedValkey) -> None:
             refused = [answer for answer in marks.execute(raise_on_error=False) if answer is not True]
     # Of a Cluster, each node keeps a part of them.
     assert all(isinstance(answer, MovedError) for answer in refused), refused
+
+
+def scheduled(client: redis.Redis, what: str) -> list[str]:
+    """Return the sets that say which records must be looked at (`due`), or must end (`ends`), and when."""
+    # A record's own key is longer, and may end in any participant's id.
+    return [key for key in cast("list[str]", client.keys(f"rec:{{??}}:*:{what}")) if key.count(":") == 3]
+
+
+def unschedule(client: redis.Redis, what: str) -> None:
+    """Have no gateway look at the records that lie on a server, or end them, until a caller comes for one."""
+    if keys := scheduled(client, what):
+        client.delete(*keys)
 
 
 class AgedValkey(EmbeddedValkey):

@@ -789,7 +789,8 @@ async def test_webhook_replays_change_nothing(
         again = await gateway.start(track)
         assert (again.json()["outcome"], again.json()["id"]) == ("already_recording", started.json()["id"])
 
-        assert (await gateway.stop(track)).json()["outcome"] == "stopped"
+        # Where a look that an event caused is under way, the stop is carried out behind it.
+        assert (await gateway.stop(track)).json()["outcome"] in {"stopped", "joined"}
         await replay()
     # Closed: whatever was accepted has been heard to its end.
     async with hearing(valkey, simulator, demo) as gateway:
