@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-# Tests wait more than they compute: four at a time keep two cores busy.
-JOBS ?= 4
+# Tests wait more than they compute: six at a time keep two cores busy.
+JOBS ?= 6
 RUNS ?= 3
 # A test whose fixtures hang ends its worker, and the next worker would begin with it again: not for ever.
 # Files begin in the order of tests/order.py, and not in that of their numbers of tests.
