@@ -13,7 +13,7 @@ from gateway.terminal.arguments import DEFAULT_ADDRESS
 from gateway.terminal.exit_codes import ExitCode
 from gateway.terminal.screen import printable
 
-__all__ = ["Access", "FailedError", "UsageError", "fields_of", "refusal"]
+__all__ = ["Access", "FailedError", "UsageError", "exit_code", "fields_of", "refusal"]
 
 _CONNECT_SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 120.0
@@ -116,10 +116,15 @@ def refusal(response: httpx.Response, *, commands: bool) -> FailedError:
         code = ExitCode.UNKNOWN if commands and (status >= 500 or status < 300) else ExitCode.UNREACHABLE
         said = f"status {status}, {printable(media_type)[:_MAX_TEXT] or 'no content type'}"
         return _failed(code, "What answers is not the gateway", f"{response.url.copy_with(query=None)}: {said}")
+    return FailedError(exit_code(status, retry_after, commands=commands), document, retry_after)
+
+
+def exit_code(status: int, retry_after: int | None, *, commands: bool) -> ExitCode:
+    """Return what the status of a problem means: to a start or stop, or to a question."""
     if status == 504 or (status == 500 and commands):
-        return FailedError(ExitCode.UNKNOWN if commands else ExitCode.NOT_NOW, document, retry_after)
+        return ExitCode.UNKNOWN if commands else ExitCode.NOT_NOW
     passes = retry_after is not None or status in {429, 503}
-    return FailedError(ExitCode.NOT_NOW if passes else ExitCode.REFUSED, document, retry_after)
+    return ExitCode.NOT_NOW if passes else ExitCode.REFUSED
 
 
 def fields_of(given: list[str]) -> dict[str, Any]:

@@ -65,6 +65,7 @@ _EXAMPLES: Final[Mapping[str, str]] = {
     "stop": """examples:
   gateway stop abcd-efgh-ijkl ada video
   gateway stop --mode participant --wait 5 abcd-efgh-ijkl ada
+  gateway stop --all abcd-efgh-ijkl                 the lesson is over
 """,
     "list": """examples:
   gateway list abcd-efgh-ijkl
@@ -117,12 +118,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="a field of the start: NAME=TEXT, NAME=@FILE, NAME:=JSON; again for another",
     )
-    _target(_client_command(commands, "stop", "stop a recording; one that does not run is no error"))
     start.add_argument(
         "--max-duration",
         type=_duration,
         metavar="DURATION",
         help="for how long it may record at most: seconds, or 90m, or 2h; the gateway stops it then",
+    )
+    stop = _client_command(commands, "stop", "stop a recording, or all of a room; one that does not run is no error")
+    _target(stop)
+    stop.add_argument("--all", action="store_true", help="stop all that was started in ROOM, whatever its mode")
+    stop.add_argument(
+        "--include-foreign", action="store_true", help="with --all: also what was begun beside the gateway"
     )
     listing = _client_command(commands, "list", "list a room's recordings, what runs or may run first")
     listing.add_argument("room", metavar="ROOM")

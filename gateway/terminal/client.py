@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from gateway.terminal.access import Access, FailedError, UsageError, fields_of
+from gateway.terminal.access import Access, FailedError, UsageError, exit_code, fields_of
 from gateway.terminal.exit_codes import ExitCode
 from gateway.terminal.screen import coloured, moment, note, printable, progress, show, table
 from gateway.terminal.watch import Watch
@@ -21,6 +21,8 @@ __all__ = ["run"]
 _IDS: Final = ("roomId", "participantId", "kind")
 """The fields that name a target, in the order of the command line; a mode has the first of them, or more."""
 _PAGE: Final = 200
+_FIRST: Final = (ExitCode.REFUSED, ExitCode.UNKNOWN, ExitCode.NOT_NOW)
+"""Of several: what has to be changed stands before what only has to be asked again."""
 _STATUSES: Final = {word: word for word in ("starting", "recording", "stopping", "stopped", "failed", "unknown")}
 
 
@@ -61,12 +63,14 @@ async def _run(chosen: argparse.Namespace) -> int:
 async def _command(access: Access, chosen: argparse.Namespace) -> int:
     if len(chosen.ids) > len(_IDS):
         raise UsageError(f"at most {len(_IDS)} ids: ROOM PARTICIPANT KIND")
+    headers = {} if chosen.wait is None else {"x-request-timeout-ms": f"{chosen.wait * 1000:.0f}"}
+    if chosen.command == "stop" and (chosen.all or chosen.include_foreign):
+        return await _stop_all(access, chosen, headers)
     body = dict(zip(_IDS, chosen.ids, strict=False))
     if chosen.command == "start":
         body |= fields_of(chosen.fields)
         if chosen.max_duration is not None:
             body["maxDurationSeconds"] = chosen.max_duration
-    headers = {} if chosen.wait is None else {"x-request-timeout-ms": f"{chosen.wait * 1000:.0f}"}
     path = f"{access.address}/v1/recordings/{quote(chosen.mode, safe='')}/{chosen.command}"
     async with progress(f"gateway {chosen.command}: waiting for the gateway's answer"):
         answer = await access.ask(httpx.Request("POST", path, json=body, headers=headers))
@@ -78,6 +82,56 @@ async def _command(access: Access, chosen: argparse.Namespace) -> int:
         show(_details(answer))
     # The gateway repeats a stop that was not answered, but whether it still records is not known yet.
     return ExitCode.UNKNOWN if status == 202 else ExitCode.DONE
+
+
+async def _stop_all(access: Access, chosen: argparse.Namespace, headers: Mapping[str, str]) -> int:
+    if not chosen.all or len(chosen.ids) > 1:
+        raise UsageError("--all takes a ROOM alone, and --include-foreign stands beside it")
+    path = f"{access.address}/v1/rooms/{quote(chosen.ids[0], safe='')}/recordings/stop"
+    body = {"includeForeign": chosen.include_foreign}
+    async with progress("gateway stop: waiting for the gateway's answer"):
+        answer = await access.ask(httpx.Request("POST", path, json=body, headers=headers))
+    del answer[""]
+    if chosen.json:
+        _write(answer)
+    else:
+        _show_stops(answer)
+    codes = {_code_of(result) for result in answer["results"]}
+    if not answer["complete"]:
+        codes.add(ExitCode.UNKNOWN)
+    return next((code for code in _FIRST if code in codes), ExitCode.DONE)
+
+
+def _show_stops(answer: Mapping[str, Any]) -> None:
+    results, left, complete = answer["results"], answer["foreignLeft"], answer["complete"]
+    if results:
+        heads = ("MODE", "PARTICIPANT", "KIND", "STATUS", "WHAT WAS DONE")
+        show(table([heads, *map(_stopped, results)], _STATUSES, heads.index("STATUS")))
+    elif complete and not left:
+        note("Nothing recorded.")
+    if left:
+        note(f"Left alone: {left} that began beside the gateway; --include-foreign stops them too.")
+    if not complete:
+        note("Something else may record: VideoSDK's list could not be had. The same command again is safe.")
+
+
+def _stopped(result: Mapping[str, Any]) -> Sequence[str]:
+    target: dict[str, Any] = result["target"]
+    recording: dict[str, Any] = result.get("recording") or {}
+    problem: dict[str, Any] = result.get("problem") or {}
+    return (
+        _text(target.get("mode")),
+        _text(target.get("participantId")),
+        _text(target.get("kind")),
+        _text(recording.get("status")),
+        _text(problem.get("title") or recording.get("outcome")).replace("_", " "),
+    )
+
+
+def _code_of(result: Mapping[str, Any]) -> ExitCode:
+    if result["status"] < 400:
+        return ExitCode.UNKNOWN if result["status"] == 202 else ExitCode.DONE
+    return exit_code(result["status"], result.get("retryAfter"), commands=True)
 
 
 async def _list(access: Access, chosen: argparse.Namespace) -> int:

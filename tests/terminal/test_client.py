@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
 from gateway.recordings.targets import MODES
@@ -153,6 +154,55 @@ async def test_list_and_watch_of_what_was_over_say_why_and_no_longer_until_when(
     heads, row = (await run("list", track["roomId"])).out.splitlines()
     assert row[heads.index("ENDED BECAUSE") :].strip() == "max_duration"
     assert row[heads.index("UNTIL") : heads.index("BY")].strip() == ""
+
+
+async def test_stop_of_a_whole_room_says_what_became_of_each(
+    gateway: ApiClient, run: Command, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """All that was started there, whatever its mode; what began beside the gateway is counted, or stopped too."""
+    track, foreign = new_track(), new_track()
+    room, whole = track["roomId"], {"roomId": track["roomId"]}
+    assert (await gateway.start(track)).status_code == 201
+    assert (await gateway.post("/v1/recordings/room/start", json=whole)).status_code == 201
+    async with httpx.AsyncClient(headers={"authorization": harness.management_token()}) as another:
+        path = f"{simulator.url}/v2/recordings/participant/track/start"
+        assert (await another.post(path, json={**foreign, "fileFormat": "webm"})).is_success
+
+    ended = await run("stop", "--all", room)
+    assert ended.code == 0, ended.err
+    rows = [line.split() for line in ended.out.splitlines()]
+    assert rows[0] == ["MODE", "PARTICIPANT", "KIND", "STATUS", "WHAT", "WAS", "DONE"]
+    assert sorted(rows[1:]) == [
+        ["room", "stopped", "stopped"],
+        ["track", track["participantId"], track["kind"], "stopped", "stopped"],
+    ]
+    assert ended.err.startswith("Left alone: 1 that began beside the gateway")
+
+    ended = await run("stop", "--all", "--include-foreign", "--json", room)
+    answer = json.loads(ended.out)
+    assert (ended.code, ended.err, answer["complete"], answer["foreignLeft"]) == (0, "", True, 0)
+    assert [result["target"]["participantId"] for result in answer["results"]] == [foreign["participantId"]]
+    assert (await run("stop", "--all", room)).err == "Nothing recorded.\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        (Fault(action="refuse", endpoint="list", status=500, times=None), ExitCode.UNKNOWN, "could not be had"),
+        (Fault(action="refuse", endpoint="stop", status=429, times=None), ExitCode.NOT_NOW, "Limited by VideoSDK"),
+    ],
+    ids=["the list fails", "VideoSDK limits"],
+)
+async def test_stop_of_a_whole_room_that_leaves_something_says_so(
+    gateway: ApiClient, run: Command, simulator: Simulator, new_track: NewTrack, fault: Fault, code: int, said: str
+) -> None:
+    """Where not all is known to be stopped, the exit code is that of a single stop."""
+    track = new_track()
+    assert (await gateway.start(track)).status_code == 201
+    simulator.inject(fault)
+    ended = await run("stop", "--all", track["roomId"])
+    assert ended.code == code, ended
+    assert said in ended.out + ended.err
 
 
 async def test_start_sends_fields_from_files_and_as_json(
@@ -304,6 +354,8 @@ async def test_command_answered_by_another_server_believes_nothing(
         (("start", "--max-duration", "-60", "room"), "expected"),
         (("stop", "--max-duration", "90m", "room"), "unrecognized arguments"),
         (("start", "room", "ada", "video", "more"), "at most 3 ids"),
+        (("stop", "--all", "room", "ada"), "--all takes a ROOM alone"),
+        (("stop", "--include-foreign", "room", "ada", "video"), "stands beside it"),
     ],
 )
 async def test_command_with_unusable_arguments_exits_2(arguments: tuple[str, ...], said: str) -> None:
