@@ -419,7 +419,7 @@ def _proof(error: Exception, *, sent: bool) -> UpstreamError:
 
 
 async def _observed(operation: str, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    with metrics.upstream_call(operation) as call:
+    with metrics.UpstreamCall(operation) as call:
         try:
             response = await send()
         except UpstreamError as error:
