@@ -130,7 +130,7 @@ class Connection:
         """
         begun = time.perf_counter()
         try:
-            if isinstance(self._current().client, RedisCluster):
+            if self._current().is_cluster:
                 reply = await self._call(_evaluation(script, sha, keys, argument))
             else:
                 reply = await self._ask(("EVALSHA", sha, len(keys), *keys, argument))
@@ -142,7 +142,7 @@ class Connection:
 
     async def _run(self, *command: str | int | bytes) -> Any:
         """Run a command: over the shared line, and in a Cluster on the node that owns its key."""
-        if isinstance(self._current().client, RedisCluster):
+        if self._current().is_cluster:
 
             async def call(client: Any) -> object:
                 return await client.execute_command(*command)
@@ -426,6 +426,7 @@ class _Opened:
         self, client: Redis | RedisCluster, *helpers: Redis, longest_seconds: float = _LONGEST_SECONDS
     ) -> None:
         self.client = client
+        self.is_cluster = isinstance(client, RedisCluster)
         self.line = SharedLine(client.connection_pool if isinstance(client, Redis) else None)
         """For what concurrent requests send; not of a Cluster, whose nodes are many."""
         self.longest_seconds = longest_seconds
