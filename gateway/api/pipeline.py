@@ -318,7 +318,6 @@ class RequestPipeline:
         starts = reply.order.scope is Scope.START
         admission = await self._rate_limiter.admit(caller, reply.order.target, starts=starts)
         try:
-            reply.headers |= admission.headers
             admission.check()
             replay = await self._idempotency.begin(key) if key else None
             if replay is not None and replay.kept is not None:
@@ -327,26 +326,21 @@ class RequestPipeline:
             if replay is not None and replay.is_new:
                 admission.charge_key()
             begun = replay.begun if replay is not None else None
-            return await self._carry_out(reply, admission, replay, lambda: work(begun))
+            return await self._carry_out(admission, replay, lambda: work(begun))
         finally:
             admission.leave()
+            reply.headers |= admission.headers
 
     async def _carry_out(
-        self,
-        reply: Reply,
-        admission: Admission,
-        replay: IdempotentRequest | None,
-        work: Callable[[], Awaitable[Answer]],
+        self, admission: Admission, replay: IdempotentRequest | None, work: Callable[[], Awaitable[Answer]]
     ) -> tuple[RecordingBody, int]:
         try:
             answer = await work()
         except GatewayError as error:
             admission.charge(error)
-            reply.headers |= admission.headers
             await self._idempotency.keep(replay, error.status, error)
             raise
         admission.charge(answer.outcome, was_sent=answer.was_sent)
-        reply.headers |= admission.headers
         status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
         body = RecordingBody.answering(answer)
         await self._idempotency.keep(replay, status, body)
