@@ -141,7 +141,7 @@ _ENCODER: Final = json.JSONEncoder()
 
 def _json(event: object, **_: object) -> str:
     try:
-        line = msgspec.json.encode(event)
+        line = msgspec.json.format(msgspec.json.encode(event), indent=0)
     except UnicodeEncodeError:  # half of a pair, which JSON can smuggle in
         line = b""
     # The stream may not know other letters than ASCII's, which msgspec leaves as they are.

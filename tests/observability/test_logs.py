@@ -249,6 +249,16 @@ def test_log_line_is_written_in_ascii(stream: io.StringIO):
     assert lines(stream)[0]["name"] == "zoë"
 
 
+def test_log_line_is_spaced_like_all_before_it(stream: io.StringIO):
+    """A search of the text for `"event": "said"` finds every line, whatever letters stand in it."""
+    configure("info", "json", stream)
+    for name in ("zoe", "zoë"):
+        structlog.get_logger().info("said", name=name, number=1)
+    plain, other = stream.getvalue().splitlines()
+    assert plain == json.dumps(json.loads(plain))
+    assert other == json.dumps(json.loads(other))
+
+
 def test_log_remembers_masked_keys_up_to_a_bound():
     """Keys of log lines may come from what callers send: a thousand of them are not all kept."""
     masked({f"key-{number}": number for number in range(1_000)})
