@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 from msgspec import Struct
-
-from gateway.store.scripts import quoted
 
 __all__ = [
     "ID_CHARACTER",
@@ -130,7 +128,7 @@ class Target(Struct, frozen=True):
     @property
     def path(self) -> str:
         """Its address below `/v1/recordings`, as it stands in a URL."""
-        return "/".join((self.mode, *map(quoted, self.ids.values())))
+        return "/".join((self.mode, *(quote(part, safe="") for part in self.ids.values())))
 
     @property
     def ids(self) -> dict[str, str]:

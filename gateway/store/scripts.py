@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Final
 from urllib.parse import quote
 
-__all__ = ["BUCKETS", "Script", "bucket_in", "bucket_of", "key_of", "quoted"]
+__all__ = ["BUCKETS", "Script", "bucket_in", "bucket_of", "key_of"]
 
 BUCKETS: Final = 16
 """Slots the keys are spread over. A part of the key format: changing it orphans every record."""
@@ -41,9 +41,4 @@ def bucket_of(name: str) -> str:
 
 def key_of(*parts: str) -> str:
     """Join parts of any text to a name in which each differs from the others, and no hash tag begins."""
-    return ":".join(map(quoted, parts))
-
-
-def quoted(text: str) -> str:
-    """Percent-encode any text, so that it can be a part of a key or of a path."""
-    return text if _is_plain(text) else quote(text, safe="")
+    return ":".join(part if _is_plain(part) else quote(part, safe="") for part in parts)
