@@ -11,7 +11,6 @@ import msgspec
 from litestar import Request, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
-from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.api import batch_texts
@@ -20,6 +19,7 @@ from gateway.api.guards import BEARER, GuardedRoutes, asked_seconds
 from gateway.api.openapi_texts import problems
 from gateway.api.pipeline import Order, Reply, RequestPipeline
 from gateway.api.problems import problem_document, retry_seconds
+from gateway.api.response import ReadyResponse
 from gateway.api.wire import (
     BODIES,
     ProblemDocument,
@@ -291,7 +291,7 @@ def _batch(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
         request_max_body_size=MAX_BATCH_BYTES,
         responses={200: batch_texts.batch_results(BatchResults), **problems(*_REFUSALS, "idempotency-key-reused")},
     )
-    async def record_batch(request: _Request, data: JSONBody[RecordBatch]) -> ASGIResponse:
+    async def record_batch(request: _Request, data: JSONBody[RecordBatch]) -> ReadyResponse:
         timeout = min(asked_seconds(request) or deadline, deadline)
         asked = read_items(data.items)
         orders = [one.order(timeout) for one in asked]
@@ -320,7 +320,7 @@ def _stop_room(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
             **problems(*_REFUSALS, "too-many-requests", "coordination-unavailable", "newer-record"),
         },
     )
-    async def stop_all_recordings(request: _Request, data: JSONBody[StopAllRecordings]) -> ASGIResponse:
+    async def stop_all_recordings(request: _Request, data: JSONBody[StopAllRecordings]) -> ReadyResponse:
         room = read_room(request.path_params["roomId"])
         timeout = min(asked_seconds(request) or deadline, deadline)
         stopped = await pipeline.stop_room(request, room, timeout, include_foreign=data.include_foreign is True)
@@ -356,5 +356,5 @@ def _result(
     return CommandResult(status=status, **members) if item is None else BatchResult(item=item, status=status, **members)
 
 
-def _answered(body: Struct) -> ASGIResponse:
-    return ASGIResponse(body=msgspec.json.encode(body), status_code=200)
+def _answered(body: Struct) -> ReadyResponse:
+    return ReadyResponse(msgspec.json.encode(body), 200, {})

@@ -48,7 +48,8 @@ class RequestContext(Struct, kw_only=True):
     @classmethod
     def of(cls, scope: Mapping[str, Any]) -> "RequestContext":
         """Return the context of a request; a fresh one where the middleware did not run."""
-        return scope["state"].setdefault(_KEY, cls(request_id=""))
+        state = scope["state"]
+        return state[_KEY] if _KEY in state else state.setdefault(_KEY, cls(request_id=""))
 
     @classmethod
     def begin(cls, scope: Any, request_id: str, prefix: str) -> "RequestContext":
@@ -79,6 +80,6 @@ class RequestContext(Struct, kw_only=True):
             "recording": self.recording,
             "replayed": self.replayed or None,
             "webhook": self.webhook,
-            "commands": dict(Counter(str(status) for _, _, status, _ in self.commands)) or None,
+            "commands": dict(Counter(str(status) for _, _, status, _ in self.commands)) if self.commands else None,
         }
         return {name: value for name, value in said.items() if value is not None}

@@ -27,6 +27,8 @@ __all__ = [
 
 MAX_URL: Final = 2048
 MAX_PATH: Final = 512
+_KINDS: Final = tuple(Kind)
+_MODES: Final = tuple(Mode)
 _NO_HOST: Final = re.compile(r"[\s\\\"<>^`{|}]")
 _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Categories of Unicode: control characters, halves of a pair, and the separators that end a line."""
@@ -62,12 +64,12 @@ def check_id(value: object) -> str | None:
 
 def check_kind(value: object) -> str | None:
     """Check the kind of a track."""
-    return None if value in list(Kind) else f"must be one of {', '.join(Kind)}"
+    return None if value in _KINDS else f"must be one of {', '.join(Kind)}"
 
 
 def check_mode(value: object) -> str | None:
     """Check the mode of a recording."""
-    return None if value in list(Mode) else f"must be one of {', '.join(Mode)}"
+    return None if value in _MODES else f"must be one of {', '.join(Mode)}"
 
 
 def check_format(value: object) -> str | None:

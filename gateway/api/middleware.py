@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Final, cast
 
 import structlog
@@ -21,7 +22,7 @@ _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TEXT: Final = re.compile(rb"text/|application/(?:problem\+)?json")
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
-_COUNTERS: Final = {policy.Scope.START: metrics.STARTS, policy.Scope.STOP: metrics.STOPS}
+_COUNTERS: Final = {policy.Scope.START: cache(metrics.STARTS.labels), policy.Scope.STOP: cache(metrics.STOPS.labels)}
 
 _log = structlog.get_logger("gateway.access")
 
@@ -115,10 +116,10 @@ def _observe(scope: HTTPScope, method: str, context: RequestContext, status: int
     opt = getattr(scope.get("route_handler"), "opt", {})
     counter = _COUNTERS.get(opt.get("scope", ""))
     if said and counter is not None:
-        counter.labels(said, opt.get("mode", "")).inc()
+        counter(said, opt.get("mode", "")).inc()
     for command, mode, _, said_of_it in context.commands:
         if said_of_it:
-            _COUNTERS[policy.Scope(command)].labels(said_of_it, mode).inc()
+            _COUNTERS[policy.Scope(command)](said_of_it, mode).inc()
     if context.span is not None:
         context.span.begin()
     tracing.note(name=route, http__route=route, http__response__status_code=status, outcome=said)

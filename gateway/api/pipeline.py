@@ -7,12 +7,11 @@ other request; and what is kept or charged is what really came of it.
 from asyncio import Semaphore, Task, TaskGroup
 from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 import msgspec
 from litestar import Request
-from litestar.response.base import ASGIResponse
 from msgspec import Struct, field, structs
 
 from gateway.api.context import RequestContext
@@ -20,6 +19,7 @@ from gateway.api.idempotency import Idempotency, IdempotentRequest, RequestKey, 
 from gateway.api.pagination import RecordingsPage, RecordingsQuery
 from gateway.api.problems import problem_of
 from gateway.api.rate_limits import Admission, Question, RateLimiter
+from gateway.api.response import ReadyResponse
 from gateway.api.wire import RecordingBody, body_of_stop, max_duration_in, parameters_in, target_in
 from gateway.auth.api_keys import Caller
 from gateway.auth.policy import Policy, Scope, check, check_room, covers, covers_sort, max_duration_of, refuse
@@ -38,7 +38,7 @@ _Work = Callable[[int | None], Awaitable[Answer]]
 """Does it; takes when it was first asked (ms by Redis's clock), where it was asked before and no answer was kept."""
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class Order(Struct, frozen=True, kw_only=True, dict=True):
     """One start or stop, as a caller asks for it: by itself, in a batch, or with all of a room."""
 
     scope: Scope
@@ -50,7 +50,7 @@ class Order(Struct, frozen=True, kw_only=True):
     arrived_at: float = field(default_factory=clock)
     """When (`clock`) the caller came."""
 
-    @property
+    @cached_property
     def target(self) -> Target:
         """What is to be started or stopped."""
         return target_in(self.mode, self.body)
@@ -124,19 +124,18 @@ class RequestPipeline:
         self._rate_limiter = rate_limiter
         self._idempotency = idempotency_service
 
-    async def start(self, request: _Request, mode: Mode, body: Struct, timeout: float) -> ASGIResponse:
+    async def start(self, request: _Request, mode: Mode, body: Struct, timeout: float) -> ReadyResponse:
         """Have a target recorded, for at most `timeout` seconds of waiting."""
         return await self._alone(request, Order(scope=Scope.START, mode=mode, body=body, timeout=timeout))
 
-    async def stop(self, request: _Request, mode: Mode, body: Struct, timeout: float) -> ASGIResponse:
+    async def stop(self, request: _Request, mode: Mode, body: Struct, timeout: float) -> ReadyResponse:
         """Have a target not recorded, for at most `timeout` seconds of waiting."""
         return await self._alone(request, Order(scope=Scope.STOP, mode=mode, body=body, timeout=timeout))
 
-    async def _alone(self, request: _Request, order: Order) -> ASGIResponse:
+    async def _alone(self, request: _Request, order: Order) -> ReadyResponse:
         context, name = RequestContext.of(request.scope), read_key(request)
         key = self._idempotency.key(context.sender, order.scope, name, order.mode, order.body) if name else None
         reply = Reply(order=order)
-        context.status_path = f"{context.prefix}{reply.path}"
         try:
             await self._answer(context.sender, reply, key)
         finally:
@@ -144,13 +143,13 @@ class RequestPipeline:
             if reply.replayed:
                 context.replayed, context.headers["idempotency-replayed"] = True, "true"
         if reply.problem is not None:
+            context.status_path = f"{context.prefix}{reply.path}"
             raise reply.problem
         body = reply.recording
         assert body is not None  # noqa: S101 - it is the one or the other
         context.outcome, context.recording = body.outcome, body.id
-        # Ready to be sent: Litestar would make the same of a `Response`, and takes longer for it.
-        headers = {"location": context.status_path} if reply.has_location else {}
-        return ASGIResponse(body=msgspec.json.encode(body), status_code=reply.status, headers=headers)
+        headers = {"location": f"{context.prefix}{reply.path}"} if reply.has_location else {}
+        return ReadyResponse(msgspec.json.encode(body), reply.status, headers)
 
     async def batch(self, request: _Request, orders: Sequence[Order | None], content: Sequence[object]) -> list[Reply]:
         """Carry out orders at the same time, each as if it had been sent by itself.
@@ -319,7 +318,6 @@ class RequestPipeline:
         starts = reply.order.scope is Scope.START
         admission = await self._rate_limiter.admit(caller, reply.order.target, starts=starts)
         try:
-            reply.headers |= admission.headers
             admission.check()
             replay = await self._idempotency.begin(key) if key else None
             if replay is not None and replay.kept is not None:
@@ -328,26 +326,21 @@ class RequestPipeline:
             if replay is not None and replay.is_new:
                 admission.charge_key()
             begun = replay.begun if replay is not None else None
-            return await self._carry_out(reply, admission, replay, lambda: work(begun))
+            return await self._carry_out(admission, replay, lambda: work(begun))
         finally:
             admission.leave()
+            reply.headers |= admission.headers
 
     async def _carry_out(
-        self,
-        reply: Reply,
-        admission: Admission,
-        replay: IdempotentRequest | None,
-        work: Callable[[], Awaitable[Answer]],
+        self, admission: Admission, replay: IdempotentRequest | None, work: Callable[[], Awaitable[Answer]]
     ) -> tuple[RecordingBody, int]:
         try:
             answer = await work()
         except GatewayError as error:
             admission.charge(error)
-            reply.headers |= admission.headers
             await self._idempotency.keep(replay, error.status, error)
             raise
         admission.charge(answer.outcome, was_sent=answer.was_sent)
-        reply.headers |= admission.headers
         status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
         body = RecordingBody.answering(answer)
         await self._idempotency.keep(replay, status, body)

@@ -3,7 +3,7 @@
 import html
 import math
 import re
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 import msgspec
@@ -19,6 +19,7 @@ from litestar.params import FromPath
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 
 from gateway.api.context import RequestContext
+from gateway.api.response import ReadyResponse
 from gateway.auth.policy import RULES
 from gateway.errors import (
     PROBLEMS,
@@ -70,7 +71,8 @@ def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Respons
         headers["link"] = f'<{context.status_path}>; rel="describedby"'
     context.problem, context.rule = problem.slug, problem.extensions.get("rule")
     body = problem_document(problem, request.scope["path"], context.request_id, context.prefix)
-    return Response(body, status_code=problem.status, headers=headers, media_type=PROBLEM_JSON)
+    # Litestar asks no more of it than `to_asgi_response`.
+    return cast("Response[bytes]", ReadyResponse(body, problem.status, headers, PROBLEM_JSON))
 
 
 def problem_document(problem: GatewayError, instance: str, request_id: str, prefix: str = "") -> bytes:

@@ -24,6 +24,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -195,13 +196,15 @@ class RateLimiter:
 
     def _commands_of(self, caller: Caller, arrival: float = _ARRIVAL, rest: float = _REST) -> "_Bucket":
         per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
-        return _Bucket("caller", f"{self._tenant}:caller:{_hash(caller)}", per_minute, arrival, rest)
+        return _Bucket("caller", f"{self._tenant}:caller:{_hash(caller.account)}", per_minute, arrival, rest)
 
     def _questions_of(self, caller: Caller) -> "_Bucket":
-        return _Bucket("questions", f"{self._tenant}:questions:{_hash(caller)}", self._questions_per_minute, 1, 1)
+        return _Bucket(
+            "questions", f"{self._tenant}:questions:{_hash(caller.account)}", self._questions_per_minute, 1, 1
+        )
 
     def _tickets_of(self, caller: Caller) -> "_Bucket":
-        return _Bucket("tickets", f"{self._tenant}:tickets:{_hash(caller)}", self._tickets_per_minute, 1, 0)
+        return _Bucket("tickets", f"{self._tenant}:tickets:{_hash(caller.account)}", self._tickets_per_minute, 1, 0)
 
     def close_group(self, key: tuple[Target, bool], group: "_Group") -> None:
         """Let those who come from now on be a group of their own."""
@@ -342,8 +345,9 @@ def _whole(tokens: float) -> int:
     return max(0, math.floor(tokens + _LEAST))
 
 
-def _hash(caller: Caller) -> str:
-    return hashlib.blake2b(caller.account.encode(), digest_size=12).hexdigest()
+@lru_cache(maxsize=1024)
+def _hash(account: str) -> str:
+    return hashlib.blake2b(account.encode(), digest_size=12).hexdigest()
 
 
 class _Bucket:

@@ -5,7 +5,6 @@ from typing import Any
 from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
-from litestar.response.base import ASGIResponse
 from msgspec import Struct
 
 from gateway.api import openapi_texts
@@ -13,6 +12,7 @@ from gateway.api.guards import BEARER, GuardedRoutes, asked_seconds, takes
 from gateway.api.openapi_texts import OPERATION_IDS, answers, problems
 from gateway.api.pagination import RecordingsPage
 from gateway.api.pipeline import RequestPipeline
+from gateway.api.response import ReadyResponse
 from gateway.api.wire import BODIES, RecordingBody, path_parts, read_target
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.policy import Scope
@@ -60,7 +60,7 @@ def routes(mode: Mode, pipeline: RequestPipeline, deadline: float) -> list[HTTPR
 
 
 def _start(mode: Mode, pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
-    async def start(request: _Request, data: JSONBody[Struct]) -> ASGIResponse:
+    async def start(request: _Request, data: JSONBody[Struct]) -> ReadyResponse:
         return await pipeline.start(request, mode, data, min(asked_seconds(request) or deadline, deadline))
 
     return post(
@@ -87,7 +87,7 @@ def _start(mode: Mode, pipeline: RequestPipeline, deadline: float) -> HTTPRouteH
 
 
 def _stop(mode: Mode, pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
-    async def stop(request: _Request, data: JSONBody[Struct]) -> ASGIResponse:
+    async def stop(request: _Request, data: JSONBody[Struct]) -> ReadyResponse:
         return await pipeline.stop(request, mode, data, min(asked_seconds(request) or deadline, deadline))
 
     return post(

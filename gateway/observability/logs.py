@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, Literal, TextIO, cast
 
+import msgspec
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -139,7 +140,12 @@ _ENCODER: Final = json.JSONEncoder()
 
 
 def _json(event: object, **_: object) -> str:
-    return _ENCODER.encode(event)
+    try:
+        line = msgspec.json.format(msgspec.json.encode(event), indent=0)
+    except UnicodeEncodeError:  # half of a pair, which JSON can smuggle in
+        line = b""
+    # The stream may not know other letters than ASCII's, which msgspec leaves as they are.
+    return line.decode() if line and line.isascii() else _ENCODER.encode(event)
 
 
 def _plain(value: Any, depth: int) -> object:

@@ -14,12 +14,13 @@ import gzip
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import wraps
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, cast
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics, values
@@ -41,17 +42,16 @@ __all__ = [
     "STOPS",
     "WEBHOOK_DELIVERIES_FAILED",
     "GaugeValues",
+    "LedOperation",
     "UpstreamCall",
+    "WaitingCaller",
     "answered",
     "fenced_write",
-    "operation",
     "phase",
     "redis_failed",
     "refused",
     "render",
     "shared",
-    "upstream_call",
-    "waiting",
     "webhook_event",
 ]
 
@@ -248,6 +248,13 @@ for _child in _VERDICTS:
     _WEBHOOK_EVENTS.labels("other", _child)
 
 
+# To look a series up takes longer than to count in it.
+_requests: Final = cache(_REQUESTS.labels)
+_request_duration: Final = cache(_REQUEST_DURATION.labels)
+_upstream: Final = cache(_UPSTREAM.labels)
+_upstream_duration: Final = cache(_UPSTREAM_DURATION.labels)
+
+
 # --- the seams -------------------------------------------------------------------------------------------------------
 
 
@@ -260,8 +267,8 @@ def answered(route: str, method: str, status: int, seconds: float) -> None:
         status: Of the answer; 0 where there was none.
         seconds: Until the answer's headers.
     """
-    _REQUESTS.labels(route, method if method in _METHODS else "other", str(status) if status else "none").inc()
-    _REQUEST_DURATION.labels(route).observe(seconds)
+    _requests(route, method if method in _METHODS else "other", str(status) if status else "none").inc()
+    _request_duration(route).observe(seconds)
 
 
 def phase(name: str) -> Callable[[Callable[_P, Awaitable[_T]]], Callable[_P, Awaitable[_T]]]:
@@ -284,30 +291,59 @@ def phase(name: str) -> Callable[[Callable[_P, Awaitable[_T]]], Callable[_P, Awa
     return decorate
 
 
-@contextmanager
-def operation(kind: str, action: str, attempt: str) -> Generator[None]:
-    """Count and trace an operation that this process leads."""
-    with _IN_FLIGHT.track_inprogress(), tracing.span("operation", kind=kind, action=action, attempt=attempt):
-        yield
+class LedOperation:
+    """Counts and traces an operation that this process leads, from the beginning of the block to its end."""
+
+    def __init__(self, kind: str, action: str, attempt: str) -> None:
+        self._span = tracing.span("operation", kind=kind, action=action, attempt=attempt)
+
+    def __enter__(self) -> None:
+        _IN_FLIGHT.inc()
+        self._span.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._span.__exit__(kind, error, trace)
+        _IN_FLIGHT.dec()
 
 
-@contextmanager
-def waiting() -> Generator[None]:
-    """Count and time a caller that waits for a result."""
-    begun = time.perf_counter()
-    _WAITING.inc()
-    try:
-        yield
-    finally:
+class WaitingCaller:
+    """Counts and times a caller that waits for a result."""
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+        _WAITING.inc()
+
+    def __exit__(self, *_: object) -> None:
         _WAITING.dec()
-        _WAIT_DURATION.observe(time.perf_counter() - begun)
+        _WAIT_DURATION.observe(time.perf_counter() - self._begun)
 
 
 class UpstreamCall:
-    """What is known of a request to VideoSDK."""
+    """Counts and traces one request to VideoSDK, of which it takes note.
 
-    def __init__(self) -> None:
+    Args:
+        operation: start, stop, list, sessions, check or key (its public key).
+    """
+
+    def __init__(self, operation: str) -> None:
         self.status = "broken"
+        self._operation = operation
+        self._span = tracing.span(f"upstream {operation}", client=True, operation=operation)
+
+    def __enter__(self) -> Self:
+        self._begun = time.perf_counter()
+        self._span.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tracing.note(status=self.status)
+        self._span.__exit__(kind, error, trace)
+        _upstream_duration(self._operation).observe(time.perf_counter() - self._begun)
+        _upstream(self._operation, self.status).inc()
 
     def answered(self, status: int) -> None:
         """Say what VideoSDK answered."""
@@ -322,21 +358,6 @@ class UpstreamCall:
 
 
 _COUNTED_SEPARATELY: Final = frozenset({400, 401, 402, 403, 404, 409, 429})
-
-
-@contextmanager
-def upstream_call(operation: str) -> Generator[UpstreamCall]:
-    """Count and time one request to VideoSDK: start, stop, list, sessions, check or key (its public key)."""
-    call, begun = UpstreamCall(), time.perf_counter()
-    try:
-        with tracing.span(f"upstream {operation}", client=True, operation=operation):
-            try:
-                yield call
-            finally:
-                tracing.note(status=call.status)
-    finally:
-        _UPSTREAM_DURATION.labels(operation).observe(time.perf_counter() - begun)
-        _UPSTREAM.labels(operation, call.status).inc()
 
 
 def redis_failed(kind: str, times: int = 1) -> None:

@@ -181,7 +181,7 @@ class Batches:
         batch.deadline = max(batch.deadline, clock() + timeout)
         timer = loop.call_later(timeout, give_up, caller)
         try:
-            with metrics.waiting():
+            with metrics.WaitingCaller():
                 answer = await caller
             if answer is None:
                 return self._deadline(batch)

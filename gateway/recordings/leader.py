@@ -99,7 +99,7 @@ class Leader:
             raise
 
     async def _lead(self, operation: Operation) -> Result:
-        with metrics.operation(
+        with metrics.LedOperation(
             kind=operation.target.label, action=operation.lease.action, attempt=operation.lease.attempt
         ):
             match operation.lease.action:

@@ -14,6 +14,7 @@ from gateway.recordings.targets import MODES, Target
 
 __all__ = ["decode_descriptor", "recording_id", "recording_of"]
 
+_REASONS: Final = frozenset(EndReason)
 _LIMIT_SECONDS: Final = 7200.0
 _LIMIT_TOLERANCE_SECONDS: Final = 10.0
 
@@ -44,7 +45,7 @@ def recording_of(key: str, target: Target, record: Record) -> Recording:
 
 
 def _because(record: Record, evidence: Evidence | None) -> EndReason | None:
-    if record.because in set(EndReason):
+    if record.because in _REASONS:
         return EndReason(record.because)
     if record.state != Status.STOPPED or not (record.because or (evidence is not None and evidence.ended)):
         return None

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -150,7 +151,7 @@ class Target(Struct, frozen=True):
         return f"{MODES[self.mode].path}/{MODES[self.mode].stop}"
 
 
-class StartParameters(Struct, frozen=True):
+class StartParameters(Struct, frozen=True, dict=True):
     """What a caller may say about a recording; None was not said and is not sent."""
 
     file_format: str | None = None
@@ -168,7 +169,7 @@ class StartParameters(Struct, frozen=True):
         said = {name: getattr(self, ours) for name, ours in MODES[mode].parameters.items()}
         return {name: value for name, value in said.items() if value is not None}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What two starts must have in common to join the same operation.
 

@@ -241,7 +241,7 @@ class LineProtocol(HttpToolsProtocol):
         self._arrival = None
         if not self._begun:
             self.transport.close()
-        else:
+        elif not self._closing:
             self._refuse(MalformedRequest("The request did not arrive in time."))
 
     def _stop_timers(self) -> None:

@@ -128,15 +128,27 @@ class Connection:
         Raises:
             CoordinationUnavailable: Redis did not answer. The script may still run later.
         """
-        with metrics.REDIS_DURATION.time():
-            if isinstance(self._current().client, RedisCluster):
-                # Its nodes are many: a command by itself finds the one that owns its keys.
+        begun = time.perf_counter()
+        try:
+            if self._current().is_cluster:
                 reply = await self._call(_evaluation(script, sha, keys, argument))
             else:
                 reply = await self._ask(("EVALSHA", sha, len(keys), *keys, argument))
                 if isinstance(reply, NoScriptError):
                     reply = await self._ask(("EVAL", script, len(keys), *keys, argument))
+        finally:
+            metrics.REDIS_DURATION.observe(time.perf_counter() - begun)
         return cast("bytes", reply)
+
+    async def _run(self, *command: str | int | bytes) -> Any:
+        """Run a command: over the shared line, and in a Cluster on the node that owns its key."""
+        if self._current().is_cluster:
+
+            async def call(client: Any) -> object:
+                return await client.execute_command(*command)
+
+            return await self._call(call)
+        return await self._ask(command)
 
     async def _ask(self, command: RedisCommand) -> object:
         """Send a command over the shared line; of errors only `NoScriptError` is returned."""
@@ -160,12 +172,7 @@ class Connection:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-
-        async def call(client: Redis | RedisCluster) -> object:
-            return await cast("Any", client.hgetall(key))
-
-        raw = cast("dict[bytes, bytes]", await self._call(call))
-        return {name.decode(): value.decode() for name, value in raw.items()}
+        return _pairs(await self._run("HGETALL", key))
 
     async def keep(self, key: str, value: bytes, ttl_ms: int) -> None:
         """Keep a value for a while.
@@ -173,11 +180,7 @@ class Connection:
         Raises:
             CoordinationUnavailable: Redis did not answer. It may be kept all the same.
         """
-
-        async def call(client: Redis | RedisCluster) -> object:
-            return await cast("Any", client.set(key, value, px=ttl_ms))
-
-        await self._call(call)
+        await self._run("SET", key, value, "PX", ttl_ms)
 
     async def take(self, key: str) -> bytes | None:
         """Return the value at `key` and remove it, in one step.
@@ -185,11 +188,7 @@ class Connection:
         Raises:
             CoordinationUnavailable: Redis did not answer. The value may be gone all the same.
         """
-
-        async def call(client: Redis | RedisCluster) -> object:
-            return await cast("Any", client.getdel(key))
-
-        return cast("bytes | None", await self._call(call))
+        return await self._run("GETDEL", key)
 
     async def due(self, key: str, until_ms: int, limit: int) -> list[str]:
         """Return up to `limit` members of the sorted set at `key` with a score of at most `until_ms`.
@@ -197,13 +196,8 @@ class Connection:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-
-        async def call(client: Redis | RedisCluster) -> object:
-            return await cast(
-                "Any", client.zrange(key, cast("Any", "-inf"), until_ms, byscore=True, offset=0, num=limit)
-            )
-
-        return [member.decode() for member in cast("list[bytes]", await self._call(call))]
+        found = await self._run("ZRANGE", key, "-inf", until_ms, "BYSCORE", "LIMIT", 0, limit)
+        return [member.decode() for member in found]
 
     async def scheduled(self, key: str, until_ms: int, limit: int) -> dict[str, float]:
         """Return up to `limit` members of the sorted set at `key` with their scores, the lowest, at most `until_ms`.
@@ -211,14 +205,8 @@ class Connection:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-
-        async def call(client: Redis | RedisCluster) -> object:
-            end = cast("Any", "-inf")
-            return await cast(
-                "Any", client.zrange(key, end, until_ms, byscore=True, offset=0, num=limit, withscores=True)
-            )
-
-        return {member.decode(): at for member, at in cast("list[tuple[bytes, float]]", await self._call(call))}
+        found = await self._run("ZRANGE", key, "-inf", until_ms, "BYSCORE", "LIMIT", 0, limit, "WITHSCORES")
+        return {member.decode(): float(at) for member, at in zip(found[::2], found[1::2], strict=True)}
 
     async def entries(self, key: str, first_id: str, limit: int) -> list[tuple[str, dict[str, str]]]:
         """Return up to `limit` entries of the stream at `key`, from the one of id `first_id` on.
@@ -226,15 +214,8 @@ class Connection:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-
-        async def call(client: Redis | RedisCluster) -> object:
-            return await cast("Any", client.xrange(key, min=first_id, count=limit))
-
-        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", await self._call(call))
-        return [
-            (entry.decode(), {name.decode(): value.decode() for name, value in fields.items()})
-            for entry, fields in entries
-        ]
+        entries = await self._run("XRANGE", key, first_id, "+", "COUNT", limit)
+        return [(entry.decode(), _pairs(fields)) for entry, fields in entries]
 
     async def check(self, bucket: int | None = None) -> None:
         """Write something, since a server that only lets be read is no use.
@@ -378,6 +359,14 @@ class Connection:
         self._retire()
 
 
+def _as_it_comes(response: Any, **_: Any) -> Any:
+    return response
+
+
+def _pairs(members: list[bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in zip(members[::2], members[1::2], strict=True)}
+
+
 def _evaluation(script: str, sha: str, keys: Sequence[str], argument: bytes) -> Callable[[Any], Awaitable[object]]:
     async def call(client: Any) -> object:
         try:
@@ -437,6 +426,7 @@ class _Opened:
         self, client: Redis | RedisCluster, *helpers: Redis, longest_seconds: float = _LONGEST_SECONDS
     ) -> None:
         self.client = client
+        self.is_cluster = isinstance(client, RedisCluster)
         self.line = SharedLine(client.connection_pool if isinstance(client, Redis) else None)
         """For what concurrent requests send; not of a Cluster, whose nodes are many."""
         self.longest_seconds = longest_seconds
@@ -486,7 +476,11 @@ def _connect(url: str, ca_file: str, *, connections: int) -> _Opened:
         # One retry, because a node that moved is only found again by asking. Every script may run twice.
         options["retry"] = Retry(NoBackoff(), 1)
         nodes = [ClusterNode(host, port) for host, port in addresses]
-        return _Opened(RedisCluster(startup_nodes=nodes, max_connections=connections, **options))
+        cluster = RedisCluster(startup_nodes=nodes, max_connections=connections, **options)
+        for command in ("HGETALL", "XRANGE"):
+            # As it comes over the shared line too.
+            cluster.set_response_callback(command, _as_it_comes)
+        return _Opened(cluster)
     service, _, database = parts.path.strip("/").partition("/")
     # Said by this name: of the other options redis-py gives its connections to Sentinels only those called `socket_…`,
     # and tries each Sentinel eleven times, longer than any caller waits, before it asks the next.

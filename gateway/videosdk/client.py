@@ -122,7 +122,8 @@ class VideoSDK:
         self._timeout = timeout
         self._pace = Pace(calls_per_second)
         self._for_readers = asyncio.Semaphore(min(max_for_readers, max(max_connections - 1, 1)))
-        self._timeouts = {"connect": min(timeout, 3.0), "read": timeout, "pool": min(timeout, 2.0)}
+        # None for the reply: the whole call has one that is no longer.
+        self._timeouts = {"connect": min(timeout, 3.0), "pool": min(timeout, 2.0)}
         # The transport alone: what an `AsyncClient` adds (cookies, redirects, hooks) is not wanted, and costs as much
         # again. Idle connections are kept for a short time, so that a call seldom meets one that the other side is just
         # closing: what comes of such a call is unknown.
@@ -390,9 +391,7 @@ class VideoSDK:
                 request = httpx.Request(
                     method, url, headers=headers, stream=httpx.ByteStream(content), extensions=extensions
                 )
-                response = await self._transport.handle_async_request(request)
-                await response.aread()
-                return response
+                return await self._transport.handle_async_request(request)
         except _FAILURES as error:
             raise _proof(error, sent=sent) from error
 
@@ -420,7 +419,7 @@ def _proof(error: Exception, *, sent: bool) -> UpstreamError:
 
 
 async def _observed(operation: str, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    with metrics.upstream_call(operation) as call:
+    with metrics.UpstreamCall(operation) as call:
         try:
             response = await send()
         except UpstreamError as error:

@@ -96,6 +96,19 @@ class Proxy(NamedTuple):
         return cls(parts.hostname or "", parts.port or _PORTS["http"], header)
 
 
+class _Reply(httpx.Response):
+    """A reply whose body is there: httpx takes longer to read it from a stream than for all the rest of a reply."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, reason: bytes) -> None:
+        extensions = {"http_version": b"HTTP/1.1", "reason_phrase": reason}
+        super().__init__(status, headers=headers, stream=httpx.ByteStream(body), extensions=extensions)
+        self._body = body
+
+    @property
+    def content(self) -> bytes:
+        return self._body
+
+
 class Transport(httpx.AsyncBaseTransport):
     """Sends requests whose bodies have a length, and reads whole replies. Not for HEAD and CONNECT.
 
@@ -125,7 +138,7 @@ class Transport(httpx.AsyncBaseTransport):
             httpx.TransportError: Its class says whether anything was sent.
         """
         origin = _origin(request.url)
-        message = await _written(request, None if origin.tls else self._proxy())
+        message = _written(request, None if origin.tls else self._proxy())
         timeouts = cast("dict[str, float | None]", request.extensions.get("timeout", {}))
         await self._take_turn(timeouts.get("pool"))
         try:
@@ -326,8 +339,7 @@ class _Connection(asyncio.Protocol):
         if encodings not in ([], [b"identity"]):
             body = _unpacked(body, encodings, self._limits.body)
             self._headers = [(name, value) for name, value in self._headers if name.lower() not in _PACKED]
-        stream, extensions = httpx.ByteStream(body), {"http_version": b"HTTP/1.1", "reason_phrase": self._reason}
-        return httpx.Response(self._status, headers=self._headers, stream=stream, extensions=extensions)
+        return _Reply(self._status, self._headers, body, self._reason)
 
     # --- what asyncio calls ------------------------------------------------------------------------------------------
 
@@ -437,7 +449,7 @@ async def _open_tunnel(connected: socket.socket, origin: _Origin, proxy: Proxy, 
         raise httpx.ProxyError(f"the proxy does not connect us (status {status.decode('ascii', 'replace')})")
 
 
-async def _written(request: httpx.Request, proxy: Proxy | None) -> bytes:
+def _written(request: httpx.Request, proxy: Proxy | None) -> bytes:
     """Write a request as it goes out: to a proxy with its whole address."""
     headers = request.headers.raw
     if request.method in {"HEAD", "CONNECT"} or any(name.lower() == b"transfer-encoding" for name, _ in headers):
@@ -451,7 +463,7 @@ async def _written(request: httpx.Request, proxy: Proxy | None) -> bytes:
     head = b"".join(lines)
     if not head.count(b"\r") == head.count(b"\n") == len(lines) or b"\0" in head:
         raise httpx.LocalProtocolError("a header holds the end of a line")
-    return b"%s\r\n%s" % (head, await request.aread())
+    return b"%s\r\n%s" % (head, b"".join(cast("httpx.SyncByteStream", request.stream)))
 
 
 def _unpacked(body: bytes, encodings: list[bytes], limit: int) -> bytes:

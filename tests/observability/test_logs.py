@@ -241,6 +241,24 @@ def test_log_writes_text_that_is_no_unicode(stream: io.StringIO):
     assert lines(stream)[0]["name"] == "\ud800"
 
 
+def test_log_line_is_written_in_ascii(stream: io.StringIO):
+    """A stream that knows no letters but ASCII's can take every line, and its reader gets the text as it was."""
+    configure("info", "json", stream)
+    structlog.get_logger().info("said", name="zoë")
+    assert stream.getvalue().isascii()
+    assert lines(stream)[0]["name"] == "zoë"
+
+
+def test_log_line_is_spaced_like_all_before_it(stream: io.StringIO):
+    """A search of the text for `"event": "said"` finds every line, whatever letters stand in it."""
+    configure("info", "json", stream)
+    for name in ("zoe", "zoë"):
+        structlog.get_logger().info("said", name=name, number=1)
+    plain, other = stream.getvalue().splitlines()
+    assert plain == json.dumps(json.loads(plain))
+    assert other == json.dumps(json.loads(other))
+
+
 def test_log_remembers_masked_keys_up_to_a_bound():
     """Keys of log lines may come from what callers send: a thousand of them are not all kept."""
     masked({f"key-{number}": number for number in range(1_000)})

@@ -424,7 +424,7 @@ def test_metrics_count_each_method_under_its_name(method: str) -> None:
 def test_metrics_count_an_upstream_status_by_itself_or_its_family(status: int, counted: str) -> None:
     """A status that means something of its own is counted by itself, and with the duration; others by their family."""
     before = rendered()
-    with metrics.upstream_call("start") as call:
+    with metrics.UpstreamCall("start") as call:
         call.answered(status)
     after = rendered()
     grown = {

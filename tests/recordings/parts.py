@@ -43,6 +43,10 @@ TIMING: Final = Timing(
 )
 
 
+CALM: Final = msgspec.structs.replace(TIMING, upstream_timeout=12, send_window=5, lease=8)
+"""Times that a busy machine does not miss: for tests in which nothing has to run out."""
+
+
 class UnexpectedError(Exception):
     """Of no class that anybody prepared for."""
 

@@ -16,7 +16,7 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.clock import clock
 from tests import harness
-from tests.recordings.parts import Parts, settled_valkey
+from tests.recordings.parts import CALM, Parts, settled_valkey
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ def valkey() -> Generator[EmbeddedValkey]:
 @pytest.fixture
 async def parts(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncGenerator[Parts]:
     """A process's parts; nothing looks after what is due."""
-    async with Parts(valkey, simulator.url).running(settling=False) as running:
+    async with Parts(valkey, simulator.url, CALM).running(settling=False) as running:
         yield running
 
 

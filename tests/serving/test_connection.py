@@ -381,6 +381,20 @@ async def test_connection_without_a_request_is_closed() -> None:
         await raw.close()
 
 
+async def test_request_that_was_refused_is_not_refused_again_for_being_late() -> None:
+    """The bound of the arrival, which passes while the client may still read, finds it answered."""
+    async with serving(Impatient) as served:
+        raw = await Raw.to(served)
+        await raw.send(b"POST /here HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        await raw.send(b"zz\r\n")
+        assert (await raw.answer()).status == 400
+        # The other connection began no earlier, and has been given up.
+        silent = await Raw.to(served)
+        assert await silent.ended() == b""
+        await raw.close()
+        await silent.close()
+
+
 async def test_request_that_takes_long_to_answer_is_not_cut_off() -> None:
     """The bound of the arrival ends with the arrival: an answer may take longer."""
     async with serving(Impatient) as served:

@@ -1,9 +1,10 @@
 """The gateway on every kind of Redis it supports: one flow, one answer, whatever lies beneath."""
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ import redis
 from gateway.sandbox.ports import free_port
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.store.connection import Connection
 from tests import harness, servers
 from tests.api_client import ApiClient, NewTrack
 from tests.faults.groups import Sentinels, deafen
@@ -137,6 +139,25 @@ async def test_start_join_stop_on_a_cluster(
 ) -> None:
     """Three masters: every track's keys in one slot, wake-ups across nodes."""
     await start_join_stop(cluster, simulator, demo, new_track)
+
+
+async def test_reads_on_a_cluster_are_those_of_a_single_server(cluster: str) -> None:
+    """What redis-py makes of a reply and what comes over the shared line become the same."""
+    async with aclosing(Connection(cluster)) as connection:
+        assert await connection.read("rec:{07}:none") == {}
+        script = (
+            "redis.call('HSET', KEYS[1], 'a', '1', 'b', 'zoë') redis.call('XADD', KEYS[2], '1-1', 'k', 'v') "
+            "redis.call('ZADD', KEYS[3], 1, 'one', 2, 'two')"
+        )
+        keys = ["rec:{07}:hash", "rec:{07}:stream", "rec:{07}:due"]
+        await connection.evaluate(script, hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest(), keys, b"")
+        assert await connection.read(keys[0]) == {"a": "1", "b": "zoë"}
+        assert await connection.entries(keys[1], "-", 10) == [("1-1", {"k": "v"})]
+        assert await connection.due(keys[2], 2, 10) == ["one", "two"]
+        assert await connection.scheduled(keys[2], 1, 10) == {"one": 1.0}
+        await connection.keep("rec:{07}:ticket", b"text", 10_000)
+        assert await connection.take("rec:{07}:ticket") == b"text"
+        assert await connection.take("rec:{07}:ticket") is None
 
 
 @pytest.fixture
