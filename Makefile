@@ -1,4 +1,4 @@
-# Two commands on a fresh machine with Python 3.11 and make: `make run` and `make test`. The rest is for developers.
+# Two commands on a fresh machine with Python 3.11 or later and make: `make run`, `make test`. The rest: for developers.
 
 PYTHON ?= python3
 VENV := .venv

@@ -106,6 +106,16 @@ def test_ci_runs_every_python_that_may_be_declared() -> None:
     assert PROJECT["requires-python"] == f">={matrix[0]}"
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/operating.md"])
+def test_pages_say_which_pythons_ran_the_suite(page: str) -> None:
+    """Those that the classifiers name; of the others that CI will run, no more is said than what is expected."""
+    named = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)}
+    matrix = workflow(GITHUB / "workflows" / "ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"]
+    (said,) = re.findall(r"suite has run on (.+?); (.+?) is expected to work", (ROOT / page).read_text())
+    ran, expected = (set(re.findall(r"3\.\d+", part)) for part in said)
+    assert (ran, expected) == (named, set(matrix) - named)
+
+
 def test_hooks_are_what_make_check_runs() -> None:
     """One hook for each line of `make check`, with the same program: neither finds what the other does not."""
     assert subprocess.run([BIN / "pre-commit", "validate-config"], cwd=ROOT, timeout=60).returncode == 0
