@@ -1,13 +1,16 @@
 """Fixtures for tests of the API: what a problem looks like, and what reached the servers behind the gateway."""
 
+import re
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
+from uuid import uuid4
 
 import httpx
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.client import Monitor
 
 from gateway.errors import PROBLEMS
 from gateway.sandbox.simulator import Simulator
@@ -42,42 +45,41 @@ def check_problem_fixture() -> Callable[[httpx.Response, str], dict[str, Any]]:
 def nothing_reaches(valkey: EmbeddedValkey, simulator: Simulator):
     """Give tests a block in which no call may reach VideoSDK, no key may appear in Redis, and no script may run there.
 
-    Scripts that look for overdue work do not count: they come by themselves. They are told apart by their command:
-    looking is a ZRANGE, everything a request does is EVALSHA or HGETALL.
+    What comes by itself does not count: looks for overdue work (a ZRANGE), and at records that were there before.
     """
 
     @asynccontextmanager
     async def block():
-        async with Redis.from_url(valkey.url) as redis:
+        async with Redis.from_url(valkey.url, decode_responses=True) as redis:
             commands = await _commands(redis)
             # Where nothing has run since the last such block, it was at rest then and still is.
             if _AT_REST.get(valkey.url) != commands:
-                commands = await _at_rest(redis)
+                await _at_rest(redis)
+            records = {key for key in cast("list[str]", await redis.keys("rec:*")) if not _NO_RECORD.search(key)}
             size, calls = await redis.dbsize(), len(simulator.calls)
-            yield
+            async with redis.monitor() as monitor:
+                yield
+                ran = await _commands_until_now(redis, monitor)
+            assert [command for command in ran if records.isdisjoint(command.split())] == []
             assert await redis.dbsize() <= size  # some go by themselves
-            assert await _commands(redis) == commands
             assert len(simulator.calls) == calls
-            _AT_REST[valkey.url] = commands
+            _AT_REST[valkey.url] = await _commands(redis)
 
     return block
 
+
+_OF_REQUESTS = {"eval", "evalsha", "hgetall", "hset", "set", "publish"}
+_NO_RECORD = re.compile(r"^rec:\{..\}:(limit|answer|ticket)|:(due|ends|targets|events|epoch)$")
 
 _AT_REST: dict[str, dict[str, int]] = {}
 """What each server had run at the end of the last such block."""
 
 
 async def _at_rest(redis: Redis) -> dict[str, int]:
-    """Wait until nothing follows of earlier requests, as their limits do a quarter of a second later.
-
-    What they left to be looked at another time is taken away.
-    """
+    """Wait until nothing follows of earlier requests, as their limits do a quarter of a second later."""
     before: list[dict[str, int]] = []
 
     async def look() -> dict[str, int]:
-        scheduled = [key async for key in redis.scan_iter("rec:*:due")]
-        if scheduled:
-            await redis.delete(*scheduled)
         before.append(await _commands(redis))
         return before[-1]
 
@@ -87,7 +89,16 @@ async def _at_rest(redis: Redis) -> dict[str, int]:
 async def _commands(redis: Redis) -> dict[str, int]:
     statistics: dict[str, Any] = await redis.info("commandstats")
     return {
-        name: values["calls"]
-        for name, values in statistics.items()
-        if name.removeprefix("cmdstat_") in {"eval", "evalsha", "hgetall", "hset", "set", "publish"}
+        name: values["calls"] for name, values in statistics.items() if name.removeprefix("cmdstat_") in _OF_REQUESTS
     }
+
+
+async def _commands_until_now(redis: Redis, monitor: Monitor) -> list[str]:
+    """Return the commands of requests that the server has run since it has been watched, without those in scripts."""
+    now = uuid4().hex
+    await redis.echo(now)
+    ran: list[str] = []
+    while now not in (command := await monitor.next_command())["command"]:
+        if command["client_type"] != "lua" and command["command"].split()[0].lower() in _OF_REQUESTS:
+            ran.append(command["command"])
+    return ran
