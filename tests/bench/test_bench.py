@@ -43,8 +43,6 @@ async def test_bench_measures_every_scenario_of_the_gateway_beside_a_plain_progr
     assert {name: one.calls for name, one in of_gateway.items()} == {name: CALLS.get(name, 0) for name in of_gateway}
     # One request is far less than a tick of the kernel's, and costs something all the same, on a machine however fast.
     assert all(min(one.cpu_us, one.rate, one.p50_ms, one.p99_ms, one.resident_mib) > 0 for one in figures)
-    # What the process does by itself, once in a while, may fall into any scenario.
-    assert of_gateway["livez"].scripts < 1
     assert of_gateway["start"].scripts >= 2
     assert of_gateway["start"].scripts_us > 0
 
