@@ -335,7 +335,7 @@ async def test_first_request_of_many_is_settled_by_few_scripts(
     assert one.scripts == 0
     await one.buckets.settle()
     assert one.scripts == 2
-    assert await tokens(redis, f"{name}-249") == pytest.approx(2)
+    assert await tokens(redis, f"{name}-249") == pytest.approx(2, abs=0.01)
 
 
 async def test_requests_of_a_caller_cost_few_scripts(process: MakeProcess, name: str) -> None:
@@ -433,10 +433,10 @@ async def test_report_whose_reply_was_lost_is_taken_once(
     one = process(10, LostReply(valkey.url))
     one.spend(name, 1)
     await one.buckets.settle()
-    assert await tokens(redis, name) == pytest.approx(9)
+    assert await tokens(redis, name) == pytest.approx(9, abs=0.01)
     one.spend(name, 1)
     await one.buckets.settle()
-    assert await tokens(redis, name) == pytest.approx(8)
+    assert await tokens(redis, name) == pytest.approx(8, abs=0.01)
 
 
 async def test_report_that_comes_twice_takes_what_was_spent_once(process: MakeProcess, name: str) -> None:
