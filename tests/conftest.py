@@ -72,7 +72,7 @@ def nothing_left_to_do(shared_servers: list[EmbeddedValkey]) -> None:
 
 @pytest.fixture(autouse=True)
 def keys_that_go(request: pytest.FixtureRequest) -> Generator[None]:
-    """Fail a test after which a key without a TTL lies on the server that it used; nothing stays scheduled there."""
+    """Fail a test after which a key without a TTL lies on its server; no recording ends there any more."""
     if "valkey" not in request.fixturenames:
         yield
         return
