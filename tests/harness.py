@@ -293,6 +293,14 @@ async def until(
     return answer
 
 
+def log_lines(log: Path, begin: int = 0) -> list[str]:
+    """Return what was logged from a byte on, without a line that is still being written."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = file.read().splitlines(keepends=True)
+    return [line.decode().rstrip() for line in lines if line.endswith(b"\n")]
+
+
 async def turns(count: int = 1) -> None:
     """Let the event loop go round so many times. Not a wait: what is ready to run now runs."""
     for _ in range(count):

@@ -169,7 +169,7 @@ async def test_admin_release_of_a_hanging_leaders_claim_lets_others_recover(
         hangs.kill()
         helps.stop()
     assert sum(call.endpoint == "start" for call in simulator.calls) == 1
-    audits = [json.loads(line) for line in logs[1].read_text().splitlines() if '"audit.claim_released"' in line]
+    audits = [json.loads(line) for line in harness.log_lines(logs[1]) if '"audit.claim_released"' in line]
     assert [(one["by"], one["reason"], one["taken"], one["action"] == "") for one in audits] == [
         ("operator", "its process hangs", True, False),
         ("operator", "once more", False, True),

@@ -45,7 +45,7 @@ def replace(file: Path, text: str) -> None:
 
 def logged() -> list[str]:
     """Return what gateways of this process have logged so far."""
-    return Path(EVIDENCE.log.name).read_text("utf-8").splitlines()
+    return harness.log_lines(Path(EVIDENCE.log.name))
 
 
 @asynccontextmanager

@@ -105,7 +105,7 @@ class Stage:
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Return what the process has logged under a name."""
-        lines = self.process.log.read_text().splitlines()
+        lines = harness.log_lines(self.process.log)
         entries = [json.loads(line) for line in lines if line.startswith("{")]
         return [entry for entry in entries if entry["event"] == event]
 

@@ -41,7 +41,7 @@ async def serving(valkey: EmbeddedValkey, videosdk: str, demo: harness.Demo, **m
 def logged(event: str, room: str) -> list[dict[str, Any]]:
     """Return the log lines of an event that name the room."""
     EVIDENCE.log.flush()
-    lines = Path(EVIDENCE.log.name).read_text("utf-8").splitlines()
+    lines = harness.log_lines(Path(EVIDENCE.log.name))
     return [json.loads(line) for line in lines if f'"{event}"' in line and room in line]
 
 

@@ -208,9 +208,7 @@ class Log:
     def entries(self) -> list[dict[str, Any]]:
         """Return the entries in order."""
         EVIDENCE.log.flush()
-        with self._file.open("rb") as file:
-            file.seek(self._begin)
-            lines = file.read().decode().splitlines()
+        lines = harness.log_lines(self._file, self._begin)
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def events(self) -> list[str]:

@@ -45,7 +45,7 @@ class _Seen:
 
     @property
     def lines(self) -> list[str]:
-        return self.process.log.read_text().splitlines()
+        return harness.log_lines(self.process.log)
 
     async def serve(self) -> None:
         """See where it serves, with how many workers, and what it logs of a request."""
