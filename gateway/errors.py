@@ -160,7 +160,7 @@ class GatewayError(Exception):
 
 
 class MalformedRequest(GatewayError):
-    """Malformed request at all."""
+    """The request cannot be read."""
 
     slug, status, title = "malformed-request", 400, "Malformed request"
     advice = "Send a body that is one valid JSON object in UTF-8, and complete headers."
@@ -277,12 +277,14 @@ class TooManyRequests(GatewayError):
 
 
 class UpstreamRefused(GatewayError):
-    """VideoSDK refused what the caller asked for, and nothing is being recorded."""
+    """VideoSDK refused what the caller asked for: after a start nothing records, after a stop the recording goes on."""
 
     slug, status, title = "upstream-refused", 422, "Refused by VideoSDK"
     advice = (
-        "Nothing is being recorded. `upstreamStatus` and `upstreamMessage` carry what VideoSDK said; most often the "
-        "room has no live session, or the participant does not publish this track. Change that, then ask again."
+        "`upstreamStatus` and `upstreamMessage` carry what VideoSDK said. Where a start was refused, nothing is being "
+        "recorded: most often the room has no live session, or the participant does not publish this track. Where a "
+        "stop was refused, the recording goes on. With a `Retry-After` the same request may succeed after that many "
+        "seconds; without one, change what VideoSDK named first."
     )
 
 

@@ -51,8 +51,6 @@ _QUOTED: Final = re.compile(r'"((?:[!#-\[\]-~]|\\["\\])*)"')
 _BARE: Final = re.compile(r"""[^\s"\\,;]+""")
 _KEY: Final = re.compile(r"[!-~]{1,255}")
 _BATCH: Final = "batch"
-_FINAL: Final = UpstreamRefused
-"""The problem that tells what became of the request. After any other a retry may fare better."""
 
 
 class StoredResponse(Struct, frozen=True, omit_defaults=True):
@@ -107,7 +105,7 @@ class BatchKey:
 class IdempotentRequest(Struct, frozen=True):
     """What is known of a request under its key, and where its answer will be kept."""
 
-    key: IdempotencyKey
+    key: RequestKey
     is_new: bool = False
     """Nothing is known of it."""
     begun: int | None = None
@@ -160,11 +158,11 @@ class Idempotency:
         if "differs" in {known.verdict, whole and whole.verdict}:
             raise IdempotencyKeyReused("This key was sent with another body before.")
         if known.verdict == "replay":
-            return IdempotentRequest(key.stored, kept=msgspec.json.decode(known.answer, type=StoredResponse))
+            return IdempotentRequest(key, kept=msgspec.json.decode(known.answer, type=StoredResponse))
         earlier = known if whole is None else whole
         if earlier.verdict == "new":
-            return IdempotentRequest(key.stored, is_new=True)
-        return IdempotentRequest(key.stored, begun=earlier.begun)
+            return IdempotentRequest(key, is_new=True)
+        return IdempotentRequest(key, begun=earlier.begun)
 
     async def keep(self, replay: IdempotentRequest | None, status: int, answer: RecordingBody | GatewayError) -> None:
         """Keep an answer if it is final; where Redis does not answer, a retry is carried out like any request."""
@@ -175,12 +173,17 @@ class Idempotency:
             if status == 202 or (answer.outcome is None and answer.status is not Status.STOPPED):
                 return
             kept = StoredResponse(status, recording=structs.replace(answer, files=[]), has_files=bool(answer.files))
-        elif isinstance(answer, _FINAL):
+        elif _is_final(replay.key.route, answer):
             kept = StoredResponse(status, problem=Problem.of(answer))
         else:
             return
         with suppress(CoordinationUnavailable):
-            await self._answers.keep(replay.key, msgspec.json.encode(kept).decode())
+            await self._answers.keep(replay.key.stored, msgspec.json.encode(kept).decode())
+
+
+def _is_final(route: Scope, problem: GatewayError) -> bool:
+    """Tell whether a retry would be answered the same: a start was refused, and that does not pass by itself."""
+    return route is Scope.START and isinstance(problem, UpstreamRefused) and problem.retry_after is None
 
 
 def read_key(request: Request[Any, Any, Any]) -> str | None:

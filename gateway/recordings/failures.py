@@ -14,7 +14,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 
-__all__ = ["MAY_PASS", "list_unavailable", "problem_for"]
+__all__ = ["MAY_PASS", "list_unavailable", "problem_for", "stop_refused"]
 
 MAY_PASS = frozenset({400, 409})
 """Refusals of a start that may pass by themselves: a participant who is only just joining, a recording that was stopped
@@ -55,6 +55,15 @@ def problem_for(error: UpstreamError) -> GatewayError:
                 retry_after=_UNKNOWN_SECONDS,
                 extensions={"upstreamStatus": error.status} if error.status else {},
             )
+
+
+def stop_refused(error: Refused) -> UpstreamRefused:
+    """Return the problem where VideoSDK refused a stop, and its list shows that the target still records."""
+    return UpstreamRefused(
+        f"VideoSDK refused the stop with status {error.status}; the recording goes on.",
+        retry_after=error.retry_after or _REFUSED_SECONDS,
+        extensions={"upstreamStatus": error.status, "upstreamMessage": error.message},
+    )
 
 
 def list_unavailable(error: UpstreamError | None) -> OutcomeUnknown:

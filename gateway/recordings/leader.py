@@ -26,7 +26,7 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
-from gateway.recordings.failures import MAY_PASS, list_unavailable, problem_for
+from gateway.recordings.failures import MAY_PASS, list_unavailable, problem_for, stop_refused
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, EndReason, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
@@ -284,7 +284,7 @@ class Leader:
             operation,
             Status.RECORDING,
             None,
-            problem=Problem.of(problem_for(error)),
+            problem=Problem.of(stop_refused(error)),
             confirmed_by="list",
             answered=True,
         )

@@ -13,7 +13,7 @@ import structlog
 
 from gateway.coordinator import Coordinator
 from gateway.errors import CoordinationUnavailable, ParametersDiffer, Refused, UpstreamError
-from gateway.recordings.failures import problem_for
+from gateway.recordings.failures import problem_for, stop_refused
 from gateway.recordings.model import Answer, Outcome, Problem, Recording, Status
 from gateway.recordings.targets import MODES, StartParameters, Target, differing_fields
 from gateway.store.clock import clock
@@ -77,7 +77,7 @@ class WithoutRedisMode:
             except Refused as error:
                 try:
                     if await self._is_open(target):
-                        return Problem.of(problem_for(error))
+                        return Problem.of(stop_refused(error))
                 except UpstreamError as unseen:
                     return Problem.of(problem_for(unseen))
                 outcome = Outcome.NOT_RECORDING

@@ -186,6 +186,41 @@ async def test_start_retried_replays_final_refusals_only(
     assert "idempotency-replayed" not in won.headers
 
 
+async def test_start_refused_for_a_while_is_carried_out_again(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """VideoSDK's 409 may pass by itself, as the answer's `Retry-After` says: the retry starts the recording."""
+    track, key = new_track(), under()
+    simulator.inject(Fault(action="refuse", endpoint="start", status=409, times=None, room_id=track["roomId"]))
+    refused = await gateway.start(track, headers=key)
+    check_problem(refused, "upstream-refused")
+    assert "retry-after" in refused.headers
+    simulator.clear_faults()
+    again = await gateway.start(track, headers=key)
+    assert (again.status_code, again.json()["outcome"]) == (201, "started")
+    assert "idempotency-replayed" not in again.headers
+
+
+async def test_stop_refused_is_carried_out_again(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
+) -> None:
+    """The recording goes on, and the answer says so: the retry of the stop stops it."""
+    track, key = new_track(), under()
+    await gateway.start(track)
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        (record,) = [name async for name in redis.scan_iter(f"*:{track['roomId']}:track:*")]
+        # A young recording may refuse its stop because it only just begins.
+        await redis.hincrby(record, "started_at", -60_000)  # pyright: ignore[reportGeneralTypeIssues]
+    simulator.inject(Fault(action="refuse", endpoint="stop", status=400, times=None, room_id=track["roomId"]))
+    refused = await gateway.stop(track, headers=key)
+    assert "the recording goes on" in check_problem(refused, "upstream-refused")["detail"]
+    assert "retry-after" in refused.headers
+    simulator.clear_faults()
+    again = await gateway.stop(track, headers=key)
+    assert (again.status_code, again.json()["outcome"]) == (200, "stopped")
+    assert "idempotency-replayed" not in again.headers
+
+
 async def test_start_retried_that_differed_gets_the_same_and_does_nothing_after_a_stop(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:

@@ -11,7 +11,7 @@ from gateway.errors import (
     SendWindowClosed,
     UpstreamError,
 )
-from gateway.recordings.failures import list_unavailable, problem_for
+from gateway.recordings.failures import list_unavailable, problem_for, stop_refused
 
 WORDS = "no such room"
 
@@ -37,6 +37,15 @@ def test_failure_of_videosdk_means_one_problem_to_a_caller(
     problem = problem_for(error)
     assert (problem.slug, problem.retry_after, problem.extensions) == (slug, retry_after, extensions)
     assert WORDS not in problem.detail
+
+
+@pytest.mark.parametrize(("told", "retry_after"), [(None, 2), (7, 7)])
+def test_refused_stop_says_that_the_recording_goes_on(told: float | None, retry_after: float) -> None:
+    """The same stop may be accepted later."""
+    problem = stop_refused(Refused(WORDS, status=404, retry_after=told))
+    assert (problem.slug, problem.retry_after) == ("upstream-refused", retry_after)
+    assert problem.extensions == {"upstreamStatus": 404, "upstreamMessage": WORDS}
+    assert problem.detail == "VideoSDK refused the stop with status 404; the recording goes on."
 
 
 @pytest.mark.parametrize(("error", "retry_after"), [(None, 1), (NeverSent(), 2), (Limited(retry_after=9), 9)])
