@@ -156,8 +156,9 @@ Server-Sent Events. The first is `snapshot`: `{"recordings": […]}`, all that i
 The stream then sends what you missed, each change once. After ten minutes, or several hundred changes, it is a
 `snapshot` again.
 
-A comment comes every 15 s. After `reconnect` the stream ends, and you should come again: you read too slowly (`slow`),
-the gateway restarts (`restart`), what you showed expires or is revoked (`expired`), or an hour is over (`age`).
+After 15 s without a byte a comment comes, and with it the `id` to go on after, which changes that you may not see move
+on. After `reconnect` the stream ends, and you should come again: you read too slowly (`slow`), the gateway restarts
+(`restart`), what you showed expires or is revoked (`expired`), or an hour is over (`age`).
 
 An `EventSource` cannot send an `Authorization` header: make a ticket first, and a new one for each new connection.
 """

@@ -61,7 +61,8 @@ class EventStream(ASGIResponse):
         timeout: Seconds after which the caller wants no more, None for never.
         line: The connection that carries it.
         vouched: Tells whether what the caller was let in with is still in force, at each event and heartbeat.
-        heartbeat: Seconds of silence after which a comment is sent.
+        heartbeat: Seconds without a byte after which a comment is sent, with the id of the last event that the reader
+            could have seen: where its target is hidden from the reader, the reader still resumes after it.
     """
 
     def __init__(
@@ -125,23 +126,28 @@ class EventStream(ASGIResponse):
     async def _tell(self, send: Send) -> None:
         now = asyncio.get_running_loop().time
         await _push(send, f"retry: {random.randint(*_RETRY_MS)}\n\n".encode())  # noqa: S311
+        written_at, last_id = now(), ""
         while not self._reader.closed:
             left = self._until - now()
             if left <= 0:
                 self._reader.close(self._reason or "done")
                 break
-            update = await self._reader.read(min(self._heartbeat, left))
+            silence_left = written_at + self._heartbeat - now()
+            update = await self._reader.read(max(min(silence_left, left), 0))
             if self._reader.closed or (not update and now() >= self._until):
                 continue
             if not self._vouched():
                 self._reader.close("expired")
                 break
-            if not update:
-                await _push(send, b":\n\n")
+            last_id = update[-1].id if update else last_id
             for part in _parts(map(self._event, update)):
                 if self._reader.closed:
                     break
                 await _push(send, part)
+                written_at = now()
+            if now() - written_at >= self._heartbeat and not self._reader.closed:
+                await _push(send, f":\nid: {last_id}\n\n".encode() if last_id else b":\n\n")
+                written_at = now()
         reason = self._reader.closed
         if reason != "gone":
             last = b"" if reason == "done" else b'event: reconnect\ndata: {"reason":"%b"}\n\n' % reason.encode()

@@ -1,6 +1,8 @@
 """One reader's answer, with this test in the place of the server: when it speaks, and when it ends."""
 
 import asyncio
+import itertools
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +18,8 @@ pytestmark = pytest.mark.anyio
 
 TRACK = Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
 MANY = 2_000
+COMMENT = ":\nid: 1-0\n\n"
+"""What keeps a connection open whose reader has read event 1-0."""
 
 
 def update(number: int, *, whole: bool = False) -> FeedUpdate:
@@ -66,10 +70,12 @@ class Server:
 
 
 @asynccontextmanager
-async def answering(server: Server, reader: Reader, **more: Any) -> AsyncGenerator[asyncio.Task[None]]:
+async def answering(
+    server: Server, reader: Reader, covers: Callable[[Target], bool] = lambda _: True, **more: Any
+) -> AsyncGenerator[asyncio.Task[None]]:
     """Answer a reader."""
     given: dict[str, Any] = {"expires_in": None, "timeout": None, "line": server, **more}
-    stream = EventStream(reader, lambda _: True, **given)
+    stream = EventStream(reader, covers, **given)
     task = asyncio.create_task(stream({}, server.receive, server.send))  # pyright: ignore[reportArgumentType]
     try:
         yield task
@@ -97,17 +103,31 @@ async def test_stream_in_silence_sends_comments(reader: Reader, left: list[Reade
     """A comment, again and again, keeps proxies from closing the connection; clients ignore it."""
     server = Server()
     async with answering(server, reader, heartbeat=0.02):
-        await harness.eventually(lambda: server.text.count("\n\n:\n\n:\n\n"))
+        await harness.eventually(lambda: server.text.count(f"\n\n{COMMENT}{COMMENT}"))
         assert server.text.count("event:") == 1
         server.gone.set()
         await harness.eventually(lambda: left)
+
+
+async def test_stream_of_what_the_reader_may_not_see_sends_comments_with_the_last_id(reader: Reader) -> None:
+    """Others' events keep coming, faster than comments do: no proxy closes it, and the reader resumes after them."""
+    server, numbers = Server(), itertools.count(2)
+
+    async def comments() -> list[str]:
+        reader.offer(update(next(numbers)))
+        return re.findall(r"\n\n:\nid: (\d+)-0(?=\n\n)", server.text)
+
+    async with answering(server, reader, covers=lambda _: False, heartbeat=0.1):
+        first, second, *_ = await harness.until(comments, lambda ids: len(ids) >= 2, every=0.01)
+        assert 1 < int(first) < int(second)
+        assert "event: recording" not in server.text
 
 
 async def test_stream_in_silence_ends_once_its_caller_is_revoked(reader: Reader) -> None:
     """No event comes that would make the gateway look: it looks with each comment."""
     server, vouched = Server(), [True]
     async with answering(server, reader, heartbeat=0.02, vouched=lambda: vouched[0]) as answer:
-        await harness.eventually(lambda: "\n\n:\n\n" in server.text)
+        await harness.eventually(lambda: COMMENT in server.text)
         vouched[0] = False
         await answer
     assert server.text.endswith('event: reconnect\ndata: {"reason":"expired"}\n\n')
@@ -188,7 +208,7 @@ async def test_stream_after_redis_forgot_restarts_its_ids(reader: Reader) -> Non
     assert [one.id for one in await reader.read(0)] == ["3-0", "4-0"]
 
 
-async def lived(*, busy: bool, **limits: float | None) -> tuple[float, Server]:
+async def lived(*, busy: bool, **limits: Any) -> tuple[float, Server]:
     """Answer a reader until the answer ends by itself; return how many seconds it took.
 
     In a busy room there is always something to be told for two hours, and each part takes a second to be taken.
