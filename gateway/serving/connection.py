@@ -2,8 +2,9 @@
 
 llhttp refuses by itself what can be read in two ways: two lengths, a length beside chunks, bare line feeds, folded
 headers. What uvicorn and llhttp let pass and this refuses, with a problem document: a head that is too long, however it
-is cut; versions of HTTP other than 1.0 and 1.1; encodings of the transfer other than `chunked`; `Host` missing or
-doubled, and `Authorization` doubled. Trailers are dropped: to uvicorn they would be headers.
+is cut, and in it a path or a query; versions of HTTP other than 1.0 and 1.1; encodings of the transfer other than
+`chunked`; `Host` missing or doubled, and `Authorization` doubled. Trailers are dropped: to uvicorn they would be
+headers.
 
 A connection is not closed for being idle, nor because the process ends, while a request lies unread on it: uvloop looks
 at its timers before it reads, and a proxy takes a reset for a failure.
@@ -25,6 +26,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar, Final, cast
+from urllib.parse import unquote
 
 import httptools
 import structlog
@@ -46,6 +48,12 @@ _LISTEN_SECONDS: Final = 2.0
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for no time."""
 _MAX_HEAD: Final = 32 * 1024
+_MAX_PATH: Final = 1024
+"""Characters, decoded: three ids of 128 and a route, three times over."""
+_MAX_QUERY: Final = 8 * 1024
+_MAX_QUERY_FIELDS: Final = 32
+"""Litestar keeps the last 1,024 paths and queries in memory with all that it reads in them, also of requests without a
+key, so that they have to be short. The longest of ours has six fields in 4 KiB."""
 _MAX_AHEAD: Final = 32
 """Requests that may be sent on a connection before an earlier one is answered: each of them costs memory."""
 _MAX_CONNECTIONS: Final = 10_000
@@ -317,6 +325,7 @@ class LineProtocol(HttpToolsProtocol):
             raise _malformed()
         if not self.url.startswith(b"/"):
             self.url = _path(self.url)
+        _check_length(self.url)
         super().on_headers_complete()
         self._in_head = False
         if self.ending:
@@ -349,6 +358,14 @@ def _path(target: bytes) -> bytes:
     """Return the path and the query in an absolute target (RFC 9112, 3.2.2), which may lack the former."""
     parts = httptools.parse_url(target)
     return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+
+
+def _check_length(address: bytes) -> None:
+    path, _, query = address.partition(b"?")
+    if len(path) > _MAX_PATH and len(unquote(path)) > _MAX_PATH:
+        raise HeadersTooLarge(f"The path may have at most {_MAX_PATH} characters.")
+    if len(query) > _MAX_QUERY or query.count(b"&") >= _MAX_QUERY_FIELDS:
+        raise HeadersTooLarge(f"The query may have at most {_MAX_QUERY} bytes and {_MAX_QUERY_FIELDS} fields.")
 
 
 def _answer(problem: GatewayError, request_id: str) -> bytes:

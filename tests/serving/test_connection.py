@@ -286,6 +286,34 @@ async def test_head_that_is_too_long_is_refused(served: Served, raw: Raw, sent: 
     assert served.seen == []
 
 
+LONG_ADDRESSES = {
+    "a path": (b"/" + b"x" * 1024, "1024 characters"),
+    "a path in per cent": (b"/" + b"%F0%9F%98%80" * 1024, "1024 characters"),
+    "a query": (b"/here?a=" + b"x" * 8191, "8192 bytes"),
+    "fields": (b"/here?" + b"&".join([b"a"] * 33), "32 fields"),
+    "an absolute address": (b"http://x/" + b"x" * 1024, "1024 characters"),
+}
+
+
+@pytest.mark.parametrize(("address", "bound"), LONG_ADDRESSES.values(), ids=LONG_ADDRESSES)
+async def test_address_that_is_too_long_is_refused(served: Served, raw: Raw, address: bytes, bound: str) -> None:
+    """What is kept of addresses in memory, whoever sends them, stays small."""
+    await raw.send(b"GET " + address + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+    answer = await raw.answer()
+    assert (answer.status, answer.body["type"]) == (431, "/problems/headers-too-large")
+    assert bound in answer.body["detail"]
+    assert served.seen == []
+
+
+async def test_address_as_long_as_may_be_is_served(served: Served, raw: Raw) -> None:
+    """Bounds are of characters, not of how they are written, and of fields, not of what they hold."""
+    longest = b"/" + b"%F0%9F%98%80" * 1023
+    query = b"&".join([b"a"] * 31 + [b"b=" + b"x" * 1000])
+    await raw.send(b"GET " + longest + b"?" + query + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert (await raw.answer()).status == 200
+    assert len(served.seen) == 1
+
+
 async def test_long_body_in_the_packet_of_its_head_is_no_long_head(raw: Raw) -> None:
     """The bound of a head does not count what follows it, nor what came before it on the connection."""
     long = b"POST /here HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (LONG, b"x" * LONG)
