@@ -62,9 +62,11 @@ local moved_from = ''
 local predates = predates_epoch(r, since) and now <= since + a.memory -- rule: forgotten
 local suspect = predates or suspect_since > 0
 
--- What this server may have forgotten was sent before its epoch, and has landed once Q has passed since:
--- until then a record from before the epoch proves neither that something records nor that nothing does.
+-- What this server may have forgotten was sent before its epoch, and has landed once Q has passed since; what a process
+-- sent without it has landed by a moment that the process has said. Until then the record proves neither that something
+-- records nor that nothing does.
 local floor = predates and since + a.quiet or 0 -- rule: floor
+floor = math.max(floor, num(r.uncoordinated_until)) -- rule: uncoordinated
 if floor > now then
   start_may_land_until = math.max(start_may_land_until, floor)
   stop_may_land_until = math.max(stop_may_land_until, floor) -- rule: floor-of-stops

@@ -7,6 +7,7 @@
 -- a.evidence what was learnt of the recording, JSON; '' leaves what is known
 -- a.attempt  whose claim is taken away too, because an operator says so: it is then as if the claim had lapsed, and
 --            everything that was sent keeps its quiet time. '' takes none away, and another's claim is left alone
+-- a.may_land for how long (ms) what a process sent without this server may still land, or be missing from VideoSDK's list
 --
 -- Returns a JSON object: `how` is ok; lost where that attempt does not hold the target; ignored where nothing
 -- may be recording that could have ended, or the record is not ours to write.
@@ -19,6 +20,7 @@ if newer(r) or (a.hint ~= '' and over) then return cjson.encode({ how = 'ignored
 
 local changes = { v = VERSION, suspect_since = now, confirmed = '0' }
 if (a.evidence or '') ~= '' then changes.evidence = a.evidence end
+if num(a.may_land) > 0 then changes.uncoordinated_until = math.max(num(r.uncoordinated_until), now + a.may_land) end
 if a.hint ~= '' then changes.hint = text(now) .. ' ' .. a.hint end
 if revoked then changes.holder, changes.lease, r.holder = '', '0', '' end
 save(changes, a.ttl)

@@ -18,6 +18,7 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         confirmed confirmed_by       when (ms) and by what the state was last seen to be true; 0: it has to be looked at
         suspect_since                ms since when something beside the protocol may have changed it; 0: nothing has
         start_may_land_until stop_may_land_until   until when (ms) one already sent may still land; 0: none can
+        uncoordinated_until          until when (ms) what was sent without Redis may land, or be missing from the list
         stop_requested_at            number, as of operations, of the last request for a stop which was not idle
         started_op                   number of the operation that started what records; of the last stop where that is
                                      carried out. A stop is due while it was requested later

@@ -167,13 +167,14 @@ class Records:
         self._ready = left == 0
         return left
 
-    async def invalidate(self, key: str, *, hint: str = "", evidence: str = "") -> bool:
+    async def invalidate(self, key: str, *, hint: str = "", evidence: str = "", may_land: float = 0) -> bool:
         """Have what is known of the target checked before it is believed again.
 
         Args:
             key: The target's record.
             hint: What was heard of its end. It concerns only a target that may be recording.
             evidence: What was learnt of the recording, where it is more than is known.
+            may_land: For how many seconds what was sent without Redis may still land, or be missing from the list.
 
         Returns:
             Whether there is anything to check.
@@ -181,7 +182,11 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._scripts.run("invalidate", key, {"hint": hint, "evidence": evidence, "attempt": ""})
+        return await self._invalidate(key, hint=hint, evidence=evidence, may_land=round(may_land * 1000))
+
+    async def _invalidate(self, key: str, **arguments: str | int) -> bool:
+        given = {"hint": "", "evidence": "", "attempt": "", "may_land": 0, **arguments}
+        reply = await self._scripts.run("invalidate", key, given)
         return msgspec.json.decode(reply, type=Finished).how == "ok"
 
     async def revoke(self, key: str, attempt: str) -> bool:
@@ -193,8 +198,7 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        reply = await self._scripts.run("invalidate", key, {"hint": "", "evidence": "", "attempt": attempt})
-        return msgspec.json.decode(reply, type=Finished).how == "ok"
+        return await self._invalidate(key, attempt=attempt)
 
     async def confirm(self, key: str, record: Record, *, seen_at: float, evidence: str = "", due_in: float = 0) -> bool:
         """Write down that VideoSDK's list agrees with a record.

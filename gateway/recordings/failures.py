@@ -14,11 +14,13 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 
-__all__ = ["MAY_PASS", "list_unavailable", "problem_for", "stop_refused"]
+__all__ = ["MAY_PASS", "NO_SESSION", "list_unavailable", "problem_for", "stop_refused"]
 
 MAY_PASS = frozenset({400, 409})
 """Refusals of a start that may pass by themselves: a participant who is only just joining, a recording that was stopped
 a moment ago. The other families last: no session (403), no such room or participant (402, 404)."""
+NO_SESSION = frozenset({402, 403})
+"""What VideoSDK answers of a room that has no live session, or that there is not: nothing can begin in it."""
 
 _LIMITED_SECONDS = 5.0
 _UNAVAILABLE_SECONDS = 2.0

@@ -26,7 +26,7 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
-from gateway.recordings.failures import MAY_PASS, list_unavailable, problem_for, stop_refused
+from gateway.recordings.failures import MAY_PASS, NO_SESSION, list_unavailable, problem_for, stop_refused
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, EndReason, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
@@ -51,8 +51,6 @@ _AT_ONCE_SECONDS = 0.001
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
 _RETRY_REFUSED_SECONDS = 3.0
-_NO_SESSION = frozenset({402, 403})
-"""What VideoSDK answers of a room that has no live session, or that there is not: nothing can begin in it."""
 _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
 
@@ -271,7 +269,7 @@ class Leader:
             return await self._finish(operation, Status.STOPPING, Outcome.STOP_REQUESTED, answered=True, due_in=pause)
         if row is None:
             # Where nothing is known of the target, the list is asked again only if something may just be beginning.
-            may_begin = operation.record.generation != "0" or error.status not in _NO_SESSION
+            may_begin = operation.record.generation != "0" or error.status not in NO_SESSION
             return await self._finish(
                 operation,
                 Status.STOPPED,

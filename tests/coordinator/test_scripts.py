@@ -456,6 +456,19 @@ def test_start_after_a_stop_before_the_floor_looks_first(track: Track) -> None:
     assert (say(reply), reply["start_may_land_ms"]) == (("lead", "probe"), QUIET - GRACE)
 
 
+def test_claim_waits_for_what_was_sent_without_redis(track: Track) -> None:
+    """Until it has landed, and the list shows it, neither the record nor the list proves anything; then both do."""
+    track.started()
+    track.invalidate(may_land=3000)
+    track.wait(1000)
+    track.invalidate(may_land=500)
+    for left in (2000, 0):
+        reply = track.claim("start")
+        assert (say(reply), reply["start_may_land_ms"], reply["stop_may_land_ms"]) == (("lead", "probe"), left, left)
+        track.release(reply)
+        track.wait(2000)
+
+
 def test_recording_found_before_the_floor_is_not_believed(track: Track) -> None:
     """A forgotten stop may still land: whoever leads has to wait for that, too."""
     track.started()

@@ -142,9 +142,9 @@ class Track:
         """Give the track back: nothing was sent."""
         return self.run("release", attempt=lead["attempt"], result="released", asked_at=lead["asked_at"])
 
-    def invalidate(self, hint: str = "") -> Reply:
+    def invalidate(self, hint: str = "", may_land: int = 0) -> Reply:
         """Say that what is known may not be so, because of what was heard perhaps."""
-        return self.run("invalidate", hint=hint, evidence="", attempt="")
+        return self.run("invalidate", hint=hint, evidence="", attempt="", may_land=may_land)
 
     def confirm(self, state: str, **more: Any) -> Reply:
         """Say that the list, asked just now, agrees with a record of this state."""
@@ -161,7 +161,7 @@ class Track:
 
     def revoke(self, attempt: str) -> Reply:
         """Take the claim of an attempt away."""
-        return self.run("invalidate", hint="", evidence="", attempt=attempt)
+        return self.run("invalidate", hint="", evidence="", attempt=attempt, may_land=0)
 
     def mark(self, age: int = 0) -> Reply:
         """Mark the epoch, and learn it."""

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
 from gateway.coordinator import Coordinator, Timing
+from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
@@ -115,6 +117,109 @@ async def test_start_after_a_stop_without_redis_distrusts_the_record(
         path = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
         await harness.until(lambda: gateway.get(path), lambda seen: seen.json()["status"] == "stopped")
         assert (await gateway.start(track)).status_code == 201
+
+
+@asynccontextmanager
+async def behind(
+    server: EmbeddedValkey, demo: harness.Demo, **more: str
+) -> AsyncGenerator[tuple[ApiClient, Simulator]]:
+    """Serve a gateway of a VideoSDK whose list is behind, though not by more than S, and which accepts every start."""
+    async with (
+        harness.simulator(list_lag_seconds=1.5, duplicates="accept") as simulator,
+        serving(server, simulator, demo, **{"GATEWAY_SETTLE_SECONDS": "3", **more}) as gateway,
+    ):
+        yield gateway, simulator
+
+
+@contextmanager
+def refusing_writes(server: EmbeddedValkey) -> Generator[None]:
+    """Have a server refuse all writes for a while. It forgets nothing, and carries out nothing later."""
+    with redis.Redis.from_url(server.url) as admin:
+        admin.replicaof("127.0.0.1", 1)
+        yield
+        admin.replicaof("NO", "ONE")
+
+
+async def listed(simulator: Simulator, track: dict[str, str]) -> None:
+    """Wait until VideoSDK's list shows a room's recording."""
+    async with httpx.AsyncClient(headers={"authorization": harness.management_token()}, trust_env=False) as outsider:
+        path = f"{simulator.url}/v2/recordings/participant/track?roomId={track['roomId']}"
+        await harness.until(lambda: outsider.get(path), lambda answer: answer.json()["data"])
+
+
+def starts(simulator: Simulator) -> int:
+    """Count the starts that VideoSDK got."""
+    return sum(call.endpoint == "start" for call in simulator.calls)
+
+
+STOPS = {"answered": None, "landing late": Fault(action="apply_late", endpoint="stop", seconds=2)}
+
+
+@pytest.mark.parametrize("fault", STOPS.values(), ids=STOPS)
+async def test_start_after_a_stop_without_redis_waits_until_the_stop_is_in_the_list(
+    fragile: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack, fault: Fault | None
+) -> None:
+    """The list still shows what was stopped: the start is not swallowed by it, and the late stop does not end it."""
+    async with behind(fragile, demo) as (gateway, simulator):
+        track = new_track()
+        assert (await gateway.start(track)).status_code == 201
+        await listed(simulator, track)
+        with refusing_writes(fragile):
+            if fault is not None:
+                simulator.inject(fault)
+            stopped = await gateway.stop(track)
+            assert stopped.is_success == (fault is None), stopped.text
+        answer = await harness.until(lambda: gateway.start(track), lambda answer: answer.status_code != 503)
+        assert (answer.status_code, answer.json()["outcome"]) == (201, "started")
+        assert [row.closed is None for row in simulator.rows].count(True) == 1
+
+
+async def test_start_after_a_start_without_redis_waits_until_that_is_in_the_list(
+    fragile: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Redis knows of no recording and the list of none yet: nothing is sent a second time."""
+    async with behind(fragile, demo, GATEWAY_WITHOUT_REDIS="degrade") as (gateway, simulator):
+        track = new_track()
+        with refusing_writes(fragile):
+            assert (await gateway.start(track)).json()["coordinated"] is False
+            assert (await gateway.start(track)).json()["outcome"] == "already_recording"
+        answer = await harness.until(lambda: gateway.start(track), lambda answer: answer.json().get("coordinated"))
+        assert answer.json()["outcome"] == "already_recording"
+        assert starts(simulator) == 1
+
+
+async def test_start_after_one_without_an_answer_and_without_redis_is_unknown(
+    fragile: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """It may have been carried out, and the list is behind: the repeated start sends nothing until that is known."""
+    async with behind(fragile, demo, GATEWAY_WITHOUT_REDIS="degrade") as (gateway, simulator):
+        track = new_track()
+        fragile.pause()
+        simulator.inject(Fault(action="apply_late", endpoint="start", seconds=2))
+        first, second = await gateway.start(track), await gateway.start(track)
+        for unknown in (first, second):
+            assert (unknown.status_code, unknown.json()["type"]) == (504, "/problems/outcome-unknown")
+        assert 1 <= int(second.headers["retry-after"]) <= 3
+        found = await harness.until(lambda: gateway.start(track), lambda answer: answer.is_success)
+        assert found.json()["outcome"] == "already_recording"
+        assert starts(simulator) == 1
+
+
+async def test_stop_refused_without_redis_is_believed_when_the_list_has_had_time(
+    fragile: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """VideoSDK refuses to stop what is only just starting: that it records is said, and not that nothing does."""
+    async with behind(fragile, demo) as (gateway, simulator):
+        track = new_track()
+        assert (await gateway.start(track)).status_code == 201
+        fragile.pause()
+        simulator.inject(Fault(action="refuse", endpoint="stop", status=404))
+        refused = await gateway.stop(track)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/upstream-refused")
+        assert "the recording goes on" in refused.json()["detail"]
+        assert "retry-after" in refused.headers
+        assert (await gateway.stop(track)).json()["outcome"] == "stopped"
+        assert (await gateway.stop(track)).json()["outcome"] == "not_recording"
 
 
 async def test_start_twenty_times_without_redis_is_one_per_process(
