@@ -37,6 +37,7 @@ _NAMED: Final = {
     ),
     "gateway/observability/tracing.py": ("tests/observability/test_traces.py",),
     "tracing.": ("tests/observability/test_traces.py",),
+    "UpstreamCall(": ("tests/observability/test_metrics.py",),
     "Drain(": ("tests/blackbox/test_shutdown.py",),
     ".lua": ("tests/coordinator/", "tests/model/test_protocol_model.py"),
     "gateway/settings/": (
@@ -47,8 +48,9 @@ _NAMED: Final = {
     ),
     "gateway/__main__.py": ("tests/test_main.py",),
     "gateway/terminal/": ("tests/terminal/", "tests/test_main.py"),
-    "gateway/serving/server.py": ("tests/test_main.py",),
+    "gateway/serving/server.py": ("tests/test_main.py", "tests/observability/test_workers.py"),
     "gateway/serving/healthcheck.py": ("tests/test_main.py",),
+    "gateway/store/bucket_shares.py": ("tests/store/test_token_buckets.py",),
     "gateway/lifecycle.py": ("tests/test_main.py", "tests/blackbox/test_shutdown.py"),
 }
 """By the end or beginning of a path, by the operator, or by what the function uses: tests that run it in processes of
@@ -110,7 +112,7 @@ class Recording:
             near = dict.fromkeys(near.keys() - by_name.keys(), 0.1)
         # What no test runs in the recorded process is best noticed by those that run it in others.
         able = near if any(near.values()) or not by_name else dict.fromkeys(near, 0.0)
-        able = {**by_name, **able}
+        able = {test: max(by_name.get(test, 0.0), able.get(test, 0.0)) for test in {**by_name, **able}}
         able = {test: able[test] for test in able if test in self.seconds and not test.startswith(_NEVER)}
         by_file: dict[str, list[str]] = {}
         for test in sorted(able, key=lambda test: (self.seconds[test], test)):
@@ -214,7 +216,7 @@ class Recording:
                 continue
             if name == "prelude" and "scripts.run(" in source:
                 found |= self._module(module)
-            if f'Script("{name}"' in source:
+            if re.search(rf'Script\([^)]*"{name}"\)', source):
                 found |= self._module(module)
             sending = re.compile(rf'\brun\(\s*"{name}"')
             found |= self._ran(module, [source.count("\n", 0, place.start()) + 1 for place in sending.finditer(source)])
