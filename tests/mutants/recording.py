@@ -47,6 +47,8 @@ _NAMED: Final = {
         "tests/chart/test_settings_reach.py::test_values_schema",
     ),
     "gateway/__main__.py": ("tests/test_main.py",),
+    "gateway/app.py": ("tests/test_app.py", "tests/blackbox/test_shutdown.py"),
+    "gateway/recordings/recordings.py": ("tests/test_app.py",),
     "gateway/terminal/": ("tests/terminal/", "tests/test_main.py"),
     "gateway/serving/server.py": ("tests/test_main.py", "tests/observability/test_workers.py"),
     "gateway/serving/healthcheck.py": ("tests/test_main.py",),
