@@ -201,7 +201,7 @@ async def test_marks_of_all_buckets_live_twice_as_long_as_a_recording(
     connection: Connection, admin: "redis.Redis"
 ) -> None:
     """A start-up marks sixteen epochs and leaves nothing else behind; of none does it claim to know from earlier."""
-    seconds, micros = cast("tuple[int, int]", admin.time())
+    seconds, micros = admin.time()
     await Coordinator(connection, TIMING, "t").records.mark()
     check(admin, {"epoch": 2 * MEMORY})
     assert admin.dbsize() == 16

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.observability import tracing
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -175,6 +176,31 @@ async def test_trace_header_to_videosdk_holds_only_the_span(
         await gateway.start(new_track(), headers=parent.headers)
         assert "traceparent" not in seen[-1]
     await server.stop()
+
+
+async def test_span_begins_a_trace_only_where_it_may() -> None:
+    """Without a trace there is no span, unless it may begin one; two traces know of each other by links alone."""
+    async with Collector() as collector:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in collector.settings.items():
+                patch.setenv(name, value)
+            tracing.start("1")
+            try:
+                with tracing.span("alone") as alone:
+                    assert alone is None
+                with tracing.span("first", root=True), tracing.span("inner"):
+                    place = tracing.here()
+                with tracing.span("second", root=True):
+                    tracing.link("")
+                    tracing.link(place)
+                await harness.eventually(lambda: len(collector.spans) >= 3)
+            finally:
+                await tracing.stop()
+        assert sorted(span.name for span in collector.spans) == ["first", "inner", "second"]
+        first, inner, second = (collector.named(name)[0] for name in ("first", "inner", "second"))
+        assert (first.parent, inner.parent, second.parent) == ("", first.id, "")
+        assert (first.trace == inner.trace, inner.trace == second.trace) == (True, False)
+        assert (first.links, inner.links, second.links) == ([], [], [inner.id])
 
 
 async def test_trace_of_background_work_is_its_own_and_holds_no_secret(
