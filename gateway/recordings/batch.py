@@ -47,8 +47,11 @@ class Batch:
         """Until when (`clock`) the most patient caller waits."""
         self.claim: Claim | None = None
         """What Redis said last."""
-        self.asked_at = "" if asked_at is None else str(asked_at)
-        """The number (see `claim.lua`) under which this was asked first: of a stop, and of a start's retry."""
+        self.claiming = True
+        """Redis is asked, and may have it lead."""
+        self.number = self.asked_at = "" if asked_at is None else str(asked_at)
+        """The number (see `claim.lua`) that its callers gave: a start's retry yields to stops asked for since, and a
+        stop is about nothing that was started since. A stop without one gets `asked_at` from Redis."""
         self.stop_recorded = False
         """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
         self.waited_for_another = False
@@ -116,7 +119,7 @@ def give_up(caller: asyncio.Future[Answer | Problem | None]) -> None:
 def what_goes_on(claim: Claim | None) -> str:
     """Say what a caller leaves behind whose wait ran out."""
     if claim is None:
-        return "Redis has not answered yet; nothing was sent for this request."
+        return "Redis has not answered yet, and the request may still be carried out; ask again to learn its result."
     if claim.action == "grace":
         return "Redis has just come up; nothing was sent for this request."
     if not claim.record.holder:

@@ -58,9 +58,8 @@ _WaitKey = tuple[str, str, Command, str, str, MaxDuration]
 
 
 def _wait_key(batch: Batch, claim: Claim) -> _WaitKey:
-    """Return what batches that may wait as one have in common. A retry may get another answer."""
-    retry = batch.asked_at if batch.command is Command.START else ""
-    return (batch.key, claim.record.operation, batch.command, batch.fingerprint, retry, batch.max_duration)
+    """Return what batches that may wait as one have in common. Under another number one may get another answer."""
+    return (batch.key, claim.record.operation, batch.command, batch.fingerprint, batch.number, batch.max_duration)
 
 
 class Batches:
@@ -222,7 +221,7 @@ class Batches:
         if batch.stop_recorded and batch.claim is not None:
             recording = recording_of(batch.key, batch.target, batch.claim.record)
             return Answer(Outcome.STOP_REQUESTED, msgspec.structs.replace(recording, status=Status.STOPPING))
-        raise DeadlineExceeded(what_goes_on(batch.claim), retry_after=1)
+        raise DeadlineExceeded(what_goes_on(None if batch.claiming else batch.claim), retry_after=1)
 
     def _join_batch(
         self,
@@ -293,6 +292,7 @@ class Batches:
 
     async def _claim(self, batch: Batch, seen: str = "") -> tuple[Claim, Lease | None]:
         await self._without_redis.reconcile(batch.key)
+        batch.claiming = True
         claim, lease = await self._coordinator.claim(
             batch.key,
             batch.command,
@@ -303,7 +303,7 @@ class Batches:
             max_duration=batch.max_duration,
             since=batch.arrived_at,
         )
-        batch.claim, batch.arrived_at = claim, None
+        batch.claim, batch.claiming, batch.arrived_at = claim, False, None
         if batch.command is Command.STOP:
             batch.stop_recorded = batch.stop_recorded or claim.action != "grace"
             if claim.action != "grace":
@@ -361,9 +361,9 @@ class Batches:
                 return
 
     async def _answer_without_redis(self, batch: Batch, error: CoordinationUnavailable) -> Answer | Problem:
-        if batch.parameters is None:
+        if batch.parameters is None and not batch.number:
             return await self._without_redis.stop(batch.key, batch.target)
-        if self._degrade:
+        if batch.parameters is not None and self._degrade:
             return await self._without_redis.start(batch.key, batch.target, batch.parameters, batch.caller)
         return Problem.of(error)
 

@@ -51,6 +51,8 @@ _AT_ONCE_SECONDS = 0.001
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
 _RETRY_REFUSED_SECONDS = 3.0
+_WRITING_SECONDS = 2.0
+"""How long a result may take to be written: a caller that waits no longer may have been promised the stop by then."""
 _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
 
@@ -260,7 +262,7 @@ class Leader:
         if row is not None and self._probe.is_unstoppable(operation, row, error):
             self._probe.bury(operation, row, "stop_refused")
             row, unseen = await self._left_to_stop(operation)
-        no_caller_waits = clock() >= operation.deadline()
+        no_caller_waits = clock() + _WRITING_SECONDS >= operation.deadline()
         if unseen or (row is not None and (no_caller_waits or self._probe.age(operation) < _PROCESSING_SECONDS)):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
             # and ever more seldom.
