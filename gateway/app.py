@@ -38,7 +38,7 @@ from gateway.coordinator import Backlog, BacklogGauge, Coordinator, Timing
 from gateway.lifecycle import Drain
 from gateway.observability import metrics, tracing
 from gateway.recordings import (
-    Batches,
+    Coalescer,
     Leader,
     ListingCache,
     Operator,
@@ -170,7 +170,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     leader = Leader(coordinator, videosdk, listings, retry_refused=settings.retry_refused.total_seconds())
     reconciler = Reconciler(coordinator, listings, leader, checks_per_second=settings.checks_per_second)
     without_redis = WithoutRedisMode(coordinator, videosdk)
-    batches = Batches(
+    coalescer = Coalescer(
         coordinator,
         leader,
         notifications,
@@ -179,7 +179,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         degrade=settings.without_redis == "degrade",
         max_waiting=settings.most_waiting,
     )
-    recordings = Recordings(coordinator, batches, reconciler, without_redis)
+    recordings = Recordings(coordinator, coalescer, reconciler, without_redis)
     operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
     token_buckets = TokenBuckets(connection)
     rate_limiter = _rate_limiter(settings, token_buckets)

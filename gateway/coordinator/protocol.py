@@ -71,7 +71,7 @@ VERSION = 1
 
 
 class Command(StrEnum):
-    """What a batch of callers, or the reconciler, wants of a target."""
+    """What a caller group, or the reconciler, wants of a target."""
 
     START = "start"
     STOP = "stop"

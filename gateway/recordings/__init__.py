@@ -5,7 +5,7 @@ Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and 
 """
 
 from gateway.coordinator import MaxDuration
-from gateway.recordings.batches import Batches
+from gateway.recordings.coalescer import Coalescer
 from gateway.recordings.leader import Leader
 from gateway.recordings.listings import Asker, ListingCache
 from gateway.recordings.model import ENDED, Answer, EndReason, Origin, Outcome, RecordedFile, Recording, Status
@@ -25,7 +25,7 @@ __all__ = [
     "MODES",
     "Answer",
     "Asker",
-    "Batches",
+    "Coalescer",
     "EndReason",
     "EventType",
     "FeedUpdate",

@@ -9,7 +9,7 @@ import structlog
 
 from gateway.coordinator import UNBOUNDED, Command, Coordinator, MaxDuration, Record
 from gateway.errors import CoordinationUnavailable, DeadlineExceeded, GatewayError, NewerRecord, NotFound
-from gateway.recordings.batches import Batches
+from gateway.recordings.coalescer import Coalescer
 from gateway.recordings.listings import Asker
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
@@ -33,7 +33,7 @@ class Recordings:
 
     Args:
         coordinator: Where replicas agree.
-        batches: Turn commands into operations.
+        coalescer: Turns commands into operations.
         reconciler: Compares records with VideoSDK's list.
         without_redis: Works while Redis does not answer.
         answer_within: Seconds after which a question is answered with what is known.
@@ -42,7 +42,7 @@ class Recordings:
     def __init__(
         self,
         coordinator: Coordinator,
-        batches: Batches,
+        coalescer: Coalescer,
         reconciler: Reconciler,
         without_redis: WithoutRedisMode,
         *,
@@ -50,7 +50,7 @@ class Recordings:
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
-        self._batches = batches
+        self._coalescer = coalescer
         self._reconciler = reconciler
         self._without_redis = without_redis
         self._answer_within = answer_within
@@ -59,7 +59,7 @@ class Recordings:
     async def open(self) -> None:
         """Begin to listen to other replicas, to renew what this one holds, and to reconcile what is due."""
         await self._coordinator.start()
-        await self._batches.open()
+        await self._coalescer.open()
         with suppress(CoordinationUnavailable):
             await self._coordinator.records.mark()
         await self._reconciler.start()
@@ -70,7 +70,7 @@ class Recordings:
             question.cancel()
         await asyncio.gather(*self._questions, return_exceptions=True)
         await self._reconciler.close()
-        await self._batches.close(grace)
+        await self._coalescer.close(grace)
         await self._without_redis.close()
         await self._coordinator.stop()
 
@@ -104,7 +104,7 @@ class Recordings:
                 VideoSDK's refusal means.
         """
         number = None if asked_at is None else asked_at * 1000 + 999
-        return await self._batches.submit(
+        return await self._coalescer.submit(
             target, Command.START, parameters, caller, timeout, arrived_at, number, account, max_duration
         )
 
@@ -131,7 +131,7 @@ class Recordings:
         Raises:
             GatewayError: As for `start`, but never `ParametersDiffer`.
         """
-        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at, number, account)
+        return await self._coalescer.submit(target, Command.STOP, None, caller, timeout, arrived_at, number, account)
 
     async def stoppable(self, target: Target, may_stop: Callable[[str | None], bool], *, timeout: float) -> int | None:
         """Return the number of a stop (see `claim.lua`) of what a caller may stop; None where it may not.

@@ -14,7 +14,7 @@ from gateway.coordinator import Coordinator, Timing
 from gateway.coordinator.scripts import SCRIPTS, load_script
 from gateway.errors import CoordinationUnavailable
 from gateway.recordings import (
-    Batches,
+    Coalescer,
     Leader,
     ListingCache,
     Reconciler,
@@ -145,17 +145,17 @@ class Parts:
             self.coordinator, self.listings, self.leader, **(often | bounds.get("reconciler", {}))
         )
         self.webhook_events = WebhookEvents(self.coordinator, self.reconciler)
-        self.batches = Batches(
+        self.coalescer = Coalescer(
             self.coordinator,
             self.leader,
             self.notifications,
             self.without_redis,
             self.reconciler,
             degrade=True,
-            **bounds.get("batches", {}),
+            **bounds.get("coalescer", {}),
         )
         self.recordings = Recordings(
-            self.coordinator, self.batches, self.reconciler, self.without_redis, **bounds.get("recordings", {})
+            self.coordinator, self.coalescer, self.reconciler, self.without_redis, **bounds.get("recordings", {})
         )
         self.room_feeds = RoomFeeds(
             self.coordinator,
@@ -171,7 +171,7 @@ class Parts:
 
     async def _open_without_loop(self) -> None:
         await self.coordinator.start()
-        await self.batches.open()
+        await self.coalescer.open()
 
     @asynccontextmanager
     async def running(self, *, settling: bool = True) -> AsyncGenerator["Parts"]:

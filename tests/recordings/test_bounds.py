@@ -128,7 +128,7 @@ async def full_house(valkey: EmbeddedValkey, simulator: Simulator, **bounds: int
     """Run a process in which every caller waits."""
     for endpoint in ("start", "stop"):
         simulator.inject(Fault(action="hang_before", endpoint=endpoint, times=None))
-    async with Parts(valkey, simulator.url, batches=bounds).running(settling=False) as parts:
+    async with Parts(valkey, simulator.url, coalescer=bounds).running(settling=False) as parts:
         waiters = Waiters(parts)
         try:
             yield waiters
@@ -264,7 +264,7 @@ async def use(here: Parts, there: Parts, rate_limiter: RateLimiter, simulator: S
 
 async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """After seven tracks no part holds more than after three: no results, lists, locks, waiters, feeds or leases."""
-    bounds: dict[str, Any] = {"listings": {"max_remembered": 2, "max_unknown": 2}, "batches": {"max_results": 2}}
+    bounds: dict[str, Any] = {"listings": {"max_remembered": 2, "max_unknown": 2}, "coalescer": {"max_results": 2}}
     async with (
         Parts(valkey, simulator.url, **bounds).running() as here,
         Parts(valkey, simulator.url, **bounds).running() as there,
