@@ -31,7 +31,7 @@ from gateway.recordings.leader import Leader
 from gateway.recordings.model import ENDED, Answer, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import recording_of
+from gateway.recordings.records import key_of, recording_of
 from gateway.recordings.targets import StartParameters, Target, differing_fields
 from gateway.recordings.without_redis import WithoutRedisMode
 from gateway.store.clock import clock
@@ -163,7 +163,7 @@ class Coalescer:
         Raises:
             GatewayError: What the caller is answered instead.
         """
-        key = self._key(target)
+        key = key_of(self._coordinator, target)
         self._take_place(key, target, command, account)
         loop = asyncio.get_running_loop()
         caller: asyncio.Future[Answer | Problem | None] = loop.create_future()
@@ -487,9 +487,6 @@ class Coalescer:
                 if recording.status not in ENDED:
                     recording = msgspec.structs.replace(recording, status=Status.STOPPED)
                 return Answer(Outcome.JOINED if ours else Outcome.NOT_RECORDING, recording)
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str, context: Context | None = None) -> None:
         # A strong reference: asyncio itself keeps only a weak one.

@@ -11,6 +11,7 @@ from gateway.recordings.model import Recording
 from gateway.recordings.operation import begun_by
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
+from gateway.recordings.records import key_of
 from gateway.recordings.targets import Target
 from gateway.videosdk.rows import ListedRow
 
@@ -61,7 +62,7 @@ class Operator:
             CoordinationUnavailable: Redis does not answer.
         """
         recording = await self._recordings.get(target)
-        key = self._key(target)
+        key = key_of(self._coordinator, target)
         await self._coordinator.records.invalidate(key)
         await self._recordings.briefly(self._reconciler.reconcile_all([key]))
         _log.warning("audit.settled", by=by, target=key, recording=recording.id)
@@ -81,7 +82,7 @@ class Operator:
             NotFound: Nothing is known of the target.
             GatewayError: VideoSDK could not be asked: nothing was taken away. Or Redis does not answer.
         """
-        key = self._key(target)
+        key = key_of(self._coordinator, target)
         pending = await self._backlog.read(key)
         if pending is None or not pending.state:
             raise NotFound(f"The gateway knows of no recording of this {target.mode}.")
@@ -116,9 +117,6 @@ class Operator:
         if dead:
             evidence = with_dead(record.evidence, *map(row_name, dead))
             await self._coordinator.records.invalidate(key, evidence=evidence)
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)
 
 
 def _unseen(problem: GatewayError) -> GatewayError:

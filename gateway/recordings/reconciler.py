@@ -28,6 +28,7 @@ from gateway.recordings.leader import Leader
 from gateway.recordings.listings import Asker, Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
+from gateway.recordings.records import key_of
 from gateway.recordings.targets import Mode, Target, target_of
 from gateway.store.scripts import BUCKETS
 from gateway.videosdk.pace import Pace
@@ -278,7 +279,9 @@ class Reconciler:
         targets = {
             Target.named(Mode(row.mode), room, row.participant_id, row.kind) for row in listed.rows if row.end is None
         }
-        found = {self._key(one) for one in targets if one is not None and target in {None, one}} - records.keys()
+        found = {
+            key_of(self._coordinator, one) for one in targets if one is not None and target in {None, one}
+        } - records.keys()
         # Those of the room that are not due are known all the same.
         known = (await self._coordinator.records.room(room)).records if found and target is None else {}
         strangers: set[str] = set()
@@ -347,6 +350,3 @@ class Reconciler:
         if not self._timing.check or complete or missing or record.state == Status.FAILED or age > _FILES_FOR_SECONDS:
             return 0
         return max(_FILES_EVERY_SECONDS, age)
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)

@@ -13,7 +13,7 @@ from gateway.recordings.coalescer import Coalescer
 from gateway.recordings.listings import Asker
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import decode_descriptor, recording_of
+from gateway.recordings.records import decode_descriptor, key_of, recording_of
 from gateway.recordings.targets import StartParameters, Target, target_of
 from gateway.recordings.without_redis import WithoutRedisMode
 from gateway.store.clock import clock
@@ -148,7 +148,7 @@ class Recordings:
             CoordinationUnavailable: Redis does not answer, so it is not known who started it.
             DeadlineExceeded: It could not be seen in time.
         """
-        key, give_up_at = self._key(target), clock() + timeout
+        key, give_up_at = key_of(self._coordinator, target), clock() + timeout
         while True:
             record = await self._coordinator.records.look(key)
             if record is not None and record.state in ENDED and self._is_stale(record):
@@ -186,7 +186,7 @@ class Recordings:
             TooManyRequests: The reader cannot pay.
             CoordinationUnavailable: Redis does not answer.
         """
-        key = self._key(target)
+        key = key_of(self._coordinator, target)
         record = await self._coordinator.records.read(key)
         if self._is_stale(record):
             records = {} if record is None else {key: record}
@@ -208,7 +208,7 @@ class Recordings:
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
-        key = self._key(target)
+        key = key_of(self._coordinator, target)
         record = await self._coordinator.records.read(key)
         return None if record is None else recording_of(key, target, record)
 
@@ -254,6 +254,3 @@ class Recordings:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, GatewayError):
             _log.error("question.failed", exc_info=error)
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)

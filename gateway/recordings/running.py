@@ -11,7 +11,7 @@ from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
 from gateway.recordings.evidence import dead_rows, open_rows
 from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.model import ENDED, Origin
-from gateway.recordings.records import decode_descriptor
+from gateway.recordings.records import decode_descriptor, key_of
 from gateway.recordings.targets import Mode, Target, target_of
 from gateway.store.clock import clock
 
@@ -140,7 +140,9 @@ class Search:
         left: list[Target] = list(targets)
         while left:
             try:
-                read = await asyncio.gather(*(self._coordinator.records.look(self._key(target)) for target in left))
+                read = await asyncio.gather(
+                    *(self._coordinator.records.look(key_of(self._coordinator, target)) for target in left)
+                )
             except (CoordinationUnavailable, NewerRecord):
                 return found, False
             found |= dict(zip(left, read, strict=True))
@@ -164,9 +166,6 @@ class Search:
             dead_rows(record.evidence),
         )
         return any(not listing.is_superseded(row) for row in rows)
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)
 
 
 def _runs(record: Record) -> bool:

@@ -15,6 +15,7 @@ from gateway.recordings.evidence import proof_of_end
 from gateway.recordings.model import ENDED, EndReason, RecordedFile, Status
 from gateway.recordings.operation import was_found
 from gateway.recordings.reconciler import Reconciler
+from gateway.recordings.records import key_of
 from gateway.recordings.targets import Mode, Target, target_of
 
 __all__ = ["EventType", "WebhookEvent", "WebhookEvents"]
@@ -126,10 +127,8 @@ class WebhookEvents:
 
     async def _concerned(self, event: WebhookEvent, target: Target | None) -> dict[str, Record]:
         if target is not None:
-            record = await self._coordinator.records.read(self._key(target))
-            return {} if record is None else {self._key(target): record}
+            key = key_of(self._coordinator, target)
+            record = await self._coordinator.records.read(key)
+            return {} if record is None else {key: record}
         records = (await self._coordinator.records.room(event.room_id)).records
         return {key: record for key, record in records.items() if event.concerns(target_of(key))}
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)
