@@ -179,6 +179,11 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return 0 < self.timed_stop == self.stop_requested_at
 
     @property
+    def is_probed(self) -> bool:
+        """Whether a probe holds the target, which may be the beginning of a start."""
+        return bool(self.holder) and self.action == "probe"
+
+    @property
     def stop_due(self) -> bool:
         """Whether a stop was requested of what records, or may land."""
         return self.stop_requested_at > self.started_op

@@ -18,7 +18,6 @@ from gateway.observability import tracing
 from gateway.recordings.evidence import (
     Evidence,
     dead_rows,
-    open_rows,
     own_row,
     report_deliveries,
     report_duplicates,
@@ -29,7 +28,7 @@ from gateway.recordings.listings import Asker, Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
 from gateway.recordings.records import key_of
-from gateway.recordings.targets import Mode, Target, target_of
+from gateway.recordings.targets import Target, target_of
 from gateway.store.scripts import BUCKETS
 from gateway.videosdk.pace import Pace
 from gateway.videosdk.rows import ListedRow
@@ -275,13 +274,8 @@ class Reconciler:
         self, room: str, records: dict[str, Record], target: Target | None, listed: Listing
     ) -> set[str]:
         """Return what the list shows as recording although no record says so, of what was not compared."""
-        # VideoSDK may know participants and kinds that no caller here could name.
-        targets = {
-            Target.named(Mode(row.mode), room, row.participant_id, row.kind) for row in listed.rows if row.end is None
-        }
-        found = {
-            key_of(self._coordinator, one) for one in targets if one is not None and target in {None, one}
-        } - records.keys()
+        targets = listed.open_targets(room)
+        found = {key_of(self._coordinator, one) for one in targets if target in {None, one}} - records.keys()
         # Those of the room that are not due are known all the same.
         known = (await self._coordinator.records.room(room)).records if found and target is None else {}
         strangers: set[str] = set()
@@ -298,10 +292,8 @@ class Reconciler:
         """Return whether nothing is left to find out; where list and record agree, that is written down."""
         if record.holder:
             return True
-        rows = listed.of(target_of(key))
-        now, dead = self._coordinator.now_ms(), dead_rows(record.evidence)
-        records = open_rows(rows, record.ended_at, now, self._timing.settle, dead)
-        records = [row for row in records if not listed.is_superseded(row)]
+        target, now = target_of(key), self._coordinator.now_ms()
+        records = listed.open_rows_of(target, record, now, self._timing.settle)
         over = record.state in ENDED
         if not over and (record.state != Status.RECORDING or not records):
             return False
@@ -310,20 +302,21 @@ class Reconciler:
             return False
         report_duplicates(key, records)
         known = Evidence.decode(record.evidence, record.generation)
-        row = self._row_of_ended(record, rows, known) if over else records[0]
+        row = self._row_of_ended(record, listed.of(target), known) if over else records[0]
         evidence = Evidence.of(record.generation, row, known, rivals=len(records) > 1) if row is not None else None
         if record.state == Status.FAILED and evidence is not None and evidence.ended:
             # It had begun after all.
             await self._coordinator.records.invalidate(key)
             return False
-        stopping = any(not listed.is_superseded(row) for row in open_rows(rows, 0, now, 0, dead))
+        # Whenever it ended: a row that is still open counts.
+        stopping = bool(listed.open_rows_of(target, Record(evidence=record.evidence), now, settle=0))
         if evidence is not None:
-            report_deliveries(known, evidence, target_of(key).label)
+            report_deliveries(known, evidence, target.label)
         return await self._coordinator.records.confirm(
             key,
             record,
             seen_at=listed.asked_at,
-            evidence=with_dead(evidence.encode(), *dead) if evidence is not None else "",
+            evidence=with_dead(evidence.encode(), *dead_rows(record.evidence)) if evidence is not None else "",
             due_in=self._look_again(record, evidence, stopping=stopping),
         )
 

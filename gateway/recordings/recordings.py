@@ -14,14 +14,13 @@ from gateway.recordings.listings import Asker
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.records import decode_descriptor, key_of, recording_of
+from gateway.recordings.running import may_look_again
 from gateway.recordings.targets import StartParameters, Target, target_of
 from gateway.recordings.without_redis import WithoutRedisMode
 from gateway.store.clock import clock
 
 __all__ = ["Recordings"]
 
-_LOOK_AGAIN_SECONDS: Final = 0.1
-"""How often the record is read while a probe that a start may have begun keeps who asked for it to itself."""
 _ANSWER_SECONDS: Final = 1.5
 """How long a question waits for VideoSDK's answer before it is answered from the record."""
 
@@ -160,11 +159,10 @@ class Recordings:
             descriptor = decode_descriptor(record.recording) if record is not None else None
             if record is not None and descriptor is not None and may_stop(descriptor.requested_by):
                 return record.started_op + 1
-            if record is None or not record.holder or record.action != "probe":
+            if record is None or not record.is_probed:
                 return None
-            if clock() > give_up_at:
+            if not await may_look_again(give_up_at):
                 raise DeadlineExceeded("The gateway still finds out what records; nothing was stopped.", retry_after=1)
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def ready_in(self) -> float:
         """Return in how many seconds exactly one start can be promised without waiting for what came before.

@@ -8,17 +8,16 @@ from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
-from gateway.recordings.evidence import dead_rows, open_rows
 from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.model import ENDED, Origin
 from gateway.recordings.records import decode_descriptor, key_of
-from gateway.recordings.targets import Mode, Target, target_of
+from gateway.recordings.targets import Target, target_of
 from gateway.store.clock import clock
 
-__all__ = ["RunningRecordings", "RunningTarget", "Search"]
+__all__ = ["RunningRecordings", "RunningTarget", "Search", "may_look_again"]
 
 _LOOK_AGAIN_SECONDS: Final = 0.1
-"""How often records are read while a probe that a start may have begun keeps to itself who asked for it."""
+"""How often a record is read while a probe that a start may have begun keeps to itself who asked for it."""
 
 
 class RunningTarget(Struct, frozen=True):
@@ -92,7 +91,7 @@ class Search:
         elif listing is None:
             raise CoordinationUnavailable("Neither Redis nor VideoSDK answers.", retry_after=1)
         else:
-            for target in self._listed(listing):
+            for target in listing.open_targets(self._room):
                 yield RunningTarget(target, is_foreign=True)
 
     async def _list(self, timeout: float) -> Listing | None:
@@ -114,7 +113,8 @@ class Search:
             began_at: When the search began, as a number (see `claim.lua`).
             give_up_at: Until when (`clock`) to wait for probes.
         """
-        records, all_seen = await self._records((probed | self._listed(listing)) - seen, give_up_at)
+        listed = set[Target]() if listing is None else listing.open_targets(self._room)
+        records, all_seen = await self._records((probed | listed) - seen, give_up_at)
         self.complete = listing is not None and all_seen
         found: list[RunningTarget] = []
         for target, record in records.items():
@@ -125,14 +125,6 @@ class Search:
                 # Another caller's later start is no part of this.
                 found.append(RunningTarget(target, _is_foreign(record)))
         return found
-
-    def _listed(self, listing: Listing | None) -> set[Target]:
-        """Return what a list shows as recording, of what a caller could name."""
-        rows = listing.rows if listing is not None else ()
-        targets = {
-            Target.named(Mode(row.mode), self._room, row.participant_id, row.kind) for row in rows if row.end is None
-        }
-        return {target for target in targets if target is not None}
 
     async def _records(self, targets: set[Target], give_up_at: float) -> tuple[dict[Target, Record | None], bool]:
         """Return the records of targets once no probe holds them, and whether that was so in time."""
@@ -147,25 +139,24 @@ class Search:
                 return found, False
             found |= dict(zip(left, read, strict=True))
             left = [target for target in left if (record := found[target]) is not None and _is_probed(record)]
-            if left and clock() > give_up_at:
+            if left and not await may_look_again(give_up_at):
                 return found, False
-            if left:
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         return found, True
 
     def _is_open(self, target: Target, record: Record | None, listing: Listing | None) -> bool:
         """Tell whether the list shows a recording of a target whose record, if there is one, says that it has ended."""
         if listing is None:
             return False
-        record = record or Record()
-        rows = open_rows(
-            listing.of(target),
-            record.ended_at,
-            self._coordinator.now_ms(),
-            self._coordinator.timing.settle,
-            dead_rows(record.evidence),
-        )
-        return any(not listing.is_superseded(row) for row in rows)
+        now, settle = self._coordinator.now_ms(), self._coordinator.timing.settle
+        return bool(listing.open_rows_of(target, record or Record(), now, settle))
+
+
+async def may_look_again(give_up_at: float) -> bool:
+    """Wait a moment before what a probe holds is read again; False once that is too late (`clock`)."""
+    if clock() > give_up_at:
+        return False
+    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+    return True
 
 
 def _runs(record: Record) -> bool:
@@ -174,7 +165,7 @@ def _runs(record: Record) -> bool:
 
 def _is_probed(record: Record) -> bool:
     """Tell whether a probe looks what records where the record knows of nothing: it may be the beginning of a start."""
-    return not _runs(record) and bool(record.holder) and record.action == "probe"
+    return not _runs(record) and record.is_probed
 
 
 def _is_foreign(record: Record) -> bool:
