@@ -46,7 +46,7 @@ from gateway.recordings import (
     Recording,
     Recordings,
     RoomFeeds,
-    RunningRecordings,
+    RoomSearch,
     WebhookEvents,
     WebhookQueue,
     WithoutRedisMode,
@@ -183,8 +183,8 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
     token_buckets = TokenBuckets(connection)
     rate_limiter = _rate_limiter(settings, token_buckets)
-    running = RunningRecordings(coordinator, listings)
-    pipeline = _pipeline(settings, recordings, running, connection, rate_limiter)
+    search_room = partial(RoomSearch, coordinator, listings)
+    pipeline = _pipeline(settings, recordings, search_room, connection, rate_limiter)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
     event_streams = EventStreams(
         room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _tenant(settings), authenticator.vouches
@@ -264,7 +264,7 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
 def _pipeline(
     settings: Settings,
     recordings: Recordings,
-    running: RunningRecordings,
+    search_room: Callable[[str], RoomSearch],
     connection: Connection,
     rate_limiter: RateLimiter,
 ) -> RequestPipeline:
@@ -276,7 +276,7 @@ def _pipeline(
     )
     return RequestPipeline(
         recordings,
-        running,
+        search_room,
         rate_limiter,
         Idempotency(records, _tenant(settings)),
         file_formats=settings.file_formats,

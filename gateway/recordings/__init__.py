@@ -14,7 +14,7 @@ from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
 from gateway.recordings.records import recording_of
 from gateway.recordings.room_feeds import FeedUpdate, Reader, RoomFeeds
-from gateway.recordings.running import RunningRecordings
+from gateway.recordings.running import RoomSearch
 from gateway.recordings.targets import MODES, Kind, Mode, StartParameters, Target, target_of
 from gateway.recordings.webhook_events import EventType, WebhookEvent, WebhookEvents
 from gateway.recordings.webhook_queue import WebhookQueue
@@ -43,7 +43,7 @@ __all__ = [
     "Recording",
     "Recordings",
     "RoomFeeds",
-    "RunningRecordings",
+    "RoomSearch",
     "StartParameters",
     "Status",
     "Target",

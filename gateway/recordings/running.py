@@ -14,7 +14,7 @@ from gateway.recordings.records import decode_descriptor, key_of
 from gateway.recordings.targets import Target, target_of
 from gateway.store.clock import clock
 
-__all__ = ["RunningRecordings", "RunningTarget", "Search", "may_look_again"]
+__all__ = ["RoomSearch", "RunningTarget", "may_look_again"]
 
 _LOOK_AGAIN_SECONDS: Final = 0.1
 """How often a record is read while a probe that a start may have begun keeps to itself who asked for it."""
@@ -28,25 +28,14 @@ class RunningTarget(Struct, frozen=True):
     """It was begun beside the gateway."""
 
 
-class RunningRecordings:
-    """Finds what records.
+class RoomSearch:
+    """One search of one room for all that records in it.
 
     Args:
         coordinator: Where the records are.
         listings: Says what VideoSDK records.
+        room: Its id.
     """
-
-    def __init__(self, coordinator: Coordinator, listings: ListingCache) -> None:
-        self._coordinator = coordinator
-        self._listings = listings
-
-    def search(self, room: str) -> "Search":
-        """Begin to look for all that records in a room."""
-        return Search(self._coordinator, self._listings, room)
-
-
-class Search:
-    """One search of one room."""
 
     def __init__(self, coordinator: Coordinator, listings: ListingCache, room: str) -> None:
         self._coordinator = coordinator
