@@ -27,11 +27,11 @@ from gateway.errors import (
 )
 from gateway.observability import metrics
 from gateway.recordings.caller_group import CallerGroup, give_up, what_goes_on
+from gateway.recordings.decoding import key_of, recording_of
 from gateway.recordings.leader import Leader
 from gateway.recordings.model import ENDED, Answer, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import key_of, recording_of
 from gateway.recordings.targets import StartParameters, Target, differing_fields
 from gateway.recordings.without_redis import WithoutRedisMode
 from gateway.store.clock import clock

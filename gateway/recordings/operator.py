@@ -4,6 +4,7 @@ import structlog
 
 from gateway.coordinator import Backlog, Coordinator, PendingTarget
 from gateway.errors import GatewayError, NotFound, UpstreamError
+from gateway.recordings.decoding import key_of
 from gateway.recordings.evidence import Evidence, dead_rows, report_dead, row_name, with_dead
 from gateway.recordings.failures import problem_for
 from gateway.recordings.listings import ListingCache
@@ -11,7 +12,6 @@ from gateway.recordings.model import Recording
 from gateway.recordings.operation import begun_by
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
-from gateway.recordings.records import key_of
 from gateway.recordings.targets import Target
 from gateway.videosdk.rows import ListedRow
 
@@ -90,25 +90,25 @@ class Operator:
             listed = await self._listings.ask(target.room_id, target.participant_id, target.mode)
         except UpstreamError as error:
             raise _unseen(problem_for(error)) from None
-        records = [row for row in listed.of(target) if row.end is None]
+        open_now = [row for row in listed.of(target) if row.end is None]
         taken = bool(pending.holder) and await self._coordinator.records.revoke(key, pending.holder)
         _log.warning(
             "audit.claim_released",
             by=by, reason=reason, target=key, taken=taken, attempt=pending.holder, owner=pending.owner,
-            action=pending.action, records=len(records),
+            action=pending.action, records=len(open_now),
         )  # fmt: skip
-        await self._bury(key, records)
+        await self._bury(key, open_now)
         await self._recordings.briefly(self._reconciler.reconcile_all([key]))
         return taken, await self._recordings.get(target)
 
-    async def _bury(self, key: str, records: list[ListedRow]) -> None:
+    async def _bury(self, key: str, open_now: list[ListedRow]) -> None:
         record = await self._coordinator.records.read(key)
         if record is None or record.holder:
             return
         known = Evidence.decode(record.evidence, record.generation)
         refused = known.videosdk_id if known is not None and known.stops_refused else ""
         dead = [
-            row for row in records
+            row for row in open_now
             if row_name(row) not in dead_rows(record.evidence)
             and (row_name(row) == refused or not begun_by(record, row))
         ]  # fmt: skip

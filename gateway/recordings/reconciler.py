@@ -15,6 +15,7 @@ import structlog
 from gateway.coordinator import Command, Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
 from gateway.observability import tracing
+from gateway.recordings.decoding import key_of
 from gateway.recordings.evidence import (
     Evidence,
     dead_rows,
@@ -27,7 +28,6 @@ from gateway.recordings.leader import Leader
 from gateway.recordings.listings import Asker, Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
-from gateway.recordings.records import key_of
 from gateway.recordings.targets import Target, target_of
 from gateway.store.scripts import BUCKETS
 from gateway.videosdk.pace import Pace
@@ -293,17 +293,17 @@ class Reconciler:
         if record.holder:
             return True
         target, now = target_of(key), self._coordinator.now_ms()
-        records = listed.open_rows_of(target, record, now, self._timing.settle)
+        open_now = listed.open_rows_of(target, record, now, self._timing.settle)
         over = record.state in ENDED
-        if not over and (record.state != Status.RECORDING or not records):
+        if not over and (record.state != Status.RECORDING or not open_now):
             return False
-        if over and records:
+        if over and open_now:
             await self._coordinator.records.invalidate(key)
             return False
-        report_duplicates(key, records)
+        report_duplicates(key, open_now)
         known = Evidence.decode(record.evidence, record.generation)
-        row = self._row_of_ended(record, listed.of(target), known) if over else records[0]
-        evidence = Evidence.of(record.generation, row, known, rivals=len(records) > 1) if row is not None else None
+        row = self._row_of_ended(record, listed.of(target), known) if over else open_now[0]
+        evidence = Evidence.of(record.generation, row, known, rivals=len(open_now) > 1) if row is not None else None
         if record.state == Status.FAILED and evidence is not None and evidence.ended:
             # It had begun after all.
             await self._coordinator.records.invalidate(key)

@@ -10,10 +10,10 @@ import structlog
 from gateway.coordinator import UNBOUNDED, Command, Coordinator, MaxDuration, Record
 from gateway.errors import CoordinationUnavailable, DeadlineExceeded, GatewayError, NewerRecord, NotFound
 from gateway.recordings.coalescer import Coalescer
+from gateway.recordings.decoding import decode_descriptor, key_of, recording_of
 from gateway.recordings.listings import Asker
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import decode_descriptor, key_of, recording_of
 from gateway.recordings.running import may_look_again
 from gateway.recordings.targets import StartParameters, Target, target_of
 from gateway.recordings.without_redis import WithoutRedisMode

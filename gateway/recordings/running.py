@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
+from gateway.recordings.decoding import decode_descriptor, key_of
 from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.model import ENDED, Origin
-from gateway.recordings.records import decode_descriptor, key_of
 from gateway.recordings.targets import Target, target_of
 from gateway.store.clock import clock
 

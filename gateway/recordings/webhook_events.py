@@ -11,11 +11,11 @@ from typing import Final
 from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Record
+from gateway.recordings.decoding import key_of
 from gateway.recordings.evidence import proof_of_end
 from gateway.recordings.model import ENDED, EndReason, RecordedFile, Status
 from gateway.recordings.operation import was_found
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import key_of
 from gateway.recordings.targets import Mode, Target, target_of
 
 __all__ = ["EventType", "WebhookEvent", "WebhookEvents"]
