@@ -34,7 +34,7 @@ from gateway.auth.api_keys import Callers, CallersFile, Sort, TokenTable
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.join_tokens import JoinTokens
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
-from gateway.coordinator import Backlog, BacklogGauge, Coordinator, Timing
+from gateway.coordinator import Backlog, Coordinator, Timing
 from gateway.lifecycle import Drain
 from gateway.observability import metrics, tracing
 from gateway.recordings import (
@@ -180,7 +180,8 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         max_waiting=settings.most_waiting,
     )
     recordings = Recordings(coordinator, coalescer, reconciler, without_redis)
-    operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
+    backlog = Backlog(connection, _tenant(settings))
+    operator = Operator(coordinator, backlog, listings, reconciler, recordings)
     token_buckets = TokenBuckets(connection)
     rate_limiter = _rate_limiter(settings, token_buckets)
     search_room = partial(RoomSearch, coordinator, listings)
@@ -192,7 +193,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     signatures = Signatures(create_webhook_keys(settings, videosdk))
     webhook_queue = WebhookQueue(WebhookEvents(coordinator, reconciler).handle, max_waiting=settings.most_webhooks)
     webhook_receiver = WebhookReceiver(signatures, webhook_queue, metrics.webhook_event)
-    read_gauges = _read_gauges(BacklogGauge(connection, _tenant(settings)), tokens)
+    read_gauges = _read_gauges(backlog, tokens)
     metrics.BUILD_INFO.labels(__version__).set(1)
 
     @asynccontextmanager
@@ -246,9 +247,9 @@ def _text(recording: Recording) -> bytes:
     return msgspec.json.encode(RecordingBody.of(recording))
 
 
-def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
+def _read_gauges(backlog: Backlog, tokens: Tokens) -> ReadGauges:
     async def read_gauges() -> metrics.GaugeValues:
-        seen, token = await backlog_gauge.look(), tokens.lifetime
+        seen, token = await backlog.uncertainty(), tokens.lifetime
         return metrics.GaugeValues(
             redis_up=seen is not None,
             unknown_tracks=seen.count if seen else None,

@@ -51,7 +51,7 @@ class Operator:
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
-        pending = await self._backlog.look(most)
+        pending = await self._backlog.pending(most)
         return await self._backlog.now(), pending
 
     async def reconcile(self, target: Target, *, by: str) -> Recording:

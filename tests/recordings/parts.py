@@ -36,7 +36,7 @@ from tests.leaks import EVIDENCE
 NAMES: Final = {
     **{load_script(name).sha: name for name in SCRIPTS},
     Script("gateway.store", "limit").sha: "limit",
-    Script("gateway.coordinator", "backlog").sha: "backlog_gauge",
+    Script("gateway.coordinator", "backlog").sha: "backlog",
 }
 TIMING: Final = Timing(
     upstream_timeout=1.5, send_window=0.95, settle=0.7, lease=1, trust=60, check=60, verify_absent="never"

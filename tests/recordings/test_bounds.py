@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller
-from gateway.coordinator import BacklogGauge, Command, Completion, Coordinator, Record
+from gateway.coordinator import Backlog, Command, Completion, Coordinator, Record
 from gateway.coordinator.rewrites import Rewrites
 from gateway.errors import TooManyWaiting
 from gateway.recordings import (
@@ -489,5 +489,5 @@ async def test_backlog_counts_no_more_tracks_of_a_bucket_than_its_bound(parts: P
         _, lease = await parts.coordinator.claim(key_of(parts, track(name)), Command.START)
         assert lease is not None
         await parts.coordinator.finish(lease, Completion(record=Record(state="unknown")), due_in=5)
-    counted = [await BacklogGauge(parts.connection, "t", max_per_bucket=most).look() for most in (2, 3)]
+    counted = [await Backlog(parts.connection, "t", max_per_bucket=most).uncertainty() for most in (2, 3)]
     assert [seen.count for seen in counted if seen] == [2, 3]
