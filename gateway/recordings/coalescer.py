@@ -43,7 +43,6 @@ __all__ = ["Coalescer"]
 _POLL_SECONDS = 1.0
 _POLL_UNSUBSCRIBED_SECONDS = 0.25
 _MAX_RESULTS = 1_000
-_MAX_WAITING = 20_000
 _TARGETS_SHARE = 10
 """One target's callers get a tenth of the places."""
 _CROWD = 100
@@ -73,8 +72,8 @@ class Coalescer:
         without_redis: Stops, and perhaps starts, while Redis does not answer.
         reconciler: Carries out a stop that was requested during an operation.
         degrade: Whether to start without Redis rather than refuse.
-        max_results: Results of a moment ago that are kept.
         max_waiting: Callers that may wait for a start at the same time, and as many for a stop.
+        max_results: Results of a moment ago that are kept.
         max_waiting_per_target: Those of a start of one target; a tenth of them unless given.
         crowd: Callers waiting for starts of one target, from which on those who come later claim less often.
         crowd_seconds: How long these gather, unless the operation finishes before or a stop comes.
@@ -89,8 +88,8 @@ class Coalescer:
         reconciler: Reconciler,
         *,
         degrade: bool,
+        max_waiting: int,
         max_results: int = _MAX_RESULTS,
-        max_waiting: int = _MAX_WAITING,
         max_waiting_per_target: int = 0,
         crowd: int = _CROWD,
         crowd_seconds: float = _CROWD_SECONDS,

@@ -64,7 +64,6 @@ class Reconciler:
         max_per_bucket: Targets of a bucket that are taken up in one round, the longest due first.
         max_concurrent_rooms: Rooms in which something uncertain is reconciled at once, and as many that are compared.
         max_reconciling: Targets that are reconciled at once because of what was heard.
-        max_concurrent_ends: Recordings that are stopped at once because their time is over.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class Reconciler:
         max_per_bucket: int = _MAX_PER_BUCKET,
         max_concurrent_rooms: int = _MAX_CONCURRENT_ROOMS,
         max_reconciling: int = _MAX_RECONCILING,
-        max_concurrent_ends: int = _MAX_CONCURRENT_ENDS,
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
@@ -92,7 +90,7 @@ class Reconciler:
         self._checking: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(max_concurrent_rooms)
         self._ending: dict[str, asyncio.Task[None]] = {}
-        self._ends = asyncio.Semaphore(max_concurrent_ends)
+        self._ends = asyncio.Semaphore(_MAX_CONCURRENT_ENDS)
         self._comparing = asyncio.Semaphore(max_concurrent_rooms)
         self._loop: asyncio.Task[None] | None = None
 

@@ -180,7 +180,9 @@ class Process:
         without_redis = WithoutRedisMode(self.coordinator, videosdk)
         lead = leader(self.coordinator, videosdk, listings, retry_refused=world.retry_refused)
         self.reconciler = Reconciler(self.coordinator, listings, lead)
-        coalescer = Coalescer(self.coordinator, lead, self.ears, without_redis, self.reconciler, degrade=world.degrade)
+        coalescer = Coalescer(
+            self.coordinator, lead, self.ears, without_redis, self.reconciler, degrade=world.degrade, max_waiting=20_000
+        )
         self.recordings = Recordings(self.coordinator, coalescer, self.reconciler, without_redis)
         self.operator = Operator(self.coordinator, Backlog(self.wire, "t"), listings, self.reconciler, self.recordings)
         self.do(self._open(coalescer))

@@ -139,7 +139,7 @@ class Parts:
         self.listings = ListingCache(self.videosdk, **bounds.get("listings", {}))
         self.notifications = Notifications(self.connection)
         self.without_redis = WithoutRedisMode(self.coordinator, self.videosdk, report_every=0.02)
-        self.leader = Leader(self.coordinator, self.videosdk, self.listings)
+        self.leader = Leader(self.coordinator, self.videosdk, self.listings, retry_refused=3)
         often: dict[str, Any] = {"every": 0.05}
         self.reconciler = Reconciler(
             self.coordinator, self.listings, self.leader, **(often | bounds.get("reconciler", {}))
@@ -152,7 +152,7 @@ class Parts:
             self.without_redis,
             self.reconciler,
             degrade=True,
-            **bounds.get("coalescer", {}),
+            **{"max_waiting": 20_000, **bounds.get("coalescer", {})},
         )
         self.recordings = Recordings(
             self.coordinator, self.coalescer, self.reconciler, self.without_redis, **bounds.get("recordings", {})

@@ -190,7 +190,7 @@ async def webhooks(parts: Parts, simulator: Simulator) -> Steps:
         heard.append(hint)
 
     webhook_receiver = WebhookReceiver(
-        Signatures(FetchedKeys(parts.videosdk.public_key)), WebhookQueue(handle, rest=0.01)
+        Signatures(FetchedKeys(parts.videosdk.public_key)), WebhookQueue(handle, max_waiting=10, rest=0.01)
     )
     data = {"meetingId": "room", "participantId": "ada"}
     body = json.dumps({"webhookType": "participant-left", "data": data}).encode()

@@ -31,7 +31,7 @@ class Asked:
         loop = asyncio.get_running_loop()
         self.group.waiters = [loop.create_future(), loop.create_future()]
         coordinator = Coordinator(Connection("redis://nowhere"), Timing(longest=longest), "t")
-        self.rules = Coalescer(coordinator, *(cast("Any", None) for _ in range(4)), degrade=False)
+        self.rules = Coalescer(coordinator, *(cast("Any", None) for _ in range(4)), degrade=False, max_waiting=2)
 
     @property
     def answers(self) -> list[object]:
