@@ -20,7 +20,7 @@ from gateway.recordings.evidence import (
 )
 from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
-from gateway.recordings.operation import Operation, begun_by, was_found
+from gateway.recordings.operation import Operation, begun_by, is_foreign
 from gateway.store.clock import clock
 from gateway.videosdk.rows import ListedRow
 
@@ -169,7 +169,7 @@ class Probe:
         if now is None or not now.ended:
             return False
         return known is not None or (
-            not was_found(found)
+            not is_foreign(found)
             and bool(found.started_at)
             and milliseconds(now.start) > max(found.started_at - SKEW_MS, found.ended_at + SKEW_MS)
         )

@@ -265,10 +265,10 @@ class Reconciler:
             return False
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
         differing = [key for key, agrees in zip(records, agreed, strict=True) if not agrees]
-        await self.reconcile_all({*differing, *await self._strangers(room, records, target, listed)})
+        await self.reconcile_all({*differing, *await self._unrecorded(room, records, target, listed)})
         return True
 
-    async def _strangers(
+    async def _unrecorded(
         self, room: str, records: dict[str, Record], target: Target | None, listed: Listing
     ) -> set[str]:
         """Return what the list shows as recording although no record says so, of what was not compared."""
@@ -276,15 +276,15 @@ class Reconciler:
         found = {key_of(self._coordinator, one) for one in targets if target in {None, one}} - records.keys()
         # Those of the room that are not due are known all the same.
         known = (await self._coordinator.records.room(room)).records if found and target is None else {}
-        strangers: set[str] = set()
+        unrecorded: set[str] = set()
         for key in found:
             record = known.get(key) or await self._coordinator.records.read(key)
             if record is None:
                 await self._coordinator.records.invalidate(key)
-                strangers.add(key)
+                unrecorded.add(key)
             elif record.state in ENDED and not await self._compare(key, record, listed):
-                strangers.add(key)
-        return strangers
+                unrecorded.add(key)
+        return unrecorded
 
     async def _compare(self, key: str, record: Record, listed: Listing) -> bool:
         """Return whether nothing is left to find out; where list and record agree, that is written down."""

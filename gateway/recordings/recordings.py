@@ -151,7 +151,7 @@ class Recordings:
         while True:
             record = await self._coordinator.records.look(key)
             if record is not None and record.state in ENDED and self._is_stale(record):
-                # Another may have been begun beside the gateway.
+                # Another may have been started outside the gateway.
                 await self.briefly(
                     self._reconciler.refresh(target.room_id, {key: record}, target, max_age=self._timing.trust)
                 )

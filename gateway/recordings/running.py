@@ -8,9 +8,10 @@ from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
-from gateway.recordings.decoding import decode_descriptor, key_of
+from gateway.recordings.decoding import key_of
 from gateway.recordings.listings import Listing, ListingCache
-from gateway.recordings.model import ENDED, Origin
+from gateway.recordings.model import ENDED
+from gateway.recordings.operation import is_foreign
 from gateway.recordings.targets import Target, target_of
 from gateway.store.clock import clock
 
@@ -25,7 +26,7 @@ class RunningTarget(Struct, frozen=True):
 
     target: Target
     is_foreign: bool
-    """It was begun beside the gateway."""
+    """It was started outside the gateway."""
 
 
 class RoomSearch:
@@ -68,7 +69,7 @@ class RoomSearch:
         known = {target_of(key): record for key, record in (records or {}).items()}
         seen = {target for target, record in known.items() if _runs(record)}
         for target in seen:
-            yield RunningTarget(target, _is_foreign(known[target]))
+            yield RunningTarget(target, is_foreign(known[target]))
         # Of more than are shown, those that only just start are in no list either.
         cut = len(seen) >= self._coordinator.records.max_targets
         listing = await self._list(timeout)
@@ -110,9 +111,9 @@ class RoomSearch:
             if record is None or not _runs(record):
                 if self._is_open(target, record, listing):
                     found.append(RunningTarget(target, is_foreign=True))
-            elif _is_foreign(record) or target in probed or record.started_op <= began_at:
+            elif is_foreign(record) or target in probed or record.started_op <= began_at:
                 # Another caller's later start is no part of this.
-                found.append(RunningTarget(target, _is_foreign(record)))
+                found.append(RunningTarget(target, is_foreign(record)))
         return found
 
     async def _records(self, targets: set[Target], give_up_at: float) -> tuple[dict[Target, Record | None], bool]:
@@ -155,8 +156,3 @@ def _runs(record: Record) -> bool:
 def _is_probed(record: Record) -> bool:
     """Tell whether a probe looks what records where the record knows of nothing: it may be the beginning of a start."""
     return not _runs(record) and record.is_probed
-
-
-def _is_foreign(record: Record) -> bool:
-    descriptor = decode_descriptor(record.recording)
-    return descriptor is not None and descriptor.origin is Origin.VIDEOSDK

@@ -14,7 +14,7 @@ from gateway.coordinator import Coordinator, Record
 from gateway.recordings.decoding import key_of
 from gateway.recordings.evidence import proof_of_end
 from gateway.recordings.model import ENDED, EndReason, RecordedFile, Status
-from gateway.recordings.operation import was_found
+from gateway.recordings.operation import is_foreign
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.targets import Mode, Target, target_of
 
@@ -120,7 +120,7 @@ class WebhookEvents:
             await self._reconciler.refresh(event.room_id, concerned, target)
 
     def _proof(self, event: WebhookEvent, record: Record) -> str:
-        if record.because == EndReason.REFUSED or was_found(record):
+        if record.because == EndReason.REFUSED or is_foreign(record):
             return ""
         proof = proof_of_end(record.evidence, record.generation, event.files, record.started_at, record.ended_at)
         return proof.encode() if proof is not None else ""

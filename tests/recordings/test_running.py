@@ -32,7 +32,7 @@ async def start(parts: Parts, target: Target) -> None:
 
 
 async def outside(simulator: Simulator, target: Target) -> None:
-    """Start beside the gateway."""
+    """Start outside the gateway."""
     async with httpx.AsyncClient(headers={"authorization": harness.management_token()}) as somebody:
         answer = await somebody.post(f"{simulator.url}{target.start_path}", json=target.ids)
         assert answer.is_success
@@ -54,7 +54,7 @@ async def test_search_leaves_out_what_is_started_after_it_began(valkey: Embedded
             await harness.until(redis.time, lambda now: now[0] * 1000 + now[1] // 1000 > began_at)
         await start(parts, later)
         await outside(simulator, foreign)
-        # Begun beside the gateway it cannot be told from what ran before.
+        # Started outside the gateway it cannot be told from what ran before.
         assert [(one.target, one.is_foreign) async for one in found] == [(foreign, True)]
         assert search.complete
 
