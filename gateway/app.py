@@ -34,11 +34,11 @@ from gateway.auth.api_keys import Callers, CallersFile, Sort, TokenTable
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.join_tokens import JoinTokens
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
-from gateway.coordinator import Backlog, BacklogGauge, Coordinator, Timing
+from gateway.coordinator import Backlog, Coordinator, Timing
 from gateway.lifecycle import Drain
 from gateway.observability import metrics, tracing
 from gateway.recordings import (
-    Batches,
+    Coalescer,
     Leader,
     ListingCache,
     Operator,
@@ -46,7 +46,7 @@ from gateway.recordings import (
     Recording,
     Recordings,
     RoomFeeds,
-    RunningRecordings,
+    RoomSearch,
     WebhookEvents,
     WebhookQueue,
     WithoutRedisMode,
@@ -170,7 +170,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     leader = Leader(coordinator, videosdk, listings, retry_refused=settings.retry_refused.total_seconds())
     reconciler = Reconciler(coordinator, listings, leader, checks_per_second=settings.checks_per_second)
     without_redis = WithoutRedisMode(coordinator, videosdk)
-    batches = Batches(
+    coalescer = Coalescer(
         coordinator,
         leader,
         notifications,
@@ -179,12 +179,13 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         degrade=settings.without_redis == "degrade",
         max_waiting=settings.most_waiting,
     )
-    recordings = Recordings(coordinator, batches, reconciler, without_redis)
-    operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
+    recordings = Recordings(coordinator, coalescer, reconciler, without_redis)
+    backlog = Backlog(connection, _tenant(settings))
+    operator = Operator(coordinator, backlog, listings, reconciler, recordings)
     token_buckets = TokenBuckets(connection)
     rate_limiter = _rate_limiter(settings, token_buckets)
-    running = RunningRecordings(coordinator, listings)
-    pipeline = _pipeline(settings, recordings, running, connection, rate_limiter)
+    search_room = partial(RoomSearch, coordinator, listings)
+    pipeline = _pipeline(settings, recordings, search_room, connection, rate_limiter)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
     event_streams = EventStreams(
         room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _tenant(settings), authenticator.vouches
@@ -192,7 +193,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     signatures = Signatures(create_webhook_keys(settings, videosdk))
     webhook_queue = WebhookQueue(WebhookEvents(coordinator, reconciler).handle, max_waiting=settings.most_webhooks)
     webhook_receiver = WebhookReceiver(signatures, webhook_queue, metrics.webhook_event)
-    read_gauges = _read_gauges(BacklogGauge(connection, _tenant(settings)), tokens)
+    read_gauges = _read_gauges(backlog, tokens)
     metrics.BUILD_INFO.labels(__version__).set(1)
 
     @asynccontextmanager
@@ -246,9 +247,9 @@ def _text(recording: Recording) -> bytes:
     return msgspec.json.encode(RecordingBody.of(recording))
 
 
-def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
+def _read_gauges(backlog: Backlog, tokens: Tokens) -> ReadGauges:
     async def read_gauges() -> metrics.GaugeValues:
-        seen, token = await backlog_gauge.look(), tokens.lifetime
+        seen, token = await backlog.uncertainty(), tokens.lifetime
         return metrics.GaugeValues(
             redis_up=seen is not None,
             unknown_tracks=seen.count if seen else None,
@@ -264,7 +265,7 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
 def _pipeline(
     settings: Settings,
     recordings: Recordings,
-    running: RunningRecordings,
+    search_room: Callable[[str], RoomSearch],
     connection: Connection,
     rate_limiter: RateLimiter,
 ) -> RequestPipeline:
@@ -276,7 +277,7 @@ def _pipeline(
     )
     return RequestPipeline(
         recordings,
-        running,
+        search_room,
         rate_limiter,
         Idempotency(records, _tenant(settings)),
         file_formats=settings.file_formats,

@@ -24,7 +24,7 @@ from gateway.api.wire import RecordingBody, body_of_stop, max_duration_in, param
 from gateway.auth.api_keys import Caller
 from gateway.auth.policy import Policy, Scope, check, check_room, covers, covers_sort, max_duration_of, refuse
 from gateway.errors import GatewayError, IdempotencyKeyReused, InvalidRequest, TooManyRequests
-from gateway.recordings import MODES, Answer, Kind, Mode, Outcome, Recordings, RunningRecordings, Target
+from gateway.recordings import MODES, Answer, Kind, Mode, Outcome, Recordings, RoomSearch, Target
 from gateway.store.clock import clock
 
 __all__ = ["Order", "Reply", "RequestPipeline", "RoomStop"]
@@ -103,7 +103,7 @@ class RequestPipeline:
 
     Args:
         recordings: Starts and stops, shows and lists.
-        running: Finds what records in a room.
+        search_room: Begins to look for all that records in a room.
         rate_limiter: How often callers may ask.
         idempotency_service: Keeps answers for retries.
         file_formats: What a start of a participant may name.
@@ -112,7 +112,7 @@ class RequestPipeline:
     def __init__(
         self,
         recordings: Recordings,
-        running: RunningRecordings,
+        search_room: Callable[[str], RoomSearch],
         rate_limiter: RateLimiter,
         idempotency_service: Idempotency,
         *,
@@ -120,7 +120,7 @@ class RequestPipeline:
     ) -> None:
         self._file_formats = file_formats
         self._recordings = recordings
-        self._running = running
+        self._search_room = search_room
         self._rate_limiter = rate_limiter
         self._idempotency = idempotency_service
 
@@ -200,7 +200,7 @@ class RequestPipeline:
         with _asking(context, self._rate_limiter.stop_of_room(caller)) as question:
             await question.admit()
         tasks: dict[tuple[str, ...], Task[Reply]] = {}
-        turns, search = Semaphore(_MAX_STOPPING), self._running.search(room)
+        turns, search = Semaphore(_MAX_STOPPING), self._search_room(room)
 
         async def stop(target: Target) -> Reply:
             async with turns:

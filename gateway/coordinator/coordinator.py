@@ -34,9 +34,8 @@ from gateway.store.clock import RedisClock, clock
 from gateway.store.connection import Connection
 from gateway.store.notifications import CHANNEL
 from gateway.store.retries import Retries
-from gateway.store.scripts import BUCKETS
 
-__all__ = ["BUCKETS", "Coordinator"]
+__all__ = ["Coordinator"]
 
 _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.4
@@ -293,10 +292,6 @@ class Coordinator:
         result = msgspec.json.encode(completion).decode()
         with suppress(CoordinationUnavailable):
             await self._release_once(lease.key, lease.attempt, result, lease.asked_at)
-
-    def let_lapse(self, lease: Lease) -> None:
-        """Stop renewing: the lease expires and the next caller finds out what became of it."""
-        self.leases.drop(lease)
 
     def rewrite_recent(self) -> None:
         """Write once more, soon, what this process wrote of late: Redis may have forgotten it."""

@@ -72,7 +72,7 @@ VERSION = 1
 
 
 class Command(StrEnum):
-    """What a batch of callers, or the reconciler, wants of a target."""
+    """What a caller group, or the reconciler, wants of a target."""
 
     START = "start"
     STOP = "stop"
@@ -178,6 +178,11 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def is_timed(self) -> bool:
         """Whether the stop that was requested last was requested because its time is over."""
         return 0 < self.timed_stop == self.stop_requested_at
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether a probe holds the target, which may be the beginning of a start."""
+        return bool(self.holder) and self.action == "probe"
 
     @property
     def stop_due(self) -> bool:

@@ -231,11 +231,11 @@ def _window(started_at: int, ended_at: int) -> tuple[float, float]:
     return started_at - SKEW_MS, ended_at + SKEW_MS
 
 
-def report_duplicates(key: str, records: Sequence[ListedRow]) -> None:
+def report_duplicates(key: str, open_now: Sequence[ListedRow]) -> None:
     """Count and log that several recordings of one target are open, as long as every look finds them so."""
-    if len(records) > 1:
+    if len(open_now) > 1:
         metrics.DUPLICATES_SUSPECTED.inc()
-        _log.error("duplicate.suspected", key=key, rows=len(records))
+        _log.error("duplicate.suspected", key=key, rows=len(open_now))
 
 
 def report_dead(key: str, row: ListedRow, reason: str) -> None:

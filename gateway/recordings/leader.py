@@ -50,7 +50,6 @@ _START_AGAIN_SECONDS = 1.0
 _AT_ONCE_SECONDS = 0.001
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
-_RETRY_REFUSED_SECONDS = 3.0
 _WRITING_SECONDS = 2.0
 """How long a result may take to be written: a caller that waits no longer may have been promised the stop by then."""
 _FILES_DUE_SECONDS = 2.0
@@ -75,7 +74,7 @@ class Leader:
         videosdk: VideoSDK,
         listings: ListingCache,
         *,
-        retry_refused: float = _RETRY_REFUSED_SECONDS,
+        retry_refused: float,
     ) -> None:
         self._retry_refused = retry_refused
         self._coordinator = coordinator
@@ -95,7 +94,7 @@ class Leader:
             return await self._lead(operation)
         except BaseException:
             # Stop renewing: the lease expires and the next caller finds out what became of it.
-            self._coordinator.let_lapse(operation.lease)
+            self._leases.drop(operation.lease)
             raise
 
     async def _lead(self, operation: Operation) -> Result:

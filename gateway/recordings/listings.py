@@ -14,8 +14,9 @@ from typing import Any, Final, Protocol
 import structlog
 from msgspec import Struct, structs
 
+from gateway.coordinator import Record
 from gateway.errors import Refused, UpstreamError
-from gateway.recordings.evidence import milliseconds
+from gateway.recordings.evidence import dead_rows, milliseconds, open_rows
 from gateway.recordings.targets import MODES, Mode, Target
 from gateway.store.clock import clock
 from gateway.videosdk.client import VideoSDK
@@ -63,6 +64,25 @@ class Listing(Struct, frozen=True):
             and target.participant_id in {"", row.participant_id}
             and target.kind in {None, row.kind}
         ]
+
+    def open_targets(self, room: str) -> set[Target]:
+        """Return what it shows as recording in its room, of what a caller could name."""
+        targets = {
+            Target.named(Mode(row.mode), room, row.participant_id, row.kind) for row in self.rows if row.end is None
+        }
+        return {target for target in targets if target is not None}
+
+    def open_rows_of(self, target: Target, record: Record, now: int, settle: float) -> list[ListedRow]:
+        """Return the rows of a target that record now, newest first, without dead ones and those of earlier sessions.
+
+        Args:
+            target: Whose.
+            record: What is known of it.
+            now: Redis's clock in ms.
+            settle: For how many seconds after the recorded end the list may still show as open what has ended.
+        """
+        rows = open_rows(self.of(target), record.ended_at, now, settle, dead_rows(record.evidence))
+        return [row for row in rows if not self.is_superseded(row)]
 
 
 class Asker(Protocol):

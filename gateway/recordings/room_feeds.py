@@ -20,8 +20,8 @@ from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Event, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord
+from gateway.recordings.decoding import recording_of
 from gateway.recordings.model import Recording
-from gateway.recordings.records import recording_of
 from gateway.recordings.targets import Target, target_of
 from gateway.store.clock import clock
 from gateway.store.notifications import Notifications

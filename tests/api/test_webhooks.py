@@ -92,7 +92,7 @@ class Door:
         self.hearing = 0
         """How many hints are being acted on."""
         signatures = Signatures(FetchedKeys(videosdk.public_key, lambda: self.now))
-        bounds.setdefault("rest", 0.01)
+        bounds = {"rest": 0.01, "max_waiting": 20_000} | bounds
         queue = WebhookQueue(self._handle, **bounds)
         self.webhook_receiver = WebhookReceiver(signatures, queue, self._count)
 

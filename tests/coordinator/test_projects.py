@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.coordinator import Backlog, BacklogGauge, Command, Completion, Coordinator, Record, Timing
+from gateway.coordinator import Backlog, Command, Completion, Coordinator, Record, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from gateway.store.scripts import BUCKETS
@@ -59,9 +59,9 @@ async def test_unknown_start_is_due_counted_and_shown_in_its_own_project_only(co
     found = await harness.until(lambda: due(one))
     assert found == [one.key(*TRACK)]
     assert await due(other) == []
-    seen = [await BacklogGauge(connection, tenant).look() for tenant in ("one", "other")]
+    seen = [await Backlog(connection, tenant).uncertainty() for tenant in ("one", "other")]
     assert [uncertainty.count for uncertainty in seen if uncertainty is not None] == [1, 0]
-    pending_tracks = [await Backlog(connection, tenant).look(10) for tenant in ("one", "other")]
+    pending_tracks = [await Backlog(connection, tenant).pending(10) for tenant in ("one", "other")]
     assert [[track.key for track in tracks] for tracks in pending_tracks] == [found, []]
 
 

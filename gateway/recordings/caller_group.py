@@ -1,4 +1,4 @@
-"""A batch: callers of one process who want the same of one target, and are answered together."""
+"""A caller group: callers of one process who want the same of one target, and are answered together."""
 
 import asyncio
 import math
@@ -11,10 +11,10 @@ from gateway.observability import tracing
 from gateway.recordings.model import Answer, Descriptor, Outcome, Problem
 from gateway.recordings.targets import StartParameters, Target
 
-__all__ = ["Batch", "give_up", "what_goes_on"]
+__all__ = ["CallerGroup", "give_up", "what_goes_on"]
 
 
-class Batch:
+class CallerGroup:
     """Callers who are answered together, and what Redis said to them."""
 
     def __init__(
@@ -58,10 +58,10 @@ class Batch:
         """Another operation was in flight when it came."""
         self.submitted = False
         """Redis has answered for the first time, or will not."""
-        self.merged_into: Batch | None = None
-        """The batch that this one's waiters went over to."""
+        self.merged_into: CallerGroup | None = None
+        """The group that this one's waiters went over to."""
         self.context = copy_context()
-        """Of its first caller: that caller's trace shows what is done for the batch."""
+        """Of its first caller: that caller's trace shows what is done for the group."""
         self.trace = ""
         """Where the operation's trace is that answered it."""
         self.is_leader = False
@@ -88,8 +88,8 @@ class Batch:
         return stops_at < (record.stops_at or math.inf) or (self.max_duration.lengthens and stops_at > record.stops_at)
 
     @property
-    def resolved(self) -> "Batch":
-        """The batch in which its waiters are answered."""
+    def resolved(self) -> "CallerGroup":
+        """The group in which its waiters are answered."""
         return self if self.merged_into is None else self.merged_into.resolved
 
     def link(self, caller: asyncio.Future[Answer | Problem | None]) -> None:
