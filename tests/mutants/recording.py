@@ -35,6 +35,10 @@ _NAMED: Final = {
         "tests/observability/test_sums.py",
         "tests/observability/test_workers.py",
     ),
+    "gateway/observability/workers.py": (
+        "tests/observability/test_metrics.py",
+        "tests/observability/test_workers.py",
+    ),
     "gateway/observability/tracing.py": ("tests/observability/test_traces.py",),
     "tracing.": ("tests/observability/test_traces.py",),
     "Drain(": ("tests/blackbox/test_shutdown.py",),
