@@ -349,7 +349,7 @@ class Coordinator:
         tracing.note(how=finished.how, state=state)
         if finished.how not in {"ok", "repeated"}:
             metrics.fenced_write(finished.how)
-            _log.warning("finish." + finished.how, key=key, operation=arguments["op"], state=state)
+            _log.warning("finish." + finished.how, target=key, operation=arguments["op"], state=state)
         if finished.how != "stale":
             self._rewrites.keep(
                 "finish",

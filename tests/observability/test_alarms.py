@@ -77,7 +77,7 @@ async def test_start_that_finds_two_open_recordings_counts_a_suspected_duplicate
         assert after.total("duplicates_suspected_total") - before.total("duplicates_suspected_total") == 1
         (line,) = logged("duplicate.suspected", track["roomId"])
         assert (line["level"], line["rows"]) == ("error", 2)
-        assert track["participantId"] in line["key"]
+        assert line["target"].endswith(f":{track['roomId']}:track:{track['participantId']}:{track['kind']}")
 
 
 @pytest.mark.parametrize("looks", ["a reader", "the reconciler"])
