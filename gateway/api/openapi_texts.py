@@ -180,7 +180,7 @@ IDENTITIES = {
             "Recordings other than of tracks need its permission `allow_mod`."
         ),
     ),
-    "companyToken": (
+    "jwt": (
         "JWT",
         (
             "For people and services: a JWT of the company's identity provider, with scopes in it. It may name neither "
