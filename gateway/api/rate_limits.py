@@ -71,7 +71,7 @@ class RateLimiter:
 
     Args:
         limits: The buckets.
-        tenant: Separates the projects that share a Redis.
+        project: Separates the projects that share a Redis.
         caller_per_minute: Starts and stops of a caller that has no limit of its own; 0 is no limit.
         target_per_minute: Real starts of a target; 0 is no limit.
         tickets_per_minute: Tickets of a caller; 0 is no limit.
@@ -80,7 +80,7 @@ class RateLimiter:
     def __init__(
         self,
         limits: TokenBuckets,
-        tenant: str,
+        project: str,
         *,
         caller_per_minute: int,
         target_per_minute: int,
@@ -88,7 +88,7 @@ class RateLimiter:
         tickets_per_minute: int = 0,
     ) -> None:
         self._limits = limits
-        self._tenant = tenant
+        self._project = project
         self._caller_per_minute = caller_per_minute
         self._target_per_minute = target_per_minute
         self._questions_per_minute = questions_per_minute
@@ -100,7 +100,7 @@ class RateLimiter:
         buckets = [self._commands_of(caller)]
         if starts:
             # Of its own sort: what participants use up, services have left.
-            name = key_of(self._tenant, "target", caller.sort, target.room_id, *target.parts)
+            name = key_of(self._project, "target", caller.sort, target.room_id, *target.parts)
             buckets.append(_Bucket(target.mode, name, self._target_per_minute, 0, 1))
         group = self._groups.setdefault((target, starts), _Group())
         group.members += 1
@@ -196,15 +196,15 @@ class RateLimiter:
 
     def _commands_of(self, caller: Caller, arrival: float = _ARRIVAL, rest: float = _REST) -> "_Bucket":
         per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
-        return _Bucket("caller", f"{self._tenant}:caller:{_hash(caller.account)}", per_minute, arrival, rest)
+        return _Bucket("caller", f"{self._project}:caller:{_hash(caller.account)}", per_minute, arrival, rest)
 
     def _questions_of(self, caller: Caller) -> "_Bucket":
         return _Bucket(
-            "questions", f"{self._tenant}:questions:{_hash(caller.account)}", self._questions_per_minute, 1, 1
+            "questions", f"{self._project}:questions:{_hash(caller.account)}", self._questions_per_minute, 1, 1
         )
 
     def _tickets_of(self, caller: Caller) -> "_Bucket":
-        return _Bucket("tickets", f"{self._tenant}:tickets:{_hash(caller.account)}", self._tickets_per_minute, 1, 0)
+        return _Bucket("tickets", f"{self._project}:tickets:{_hash(caller.account)}", self._tickets_per_minute, 1, 0)
 
     def close_group(self, key: tuple[Target, bool], group: "_Group") -> None:
         """Let those who come from now on be a group of their own."""

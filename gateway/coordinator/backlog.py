@@ -49,13 +49,13 @@ class BacklogGauge:
 
     Args:
         connection: How Redis is reached.
-        tenant: Whose targets; separates the projects that share a Redis.
+        project: Whose targets; separates the projects that share a Redis.
         max_per_bucket: Targets of a bucket that are looked at, the most urgent.
     """
 
-    def __init__(self, connection: Connection, tenant: str, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
+    def __init__(self, connection: Connection, project: str, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
         self._connection = connection
-        self._tenant = tenant
+        self._project = project
         self._max_per_bucket = max_per_bucket
         self._script = Script("gateway.coordinator", "backlog")
         self._looking = asyncio.Lock()
@@ -81,7 +81,7 @@ class BacklogGauge:
         now = await self._connection.now()
         # Of a Cluster each bucket may lie on another node.
         await asyncio.gather(*(self._connection.check(bucket) for bucket in range(BUCKETS)))
-        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
+        buckets = [due_times(bucket, self._project) for bucket in range(BUCKETS)]
         due = await asyncio.gather(
             *(self._connection.scheduled(bucket, now + _HORIZON_MS, self._max_per_bucket) for bucket in buckets)
         )
@@ -130,12 +130,12 @@ class Backlog:
 
     Args:
         connection: How Redis is reached.
-        tenant: Whose targets; separates the projects that share a Redis.
+        project: Whose targets; separates the projects that share a Redis.
     """
 
-    def __init__(self, connection: Connection, tenant: str) -> None:
+    def __init__(self, connection: Connection, project: str) -> None:
         self._connection = connection
-        self._tenant = tenant
+        self._project = project
 
     async def now(self) -> int:
         """Return Redis's clock in ms.
@@ -151,7 +151,7 @@ class Backlog:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
+        buckets = [due_times(bucket, self._project) for bucket in range(BUCKETS)]
         lots = await asyncio.gather(*(self._connection.scheduled(bucket, _FAR_MS, most) for bucket in buckets))
         soonest = sorted((at, key) for lot in lots for key, at in lot.items())[:most]
         found = await asyncio.gather(*(self.read(key, at) for at, key in soonest))

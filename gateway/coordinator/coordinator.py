@@ -56,7 +56,7 @@ class Coordinator:
     Args:
         connection: How Redis is reached.
         timing: The protocol's times; the same in every replica.
-        tenant: Separates the projects that share a Redis; safe in a key.
+        project: Separates the projects that share a Redis; safe in a key.
         max_events: Events of a room that are kept, about.
         max_targets: Targets of a room that are shown: what runs first, and then the latest changed.
     """
@@ -65,7 +65,7 @@ class Coordinator:
         self,
         connection: Connection,
         timing: Timing,
-        tenant: str,
+        project: str,
         *,
         max_events: int = _MAX_EVENTS,
         max_targets: int = _MAX_TARGETS,
@@ -75,7 +75,7 @@ class Coordinator:
         self.boot = secrets.token_hex(4)
         """Names this process among all there ever were."""
         self._connection = connection
-        self._tenant = tenant
+        self._project = project
         self._attempts = 0
         self._clock = RedisClock(connection.now)
         lasting = {
@@ -94,7 +94,7 @@ class Coordinator:
         }
         self.scripts = Scripts(connection, lasting)
         self.records = Records(
-            self.scripts, connection, self._clock, timing, tenant, max_events=max_events, max_targets=max_targets
+            self.scripts, connection, self._clock, timing, project, max_events=max_events, max_targets=max_targets
         )
         self.leases = Leases(self.scripts, timing)
         """What this process holds."""
@@ -118,7 +118,7 @@ class Coordinator:
 
     def key(self, room: str, *parts: str) -> str:
         """Return the key of the record that these parts name within its room."""
-        return record_key(self._tenant, room, *parts)
+        return record_key(self._project, room, *parts)
 
     @metrics.phase("claim")
     async def claim(

@@ -343,7 +343,7 @@ async def test_limit_while_redis_is_slow_leaves_time_for_the_claim() -> None:
         gate = Gate(server.port)
         await gate.open()
         connection = Connection(f"redis://127.0.0.1:{gate.port}")
-        rate_limiter = RateLimiter(TokenBuckets(connection), "tenant", caller_per_minute=10, target_per_minute=0)
+        rate_limiter = RateLimiter(TokenBuckets(connection), "project", caller_per_minute=10, target_per_minute=0)
         assert "ratelimit" in (await rate_limiter.admit(caller, track, starts=True)).headers
         # Longer than counting may take, shorter than what Redis may take for anything.
         gate.slow = (0.8, 0.8)
