@@ -114,7 +114,7 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         tokens or _tokens(settings),
         timeout=settings.upstream_timeout.total_seconds(),
         max_connections=settings.upstream_concurrency,
-        max_for_readers=settings.reader_concurrency,
+        max_for_reads=settings.reader_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
         webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
         proxy=_proxy(settings),

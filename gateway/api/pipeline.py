@@ -18,7 +18,7 @@ from gateway.api.context import RequestContext
 from gateway.api.idempotency import Idempotency, IdempotentRequest, RequestKey, StoredResponse, read_key
 from gateway.api.pagination import RecordingsPage, RecordingsQuery
 from gateway.api.problems import problem_of
-from gateway.api.rate_limits import Admission, Question, RateLimiter
+from gateway.api.rate_limits import Admission, CallBudget, RateLimiter
 from gateway.api.response import ReadyResponse
 from gateway.api.wire import RecordingBody, body_of_stop, max_duration_in, parameters_in, target_in
 from gateway.auth.api_keys import Caller
@@ -99,7 +99,7 @@ class RoomStop(Struct, frozen=True):
 
 
 class RequestPipeline:
-    """Takes in starts and stops, and questions.
+    """Takes in starts, stops and reads.
 
     Args:
         recordings: Starts and stops, shows and lists.
@@ -197,8 +197,8 @@ class RequestPipeline:
         arrived_at, context = clock(), RequestContext.of(request.scope)
         caller = context.sender
         check_room(caller.policy, Scope.STOP, room)
-        with _asking(context, self._rate_limiter.stop_of_room(caller)) as question:
-            await question.admit()
+        with _paying(context, self._rate_limiter.stop_of_room(caller)) as budget:
+            await budget.admit()
         tasks: dict[tuple[str, ...], Task[Reply]] = {}
         turns, search = Semaphore(_MAX_STOPPING), self._running.search(room)
 
@@ -240,8 +240,8 @@ class RequestPipeline:
         """Show what is known of a target."""
         context = RequestContext.of(request.scope)
         check(context.sender.policy, Scope.READ, target)
-        with _asking(context, self._rate_limiter.question(context.sender)) as question:
-            return RecordingBody.of(await self._recordings.get(target, asker=question))
+        with _paying(context, self._rate_limiter.read(context.sender)) as budget:
+            return RecordingBody.of(await self._recordings.get(target, budget=budget))
 
     async def list(self, request: _Request) -> RecordingsPage:
         """Show what is known of a room's targets, as far as the caller may see them."""
@@ -250,8 +250,8 @@ class RequestPipeline:
         check_room(policy, Scope.READ, listing.room_id)
         if _sees_none(policy, listing):
             return listing.page(())
-        with _asking(context, self._rate_limiter.question(context.sender)) as question:
-            recordings = await self._recordings.list(listing.room_id, asker=question)
+        with _paying(context, self._rate_limiter.read(context.sender)) as budget:
+            recordings = await self._recordings.list(listing.room_id, budget=budget)
         return listing.page(recording for recording in recordings if covers(policy, recording.target))
 
     async def _answer(self, caller: Caller, reply: Reply, key: RequestKey | None) -> None:
@@ -357,12 +357,12 @@ class RequestPipeline:
 
 
 @contextmanager
-def _asking(context: RequestContext, question: Question) -> Generator[Question]:
-    """Tell a caller whose questions are refused how its limit stands."""
+def _paying(context: RequestContext, budget: CallBudget) -> Generator[CallBudget]:
+    """Tell a caller that cannot pay how its limit stands."""
     try:
-        yield question
+        yield budget
     except TooManyRequests:
-        context.headers |= question.headers
+        context.headers |= budget.headers
         raise
 
 

@@ -296,7 +296,7 @@ async def test_limit_of_a_participant_is_counted_per_room(
         assert statuses == [201, 429, 201]
 
 
-async def test_limit_of_questions_counts_the_calls_they_cause(
+async def test_limit_of_reads_counts_the_calls_they_cause(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """The lists of two rooms are allowed, three modes each; what Redis or a list of a moment ago answers is free."""
@@ -311,7 +311,7 @@ async def test_limit_of_questions_counts_the_calls_they_cause(
             assert (await client.show({**track, "roomId": rooms[0]})).status_code == 404
             assert (await client.show(track)).json()["status"] == "recording"
         for answer in (await client.list(rooms[2]), await client.show({**track, "roomId": rooms[2]})):
-            assert "questions" in check_problem(answer, "too-many-requests")["detail"]
+            assert "reads" in check_problem(answer, "too-many-requests")["detail"]
             assert told(answer)["questions"][:2] == (6, 0)
             assert int(answer.headers["retry-after"]) == told(answer)["questions"][2]
         assert (await client.list(track["roomId"])).status_code == 200
