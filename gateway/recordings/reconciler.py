@@ -121,7 +121,7 @@ class Reconciler:
 
     async def _reconcile_once(self, key: str) -> bool:
         target = target_of(key)
-        with tracing.span("settle", root=True, kind=target.label):
+        with tracing.span("reconcile", root=True, kind=target.label):
             claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
             if lease is None:
                 return False

@@ -232,7 +232,7 @@ async def test_limits_reach_redis_while_serving_and_at_the_end(
         earlier = {key async for key in redis.scan_iter(match="*:limit:*")}
 
         async def left() -> dict[str, float]:
-            """Return what was left in each new bucket when it was last settled, by what limits it."""
+            """Return what was left in each new bucket when it was last reported, by what limits it."""
             keys = [key async for key in redis.scan_iter(match="*:limit:*") if key not in earlier]
             return {key.split(":")[4]: float(str(await redis.get(key)).split()[0]) for key in keys}
 
