@@ -40,6 +40,8 @@ from gateway.store.scripts import Script, bucket_of
 __all__ = ["Quota", "TokenBuckets"]
 
 _SLOT: Final = bucket_of("limits")
+_MAX_LINES: Final = 200
+"""Buckets that one script synchronises: other scripts wait for it."""
 _GIVE_UP_SECONDS: Final = 30.0
 """How long a report is repeated: less than Redis remembers its number (limit.lua), or it would be taken twice."""
 
@@ -55,7 +57,6 @@ class TokenBuckets:
         sync_every: Seconds from one synchronisation with Redis to the next.
         idle_seconds: How long what is not used is held.
         max_shares: Buckets that the process keeps in mind; the longest unused is given up.
-        max_lines: Buckets that one script synchronises.
     """
 
     def __init__(
@@ -65,13 +66,11 @@ class TokenBuckets:
         sync_every: float = 0.25,
         idle_seconds: float = 3.0,
         max_shares: int = 20_000,
-        max_lines: int = 200,
     ) -> None:
         self._connection = connection
         self._sync_every = sync_every
         self._idle_seconds = idle_seconds
         self._max_shares = max_shares
-        self._max_lines = max_lines
         self._script = Script("gateway.store", "limit")
         self._mark = f"{_SLOT}:limit-report:{secrets.token_hex(8)}"
         self._shares: dict[str, BucketShare] = {}
@@ -217,7 +216,7 @@ class TokenBuckets:
 
     def _next_report(self) -> "_Report":
         now = clock()
-        shares = list(self._due)[: self._max_lines]
+        shares = list(self._due)[:_MAX_LINES]
         for share in shares:
             del self._due[share]
         self._reports += 1
