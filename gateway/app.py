@@ -114,7 +114,7 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         tokens or _tokens(settings),
         timeout=settings.upstream_timeout.total_seconds(),
         max_connections=settings.upstream_concurrency,
-        max_for_readers=settings.reader_concurrency,
+        max_for_reads=settings.reader_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
         webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
         proxy=_proxy(settings),
@@ -162,7 +162,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     for warning in warnings(settings):
         _log.warning("settings.warning", meaning=warning)
     connection = create_connection(settings)
-    coordinator = Coordinator(connection, _timing(settings), _tenant(settings))
+    coordinator = Coordinator(connection, _timing(settings), _project_name(settings))
     tokens = _tokens(settings)
     videosdk = create_client(settings, tokens)
     listings = ListingCache(videosdk)
@@ -180,7 +180,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         max_waiting=settings.most_waiting,
     )
     recordings = Recordings(coordinator, coalescer, reconciler, without_redis)
-    backlog = Backlog(connection, _tenant(settings))
+    backlog = Backlog(connection, _project_name(settings))
     operator = Operator(coordinator, backlog, listings, reconciler, recordings)
     token_buckets = TokenBuckets(connection)
     rate_limiter = _rate_limiter(settings, token_buckets)
@@ -188,7 +188,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     pipeline = _pipeline(settings, recordings, search_room, connection, rate_limiter)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
     event_streams = EventStreams(
-        room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _tenant(settings), authenticator.vouches
+        room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _project_name(settings), authenticator.vouches
     )
     signatures = Signatures(create_webhook_keys(settings, videosdk))
     webhook_queue = WebhookQueue(WebhookEvents(coordinator, reconciler).handle, max_waiting=settings.most_webhooks)
@@ -279,7 +279,7 @@ def _pipeline(
         recordings,
         search_room,
         rate_limiter,
-        Idempotency(records, _tenant(settings)),
+        Idempotency(records, _project_name(settings)),
         file_formats=settings.file_formats,
     )
 
@@ -287,7 +287,7 @@ def _pipeline(
 def _rate_limiter(settings: Settings, token_buckets: TokenBuckets) -> RateLimiter:
     return RateLimiter(
         token_buckets,
-        _tenant(settings),
+        _project_name(settings),
         caller_per_minute=settings.caller_starts_per_minute,
         target_per_minute=settings.track_starts_per_minute,
         questions_per_minute=settings.caller_questions_per_minute,
@@ -325,7 +325,7 @@ def create_authenticator(settings: Settings) -> Authenticator:
 
     join_tokens = oidc_tokens = None
     if settings.join_tokens != "off":
-        api_key, secret = _project(settings)
+        api_key, secret = _key_and_secret(settings)
         join_tokens = JoinTokens(api_key, secret, settings.join_tokens, partial(table, Sort.JOIN_TOKEN))
     if settings.jwt_jwks_url is not None:
         claims = ClaimNames(settings.jwt_name_claim, settings.jwt_scopes_claim, settings.jwt_rooms_claim or "")
@@ -342,7 +342,7 @@ def create_authenticator(settings: Settings) -> Authenticator:
 def _tokens(settings: Settings) -> Tokens:
     if settings.videosdk_token is not None:
         return FixedToken(_current(settings, "videosdk_token", settings.videosdk_token))
-    api_key, secret = _project(settings)
+    api_key, secret = _key_and_secret(settings)
     return MintedTokens(_watched(api_key), secret)
 
 
@@ -364,7 +364,7 @@ def _watched(api_key: Callable[[], str]) -> Callable[[], str]:
     return current
 
 
-def _project(settings: Settings) -> tuple[Callable[[], str], Callable[[], Secret]]:
+def _key_and_secret(settings: Settings) -> tuple[Callable[[], str], Callable[[], Secret]]:
     """Return what gives the project's key and secret as they are now."""
     assert settings.videosdk_api_key is not None  # noqa: S101 - settings.load sees to both
     assert settings.videosdk_secret is not None  # noqa: S101
@@ -382,7 +382,7 @@ def _current(settings: Settings, field: str, secret: Secret, value_type: ValueTy
     )
 
 
-def _tenant(settings: Settings) -> str:
+def _project_name(settings: Settings) -> str:
     """Name the VideoSDK project in Redis's keys: rooms are per project, and a token may be renewed.
 
     By the API key at the start, for as long as the process lives: replicas that each took over a new one at another

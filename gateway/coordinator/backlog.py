@@ -73,13 +73,13 @@ class Backlog:
 
     Args:
         connection: How Redis is reached.
-        tenant: Whose targets; separates the projects that share a Redis.
+        project: Whose targets; separates the projects that share a Redis.
         max_per_bucket: Targets of a bucket, the most urgent, of which it is found out whether they are uncertain.
     """
 
-    def __init__(self, connection: Connection, tenant: str, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
+    def __init__(self, connection: Connection, project: str, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
         self._connection = connection
-        self._buckets = [due_times(bucket, tenant) for bucket in range(BUCKETS)]
+        self._buckets = [due_times(bucket, project) for bucket in range(BUCKETS)]
         self._max_per_bucket = max_per_bucket
         self._script = Script("gateway.coordinator", "backlog")
         self._counting = asyncio.Lock()

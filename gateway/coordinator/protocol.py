@@ -2,7 +2,7 @@ r"""What the coordinator is asked and what it answers: commands, verdicts, claim
 
 What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
 
-    rec:{07}:<tenant>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h. Ids percent-encoded.
+    rec:{07}:<project>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h. Ids percent-encoded.
                                      Fields that are empty or 0 are left out
         v                            version of this format
         state                        starting, recording, stopping, stopped, failed, unknown
@@ -29,12 +29,12 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         evidence because             what VideoSDK's list says of the recording (JSON); why it ended
         tries upstream               how often it was taken up since it was certain; what VideoSDK answered last
         uncertain_since              since when (ms) it is unknown, or stopping without an answer; 0: it is known
-    rec:{07}:<tenant>:due   sorted set, record -> when (ms) it must be looked at though no caller may come
-    rec:{07}:<tenant>:ends   sorted set, record -> `stops_at` of what runs, or may run, and is not being stopped
+    rec:{07}:<project>:due   sorted set, record -> when (ms) it must be looked at though no caller may come
+    rec:{07}:<project>:ends   sorted set, record -> `stops_at` of what runs, or may run, and is not being stopped
     rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
-    rec:{07}:<tenant>:<room>:targets   sorted set, record -> when (ms) it changed last, and 10^14 more while it has not
+    rec:{07}:<project>:<room>:targets   sorted set, record -> when (ms) it changed last, and 10^14 more while it has not
                                        ended. TTL: twice a record's
-    rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
+    rec:{07}:<project>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
                                       TTL: 10 min. Also the channel on which each event's id is published
     rec:{07}:ticket:<hash>   string, what the bearer of the ticket may read (JSON). TTL: 30 s
     rec:{07}:limit… rec:{07}:answer…   token buckets and idempotency keys, see `gateway/store/`

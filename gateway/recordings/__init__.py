@@ -8,7 +8,7 @@ from gateway.coordinator import MaxDuration
 from gateway.recordings.coalescer import Coalescer
 from gateway.recordings.decoding import recording_of
 from gateway.recordings.leader import Leader
-from gateway.recordings.listings import Asker, ListingCache
+from gateway.recordings.listings import ListingCache, ReadBudget
 from gateway.recordings.model import ENDED, Answer, EndReason, Origin, Outcome, RecordedFile, Recording, Status
 from gateway.recordings.operator import Operator
 from gateway.recordings.reconciler import Reconciler
@@ -24,7 +24,6 @@ __all__ = [
     "ENDED",
     "MODES",
     "Answer",
-    "Asker",
     "Coalescer",
     "EndReason",
     "EventType",
@@ -37,6 +36,7 @@ __all__ = [
     "Operator",
     "Origin",
     "Outcome",
+    "ReadBudget",
     "Reader",
     "Reconciler",
     "RecordedFile",

@@ -436,7 +436,7 @@ class Leader:
             # The target has moved on without us. A stop that VideoSDK confirmed is true all the same.
             if outcome is Outcome.STARTED:
                 metrics.DUPLICATES_SUSPECTED.inc()
-                _log.error("duplicate.suspected", key=operation.key, attempt=lease.attempt)
+                _log.error("duplicate.suspected", target=operation.key, attempt=lease.attempt)
             return self._again(operation)
         operation.stop_pending = finished.stop
         if because is EndReason.MAX_DURATION:

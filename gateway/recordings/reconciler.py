@@ -25,7 +25,7 @@ from gateway.recordings.evidence import (
     with_dead,
 )
 from gateway.recordings.leader import Leader
-from gateway.recordings.listings import Asker, Listing, ListingCache
+from gateway.recordings.listings import Listing, ListingCache, ReadBudget
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
 from gateway.recordings.targets import Target, target_of
@@ -119,7 +119,7 @@ class Reconciler:
 
     async def _reconcile_once(self, key: str) -> bool:
         target = target_of(key)
-        with tracing.span("settle", root=True, kind=target.label):
+        with tracing.span("reconcile", root=True, kind=target.label):
             claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
             if lease is None:
                 return False
@@ -250,17 +250,17 @@ class Reconciler:
         *,
         whole: bool = False,
         max_age: float = 0,
-        asker: Asker | None = None,
+        budget: ReadBudget | None = None,
     ) -> bool:
         """Compare records with the list of their room, or of one target. Return whether the list could be had.
 
         Raises:
-            TooManyRequests: The reader cannot pay for the list.
+            TooManyRequests: The read cannot pay for the list.
         """
         # What is remembered of a whole room is about all modes, so that questions about each do not take turns.
         participant, mode = (None, None) if target is None or whole else (target.participant_id, target.mode)
         try:
-            listed = await self._listings.ask(room, participant, mode, max_age=max_age, asker=asker)
+            listed = await self._listings.ask(room, participant, mode, max_age=max_age, budget=budget)
         except UpstreamError:
             return False
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))

@@ -11,7 +11,7 @@ from gateway.coordinator import UNBOUNDED, Command, Coordinator, MaxDuration, Re
 from gateway.errors import CoordinationUnavailable, DeadlineExceeded, GatewayError, NewerRecord, NotFound
 from gateway.recordings.coalescer import Coalescer
 from gateway.recordings.decoding import decode_descriptor, key_of, recording_of
-from gateway.recordings.listings import Asker
+from gateway.recordings.listings import ReadBudget
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.running import may_look_again
@@ -22,7 +22,7 @@ from gateway.store.clock import clock
 __all__ = ["Recordings"]
 
 _ANSWER_SECONDS: Final = 1.5
-"""How long a question waits for VideoSDK's answer before it is answered from the record."""
+"""How long a read waits for VideoSDK's answer before it is answered from the record."""
 
 _log = structlog.get_logger("gateway.recordings")
 
@@ -35,7 +35,7 @@ class Recordings:
         coalescer: Turns commands into operations.
         reconciler: Compares records with VideoSDK's list.
         without_redis: Works while Redis does not answer.
-        answer_within: Seconds after which a question is answered with what is known.
+        answer_within: Seconds after which a read is answered with what is known.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Recordings:
         self._reconciler = reconciler
         self._without_redis = without_redis
         self._answer_within = answer_within
-        self._questions: set[asyncio.Future[object]] = set()
+        self._reads: set[asyncio.Future[object]] = set()
 
     async def open(self) -> None:
         """Begin to listen to other replicas, to renew what this one holds, and to reconcile what is due."""
@@ -65,9 +65,9 @@ class Recordings:
 
     async def close(self, grace: float) -> None:
         """Let operations come to their end, for at most `grace` seconds; other replicas reconcile what is left."""
-        for question in self._questions:
-            question.cancel()
-        await asyncio.gather(*self._questions, return_exceptions=True)
+        for read in self._reads:
+            read.cancel()
+        await asyncio.gather(*self._reads, return_exceptions=True)
         await self._reconciler.close()
         await self._coalescer.close(grace)
         await self._without_redis.close()
@@ -172,16 +172,16 @@ class Recordings:
         """
         return await self._coordinator.records.ready_in()
 
-    async def get(self, target: Target, *, asker: Asker | None = None) -> Recording:
+    async def get(self, target: Target, *, budget: ReadBudget | None = None) -> Recording:
         """Return what is known of the target, compared with VideoSDK's list where that was long ago.
 
         Args:
             target: Of which.
-            asker: The reader, who pays for what is asked of VideoSDK for it.
+            budget: Pays for what is asked of VideoSDK for this read.
 
         Raises:
             NotFound: Nothing is known to have recorded it, or that is long ago.
-            TooManyRequests: The reader cannot pay.
+            TooManyRequests: The read cannot pay.
             CoordinationUnavailable: Redis does not answer.
         """
         key = key_of(self._coordinator, target)
@@ -192,7 +192,7 @@ class Recordings:
             whole = record is None
             await self.briefly(
                 self._reconciler.refresh(
-                    target.room_id, records, target, whole=whole, max_age=self._timing.trust, asker=asker
+                    target.room_id, records, target, whole=whole, max_age=self._timing.trust, budget=budget
                 )
             )
             record = await self._coordinator.records.read(key)
@@ -210,20 +210,20 @@ class Recordings:
         record = await self._coordinator.records.read(key)
         return None if record is None else recording_of(key, target, record)
 
-    async def list(self, room: str, *, asker: Asker | None = None) -> list[Recording]:
+    async def list(self, room: str, *, budget: ReadBudget | None = None) -> list[Recording]:
         """Return what is known of the room's targets, in the order of their keys, compared with the list like `get`.
 
         Args:
             room: Its id.
-            asker: As for `get`.
+            budget: As for `get`.
 
         Raises:
-            TooManyRequests: The reader cannot pay.
+            TooManyRequests: The read cannot pay.
             CoordinationUnavailable: Redis does not answer.
         """
         records = (await self._coordinator.records.room(room)).records
         if not records or any(self._is_stale(record) for record in records.values()):
-            await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust, asker=asker))
+            await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust, budget=budget))
             records = (await self._coordinator.records.room(room)).records
         known = {key: record for key, record in records.items() if record.generation != "0"}
         return [recording_of(key, target_of(key), known[key]) for key in sorted(known)]
@@ -240,14 +240,14 @@ class Recordings:
     async def briefly(self, work: Awaitable[object]) -> None:
         """Wait a moment for work that goes on by itself."""
         task = asyncio.ensure_future(work)
-        self._questions.add(task)
+        self._reads.add(task)
         task.add_done_callback(self._answered)
         with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
             async with asyncio.timeout(self._answer_within):
                 await asyncio.shield(task)
 
     def _answered(self, task: asyncio.Future[object]) -> None:
-        self._questions.discard(task)
+        self._reads.discard(task)
         # Who asked may have its answer already, and hears nothing of this.
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, GatewayError):

@@ -356,7 +356,7 @@ class _Feed:
         self._as_of, self._whole, self._read_at = room.last, None, clock()
 
     def _keep(self, key: str, record: Record, text: tuple[Target, bytes]) -> None:
-        # A question about such a target gets 404: its start was refused.
+        # A read of such a target gets 404: its start was refused.
         if record.generation == "0":
             self._texts.pop(key, None)
         else:

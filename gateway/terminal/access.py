@@ -120,7 +120,7 @@ def refusal(response: httpx.Response, *, commands: bool) -> FailedError:
 
 
 def exit_code(status: int, retry_after: int | None, *, commands: bool) -> ExitCode:
-    """Return what the status of a problem means: to a start or stop, or to a question."""
+    """Return what the status of a problem means: to a start or stop, or to a read."""
     if status == 504 or (status == 500 and commands):
         return ExitCode.UNKNOWN if commands else ExitCode.NOT_NOW
     passes = retry_after is not None or status in {429, 503}

@@ -1,4 +1,4 @@
-"""Who gets in: API keys, join tokens and company tokens, over HTTP and with real files; and who does not."""
+"""Who gets in: API keys, join tokens and JWTs, over HTTP and with real files; and who does not."""
 
 import ast
 import asyncio
@@ -357,7 +357,7 @@ async def test_join_token_is_refused_unless_configured(
     check_problem(await gateway.start(track, headers=bearer(token)), "unauthenticated")
 
 
-# --- company tokens ----------------------------------------------------------------------------------------------
+# --- JWTs --------------------------------------------------------------------------------------------------------
 
 
 class Clock:

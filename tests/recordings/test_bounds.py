@@ -269,7 +269,7 @@ async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, 
         Parts(valkey, simulator.url, **bounds).running() as here,
         Parts(valkey, simulator.url, **bounds).running() as there,
     ):
-        buckets = TokenBuckets(here.connection, settle_every=0.05, idle_seconds=0.05)
+        buckets = TokenBuckets(here.connection, sync_every=0.05, idle_seconds=0.05)
         buckets.open()
         rate_limiter = RateLimiter(buckets, "t", caller_per_minute=100, target_per_minute=100)
         held = {"here": here.all, "there": there.all, "rate_limiter": rate_limiter}
