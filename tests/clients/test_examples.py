@@ -88,9 +88,25 @@ async def test_readme_curl_line_starts_a_recording(house: House, tmp_path: Path)
     assert json.loads(out)["outcome"] == "started"
 
 
+async def test_callers_page_bodies_are_what_the_gateway_answers(house: House) -> None:
+    """The recording and the problem that the page shows, but for what each answer has of its own."""
+    own = {"id": r"rec_[a-z2-7]{24}", "requestId": r"[0-9a-f]{16}"}
+    own |= dict.fromkeys(("requestedAt", "confirmedAt"), r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+    async with harness.client(house.url, house.key) as caller:
+        started = await caller.start(TRACK)
+        refused = await caller.start(TRACK | {"kind": "smell"})
+    for heading, answer in (("Requests and answers", started), ("Problems", refused)):
+        shown, answered = json.loads(block("json", heading)), answer.json()
+        for body in (shown, answered):
+            for name in own.keys() & body.keys():
+                assert re.fullmatch(own[name], body[name]), name
+                body[name] = ""
+        assert list(shown.items()) == list(answered.items())
+
+
 async def test_callers_page_python_service_starts_and_raises_refusals(house: House, tmp_path: Path) -> None:
-    """It starts although VideoSDK is busy at first, gets the same recording from a second start, raises a refusal."""
-    house.simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
+    """It starts although the participant only just joins, gets the same recording again, and raises what is wrong."""
+    house.simulator.inject(Fault(action="refuse", endpoint="start", status=400, headers={"Retry-After": "1"}))
     (tmp_path / "service.py").write_text(block("python", "A service in Python"))
     (tmp_path / "use.py").write_text(
         "import json, sys, httpx\nfrom service import start_recording\n"
