@@ -10,9 +10,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.auth.api_keys import Callers
+from gateway.auth.policy import Policy
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
@@ -236,6 +238,15 @@ def test_operating_page_callers_file_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "callers.toml"
     file.write_text(text.replace('"…"', f'"{"ab" * 32}"'))
     assert Callers.load(file)
+
+
+def test_operating_page_lists_every_key_of_the_callers_file() -> None:
+    """One row for each key that a table may hold, and none for another."""
+    page = (ROOT / "docs" / "operating.md").read_text("utf-8")
+    table = page.split("<!-- callers file -->\n")[1].split("<!-- /callers file -->")[0]
+    listed = [re.match(r"\| `(\w+)` \| .+ \| .+ \|$", row) for row in table.splitlines()]
+    keys = {"keys", "starts_per_minute", *(field.name for field in msgspec.structs.fields(Policy))}
+    assert sorted(row[1] if row else "" for row in listed) == sorted(keys)
 
 
 @pytest.mark.parametrize("page", PAGES)
