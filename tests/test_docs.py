@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import PROBLEMS
-from tests import problems_page, settings_page
+from tests import settings_page
 from tests.faults.rows import ROWS
 
 ROOT = Path(__file__).parents[1]
@@ -43,12 +42,6 @@ def test_every_promise_names_a_test_that_exists() -> None:
         for file, test in named:
             text = (ROOT / "tests" / file).read_text()
             assert not test or f"def {test}(" in text, f"{file} has no {test}"
-
-
-def test_callers_page_lists_every_problem() -> None:
-    """One row each, in the order of `PROBLEMS`, with its status and whether the same request may be repeated."""
-    listed = [(slug, int(status)) for slug, status, _ in problems_page.rows()]
-    assert listed == [(slug, cls.status) for slug, cls in PROBLEMS.items()]
 
 
 def test_fault_page_lists_every_row_of_the_matrix() -> None:

@@ -107,6 +107,12 @@ def test_contract_is_the_same_under_every_hash_seed() -> None:
     assert yaml.safe_load(text) == contract()
 
 
+def test_callers_page_lists_every_problem() -> None:
+    """One row each, in the order of `PROBLEMS`, with its status."""
+    listed = [(slug, int(status)) for slug, status, _ in problems_page.rows()]
+    assert listed == [(slug, cls.status) for slug, cls in PROBLEMS.items()]
+
+
 def test_contract_names_retry_after_where_the_callers_page_says_repeat(document: dict[str, Any]) -> None:
     """Each response with a problem that is to be repeated has the header."""
     repeated = {f"/problems/{slug}" for slug, _, repeat in problems_page.rows() if repeat != "no"}
