@@ -67,7 +67,7 @@ class StopAllRecordings(Struct, frozen=True, kw_only=True, rename="camel"):
     """What of a room is to be stopped."""
 
     include_foreign: (
-        Annotated[bool, Meta(description="Stop also what was begun beside the gateway (`origin: videosdk`).")]
+        Annotated[bool, Meta(description="Stop also what was started outside the gateway (`origin: videosdk`).")]
         | UnsetType
         | None
     ) = UNSET
@@ -140,7 +140,7 @@ class RoomStopResults(Struct, frozen=True, kw_only=True, rename="camel"):
         ),
     ]
     foreign_left: Annotated[
-        int, Meta(description="How many recordings go on because they were begun beside the gateway.")
+        int, Meta(description="How many recordings go on because they were started outside the gateway.")
     ]
 
 
@@ -309,7 +309,7 @@ def _stop_room(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
     @post(
         "/rooms/{roomId:str}/recordings/stop",
         operation_id="stopAllRecordingsOfRoom",
-        summary="Stop all that records in a room",
+        summary="Stop the recordings of a room",
         description=batch_texts.STOP_ROOM,
         tags=["recordings"],
         security=BEARER,

@@ -128,7 +128,7 @@ WEBHOOK_SIGNATURE = (
 
 LIST = """\
 The latest recording of the room, of each participant and of each track, those that run first, then by mode, participant
-and kind; recordings started without the gateway too, with `origin: videosdk`. Compared with VideoSDK first, as for a
+and kind; recordings started outside the gateway too, with `origin: videosdk`. Compared with VideoSDK first, as for a
 single one, with one call of each mode for the whole room.
 """
 

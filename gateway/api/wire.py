@@ -265,7 +265,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
     file_format: str
     status: Status
     outcome: Annotated[Outcome, Meta(description=_OUTCOME)] | None
-    origin: Annotated[Origin, Meta(description="`videosdk` where it was started without the gateway.")]
+    origin: Annotated[Origin, Meta(description="`videosdk` where it was started outside the gateway.")]
     requested_by: Annotated[str, Meta(description=_REQUESTED_BY)] | None
     requested_at: datetime | None
     confirmed_at: Annotated[datetime, Meta(description="When the status was last seen to be true.")] | None

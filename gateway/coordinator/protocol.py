@@ -2,8 +2,9 @@ r"""What the coordinator is asked and what it answers: commands, verdicts, claim
 
 What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
 
-    rec:{07}:<project>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h. Ids percent-encoded.
-                                     Fields that are empty or 0 are left out
+    rec:{07}:<project>:<room>:<mode>:<participant>:<kind>   hash, one per target. Ids percent-encoded.
+                                     Fields that are empty or 0 are left out. TTL: 24 h; GATEWAY_KEEP_ENDED_HOURS of an
+                                     ended one, S + 60 s where a stop found nothing
         v                            version of this format
         state                        starting, recording, stopping, stopped, failed, unknown
         op done finished_by          number of the current operation; of the last finished one, and the attempt that did

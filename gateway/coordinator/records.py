@@ -242,7 +242,7 @@ class Records:
 
 def newer_record() -> NewerRecord:
     """Return the error for a record that a later version of the gateway has written."""
-    return NewerRecord("A later version of the gateway has written what is known of this track.", retry_after=2)
+    return NewerRecord("A later version of the gateway has written what is known of this recording.", retry_after=2)
 
 
 def _record(fields: str) -> Record:

@@ -126,9 +126,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     stop = _client_command(commands, "stop", "stop a recording, or all of a room; one that does not run is no error")
     _target(stop)
-    stop.add_argument("--all", action="store_true", help="stop all that was started in ROOM, whatever its mode")
+    stop.add_argument("--all", action="store_true", help="stop all that the gateway started in ROOM, whatever its mode")
     stop.add_argument(
-        "--include-foreign", action="store_true", help="with --all: also what was begun beside the gateway"
+        "--include-foreign", action="store_true", help="with --all: also what was started outside the gateway"
     )
     listing = _client_command(commands, "list", "list a room's recordings, what runs or may run first")
     listing.add_argument("room", metavar="ROOM")

@@ -110,7 +110,7 @@ def _show_stops(answer: Mapping[str, Any]) -> None:
     elif complete and not left:
         note("Nothing recorded.")
     if left:
-        note(f"Left alone: {left} that began beside the gateway; --include-foreign stops them too.")
+        note(f"Left alone: {left} started outside the gateway; --include-foreign stops them too.")
     if not complete:
         note("Something else may record: VideoSDK's list could not be had. The same command again is safe.")
 

@@ -159,7 +159,7 @@ async def test_list_and_watch_of_what_was_over_say_why_and_no_longer_until_when(
 async def test_stop_of_a_whole_room_says_what_became_of_each(
     gateway: ApiClient, run: Command, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """All that was started there, whatever its mode; what began beside the gateway is counted, or stopped too."""
+    """All that was started there, whatever its mode; what started outside the gateway is counted, or stopped too."""
     track, foreign = new_track(), new_track()
     room, whole = track["roomId"], {"roomId": track["roomId"]}
     assert (await gateway.start(track)).status_code == 201
@@ -176,7 +176,7 @@ async def test_stop_of_a_whole_room_says_what_became_of_each(
         ["room", "stopped", "stopped"],
         ["track", track["participantId"], track["kind"], "stopped", "stopped"],
     ]
-    assert ended.err.startswith("Left alone: 1 that began beside the gateway")
+    assert ended.err.startswith("Left alone: 1 started outside the gateway")
 
     ended = await run("stop", "--all", "--include-foreign", "--json", room)
     answer = json.loads(ended.out)
