@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from gateway.terminal.access import Access, FailedError, refusal
+from gateway.terminal.answers import RecordingAnswer, SnapshotAnswer, misfit
 from gateway.terminal.exit_codes import ExitCode
 from gateway.terminal.screen import coloured, moment, note, printable, show
 
@@ -26,6 +27,7 @@ _STEADY_SECONDS: Final = 5.0
 _MAX_SECONDS: Final = 30.0
 _MAX_BYTES: Final = 64 * 1024 * 1024
 """A longer event is none of a gateway's."""
+_SHAPES: Final = {"snapshot": SnapshotAnswer, "recording": RecordingAnswer}
 
 
 class Event(NamedTuple):
@@ -89,7 +91,7 @@ class Watch:
                     if event.name == "reconnect":
                         return _reason(event.data)
                     self._tell(event)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             if not self._connected:
                 raise self._access.unanswered(error, commands=False) from None
             return printable(str(error) or type(error).__name__)
@@ -127,7 +129,10 @@ class Watch:
         except msgspec.DecodeError:
             note("An event that is no JSON was left out.")
             return
-        if self._as_json:
+        shape = _SHAPES.get(event.name)
+        if shape is not None and (lacks := misfit(data, shape)):
+            note(f"An event that is not the gateway's was left out: {lacks}.")
+        elif self._as_json:
             show(msgspec.json.encode({"event": event.name, "id": event.id, "data": data}).decode())
         elif event.name == "snapshot":
             recordings = data["recordings"]

@@ -50,7 +50,9 @@ def test_fields_are_text_files_or_json() -> None:
     assert fields_of(["a=b=c", 'd:={"e":[1]}', "f="]) == {"a": "b=c", "d": {"e": [1]}, "f": ""}
 
 
-@pytest.mark.parametrize("given", ["webhookUrl", "=x", ":=1", "config:={", "hook=@/hunter2"])
+@pytest.mark.parametrize(
+    "given", ["webhookUrl", "=x", ":=1", "config:={", "x:=NaN", "x:=1e999", 'x:="\\ud800"', "hook=@/hunter2"]
+)
 def test_field_of_no_form_is_refused(given: str) -> None:
     """No equals sign, no name, no JSON, no such file: refused, without the value."""
     with pytest.raises(UsageError) as refused:
