@@ -16,7 +16,7 @@ from gateway.terminal.answers import RecordingAnswer, SnapshotAnswer, misfit
 from gateway.terminal.exit_codes import ExitCode
 from gateway.terminal.screen import coloured, moment, note, printable, show
 
-__all__ = ["Event", "Watch", "events"]
+__all__ = ["Event", "Watch", "backoff", "events"]
 
 _SILENT_SECONDS: Final = 45.0
 """A gateway sends something every 15 s: one that has been silent for so long is not there any more."""
@@ -107,13 +107,7 @@ class Watch:
         self._connected = True
 
     async def _pause(self, why: str, asked: float | None) -> None:
-        if asked is not None:
-            seconds = asked
-        elif self._failures == 0:
-            seconds = random.uniform(*_AT_ONCE_SECONDS)  # noqa: S311
-        else:
-            # Later ones keep the gateway's own pace, and double it.
-            seconds = min(self._retry * 2.0 ** min(self._failures - 1, 9), _MAX_SECONDS)
+        seconds = backoff(self._failures, self._retry) if asked is None else asked
         self._failures += 1
         note(f"Connection lost ({why}); again in {seconds:.1f} s.")
         await asyncio.sleep(seconds)
@@ -141,6 +135,13 @@ class Watch:
                 show(_line(recording))
         elif event.name == "recording":
             show(_line(data))
+
+
+def backoff(failures: int, pace: float) -> float:
+    """Return the seconds before the next try, after so many that failed, at the pace that the gateway asks for."""
+    if failures == 0:
+        return random.uniform(*_AT_ONCE_SECONDS)  # noqa: S311
+    return min(pace * 2.0 ** min(failures - 1, 9), _MAX_SECONDS)
 
 
 async def events(response: httpx.Response) -> AsyncGenerator[Event]:

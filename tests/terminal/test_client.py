@@ -687,6 +687,15 @@ async def test_watch_of_another_servers_events_leaves_them_out() -> None:
         )
 
 
+async def test_watch_of_a_gateway_that_ends_again_and_again_keeps_its_pace() -> None:
+    """The pace that the gateway asks for, then twice that: each try that fails makes the next one later."""
+    async with (
+        another_server(Reply(200, b"retry: 300\n\n", "text/event-stream")) as url,
+        watching(environment(url, "key"), "room") as watch,
+    ):
+        await watch.until(lambda watch: "again in 0.3 s." in watch.err and "again in 0.6 s." in watch.err)
+
+
 @pytest.mark.blackbox
 async def test_commands_against_a_real_process(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, tmp_path: Path
