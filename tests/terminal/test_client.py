@@ -310,10 +310,12 @@ async def test_start_while_videosdk_limits_exits_5(run: Command, simulator: Simu
 
 
 @asynccontextmanager
-async def another_server(reply: Reply | None) -> AsyncGenerator[str]:
-    """A server that is no gateway: every request gets this answer, or its connection is cut."""
+async def another_server(*replies: Reply | None) -> AsyncGenerator[str]:
+    """A server that is no gateway: each request gets the next answer and at last always the same; None cuts it off."""
+    left = list(replies)
 
     async def answer(exchange: Exchange) -> None:
+        reply = left.pop(0) if len(left) > 1 else left[0]
         if reply is None:
             exchange.reset()
         else:
@@ -694,6 +696,17 @@ async def test_watch_of_a_gateway_that_ends_again_and_again_keeps_its_pace() -> 
         watching(environment(url, "key"), "room") as watch,
     ):
         await watch.until(lambda watch: "again in 0.3 s." in watch.err and "again in 0.6 s." in watch.err)
+
+
+async def test_watch_refused_for_a_while_says_why_and_comes_back_when_it_may() -> None:
+    """Let in before, and refused with a Retry-After now: the problem's title, and the seconds that it asks for."""
+    limited = Reply(503, b'{"title":"Too many readers"}', PROBLEM, (("retry-after", "1"),))
+    stream = Reply(200, b"retry: 100\n\n", "text/event-stream")
+    async with (
+        another_server(stream, limited, stream) as url,
+        watching(environment(url, "key"), "room") as watch,
+    ):
+        await watch.until(lambda watch: "Connection lost (Too many readers); again in 1.0 s." in watch.err)
 
 
 @pytest.mark.blackbox
