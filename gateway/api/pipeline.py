@@ -175,7 +175,8 @@ class RequestPipeline:
             ]
         replies = [task.result() for task in tasks]
         for reply in replies:
-            if isinstance(reply.problem, IdempotencyKeyReused):
+            # Where an item alone differs, its batch was forgotten before it, and the others are carried out.
+            if key and key.differs and isinstance(reply.problem, IdempotencyKeyReused):
                 raise reply.problem
         return replies
 
