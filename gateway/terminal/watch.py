@@ -118,6 +118,8 @@ class Watch:
                 self._retry = min(max(int(event.data) / 1000, 0.1), _MAX_SECONDS)
             return
         self._last = event.id or self._last
+        if not event.name:
+            return
         try:
             data: Any = msgspec.json.decode(event.data)
         except msgspec.DecodeError:
@@ -145,11 +147,12 @@ def backoff(failures: int, pace: float) -> float:
 
 
 async def events(response: httpx.Response) -> AsyncGenerator[Event]:
-    """Yield the events of a stream; a `retry` field comes as an event of that name.
+    """Yield the events of a stream.
 
+    A `retry` field comes as an event of that name, and an `id` without data as an event without a name.
     Lines end with a line feed alone: the gateway's do, and JSON may hold what else Python takes for an end.
     """
-    rest, name, last, data = b"", "", "", list[str]()
+    rest, name, last, told, data = b"", "", "", "", list[str]()
     async for chunk in response.aiter_bytes():
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
@@ -157,9 +160,9 @@ async def events(response: httpx.Response) -> AsyncGenerator[Event]:
             value = value.removeprefix(" ")
             match field:
                 case "":
-                    if data:
-                        yield Event(name or "message", last, "\n".join(data))
-                    name, data = "", []
+                    if data or last != told:
+                        yield Event((name or "message") if data else "", last, "\n".join(data))
+                    name, told, data = "", last, []
                 case "event":
                     name = value
                 case "id":

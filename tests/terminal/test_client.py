@@ -698,6 +698,18 @@ async def test_watch_of_a_gateway_that_ends_again_and_again_keeps_its_pace() -> 
         await watch.until(lambda watch: "again in 0.3 s." in watch.err and "again in 0.6 s." in watch.err)
 
 
+async def test_watch_goes_on_after_what_it_may_not_see() -> None:
+    """A comment that comes with an id says where to go on; nothing is shown, and nothing is said of it."""
+    stream = b'retry: 100\n\nid: 1-1\nevent: snapshot\ndata: {"recordings":[]}\n\n:\nid: 1-9\n\n'
+    async with (
+        another_server(Reply(200, stream, "text/event-stream")) as url,
+        watching(environment(url, "key"), "--json", "room") as watch,
+    ):
+        await watch.until(lambda watch: "Connected again, from event 1-9 on." in watch.err)
+        assert "left out" not in watch.err
+        assert {json.loads(line)["event"] for line in watch.out.splitlines()} == {"snapshot"}
+
+
 async def test_watch_refused_for_a_while_says_why_and_comes_back_when_it_may() -> None:
     """Let in before, and refused with a Retry-After now: the problem's title, and the seconds that it asks for."""
     limited = Reply(503, b'{"title":"Too many readers"}', PROBLEM, (("retry-after", "1"),))
