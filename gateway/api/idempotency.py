@@ -85,6 +85,8 @@ class BatchKey:
         self._answers = answers
         self._stored = stored
         self._known: asyncio.Task[IdempotencyRecord] | None = None
+        self.differs = False
+        """Whether another batch was sent under this key before, as far as was asked."""
 
     def item(self, route: Scope, number: int) -> RequestKey:
         """Return the key of an item. The whole body goes with it: another batch is another request in every item."""
@@ -99,7 +101,9 @@ class BatchKey:
         """
         if self._known is None:
             self._known = asyncio.create_task(self._answers.begin(self._stored, remember=True), name="batch-key")
-        return await asyncio.shield(self._known)
+        whole = await asyncio.shield(self._known)
+        self.differs = whole.verdict == "differs"
+        return whole
 
 
 class IdempotentRequest(Struct, frozen=True):

@@ -177,7 +177,8 @@ class RequestPipeline:
             ]
         responses = [task.result() for task in tasks]
         for response in responses:
-            if isinstance(response.problem, IdempotencyKeyReused):
+            # Where an item alone differs, its batch was forgotten before it, and the others are carried out.
+            if key and key.differs and isinstance(response.problem, IdempotencyKeyReused):
                 raise response.problem
         return responses
 

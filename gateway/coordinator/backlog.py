@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -94,16 +95,31 @@ class Backlog:
         """
         return await self._connection.now()
 
-    async def pending(self, most: int) -> list[PendingTarget]:
+    async def pending(self, most: int, wanted: Callable[[str], bool] = lambda _: True) -> list[PendingTarget]:
         """Return up to `most` targets that a leader holds or a reconciler has to look at, the soonest due first.
+
+        Args:
+            most: How many at most.
+            wanted: Tells by its key whether a target is to be among them.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        lots = await self._due(_FAR_MS, most)
+        lots = await asyncio.gather(*(self._soonest(bucket, most, wanted) for bucket in self._buckets))
         soonest = sorted((at, key) for lot in lots for key, at in lot.items())[:most]
         found = await asyncio.gather(*(self.read(key, at) for at, key in soonest))
         return [pending for pending in found if pending is not None]
+
+    async def _soonest(self, bucket: str, most: int, wanted: Callable[[str], bool]) -> dict[str, float]:
+        """Return of one bucket the targets that are wanted, at least the first `most`, with their times (ms)."""
+        read = most
+        while True:
+            due = await self._connection.scheduled(bucket, _FAR_MS, read)
+            found = {key: at for key, at in due.items() if wanted(key)}
+            if len(found) >= most or len(due) < read:
+                return found
+            # Others stand before them: again, from the beginning, because they move meanwhile.
+            read *= 4
 
     async def read(self, key: str, due: float = 0) -> PendingTarget | None:
         """Return one target's, None where nothing is known of it.

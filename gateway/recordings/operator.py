@@ -1,5 +1,7 @@
 """What an operator may do beyond looking: have a target looked at now, and take a claim away from its holder."""
 
+from collections.abc import Callable
+
 import structlog
 
 from gateway.coordinator import Backlog, Coordinator, PendingTarget
@@ -12,7 +14,7 @@ from gateway.recordings.model import Recording
 from gateway.recordings.operation import begun_by
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
-from gateway.recordings.targets import Target
+from gateway.recordings.targets import Target, target_of
 from gateway.videosdk.rows import ListedRow
 
 __all__ = ["Operator"]
@@ -45,13 +47,13 @@ class Operator:
         self._reconciler = reconciler
         self._recordings = recordings
 
-    async def pending(self, most: int) -> tuple[int, list[PendingTarget]]:
-        """Return Redis's clock (ms), and the targets that are held or due, the soonest due first.
+    async def pending(self, most: int, covered: Callable[[Target], bool]) -> tuple[int, list[PendingTarget]]:
+        """Return Redis's clock (ms), and up to `most` of the covered targets that are held or due, the soonest first.
 
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
-        pending = await self._backlog.pending(most)
+        pending = await self._backlog.pending(most, lambda key: covered(target_of(key)))
         return await self._backlog.now(), pending
 
     async def reconcile(self, target: Target, *, by: str) -> Recording:
