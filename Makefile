@@ -18,7 +18,7 @@ VERSION = $(shell $(BIN)/gateway --version)
 BUILD_REQUIREMENTS := --frozen --only-group build --no-header
 
 .PHONY: run test test-busy coverage mutants faults fuzz bench bench-crowds bench-readers neighbours image image-check sbom licences check format \
-	openapi settings transitions chart lock clean provision
+	openapi settings metrics transitions chart lock clean provision
 
 run: $(VENV)/.synced  ## an embedded Valkey, a simulated VideoSDK and the gateway on 127.0.0.1:8080
 	@$(BIN)/gateway sandbox
@@ -108,6 +108,9 @@ build/servers/.installed: tests/servers.txt | $(VENV)/bin/uv
 
 settings: $(VENV)/.synced  ## write the table in docs/settings.md after a change of the settings
 	$(BIN)/python -m tests.settings_page
+
+metrics: $(VENV)/.synced  ## write the tables in docs/metrics.md after a change of the metrics
+	$(BIN)/python -m tests.metrics_page
 
 transitions: $(VENV)/.synced  ## write anew what the protocol's tests expect of each record, after a change of the scripts
 	$(BIN)/python -m tests.coordinator.transitions

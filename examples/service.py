@@ -3,7 +3,7 @@
     GATEWAY_ADDRESS=http://127.0.0.1:8080 GATEWAY_KEY=… python examples/service.py
 
     POST   /lessons/ROOM  {"participants": ["ada", "ben"]}    record the camera of each
-    DELETE /lessons/ROOM                                      stop all that records in the room
+    DELETE /lessons/ROOM                                      stop what the gateway started in the room
 
 It needs httpx and an API key that may start, stop and read. It keeps nothing: the gateway knows what records.
 """
@@ -37,7 +37,7 @@ class Gateway:
         return self._post("/v1/recordings/track/start", {**track, "maxDurationSeconds": LONGEST_LESSON}, headers)
 
     def stop_all(self, room: str) -> dict[str, dict[str, Any]]:
-        """Stop all that records in a room, and return the recording, or the gateway's problem, by what was recorded."""
+        """Stop all that the gateway started in a room; return each recording, or the problem, by what was recorded."""
         answers: dict[str, dict[str, Any]] = {}
         complete = False
         for attempt in range(TRIES):
@@ -49,10 +49,11 @@ class Gateway:
                 name = " ".join(target[part] for part in ("mode", "participantId", "kind") if part in target)
                 answers[name] = result["recording"] if "recording" in result else result["problem"]
             complete = ended["complete"]
-            if complete and all(result["status"] < 400 for result in ended["results"]):
+            waits = [result["retryAfter"] for result in ended["results"] if "retryAfter" in result]
+            if complete and not waits:
                 return answers
             if attempt < TRIES - 1:
-                time.sleep(1)
+                time.sleep(max(waits, default=1))
         if not complete:
             answers["?"] = {"title": "Not known", "detail": "VideoSDK did not say what else records in this room."}
         return answers
@@ -67,10 +68,10 @@ class Gateway:
                 answer, wait = {"title": "No answer", "detail": str(error)}, 1.0
             else:
                 answer = response.json()
-                # 429, 503 and 504 may pass. For anything else from 400 on, something has to change first.
-                if response.status_code not in {429, 503, 504}:
+                # With `Retry-After` it may pass. For anything else from 400 on, something has to change first.
+                if "Retry-After" not in response.headers:
                     break
-                wait = float(response.headers.get("Retry-After", "1"))
+                wait = float(response.headers["Retry-After"])
             if attempt < TRIES - 1:
                 time.sleep(wait)
         return answer
@@ -88,7 +89,7 @@ class Lessons(BaseHTTPRequestHandler):
         self._answer({name: self.gateway.start(track) for name, track in tracks.items()})
 
     def do_DELETE(self) -> None:
-        """End: stop all that records in the room."""
+        """End: stop what the gateway started in the room."""
         self._answer(self.gateway.stop_all(self._room))
 
     @property

@@ -34,11 +34,11 @@ from gateway.auth.api_keys import Callers, CallersFile, Sort, TokenTable
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.join_tokens import JoinTokens
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
-from gateway.coordinator import Backlog, BacklogGauge, Coordinator, Timing
+from gateway.coordinator import Backlog, Coordinator, Timing
 from gateway.lifecycle import Drain
 from gateway.observability import metrics, tracing
 from gateway.recordings import (
-    Batches,
+    Coalescer,
     Leader,
     ListingCache,
     Operator,
@@ -46,7 +46,7 @@ from gateway.recordings import (
     Recording,
     Recordings,
     RoomFeeds,
-    RunningRecordings,
+    RoomSearch,
     WebhookEvents,
     WebhookQueue,
     WithoutRedisMode,
@@ -114,7 +114,7 @@ def create_client(settings: Settings, tokens: Tokens | None = None) -> VideoSDK:
         tokens or _tokens(settings),
         timeout=settings.upstream_timeout.total_seconds(),
         max_connections=settings.upstream_concurrency,
-        max_for_readers=settings.reader_concurrency,
+        max_for_reads=settings.reader_concurrency,
         calls_per_second=settings.upstream_calls_per_second,
         webhook_url=None if settings.public_url is None else settings.public_url + WEBHOOK_PATH,
         proxy=_proxy(settings),
@@ -162,7 +162,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     for warning in warnings(settings):
         _log.warning("settings.warning", meaning=warning)
     connection = create_connection(settings)
-    coordinator = Coordinator(connection, _timing(settings), _tenant(settings))
+    coordinator = Coordinator(connection, _timing(settings), _project_name(settings))
     tokens = _tokens(settings)
     videosdk = create_client(settings, tokens)
     listings = ListingCache(videosdk)
@@ -170,7 +170,7 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
     leader = Leader(coordinator, videosdk, listings, retry_refused=settings.retry_refused.total_seconds())
     reconciler = Reconciler(coordinator, listings, leader, checks_per_second=settings.checks_per_second)
     without_redis = WithoutRedisMode(coordinator, videosdk)
-    batches = Batches(
+    coalescer = Coalescer(
         coordinator,
         leader,
         notifications,
@@ -179,20 +179,21 @@ def _litestar(settings: Settings, drain: Drain) -> Litestar:
         degrade=settings.without_redis == "degrade",
         max_waiting=settings.most_waiting,
     )
-    recordings = Recordings(coordinator, batches, reconciler, without_redis)
-    operator = Operator(coordinator, Backlog(connection, _tenant(settings)), listings, reconciler, recordings)
+    recordings = Recordings(coordinator, coalescer, reconciler, without_redis)
+    backlog = Backlog(connection, _project_name(settings))
+    operator = Operator(coordinator, backlog, listings, reconciler, recordings)
     token_buckets = TokenBuckets(connection)
     rate_limiter = _rate_limiter(settings, token_buckets)
-    running = RunningRecordings(coordinator, listings)
-    pipeline = _pipeline(settings, recordings, running, connection, rate_limiter)
+    search_room = partial(RoomSearch, coordinator, listings)
+    pipeline = _pipeline(settings, recordings, search_room, connection, rate_limiter)
     room_feeds = RoomFeeds(coordinator, notifications, _text, max_readers=settings.most_event_readers)
     event_streams = EventStreams(
-        room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _tenant(settings), authenticator.vouches
+        room_feeds, Tickets(connection, _TICKET_LIFETIME), rate_limiter, _project_name(settings), authenticator.vouches
     )
     signatures = Signatures(create_webhook_keys(settings, videosdk))
     webhook_queue = WebhookQueue(WebhookEvents(coordinator, reconciler).handle, max_waiting=settings.most_webhooks)
     webhook_receiver = WebhookReceiver(signatures, webhook_queue, metrics.webhook_event)
-    read_gauges = _read_gauges(BacklogGauge(connection, _tenant(settings)), tokens)
+    read_gauges = _read_gauges(backlog, tokens)
     metrics.BUILD_INFO.labels(__version__).set(1)
 
     @asynccontextmanager
@@ -246,9 +247,9 @@ def _text(recording: Recording) -> bytes:
     return msgspec.json.encode(RecordingBody.of(recording))
 
 
-def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
+def _read_gauges(backlog: Backlog, tokens: Tokens) -> ReadGauges:
     async def read_gauges() -> metrics.GaugeValues:
-        seen, token = await backlog_gauge.look(), tokens.lifetime
+        seen, token = await backlog.uncertainty(), tokens.lifetime
         return metrics.GaugeValues(
             redis_up=seen is not None,
             unknown_tracks=seen.count if seen else None,
@@ -264,7 +265,7 @@ def _read_gauges(backlog_gauge: BacklogGauge, tokens: Tokens) -> ReadGauges:
 def _pipeline(
     settings: Settings,
     recordings: Recordings,
-    running: RunningRecordings,
+    search_room: Callable[[str], RoomSearch],
     connection: Connection,
     rate_limiter: RateLimiter,
 ) -> RequestPipeline:
@@ -276,9 +277,9 @@ def _pipeline(
     )
     return RequestPipeline(
         recordings,
-        running,
+        search_room,
         rate_limiter,
-        Idempotency(records, _tenant(settings)),
+        Idempotency(records, _project_name(settings)),
         file_formats=settings.file_formats,
     )
 
@@ -286,7 +287,7 @@ def _pipeline(
 def _rate_limiter(settings: Settings, token_buckets: TokenBuckets) -> RateLimiter:
     return RateLimiter(
         token_buckets,
-        _tenant(settings),
+        _project_name(settings),
         caller_per_minute=settings.caller_starts_per_minute,
         target_per_minute=settings.track_starts_per_minute,
         questions_per_minute=settings.caller_questions_per_minute,
@@ -324,7 +325,7 @@ def create_authenticator(settings: Settings) -> Authenticator:
 
     join_tokens = oidc_tokens = None
     if settings.join_tokens != "off":
-        api_key, secret = _project(settings)
+        api_key, secret = _key_and_secret(settings)
         join_tokens = JoinTokens(api_key, secret, settings.join_tokens, partial(table, Sort.JOIN_TOKEN))
     if settings.jwt_jwks_url is not None:
         claims = ClaimNames(settings.jwt_name_claim, settings.jwt_scopes_claim, settings.jwt_rooms_claim or "")
@@ -341,7 +342,7 @@ def create_authenticator(settings: Settings) -> Authenticator:
 def _tokens(settings: Settings) -> Tokens:
     if settings.videosdk_token is not None:
         return FixedToken(_current(settings, "videosdk_token", settings.videosdk_token))
-    api_key, secret = _project(settings)
+    api_key, secret = _key_and_secret(settings)
     return MintedTokens(_watched(api_key), secret)
 
 
@@ -363,7 +364,7 @@ def _watched(api_key: Callable[[], str]) -> Callable[[], str]:
     return current
 
 
-def _project(settings: Settings) -> tuple[Callable[[], str], Callable[[], Secret]]:
+def _key_and_secret(settings: Settings) -> tuple[Callable[[], str], Callable[[], Secret]]:
     """Return what gives the project's key and secret as they are now."""
     assert settings.videosdk_api_key is not None  # noqa: S101 - settings.load sees to both
     assert settings.videosdk_secret is not None  # noqa: S101
@@ -381,7 +382,7 @@ def _current(settings: Settings, field: str, secret: Secret, value_type: ValueTy
     )
 
 
-def _tenant(settings: Settings) -> str:
+def _project_name(settings: Settings) -> str:
     """Name the VideoSDK project in Redis's keys: rooms are per project, and a token may be renewed.
 
     By the API key at the start, for as long as the process lives: replicas that each took over a new one at another

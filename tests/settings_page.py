@@ -18,7 +18,7 @@ def written() -> str:
     for setting in SETTINGS:
         name = f"`{setting.variable}`" + (", `…_FILE`" if setting.has_file else "")
         default = "required" if setting.required else f"`{setting.default}`" if setting.default else ""
-        rows.append(f"| {name} | {default} | {setting.doc} |\n")
+        rows.append(f"| {name} | {default} | {setting.value_type.expected} | {setting.doc} |\n")
     return _TABLE.sub(lambda _: "".join(rows), PAGE.read_text())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import settings_page
+from tests import metrics_page, settings_page
 from tests.faults.rows import ROWS
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,11 @@ def anchors(page: Path) -> set[str]:
 def test_settings_page_is_up_to_date() -> None:
     """`make settings` writes the table, and nothing else changes it."""
     assert settings_page.PAGE.read_text() == settings_page.written(), "run `make settings`"
+
+
+def test_metrics_page_is_up_to_date() -> None:
+    """`make metrics` writes the tables, and nothing else changes them."""
+    assert metrics_page.PAGE.read_text() == metrics_page.written(), "run `make metrics`"
 
 
 def test_every_promise_names_a_test_that_exists() -> None:

@@ -333,7 +333,7 @@ def test_sandbox_demo_callers_are_accepted(sandbox: Sandbox) -> None:
 
     assert ask("start", printed["Join"]).json()["requestedBy"] == "participant:ada"
     assert ask("start", printed["Join"], participantId="bob").status_code == 403
-    assert ask("stop", printed["Company"]).json()["outcome"] == "stopped"
+    assert ask("stop", printed["JWT"]).json()["outcome"] == "stopped"
 
 
 def test_sandbox_admits_pages_of_the_usual_origins(sandbox: Sandbox) -> None:

@@ -1,5 +1,6 @@
 """For operators: what is held or uncertain, asking VideoSDK now, and taking a claim away. Each needs its own scope."""
 
+from functools import partial
 from typing import Annotated, Any, Final
 
 from litestar import Request, get, post
@@ -134,11 +135,9 @@ def _list(operator: Operator) -> HTTPRouteHandler:
     )
     async def list_pending(request: _Request) -> PendingRecordings:
         query = read_query(request.query_params.multi_items(), PENDING_QUERY)
-        now, pending = await operator.pending(int(query.get("limit", _DEFAULT_LIMIT)))
-        policy = _caller(request).policy
-        return PendingRecordings(
-            tracks=[PendingRecording.of(one, now) for one in pending if covers(policy, target_of(one.key))]
-        )
+        covered = partial(covers, _caller(request).policy)
+        now, pending = await operator.pending(int(query.get("limit", _DEFAULT_LIMIT)), covered)
+        return PendingRecordings(tracks=[PendingRecording.of(one, now) for one in pending])
 
     return list_pending
 

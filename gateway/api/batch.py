@@ -17,7 +17,7 @@ from gateway.api import batch_texts
 from gateway.api.context import RequestContext
 from gateway.api.guards import BEARER, GuardedRoutes, asked_seconds
 from gateway.api.openapi_texts import problems
-from gateway.api.pipeline import Order, Reply, RequestPipeline
+from gateway.api.pipeline import CommandRequest, CommandResponse, RequestPipeline
 from gateway.api.problems import problem_document, retry_seconds
 from gateway.api.response import ReadyResponse
 from gateway.api.wire import (
@@ -67,7 +67,7 @@ class StopAllRecordings(Struct, frozen=True, kw_only=True, rename="camel"):
     """What of a room is to be stopped."""
 
     include_foreign: (
-        Annotated[bool, Meta(description="Stop also what was begun beside the gateway (`origin: videosdk`).")]
+        Annotated[bool, Meta(description="Stop also what was started outside the gateway (`origin: videosdk`).")]
         | UnsetType
         | None
     ) = UNSET
@@ -140,11 +140,11 @@ class RoomStopResults(Struct, frozen=True, kw_only=True, rename="camel"):
         ),
     ]
     foreign_left: Annotated[
-        int, Meta(description="How many recordings go on because they were begun beside the gateway.")
+        int, Meta(description="How many recordings go on because they were started outside the gateway.")
     ]
 
 
-class _Asked(Struct, kw_only=True):
+class _ReadItem(Struct, kw_only=True):
     """One start or stop of a batch, or what is wrong with it."""
 
     item: int
@@ -160,14 +160,14 @@ class _Asked(Struct, kw_only=True):
         """How errors name it."""
         return f"items[{self.item}]"
 
-    def order(self, timeout: float) -> Order | None:
+    def command(self, timeout: float) -> CommandRequest | None:
         """Return what is to be carried out, None where it is refused."""
         if self.problem is not None or self.scope is None or self.mode is None or self.body is None:
             return None
-        return Order(scope=self.scope, mode=self.mode, body=self.body, timeout=timeout)
+        return CommandRequest(scope=self.scope, mode=self.mode, body=self.body, timeout=timeout)
 
 
-def read_items(items: Sequence[object]) -> list[_Asked]:
+def read_items(items: Sequence[object]) -> list[_ReadItem]:
     """Read the items of a batch, each by itself.
 
     Raises:
@@ -175,15 +175,15 @@ def read_items(items: Sequence[object]) -> list[_Asked]:
     """
     if not 0 < len(items) <= MAX_ITEMS:
         raise InvalidRequest.of([("items", f"must have 1 to {MAX_ITEMS} items")])
-    asked = [one for number, item in enumerate(items) for one in _read_item(number, item)]
-    if len(asked) > MAX_ITEMS:
-        message = f"must stand for at most {MAX_ITEMS} starts and stops; with `kinds` they stand for {len(asked)}"
+    read = [one for number, item in enumerate(items) for one in _read_item(number, item)]
+    if len(read) > MAX_ITEMS:
+        message = f"must stand for at most {MAX_ITEMS} starts and stops; with `kinds` they stand for {len(read)}"
         raise InvalidRequest.of([("items", message)])
-    _refuse_contradictions(asked)
-    return asked
+    _refuse_contradictions(read)
+    return read
 
 
-def _read_item(number: int, item: object) -> Iterator[_Asked]:
+def _read_item(number: int, item: object) -> Iterator[_ReadItem]:
     place = f"items[{number}]"
     if not isinstance(item, dict):
         yield _refused(number, None, (place, "must be an object"))
@@ -206,13 +206,13 @@ def _read_item(number: int, item: object) -> Iterator[_Asked]:
         try:
             read = read_fields(body, model, f"{place}.")
         except InvalidRequest as error:
-            yield _Asked(item=number, scope=scope, mode=mode, problem=error)
+            yield _ReadItem(item=number, scope=scope, mode=mode, problem=error)
         else:
-            yield _Asked(item=number, scope=scope, mode=mode, body=read, content=(scope, mode, read))
+            yield _ReadItem(item=number, scope=scope, mode=mode, body=read, content=(scope, mode, read))
 
 
-def _refused(number: int, scope: Scope | None, *errors: tuple[str, str], mode: Mode | None = None) -> _Asked:
-    return _Asked(item=number, scope=scope, mode=mode, problem=InvalidRequest.of(list(errors)))
+def _refused(number: int, scope: Scope | None, *errors: tuple[str, str], mode: Mode | None = None) -> _ReadItem:
+    return _ReadItem(item=number, scope=scope, mode=mode, problem=InvalidRequest.of(list(errors)))
 
 
 def _wrong_choice(action: object, mode: object) -> Iterator[tuple[str, str]]:
@@ -242,12 +242,12 @@ def _wrong_kinds(place: str, given: Mapping[str, object], kinds: object) -> list
     return wrong
 
 
-def _refuse_contradictions(asked: Sequence[_Asked]) -> None:
+def _refuse_contradictions(items: Sequence[_ReadItem]) -> None:
     """Refuse starts and stops of one target in one batch: they run at the same time, so what is meant is not said."""
-    by_target: dict[Target, dict[Scope, list[_Asked]]] = {}
-    for one in asked:
-        if (order := one.order(0)) is not None:
-            by_target.setdefault(order.target, {}).setdefault(order.scope, []).append(one)
+    by_target: dict[Target, dict[Scope, list[_ReadItem]]] = {}
+    for one in items:
+        if (command := one.command(0)) is not None:
+            by_target.setdefault(command.target, {}).setdefault(command.scope, []).append(one)
     for sides in by_target.values():
         if len(sides) < 2:
             continue
@@ -293,12 +293,12 @@ def _batch(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
     )
     async def record_batch(request: _Request, data: JSONBody[RecordBatch]) -> ReadyResponse:
         timeout = min(asked_seconds(request) or deadline, deadline)
-        asked = read_items(data.items)
-        orders = [one.order(timeout) for one in asked]
-        replies = iter(await pipeline.batch(request, orders, [one.content for one in asked]))
+        items = read_items(data.items)
+        commands = [one.command(timeout) for one in items]
+        responses = iter(await pipeline.batch(request, commands, [one.content for one in items]))
         results = [
-            _result(request, next(replies) if one.problem is None else one.problem, one.scope, one.mode, one.item)
-            for one in asked
+            _result(request, next(responses) if one.problem is None else one.problem, one.scope, one.mode, one.item)
+            for one in items
         ]
         return _answered(BatchResults(results=cast("list[BatchResult]", results)))
 
@@ -309,7 +309,7 @@ def _stop_room(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
     @post(
         "/rooms/{roomId:str}/recordings/stop",
         operation_id="stopAllRecordingsOfRoom",
-        summary="Stop all that records in a room",
+        summary="Stop the recordings of a room",
         description=batch_texts.STOP_ROOM,
         tags=["recordings"],
         security=BEARER,
@@ -324,27 +324,33 @@ def _stop_room(pipeline: RequestPipeline, deadline: float) -> HTTPRouteHandler:
         room = read_room(request.path_params["roomId"])
         timeout = min(asked_seconds(request) or deadline, deadline)
         stopped = await pipeline.stop_room(request, room, timeout, include_foreign=data.include_foreign is True)
-        results = [_result(request, reply, reply.order.scope, reply.order.mode) for reply in stopped.replies]
+        results = [
+            _result(request, response, response.command.scope, response.command.mode) for response in stopped.responses
+        ]
         return _answered(RoomStopResults(results=results, complete=stopped.complete, foreign_left=stopped.foreign_left))
 
     return stop_all_recordings
 
 
 def _result(
-    request: _Request, reply: Reply | GatewayError, scope: Scope | None, mode: Mode | None, item: int | None = None
+    request: _Request,
+    response: CommandResponse | GatewayError,
+    scope: Scope | None,
+    mode: Mode | None,
+    item: int | None = None,
 ) -> CommandResult:
     """Shape one result, and note for log and metrics what it says."""
     context = RequestContext.of(request.scope)
-    if isinstance(reply, GatewayError):
-        status, problem, outcome, members = reply.status, reply, reply.slug, dict[str, Any]()
+    if isinstance(response, GatewayError):
+        status, problem, outcome, members = response.status, response, response.slug, dict[str, Any]()
     else:
-        status, problem, outcome = reply.status, reply.problem, reply.outcome
-        members: dict[str, Any] = {"target": RecordingTarget.of(reply.order.target)}
-        if reply.recording is not None:
-            members["recording"] = reply.recording
-        if reply.has_location or isinstance(problem, OutcomeUnknown):
-            members["location"] = context.prefix + reply.path
-        if reply.replayed:
+        status, problem, outcome = response.status, response.problem, response.outcome
+        members: dict[str, Any] = {"target": RecordingTarget.of(response.command.target)}
+        if response.recording is not None:
+            members["recording"] = response.recording
+        if response.has_location or isinstance(problem, OutcomeUnknown):
+            members["location"] = context.prefix + response.path
+        if response.replayed:
             members["replayed"] = True
     if scope is not None:
         context.commands.append((scope, mode or "", status, outcome))

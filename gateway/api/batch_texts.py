@@ -24,17 +24,17 @@ With an `Idempotency-Key` a retry of the whole batch repeats only those items of
 """
 
 STOP_ROOM = """\
-Stops every recording of the room, of every mode, also one that is only just starting; with `includeForeign` also what
-was begun beside the gateway. The room is looked up anew, at VideoSDK as well. What you may not see is left out; what
-you may see and not stop is answered 403. Each result is what a single stop would have answered. Safe to repeat: it then
-stops what records by then.
+Stops every recording that the gateway started in the room, of every mode, also one that is only just starting; with
+`includeForeign` every recording. The room is looked up anew, at VideoSDK as well. What you may not see is left out;
+what you may see and not stop is answered 403. Each result is what a single stop would have answered. Safe to repeat: it
+then stops what records by then.
 
 `complete` is false where the gateway cannot be sure that this was all, mostly because VideoSDK's list could not be had:
 what it knew of is stopped, and something else may record. Ask again then.
 """
 
 STOP_ROOM_EXAMPLES: Final[dict[str, Any]] = {
-    "own": {"summary": "What was started here", "value": {}},
+    "own": {"summary": "What the gateway started", "value": {}},
     "all": {"summary": "Everything", "value": {"includeForeign": True}},
 }
 

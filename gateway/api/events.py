@@ -47,7 +47,7 @@ class EventStreams:
         room_feeds: The events.
         tickets: Tickets of callers who were let in before.
         rate_limiter: How often callers may ask for one.
-        tenant: Separates the projects that share a Redis.
+        project: Separates the projects that share a Redis.
         vouches: Tells whether what a caller was let in with is still in force.
     """
 
@@ -56,13 +56,13 @@ class EventStreams:
         room_feeds: RoomFeeds,
         tickets: Tickets,
         rate_limiter: RateLimiter,
-        tenant: str,
+        project: str,
         vouches: Callable[[Caller], bool],
     ) -> None:
         self._room_feeds = room_feeds
         self._tickets = tickets
         self._rate_limiter = rate_limiter
-        self._tenant = tenant
+        self._project = project
         self._vouches = vouches
 
     async def issue(self, request: _Request, room: str) -> EventsTicket:
@@ -120,7 +120,7 @@ class EventStreams:
         )
 
     def _scope(self, room: str) -> tuple[str, ...]:
-        return (self._tenant, "events", room)
+        return (self._project, "events", room)
 
 
 def event_routes(authenticator: Authenticator, event_streams: EventStreams) -> list[HTTPRouteHandler]:

@@ -51,7 +51,7 @@ def check_text(value: object, most: int) -> str | None:
 
 
 def is_whole(value: object) -> bool:
-    """Tell whether a number is whole: to JSON's readers 4.0 is as whole as 4."""
+    """Tell whether a number is whole: to JSON's parsers 4.0 is as whole as 4."""
     return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
 
 
@@ -98,7 +98,7 @@ def check_webhook_url(value: object) -> str | None:
     if any(character.isspace() for character in url):
         return "must not contain blanks"
     if "\\" in url:
-        # Some readers take it for a slash, others do not: the host would be a matter of opinion.
+        # Some parsers take it for a slash, others do not: the host would be a matter of opinion.
         return "must not contain a backslash"
     try:
         parts = urlsplit(url)

@@ -85,6 +85,8 @@ class BatchKey:
         self._answers = answers
         self._stored = stored
         self._known: asyncio.Task[IdempotencyRecord] | None = None
+        self.differs = False
+        """Whether another batch was sent under this key before, as far as was asked."""
 
     def item(self, route: Scope, number: int) -> RequestKey:
         """Return the key of an item. The whole body goes with it: another batch is another request in every item."""
@@ -99,7 +101,9 @@ class BatchKey:
         """
         if self._known is None:
             self._known = asyncio.create_task(self._answers.begin(self._stored, remember=True), name="batch-key")
-        return await asyncio.shield(self._known)
+        whole = await asyncio.shield(self._known)
+        self.differs = whole.verdict == "differs"
+        return whole
 
 
 class IdempotentRequest(Struct, frozen=True):
@@ -119,12 +123,12 @@ class Idempotency:
 
     Args:
         answers: Where they are kept.
-        tenant: Separates the projects that share a Redis.
+        project: Separates the projects that share a Redis.
     """
 
-    def __init__(self, answers: IdempotencyRecords, tenant: str) -> None:
+    def __init__(self, answers: IdempotencyRecords, project: str) -> None:
         self._answers = answers
-        self._tenant = tenant
+        self._project = project
 
     def key(self, caller: Caller, route: Scope, key: str, mode: Mode, body: Struct) -> RequestKey:
         """Return the key of a start or stop that is sent by itself."""
@@ -137,7 +141,7 @@ class Idempotency:
     def _stored(self, caller: Caller, name: tuple[str, ...], content: object) -> IdempotencyKey:
         encoded = msgspec.json.encode(content, order="sorted")
         fingerprint = hashlib.blake2b(encoded, digest_size=20).hexdigest()
-        return IdempotencyKey((self._tenant, caller.account), name, fingerprint)
+        return IdempotencyKey((self._project, caller.account), name, fingerprint)
 
     async def begin(self, key: RequestKey) -> IdempotentRequest | None:
         """Say that this is being asked; None where it cannot be remembered and need not be.

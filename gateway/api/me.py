@@ -51,7 +51,7 @@ class CallerLimit(Struct, frozen=True, kw_only=True, rename="camel"):
         str,
         Meta(
             description="As in the `RateLimit` headers: `caller` (starts and stops), `questions` (calls to VideoSDK "
-            "that questions cause), `tickets` (for live events)."
+            "that reads cause), `tickets` (for live events)."
         ),
     ]
     per_minute: int

@@ -142,7 +142,8 @@ def _request_id(scope: Scope) -> str:
 
 _METHODS: Final = b"GET, HEAD, POST"
 _EXPOSED: Final = (
-    b"Location, Retry-After, Link, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy, WWW-Authenticate"
+    b"Date, Location, Retry-After, Link, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy, "
+    b"WWW-Authenticate"
 )
 _MAX_AGE: Final = b"7200"
 """Seconds; Chromium keeps an answer no longer."""

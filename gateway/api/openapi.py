@@ -80,12 +80,13 @@ _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
     "Idempotency-Replayed": ("`true` where this is what an earlier request was answered.", {"type": "string"}),
 }
-_ANSWERED = frozenset({200, 201, 202, 409, 422})
+_ANSWERED = frozenset({200, 201, 422})
 """Where an answer may be a replay."""
 _HEADERS_OF: Final = {
     201: ("Location",),
     202: ("Location",),
     401: ("WWW-Authenticate",),
+    409: ("Retry-After",),
     422: ("Retry-After",),
     429: ("Retry-After",),
     503: ("Retry-After",),

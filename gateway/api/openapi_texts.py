@@ -128,8 +128,8 @@ WEBHOOK_SIGNATURE = (
 
 LIST = """\
 The latest recording of the room, of each participant and of each track, those that run first, then by mode, participant
-and kind; recordings started without the gateway too, with `origin: videosdk`. Compared with VideoSDK first, as for a
-single one, with one question of each mode for the whole room.
+and kind; recordings started outside the gateway too, with `origin: videosdk`. Compared with VideoSDK first, as for a
+single one, with one call of each mode for the whole room.
 """
 
 PENDING = """\
@@ -181,7 +181,7 @@ IDENTITIES = {
             "Recordings other than of tracks need its permission `allow_mod`."
         ),
     ),
-    "companyToken": (
+    "jwt": (
         "JWT",
         (
             "For people and services: a JWT of the company's identity provider, with scopes in it. It may name neither "

@@ -18,16 +18,16 @@ from gateway.api.context import RequestContext
 from gateway.api.idempotency import Idempotency, IdempotentRequest, RequestKey, StoredResponse, read_key
 from gateway.api.pagination import RecordingsPage, RecordingsQuery
 from gateway.api.problems import problem_of
-from gateway.api.rate_limits import Admission, Question, RateLimiter
+from gateway.api.rate_limits import Admission, CallBudget, RateLimiter
 from gateway.api.response import ReadyResponse
 from gateway.api.wire import RecordingBody, body_of_stop, max_duration_in, parameters_in, target_in
 from gateway.auth.api_keys import Caller
 from gateway.auth.policy import Policy, Scope, check, check_room, covers, covers_sort, max_duration_of, refuse
 from gateway.errors import GatewayError, IdempotencyKeyReused, InvalidRequest, TooManyRequests
-from gateway.recordings import MODES, Answer, Kind, Mode, Outcome, Recordings, RunningRecordings, Target
+from gateway.recordings import MODES, Answer, Kind, Mode, Outcome, Recordings, RoomSearch, Target
 from gateway.store.clock import clock
 
-__all__ = ["Order", "Reply", "RequestPipeline", "RoomStop"]
+__all__ = ["CommandRequest", "CommandResponse", "RequestPipeline", "RoomStop"]
 
 _STATUS = {Outcome.STARTED: 201, Outcome.STOP_REQUESTED: 202}
 _MAX_STOPPING: Final = 100
@@ -38,7 +38,7 @@ _Work = Callable[[int | None], Awaitable[Answer]]
 """Does it; takes when it was first asked (ms by Redis's clock), where it was asked before and no answer was kept."""
 
 
-class Order(Struct, frozen=True, kw_only=True, dict=True):
+class CommandRequest(Struct, frozen=True, kw_only=True, dict=True):
     """One start or stop, as a caller asks for it: by itself, in a batch, or with all of a room."""
 
     scope: Scope
@@ -56,10 +56,10 @@ class Order(Struct, frozen=True, kw_only=True, dict=True):
         return target_in(self.mode, self.body)
 
 
-class Reply(Struct, kw_only=True):
-    """What an order is answered: a recording or a problem."""
+class CommandResponse(Struct, kw_only=True):
+    """What a command is answered: a recording or a problem."""
 
-    order: Order
+    command: CommandRequest
     status: int = 500
     recording: RecordingBody | None = None
     """As far as the caller may see it."""
@@ -79,7 +79,7 @@ class Reply(Struct, kw_only=True):
     @property
     def path(self) -> str:
         """Where the state of its target can be read."""
-        return f"/v1/recordings/{self.order.target.path}"
+        return f"/v1/recordings/{self.command.target.path}"
 
     @property
     def has_location(self) -> bool:
@@ -90,7 +90,7 @@ class Reply(Struct, kw_only=True):
 class RoomStop(Struct, frozen=True):
     """What became of a room's recordings that were to be stopped."""
 
-    replies: list[Reply]
+    responses: list[CommandResponse]
     """To each stop, in the order of their targets."""
     complete: bool
     """Whether it is sure that nothing else recorded."""
@@ -99,11 +99,11 @@ class RoomStop(Struct, frozen=True):
 
 
 class RequestPipeline:
-    """Takes in starts and stops, and questions.
+    """Takes in starts, stops and reads.
 
     Args:
         recordings: Starts and stops, shows and lists.
-        running: Finds what records in a room.
+        search_room: Begins to look for all that records in a room.
         rate_limiter: How often callers may ask.
         idempotency_service: Keeps answers for retries.
         file_formats: What a start of a participant may name.
@@ -112,7 +112,7 @@ class RequestPipeline:
     def __init__(
         self,
         recordings: Recordings,
-        running: RunningRecordings,
+        search_room: Callable[[str], RoomSearch],
         rate_limiter: RateLimiter,
         idempotency_service: Idempotency,
         *,
@@ -120,47 +120,49 @@ class RequestPipeline:
     ) -> None:
         self._file_formats = file_formats
         self._recordings = recordings
-        self._running = running
+        self._search_room = search_room
         self._rate_limiter = rate_limiter
         self._idempotency = idempotency_service
 
     async def start(self, request: _Request, mode: Mode, body: Struct, timeout: float) -> ReadyResponse:
         """Have a target recorded, for at most `timeout` seconds of waiting."""
-        return await self._alone(request, Order(scope=Scope.START, mode=mode, body=body, timeout=timeout))
+        return await self._alone(request, CommandRequest(scope=Scope.START, mode=mode, body=body, timeout=timeout))
 
     async def stop(self, request: _Request, mode: Mode, body: Struct, timeout: float) -> ReadyResponse:
         """Have a target not recorded, for at most `timeout` seconds of waiting."""
-        return await self._alone(request, Order(scope=Scope.STOP, mode=mode, body=body, timeout=timeout))
+        return await self._alone(request, CommandRequest(scope=Scope.STOP, mode=mode, body=body, timeout=timeout))
 
-    async def _alone(self, request: _Request, order: Order) -> ReadyResponse:
+    async def _alone(self, request: _Request, command: CommandRequest) -> ReadyResponse:
         context, name = RequestContext.of(request.scope), read_key(request)
-        key = self._idempotency.key(context.sender, order.scope, name, order.mode, order.body) if name else None
-        reply = Reply(order=order)
+        key = self._idempotency.key(context.sender, command.scope, name, command.mode, command.body) if name else None
+        response = CommandResponse(command=command)
         try:
-            await self._answer(context.sender, reply, key)
+            await self._answer(context.sender, response, key)
         finally:
-            context.headers |= reply.headers
-            if reply.replayed:
+            context.headers |= response.headers
+            if response.replayed:
                 context.replayed, context.headers["idempotency-replayed"] = True, "true"
-        if reply.problem is not None:
-            context.status_path = f"{context.prefix}{reply.path}"
-            raise reply.problem
-        body = reply.recording
+        if response.problem is not None:
+            context.status_path = f"{context.prefix}{response.path}"
+            raise response.problem
+        body = response.recording
         assert body is not None  # noqa: S101 - it is the one or the other
         context.outcome, context.recording = body.outcome, body.id
-        headers = {"location": f"{context.prefix}{reply.path}"} if reply.has_location else {}
-        return ReadyResponse(msgspec.json.encode(body), reply.status, headers)
+        headers = {"location": f"{context.prefix}{response.path}"} if response.has_location else {}
+        return ReadyResponse(msgspec.json.encode(body), response.status, headers)
 
-    async def batch(self, request: _Request, orders: Sequence[Order | None], content: Sequence[object]) -> list[Reply]:
-        """Carry out orders at the same time, each as if it had been sent by itself.
+    async def batch(
+        self, request: _Request, commands: Sequence[CommandRequest | None], content: Sequence[object]
+    ) -> list[CommandResponse]:
+        """Carry out commands at the same time, each as if it had been sent by itself.
 
         Args:
             request: The caller's, perhaps with an idempotency key.
-            orders: What is asked, by its number in the batch; None stands for an item that is answered already.
+            commands: What is asked, by its number in the batch; None stands for an item that is answered already.
             content: All that was asked: what makes it the same request again.
 
         Returns:
-            The reply to each order.
+            The response to each.
 
         Raises:
             IdempotencyKeyReused: The caller has sent another batch under this key. Nothing was done.
@@ -169,15 +171,16 @@ class RequestPipeline:
         key = self._idempotency.batch_key(caller, name, content) if name else None
         async with TaskGroup() as group:
             tasks = [
-                group.create_task(self._one_of(caller, order, key and key.item(order.scope, number)))
-                for number, order in enumerate(orders)
-                if order is not None
+                group.create_task(self._one_of(caller, command, key and key.item(command.scope, number)))
+                for number, command in enumerate(commands)
+                if command is not None
             ]
-        replies = [task.result() for task in tasks]
-        for reply in replies:
-            if isinstance(reply.problem, IdempotencyKeyReused):
-                raise reply.problem
-        return replies
+        responses = [task.result() for task in tasks]
+        for response in responses:
+            # Where an item alone differs, its batch was forgotten before it, and the others are carried out.
+            if key and key.differs and isinstance(response.problem, IdempotencyKeyReused):
+                raise response.problem
+        return responses
 
     async def stop_room(self, request: _Request, room: str, timeout: float, *, include_foreign: bool) -> "RoomStop":
         """Stop what records in a room, as far as the caller may see it.
@@ -197,20 +200,20 @@ class RequestPipeline:
         arrived_at, context = clock(), RequestContext.of(request.scope)
         caller = context.sender
         check_room(caller.policy, Scope.STOP, room)
-        with _asking(context, self._rate_limiter.stop_of_room(caller)) as question:
-            await question.admit()
-        tasks: dict[tuple[str, ...], Task[Reply]] = {}
-        turns, search = Semaphore(_MAX_STOPPING), self._running.search(room)
+        with _paying(context, self._rate_limiter.stop_of_room(caller)) as budget:
+            await budget.admit()
+        tasks: dict[tuple[str, ...], Task[CommandResponse]] = {}
+        turns, search = Semaphore(_MAX_STOPPING), self._search_room(room)
 
-        async def stop(target: Target) -> Reply:
+        async def stop(target: Target) -> CommandResponse:
             async with turns:
-                order = Order(
+                command = CommandRequest(
                     scope=Scope.STOP,
                     mode=target.mode,
                     body=body_of_stop(target),
                     timeout=max(timeout - (clock() - arrived_at), 0),
                 )
-                return await self._one_of(caller, order)
+                return await self._one_of(caller, command)
 
         left = 0
         try:
@@ -227,21 +230,21 @@ class RequestPipeline:
             raise failed.exceptions[0] from None
         return RoomStop([tasks[place].result() for place in sorted(tasks)], search.complete, left)
 
-    async def _one_of(self, caller: Caller, order: Order, key: RequestKey | None = None) -> Reply:
-        reply = Reply(order=order)
+    async def _one_of(self, caller: Caller, command: CommandRequest, key: RequestKey | None = None) -> CommandResponse:
+        response = CommandResponse(command=command)
         try:
-            await self._answer(caller, reply, key)
-        except Exception as error:  # noqa: BLE001 - one order's trouble must not end the others
-            reply.problem = problem_of(error)
-            reply.status = reply.problem.status
-        return reply
+            await self._answer(caller, response, key)
+        except Exception as error:  # noqa: BLE001 - one command's trouble must not end the others
+            response.problem = problem_of(error)
+            response.status = response.problem.status
+        return response
 
     async def show(self, request: _Request, target: Target) -> RecordingBody:
         """Show what is known of a target."""
         context = RequestContext.of(request.scope)
         check(context.sender.policy, Scope.READ, target)
-        with _asking(context, self._rate_limiter.question(context.sender)) as question:
-            return RecordingBody.of(await self._recordings.get(target, asker=question))
+        with _paying(context, self._rate_limiter.read(context.sender)) as budget:
+            return RecordingBody.of(await self._recordings.get(target, budget=budget))
 
     async def list(self, request: _Request) -> RecordingsPage:
         """Show what is known of a room's targets, as far as the caller may see them."""
@@ -250,29 +253,29 @@ class RequestPipeline:
         check_room(policy, Scope.READ, listing.room_id)
         if _sees_none(policy, listing):
             return listing.page(())
-        with _asking(context, self._rate_limiter.question(context.sender)) as question:
-            recordings = await self._recordings.list(listing.room_id, asker=question)
+        with _paying(context, self._rate_limiter.read(context.sender)) as budget:
+            recordings = await self._recordings.list(listing.room_id, budget=budget)
         return listing.page(recording for recording in recordings if covers(policy, recording.target))
 
-    async def _answer(self, caller: Caller, reply: Reply, key: RequestKey | None) -> None:
-        """Carry out an order, and fill in what it is answered."""
-        order = reply.order
+    async def _answer(self, caller: Caller, response: CommandResponse, key: RequestKey | None) -> None:
+        """Carry out a command, and fill in what it is answered."""
+        command = response.command
         try:
-            work = self._work(caller, order)
-            body, reply.status = await self._take_in(caller, reply, key, work)
+            work = self._work(caller, command)
+            body, response.status = await self._take_in(caller, response, key, work)
         except GatewayError as error:
-            reply.problem, reply.status = error, error.status
+            response.problem, response.status = error, error.status
         else:
-            reply.recording = body if Scope.READ in caller.policy.scopes else body.without_details()
+            response.recording = body if Scope.READ in caller.policy.scopes else body.without_details()
 
-    def _work(self, caller: Caller, order: Order) -> _Work:
-        """Return what carries an order out, if the caller's policy lets it pass."""
-        target = order.target
-        if order.scope is Scope.STOP:
+    def _work(self, caller: Caller, command: CommandRequest) -> _Work:
+        """Return what carries a command out, if the caller's policy lets it pass."""
+        target = command.target
+        if command.scope is Scope.STOP:
             check(caller.policy, Scope.STOP, target)
-            return lambda _: self._stop(caller, order, target)
-        parameters = parameters_in(order.mode, order.body)
-        if order.mode is Mode.PARTICIPANT and parameters.file_format not in {None, *self._file_formats}:
+            return lambda _: self._stop(caller, command, target)
+        parameters = parameters_in(command.mode, command.body)
+        if command.mode is Mode.PARTICIPANT and parameters.file_format not in {None, *self._file_formats}:
             raise InvalidRequest.of([("fileFormat", f"must be one of {', '.join(self._file_formats)}")])
         check(
             caller.policy,
@@ -282,23 +285,23 @@ class RequestPipeline:
             parameters.bucket_dir_path,
             parameters.template_url,
         )
-        max_duration = max_duration_of(caller.policy, caller.name, max_duration_in(order.body))
+        max_duration = max_duration_of(caller.policy, caller.name, max_duration_in(command.body))
         return lambda asked_at: self._recordings.start(
             target,
             parameters,
             caller=caller.name,
-            timeout=order.timeout,
-            arrived_at=order.arrived_at,
+            timeout=command.timeout,
+            arrived_at=command.arrived_at,
             asked_at=asked_at,
             account=caller.account,
             max_duration=max_duration,
         )
 
-    async def _stop(self, caller: Caller, order: Order, target: Target) -> Answer:
-        number, looked_at = None, order.arrived_at
+    async def _stop(self, caller: Caller, command: CommandRequest, target: Target) -> Answer:
+        number, looked_at = None, command.arrived_at
         if not caller.policy.stop_others:
             may_stop = partial(caller.may_stop, target)
-            number = await self._recordings.stoppable(target, may_stop, timeout=order.timeout)
+            number = await self._recordings.stoppable(target, may_stop, timeout=command.timeout)
             looked_at = clock()
             if number is None:
                 refuse("starter")
@@ -306,30 +309,30 @@ class RequestPipeline:
         return await self._recordings.stop(
             target,
             caller=caller.name,
-            timeout=max(order.timeout - (looked_at - order.arrived_at), 0),
+            timeout=max(command.timeout - (looked_at - command.arrived_at), 0),
             arrived_at=looked_at,
             number=number,
             account=caller.account,
         )
 
     async def _take_in(
-        self, caller: Caller, reply: Reply, key: RequestKey | None, work: _Work
+        self, caller: Caller, response: CommandResponse, key: RequestKey | None, work: _Work
     ) -> tuple[RecordingBody, int]:
-        starts = reply.order.scope is Scope.START
-        admission = await self._rate_limiter.admit(caller, reply.order.target, starts=starts)
+        starts = response.command.scope is Scope.START
+        admission = await self._rate_limiter.admit(caller, response.command.target, starts=starts)
         try:
             admission.check()
             replay = await self._idempotency.begin(key) if key else None
             if replay is not None and replay.kept is not None:
-                reply.replayed = True
-                return await self._replay(reply.order.target, replay.kept), replay.kept.status
+                response.replayed = True
+                return await self._replay(response.command.target, replay.kept), replay.kept.status
             if replay is not None and replay.is_new:
                 admission.charge_key()
             begun = replay.begun if replay is not None else None
             return await self._carry_out(admission, replay, lambda: work(begun))
         finally:
             admission.leave()
-            reply.headers |= admission.headers
+            response.headers |= admission.headers
 
     async def _carry_out(
         self, admission: Admission, replay: IdempotentRequest | None, work: Callable[[], Awaitable[Answer]]
@@ -357,12 +360,12 @@ class RequestPipeline:
 
 
 @contextmanager
-def _asking(context: RequestContext, question: Question) -> Generator[Question]:
-    """Tell a caller whose questions are refused how its limit stands."""
+def _paying(context: RequestContext, budget: CallBudget) -> Generator[CallBudget]:
+    """Tell a caller that cannot pay how its limit stands."""
     try:
-        yield question
+        yield budget
     except TooManyRequests:
-        context.headers |= question.headers
+        context.headers |= budget.headers
         raise
 
 

@@ -15,8 +15,8 @@ starting: as many can be in Redis at a time as it gets in their half minute.
 A stop is refused by the caller's bucket alone. Who may stop at all must be able to end a recording whatever others did
 to the target; and a caller over its own limit can be asked to wait.
 
-Questions have a bucket of their own, so that no one who reads too much is kept from stopping. What Redis answers, or a
-list of a moment ago, is free; each call to VideoSDK that a question causes costs a token.
+Reads have a bucket of their own (`questions`), so that no one who reads too much is kept from stopping. What Redis
+answers, or a list of a moment ago, is free; each call to VideoSDK that a read causes costs a token.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ from gateway.recordings import Answer, Outcome, Target
 from gateway.store.scripts import key_of
 from gateway.store.token_buckets import Quota, TokenBuckets
 
-__all__ = ["Admission", "Question", "RateLimiter", "Standing"]
+__all__ = ["Admission", "CallBudget", "RateLimiter", "Standing"]
 
 _ARRIVAL: Final = 0.1
 _REST: Final = 0.9
@@ -59,7 +59,7 @@ _CALLERS: Final = "starts-per-caller"
 _TOO_MANY: Final = "You have sent more requests in a minute than the gateway allows you."
 _TICKETS: Final = "tickets-per-caller"
 _QUESTIONS: Final = "questions-per-caller"
-_TOO_MANY_CALLS: Final = "Your questions have caused more calls to VideoSDK in a minute than the gateway allows you."
+_TOO_MANY_CALLS: Final = "Your reads have caused more calls to VideoSDK in a minute than the gateway allows you."
 _OWN: Final = frozenset({Outcome.STARTED, Outcome.STOPPED})
 """Answers that only one request of an operation gets."""
 _SHARED: Final = (UpstreamRefused, UpstreamCredentialsRefused, UpstreamLimited, OutcomeUnknown, DeadlineExceeded)
@@ -71,7 +71,7 @@ class RateLimiter:
 
     Args:
         limits: The buckets.
-        tenant: Separates the projects that share a Redis.
+        project: Separates the projects that share a Redis.
         caller_per_minute: Starts and stops of a caller that has no limit of its own; 0 is no limit.
         target_per_minute: Real starts of a target; 0 is no limit.
         tickets_per_minute: Tickets of a caller; 0 is no limit.
@@ -80,7 +80,7 @@ class RateLimiter:
     def __init__(
         self,
         limits: TokenBuckets,
-        tenant: str,
+        project: str,
         *,
         caller_per_minute: int,
         target_per_minute: int,
@@ -88,7 +88,7 @@ class RateLimiter:
         tickets_per_minute: int = 0,
     ) -> None:
         self._limits = limits
-        self._tenant = tenant
+        self._project = project
         self._caller_per_minute = caller_per_minute
         self._target_per_minute = target_per_minute
         self._questions_per_minute = questions_per_minute
@@ -100,7 +100,7 @@ class RateLimiter:
         buckets = [self._commands_of(caller)]
         if starts:
             # Of its own sort: what participants use up, services have left.
-            name = key_of(self._tenant, "target", caller.sort, target.room_id, *target.parts)
+            name = key_of(self._project, "target", caller.sort, target.room_id, *target.parts)
             buckets.append(_Bucket(target.mode, name, self._target_per_minute, 0, 1))
         group = self._groups.setdefault((target, starts), _Group())
         group.members += 1
@@ -108,16 +108,16 @@ class RateLimiter:
         await admission.take_arrival()
         return admission
 
-    def stop_of_room(self, caller: Caller) -> "Question":
+    def stop_of_room(self, caller: Caller) -> "CallBudget":
         """Take in that a caller stops a whole room, for which VideoSDK is asked what records there.
 
-        Of what starts and stops cost, and not of what questions do: who reads too much can still stop.
+        Of what starts and stops cost, and not of what reads do: who reads too much can still stop.
         """
-        return Question(self, self._commands_of(caller, 1, 0), _CALLERS, _TOO_MANY)
+        return CallBudget(self, self._commands_of(caller, 1, 0), _CALLERS, _TOO_MANY)
 
-    def question(self, caller: Caller) -> "Question":
-        """Take a caller's question in: it costs nothing until it causes a call to VideoSDK."""
-        return Question(self, self._questions_of(caller), _QUESTIONS, _TOO_MANY_CALLS)
+    def read(self, caller: Caller) -> "CallBudget":
+        """Take a caller's read in: it costs nothing until it causes a call to VideoSDK."""
+        return CallBudget(self, self._reads_of(caller), _QUESTIONS, _TOO_MANY_CALLS)
 
     async def take_ticket(self, caller: Caller) -> None:
         """Take what a ticket for live events costs.
@@ -132,7 +132,7 @@ class RateLimiter:
 
     async def standing(self, caller: Caller) -> "list[Standing]":
         """Say how a caller's own limits stand, and take nothing: what is left is for what the caller came for."""
-        every = (self._commands_of(caller), self._questions_of(caller), self._tickets_of(caller))
+        every = (self._commands_of(caller), self._reads_of(caller), self._tickets_of(caller))
         buckets = [bucket for bucket in every if bucket.per_minute]
         await asyncio.gather(*(self._look(bucket) for bucket in buckets))
         return [
@@ -196,15 +196,15 @@ class RateLimiter:
 
     def _commands_of(self, caller: Caller, arrival: float = _ARRIVAL, rest: float = _REST) -> "_Bucket":
         per_minute = self._caller_per_minute if caller.starts_per_minute is None else caller.starts_per_minute
-        return _Bucket("caller", f"{self._tenant}:caller:{_hash(caller.account)}", per_minute, arrival, rest)
+        return _Bucket("caller", f"{self._project}:caller:{_hash(caller.account)}", per_minute, arrival, rest)
 
-    def _questions_of(self, caller: Caller) -> "_Bucket":
+    def _reads_of(self, caller: Caller) -> "_Bucket":
         return _Bucket(
-            "questions", f"{self._tenant}:questions:{_hash(caller.account)}", self._questions_per_minute, 1, 1
+            "questions", f"{self._project}:questions:{_hash(caller.account)}", self._questions_per_minute, 1, 1
         )
 
     def _tickets_of(self, caller: Caller) -> "_Bucket":
-        return _Bucket("tickets", f"{self._tenant}:tickets:{_hash(caller.account)}", self._tickets_per_minute, 1, 0)
+        return _Bucket("tickets", f"{self._project}:tickets:{_hash(caller.account)}", self._tickets_per_minute, 1, 0)
 
     def close_group(self, key: tuple[Target, bool], group: "_Group") -> None:
         """Let those who come from now on be a group of their own."""
@@ -300,8 +300,8 @@ def _tells_of_a_call(ended: Answer | GatewayError) -> bool:
     return ended.outcome is Outcome.STOP_REQUESTED or (ended.outcome is Outcome.NOT_RECORDING and ended.was_sent)
 
 
-class Question:
-    """A question's way past the limit of its caller: pays for each call to VideoSDK that is made for it (`Asker`)."""
+class CallBudget:
+    """What a request pays with for each call to VideoSDK that is made for it: a bucket of its caller."""
 
     def __init__(self, rate_limiter: RateLimiter, bucket: "_Bucket", bound: str, detail: str) -> None:
         self._rate_limiter = rate_limiter
@@ -325,7 +325,7 @@ class Question:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What the caller gets whose question is refused."""
+        """What the caller gets whose request is refused."""
         return _headers([self._bucket])
 
 

@@ -145,7 +145,8 @@ class EventStream(ASGIResponse):
                     break
                 await _push(send, part)
                 written_at = now()
-            if now() - written_at >= self._heartbeat and not self._reader.closed:
+            is_due = not update or now() - written_at >= self._heartbeat
+            if is_due and not self._reader.closed:
                 await _push(send, f":\nid: {last_id}\n\n".encode() if last_id else b":\n\n")
                 written_at = now()
         reason = self._reader.closed

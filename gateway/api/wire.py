@@ -249,7 +249,7 @@ _REQUESTED_BY: Final = (
     "`files` is empty."
 )
 _OUTCOME: Final = (
-    "What this request did. Null where it did nothing: in the answer to a mere question, and to the retry of a start "
+    "What this request did. Null where it did nothing: in the answer to a mere read, and to the retry of a start "
     "under its `Idempotency-Key` where a stop has been requested since."
 )
 
@@ -265,7 +265,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
     file_format: str
     status: Status
     outcome: Annotated[Outcome, Meta(description=_OUTCOME)] | None
-    origin: Annotated[Origin, Meta(description="`videosdk` where it was started without the gateway.")]
+    origin: Annotated[Origin, Meta(description="`videosdk` where it was started outside the gateway.")]
     requested_by: Annotated[str, Meta(description=_REQUESTED_BY)] | None
     requested_at: datetime | None
     confirmed_at: Annotated[datetime, Meta(description="When the status was last seen to be true.")] | None
@@ -325,7 +325,7 @@ class RecordingBody(Struct, frozen=True, kw_only=True, rename="camel"):
         )
 
     def without_details(self) -> "RecordingBody":
-        """Leave out what is for readers of recordings only: who asked, VideoSDK's id, the files."""
+        """Leave out what only callers that may read get: who asked, VideoSDK's id, the files."""
         return replace(self, requested_by=None, videosdk_recording_id=None, files=[], webhook_deliveries=None)
 
     @classmethod

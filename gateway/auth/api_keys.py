@@ -171,14 +171,7 @@ class Callers:
         join_tokens: TokenTable = DEFAULT_JOIN_TOKENS,
         jwts: TokenTable = DEFAULT_JWTS,
     ) -> None:
-        self._keys = {
-            key: replace(
-                caller,
-                expires=None if key.expires is None else key.expires.timestamp(),
-                grant=_grant(key.digest.hex(), caller.policy),
-            )
-            for key, caller in keys.items()
-        }
+        self._keys = {key: _caller_of(key, caller) for key, caller in keys.items()}
         self.tables: Final = {Sort.JOIN_TOKEN: join_tokens, Sort.JWT: jwts}
         self._grants: Final = {
             *(caller.grant for caller in self._keys.values()), *(table.grant for table in self.tables.values())
@@ -328,6 +321,13 @@ def _has_callers(tables: Mapping[str, object]) -> bool:
 def _grant(*parts: object) -> str:
     """Name an entry: the same on every replica that has the same one, and without a key."""
     return hashlib.blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=16).hexdigest()
+
+
+def _caller_of(key: Key, caller: Caller) -> Caller:
+    """Return a caller as the bearer of one of its keys is known."""
+    expires = None if key.expires is None else key.expires.timestamp()
+    # Another `expires` makes another grant: a stream that was opened before is timed by the earlier one.
+    return replace(caller, expires=expires, grant=_grant(key.digest.hex(), expires, caller.policy))
 
 
 def _read_callers(path: Path, text: str, callers: object) -> dict[Key, Caller]:

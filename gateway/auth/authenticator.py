@@ -71,7 +71,7 @@ class Authenticator:
             raise Unauthenticated("The Authorization header must read `Bearer <key or token>`.")
         if shown.startswith(KEY_PREFIX) and self._callers is not None:
             return self._callers.identify(shown)
-        # The token's own header only chooses the reader: each accepts its own algorithms and no other.
+        # The token's own header only chooses who checks it: each accepts its own algorithms and no other.
         algorithm = _algorithm(shown)
         if algorithm == _JOIN_ALGORITHM and self._join_tokens is not None:
             return self._join_tokens.identify(shown)

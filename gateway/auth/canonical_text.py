@@ -49,7 +49,7 @@ def unmasked(text: str) -> str | None:
     """Undo percent-encoding and HTML entities, and write lookalikes of ASCII characters as what they look like.
 
     Returns:
-        The text as the most lenient reader sees it, or None where there are more than `_MAX_LAYERS`.
+        The text as the most lenient parser sees it, or None where there are more than `_MAX_LAYERS`.
     """
     for _ in range(_MAX_LAYERS):
         before = text
@@ -63,7 +63,7 @@ def _decode(text: str) -> str:
     if "%" not in text:
         return text
     octets = unquote_to_bytes(_UNITS.sub(lambda match: chr(int(match[1], 16)), text).encode("utf-8", "replace"))
-    # Bytes that are no UTF-8 are dropped, as lenient readers do: `%c0%2e` is a dot to them.
+    # Bytes that are no UTF-8 are dropped, as lenient parsers do: `%c0%2e` is a dot to them.
     return _OVERLONG.sub(_shorten, octets).decode("utf-8", "ignore")
 
 

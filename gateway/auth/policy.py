@@ -1,7 +1,7 @@
 """What a caller may ask for: a table of the callers file, and the one check of a request against it.
 
 Some rules hold for every caller, whatever its table says: a webhook address is well formed, carries no credentials, no
-fragment and no encoded control characters, has a host that all readers read alike, and a `bucketDirPath` hides no
+fragment and no encoded control characters, has a host that all parsers read alike, and a `bucketDirPath` hides no
 slash and climbs nowhere. Others hold until the table loosens them: https (`webhook_http`), no IP addresses and no
 private names (`webhook_private`). The rest hold once the table has the list: `scopes`, `rooms`, `participants`,
 `modes`, `kinds`, `webhook_hosts`, `bucket_dir_prefix`. An absent list allows everything, an empty one nothing. In the
@@ -53,7 +53,7 @@ _PATTERN: Final = re.compile(r"((?:[^*\\]|\\\*)*)(\*?)", re.DOTALL)
 """An id, in which `\\*` is an asterisk, or the beginning of one with a `*` at the end."""
 _PLACEHOLDER: Final = re.compile(r"\{roomId\}|\{participantId\}")
 _UPWARDS: Final = re.compile(r"\s*\.[\s.]*(;.*)?", re.DOTALL)
-"""A segment of dots. Blanks around them and parameters after them are dropped by some readers."""
+"""A segment of dots. Blanks around them and parameters after them are dropped by some parsers."""
 
 
 def _of_template(rule: str) -> str:

@@ -1,8 +1,8 @@
 """Where a webhook may lead: which rule of a caller's policy an address breaks.
 
 VideoSDK sends the webhook, not the gateway, so a name is judged by itself and never looked up: what it leads to is for
-VideoSDK's resolver to say, at another time. A name is judged as every reader may read it (UTS #46, percent-decoded,
-compatibility forms folded), because the address is passed on as it was written. A host that readers do not agree on is
+VideoSDK's resolver to say, at another time. A name is judged as every parser may read it (UTS #46, percent-decoded,
+compatibility forms folded), because the address is passed on as it was written. A host that parsers do not agree on is
 refused, and one that is no IDNA name too; its owner can always write it in punycode.
 """
 
@@ -24,7 +24,7 @@ _URL: Final = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.ASCII |
 _AUTHORITY: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([0-9]{0,5}))?", re.ASCII)
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
-"""No top-level domain is a number, so a host that ends in one is an address to lenient readers of addresses."""
+"""No top-level domain is a number, so a host that ends in one is an address to lenient parsers of addresses."""
 _DEVIATIONS: Final = frozenset("\u00df\u1e9e\u03c2")
 """Sharp s and final sigma: another host in IDNA2003 than in IDNA2008."""
 
@@ -110,7 +110,7 @@ def _broken_by_host(place: re.Match[str] | None, private: bool, hosts: Collectio
 
 def _broken_by_name(host: str, private: bool, hosts: Collection[str] | None) -> str | None:
     try:
-        # What the most lenient reader makes of it comes first: the refusal names the worst that it may be.
+        # What the most lenient parser makes of it comes first: the refusal names the worst that it may be.
         name = _normal(unmasked(host) or "")
         if _is_number(name):
             return "webhook-ip-literal"
@@ -158,7 +158,7 @@ def _label(label: str) -> str:
 
 
 def _is_number(name: str) -> bool:
-    """Tell whether the last label is a number, in digits of any script: a lenient reader takes it for an address."""
+    """Tell whether the last label is a number, in digits of any script: a lenient parser takes it for an address."""
     last = name.rpartition(".")[2]
     text = idna.ulabel(last) if last.startswith("xn--") else last
     return bool(_NUMBER.fullmatch("".join(str(unicodedata.decimal(character, character)) for character in text)))

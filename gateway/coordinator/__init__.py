@@ -3,7 +3,7 @@
 Knows nothing of HTTP or VideoSDK: what a payload means is its caller's affair.
 """
 
-from gateway.coordinator.backlog import Backlog, BacklogGauge, PendingTarget, Uncertainty
+from gateway.coordinator.backlog import Backlog, PendingTarget
 from gateway.coordinator.coordinator import Coordinator
 from gateway.coordinator.protocol import (
     UNBOUNDED,
@@ -23,7 +23,6 @@ from gateway.coordinator.protocol import (
 __all__ = [
     "UNBOUNDED",
     "Backlog",
-    "BacklogGauge",
     "Claim",
     "Command",
     "Completion",
@@ -36,6 +35,5 @@ __all__ = [
     "Record",
     "Room",
     "Timing",
-    "Uncertainty",
     "Verdict",
 ]

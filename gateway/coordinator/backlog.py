@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -13,12 +14,13 @@ from gateway.errors import CoordinationUnavailable
 from gateway.store.connection import Connection
 from gateway.store.scripts import BUCKETS, Script
 
-__all__ = ["Backlog", "BacklogGauge", "PendingTarget", "Uncertainty"]
+__all__ = ["Backlog", "PendingTarget", "Uncertainty"]
 
 _FRESH_SECONDS = 2.0
 _MAX_PER_BUCKET = 1_000
 _HORIZON_MS = 120_000
 """Whatever is uncertain is looked at again within this time: it is the longest lease there can be."""
+_FAR_MS = 4_000_000_000_000
 
 
 _log = structlog.get_logger("gateway.coordinator")
@@ -42,64 +44,6 @@ class Uncertainty(Struct, frozen=True):
 class _Found(Struct, frozen=True):
     uncertain: int
     since: int
-
-
-class BacklogGauge:
-    """Looks at all buckets, once in two seconds at most, however many ask.
-
-    Args:
-        connection: How Redis is reached.
-        tenant: Whose targets; separates the projects that share a Redis.
-        max_per_bucket: Targets of a bucket that are looked at, the most urgent.
-    """
-
-    def __init__(self, connection: Connection, tenant: str, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
-        self._connection = connection
-        self._tenant = tenant
-        self._max_per_bucket = max_per_bucket
-        self._script = Script("gateway.coordinator", "backlog")
-        self._looking = asyncio.Lock()
-        self._seen: Uncertainty | None = None
-        self._seen_at = float("-inf")
-
-    async def look(self) -> Uncertainty | None:
-        """Return how things stand, or None where Redis does not answer, or not as expected."""
-        async with self._looking:
-            if time.monotonic() - self._seen_at > _FRESH_SECONDS:
-                try:
-                    self._seen = await self._look()
-                except CoordinationUnavailable:
-                    self._seen = None
-                except Exception:  # noqa: BLE001 - all other metrics are to be shown
-                    _log.exception("survey.failed")
-                    self._seen = None
-                self._seen_at = time.monotonic()
-            return self._seen
-
-    async def _look(self) -> Uncertainty:
-        # Asked first, and alone: where Redis is away that is found out once and not sixteen times.
-        now = await self._connection.now()
-        # Of a Cluster each bucket may lie on another node.
-        await asyncio.gather(*(self._connection.check(bucket) for bucket in range(BUCKETS)))
-        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
-        due = await asyncio.gather(
-            *(self._connection.scheduled(bucket, now + _HORIZON_MS, self._max_per_bucket) for bucket in buckets)
-        )
-        found = await asyncio.gather(*(self._inspect(list(times)) for times in due if times))
-        since = min((lot.since for lot in found if lot.uncertain), default=now)
-        first = min((at for times in due for at in times.values()), default=now)
-        return Uncertainty(
-            count=sum(lot.uncertain for lot in found),
-            oldest=max(now - since, 0) / 1000,
-            lag=max(now - first, 0) / 1000,
-        )
-
-    async def _inspect(self, records: list[str]) -> _Found:
-        reply = await self._connection.evaluate(self._script.text, self._script.sha, records, b"")
-        return msgspec.json.decode(reply, type=_Found)
-
-
-_FAR_MS = 4_000_000_000_000
 
 
 class PendingTarget(Record, frozen=True, kw_only=True):
@@ -126,16 +70,22 @@ class PendingTarget(Record, frozen=True, kw_only=True):
 
 
 class Backlog:
-    """Reads what is due, soonest first.
+    """Reads what is due, and how much of it is uncertain.
 
     Args:
         connection: How Redis is reached.
-        tenant: Whose targets; separates the projects that share a Redis.
+        project: Whose targets; separates the projects that share a Redis.
+        max_per_bucket: Targets of a bucket, the most urgent, of which it is found out whether they are uncertain.
     """
 
-    def __init__(self, connection: Connection, tenant: str) -> None:
+    def __init__(self, connection: Connection, project: str, *, max_per_bucket: int = _MAX_PER_BUCKET) -> None:
         self._connection = connection
-        self._tenant = tenant
+        self._buckets = [due_times(bucket, project) for bucket in range(BUCKETS)]
+        self._max_per_bucket = max_per_bucket
+        self._script = Script("gateway.coordinator", "backlog")
+        self._counting = asyncio.Lock()
+        self._counted: Uncertainty | None = None
+        self._counted_at = float("-inf")
 
     async def now(self) -> int:
         """Return Redis's clock in ms.
@@ -145,17 +95,31 @@ class Backlog:
         """
         return await self._connection.now()
 
-    async def look(self, most: int) -> list[PendingTarget]:
+    async def pending(self, most: int, wanted: Callable[[str], bool] = lambda _: True) -> list[PendingTarget]:
         """Return up to `most` targets that a leader holds or a reconciler has to look at, the soonest due first.
+
+        Args:
+            most: How many at most.
+            wanted: Tells by its key whether a target is to be among them.
 
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        buckets = [due_times(bucket, self._tenant) for bucket in range(BUCKETS)]
-        lots = await asyncio.gather(*(self._connection.scheduled(bucket, _FAR_MS, most) for bucket in buckets))
+        lots = await asyncio.gather(*(self._soonest(bucket, most, wanted) for bucket in self._buckets))
         soonest = sorted((at, key) for lot in lots for key, at in lot.items())[:most]
         found = await asyncio.gather(*(self.read(key, at) for at, key in soonest))
         return [pending for pending in found if pending is not None]
+
+    async def _soonest(self, bucket: str, most: int, wanted: Callable[[str], bool]) -> dict[str, float]:
+        """Return of one bucket the targets that are wanted, at least the first `most`, with their times (ms)."""
+        read = most
+        while True:
+            due = await self._connection.scheduled(bucket, _FAR_MS, read)
+            found = {key: at for key, at in due.items() if wanted(key)}
+            if len(found) >= most or len(due) < read:
+                return found
+            # Others stand before them: again, from the beginning, because they move meanwhile.
+            read *= 4
 
     async def read(self, key: str, due: float = 0) -> PendingTarget | None:
         """Return one target's, None where nothing is known of it.
@@ -167,3 +131,43 @@ class Backlog:
         if not fields or int(fields.get("v", VERSION)) > VERSION:
             return None
         return msgspec.convert({**fields, "key": key, "due": int(due)}, PendingTarget, strict=False)
+
+    async def uncertainty(self) -> Uncertainty | None:
+        """Return how much is uncertain, or None where Redis does not answer, or not as expected.
+
+        It is counted once in two seconds at most, however many ask.
+        """
+        async with self._counting:
+            if time.monotonic() - self._counted_at > _FRESH_SECONDS:
+                try:
+                    self._counted = await self._count()
+                except CoordinationUnavailable:
+                    self._counted = None
+                except Exception:  # noqa: BLE001 - all other metrics are to be shown
+                    _log.exception("survey.failed")
+                    self._counted = None
+                self._counted_at = time.monotonic()
+            return self._counted
+
+    async def _count(self) -> Uncertainty:
+        # Asked first, and alone: where Redis is away that is found out once and not sixteen times.
+        now = await self._connection.now()
+        # Of a Cluster each bucket may lie on another node.
+        await asyncio.gather(*(self._connection.check(bucket) for bucket in range(BUCKETS)))
+        due = await self._due(now + _HORIZON_MS, self._max_per_bucket)
+        found = await asyncio.gather(*(self._inspect(list(times)) for times in due if times))
+        since = min((lot.since for lot in found if lot.uncertain), default=now)
+        first = min((at for times in due for at in times.values()), default=now)
+        return Uncertainty(
+            count=sum(lot.uncertain for lot in found),
+            oldest=max(now - since, 0) / 1000,
+            lag=max(now - first, 0) / 1000,
+        )
+
+    async def _due(self, until_ms: int, most: int) -> list[dict[str, float]]:
+        """Return of each bucket up to `most` targets that are due by then, with the times (ms)."""
+        return await asyncio.gather(*(self._connection.scheduled(bucket, until_ms, most) for bucket in self._buckets))
+
+    async def _inspect(self, records: list[str]) -> _Found:
+        reply = await self._connection.evaluate(self._script.text, self._script.sha, records, b"")
+        return msgspec.json.decode(reply, type=_Found)

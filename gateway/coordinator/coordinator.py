@@ -34,9 +34,8 @@ from gateway.store.clock import RedisClock, clock
 from gateway.store.connection import Connection
 from gateway.store.notifications import CHANNEL
 from gateway.store.retries import Retries
-from gateway.store.scripts import BUCKETS
 
-__all__ = ["BUCKETS", "Coordinator"]
+__all__ = ["Coordinator"]
 
 _HOLD_SECONDS: Final = 2.0
 _LAST_TRY_SECONDS: Final = 0.4
@@ -56,7 +55,7 @@ class Coordinator:
     Args:
         connection: How Redis is reached.
         timing: The protocol's times; the same in every replica.
-        tenant: Separates the projects that share a Redis; safe in a key.
+        project: Separates the projects that share a Redis; safe in a key.
         max_events: Events of a room that are kept, about.
         max_targets: Targets of a room that are shown: what runs first, and then the latest changed.
     """
@@ -65,7 +64,7 @@ class Coordinator:
         self,
         connection: Connection,
         timing: Timing,
-        tenant: str,
+        project: str,
         *,
         max_events: int = _MAX_EVENTS,
         max_targets: int = _MAX_TARGETS,
@@ -75,7 +74,7 @@ class Coordinator:
         self.boot = secrets.token_hex(4)
         """Names this process among all there ever were."""
         self._connection = connection
-        self._tenant = tenant
+        self._project = project
         self._attempts = 0
         self._clock = RedisClock(connection.now)
         lasting = {
@@ -94,7 +93,7 @@ class Coordinator:
         }
         self.scripts = Scripts(connection, lasting)
         self.records = Records(
-            self.scripts, connection, self._clock, timing, tenant, max_events=max_events, max_targets=max_targets
+            self.scripts, connection, self._clock, timing, project, max_events=max_events, max_targets=max_targets
         )
         self.leases = Leases(self.scripts, timing)
         """What this process holds."""
@@ -118,7 +117,7 @@ class Coordinator:
 
     def key(self, room: str, *parts: str) -> str:
         """Return the key of the record that these parts name within its room."""
-        return record_key(self._tenant, room, *parts)
+        return record_key(self._project, room, *parts)
 
     @metrics.phase("claim")
     async def claim(
@@ -294,10 +293,6 @@ class Coordinator:
         with suppress(CoordinationUnavailable):
             await self._release_once(lease.key, lease.attempt, result, lease.asked_at)
 
-    def let_lapse(self, lease: Lease) -> None:
-        """Stop renewing: the lease expires and the next caller finds out what became of it."""
-        self.leases.drop(lease)
-
     def rewrite_recent(self) -> None:
         """Write once more, soon, what this process wrote of late: Redis may have forgotten it."""
         self._rewrites.suspect()
@@ -349,7 +344,7 @@ class Coordinator:
         tracing.note(how=finished.how, state=state)
         if finished.how not in {"ok", "repeated"}:
             metrics.fenced_write(finished.how)
-            _log.warning("finish." + finished.how, key=key, operation=arguments["op"], state=state)
+            _log.warning("finish." + finished.how, target=key, operation=arguments["op"], state=state)
         if finished.how != "stale":
             self._rewrites.keep(
                 "finish",

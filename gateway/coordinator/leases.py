@@ -45,7 +45,7 @@ class Leases:
         """Take note that the target is no longer ours: nothing more may be sent for it."""
         self.drop(lease)
         metrics.LEASES_LOST.inc()
-        _log.warning("lease.lost", key=lease.key, operation=lease.operation)
+        _log.warning("lease.lost", target=lease.key, operation=lease.operation)
 
     def is_lost(self, lease: Lease) -> bool:
         """Tell whether the target is no longer ours."""
@@ -85,7 +85,7 @@ class Leases:
         else:
             self._stops.discard(lease.attempt)
         if renewed.how == "restored":
-            _log.warning("lease.restored", key=lease.key, operation=lease.operation)
+            _log.warning("lease.restored", target=lease.key, operation=lease.operation)
         return renewed
 
     async def renew_for_ever(self) -> None:
@@ -101,7 +101,7 @@ class Leases:
         except CoordinationUnavailable:
             return
         except Exception:  # noqa: BLE001 - one lease's trouble must not end the renewing of the others
-            _log.exception("renewal.failed", key=lease.key)
+            _log.exception("renewal.failed", target=lease.key)
             return
         if renewed.how == "lost" and lease.attempt in self.held:
             self.lose(lease)

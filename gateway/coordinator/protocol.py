@@ -2,8 +2,9 @@ r"""What the coordinator is asked and what it answers: commands, verdicts, claim
 
 What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends on a key expiring)::
 
-    rec:{07}:<tenant>:<room>:<mode>:<participant>:<kind>   hash, one per target. TTL: 24 h. Ids percent-encoded.
-                                     Fields that are empty or 0 are left out
+    rec:{07}:<project>:<room>:<mode>:<participant>:<kind>   hash, one per target. Ids percent-encoded.
+                                     Fields that are empty or 0 are left out. TTL: 24 h; GATEWAY_KEEP_ENDED_HOURS of an
+                                     ended one, S + 60 s where a stop found nothing
         v                            version of this format
         state                        starting, recording, stopping, stopped, failed, unknown
         op done finished_by          number of the current operation; of the last finished one, and the attempt that did
@@ -29,12 +30,12 @@ What lies in Redis (every key has a TTL; TTLs are housekeeping, no rule depends 
         evidence because             what VideoSDK's list says of the recording (JSON); why it ended
         tries upstream               how often it was taken up since it was certain; what VideoSDK answered last
         uncertain_since              since when (ms) it is unknown, or stopping without an answer; 0: it is known
-    rec:{07}:<tenant>:due   sorted set, record -> when (ms) it must be looked at though no caller may come
-    rec:{07}:<tenant>:ends   sorted set, record -> `stops_at` of what runs, or may run, and is not being stopped
+    rec:{07}:<project>:due   sorted set, record -> when (ms) it must be looked at though no caller may come
+    rec:{07}:<project>:ends   sorted set, record -> `stops_at` of what runs, or may run, and is not being stopped
     rec:{07}:epoch   string, "<server run id>:<ms>": from when on this server's memory can be believed
-    rec:{07}:<tenant>:<room>:targets   sorted set, record -> when (ms) it changed last, and 10^14 more while it has not
+    rec:{07}:<project>:<room>:targets   sorted set, record -> when (ms) it changed last, and 10^14 more while it has not
                                        ended. TTL: twice a record's
-    rec:{07}:<tenant>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
+    rec:{07}:<project>:<room>:events   stream of changes: `key` of the record, `record` as its readers see it (JSON).
                                       TTL: 10 min. Also the channel on which each event's id is published
     rec:{07}:ticket:<hash>   string, what the bearer of the ticket may read (JSON). TTL: 30 s
     rec:{07}:limit… rec:{07}:answer…   token buckets and idempotency keys, see `gateway/store/`
@@ -72,7 +73,7 @@ VERSION = 1
 
 
 class Command(StrEnum):
-    """What a batch of callers, or the reconciler, wants of a target."""
+    """What a caller group, or the reconciler, wants of a target."""
 
     START = "start"
     STOP = "stop"
@@ -178,6 +179,11 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def is_timed(self) -> bool:
         """Whether the stop that was requested last was requested because its time is over."""
         return 0 < self.timed_stop == self.stop_requested_at
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether a probe holds the target, which may be the beginning of a start."""
+        return bool(self.holder) and self.action == "probe"
 
     @property
     def stop_due(self) -> bool:

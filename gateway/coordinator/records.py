@@ -38,7 +38,7 @@ class Records:
         connection: How Redis is reached.
         redis_clock: What is known of its clock.
         timing: The protocol's times.
-        tenant: Separates the projects that share a Redis.
+        project: Separates the projects that share a Redis.
         max_events: Events of a room that are kept, about.
         max_targets: Targets of a room that are shown: what runs first, and then the latest changed.
     """
@@ -49,7 +49,7 @@ class Records:
         connection: Connection,
         redis_clock: RedisClock,
         timing: Timing,
-        tenant: str,
+        project: str,
         *,
         max_events: int,
         max_targets: int,
@@ -58,7 +58,7 @@ class Records:
         self._connection = connection
         self._clock = redis_clock
         self._timing = timing
-        self._tenant = tenant
+        self._project = project
         self._max_events = max_events
         self.max_targets = max_targets
         self._ready = False
@@ -92,7 +92,7 @@ class Records:
             CoordinationUnavailable: Redis did not answer.
         """
         reply = await self._scripts.run(
-            "room", record_key(self._tenant, room, ""), {"most": self.max_targets, "watch": watch}
+            "room", record_key(self._project, room, ""), {"most": self.max_targets, "watch": watch}
         )
         read = msgspec.json.decode(reply, type=_RoomReply)
         return Room(read.last, {key: _record(fields) for key, fields in read.records})
@@ -114,7 +114,7 @@ class Records:
 
     def channel(self, room: str) -> str:
         """Return the name of a room's events, which is also the channel of their ids."""
-        return events_of(record_key(self._tenant, room, ""))
+        return events_of(record_key(self._project, room, ""))
 
     async def due(self, bucket: int, most: int) -> list[str]:
         """Return the keys of up to `most` records of this project in a bucket that have to be looked at now.
@@ -122,7 +122,7 @@ class Records:
         Raises:
             CoordinationUnavailable: Redis did not answer.
         """
-        return await self._connection.due(due_times(bucket, self._tenant), await self._clock.learned_now_ms(), most)
+        return await self._connection.due(due_times(bucket, self._project), await self._clock.learned_now_ms(), most)
 
     async def overdue(self, bucket: int, most: int) -> list[str]:
         """Return the keys of up to `most` recordings of this project in a bucket that have to end now.
@@ -132,7 +132,7 @@ class Records:
         """
         # Where our idea of Redis's clock is ahead, a claim would come too early, and look instead of stopping.
         now = await self._clock.learned_now_ms() - _CLOCK_MARGIN_MS
-        return await self._connection.due(end_times(bucket, self._tenant), now, most)
+        return await self._connection.due(end_times(bucket, self._project), now, most)
 
     async def mark(self, *, age: float = 0) -> float:
         """Mark every bucket's epoch where none is marked, so that Q has passed since before the first caller comes.
@@ -242,7 +242,7 @@ class Records:
 
 def newer_record() -> NewerRecord:
     """Return the error for a record that a later version of the gateway has written."""
-    return NewerRecord("A later version of the gateway has written what is known of this track.", retry_after=2)
+    return NewerRecord("A later version of the gateway has written what is known of this recording.", retry_after=2)
 
 
 def _record(fields: str) -> Record:

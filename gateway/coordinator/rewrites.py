@@ -152,5 +152,5 @@ class Rewrites:
             self._forgotten.discard(attempt)
         if how in {"ok", "restored", "late"}:
             metrics.fenced_write("restored")
-            _log.warning(_RESTORED[write.script], key=write.key, attempt=attempt)
+            _log.warning(_RESTORED[write.script], target=write.key, attempt=attempt)
         return True

@@ -55,22 +55,22 @@ class Scripts:
         return await self._connection.evaluate(script.text, script.sha, keys, argument)
 
 
-def record_key(tenant: str, room: str, *parts: str) -> str:
+def record_key(project: str, room: str, *parts: str) -> str:
     """Return the key of the record that these parts name within its room."""
-    return f"{bucket_of(f'{tenant}/{room}')}:{key_of(tenant, room, *parts)}"
+    return f"{bucket_of(f'{project}/{room}')}:{key_of(project, room, *parts)}"
 
 
-def due_times(bucket: int, tenant: str) -> str:
+def due_times(bucket: int, project: str) -> str:
     """Return the name of the due times of one project's records in a bucket.
 
     Each project has its own: another project's gateway would look for these targets in an account where they are not.
     """
-    return f"rec:{{{bucket:02d}}}:{tenant}:due"
+    return f"rec:{{{bucket:02d}}}:{project}:due"
 
 
-def end_times(bucket: int, tenant: str) -> str:
+def end_times(bucket: int, project: str) -> str:
     """Return the name of the moments at which one project's recordings in a bucket have to end."""
-    return f"rec:{{{bucket:02d}}}:{tenant}:ends"
+    return f"rec:{{{bucket:02d}}}:{project}:ends"
 
 
 def events_of(key: str) -> str:

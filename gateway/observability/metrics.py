@@ -4,35 +4,33 @@ Every metric stands here, with what it means; the other packages call the few fu
 because this module imports nothing of theirs. A label takes its values from a small set that is known beforehand:
 never a room, a participant, a caller or a path.
 
-With one process the numbers lie in memory. With several workers they lie in files of one directory (see `shared`): each
-worker writes its own, and the worker that answers `/metrics` adds all of them up. What only Redis or the token knows is
-not counted but looked up at each scrape, so it is the same from every worker, and absent where it is not known.
+With one process the numbers lie in memory. With several workers they lie in files of one directory (see `workers`):
+each worker writes its own, and the worker that answers `/metrics` adds all of them up. What only Redis or the token
+knows is not counted but looked up at each scrape, so it is the same from every worker, and absent where not known.
 """
 
-import fcntl
 import gzip
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import cache, wraps
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, cast
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.observability import tracing
+from gateway.observability.workers import SEAT
 
 __all__ = [
     "BUILD_INFO",
     "DEAD_ROWS",
+    "DESCRIPTIONS",
     "DUPLICATES_SUSPECTED",
     "EVENT_READERS",
     "IDEMPOTENCY_KEYS_FORGOTTEN",
@@ -41,7 +39,9 @@ __all__ = [
     "STARTS",
     "STOPS",
     "WEBHOOK_DELIVERIES_FAILED",
+    "Description",
     "GaugeValues",
+    "Label",
     "LedOperation",
     "UpstreamCall",
     "WaitingCaller",
@@ -51,85 +51,15 @@ __all__ = [
     "redis_failed",
     "refused",
     "render",
-    "shared",
     "webhook_event",
 ]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# --- one directory for several workers -------------------------------------------------------------------------------
-
-_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-_PREFIX: Final = "gateway-metrics-"
-
-
-def shared() -> AbstractContextManager[object]:
-    """Have the workers that are started meanwhile add up their numbers, in a private directory that goes at the end.
-
-    Raises:
-        OSError: There is no place for temporary files.
-    """
-    folder = TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
-    os.environ[_VARIABLE] = folder.name
-    return folder
-
-
-class _Seat:
-    """A worker's place in the directory. The worker that replaces a dead one takes its seat and its counters.
-
-    Which seats are taken the kernel knows: a lock ends with its process. There are never more files than workers
-    at the same time, however often one dies.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.number = 0
-        while (taken := _lock(folder / f"seat-{self.number}.lock")) is None:
-            self.number += 1
-        self._taken: Final = taken
-        self._clear(self.number)
-
-    def clear_dead_workers(self) -> None:
-        """Drop the gauges of dead workers: what they were doing has ended."""
-        for file in self.folder.glob("seat-*.lock"):
-            number = int(file.stem.removeprefix("seat-"))
-            if number != self.number and (free := _lock(file)) is not None:
-                self._clear(number)
-                os.close(free)
-
-    def _clear(self, number: int) -> None:
-        for file in self.folder.glob(f"gauge_live*_{number}.db"):
-            file.unlink(missing_ok=True)
-
-
-def _lock(file: Path) -> int | None:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _take_seat() -> _Seat | None:
-    folder = Path(os.environ.get(_VARIABLE, ""))
-    # A directory that was set for other processes is left alone.
-    if not folder.name.startswith(_PREFIX):
-        values.ValueClass = values.MutexValue
-        return None
-    seat = _Seat(folder)
-    values.ValueClass = values.MultiProcessValue(lambda: seat.number)
-    return seat
-
-
-# Before the first metric: each takes the kind of value that is in force when it is made.
-_SEAT: Final = _take_seat()
-disable_created_metrics()
-
 # --- the metrics -----------------------------------------------------------------------------------------------------
 
+disable_created_metrics()
 _REGISTRY: Final = CollectorRegistry()
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
 _SHORT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -142,7 +72,17 @@ _EVENTS: Final = frozenset(
         *("participant-joined", "participant-left", "session-started", "session-ended"),
     )
 )
-_VERDICTS: Final = ("accepted", "repeated", "unsigned", "forged", "too_large", "malformed")
+_VERDICTS: Final = ("accepted", "repeated", "postponed", "unsigned", "forged", "too_large", "malformed")
+_MODES: Final = ("track", "participant", "room")
+_STARTED: Final = ("started", "joined", "already_recording")
+_STOPPED: Final = ("stopped", "stop_requested", "not_recording", "joined")
+_PHASES: Final = ("claim", "upstream", "finish", "wait")
+_CALLS: Final = ("start", "stop", "list", "sessions", "check", "key")
+_COUNTED_SEPARATELY: Final = ("400", "401", "402", "403", "404", "409", "429")
+_CALL_STATUSES: Final = ("2xx", *_COUNTED_SEPARATELY, "4xx", "5xx", "other")
+_CALL_FAILURES: Final = ("timeout", "broken", "never_sent", "token", "foreign")
+_REWRITES: Final = ("stale", "late", "restored")
+_DEATHS: Final = ("session_over", "stop_refused", "released")
 
 _BOUNDS: Final = (
     *("waiting", "waiting-per-caller", "waiting-per-room", "waiting-for-target", "waiting-for-target-per-caller"),
@@ -153,94 +93,176 @@ _BOUNDS: Final = (
 )
 
 
-def _counter(name: str, meaning: str, *labels: str) -> Counter:
-    return Counter(f"gateway_{name}", meaning, labels, registry=_REGISTRY)
+class Label(Struct, frozen=True):
+    """What a label of a metric may hold."""
+
+    values: tuple[str, ...] = ()
+    """Values that are known beforehand."""
+
+    others: str = ""
+    """What else it may hold, in words."""
 
 
-def _gauge(name: str, meaning: str, *labels: str, several: Any = "livesum") -> Gauge:
-    return Gauge(f"gateway_{name}", meaning, labels, registry=_REGISTRY, multiprocess_mode=several)
+class Description(Struct, frozen=True):
+    """A metric, as docs/metrics.md shows it."""
+
+    name: str
+    """As it is queried: a counter's ends with `_total`."""
+
+    kind: str
+    meaning: str
+    labels: dict[str, Label]
 
 
-def _histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-    return Histogram(f"gateway_{name}", meaning, labels, registry=_REGISTRY, buckets=buckets)
+DESCRIPTIONS: Final[list[Description]] = []
+"""Of every metric below, in their order."""
 
 
-BUILD_INFO: Final = _gauge("build_info", "1; the label says which version serves.", "version", several="livemax")
+def _described(name: str, kind: str, meaning: str, labels: dict[str, Label]) -> str:
+    DESCRIPTIONS.append(Description(f"gateway_{name}", kind, meaning, labels))
+    return f"gateway_{name}"
+
+
+def _counter(name: str, meaning: str, **labels: Label) -> Counter:
+    return Counter(_described(f"{name}_total", "counter", meaning, labels), meaning, tuple(labels), registry=_REGISTRY)
+
+
+def _gauge(name: str, meaning: str, *, several: Any = "livesum", **labels: Label) -> Gauge:
+    described = _described(name, "gauge", meaning, labels)
+    return Gauge(described, meaning, tuple(labels), registry=_REGISTRY, multiprocess_mode=several)
+
+
+def _histogram(name: str, meaning: str, *, buckets: tuple[float, ...] = _SECONDS, **labels: Label) -> Histogram:
+    described = _described(name, "histogram", meaning, labels)
+    return Histogram(described, meaning, tuple(labels), registry=_REGISTRY, buckets=buckets)
+
+
+_MODE: Final = Label(_MODES, "empty where a request or an item of a batch names none")
+_ROUTE: Final = Label(others="the route's `operationId` or its template, or `unmatched` where no route was met")
+_CALL: Final = Label(_CALLS)
+
+BUILD_INFO: Final = _gauge(
+    "build_info",
+    "Always 1; the label says which version serves.",
+    several="livemax",
+    version=Label(others="the version"),
+)
 _REQUESTS: Final = _counter(
     "http_requests",
-    "Requests answered, by operationId or template of the route; `unmatched` where there is none.",
-    "route",
-    "method",
-    "status",
+    "HTTP requests that were answered, or whose connection ended before.",
+    route=_ROUTE,
+    method=Label((*sorted(_METHODS), "other")),
+    status=Label(others="the answer's status, or `none` where there was no answer"),
 )
 _REQUEST_DURATION: Final = _histogram(
-    "http_request_duration_seconds", "From request to headers of the answer.", "route"
+    "http_request_duration_seconds", "Time from an HTTP request's arrival to the headers of its answer.", route=_ROUTE
 )
-STARTS: Final = _counter("starts", "Answers to starts: the outcome, or the problem's slug.", "outcome", "mode")
-STOPS: Final = _counter("stops", "Answers to stops: the outcome, or the problem's slug.", "outcome", "mode")
-_IN_FLIGHT: Final = _gauge("operations_in_flight", "Operations that this instance leads.")
+STARTS: Final = _counter(
+    "starts",
+    "Answers to starts, by outcome or problem; each item of a batch counts as one.",
+    outcome=Label(_STARTED, "a problem's slug"),
+    mode=_MODE,
+)
+STOPS: Final = _counter(
+    "stops",
+    "Answers to stops, by outcome or problem; each item of a batch, and each recording of a room that is stopped as a "
+    "whole, counts as one.",
+    outcome=Label(_STOPPED, "a problem's slug"),
+    mode=_MODE,
+)
+_IN_FLIGHT: Final = _gauge(
+    "operations_in_flight", "Operations (starts, stops and looks at VideoSDK) that this instance leads right now."
+)
 _PHASE_DURATION: Final = _histogram(
     "phase_duration_seconds",
-    "Where the time goes: asking Redis for the claim, VideoSDK's answer to a start or stop, writing the result, and a "
+    "Time of each phase of a start or stop: asking Redis for the claim, VideoSDK's answer, writing the result, and a "
     "caller's whole wait for its answer.",
-    "phase",
+    phase=Label(_PHASES),
 )
-_WAITING: Final = _gauge("waiting_callers", "Callers that wait for a result.")
+_WAITING: Final = _gauge("waiting_callers", "Callers that wait for the result of a start or stop right now.")
 _UPSTREAM: Final = _counter(
     "upstream_requests",
-    "Requests to VideoSDK; without an answer the status is timeout, broken, or never_sent, which proves that nothing "
-    "happened. It is token for a check that VideoSDK refused, which speaks against the token, and foreign for a "
-    "success that VideoSDK did not write.",
-    "operation",
-    "status",
+    "Requests to VideoSDK, by its status. Without an answer that is timeout, broken, or never_sent, which proves that "
+    "nothing happened. It is token for a check that VideoSDK refused, which speaks against the token, and foreign for "
+    "a success that VideoSDK did not write.",
+    operation=_CALL,
+    status=Label((*_CALL_STATUSES, *_CALL_FAILURES)),
 )
 _UPSTREAM_DURATION: Final = _histogram(
-    "upstream_request_duration_seconds", "One request to VideoSDK, with its wait for its turn.", "operation"
+    "upstream_request_duration_seconds",
+    "Time of one request to VideoSDK, with its wait for a free place and for its turn.",
+    operation=_CALL,
 )
-_REDIS_ERRORS: Final = _counter("redis_errors", "Commands that Redis did not answer or refused.", "kind")
-REDIS_DURATION: Final = _histogram("redis_duration_seconds", "One script run by Redis.", buckets=_SHORT_SECONDS)
-LEASES_LOST: Final = _counter("leases_lost", "Claims that were taken from a living leader.")
+_REDIS_ERRORS: Final = _counter(
+    "redis_errors",
+    "Commands that Redis did not answer or refused, by the reason.",
+    kind=Label(others="a reason of `gateway.store.refusals`"),
+)
+REDIS_DURATION: Final = _histogram(
+    "redis_duration_seconds",
+    "Time of one script, from sending it to Redis to its answer.",
+    buckets=_SHORT_SECONDS,
+)
+LEASES_LOST: Final = _counter(
+    "leases_lost", "Operations whose leader found its claim taken from it: by another replica, or by an operator."
+)
 _FENCED_WRITES: Final = _counter(
     "fenced_writes",
     "Results that were not simply written: stale (the target had moved on: refused), late (a probe was already finding "
     "out) or restored (Redis had forgotten the operation).",
-    "how",
+    how=Label(_REWRITES),
 )
-DUPLICATES_SUSPECTED: Final = _counter("duplicates_suspected", "Two open recordings of one target were seen.")
+DUPLICATES_SUSPECTED: Final = _counter(
+    "duplicates_suspected",
+    "Looks at VideoSDK's list that found more than one open recording of one target, and starts that succeeded "
+    "although another operation had taken the target over.",
+)
 TIMED_STOPS: Final = _counter(
     "timed_stops", "Recordings that the gateway stopped by itself, because they had recorded for as long as they may."
 )
 DEAD_ROWS: Final = _counter(
-    "dead_rows", "Rows that VideoSDK lists as recording although nothing records: its own, and never closed.", "reason"
+    "dead_rows",
+    "Rows of VideoSDK's list that show an open recording although nothing records, once each: because their session "
+    "is over, VideoSDK refused to stop them, or an operator released the target.",
+    reason=Label(_DEATHS),
 )
-_WEBHOOK_EVENTS: Final = _counter("webhook_events", "VideoSDK's webhooks, and what became of them.", "type", "verdict")
+_WEBHOOK_EVENTS: Final = _counter(
+    "webhook_events",
+    "VideoSDK's webhooks by what became of them: accepted, repeated (an equal one that waits stands for it), postponed "
+    "(VideoSDK is asked to send it again), or refused as unsigned, forged, too_large or malformed.",
+    type=Label((*sorted(_EVENTS), "other")),
+    verdict=Label(_VERDICTS),
+)
 WEBHOOK_DELIVERIES_FAILED: Final = _counter(
     "webhook_deliveries_failed", "Recordings of which VideoSDK itself says that a webhook could not be delivered."
 )
-EVENT_READERS: Final = _gauge("event_readers", "Open event streams.")
+EVENT_READERS: Final = _gauge("event_readers", "Streams of live events that are open right now.")
 _REFUSED: Final = _counter(
-    "refused", "Requests, webhooks and connections that a bound refused, by the bound as the problem names it.", "bound"
+    "refused",
+    "Requests, webhooks and connections that a limit refused, by the limit's name, which the answer's member `bound` "
+    "has too.",
+    bound=Label(_BOUNDS),
 )
 IDEMPOTENCY_KEYS_FORGOTTEN: Final = _counter(
     "idempotency_keys_forgotten", "Idempotency keys forgotten before their time, for newer ones of their caller."
 )
 
 # A series that is there from the beginning can be seen to rise from 0; one that appears with its first event cannot.
-for _mode in ("track", "participant", "room"):
-    for _child in ("started", "joined", "already_recording"):
+for _mode in _MODES:
+    for _child in _STARTED:
         STARTS.labels(_child, _mode)
-    for _child in ("stopped", "stop_requested", "not_recording", "joined"):
+    for _child in _STOPPED:
         STOPS.labels(_child, _mode)
-for _child in ("claim", "upstream", "finish", "wait"):
+for _child in _PHASES:
     _PHASE_DURATION.labels(_child)
 _WAIT_DURATION: Final = _PHASE_DURATION.labels("wait")
-for _child in ("start", "stop", "list", "sessions", "check", "key"):
+for _child in _CALLS:
     _UPSTREAM_DURATION.labels(_child)
     for _status in ("2xx", "5xx", "timeout", "broken", "never_sent"):
         _UPSTREAM.labels(_child, _status)
-for _child in ("stale", "late", "restored"):
+for _child in _REWRITES:
     _FENCED_WRITES.labels(_child)
-for _child in ("session_over", "stop_refused", "released"):
+for _child in _DEATHS:
     DEAD_ROWS.labels(_child)
 for _child in _BOUNDS:
     _REFUSED.labels(_child)
@@ -348,16 +370,12 @@ class UpstreamCall:
     def answered(self, status: int) -> None:
         """Say what VideoSDK answered."""
         family = f"{status // 100}xx"
-        self.status = (
-            str(status) if status in _COUNTED_SEPARATELY else family if family in {"2xx", "4xx", "5xx"} else "other"
-        )
+        exact = str(status)
+        self.status = exact if exact in _COUNTED_SEPARATELY else family if family in _CALL_STATUSES else "other"
 
     def failed(self, how: str) -> None:
         """Say why there was no answer that counts: timeout, broken, never_sent, token or foreign."""
         self.status = how
-
-
-_COUNTED_SEPARATELY: Final = frozenset({400, 401, 402, 403, 404, 409, 429})
 
 
 def redis_failed(kind: str, times: int = 1) -> None:
@@ -401,15 +419,19 @@ class GaugeValues(Struct, frozen=True, kw_only=True):
 
 
 _GAUGES: Final = {
-    "redis_up": "1 where Redis answered and took a write when it was asked just now, else 0.",
+    "redis_up": "1 where Redis answered and took a write when it was asked for this scrape, else 0.",
     "unknown_tracks": "Targets that are in an unknown state, or whose stop was not answered yet. The "
     "same from every instance: use max.",
-    "unknown_oldest_seconds": "For how long that is so of the oldest of them; 0 where there is none.",
-    "settler_lag_seconds": "How late the reconciler is with the most overdue target.",
-    "videosdk_token_age_seconds": "Age of the token in use.",
-    "videosdk_token_expires_seconds": "Seconds until only the operator can replace the token; +Inf where the "
+    "unknown_oldest_seconds": "How long the target that gateway_unknown_tracks counts for longest has been so; 0 where "
+    "there is none. The same from every instance: use max.",
+    "settler_lag_seconds": "How late the reconciler is with the most overdue target. The same from every instance: use "
+    "max.",
+    "videosdk_token_age_seconds": "Age of the VideoSDK token in use.",
+    "videosdk_token_expires_seconds": "Seconds until only the operator can replace the VideoSDK token; +Inf where the "
     "gateway mints its own, or where it does not expire.",
 }
+for _name, _meaning in _GAUGES.items():
+    _described(_name, "gauge", _meaning, {})
 
 
 def _families(gauge_values: GaugeValues) -> Iterator[Metric]:
@@ -431,9 +453,9 @@ class _Everything:
 
     def collect(self) -> Iterator[Metric]:
         counted: _Collector = cast("Any", _REGISTRY)
-        if _SEAT is not None:
-            _SEAT.clear_dead_workers()
-            counted = cast("Any", MultiProcessCollector(None, str(_SEAT.folder)))
+        if SEAT is not None:
+            SEAT.clear_dead_workers()
+            counted = cast("Any", MultiProcessCollector(None, str(SEAT.folder)))
         yield from counted.collect()
         yield from _families(self._gauge_values)
 

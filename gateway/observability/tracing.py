@@ -1,6 +1,6 @@
 """Traces of what the gateway does (OpenTelemetry), where `GATEWAY_TRACING=otlp`. Imports nothing of ours.
 
-A trace tells one request's story: request, claim, operation, upstream call, finish; or `settle`, without a caller.
+A trace tells one request's story: request, claim, operation, upstream call, finish; or `reconcile`, without a caller.
 An operation belongs to the request that began it. A request that joined it, on any replica, has a link to the
 operation's span; its place travels with the operation's result. The `traceparent` of a request counts once its caller
 is known: all others choose neither their trace nor whether it is sampled. What concerns OpenTelemetry itself (endpoint,

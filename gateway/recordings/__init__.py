@@ -5,16 +5,16 @@ Knows neither HTTP nor Redis; speaks to VideoSDK through `gateway.videosdk` and 
 """
 
 from gateway.coordinator import MaxDuration
-from gateway.recordings.batches import Batches
+from gateway.recordings.coalescer import Coalescer
+from gateway.recordings.decoding import recording_of
 from gateway.recordings.leader import Leader
-from gateway.recordings.listings import Asker, ListingCache
+from gateway.recordings.listings import ListingCache, ReadBudget
 from gateway.recordings.model import ENDED, Answer, EndReason, Origin, Outcome, RecordedFile, Recording, Status
 from gateway.recordings.operator import Operator
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.recordings import Recordings
-from gateway.recordings.records import recording_of
 from gateway.recordings.room_feeds import FeedUpdate, Reader, RoomFeeds
-from gateway.recordings.running import RunningRecordings
+from gateway.recordings.running import RoomSearch
 from gateway.recordings.targets import MODES, Kind, Mode, StartParameters, Target, target_of
 from gateway.recordings.webhook_events import EventType, WebhookEvent, WebhookEvents
 from gateway.recordings.webhook_queue import WebhookQueue
@@ -24,8 +24,7 @@ __all__ = [
     "ENDED",
     "MODES",
     "Answer",
-    "Asker",
-    "Batches",
+    "Coalescer",
     "EndReason",
     "EventType",
     "FeedUpdate",
@@ -37,13 +36,14 @@ __all__ = [
     "Operator",
     "Origin",
     "Outcome",
+    "ReadBudget",
     "Reader",
     "Reconciler",
     "RecordedFile",
     "Recording",
     "Recordings",
     "RoomFeeds",
-    "RunningRecordings",
+    "RoomSearch",
     "StartParameters",
     "Status",
     "Target",

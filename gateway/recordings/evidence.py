@@ -231,17 +231,17 @@ def _window(started_at: int, ended_at: int) -> tuple[float, float]:
     return started_at - SKEW_MS, ended_at + SKEW_MS
 
 
-def report_duplicates(key: str, records: Sequence[ListedRow]) -> None:
+def report_duplicates(key: str, open_now: Sequence[ListedRow]) -> None:
     """Count and log that several recordings of one target are open, as long as every look finds them so."""
-    if len(records) > 1:
+    if len(open_now) > 1:
         metrics.DUPLICATES_SUSPECTED.inc()
-        _log.error("duplicate.suspected", key=key, rows=len(records))
+        _log.error("duplicate.suspected", target=key, rows=len(open_now))
 
 
 def report_dead(key: str, row: ListedRow, reason: str) -> None:
     """Count and log that a row is dead, once: from then on the record remembers it."""
     metrics.DEAD_ROWS.labels(reason).inc()
-    _log.warning("row.dead", key=key, row=row.id, session=row.session_id, began=row.start, reason=reason)
+    _log.warning("row.dead", target=key, row=row.id, session=row.session_id, began=row.start, reason=reason)
 
 
 def report_deliveries(known: Evidence | None, now: Evidence, kind: str) -> None:

@@ -50,7 +50,8 @@ _START_AGAIN_SECONDS = 1.0
 _AT_ONCE_SECONDS = 0.001
 _PROCESSING_SECONDS = 20.0
 """For how long after a stop a refused start is blamed on it."""
-_RETRY_REFUSED_SECONDS = 3.0
+_WRITING_SECONDS = 2.0
+"""How long a result may take to be written: a caller that waits no longer may have been promised the stop by then."""
 _FILES_DUE_SECONDS = 2.0
 """How soon after a stop its files are looked for."""
 
@@ -73,7 +74,7 @@ class Leader:
         videosdk: VideoSDK,
         listings: ListingCache,
         *,
-        retry_refused: float = _RETRY_REFUSED_SECONDS,
+        retry_refused: float,
     ) -> None:
         self._retry_refused = retry_refused
         self._coordinator = coordinator
@@ -93,7 +94,7 @@ class Leader:
             return await self._lead(operation)
         except BaseException:
             # Stop renewing: the lease expires and the next caller finds out what became of it.
-            self._coordinator.let_lapse(operation.lease)
+            self._leases.drop(operation.lease)
             raise
 
     async def _lead(self, operation: Operation) -> Result:
@@ -260,7 +261,7 @@ class Leader:
         if row is not None and self._probe.is_unstoppable(operation, row, error):
             self._probe.bury(operation, row, "stop_refused")
             row, unseen = await self._left_to_stop(operation)
-        no_caller_waits = clock() >= operation.deadline()
+        no_caller_waits = clock() + _WRITING_SECONDS >= operation.deadline()
         if unseen or (row is not None and (no_caller_waits or self._probe.age(operation) < _PROCESSING_SECONDS)):
             # It may be refused because the recording is only just starting (the signalling layer's 4012): again later,
             # and ever more seldom.
@@ -435,7 +436,7 @@ class Leader:
             # The target has moved on without us. A stop that VideoSDK confirmed is true all the same.
             if outcome is Outcome.STARTED:
                 metrics.DUPLICATES_SUSPECTED.inc()
-                _log.error("duplicate.suspected", key=operation.key, attempt=lease.attempt)
+                _log.error("duplicate.suspected", target=operation.key, attempt=lease.attempt)
             return self._again(operation)
         operation.stop_pending = finished.stop
         if because is EndReason.MAX_DURATION:

@@ -3,8 +3,8 @@
 One question of a room is under way at a time. A caller that comes meanwhile joins the next, so that no caller gets a
 list that was asked for before they came; and where the next is about several participants it asks for the whole room.
 
-What readers ask goes another way than what operations and the reconciler ask: a start must not wait for its list until
-those of any number of readers have been answered. A reader (`Asker`) pays for the calls that it causes; none to join.
+What reads ask goes another way than what operations and the reconciler ask: a start must not wait for its list until
+those of any number of reads have been answered. A read pays for the calls that it causes (`ReadBudget`); none to join.
 """
 
 import asyncio
@@ -14,14 +14,15 @@ from typing import Any, Final, Protocol
 import structlog
 from msgspec import Struct, structs
 
+from gateway.coordinator import Record
 from gateway.errors import Refused, UpstreamError
-from gateway.recordings.evidence import milliseconds
+from gateway.recordings.evidence import dead_rows, milliseconds, open_rows
 from gateway.recordings.targets import MODES, Mode, Target
 from gateway.store.clock import clock
 from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.rows import ListedRow, ListedSession
 
-__all__ = ["Asker", "Listing", "ListingCache"]
+__all__ = ["Listing", "ListingCache", "ReadBudget"]
 
 _WHOLE_ROOM_EVERY_SECONDS: Final = 0.5
 _MAX_REMEMBERED: Final = 100
@@ -64,9 +65,28 @@ class Listing(Struct, frozen=True):
             and target.kind in {None, row.kind}
         ]
 
+    def open_targets(self, room: str) -> set[Target]:
+        """Return what it shows as recording in its room, of what a caller could name."""
+        targets = {
+            Target.named(Mode(row.mode), room, row.participant_id, row.kind) for row in self.rows if row.end is None
+        }
+        return {target for target in targets if target is not None}
 
-class Asker(Protocol):
-    """A reader: no operation depends on the answer, and it pays for the calls to VideoSDK that it causes."""
+    def open_rows_of(self, target: Target, record: Record, now: int, settle: float) -> list[ListedRow]:
+        """Return the rows of a target that record now, newest first, without dead ones and those of earlier sessions.
+
+        Args:
+            target: Whose.
+            record: What is known of it.
+            now: Redis's clock in ms.
+            settle: For how many seconds after the recorded end the list may still show as open what has ended.
+        """
+        rows = open_rows(self.of(target), record.ended_at, now, settle, dead_rows(record.evidence))
+        return [row for row in rows if not self.is_superseded(row)]
+
+
+class ReadBudget(Protocol):
+    """What a read, on whose answer no operation depends, pays with for the calls to VideoSDK that it causes."""
 
     async def admit(self) -> None:
         """Pay for one call.
@@ -82,8 +102,8 @@ class Asker(Protocol):
 
 
 class _Query:
-    def __init__(self, asker: Asker | None) -> None:
-        self.asker = asker
+    def __init__(self, budget: ReadBudget | None) -> None:
+        self.budget = budget
         self.participants: set[str | None] = set()
         self.modes: set[Mode] = set()
         self.answer: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
@@ -112,7 +132,7 @@ class ListingCache:
         self._videosdk = videosdk
         self._max_remembered = max_remembered
         self._max_unknown = max_unknown
-        self._operations, self._readers = _Lane(), _Lane()
+        self._operations, self._reads = _Lane(), _Lane()
         self._whole: OrderedDict[str, Listing] = OrderedDict()
         """The last list of each whole room."""
         self._single: OrderedDict[tuple[str, str], Listing] = OrderedDict()
@@ -128,7 +148,7 @@ class ListingCache:
         mode: Mode | None = None,
         *,
         max_age: float = 0,
-        asker: Asker | None = None,
+        budget: ReadBudget | None = None,
     ) -> Listing:
         """Return the list of a room, or at least of one participant in it.
 
@@ -137,22 +157,22 @@ class ListingCache:
             participant: Whose rows matter; None for all participants'.
             mode: Which recordings matter; None for those of every mode.
             max_age: How many seconds ago it may have been asked for; 0 asks now.
-            asker: The reader that asks, where no operation depends on the answer.
+            budget: What a read pays with; None where an operation depends on the answer.
 
         Raises:
             UpstreamError: VideoSDK did not tell.
-            TooManyRequests: The reader cannot pay.
+            TooManyRequests: The read cannot pay.
         """
         modes = _ALL if mode is None else frozenset({mode})
         participant = participant or None
         if max_age and (known := self._remembered(room, participant, modes, clock() - max_age)):
             return known
-        lane = self._operations if asker is None else self._readers
-        if asker is not None and room not in lane.next:
-            await asker.admit()
+        lane = self._operations if budget is None else self._reads
+        if budget is not None and room not in lane.next:
+            await budget.admit()
         query = lane.next.get(room)
         if query is None:
-            query = lane.next[room] = _Query(asker)
+            query = lane.next[room] = _Query(budget)
         query.participants.add(participant)
         query.modes |= modes
         if room not in lane.asking:
@@ -161,7 +181,7 @@ class ListingCache:
 
     async def close(self) -> None:
         """Give up what is being asked: no operation needs it any more."""
-        tasks = [*self._operations.asking.values(), *self._readers.asking.values()]
+        tasks = [*self._operations.asking.values(), *self._reads.asking.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -226,9 +246,9 @@ class ListingCache:
             if isinstance(error, Refused) and participant is None:
                 _keep(self._refused, room, (asked_at, error), self._max_unknown)
             query.answer.set_exception(error)
-            query.answer.exception()  # its askers may be gone
+            query.answer.exception()  # its waiters may be gone
             return
-        except Exception as error:  # noqa: BLE001 - its askers must learn of it, and the next query be asked for
+        except Exception as error:  # noqa: BLE001 - its waiters must learn of it, and the next query be asked for
             _log.exception("list.failed")
             query.answer.set_exception(error)
             query.answer.exception()
@@ -250,14 +270,14 @@ class ListingCache:
         try:
             for mode in sorted(query.modes):
                 listed = await self._videosdk.list_rows(
-                    MODES[mode].path, room, participant, for_readers=count if query.asker is not None else None
+                    MODES[mode].path, room, participant, for_read=count if query.budget is not None else None
                 )
                 # Where a row says what it is, and that is not what was asked for (a composite recording), it is no row
                 # of ours: it neither is the recording of a target nor stands in the way of one.
                 rows += (structs.replace(row, mode=mode) for row in listed if row.mode in {"", mode})
         finally:
-            if query.asker is not None and calls > 1:
-                query.asker.spend(calls - 1)
+            if query.budget is not None and calls > 1:
+                query.budget.spend(calls - 1)
         return rows
 
     def _remember(self, room: str, participant: str | None, listed: Listing) -> None:

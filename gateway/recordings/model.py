@@ -72,7 +72,7 @@ class EndReason(StrEnum):
     DURATION_LIMIT = "duration_limit"
     """VideoSDK ended it after the two hours that it lets a recording run."""
     VIDEOSDK = "videosdk"
-    """VideoSDK ended it, or another of its clients did, beside the gateway."""
+    """VideoSDK ended it, or another of its clients did, outside the gateway."""
     PARTICIPANT_LEFT = "participant_left"
     SESSION_ENDED = "session_ended"
 
@@ -82,7 +82,7 @@ class Origin(StrEnum):
 
     GATEWAY = "gateway"
     VIDEOSDK = "videosdk"
-    """VideoSDK or another of its clients, beside the gateway; its parameters are not known."""
+    """VideoSDK or another of its clients, outside the gateway; its parameters are not known."""
 
 
 class Descriptor(Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -12,20 +12,20 @@ from gateway.recordings.targets import StartParameters, Target
 from gateway.store.clock import clock
 from gateway.videosdk.rows import ListedRow
 
-__all__ = ["Operation", "Result", "begun_by", "was_found"]
+__all__ = ["Operation", "Result", "begun_by", "is_foreign"]
 
-_FOUND = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
-"""What the record says of a recording that was begun beside the gateway."""
+_FOREIGN = msgspec.json.encode(Descriptor(origin=Origin.VIDEOSDK)).decode()
+"""What the record says of a recording that was started outside the gateway."""
 
 
 def begun_by(record: Record, row: ListedRow) -> bool:
-    """Tell whether the start that a record tells of may have begun a row: one that was found began before that."""
-    return not was_found(record) and began_with(row, record.started_at)
+    """Tell whether the start that a record tells of may have begun a row: a foreign one began before that."""
+    return not is_foreign(record) and began_with(row, record.started_at)
 
 
-def was_found(record: Record) -> bool:
-    """Tell whether a record tells of a recording that was begun beside the gateway."""
-    return record.recording == _FOUND
+def is_foreign(record: Record) -> bool:
+    """Tell whether a record tells of a recording that was started outside the gateway."""
+    return record.recording == _FOREIGN
 
 
 class Operation:
@@ -114,12 +114,12 @@ class Operation:
         self.record = replace(lease.record, evidence=self.record.evidence)
 
     def adopt(self, generation: str) -> None:
-        """Take what the list shows for a recording that was begun beside the gateway, of unknown parameters."""
+        """Take what the list shows for a recording that was started outside the gateway, of unknown parameters."""
         self.record = replace(
             self.record,
             generation=generation,
             fingerprint="",
-            recording=_FOUND,
+            recording=_FOREIGN,
             stops_at=0,
             evidence=Evidence.moved(self.record.evidence, self.record.generation, generation),
         )

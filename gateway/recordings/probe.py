@@ -20,7 +20,7 @@ from gateway.recordings.evidence import (
 )
 from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.model import ENDED, EndReason, Status
-from gateway.recordings.operation import Operation, begun_by, was_found
+from gateway.recordings.operation import Operation, begun_by, is_foreign
 from gateway.store.clock import clock
 from gateway.videosdk.rows import ListedRow
 
@@ -60,16 +60,16 @@ class Probe:
             )
         operation.looked_at = listed.asked_at
         rows, found = listed.of(operation.target), operation.claim.record
-        records = open_rows(rows, found.ended_at, self._coordinator.now_ms(), self._timing.settle, operation.dead)
-        records = [row for row in records if not await self._bury_if_dead(operation, row, listed)]
-        report_duplicates(operation.key, records)
-        row = next(iter(records), None)
+        open_now = open_rows(rows, found.ended_at, self._coordinator.now_ms(), self._timing.settle, operation.dead)
+        open_now = [row for row in open_now if not await self._bury_if_dead(operation, row, listed)]
+        report_duplicates(operation.key, open_now)
+        row = next(iter(open_now), None)
         known = operation.evidence
         own = own_row(rows, known, operation.record.started_at, found.ended_at)
         operation.stop_missed = row is not None and _was_open_at_stop(operation, row, rows)
         shown = own if row is None or operation.stop_missed else row
         if shown is not None:
-            now = Evidence.of(operation.record.generation, shown, known, rivals=len(records) > 1)
+            now = Evidence.of(operation.record.generation, shown, known, rivals=len(open_now) > 1)
             report_deliveries(known, now, operation.target.label)
             operation.learn(now)
         return row
@@ -169,7 +169,7 @@ class Probe:
         if now is None or not now.ended:
             return False
         return known is not None or (
-            not was_found(found)
+            not is_foreign(found)
             and bool(found.started_at)
             and milliseconds(now.start) > max(found.started_at - SKEW_MS, found.ended_at + SKEW_MS)
         )

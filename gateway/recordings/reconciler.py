@@ -15,20 +15,20 @@ import structlog
 from gateway.coordinator import Command, Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
 from gateway.observability import tracing
+from gateway.recordings.decoding import key_of
 from gateway.recordings.evidence import (
     Evidence,
     dead_rows,
-    open_rows,
     own_row,
     report_deliveries,
     report_duplicates,
     with_dead,
 )
 from gateway.recordings.leader import Leader
-from gateway.recordings.listings import Asker, Listing, ListingCache
+from gateway.recordings.listings import Listing, ListingCache, ReadBudget
 from gateway.recordings.model import ENDED, EndReason, Status
 from gateway.recordings.operation import Operation
-from gateway.recordings.targets import Mode, Target, target_of
+from gateway.recordings.targets import Target, target_of
 from gateway.store.scripts import BUCKETS
 from gateway.videosdk.pace import Pace
 from gateway.videosdk.rows import ListedRow
@@ -64,7 +64,6 @@ class Reconciler:
         max_per_bucket: Targets of a bucket that are taken up in one round, the longest due first.
         max_concurrent_rooms: Rooms in which something uncertain is reconciled at once, and as many that are compared.
         max_reconciling: Targets that are reconciled at once because of what was heard.
-        max_concurrent_ends: Recordings that are stopped at once because their time is over.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class Reconciler:
         max_per_bucket: int = _MAX_PER_BUCKET,
         max_concurrent_rooms: int = _MAX_CONCURRENT_ROOMS,
         max_reconciling: int = _MAX_RECONCILING,
-        max_concurrent_ends: int = _MAX_CONCURRENT_ENDS,
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
@@ -92,7 +90,7 @@ class Reconciler:
         self._checking: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(max_concurrent_rooms)
         self._ending: dict[str, asyncio.Task[None]] = {}
-        self._ends = asyncio.Semaphore(max_concurrent_ends)
+        self._ends = asyncio.Semaphore(_MAX_CONCURRENT_ENDS)
         self._comparing = asyncio.Semaphore(max_concurrent_rooms)
         self._loop: asyncio.Task[None] | None = None
 
@@ -121,7 +119,7 @@ class Reconciler:
 
     async def _reconcile_once(self, key: str) -> bool:
         target = target_of(key)
-        with tracing.span("settle", root=True, kind=target.label):
+        with tracing.span("reconcile", root=True, kind=target.label):
             claim, lease = await self._coordinator.claim(key, Command.RECONCILE)
             if lease is None:
                 return False
@@ -252,75 +250,71 @@ class Reconciler:
         *,
         whole: bool = False,
         max_age: float = 0,
-        asker: Asker | None = None,
+        budget: ReadBudget | None = None,
     ) -> bool:
         """Compare records with the list of their room, or of one target. Return whether the list could be had.
 
         Raises:
-            TooManyRequests: The reader cannot pay for the list.
+            TooManyRequests: The read cannot pay for the list.
         """
         # What is remembered of a whole room is about all modes, so that questions about each do not take turns.
         participant, mode = (None, None) if target is None or whole else (target.participant_id, target.mode)
         try:
-            listed = await self._listings.ask(room, participant, mode, max_age=max_age, asker=asker)
+            listed = await self._listings.ask(room, participant, mode, max_age=max_age, budget=budget)
         except UpstreamError:
             return False
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
         differing = [key for key, agrees in zip(records, agreed, strict=True) if not agrees]
-        await self.reconcile_all({*differing, *await self._strangers(room, records, target, listed)})
+        await self.reconcile_all({*differing, *await self._unrecorded(room, records, target, listed)})
         return True
 
-    async def _strangers(
+    async def _unrecorded(
         self, room: str, records: dict[str, Record], target: Target | None, listed: Listing
     ) -> set[str]:
         """Return what the list shows as recording although no record says so, of what was not compared."""
-        # VideoSDK may know participants and kinds that no caller here could name.
-        targets = {
-            Target.named(Mode(row.mode), room, row.participant_id, row.kind) for row in listed.rows if row.end is None
-        }
-        found = {self._key(one) for one in targets if one is not None and target in {None, one}} - records.keys()
+        targets = listed.open_targets(room)
+        found = {key_of(self._coordinator, one) for one in targets if target in {None, one}} - records.keys()
         # Those of the room that are not due are known all the same.
         known = (await self._coordinator.records.room(room)).records if found and target is None else {}
-        strangers: set[str] = set()
+        unrecorded: set[str] = set()
         for key in found:
             record = known.get(key) or await self._coordinator.records.read(key)
             if record is None:
                 await self._coordinator.records.invalidate(key)
-                strangers.add(key)
+                unrecorded.add(key)
             elif record.state in ENDED and not await self._compare(key, record, listed):
-                strangers.add(key)
-        return strangers
+                unrecorded.add(key)
+        return unrecorded
 
     async def _compare(self, key: str, record: Record, listed: Listing) -> bool:
         """Return whether nothing is left to find out; where list and record agree, that is written down."""
         if record.holder:
             return True
-        rows = listed.of(target_of(key))
-        now, dead = self._coordinator.now_ms(), dead_rows(record.evidence)
-        records = open_rows(rows, record.ended_at, now, self._timing.settle, dead)
-        records = [row for row in records if not listed.is_superseded(row)]
+        target, now = target_of(key), self._coordinator.now_ms()
+        open_now = listed.open_rows_of(target, record, now, self._timing.settle)
         over = record.state in ENDED
-        if not over and (record.state != Status.RECORDING or not records):
+        if not over and (record.state != Status.RECORDING or not open_now):
             return False
-        if over and records:
+        if over and open_now:
             await self._coordinator.records.invalidate(key)
             return False
-        report_duplicates(key, records)
+        report_duplicates(key, open_now)
         known = Evidence.decode(record.evidence, record.generation)
-        row = self._row_of_ended(record, rows, known) if over else records[0]
-        evidence = Evidence.of(record.generation, row, known, rivals=len(records) > 1) if row is not None else None
+        row = self._row_of_ended(record, listed.of(target), known) if over else open_now[0]
+        evidence = Evidence.of(record.generation, row, known, rivals=len(open_now) > 1) if row is not None else None
         if record.state == Status.FAILED and evidence is not None and evidence.ended:
             # It had begun after all.
             await self._coordinator.records.invalidate(key)
             return False
-        stopping = any(not listed.is_superseded(row) for row in open_rows(rows, 0, now, 0, dead))
+        # Whenever it ended: a row that is still open counts.
+        stopping = bool(listed.open_rows_of(target, Record(evidence=record.evidence), now, settle=0))
         if evidence is not None:
-            report_deliveries(known, evidence, target_of(key).label)
+            report_deliveries(known, evidence, target.label)
         return await self._coordinator.records.confirm(
             key,
             record,
             seen_at=listed.asked_at,
-            evidence=with_dead(evidence.encode(), *dead) if evidence is not None else "",
+            evidence=with_dead(evidence.encode(), *dead_rows(record.evidence)) if evidence is not None else "",
             due_in=self._look_again(record, evidence, stopping=stopping),
         )
 
@@ -347,6 +341,3 @@ class Reconciler:
         if not self._timing.check or complete or missing or record.state == Status.FAILED or age > _FILES_FOR_SECONDS:
             return 0
         return max(_FILES_EVERY_SECONDS, age)
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)

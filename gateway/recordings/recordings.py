@@ -9,21 +9,20 @@ import structlog
 
 from gateway.coordinator import UNBOUNDED, Command, Coordinator, MaxDuration, Record
 from gateway.errors import CoordinationUnavailable, DeadlineExceeded, GatewayError, NewerRecord, NotFound
-from gateway.recordings.batches import Batches
-from gateway.recordings.listings import Asker
+from gateway.recordings.coalescer import Coalescer
+from gateway.recordings.decoding import decode_descriptor, key_of, recording_of
+from gateway.recordings.listings import ReadBudget
 from gateway.recordings.model import ENDED, Answer, Recording, Status
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import decode_descriptor, recording_of
+from gateway.recordings.running import may_look_again
 from gateway.recordings.targets import StartParameters, Target, target_of
 from gateway.recordings.without_redis import WithoutRedisMode
 from gateway.store.clock import clock
 
 __all__ = ["Recordings"]
 
-_LOOK_AGAIN_SECONDS: Final = 0.1
-"""How often the record is read while a probe that a start may have begun keeps who asked for it to itself."""
 _ANSWER_SECONDS: Final = 1.5
-"""How long a question waits for VideoSDK's answer before it is answered from the record."""
+"""How long a read waits for VideoSDK's answer before it is answered from the record."""
 
 _log = structlog.get_logger("gateway.recordings")
 
@@ -33,16 +32,16 @@ class Recordings:
 
     Args:
         coordinator: Where replicas agree.
-        batches: Turn commands into operations.
+        coalescer: Turns commands into operations.
         reconciler: Compares records with VideoSDK's list.
         without_redis: Works while Redis does not answer.
-        answer_within: Seconds after which a question is answered with what is known.
+        answer_within: Seconds after which a read is answered with what is known.
     """
 
     def __init__(
         self,
         coordinator: Coordinator,
-        batches: Batches,
+        coalescer: Coalescer,
         reconciler: Reconciler,
         without_redis: WithoutRedisMode,
         *,
@@ -50,27 +49,27 @@ class Recordings:
     ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.timing
-        self._batches = batches
+        self._coalescer = coalescer
         self._reconciler = reconciler
         self._without_redis = without_redis
         self._answer_within = answer_within
-        self._questions: set[asyncio.Future[object]] = set()
+        self._reads: set[asyncio.Future[object]] = set()
 
     async def open(self) -> None:
         """Begin to listen to other replicas, to renew what this one holds, and to reconcile what is due."""
         await self._coordinator.start()
-        await self._batches.open()
+        await self._coalescer.open()
         with suppress(CoordinationUnavailable):
             await self._coordinator.records.mark()
         await self._reconciler.start()
 
     async def close(self, grace: float) -> None:
         """Let operations come to their end, for at most `grace` seconds; other replicas reconcile what is left."""
-        for question in self._questions:
-            question.cancel()
-        await asyncio.gather(*self._questions, return_exceptions=True)
+        for read in self._reads:
+            read.cancel()
+        await asyncio.gather(*self._reads, return_exceptions=True)
         await self._reconciler.close()
-        await self._batches.close(grace)
+        await self._coalescer.close(grace)
         await self._without_redis.close()
         await self._coordinator.stop()
 
@@ -104,7 +103,7 @@ class Recordings:
                 VideoSDK's refusal means.
         """
         number = None if asked_at is None else asked_at * 1000 + 999
-        return await self._batches.submit(
+        return await self._coalescer.submit(
             target, Command.START, parameters, caller, timeout, arrived_at, number, account, max_duration
         )
 
@@ -131,7 +130,7 @@ class Recordings:
         Raises:
             GatewayError: As for `start`, but never `ParametersDiffer`.
         """
-        return await self._batches.submit(target, Command.STOP, None, caller, timeout, arrived_at, number, account)
+        return await self._coalescer.submit(target, Command.STOP, None, caller, timeout, arrived_at, number, account)
 
     async def stoppable(self, target: Target, may_stop: Callable[[str | None], bool], *, timeout: float) -> int | None:
         """Return the number of a stop (see `claim.lua`) of what a caller may stop; None where it may not.
@@ -148,11 +147,11 @@ class Recordings:
             CoordinationUnavailable: Redis does not answer, so it is not known who started it.
             DeadlineExceeded: It could not be seen in time.
         """
-        key, give_up_at = self._key(target), clock() + timeout
+        key, give_up_at = key_of(self._coordinator, target), clock() + timeout
         while True:
             record = await self._coordinator.records.look(key)
             if record is not None and record.state in ENDED and self._is_stale(record):
-                # Another may have been begun beside the gateway.
+                # Another may have been started outside the gateway.
                 await self.briefly(
                     self._reconciler.refresh(target.room_id, {key: record}, target, max_age=self._timing.trust)
                 )
@@ -160,11 +159,10 @@ class Recordings:
             descriptor = decode_descriptor(record.recording) if record is not None else None
             if record is not None and descriptor is not None and may_stop(descriptor.requested_by):
                 return record.started_op + 1
-            if record is None or not record.holder or record.action != "probe":
+            if record is None or not record.is_probed:
                 return None
-            if clock() > give_up_at:
+            if not await may_look_again(give_up_at):
                 raise DeadlineExceeded("The gateway still finds out what records; nothing was stopped.", retry_after=1)
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def ready_in(self) -> float:
         """Return in how many seconds exactly one start can be promised without waiting for what came before.
@@ -174,19 +172,19 @@ class Recordings:
         """
         return await self._coordinator.records.ready_in()
 
-    async def get(self, target: Target, *, asker: Asker | None = None) -> Recording:
+    async def get(self, target: Target, *, budget: ReadBudget | None = None) -> Recording:
         """Return what is known of the target, compared with VideoSDK's list where that was long ago.
 
         Args:
             target: Of which.
-            asker: The reader, who pays for what is asked of VideoSDK for it.
+            budget: Pays for what is asked of VideoSDK for this read.
 
         Raises:
             NotFound: Nothing is known to have recorded it, or that is long ago.
-            TooManyRequests: The reader cannot pay.
+            TooManyRequests: The read cannot pay.
             CoordinationUnavailable: Redis does not answer.
         """
-        key = self._key(target)
+        key = key_of(self._coordinator, target)
         record = await self._coordinator.records.read(key)
         if self._is_stale(record):
             records = {} if record is None else {key: record}
@@ -194,7 +192,7 @@ class Recordings:
             whole = record is None
             await self.briefly(
                 self._reconciler.refresh(
-                    target.room_id, records, target, whole=whole, max_age=self._timing.trust, asker=asker
+                    target.room_id, records, target, whole=whole, max_age=self._timing.trust, budget=budget
                 )
             )
             record = await self._coordinator.records.read(key)
@@ -208,24 +206,24 @@ class Recordings:
         Raises:
             CoordinationUnavailable: Redis does not answer.
         """
-        key = self._key(target)
+        key = key_of(self._coordinator, target)
         record = await self._coordinator.records.read(key)
         return None if record is None else recording_of(key, target, record)
 
-    async def list(self, room: str, *, asker: Asker | None = None) -> list[Recording]:
+    async def list(self, room: str, *, budget: ReadBudget | None = None) -> list[Recording]:
         """Return what is known of the room's targets, in the order of their keys, compared with the list like `get`.
 
         Args:
             room: Its id.
-            asker: As for `get`.
+            budget: As for `get`.
 
         Raises:
-            TooManyRequests: The reader cannot pay.
+            TooManyRequests: The read cannot pay.
             CoordinationUnavailable: Redis does not answer.
         """
         records = (await self._coordinator.records.room(room)).records
         if not records or any(self._is_stale(record) for record in records.values()):
-            await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust, asker=asker))
+            await self.briefly(self._reconciler.refresh(room, records, max_age=self._timing.trust, budget=budget))
             records = (await self._coordinator.records.room(room)).records
         known = {key: record for key, record in records.items() if record.generation != "0"}
         return [recording_of(key, target_of(key), known[key]) for key in sorted(known)]
@@ -242,18 +240,15 @@ class Recordings:
     async def briefly(self, work: Awaitable[object]) -> None:
         """Wait a moment for work that goes on by itself."""
         task = asyncio.ensure_future(work)
-        self._questions.add(task)
+        self._reads.add(task)
         task.add_done_callback(self._answered)
         with suppress(TimeoutError, CoordinationUnavailable, NewerRecord):
             async with asyncio.timeout(self._answer_within):
                 await asyncio.shield(task)
 
     def _answered(self, task: asyncio.Future[object]) -> None:
-        self._questions.discard(task)
+        self._reads.discard(task)
         # Who asked may have its answer already, and hears nothing of this.
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, GatewayError):
             _log.error("question.failed", exc_info=error)
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)

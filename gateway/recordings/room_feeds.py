@@ -20,8 +20,8 @@ from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Event, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord
+from gateway.recordings.decoding import recording_of
 from gateway.recordings.model import Recording
-from gateway.recordings.records import recording_of
 from gateway.recordings.targets import Target, target_of
 from gateway.store.clock import clock
 from gateway.store.notifications import Notifications
@@ -356,7 +356,7 @@ class _Feed:
         self._as_of, self._whole, self._read_at = room.last, None, clock()
 
     def _keep(self, key: str, record: Record, text: tuple[Target, bytes]) -> None:
-        # A question about such a target gets 404: its start was refused.
+        # A read of such a target gets 404: its start was refused.
         if record.generation == "0":
             self._texts.pop(key, None)
         else:

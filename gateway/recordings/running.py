@@ -8,17 +8,17 @@ from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Record
 from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
-from gateway.recordings.evidence import dead_rows, open_rows
+from gateway.recordings.decoding import key_of
 from gateway.recordings.listings import Listing, ListingCache
-from gateway.recordings.model import ENDED, Origin
-from gateway.recordings.records import decode_descriptor
-from gateway.recordings.targets import Mode, Target, target_of
+from gateway.recordings.model import ENDED
+from gateway.recordings.operation import is_foreign
+from gateway.recordings.targets import Target, target_of
 from gateway.store.clock import clock
 
-__all__ = ["RunningRecordings", "RunningTarget", "Search"]
+__all__ = ["RoomSearch", "RunningTarget", "may_look_again"]
 
 _LOOK_AGAIN_SECONDS: Final = 0.1
-"""How often records are read while a probe that a start may have begun keeps to itself who asked for it."""
+"""How often a record is read while a probe that a start may have begun keeps to itself who asked for it."""
 
 
 class RunningTarget(Struct, frozen=True):
@@ -26,28 +26,17 @@ class RunningTarget(Struct, frozen=True):
 
     target: Target
     is_foreign: bool
-    """It was begun beside the gateway."""
+    """It was started outside the gateway."""
 
 
-class RunningRecordings:
-    """Finds what records.
+class RoomSearch:
+    """One search of one room for all that records in it.
 
     Args:
         coordinator: Where the records are.
         listings: Says what VideoSDK records.
+        room: Its id.
     """
-
-    def __init__(self, coordinator: Coordinator, listings: ListingCache) -> None:
-        self._coordinator = coordinator
-        self._listings = listings
-
-    def search(self, room: str) -> "Search":
-        """Begin to look for all that records in a room."""
-        return Search(self._coordinator, self._listings, room)
-
-
-class Search:
-    """One search of one room."""
 
     def __init__(self, coordinator: Coordinator, listings: ListingCache, room: str) -> None:
         self._coordinator = coordinator
@@ -80,7 +69,7 @@ class Search:
         known = {target_of(key): record for key, record in (records or {}).items()}
         seen = {target for target, record in known.items() if _runs(record)}
         for target in seen:
-            yield RunningTarget(target, _is_foreign(known[target]))
+            yield RunningTarget(target, is_foreign(known[target]))
         # Of more than are shown, those that only just start are in no list either.
         cut = len(seen) >= self._coordinator.records.max_targets
         listing = await self._list(timeout)
@@ -92,7 +81,7 @@ class Search:
         elif listing is None:
             raise CoordinationUnavailable("Neither Redis nor VideoSDK answers.", retry_after=1)
         else:
-            for target in self._listed(listing):
+            for target in listing.open_targets(self._room):
                 yield RunningTarget(target, is_foreign=True)
 
     async def _list(self, timeout: float) -> Listing | None:
@@ -114,25 +103,18 @@ class Search:
             began_at: When the search began, as a number (see `claim.lua`).
             give_up_at: Until when (`clock`) to wait for probes.
         """
-        records, all_seen = await self._records((probed | self._listed(listing)) - seen, give_up_at)
+        listed = set[Target]() if listing is None else listing.open_targets(self._room)
+        records, all_seen = await self._records((probed | listed) - seen, give_up_at)
         self.complete = listing is not None and all_seen
         found: list[RunningTarget] = []
         for target, record in records.items():
             if record is None or not _runs(record):
                 if self._is_open(target, record, listing):
                     found.append(RunningTarget(target, is_foreign=True))
-            elif _is_foreign(record) or target in probed or record.started_op <= began_at:
+            elif is_foreign(record) or target in probed or record.started_op <= began_at:
                 # Another caller's later start is no part of this.
-                found.append(RunningTarget(target, _is_foreign(record)))
+                found.append(RunningTarget(target, is_foreign(record)))
         return found
-
-    def _listed(self, listing: Listing | None) -> set[Target]:
-        """Return what a list shows as recording, of what a caller could name."""
-        rows = listing.rows if listing is not None else ()
-        targets = {
-            Target.named(Mode(row.mode), self._room, row.participant_id, row.kind) for row in rows if row.end is None
-        }
-        return {target for target in targets if target is not None}
 
     async def _records(self, targets: set[Target], give_up_at: float) -> tuple[dict[Target, Record | None], bool]:
         """Return the records of targets once no probe holds them, and whether that was so in time."""
@@ -140,33 +122,31 @@ class Search:
         left: list[Target] = list(targets)
         while left:
             try:
-                read = await asyncio.gather(*(self._coordinator.records.look(self._key(target)) for target in left))
+                read = await asyncio.gather(
+                    *(self._coordinator.records.look(key_of(self._coordinator, target)) for target in left)
+                )
             except (CoordinationUnavailable, NewerRecord):
                 return found, False
             found |= dict(zip(left, read, strict=True))
             left = [target for target in left if (record := found[target]) is not None and _is_probed(record)]
-            if left and clock() > give_up_at:
+            if left and not await may_look_again(give_up_at):
                 return found, False
-            if left:
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         return found, True
 
     def _is_open(self, target: Target, record: Record | None, listing: Listing | None) -> bool:
         """Tell whether the list shows a recording of a target whose record, if there is one, says that it has ended."""
         if listing is None:
             return False
-        record = record or Record()
-        rows = open_rows(
-            listing.of(target),
-            record.ended_at,
-            self._coordinator.now_ms(),
-            self._coordinator.timing.settle,
-            dead_rows(record.evidence),
-        )
-        return any(not listing.is_superseded(row) for row in rows)
+        now, settle = self._coordinator.now_ms(), self._coordinator.timing.settle
+        return bool(listing.open_rows_of(target, record or Record(), now, settle))
 
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)
+
+async def may_look_again(give_up_at: float) -> bool:
+    """Wait a moment before what a probe holds is read again; False once that is too late (`clock`)."""
+    if clock() > give_up_at:
+        return False
+    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+    return True
 
 
 def _runs(record: Record) -> bool:
@@ -175,9 +155,4 @@ def _runs(record: Record) -> bool:
 
 def _is_probed(record: Record) -> bool:
     """Tell whether a probe looks what records where the record knows of nothing: it may be the beginning of a start."""
-    return not _runs(record) and bool(record.holder) and record.action == "probe"
-
-
-def _is_foreign(record: Record) -> bool:
-    descriptor = decode_descriptor(record.recording)
-    return descriptor is not None and descriptor.origin is Origin.VIDEOSDK
+    return not _runs(record) and record.is_probed

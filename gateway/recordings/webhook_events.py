@@ -11,9 +11,10 @@ from typing import Final
 from msgspec import Struct
 
 from gateway.coordinator import Coordinator, Record
+from gateway.recordings.decoding import key_of
 from gateway.recordings.evidence import proof_of_end
 from gateway.recordings.model import ENDED, EndReason, RecordedFile, Status
-from gateway.recordings.operation import was_found
+from gateway.recordings.operation import is_foreign
 from gateway.recordings.reconciler import Reconciler
 from gateway.recordings.targets import Mode, Target, target_of
 
@@ -119,17 +120,15 @@ class WebhookEvents:
             await self._reconciler.refresh(event.room_id, concerned, target)
 
     def _proof(self, event: WebhookEvent, record: Record) -> str:
-        if record.because == EndReason.REFUSED or was_found(record):
+        if record.because == EndReason.REFUSED or is_foreign(record):
             return ""
         proof = proof_of_end(record.evidence, record.generation, event.files, record.started_at, record.ended_at)
         return proof.encode() if proof is not None else ""
 
     async def _concerned(self, event: WebhookEvent, target: Target | None) -> dict[str, Record]:
         if target is not None:
-            record = await self._coordinator.records.read(self._key(target))
-            return {} if record is None else {self._key(target): record}
+            key = key_of(self._coordinator, target)
+            record = await self._coordinator.records.read(key)
+            return {} if record is None else {key: record}
         records = (await self._coordinator.records.room(event.room_id)).records
         return {key: record for key, record in records.items() if event.concerns(target_of(key))}
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)

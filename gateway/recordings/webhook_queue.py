@@ -27,8 +27,6 @@ from gateway.store.places import Places
 __all__ = ["WebhookQueue"]
 
 _MAX_CONCURRENT: Final = 16
-_MAX_WAITING: Final = 20_000
-"""A session of a thousand participants that ends tells of each of their recordings, and one room gets a quarter."""
 _PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between tries while Redis does not answer. The reconciler finds out what is given up here."""
 _REST_SECONDS: Final = 1.0
@@ -69,8 +67,9 @@ class WebhookQueue:
 
     Args:
         handle: Acts on one.
+        max_waiting: Events that wait for it; more are refused, and VideoSDK may send them again. A session of a
+            thousand participants that ends tells of each of their recordings, and one room gets a quarter.
         max_concurrent: Events that are acted on at the same time.
-        max_waiting: Events that wait for it; more are refused, and VideoSDK may send them again.
         pauses: Seconds between tries while Redis does not answer; after the last the event is given up.
         rest: Seconds after which an event that came again is acted on again.
     """
@@ -79,8 +78,8 @@ class WebhookQueue:
         self,
         handle: Callable[[WebhookEvent], Awaitable[None]],
         *,
+        max_waiting: int,
         max_concurrent: int = _MAX_CONCURRENT,
-        max_waiting: int = _MAX_WAITING,
         pauses: Sequence[float] = _PAUSES,
         rest: float = _REST_SECONDS,
     ) -> None:

@@ -176,7 +176,7 @@ class WithoutRedisMode:
         """Return for how many seconds more what was sent may take effect, or be missing from the list."""
         return max(sent.ended_at + self._settle - clock(), 0) if sent.ended_at else 0.0
 
-    async def _is_open(self, target: Target, sent: _Sent) -> bool:
+    async def _is_open(self, target: Target, sent: _Sent = _NOTHING) -> bool:
         """Tell whether the list shows the target as recording, and not only because a stop is not in it yet."""
         rows = await self._videosdk.list_rows(MODES[target.mode].path, target.room_id, target.participant_id or None)
         own = [row for row in rows if target.kind in {None, row.kind} and row.mode in {"", target.mode}]

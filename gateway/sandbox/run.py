@@ -98,8 +98,8 @@ async def _run(host: str, port: str, redis_url: str, folder: Path) -> int:
         if await _is_ready(gateway, base):
             join_token = demo_join_token(_API_KEY, secret, room="abcd-efgh-ijkl", participant="ada")
             origins = environment["GATEWAY_CORS_ORIGINS"].replace(",", ", ")
-            company_token = provider.token("demo-person")
-            print(_welcome(base, simulator.url, key, join_token, company_token, origins), flush=True)
+            jwt = provider.token("demo-person")
+            print(_welcome(base, simulator.url, key, join_token, jwt, origins), flush=True)
         code = await gateway.wait()
         return 0 if asked_to_end.is_set() else code
 
@@ -145,7 +145,7 @@ async def _is_ready(gateway: asyncio.subprocess.Process, base: str) -> bool:
     return False
 
 
-def _welcome(base: str, upstream: str, key: str, join_token: str, company_token: str, origins: str) -> str:
+def _welcome(base: str, upstream: str, key: str, join_token: str, jwt: str, origins: str) -> str:
     def curl(route: str, body: str) -> str:
         return (
             f"curl -i {base}/v1/recordings/track/{route} -H 'Authorization: Bearer {key}' "
@@ -174,8 +174,8 @@ The gateway serves at {base}, against a simulated VideoSDK. Nothing is kept when
 Any of these will do as well, for a day. With the first, ada's browser may start and stop ada's own tracks in the room
 abcd-efgh-ijkl; the second is a JWT of a company's identity provider:
 
-  Join token   {join_token}
-  Company JWT  {company_token}
+  Join token  {join_token}
+  JWT         {jwt}
 
 Start a recording (201 started):
   {start}

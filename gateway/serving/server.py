@@ -17,7 +17,7 @@ import uvicorn
 
 from gateway.app import create_app
 from gateway.lifecycle import Drain
-from gateway.observability import logs, metrics
+from gateway.observability import logs, workers
 from gateway.serving.connection import LineProtocol, connection_places
 from gateway.serving.unfinished import Unfinished
 from gateway.settings.load import load
@@ -56,7 +56,7 @@ def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
     try:
-        numbers = metrics.shared() if settings.workers > 1 else nullcontext()
+        numbers = workers.shared() if settings.workers > 1 else nullcontext()
     except OSError as error:
         raise NoPlaceError(f"several workers need a place for temporary files: {error}") from error
     with numbers:

@@ -172,7 +172,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often one target may be started; 0 is no limit."""
 
     caller_questions_per_minute: int
-    """How many calls to VideoSDK the questions of one caller may cause; 0 is no limit."""
+    """How many calls to VideoSDK the reads of one caller may cause; 0 is no limit."""
     caller_tickets_per_minute: int
     """How often one caller may have a ticket for live events; 0 is no limit."""
 
@@ -192,7 +192,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Calls to VideoSDK at the same time."""
 
     reader_concurrency: int
-    """Calls to VideoSDK at the same time that are made for readers."""
+    """Calls to VideoSDK at the same time that are made for reads."""
 
     upstream_calls_per_second: float
     """Calls to VideoSDK in a second; 0 is no limit."""

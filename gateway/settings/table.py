@@ -336,7 +336,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_CALLER_QUESTIONS_PER_MINUTE",
         whole_number(0, 1_000_000),
-        "How many calls to VideoSDK the questions of one caller may cause; 0 is no limit.",
+        "How many calls to VideoSDK the reads of one caller may cause; 0 is no limit.",
         default="600",
     ),
     # A browser needs a new one whenever it connects, and connects again at most once a second.
@@ -384,8 +384,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "GATEWAY_READER_CONCURRENCY",
         whole_number(1, 10_000),
-        "How many of those at most are lists for readers, and always one fewer than all: starts and stops do not wait "
-        "for readers.",
+        "How many of those at most are lists for reads, and always one fewer than all: starts and stops do not wait "
+        "for reads.",
         default="16",
     ),
     Setting(

@@ -6,7 +6,7 @@ No message repeats the text: an operator who swaps two variables would otherwise
 import ipaddress
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,7 @@ class ValueType(msgspec.Struct, frozen=True):
     """How the text of a variable becomes a value."""
 
     expected: str
-    """What the text must be, as the end of "expected …"."""
+    """What the text must be, as the end of "expected …" and as docs/settings.md shows it."""
 
     parse: Callable[[str], object]
     """Make the value, or raise `WrongTextError`."""
@@ -66,7 +66,7 @@ def seconds(low: float, high: float) -> ValueType:
     def show(value: timedelta) -> str:
         return f"{value.total_seconds():.9g}"
 
-    return ValueType(f"seconds from {low:g} to {high:g}, decimals allowed", parse, show, _number(low, high))
+    return ValueType(f"{low:g} to {high:g} s, decimals allowed", parse, show, _number(low, high))
 
 
 def seconds_or_none(low: float, high: float) -> ValueType:
@@ -79,7 +79,7 @@ def seconds_or_none(low: float, high: float) -> ValueType:
             raise WrongTextError("is out of bounds")
         return value
 
-    return ValueType(f"0, or seconds from {low:g} to {high:g}, decimals allowed", parse, number.show, number.schema)
+    return ValueType(f"0, or {low:g} to {high:g} s, decimals allowed", parse, number.show, number.schema)
 
 
 def hours(low: float, high: float) -> ValueType:
@@ -92,7 +92,7 @@ def hours(low: float, high: float) -> ValueType:
     def show(value: timedelta) -> str:
         return f"{value.total_seconds() / 3600:.9g}"
 
-    return ValueType(f"hours from {low:g} to {high:g}, decimals allowed", parse, show, _number(low, high))
+    return ValueType(f"{low:g} to {high:g} h, decimals allowed", parse, show, _number(low, high))
 
 
 def rate(low: float, high: float) -> ValueType:
@@ -117,7 +117,7 @@ def choice(literal: Any) -> ValueType:
             raise WrongTextError("is not one of its values")
         return text.lower()
 
-    return ValueType("one of " + ", ".join(names), parse, schema={"enum": list(names)})
+    return ValueType(f"one of {_quoted(names)}", parse, schema={"enum": list(names)})
 
 
 def choices(literal: Any) -> ValueType:
@@ -132,7 +132,11 @@ def choices(literal: Any) -> ValueType:
 
     part = f"(?:{'|'.join(names)})"
     schema = {"type": "string", "pattern": f"^{part}(?:, ?{part})*$"}
-    return ValueType("one or more of " + ", ".join(names) + ", with commas between", parse, ",".join, schema)
+    return ValueType(f"one or more of {_quoted(names)}, with commas between", parse, ",".join, schema)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _number(low: float, high: float) -> dict[str, Any]:
@@ -319,23 +323,24 @@ CERTIFICATES: Final = ValueType("the path of a readable file with certificates i
 READABLE_FILE: Final = ValueType("the path of a readable file", _readable_file)
 PUBLIC_KEY_FILE: Final = ValueType("the path of a file with an RSA public key in PEM", _public_key_file)
 PUBLIC_URL: Final = ValueType(
-    "an absolute https URL (http on this machine only) without credentials, query and fragment", _public_url
+    "an absolute https URL (http on this machine only) without credentials, query or fragment", _public_url
 )
-HTTP_URL: Final = ValueType("an absolute http(s) URL without credentials, query and fragment", _http_url)
+HTTP_URL: Final = ValueType("an absolute http(s) URL without credentials, query or fragment", _http_url)
 DOCUMENT_URL: Final = ValueType(
-    "an absolute http(s) URL without credentials and fragment", _document_url, _show_document_url
+    "an absolute http(s) URL without credentials or fragment", _document_url, _show_document_url
 )
 ORIGINS: Final = ValueType(
-    "origins with commas between, each like https://app.example.com, https://*.example.com or capacitor://localhost",
+    "origins with commas between, each like `https://app.example.com`, `https://*.example.com` or "
+    "`capacitor://localhost`",
     _origins,
     ",".join,
 )
 CLAIM: Final = ValueType("the name of a claim, with dots where it lies within others", _claim)
-PROXY_URL: Final = ValueType("http://host:port or http://user:password@host:port", _proxy_url, _show_redis_url)
-PLAIN: Final = ValueType("visible ASCII characters", _visible)
+PROXY_URL: Final = ValueType("`http://host:port` or `http://user:password@host:port`", _proxy_url, _show_redis_url)
+PLAIN: Final = ValueType("visible ASCII characters without blanks", _visible)
 REDIS_URL: Final = ValueType(
-    "a URL with one of the schemes " + ", ".join((*_SINGLE_SERVER, "unix", *_SEVERAL_SERVERS)),
+    "a URL with one of the schemes " + _quoted((*_SINGLE_SERVER, "unix", *_SEVERAL_SERVERS)),
     _redis_url,
     _show_redis_url,
 )
-SECRET: Final = ValueType("visible ASCII characters", _visible_secret)
+SECRET: Final = ValueType("visible ASCII characters without blanks", _visible_secret)

@@ -12,7 +12,7 @@ _LEAST: Final = 1e-6
 _MAX_OWED: Final = 0.1
 """Of the burst: who owes more reports it at once."""
 _ROUNDS_AHEAD: Final = 2
-"""For how many rounds of settling a process draws tokens in advance."""
+"""For how many synchronisations a process draws tokens in advance."""
 
 
 class Quota(Struct, frozen=True):
@@ -57,14 +57,14 @@ class BucketShare:
     Args:
         name: The bucket's.
         now: The time, as in all methods by a clock that never steps.
-        settle_every: Seconds from one round of settling to the next.
+        sync_every: Seconds from one synchronisation with Redis to the next.
     """
 
-    def __init__(self, name: str, now: float, settle_every: float) -> None:
+    def __init__(self, name: str, now: float, sync_every: float) -> None:
         self.name = name
         self.rate = self.burst = 0.0
         self.waiting: list[tuple[float, asyncio.Future[Quota]]] = []
-        self._settle_every = settle_every
+        self._sync_every = sync_every
         self._held = 0.0
         """Tokens that were drawn and not used; negative: spent and not reported."""
         self._line: ReportLine | None = None
@@ -176,7 +176,7 @@ class BucketShare:
         self._line = None
 
     def _is_fresh(self, now: float) -> bool:
-        return self._tokens is not None and now - self._heard_at < self._settle_every
+        return self._tokens is not None and now - self._heard_at < self._sync_every
 
     def _idle(self, now: float, seconds: float) -> bool:
         return now - self._used_at >= seconds
@@ -185,7 +185,7 @@ class BucketShare:
         """Return how much to hold: what requests will take, by what they took since the last report; nothing or one."""
         if not self._draws or not self._spent:
             return 0
-        rounds = max((now - self._reported_at) / self._settle_every, 1)
+        rounds = max((now - self._reported_at) / self._sync_every, 1)
         return max(self._spent / rounds * _ROUNDS_AHEAD, 1)
 
     def _left(self, now: float) -> float:

@@ -75,8 +75,9 @@ class Connection:
 
     A URL without `+` may give time-outs of its own, in seconds: `?socket_timeout=…&socket_connect_timeout=…`.
 
-    After three failures in a row the connection answers at once for half a second (`probe_every`) at a time, so that an
-    outage costs callers no time-outs; one call in each half second tries whether Redis is back.
+    After three failures in a row (a line that is lost is one, with all calls on it) the connection answers at once for
+    half a second (`probe_every`) at a time, so that an outage costs callers no time-outs; one call in each half second
+    tries whether Redis is back.
 
     A server that refuses writes (a demoted master, one that loads or is out of memory) is a lost one, whatever it lets
     be read: its connections are dropped, so that the next are made to where the address leads by then, and Redis is
@@ -100,7 +101,8 @@ class Connection:
         self._probe_every = probe_every
         self._places = asyncio.Semaphore(max_connections)
         self._failures = 0
-        """How many calls in a row have failed."""
+        """How many times in a row it failed: however many calls were on a line that was lost, that is once."""
+        self._last_failure: BaseException | None = None
         self.failures = 0
         """How many calls have failed so far."""
         self.moves = 0
@@ -341,8 +343,10 @@ class Connection:
 
     def _note_failure(self, error: BaseException, client: Redis | RedisCluster) -> None:
         metrics.redis_failed(kind_of(error))
-        self._failures += 1
         self.failures += 1
+        failure = error.__cause__ or error
+        self._failures += failure is not self._last_failure
+        self._last_failure = failure
         self._probe_at = time.monotonic() + self._probe_every
         refusal = refusal_of(error)
         if refusal and not isinstance(client, RedisCluster):

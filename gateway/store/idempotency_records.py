@@ -25,7 +25,7 @@ class IdempotencyKey(Struct, frozen=True):
     """A key, and what it was sent with. Only hashes of the first two are stored.
 
     Attributes:
-        account: Whose it is, within its tenant.
+        account: Whose it is, within its project.
         name: For what: the route, and the key itself.
         fingerprint: What the request's body hashes to.
     """

@@ -1,4 +1,4 @@
--- Settles token buckets for one process: takes what it has spent, and hands out what it asks for. One step for each
+-- Synchronises token buckets for one process: takes what it has spent, and hands out what it asks for. One step for each
 -- bucket, because two replicas that both read before either writes would both take the last token. Time is Redis's own.
 --
 -- KEYS  1 the number of the last report of this process; then the buckets: "<tokens> <ms of the last change>"

@@ -88,9 +88,13 @@ class Line(asyncio.Protocol):
         self._connection._close()  # noqa: SLF001 - its coroutine waits for a protocol that is no longer the transport's
         if self._timer is not None:
             self._timer.cancel()
+        loss = kind(why)
         for _, reply in (*self._sent, *self._waiting):
             if not reply.done():
-                reply.set_exception(kind(why))
+                # One of its own for each, since each is raised elsewhere; and all say that it was one loss.
+                error = kind(why)
+                error.__cause__ = loss
+                reply.set_exception(error)
 
     def data_received(self, data: bytes) -> None:
         """Hand replies to those who asked (called by the transport)."""

@@ -18,8 +18,8 @@ What this costs in exactness, for each process:
 A process that dies takes with it what it held, which comes back with time, and what it had not reported. While Redis
 does not answer, a report is repeated for half a minute, and taken once; what is spent later is reported later.
 
-All buckets lie in one slot: they are small, and one script settles hundreds of them. So it is a few scripts a second,
-whatever the number of buckets.
+All buckets lie in one slot: they are small, and one script synchronises hundreds of them. So it is a few scripts a
+second, whatever the number of buckets.
 """
 
 import asyncio
@@ -40,6 +40,8 @@ from gateway.store.scripts import Script, bucket_of
 __all__ = ["Quota", "TokenBuckets"]
 
 _SLOT: Final = bucket_of("limits")
+_MAX_LINES: Final = 200
+"""Buckets that one script synchronises: other scripts wait for it."""
 _GIVE_UP_SECONDS: Final = 30.0
 """How long a report is repeated: less than Redis remembers its number (limit.lua), or it would be taken twice."""
 
@@ -48,14 +50,13 @@ _replies = msgspec.json.Decoder(list[tuple[float, float]])
 
 
 class TokenBuckets:
-    """Takes from token buckets in Redis; settles in the background between `open` and `close`.
+    """Takes from token buckets in Redis; keeps them in step in the background between `open` and `close`.
 
     Args:
         connection: How Redis is reached.
-        settle_every: Seconds from one round of settling to the next.
+        sync_every: Seconds from one synchronisation with Redis to the next.
         idle_seconds: How long what is not used is held.
         max_shares: Buckets that the process keeps in mind; the longest unused is given up.
-        max_lines: Buckets that one script settles.
         give_up_seconds: How long a report is repeated.
     """
 
@@ -63,17 +64,15 @@ class TokenBuckets:
         self,
         connection: Connection,
         *,
-        settle_every: float = 0.25,
+        sync_every: float = 0.25,
         idle_seconds: float = 3.0,
         max_shares: int = 20_000,
-        max_lines: int = 200,
         give_up_seconds: float = _GIVE_UP_SECONDS,
     ) -> None:
         self._connection = connection
-        self._settle_every = settle_every
+        self._sync_every = sync_every
         self._idle_seconds = idle_seconds
         self._max_shares = max_shares
-        self._max_lines = max_lines
         self._give_up_seconds = give_up_seconds
         self._script = Script("gateway.store", "limit")
         self._mark = f"{_SLOT}:limit-report:{secrets.token_hex(8)}"
@@ -85,7 +84,7 @@ class TokenBuckets:
         """What Redis may not have heard of yet."""
         self._reports = 0
         self._reporting: asyncio.Task[None] | None = None
-        self._settling: asyncio.Task[None] | None = None
+        self._syncing: asyncio.Task[None] | None = None
 
     def take_at_once(self, name: str, *, per_minute: float, burst: float, cost: float) -> Quota | None:
         """Take from the bucket of this name, if this process can say whether it may; None: ask `take`.
@@ -128,25 +127,25 @@ class TokenBuckets:
         return quota
 
     def open(self) -> None:
-        """Settle in the background."""
-        self._settling = asyncio.create_task(self._settle_for_ever(), name="limits")
+        """Synchronise in the background."""
+        self._syncing = asyncio.create_task(self._sync_for_ever(), name="limits")
 
     async def close(self, grace: float) -> None:
         """Report what was spent and give back what was not, for at most so many seconds."""
-        if self._settling is not None:
-            self._settling.cancel()
-            await asyncio.gather(self._settling, return_exceptions=True)
+        if self._syncing is not None:
+            self._syncing.cancel()
+            await asyncio.gather(self._syncing, return_exceptions=True)
         self._idle_seconds = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 # What was on its way may have left something.
                 await self._reported()
-                await self.settle()
+                await self.sync()
         if self._reporting is not None:
             self._reporting.cancel()
             await asyncio.gather(self._reporting, return_exceptions=True)
 
-    async def settle(self) -> None:
+    async def sync(self) -> None:
         """Report what was spent, draw what will be used, give back what is idle, and forget what says nothing."""
         self._begin_round()
         await self._reported()
@@ -160,9 +159,9 @@ class TokenBuckets:
                 self._due[share] = None
         self._begin()
 
-    async def _settle_for_ever(self) -> None:
+    async def _sync_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self._settle_every)
+            await asyncio.sleep(self._sync_every)
             try:
                 self._begin_round()
             except Exception:  # noqa: BLE001 - whatever went wrong, the next round must come
@@ -182,7 +181,7 @@ class TokenBuckets:
                 oldest.retire()
                 self._due[oldest] = None
                 self._begin()
-            share = BucketShare(name, clock(), self._settle_every)
+            share = BucketShare(name, clock(), self._sync_every)
         share.rate, share.burst = per_minute / 60, burst
         self._shares[name] = share
         return share
@@ -220,7 +219,7 @@ class TokenBuckets:
 
     def _next_report(self) -> "_Report":
         now = clock()
-        shares = list(self._due)[: self._max_lines]
+        shares = list(self._due)[:_MAX_LINES]
         for share in shares:
             del self._due[share]
         self._reports += 1
@@ -246,7 +245,7 @@ class TokenBuckets:
 
 
 class _Report(Struct):
-    """What is settled with one script.
+    """What is reported with one script.
 
     Attributes:
         number: Redis takes what was spent once for each number.

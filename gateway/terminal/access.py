@@ -1,14 +1,16 @@
 """How the client reaches a gateway: its address, the key, one request and what became of it."""
 
-import json
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import httpx
+import msgspec
+from msgspec import Struct
 
 from gateway import __version__
 from gateway.secrets import Secret, WrongTextError, read_value
+from gateway.terminal.answers import ProblemAnswer, misfit
 from gateway.terminal.arguments import DEFAULT_ADDRESS
 from gateway.terminal.exit_codes import ExitCode
 from gateway.terminal.screen import printable
@@ -76,23 +78,30 @@ class Access(NamedTuple):
             verify=ssl.create_default_context() if self.address.startswith("https") else False,
         )
 
-    async def ask(self, request: httpx.Request) -> dict[str, Any]:
+    async def ask(self, request: httpx.Request, shape: type[Struct]) -> dict[str, Any]:
         """Send one request and return the JSON object that answers it, with its status under an empty name.
 
+        Args:
+            request: A command (POST) or a question.
+            shape: What the answer must have at least.
+
         Raises:
-            FailedError: It was refused, or there is no answer.
+            FailedError: It was refused, or there is no answer of the gateway's.
         """
         async with self.client() as client:
             request.headers.update(client.headers)
             try:
                 response = await client.send(request)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise self.unanswered(error, commands=request.method == "POST") from None
+        lacks = ""
         if response.is_success and (body := _object(response)) is not None:
-            return {**body, "": response.status_code}
-        raise refusal(response, commands=request.method == "POST")
+            lacks = misfit(body, shape)
+            if not lacks:
+                return {**body, "": response.status_code}
+        raise refusal(response, commands=request.method == "POST", lacks=lacks)
 
-    def unanswered(self, error: httpx.TransportError, *, commands: bool) -> FailedError:
+    def unanswered(self, error: httpx.RequestError, *, commands: bool) -> FailedError:
         """Return what it means that a request got no answer: where it was sent, a command may have been carried out."""
         reason = printable(str(error) or type(error).__name__)[:_MAX_TEXT]
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
@@ -105,22 +114,28 @@ class Access(NamedTuple):
         )
 
 
-def refusal(response: httpx.Response, *, commands: bool) -> FailedError:
-    """Return what an answer means that is no success, or not the gateway's. Its body has been read."""
+def refusal(response: httpx.Response, *, commands: bool, lacks: str = "") -> FailedError:
+    """Return what an answer means that is no success, or not the gateway's.
+
+    Args:
+        response: The answer; its body has been read.
+        commands: Whether it answers a start or stop.
+        lacks: What a success lacks of what the gateway answers.
+    """
     status, document = response.status_code, _object(response)
     after = response.headers.get("retry-after", "")
     retry_after = int(after) if after.isascii() and after.isdecimal() and len(after) < 9 else None
     media_type = response.headers.get("content-type", "").partition(";")[0]
-    if document is None or media_type != "application/problem+json":
+    if lacks or media_type != "application/problem+json" or document is None or misfit(document, ProblemAnswer):
         # A proxy's page, or another server: it says nothing of what happened behind it.
         code = ExitCode.UNKNOWN if commands and (status >= 500 or status < 300) else ExitCode.UNREACHABLE
-        said = f"status {status}, {printable(media_type)[:_MAX_TEXT] or 'no content type'}"
+        said = f"status {status}, {printable(media_type)[:_MAX_TEXT] or 'no content type'}{lacks and f': {lacks}'}"
         return _failed(code, "What answers is not the gateway", f"{response.url.copy_with(query=None)}: {said}")
     return FailedError(exit_code(status, retry_after, commands=commands), document, retry_after)
 
 
 def exit_code(status: int, retry_after: int | None, *, commands: bool) -> ExitCode:
-    """Return what the status of a problem means: to a start or stop, or to a question."""
+    """Return what the status of a problem means: to a start or stop, or to a read."""
     if status == 504 or (status == 500 and commands):
         return ExitCode.UNKNOWN if commands else ExitCode.NOT_NOW
     passes = retry_after is not None or status in {429, 503}
@@ -141,12 +156,13 @@ def fields_of(given: list[str]) -> dict[str, Any]:
         try:
             if name.endswith(":"):
                 name = name[:-1]
-                fields[name] = json.loads(value)
+                # Python's own reads NaN and Infinity, which are no JSON and cannot be sent.
+                fields[name] = msgspec.json.decode(value)
             else:
                 fields[name] = read_value(value[1:]) if value.startswith("@") else value
         except WrongTextError as wrong:
             raise UsageError(f"--set {name}=@FILE: {wrong}") from None
-        except ValueError:
+        except msgspec.DecodeError:
             raise UsageError(f"--set {name}:= takes JSON") from None
     return fields
 

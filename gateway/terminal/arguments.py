@@ -113,6 +113,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     start.add_argument(
         "--set",
         dest="fields",
+        type=_text,
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -126,16 +127,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     stop = _client_command(commands, "stop", "stop a recording, or all of a room; one that does not run is no error")
     _target(stop)
-    stop.add_argument("--all", action="store_true", help="stop all that was started in ROOM, whatever its mode")
+    stop.add_argument("--all", action="store_true", help="stop all that the gateway started in ROOM, whatever its mode")
     stop.add_argument(
-        "--include-foreign", action="store_true", help="with --all: also what was begun beside the gateway"
+        "--include-foreign", action="store_true", help="with --all: also what was started outside the gateway"
     )
     listing = _client_command(commands, "list", "list a room's recordings, what runs or may run first")
-    listing.add_argument("room", metavar="ROOM")
+    listing.add_argument("room", type=_text, metavar="ROOM")
     for name in ("mode", "participant", "kind", "status"):
-        listing.add_argument(f"--{name}", metavar=name.upper(), help=f"only those of this {name}")
+        listing.add_argument(f"--{name}", type=_text, metavar=name.upper(), help=f"only those of this {name}")
     watching = _client_command(commands, "watch", "follow a room's recordings until Ctrl-C")
-    watching.add_argument("room", metavar="ROOM")
+    watching.add_argument("room", type=_text, metavar="ROOM")
     return parser.parse_args(arguments)
 
 
@@ -170,11 +171,19 @@ def _client_command(commands: _Commands, name: str, text: str) -> argparse.Argum
 
 
 def _target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ids", nargs="+", metavar="ID", help=f"what is recorded, by mode ({_MODES})")
-    parser.add_argument("--mode", default="track", metavar="MODE", help=f"{', '.join(MODE_IDS)} (track)")
+    parser.add_argument("ids", nargs="+", type=_text, metavar="ID", help=f"what is recorded, by mode ({_MODES})")
+    parser.add_argument("--mode", type=_text, default="track", metavar="MODE", help=f"{', '.join(MODE_IDS)} (track)")
     parser.add_argument(
         "--wait", type=_seconds, metavar="SECONDS", help="how long to wait; the operation goes on without you"
     )
+
+
+def _text(text: str) -> str:
+    """Take what can be sent: Python keeps bytes that are no UTF-8 as something that cannot."""
+    with suppress(UnicodeEncodeError):
+        text.encode()
+        return text
+    raise argparse.ArgumentTypeError("expected UTF-8")
 
 
 def _duration(text: str) -> int:

@@ -18,7 +18,10 @@ from gateway.terminal.screen import coloured, progress, show, table
 
 __all__ = ["check"]
 
-_WEBHOOKS_OFF: Final = "are off, as GATEWAY_PUBLIC_URL is not set: the gateway asks VideoSDK's list what has ended"
+_WEBHOOKS_OFF: Final = (
+    "VideoSDK is not asked to send them, as GATEWAY_PUBLIC_URL is not set; those of rooms made with this gateway's "
+    "address are accepted"
+)
 
 
 class _Finding(NamedTuple):

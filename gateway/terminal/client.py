@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from gateway.terminal.access import Access, FailedError, UsageError, exit_code, fields_of
+from gateway.terminal.answers import RecordingAnswer, RecordingsAnswer, StopsAnswer
 from gateway.terminal.exit_codes import ExitCode
 from gateway.terminal.screen import coloured, moment, note, printable, progress, show, table
 from gateway.terminal.watch import Watch
@@ -73,7 +74,7 @@ async def _command(access: Access, chosen: argparse.Namespace) -> int:
             body["maxDurationSeconds"] = chosen.max_duration
     path = f"{access.address}/v1/recordings/{quote(chosen.mode, safe='')}/{chosen.command}"
     async with progress(f"gateway {chosen.command}: waiting for the gateway's answer"):
-        answer = await access.ask(httpx.Request("POST", path, json=body, headers=headers))
+        answer = await access.ask(httpx.Request("POST", path, json=body, headers=headers), RecordingAnswer)
     status = answer.pop("")
     if chosen.json:
         _write(answer)
@@ -90,7 +91,7 @@ async def _stop_all(access: Access, chosen: argparse.Namespace, headers: Mapping
     path = f"{access.address}/v1/rooms/{quote(chosen.ids[0], safe='')}/recordings/stop"
     body = {"includeForeign": chosen.include_foreign}
     async with progress("gateway stop: waiting for the gateway's answer"):
-        answer = await access.ask(httpx.Request("POST", path, json=body, headers=headers))
+        answer = await access.ask(httpx.Request("POST", path, json=body, headers=headers), StopsAnswer)
     del answer[""]
     if chosen.json:
         _write(answer)
@@ -110,7 +111,7 @@ def _show_stops(answer: Mapping[str, Any]) -> None:
     elif complete and not left:
         note("Nothing recorded.")
     if left:
-        note(f"Left alone: {left} that began beside the gateway; --include-foreign stops them too.")
+        note(f"Left alone: {left} started outside the gateway; --include-foreign stops them too.")
     if not complete:
         note("Something else may record: VideoSDK's list could not be had. The same command again is safe.")
 
@@ -147,7 +148,8 @@ async def _list(access: Access, chosen: argparse.Namespace) -> int:
     recordings: list[dict[str, Any]] = []
     async with progress("gateway list: waiting for the gateway's answer"):
         while True:
-            page = await access.ask(httpx.Request("GET", f"{access.address}/v1/recordings", params=query))
+            request = httpx.Request("GET", f"{access.address}/v1/recordings", params=query)
+            page = await access.ask(request, RecordingsAnswer)
             recordings += page["recordings"]
             if not page["nextCursor"]:
                 break

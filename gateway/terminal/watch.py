@@ -12,10 +12,11 @@ import httpx
 import msgspec
 
 from gateway.terminal.access import Access, FailedError, refusal
+from gateway.terminal.answers import RecordingAnswer, SnapshotAnswer, misfit
 from gateway.terminal.exit_codes import ExitCode
 from gateway.terminal.screen import coloured, moment, note, printable, show
 
-__all__ = ["Event", "Watch", "events"]
+__all__ = ["Event", "Watch", "backoff", "events"]
 
 _SILENT_SECONDS: Final = 45.0
 """A gateway sends something every 15 s: one that has been silent for so long is not there any more."""
@@ -26,6 +27,7 @@ _STEADY_SECONDS: Final = 5.0
 _MAX_SECONDS: Final = 30.0
 _MAX_BYTES: Final = 64 * 1024 * 1024
 """A longer event is none of a gateway's."""
+_SHAPES: Final = {"snapshot": SnapshotAnswer, "recording": RecordingAnswer}
 
 
 class Event(NamedTuple):
@@ -89,7 +91,7 @@ class Watch:
                     if event.name == "reconnect":
                         return _reason(event.data)
                     self._tell(event)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             if not self._connected:
                 raise self._access.unanswered(error, commands=False) from None
             return printable(str(error) or type(error).__name__)
@@ -105,13 +107,7 @@ class Watch:
         self._connected = True
 
     async def _pause(self, why: str, asked: float | None) -> None:
-        if asked is not None:
-            seconds = asked
-        elif self._failures == 0:
-            seconds = random.uniform(*_AT_ONCE_SECONDS)  # noqa: S311
-        else:
-            # Later ones keep the gateway's own pace, and double it.
-            seconds = min(self._retry * 2.0 ** min(self._failures - 1, 9), _MAX_SECONDS)
+        seconds = backoff(self._failures, self._retry) if asked is None else asked
         self._failures += 1
         note(f"Connection lost ({why}); again in {seconds:.1f} s.")
         await asyncio.sleep(seconds)
@@ -122,12 +118,17 @@ class Watch:
                 self._retry = min(max(int(event.data) / 1000, 0.1), _MAX_SECONDS)
             return
         self._last = event.id or self._last
+        if not event.name:
+            return
         try:
             data: Any = msgspec.json.decode(event.data)
         except msgspec.DecodeError:
             note("An event that is no JSON was left out.")
             return
-        if self._as_json:
+        shape = _SHAPES.get(event.name)
+        if shape is not None and (lacks := misfit(data, shape)):
+            note(f"An event that is not the gateway's was left out: {lacks}.")
+        elif self._as_json:
             show(msgspec.json.encode({"event": event.name, "id": event.id, "data": data}).decode())
         elif event.name == "snapshot":
             recordings = data["recordings"]
@@ -138,12 +139,20 @@ class Watch:
             show(_line(data))
 
 
-async def events(response: httpx.Response) -> AsyncGenerator[Event]:
-    """Yield the events of a stream; a `retry` field comes as an event of that name.
+def backoff(failures: int, pace: float) -> float:
+    """Return the seconds before the next try, after so many that failed, at the pace that the gateway asks for."""
+    if failures == 0:
+        return random.uniform(*_AT_ONCE_SECONDS)  # noqa: S311
+    return min(pace * 2.0 ** min(failures - 1, 9), _MAX_SECONDS)
 
+
+async def events(response: httpx.Response) -> AsyncGenerator[Event]:
+    """Yield the events of a stream.
+
+    A `retry` field comes as an event of that name, and an `id` without data as an event without a name.
     Lines end with a line feed alone: the gateway's do, and JSON may hold what else Python takes for an end.
     """
-    rest, name, last, data = b"", "", "", list[str]()
+    rest, name, last, told, data = b"", "", "", "", list[str]()
     async for chunk in response.aiter_bytes():
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
@@ -151,9 +160,9 @@ async def events(response: httpx.Response) -> AsyncGenerator[Event]:
             value = value.removeprefix(" ")
             match field:
                 case "":
-                    if data:
-                        yield Event(name or "message", last, "\n".join(data))
-                    name, data = "", []
+                    if data or last != told:
+                        yield Event((name or "message") if data else "", last, "\n".join(data))
+                    name, told, data = "", last, []
                 case "event":
                     name = value
                 case "id":

@@ -95,7 +95,7 @@ class VideoSDK:
         tokens: Where the token comes from.
         timeout: Seconds for one whole call, whatever phase it is in.
         max_connections: Calls at the same time; more wait for their turn, and are never sent if it does not come.
-        max_for_readers: How many of them at most may be lists for readers, while there is more than one place: no
+        max_for_reads: How many of them at most may be lists for reads, while there is more than one place: no
             operation waits for these. They wait for a place as long as others do for a connection.
         calls_per_second: Most calls in a second; more wait just the same. 0 is no limit.
         webhook_url: Where a recording's events go if the start names no address of its own.
@@ -109,7 +109,7 @@ class VideoSDK:
         *,
         timeout: float,
         max_connections: int = 64,
-        max_for_readers: int = 16,
+        max_for_reads: int = 16,
         calls_per_second: float = 0,
         webhook_url: str | None = None,
         proxy: Callable[[], str] = lambda: "",
@@ -121,7 +121,7 @@ class VideoSDK:
         self._tokens = tokens
         self._timeout = timeout
         self._pace = Pace(calls_per_second)
-        self._for_readers = asyncio.Semaphore(min(max_for_readers, max(max_connections - 1, 1)))
+        self._for_reads = asyncio.Semaphore(min(max_for_reads, max(max_connections - 1, 1)))
         # None for the reply: the whole call has one that is no longer.
         self._timeouts = {"connect": min(timeout, 3.0), "pool": min(timeout, 2.0)}
         # The transport alone: what an `AsyncClient` adds (cookies, redirects, hooks) is not wanted, and costs as much
@@ -184,7 +184,7 @@ class VideoSDK:
             raise MayHaveHappened("VideoSDK's answer is not one of its own.", status=response.status_code)
 
     async def list_rows(
-        self, path: str, room: str, participant: str | None = None, *, for_readers: Callable[[], None] | None = None
+        self, path: str, room: str, participant: str | None = None, *, for_read: Callable[[], None] | None = None
     ) -> list[ListedRow]:
         """Return the recordings of one mode in the room, or of one participant in it: all pages, each row once.
 
@@ -196,19 +196,19 @@ class VideoSDK:
             path: Of the mode.
             room: Which room.
             participant: Which participant; None for all.
-            for_readers: Of a list that no operation waits for; called for each call that it takes.
+            for_read: Of a list that no operation waits for; called for each call that it takes.
 
         Raises:
             UpstreamError: The list could not be had, or not to its end, or not of a piece.
         """
         for _ in range(_MAX_READINGS):
-            rows = await self._read_pages(path, room, participant, for_readers)
+            rows = await self._read_pages(path, room, participant, for_read)
             if rows is not None:
                 return rows
         raise UpstreamError("VideoSDK's list changes from page to page.")
 
     async def _read_pages(
-        self, path: str, room: str, participant: str | None, for_readers: Callable[[], None] | None
+        self, path: str, room: str, participant: str | None, for_read: Callable[[], None] | None
     ) -> list[ListedRow] | None:
         rows: dict[str, ListedRow] = {}
         first: _PageInfo | None = None
@@ -216,11 +216,11 @@ class VideoSDK:
             query = {"roomId": room, "page": str(page), "perPage": str(_PER_PAGE)}
             if participant is not None:
                 query["participantId"] = participant
-            if for_readers is None:
+            if for_read is None:
                 response = await self._send("list", "GET", path, query=query)
             else:
-                response = await self._send_for_readers("list", "GET", path, query=query)
-                for_readers()
+                response = await self._send_for_read("list", "GET", path, query=query)
+                for_read()
             try:
                 listed = msgspec.json.decode(response.content, type=_Page)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -237,19 +237,17 @@ class VideoSDK:
                 return list(rows.values())
         raise UpstreamError("VideoSDK's list has more pages than are read.")
 
-    async def _send_for_readers(
-        self, operation: str, method: str, path: str, *, query: dict[str, str]
-    ) -> httpx.Response:
+    async def _send_for_read(self, operation: str, method: str, path: str, *, query: dict[str, str]) -> httpx.Response:
         try:
             async with asyncio.timeout(self._timeouts["pool"]):
-                await self._for_readers.acquire()
+                await self._for_reads.acquire()
         except TimeoutError:
             metrics.refused("reader-calls")
-            raise NeverSent("none of the places for readers became free in time") from None
+            raise NeverSent("none of the places for reads became free in time") from None
         try:
             return await self._send(operation, method, path, query=query, goes_last=True)
         finally:
-            self._for_readers.release()
+            self._for_reads.release()
 
     async def sessions(self, room: str) -> list[ListedSession]:
         """Return sessions of a room, the latest of them at least.

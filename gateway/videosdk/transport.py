@@ -20,8 +20,10 @@ import base64
 import select
 import socket
 import ssl
+import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple, Self, cast
 from urllib.parse import unquote, urlsplit
 
@@ -41,6 +43,8 @@ _BODILESS: Final = frozenset({204, 304})
 _LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _PACKED: Final = frozenset({b"content-encoding", b"content-length"})
 """What is no longer true of a body that was unpacked."""
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, for no time."""
 _GZIP_OR_ZLIB: Final = 47
 """`wbits`: zlib tells by the first bytes which of both it is."""
 
@@ -296,10 +300,19 @@ class _Connection(asyncio.Protocol):
                 self.drop()
 
     def drop(self) -> None:
-        """Close it, without a word to the other side."""
+        """Close it; where a reply is owed, the kernel forgets the request too.
+
+        It would go on sending what the other side has not acknowledged, long after the request was given up: a start
+        could arrive when its absence from the list is believed.
+        """
         if self.open:
             self.open = False
             self._registry.discard(self)
+            if not self._complete:
+                with suppress(OSError):
+                    self._transport.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO
+                    )
             self._transport.abort()
 
     def _expect_reply(self) -> None:

@@ -31,13 +31,15 @@ def path(track: dict[str, str], action: str) -> str:
 
 @pytest.fixture
 def settings(valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path) -> dict[str, str]:
-    """Settings with an operator and a caller who is none."""
-    operator, other = harness.Demo(tmp_path / "o", "operator"), harness.Demo(tmp_path / "u", "user")
-    both = tmp_path / "both.toml"
-    both.write_text(harness.scoped(operator.file.read_text()) + other.file.read_text())
+    """Settings with an operator, one of few participants, and a caller who is none."""
+    operator, few, other = (harness.Demo(tmp_path / name, name) for name in ("operator", "few", "user"))
+    all_of_them = tmp_path / "all.toml"
+    own = f'{harness.scoped(few.file.read_text())}participants = ["own-*"]\n'
+    all_of_them.write_text(harness.scoped(operator.file.read_text()) + own + other.file.read_text())
     return {
-        **harness.environment(valkey.url, simulator.url, both, **TIMES),
+        **harness.environment(valkey.url, simulator.url, all_of_them, **TIMES),
         "operator": operator.key,
+        "few": few.key,
         "user": other.key,
     }
 
@@ -126,6 +128,25 @@ async def test_admin_settle_of_a_fresh_record_asks_videosdk_at_once(
     where = f"/v1/recordings/track/{track['roomId']}/{track['participantId']}/{track['kind']}"
     await harness.until(lambda: operator.get(where), lambda answer: answer.json()["status"] in {"stopped", "failed"})
     assert (await operator.post(path(new_track(), "settle"))).status_code == 404
+
+
+async def test_admin_list_of_an_operator_of_few_is_not_cut_before_it_is_filtered(
+    settings: dict[str, str], new_track: NewTrack
+) -> None:
+    """The bound counts what the operator's policy covers: however many others are due sooner, its own are listed."""
+    others, (first, second) = [new_track() for _ in range(5)], (new_track(), new_track())
+    own = [{**track, "participantId": f"own-{track['participantId']}"} for track in (first, second)]
+    given = {name: value for name, value in settings.items() if name.startswith("GATEWAY_")}
+    # What records is due in a minute.
+    async with harness.serve({**given, "GATEWAY_CHECK_SECONDS": "60"}) as url, harness.client(url) as client:
+        for track in (*others, *own):
+            headers = {"authorization": f"Bearer {settings['operator']}"}
+            assert (await client.start(track, headers=headers)).status_code == 201
+        for limit in (1, 2, 100):
+            query, headers = {"limit": str(limit)}, {"authorization": f"Bearer {settings['few']}"}
+            listed = (await client.get("/v1/admin/tracks", params=query, headers=headers)).json()["tracks"]
+            assert {one["participantId"] for one in listed} <= {track["participantId"] for track in own}
+            assert len(listed) == min(limit, 2)
 
 
 def at_rest(pending: dict[str, Any], track: Track) -> bool:

@@ -1,4 +1,4 @@
-"""Who gets in: API keys, join tokens and company tokens, over HTTP and with real files; and who does not."""
+"""Who gets in: API keys, join tokens and JWTs, over HTTP and with real files; and who does not."""
 
 import ast
 import asyncio
@@ -8,7 +8,7 @@ import textwrap
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,20 @@ def test_key_with_an_expiry_ends_what_its_caller_was_given(tmp_path: Path) -> No
     callers = Callers.load(file)
     assert callers.identify(key).expires == pytest.approx(end.timestamp())
     assert callers.identify(lasting).expires is None
+
+
+def test_key_with_another_expiry_is_vouched_for_no_more(tmp_path: Path) -> None:
+    """What was opened before `expires` changed, either way, ends; the same moment in another zone changes nothing."""
+    key, entry = new_key("app")
+    end, file = datetime.now(UTC) + timedelta(days=30), tmp_path / "callers.toml"
+    file.write_text(expiring(entry, end))
+    opened = Callers.load(file).identify(key)
+    file.write_text(expiring(entry, end.astimezone(timezone(timedelta(hours=2)))))
+    assert Callers.load(file).vouches(opened.grant)
+    hour = timedelta(hours=1)
+    for changed in (entry, expiring(entry, datetime.now(UTC) - hour), expiring(entry, end + hour)):
+        file.write_text(changed)
+        assert not Callers.load(file).vouches(opened.grant)
 
 
 def test_key_rotation_refuses_the_old_key_only_after_its_removal(tmp_path: Path) -> None:
@@ -357,7 +371,7 @@ async def test_join_token_is_refused_unless_configured(
     check_problem(await gateway.start(track, headers=bearer(token)), "unauthenticated")
 
 
-# --- company tokens ----------------------------------------------------------------------------------------------
+# --- JWTs --------------------------------------------------------------------------------------------------------
 
 
 class Clock:

@@ -437,6 +437,26 @@ async def test_another_batch_with_the_same_key_is_refused_as_a_whole(
     assert upstream(simulator, "start") == 2
 
 
+async def test_batch_of_which_one_item_was_sent_otherwise_refuses_that_item_alone(
+    gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """To make room the whole of an earlier batch was forgotten, and the answer to its item not: it alone is refused."""
+    one, two, three = (item("start", new_track()) for _ in range(3))
+    key = under()
+    await send(gateway, one, headers=key)
+    async with Redis.from_url(valkey.url) as redis:
+        async for name in redis.scan_iter(match="*:answers:*"):
+            known: dict[bytes, bytes] = await redis.hgetall(name)  # pyright: ignore
+            for field, value in known.items():
+                if value.endswith(b" "):  # begun, and without an answer: the whole has none
+                    await redis.hdel(name, field.decode())  # pyright: ignore[reportGeneralTypeIssues]
+    for replayed in (False, True):
+        refused, done = await send(gateway, two, three, headers=key)
+        assert (refused["status"], refused["problem"]["type"]) == (422, "/problems/idempotency-key-reused")
+        assert (done["status"], done.get("replayed", False)) == (201, replayed)
+    assert upstream(simulator, "start") == 2
+
+
 async def test_batch_with_the_same_key_written_otherwise_is_the_same(
     gateway: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:

@@ -67,8 +67,9 @@ async def test_cors_request_of_a_listed_page_is_allowed(page: ApiClient, new_tra
     answer = await page.start(new_track(), headers={"origin": origin})
     assert answer.status_code == 201
     assert answer.headers["access-control-allow-origin"] == origin
-    assert {"location", "retry-after", "link", "x-request-id", "idempotency-replayed"} | {
-        *("ratelimit", "ratelimit-policy")
+    # The time too: a page tells by it how far its device's clock is off.
+    assert {"date", "location", "retry-after", "link", "x-request-id", "idempotency-replayed"} | {
+        *("ratelimit", "ratelimit-policy", "www-authenticate")
     } <= words(answer.headers["access-control-expose-headers"])
     assert "origin" in words(answer.headers["vary"])
     # A page below a pattern's domain may be a stranger's: it asks without the browser's credentials.

@@ -372,7 +372,7 @@ async def test_ticket_is_good_no_longer_than_what_it_was_made_with(
     """A ticket lives for half a minute; a key or token that expires before ends it."""
     room, connection = new_track()["roomId"], Connection(valkey.url)
     tickets = Tickets(connection, timedelta(seconds=30))
-    streams = EventStreams(cast("RoomFeeds", None), tickets, cast("RateLimiter", None), "tenant", lambda _: True)
+    streams = EventStreams(cast("RoomFeeds", None), tickets, cast("RateLimiter", None), "project", lambda _: True)
     caller = Caller("ada", Policy(), "account", expires=None if expires is None else time.time() + expires)
     shown = await tickets.issue(streams._scope(room), msgspec.json.encode(caller))
     if admitted:

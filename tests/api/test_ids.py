@@ -71,11 +71,11 @@ async def test_recording_of_ids_as_people_have_them_is_started_shown_listed_and_
 def test_key_of_every_target_is_its_own_and_reads_back() -> None:
     """No id can pass for two parts of a key, nor name another bucket; plain ids stand there as they are."""
     targets = [Target(Mode.TRACK, room, participant, Kind.AUDIO) for room in IDS for participant in IDS]
-    keys = [record_key("tenant", target.room_id, *target.parts) for target in targets]
+    keys = [record_key("project", target.room_id, *target.parts) for target in targets]
     assert len(set(keys)) == len(targets)
     assert [target_of(key) for key in keys] == targets
     assert all(key.count("{") == 1 and key.isascii() and "\n" not in key for key in keys)
-    assert record_key("tenant", "abcd-efgh", "track", "person_1", "video").endswith(":abcd-efgh:track:person_1:video")
+    assert record_key("project", "abcd-efgh", "track", "person_1", "video").endswith(":abcd-efgh:track:person_1:video")
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ async def test_limits_reach_redis_while_serving_and_at_the_end(
         earlier = {key async for key in redis.scan_iter(match="*:limit:*")}
 
         async def left() -> dict[str, float]:
-            """Return what was left in each new bucket when it was last settled, by what limits it."""
+            """Return what was left in each new bucket when it was last reported, by what limits it."""
             keys = [key async for key in redis.scan_iter(match="*:limit:*") if key not in earlier]
             return {key.split(":")[4]: float(str(await redis.get(key)).split()[0]) for key in keys}
 
@@ -297,7 +297,7 @@ async def test_limit_of_a_participant_is_counted_per_room(
         assert statuses == [201, 429, 201]
 
 
-async def test_limit_of_questions_counts_the_calls_they_cause(
+async def test_limit_of_reads_counts_the_calls_they_cause(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack, check_problem: CheckProblem
 ) -> None:
     """The lists of two rooms are allowed, three modes each; what Redis or a list of a moment ago answers is free."""
@@ -312,7 +312,7 @@ async def test_limit_of_questions_counts_the_calls_they_cause(
             assert (await client.show({**track, "roomId": rooms[0]})).status_code == 404
             assert (await client.show(track)).json()["status"] == "recording"
         for answer in (await client.list(rooms[2]), await client.show({**track, "roomId": rooms[2]})):
-            assert "questions" in check_problem(answer, "too-many-requests")["detail"]
+            assert "reads" in check_problem(answer, "too-many-requests")["detail"]
             assert told(answer)["questions"][:2] == (6, 0)
             assert int(answer.headers["retry-after"]) == told(answer)["questions"][2]
         assert (await client.list(track["roomId"])).status_code == 200
@@ -344,7 +344,7 @@ async def test_limit_while_redis_is_slow_leaves_time_for_the_claim() -> None:
         gate = Gate(server.port)
         await gate.open()
         connection = Connection(f"redis://127.0.0.1:{gate.port}")
-        rate_limiter = RateLimiter(TokenBuckets(connection), "tenant", caller_per_minute=10, target_per_minute=0)
+        rate_limiter = RateLimiter(TokenBuckets(connection), "project", caller_per_minute=10, target_per_minute=0)
         assert "ratelimit" in (await rate_limiter.admit(caller, track, starts=True)).headers
         # Longer than counting may take, shorter than what Redis may take for anything.
         gate.slow = (0.8, 0.8)

@@ -21,7 +21,7 @@ from gateway.errors import PROBLEMS
 from gateway.recordings import Outcome, Status
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
-from tests import harness
+from tests import harness, problems_page
 from tests.api.honest_inputs import HONEST, Honest
 from tests.api_client import START, STOP, ApiClient, NewTrack
 
@@ -105,6 +105,22 @@ def test_contract_is_the_same_under_every_hash_seed() -> None:
     assert text == printed("2")
     assert "\n  description: |\n" in text
     assert yaml.safe_load(text) == contract()
+
+
+def test_callers_page_lists_every_problem() -> None:
+    """One row each, in the order of `PROBLEMS`, with its status."""
+    listed = [(slug, int(status)) for slug, status, _ in problems_page.rows()]
+    assert listed == [(slug, cls.status) for slug, cls in PROBLEMS.items()]
+
+
+def test_contract_names_retry_after_where_the_callers_page_says_repeat(document: dict[str, Any]) -> None:
+    """Each response with a problem that is to be repeated has the header."""
+    repeated = {f"/problems/{slug}" for slug, _, repeat in problems_page.rows() if repeat != "no"}
+    for path, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            examples = answer.get("content", {}).get("application/problem+json", {}).get("examples", {})
+            if repeated & {example["value"]["type"] for example in examples.values()}:
+                assert "Retry-After" in answer["headers"], (path, status)
 
 
 def test_contract_is_valid_openapi(document: dict[str, Any]) -> None:

@@ -272,7 +272,7 @@ async def test_start_while_videosdk_is_unreachable_is_answered_unavailable(
 async def test_start_and_show_without_redis_are_answered_503(
     simulator: Simulator, demo: harness.Demo, new_track: NewTrack, check_problem: CheckProblem, way: str
 ) -> None:
-    """Redis gone or silent: 503 within three seconds for start and question; nothing reaches VideoSDK."""
+    """Redis gone or silent: 503 within three seconds for start and read; nothing reaches VideoSDK."""
     with harness.AgedValkey() as valkey:
         settings = harness.environment(valkey.url, simulator.url, demo.file, **harness.FAST)
         async with harness.serve(settings) as url, harness.client(url, demo.key) as client:

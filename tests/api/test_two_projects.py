@@ -51,7 +51,7 @@ async def test_start_in_both_projects_starts_in_both(projects: TwoProjects, new_
 
 
 async def test_track_of_one_project_is_unknown_to_the_other(projects: TwoProjects, new_track: NewTrack) -> None:
-    """Room lists and questions: a room that records in one project holds nothing in the other."""
+    """Room lists and reads of one track: a room that records in one project holds nothing in the other."""
     track = new_track()
     async with projects.gateways() as (one, other):
         assert (await one.start(track)).status_code == 201

@@ -92,7 +92,7 @@ class Door:
         self.hearing = 0
         """How many hints are being acted on."""
         signatures = Signatures(FetchedKeys(videosdk.public_key, lambda: self.now))
-        bounds.setdefault("rest", 0.01)
+        bounds = {"rest": 0.01, "max_waiting": 20_000} | bounds
         queue = WebhookQueue(self._handle, **bounds)
         self.webhook_receiver = WebhookReceiver(signatures, queue, self._count)
 
@@ -715,7 +715,7 @@ async def test_webhook_forgeries_change_nothing(
 ) -> None:
     """Mutated bodies and signatures, of events that would end what records: 401 each, and everything stands."""
     forger = Forger(signer, seed := random.randrange(2**32))
-    # Neither a reader nor the time makes it look, however long this takes.
+    # Neither a read nor the time makes it look, however long this takes.
     patient = {"GATEWAY_TRUST_SECONDS": "3600", "GATEWAY_CHECK_SECONDS": "0"}
     async with hearing(valkey, simulator, demo, **patient) as gateway:
         track = new_track(webhookUrl="http://127.0.0.1:9/")

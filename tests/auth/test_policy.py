@@ -347,7 +347,7 @@ def test_policy_compares_folders_segment_by_segment(path: str, rule: str | None)
 
 
 def test_policy_with_a_required_folder_refuses_a_start_without_one() -> None:
-    """Left out, the recording would lie elsewhere; a stop and a question name none."""
+    """Left out, the recording would lie elsewhere; a stop and a read name none."""
     policy = Policy.from_table({"bucket_dir_prefix": "a/b"})
     assert refused(policy, START) == "bucket-prefix"
     assert refused(policy, STOP) is refused(policy, READ) is None

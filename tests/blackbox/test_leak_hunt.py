@@ -140,7 +140,7 @@ async def hunted(folder: Path, places: Places) -> AsyncGenerator[Hunt]:
                 "the query of GATEWAY_JWT_JWKS_URL": JWKS_QUERY,
                 "an API key": key,
                 "a join token": demo_join_token(API_KEY, SECRET, room="joined", participant="ada"),
-                "a company token": provider.token("hunted-person"),
+                "a JWT": provider.token("hunted-person"),
                 "a webhookUrl's query": WEBHOOK_QUERY,
                 "an Idempotency-Key": IDEMPOTENCY_KEY,
                 "VideoSDK's words on its own mistakes": UPSTREAM_WORDS,
@@ -221,8 +221,8 @@ async def ask_badly(hunt: Hunt) -> None:
     key = hunt.secrets["an API key"]
     await hunt.start("joined", shown="a join token")
     await hunt.start("not-joined", shown="a join token")
-    await hunt.start("company", shown="a company token")
-    for wrong in (key[:-1], hunt.secrets["a join token"][:-3], hunt.secrets["a company token"] + "x", "nobody", SECRET):
+    await hunt.start("company", shown="a JWT")
+    for wrong in (key[:-1], hunt.secrets["a join token"][:-3], hunt.secrets["a JWT"] + "x", "nobody", SECRET):
         await hunt.start("joined", shown=wrong)
     await hunt.ask("POST", START, json={"roomId": f"{key}.", "token": SECRET, "kind": key, "webhookUrl": SECRET})
     await hunt.ask("POST", START, content=b'{"roomId": ' + key.encode(), headers=JSON)

@@ -268,6 +268,30 @@ def test_network_policy_finds_redis_by_its_address(helm: Helm, url: str, peer: M
     assert policy["spec"]["egress"][1]["to"] == [peer]
 
 
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("redis+sentinel://sentinel/tracks", [6379, 26379]),
+        ("rediss+sentinel://:a%2Fb@sentinel-0:26380,sentinel-1/tracks", [6379, 26380, 26379]),
+        ("redis+sentinel://[fd00::7]/tracks", [6379, 26379]),
+        ("redis+cluster://redis-0:7000,redis-1", [6379, 7000]),
+        ("redis://redis", [6379]),
+    ],
+)
+def test_network_policy_opens_the_ports_that_the_address_means(helm: Helm, url: str, ports: list[int]) -> None:
+    """Those that are written, and where none is written that of a Sentinel or of any other Redis."""
+    policy = one(helm.render({**values_of("default"), "redis": {"url": url}}), "NetworkPolicy")
+    assert [way["port"] for way in policy["spec"]["egress"][1]["ports"]] == ports
+
+
+def test_network_policy_of_a_redis_in_a_secret_opens_the_ports_that_are_named(helm: Helm) -> None:
+    """Its address is not known to the chart: what `redisPorts` names, and no default beside it."""
+    policy = {"redis": [{"podSelector": {}}], "redisPorts": [7000, 26379]}
+    values = {**values_of("default"), "redis": {"url": "", "existingSecret": "redis"}, "networkPolicy": policy}
+    rendered = one(helm.render(values), "NetworkPolicy")
+    assert [way["port"] for way in rendered["spec"]["egress"][1]["ports"]] == [7000, 26379]
+
+
 def test_trial_valkey_asks_for_the_password_that_the_gateway_shows(
     helm: Helm, rendered: dict[str, list[Manifest]]
 ) -> None:

@@ -7,15 +7,20 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from gateway.api.problems import PROBLEM_JSON
 from gateway.auth.api_keys import Callers
+from gateway.auth.policy import Policy
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.wire import Exchange, Reply, Server
 from tests import harness
 from tests.api_client import ApiClient
 from tests.browser import node_project
@@ -88,9 +93,25 @@ async def test_readme_curl_line_starts_a_recording(house: House, tmp_path: Path)
     assert json.loads(out)["outcome"] == "started"
 
 
+async def test_callers_page_bodies_are_what_the_gateway_answers(house: House) -> None:
+    """The recording and the problem that the page shows, but for what each answer has of its own."""
+    own = {"id": r"rec_[a-z2-7]{24}", "requestId": r"[0-9a-f]{16}"}
+    own |= dict.fromkeys(("requestedAt", "confirmedAt"), r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+    async with harness.client(house.url, house.key) as caller:
+        started = await caller.start(TRACK)
+        refused = await caller.start(TRACK | {"kind": "smell"})
+    for heading, answer in (("Requests and answers", started), ("Problems", refused)):
+        shown, answered = json.loads(block("json", heading)), answer.json()
+        for body in (shown, answered):
+            for name in own.keys() & body.keys():
+                assert re.fullmatch(own[name], body[name]), name
+                body[name] = ""
+        assert list(shown.items()) == list(answered.items())
+
+
 async def test_callers_page_python_service_starts_and_raises_refusals(house: House, tmp_path: Path) -> None:
-    """It starts although VideoSDK is busy at first, gets the same recording from a second start, raises a refusal."""
-    house.simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
+    """It starts although the participant only just joins, gets the same recording again, and raises what is wrong."""
+    house.simulator.inject(Fault(action="refuse", endpoint="start", status=400, headers={"Retry-After": "1"}))
     (tmp_path / "service.py").write_text(block("python", "A service in Python"))
     (tmp_path / "use.py").write_text(
         "import json, sys, httpx\nfrom service import start_recording\n"
@@ -110,8 +131,33 @@ async def test_callers_page_python_service_starts_and_raises_refusals(house: Hou
     assert house.upstream == ["start", "start"]
 
 
+@asynccontextmanager
+async def busy_at_first(gateway: str) -> AsyncGenerator[str]:
+    """Stand in front of a gateway, and refuse the first request for each path as the gateway does what may pass."""
+    seen: set[str] = set()
+
+    async def forward(exchange: Exchange) -> None:
+        asked = exchange.request
+        if asked.path not in seen:
+            seen.add(asked.path)
+            exchange.reply(Reply(503, b"{}", PROBLEM_JSON, (("Retry-After", "0"),)))
+            return
+        passed = {name: asked.headers[name] for name in ("authorization", "idempotency-key") if name in asked.headers}
+        async with harness.client(gateway) as client:
+            json_type = {"content-type": "application/json"}
+            answer = await client.post(asked.path, content=asked.body, headers=passed | json_type)
+        exchange.reply(Reply(answer.status_code, answer.content, answer.headers["content-type"]))
+
+    server = Server(forward, host="127.0.0.1", port=0)
+    await server.start()
+    try:
+        yield server.url
+    finally:
+        await server.stop()
+
+
 async def test_callers_page_python_lesson_starts_and_ends(house: House, tmp_path: Path) -> None:
-    """Four tracks begin in one batch although VideoSDK is busy with one at first, and all end with the room."""
+    """Four tracks begin in one batch and end with the room, although both requests and a start are refused at first."""
     house.simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
     (tmp_path / "lesson.py").write_text(block("python", "A lesson"))
     (tmp_path / "use.py").write_text(
@@ -120,8 +166,9 @@ async def test_callers_page_python_lesson_starts_and_ends(house: House, tmp_path
         "started = start_lesson(gateway, key, room, ['ada', 'bob'])\n"
         "print(json.dumps([started, end_lesson(gateway, key, room)]))\n"
     )
-    use = [sys.executable, "-W", "error", "use.py", house.url, house.key, TRACK["roomId"]]
-    code, out, err = await node_project.run(*use, cwd=tmp_path)
+    async with busy_at_first(house.url) as url:
+        use = [sys.executable, "-W", "error", "use.py", url, house.key, TRACK["roomId"]]
+        code, out, err = await node_project.run(*use, cwd=tmp_path)
     assert code == 0, err
     started, left = json.loads(out)
     assert [result["recording"]["kind"] for result in started] == ["audio", "video"] * 2
@@ -220,6 +267,15 @@ def test_operating_page_callers_file_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "callers.toml"
     file.write_text(text.replace('"…"', f'"{"ab" * 32}"'))
     assert Callers.load(file)
+
+
+def test_operating_page_lists_every_key_of_the_callers_file() -> None:
+    """One row for each key that a table may hold, and none for another."""
+    page = (ROOT / "docs" / "operating.md").read_text("utf-8")
+    table = page.split("<!-- callers file -->\n")[1].split("<!-- /callers file -->")[0]
+    listed = [re.match(r"\| `(\w+)` \| .+ \| .+ \|$", row) for row in table.splitlines()]
+    keys = {"keys", "starts_per_minute", *(field.name for field in msgspec.structs.fields(Policy))}
+    assert sorted(row[1] if row else "" for row in listed) == sorted(keys)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.coordinator import BacklogGauge, Command, Completion, Coordinator, Record, Timing
+from gateway.coordinator import Backlog, Command, Completion, Coordinator, Record, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from gateway.store.scripts import BUCKETS
@@ -65,13 +65,13 @@ async def test_backlog_counts_unknown_tracks_and_lapsed_leases(fresh: EmbeddedVa
     for name in ("flying", "unknown", "dead"):
         _, leases[name] = await coordinator.claim(coordinator.key(f"room-{name}", "p", "video"), Command.START)
         assert leases[name] is not None
-    assert (await BacklogGauge(connection, "t").look()).count == 0  # pyright: ignore[reportOptionalMemberAccess]
+    assert (await Backlog(connection, "t").uncertainty()).count == 0  # pyright: ignore[reportOptionalMemberAccess]
     await coordinator.finish(leases["unknown"], Completion(record=Record(state="unknown")), due_in=5)
     with redis.Redis.from_url(fresh.url) as admin:
         lapsed = int(time.time() * 1000) - LONG_AGO
         admin.hset(leases["dead"].key, mapping={"lease": lapsed, "granted": lapsed})
         admin.zadd(f"{leases['dead'].key.partition('}')[0]}}}:t:due", {leases["dead"].key: lapsed})
-    seen = await BacklogGauge(connection, "t").look()
+    seen = await Backlog(connection, "t").uncertainty()
     assert seen is not None
     assert seen.count == 2
     assert LONG_AGO / 1000 <= seen.oldest < LONG_AGO / 1000 + 60
@@ -81,10 +81,10 @@ async def test_backlog_counts_unknown_tracks_and_lapsed_leases(fresh: EmbeddedVa
 @pytest.mark.anyio
 async def test_backlog_asked_by_many_reads_redis_once(fresh: EmbeddedValkey, connection: Connection) -> None:
     """Whoever reaches the port may ask: Redis does not feel it."""
-    backlog_gauge = BacklogGauge(connection, "t")
-    await backlog_gauge.look()
+    backlog = Backlog(connection, "t")
+    await backlog.uncertainty()
     with redis.Redis.from_url(fresh.url) as admin:
         before = admin.info("commandstats")["cmdstat_zrange"]["calls"]  # pyright: ignore
         for _ in range(50):
-            await backlog_gauge.look()
+            await backlog.uncertainty()
         assert admin.info("commandstats")["cmdstat_zrange"]["calls"] == before == 16  # pyright: ignore

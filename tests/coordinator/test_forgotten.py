@@ -296,10 +296,10 @@ def test_stop_is_about_the_start_it_waited_for_whatever_its_number(track: Track)
     assert track.claim("stop", asked_at=stop["asked_at"])["action"] == "stop"
 
 
-def test_start_joining_a_batch_without_redis_is_answered_503_within_three_seconds(
+def test_start_joining_a_group_without_redis_is_answered_503_within_three_seconds(
     new_world: Callable[..., World],
 ) -> None:
-    """Somebody whose limits took 1.9 s joins a party that was made a moment ago: it counts from when they came."""
+    """A caller whose limits took 1.9 s joins a group that was made a moment ago: the time counts from its arrival."""
     world = new_world(settling=False)
     (process,) = replicas(world, 1)
     process.wire.faults.extend(["hung"] * 9)

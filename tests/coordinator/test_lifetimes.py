@@ -248,5 +248,5 @@ async def test_bucket_of_a_limit_is_kept_until_it_is_full(
     """One token a minute comes back: gone too early it would be a full one, and later it says nothing."""
     buckets = TokenBuckets(connection)
     buckets.spend("t:caller:x", per_minute=1, burst=60, cost=cost)
-    await buckets.settle()
+    await buckets.sync()
     check(admin, {"limit": full * MINUTE + 1_000, "report": 2 * MINUTE})

@@ -372,7 +372,7 @@ def test_move_of_what_has_ended_is_not_written_again(track: Track) -> None:
 
 
 def test_recording_that_is_found_has_no_end(track: Track) -> None:
-    """What was begun beside the gateway is not the gateway's to stop."""
+    """What was started outside the gateway is not the gateway's to stop."""
     at_rest(track)
     track.invalidate()
     probe = track.claim("reconcile")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.coordinator import Backlog, BacklogGauge, Command, Completion, Coordinator, Record, Timing
+from gateway.coordinator import Backlog, Command, Completion, Coordinator, Record, Timing
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from gateway.store.scripts import BUCKETS
@@ -34,9 +34,9 @@ async def connection() -> AsyncGenerator[Connection]:
         await connection.aclose()
 
 
-async def unknown_track(connection: Connection, tenant: str) -> Coordinator:
+async def unknown_track(connection: Connection, project: str) -> Coordinator:
     """Leave a start of a project unknown, and due."""
-    coordinator = Coordinator(connection, Timing(verify_absent="never"), tenant)
+    coordinator = Coordinator(connection, Timing(verify_absent="never"), project)
     _, lease = await coordinator.claim(coordinator.key(*TRACK), Command.START)
     assert lease is not None
     await coordinator.finish(lease, Completion(record=Record(state="unknown")), due_in=0.001)
@@ -59,9 +59,9 @@ async def test_unknown_start_is_due_counted_and_shown_in_its_own_project_only(co
     found = await harness.until(lambda: due(one))
     assert found == [one.key(*TRACK)]
     assert await due(other) == []
-    seen = [await BacklogGauge(connection, tenant).look() for tenant in ("one", "other")]
+    seen = [await Backlog(connection, project).uncertainty() for project in ("one", "other")]
     assert [uncertainty.count for uncertainty in seen if uncertainty is not None] == [1, 0]
-    pending_tracks = [await Backlog(connection, tenant).look(10) for tenant in ("one", "other")]
+    pending_tracks = [await Backlog(connection, project).pending(10) for project in ("one", "other")]
     assert [[track.key for track in tracks] for tracks in pending_tracks] == [found, []]
 
 
@@ -69,7 +69,7 @@ async def test_overdue_tracks_of_one_project_do_not_keep_the_other_waiting(conne
     """A bound on what is taken up at once is used up by one's own tracks alone."""
     one = await unknown_track(connection, "one")
     names = (f"other-{number}" for number in itertools.count())
-    tenant = next(name for name in names if bucket(Coordinator(connection, Timing(), name)) == bucket(one))
-    other = await unknown_track(connection, tenant)
+    project = next(name for name in names if bucket(Coordinator(connection, Timing(), name)) == bucket(one))
+    other = await unknown_track(connection, project)
     assert other.key(*TRACK) != one.key(*TRACK)
     assert await harness.until(lambda: due(other, most=1)) == [other.key(*TRACK)]

@@ -231,7 +231,7 @@ def test_follower_without_a_message_asks_again(world: World) -> None:
 
 
 def test_start_after_a_stop_elsewhere_is_not_answered_from_before_it(world: World) -> None:
-    """A party here still waits for a start that was stopped elsewhere long ago: who comes now is not given that."""
+    """A group here still waits for a start that was stopped elsewhere long ago: who comes now does not get that."""
     first, second, third = replicas(world, 3)
     plan(world, "start", Fate(reply=0.3, lands=0.2))
     second.deaf = True

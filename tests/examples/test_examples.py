@@ -72,7 +72,7 @@ async def test_python_service_records_a_lesson(
     """Starts each camera, bounded, also after a refusal that passes; names what is wrong; stops all that records."""
     ada, ben = new_track(), new_track()
     room = ada["roomId"]
-    simulator.inject(Fault(action="refuse", endpoint="start", status=429, times=1))
+    simulator.inject(Fault(action="refuse", endpoint="start", status=400, times=1, headers={"Retry-After": "1"}))
     async with running(sys.executable, EXAMPLES / "service.py", gateway=str(gateway.base_url), key=demo.key) as lessons:
         people = [ada["participantId"], ben["participantId"]]
         begun = await lessons.post(f"/lessons/{room}", json={"participants": people})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from gateway.coordinator import UNBOUNDED, Backlog, Coordinator, Lease, MaxDuration
 from gateway.errors import CoordinationUnavailable, GatewayError
-from gateway.recordings import Batches, Leader, ListingCache, Operator, Reconciler, Recordings, WithoutRedisMode
+from gateway.recordings import Coalescer, Leader, ListingCache, Operator, Reconciler, Recordings, WithoutRedisMode
 from gateway.recordings.targets import StartParameters
 from gateway.store.connection import Connection
 from gateway.store.notifications import Notifications, OperationFinished
@@ -180,17 +180,19 @@ class Process:
         without_redis = WithoutRedisMode(self.coordinator, videosdk)
         lead = leader(self.coordinator, videosdk, listings, retry_refused=world.retry_refused)
         self.reconciler = Reconciler(self.coordinator, listings, lead)
-        batches = Batches(self.coordinator, lead, self.ears, without_redis, self.reconciler, degrade=world.degrade)
-        self.recordings = Recordings(self.coordinator, batches, self.reconciler, without_redis)
+        coalescer = Coalescer(
+            self.coordinator, lead, self.ears, without_redis, self.reconciler, degrade=world.degrade, max_waiting=20_000
+        )
+        self.recordings = Recordings(self.coordinator, coalescer, self.reconciler, without_redis)
         self.operator = Operator(self.coordinator, Backlog(self.wire, "t"), listings, self.reconciler, self.recordings)
-        self.do(self._open(batches))
+        self.do(self._open(coalescer))
         if world.settling:
             self.do(self._settle_for_ever())
 
-    async def _open(self, batches: Batches) -> None:
+    async def _open(self, coalescer: Coalescer) -> None:
         """Begin all background work but the reconciler's, which the world moves on."""
         await self.coordinator.start()
-        await batches.open()
+        await coalescer.open()
 
     def __repr__(self) -> str:
         return self.name

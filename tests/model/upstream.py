@@ -234,7 +234,7 @@ class ImaginedVideoSDK(VideoSDK):
         await self._upstream.post(self._process, "stop", may_send, attempt)
 
     async def list_rows(
-        self, path: str, room: str, participant: str | None = None, *, for_readers: Callable[[], None] | None = None
+        self, path: str, room: str, participant: str | None = None, *, for_read: Callable[[], None] | None = None
     ) -> list[ListedRow]:
         """Ask for the list."""
         return await self._upstream.list(self._process)

@@ -34,6 +34,11 @@ _NAMED: Final = {
         "tests/observability/test_metrics.py",
         "tests/observability/test_sums.py",
         "tests/observability/test_workers.py",
+        "tests/test_docs.py::test_metrics_page",
+    ),
+    "gateway/observability/workers.py": (
+        "tests/observability/test_metrics.py",
+        "tests/observability/test_workers.py",
     ),
     "gateway/observability/tracing.py": ("tests/observability/test_traces.py",),
     "tracing.": ("tests/observability/test_traces.py",),

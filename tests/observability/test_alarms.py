@@ -27,7 +27,7 @@ from tests.observability.numbers import scrape
 pytestmark = pytest.mark.anyio
 
 DOUBTFUL = {**harness.FAST, "GATEWAY_TRUST_SECONDS": "0"}
-"""Nothing is believed for longer than a moment, so each question is a look at the list; nothing looks by itself."""
+"""Nothing is believed for longer than a moment, so each read is a look at the list; nothing looks by itself."""
 
 
 @asynccontextmanager
@@ -77,10 +77,10 @@ async def test_start_that_finds_two_open_recordings_counts_a_suspected_duplicate
         assert after.total("duplicates_suspected_total") - before.total("duplicates_suspected_total") == 1
         (line,) = logged("duplicate.suspected", track["roomId"])
         assert (line["level"], line["rows"]) == ("error", 2)
-        assert track["participantId"] in line["key"]
+        assert line["target"].endswith(f":{track['roomId']}:track:{track['participantId']}:{track['kind']}")
 
 
-@pytest.mark.parametrize("looks", ["a reader", "the reconciler"])
+@pytest.mark.parametrize("looks", ["a read", "the reconciler"])
 async def test_look_that_finds_two_open_recordings_counts_a_suspected_duplicate(
     valkey: EmbeddedValkey, signer: Signer, demo: harness.Demo, new_track: NewTrack, looks: str
 ) -> None:
@@ -94,7 +94,7 @@ async def test_look_that_finds_two_open_recordings_counts_a_suspected_duplicate(
         before = await scrape(gateway)
         await gateway.start(track)
         await start_beside(simulator, track)
-        if looks == "a reader":
+        if looks == "a read":
             assert (await gateway.show(track)).json()["status"] == "recording"
         await harness.until(
             lambda: scrape(gateway),
@@ -158,7 +158,7 @@ async def take_over(valkey: EmbeddedValkey, room: str) -> None:
 # --- webhooks that do not arrive --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", ["a reader", "a start"])
+@pytest.mark.parametrize("first", ["a read", "a start"])
 async def test_failed_webhook_delivery_is_counted_once_however_often_it_is_seen(
     valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack, first: str
 ) -> None:
@@ -177,7 +177,7 @@ async def test_failed_webhook_delivery_is_counted_once_however_often_it_is_seen(
         async def start() -> None:
             assert (await gateway.start(track)).json()["outcome"] == "already_recording"
 
-        looks = [read, start, read, start] if first == "a reader" else [start, read, start, read]
+        looks = [read, start, read, start] if first == "a read" else [start, read, start, read]
         for number, look in enumerate(looks):
             asked = sum(call.endpoint == "list" for call in simulator.calls)
             await look()

@@ -17,13 +17,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from gateway.api.middleware import RequestMiddleware
 from gateway.lifecycle import Drain
-from gateway.observability import metrics
+from gateway.observability import metrics, workers
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.refusals import KINDS
 from tests import harness
 from tests.api_client import START, ApiClient, NewTrack
+from tests.metrics_page import LABELS
 from tests.observability.numbers import Numbers, scrape
 from tests.recordings.parts import Log
 
@@ -103,6 +104,21 @@ async def test_metrics_have_every_promised_name(gateway: ApiClient, new_track: N
     assert told == PROMISED
 
 
+async def test_metrics_of_any_answer_are_those_that_their_page_lists(gateway: ApiClient, new_track: NewTrack) -> None:
+    """docs/metrics.md names every metric, and every value of a label that it calls all of them."""
+    await gateway.start(new_track())
+    for status in range(100, 600):
+        with metrics.UpstreamCall("start") as call:
+            call.answered(status)
+    families = (await scrape(gateway)).families
+    names = {family.name + "_total" * (family.type == "counter"): family for family in families}
+    assert list(names.keys()) == [metric.name for metric in metrics.DESCRIPTIONS]
+    for name, family in names.items():
+        for label, value in (pair for sample in family.samples for pair in sample.labels.items() if pair[0] != "le"):
+            listed = LABELS[name, label]
+            assert listed.others or value in listed.values, (name, label, value)
+
+
 BEGUN: dict[tuple[str, str], set[str]] = {
     ("starts_total", "outcome"): {"started", "joined", "already_recording"},
     ("stops_total", "outcome"): {"stopped", "stop_requested", "not_recording", "joined"},
@@ -113,7 +129,9 @@ BEGUN: dict[tuple[str, str], set[str]] = {
     ("redis_errors_total", "kind"): set(KINDS),
     ("fenced_writes_total", "how"): {"stale", "late", "restored"},
     ("webhook_events_total", "type"): {"other"},
-    ("webhook_events_total", "verdict"): {"accepted", "repeated", "unsigned", "forged", "too_large", "malformed"},
+    ("webhook_events_total", "verdict"): {
+        *("accepted", "repeated", "postponed", "unsigned", "forged", "too_large", "malformed")
+    },
     ("refused_total", "bound"): {
         "connections",
         "connections-per-address",
@@ -503,7 +521,7 @@ async def test_metrics_count_a_request_without_an_answer() -> None:
 
 def test_seat_of_a_dead_worker_is_cleared_and_can_be_taken(tmp_path: Path) -> None:
     """The gauges of one that died go, those of one that lives stay, and the next worker takes the free seat."""
-    seats = [metrics._Seat(tmp_path) for _ in range(2)]
+    seats = [workers.Seat(tmp_path) for _ in range(2)]
     gauges = [tmp_path / f"gauge_livesum_{seat.number}.db" for seat in seats]
     for gauge in gauges:
         gauge.touch()
@@ -512,7 +530,7 @@ def test_seat_of_a_dead_worker_is_cleared_and_can_be_taken(tmp_path: Path) -> No
     seats[0].clear_dead_workers()
 
     assert [gauge.exists() for gauge in gauges] == [True, False]
-    assert metrics._Seat(tmp_path).number == 1
+    assert workers.Seat(tmp_path).number == 1
 
 
 @pytest.mark.parametrize(

@@ -226,14 +226,14 @@ async def test_trace_of_background_work_is_its_own_and_holds_no_secret(
             )
             await gateway.get(f"/{secret}", headers={"authorization": f"Bearer {secret}", "tracestate": f"a={secret}"})
             await gateway.get("/livez")
-            # Not by asking for the track: that would settle it, in the trace of the caller.
+            # Not by asking for the track: that would reconcile it, in the trace of the caller.
             await harness.eventually(lambda: "failed" in states(collector))
         assert await ended(process) == 0
 
         told = {span.id: span for span in collector.spans}
-        settled = [span for span in collector.named("finish") if span.attributes["gateway.state"] == "failed"]
-        roots = {story(span, told)[-1].name for span in settled}
-        assert roots == {"settle"}
+        finished = [span for span in collector.named("finish") if span.attributes["gateway.state"] == "failed"]
+        roots = {story(span, told)[-1].name for span in finished}
+        assert roots == {"reconcile"}
         (failed,) = collector.named("upstream start")
         assert (failed.attributes["gateway.status"], failed.events) == ("broken", 0)
         assert "getLiveness" not in {span.name for span in collector.spans}

@@ -14,7 +14,7 @@ from gateway.coordinator import Coordinator, Timing
 from gateway.coordinator.scripts import SCRIPTS, load_script
 from gateway.errors import CoordinationUnavailable
 from gateway.recordings import (
-    Batches,
+    Coalescer,
     Leader,
     ListingCache,
     Reconciler,
@@ -36,7 +36,7 @@ from tests.leaks import EVIDENCE
 NAMES: Final = {
     **{load_script(name).sha: name for name in SCRIPTS},
     Script("gateway.store", "limit").sha: "limit",
-    Script("gateway.coordinator", "backlog").sha: "backlog_gauge",
+    Script("gateway.coordinator", "backlog").sha: "backlog",
 }
 TIMING: Final = Timing(
     upstream_timeout=1.5, send_window=0.95, settle=0.7, lease=1, trust=60, check=60, verify_absent="never"
@@ -139,23 +139,23 @@ class Parts:
         self.listings = ListingCache(self.videosdk, **bounds.get("listings", {}))
         self.notifications = Notifications(self.connection)
         self.without_redis = WithoutRedisMode(self.coordinator, self.videosdk, report_every=0.02)
-        self.leader = Leader(self.coordinator, self.videosdk, self.listings)
+        self.leader = Leader(self.coordinator, self.videosdk, self.listings, retry_refused=3)
         often: dict[str, Any] = {"every": 0.05}
         self.reconciler = Reconciler(
             self.coordinator, self.listings, self.leader, **(often | bounds.get("reconciler", {}))
         )
         self.webhook_events = WebhookEvents(self.coordinator, self.reconciler)
-        self.batches = Batches(
+        self.coalescer = Coalescer(
             self.coordinator,
             self.leader,
             self.notifications,
             self.without_redis,
             self.reconciler,
             degrade=True,
-            **bounds.get("batches", {}),
+            **{"max_waiting": 20_000, **bounds.get("coalescer", {})},
         )
         self.recordings = Recordings(
-            self.coordinator, self.batches, self.reconciler, self.without_redis, **bounds.get("recordings", {})
+            self.coordinator, self.coalescer, self.reconciler, self.without_redis, **bounds.get("recordings", {})
         )
         self.room_feeds = RoomFeeds(
             self.coordinator,
@@ -171,7 +171,7 @@ class Parts:
 
     async def _open_without_loop(self) -> None:
         await self.coordinator.start()
-        await self.batches.open()
+        await self.coalescer.open()
 
     @asynccontextmanager
     async def running(self, *, settling: bool = True) -> AsyncGenerator["Parts"]:

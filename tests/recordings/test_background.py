@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from gateway.api.webhooks import WebhookReceiver
 from gateway.auth.api_keys import CallersFile, new_key
 from gateway.auth.oidc_tokens import ClaimNames, OidcTokens
-from gateway.coordinator import BacklogGauge, Command, Completion, Record
+from gateway.coordinator import Backlog, Command, Completion, Record
 from gateway.errors import CoordinationUnavailable, IdentityUnavailable, InternalError
 from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent, WebhookQueue
 from gateway.sandbox.simulator import Simulator
@@ -190,7 +190,7 @@ async def webhooks(parts: Parts, simulator: Simulator) -> Steps:
         heard.append(hint)
 
     webhook_receiver = WebhookReceiver(
-        Signatures(FetchedKeys(parts.videosdk.public_key)), WebhookQueue(handle, rest=0.01)
+        Signatures(FetchedKeys(parts.videosdk.public_key)), WebhookQueue(handle, max_waiting=10, rest=0.01)
     )
     data = {"meetingId": "room", "participantId": "ada"}
     body = json.dumps({"webhookType": "participant-left", "data": data}).encode()
@@ -234,12 +234,12 @@ async def room_feeds(parts: Parts, simulator: Simulator) -> Steps:
 
 async def metrics(parts: Parts, simulator: Simulator) -> Steps:
     """A look at what is uncertain that goes wrong: metrics tell nothing of it."""
-    backlog_gauge = BacklogGauge(parts.connection, "t")
+    backlog = Backlog(parts.connection, "t")
     await parts.coordinator.claim(key_of(parts), Command.START)
-    parts.connection.err("backlog_gauge")
-    assert await backlog_gauge.look() is None
+    parts.connection.err("backlog")
+    assert await backlog.uncertainty() is None
     yield
-    assert await BacklogGauge(parts.connection, "t").look() is not None
+    assert await Backlog(parts.connection, "t").uncertainty() is not None
 
 
 class Hours:

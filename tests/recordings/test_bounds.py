@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller
-from gateway.coordinator import BacklogGauge, Command, Completion, Coordinator, Record
+from gateway.coordinator import Backlog, Command, Completion, Coordinator, Record
 from gateway.coordinator.rewrites import Rewrites
 from gateway.errors import TooManyWaiting
 from gateway.recordings import (
@@ -128,7 +128,7 @@ async def full_house(valkey: EmbeddedValkey, simulator: Simulator, **bounds: int
     """Run a process in which every caller waits."""
     for endpoint in ("start", "stop"):
         simulator.inject(Fault(action="hang_before", endpoint=endpoint, times=None))
-    async with Parts(valkey, simulator.url, batches=bounds).running(settling=False) as parts:
+    async with Parts(valkey, simulator.url, coalescer=bounds).running(settling=False) as parts:
         waiters = Waiters(parts)
         try:
             yield waiters
@@ -265,12 +265,12 @@ async def use(here: Parts, there: Parts, rate_limiter: RateLimiter, simulator: S
 
 async def test_process_memory_does_not_grow_with_tracks(valkey: EmbeddedValkey, simulator: Simulator) -> None:
     """After seven tracks no part holds more than after three: no results, lists, locks, waiters, feeds or leases."""
-    bounds: dict[str, Any] = {"listings": {"max_remembered": 2, "max_unknown": 2}, "batches": {"max_results": 2}}
+    bounds: dict[str, Any] = {"listings": {"max_remembered": 2, "max_unknown": 2}, "coalescer": {"max_results": 2}}
     async with (
         Parts(valkey, simulator.url, **bounds).running() as here,
         Parts(valkey, simulator.url, **bounds).running() as there,
     ):
-        buckets = TokenBuckets(here.connection, settle_every=0.05, idle_seconds=0.05)
+        buckets = TokenBuckets(here.connection, sync_every=0.05, idle_seconds=0.05)
         buckets.open()
         rate_limiter = RateLimiter(buckets, "t", caller_per_minute=100, target_per_minute=100)
         held = {"here": here.all, "there": there.all, "rate_limiter": rate_limiter}
@@ -490,5 +490,5 @@ async def test_backlog_counts_no_more_tracks_of_a_bucket_than_its_bound(parts: P
         _, lease = await parts.coordinator.claim(key_of(parts, track(name)), Command.START)
         assert lease is not None
         await parts.coordinator.finish(lease, Completion(record=Record(state="unknown")), due_in=5)
-    counted = [await BacklogGauge(parts.connection, "t", max_per_bucket=most).look() for most in (2, 3)]
+    counted = [await Backlog(parts.connection, "t", max_per_bucket=most).uncertainty() for most in (2, 3)]
     assert [seen.count for seen in counted if seen] == [2, 3]

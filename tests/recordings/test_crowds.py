@@ -32,7 +32,7 @@ def valkey() -> Generator[EmbeddedValkey]:
 async def parts(valkey: EmbeddedValkey, simulator: Simulator) -> AsyncGenerator[Parts]:
     """A process's parts, in which those who come after a crowd would gather for longer than a test may take."""
     bounds = {"crowd": CROWD, "crowd_seconds": 1000}
-    async with Parts(valkey, simulator.url, PATIENT, batches=bounds).running(settling=False) as running:
+    async with Parts(valkey, simulator.url, PATIENT, coalescer=bounds).running(settling=False) as running:
         yield running
 
 

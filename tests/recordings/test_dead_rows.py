@@ -138,7 +138,7 @@ async def test_stop_that_is_refused_again_and_again_ends(
         assert (await gateway.start(track)).json()["outcome"] == "already_recording"
         simulator.end_recording(*key_of(track), rows_stay_open=True, webhook=False)
         assert (await gateway.stop(track)).status_code == 202
-        waits = await gateway.start(track, headers={"x-request-timeout-ms": "100"})
+        waits = await gateway.start(track, headers={"x-request-timeout-ms": "500"})
         assert waits.status_code == 504
         assert "nothing was sent" in waits.json()["detail"]
         await status_becomes(gateway, track, "stopped")

@@ -77,7 +77,7 @@ async def test_list_that_fails_unexpectedly_fails_for_every_waiter() -> None:
 
 
 class Paying:
-    """A reader that can pay for so many calls."""
+    """The budget of a read that can pay for so many calls."""
 
     def __init__(self, calls: int = 1000) -> None:
         self.paid = 0
@@ -110,32 +110,32 @@ def asked(simulator: Simulator) -> int:
     return sum(call.endpoint == "list" for call in simulator.calls)
 
 
-async def test_list_of_an_operation_does_not_wait_for_that_of_a_reader(simulator: Simulator) -> None:
-    """The reader's list of the same room never ends: the operation's is asked beside it."""
+async def test_list_of_an_operation_does_not_wait_for_that_of_a_read(simulator: Simulator) -> None:
+    """A read's list of the same room never ends: the operation's is asked beside it."""
     simulator.inject(Fault(action="hang_before", endpoint="list"))
     async with listing(simulator) as listings:
-        reader = asyncio.create_task(listings.ask("room", asker=Paying()))
+        read = asyncio.create_task(listings.ask("room", budget=Paying()))
         await harness.eventually(lambda: asked(simulator) == 1)
         async with asyncio.timeout(harness.BOUND):
             assert (await listings.ask("room")).rows == []
-        assert not reader.done()
-        reader.cancel()
+        assert not read.done()
+        read.cancel()
 
 
 @pytest.mark.parametrize(("places", "most"), [(4, 2), (2, 1), (1, 1)])
 async def test_lists_of_readers_leave_places_to_operations(simulator: Simulator, places: int, most: int) -> None:
-    """Of four places readers take two, however many they are; with one place they have to share it."""
+    """Of four places reads take two, however many they are; with one place they have to share it."""
     rooms = [f"room-{number}" for number in range(6)]
     simulator.inject(*(Fault(action="hang_before", endpoint="list", room_id=room, times=None) for room in rooms))
-    async with listing(simulator, max_connections=places, max_for_readers=2) as listings:
-        readers = [asyncio.create_task(listings.ask(room, asker=Paying())) for room in rooms]
+    async with listing(simulator, max_connections=places, max_for_reads=2) as listings:
+        reads = [asyncio.create_task(listings.ask(room, budget=Paying())) for room in rooms]
         await harness.eventually(lambda: asked(simulator) == most)
         if places > 1:
             async with asyncio.timeout(harness.BOUND):
                 await listings.ask("another")
             assert asked(simulator) == most + 1
-        for reader in readers:
-            reader.cancel()
+        for read in reads:
+            read.cancel()
 
 
 async def test_reader_without_a_place_in_time_is_not_sent(simulator: Simulator) -> None:
@@ -144,13 +144,13 @@ async def test_reader_without_a_place_in_time_is_not_sent(simulator: Simulator) 
     counted: Any = metrics._REFUSED.labels("reader-calls")
     before = counted._value.get()
     tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
-    videosdk = VideoSDK(simulator.url, tokens, timeout=0.3, max_for_readers=1)
+    videosdk = VideoSDK(simulator.url, tokens, timeout=0.3, max_for_reads=1)
     listings = ListingCache(videosdk)
-    slow = asyncio.create_task(listings.ask("slow", asker=Paying()))
+    slow = asyncio.create_task(listings.ask("slow", budget=Paying()))
     await harness.eventually(lambda: asked(simulator) == 1)
     # As long as a call may take: one of them may get the place of the slow one at that moment, and keeps it.
     answers = await asyncio.gather(
-        slow, *(listings.ask(f"room-{number}", asker=Paying()) for number in range(3)), return_exceptions=True
+        slow, *(listings.ask(f"room-{number}", budget=Paying()) for number in range(3)), return_exceptions=True
     )
     assert all(isinstance(answer, UpstreamError) for answer in answers)
     assert counted._value.get() >= before + 2
@@ -165,13 +165,13 @@ async def test_reader_pays_for_the_calls_that_it_causes(simulator: Simulator) ->
     one, other = Paying(), Paying()
     async with listing(simulator) as listings:
         simulator.inject(harness.delay("list", 0.05))
-        first = asyncio.create_task(listings.ask("room", asker=one))
+        first = asyncio.create_task(listings.ask("room", budget=one))
         await harness.turns(3)
-        second = asyncio.create_task(listings.ask("room", asker=other))
-        third = asyncio.create_task(listings.ask("room", asker=Paying(0)))
+        second = asyncio.create_task(listings.ask("room", budget=other))
+        third = asyncio.create_task(listings.ask("room", budget=Paying(0)))
         assert len((await first).rows) == 250
         await asyncio.gather(second, third)
-        await listings.ask("room", max_age=60, asker=Paying(0))
+        await listings.ask("room", max_age=60, budget=Paying(0))
         assert (one.paid, other.paid, asked(simulator)) == (5, 5, 6)
 
 
@@ -179,9 +179,9 @@ async def test_reader_that_cannot_pay_causes_no_call(simulator: Simulator) -> No
     """It is refused before it is queued, and takes nothing with it."""
     async with listing(simulator) as listings:
         with pytest.raises(TooManyRequests):
-            await listings.ask("room", asker=Paying(0))
+            await listings.ask("room", budget=Paying(0))
         assert asked(simulator) == 0
-        assert (await listings.ask("room", asker=Paying())).rows == []
+        assert (await listings.ask("room", budget=Paying())).rows == []
 
 
 async def test_unknown_rooms_are_remembered_beside_the_others(simulator: Simulator) -> None:
@@ -204,19 +204,19 @@ async def test_unknown_rooms_are_remembered_beside_the_others(simulator: Simulat
 
 
 async def test_room_that_videosdk_refuses_to_list_is_remembered(simulator: Simulator) -> None:
-    """Readers are told so again without a call; an operation, which needs the truth, asks."""
+    """Reads are answered so again without a call; an operation, which needs the truth, asks."""
     simulator.inject(Fault(action="refuse", endpoint="list", room_id="room", status=404, times=None))
     async with listing(simulator) as listings:
         for _ in range(3):
             with pytest.raises(Refused):
-                await listings.ask("room", max_age=60, asker=Paying())
+                await listings.ask("room", max_age=60, budget=Paying())
         assert asked(simulator) == 1
         with pytest.raises(Refused):
             await listings.ask("room")
         assert asked(simulator) == 2
         simulator.clear_faults()
         listings.forget_unknown("room")
-        assert (await listings.ask("room", max_age=60, asker=Paying())).rows == []
+        assert (await listings.ask("room", max_age=60, budget=Paying())).rows == []
 
 
 def _target(participant: str) -> SimulatedTarget:
@@ -226,8 +226,8 @@ def _target(participant: str) -> SimulatedTarget:
 async def test_lists_are_given_up_at_the_end(simulator: Simulator) -> None:
     """Neither what VideoSDK is asked nor what waits for a place goes on: no call is made after that."""
     simulator.inject(Fault(action="hang_before", endpoint="list", times=None))
-    async with listing(simulator, max_for_readers=1) as listings:
-        asking = [asyncio.create_task(listings.ask(f"room-{number}", asker=Paying())) for number in range(3)]
+    async with listing(simulator, max_for_reads=1) as listings:
+        asking = [asyncio.create_task(listings.ask(f"room-{number}", budget=Paying())) for number in range(3)]
         asking.append(asyncio.create_task(listings.ask("room-0")))
         await harness.eventually(lambda: asked(simulator) == 2)
         async with asyncio.timeout(harness.BOUND):

@@ -1,4 +1,4 @@
-"""When VideoSDK's list is asked, and how much of it: by readers, by webhooks, by the reconciler."""
+"""When VideoSDK's list is asked, and how much of it: by reads, by webhooks, by the reconciler."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
@@ -57,7 +57,7 @@ def lists(simulator: Simulator) -> list[str | None]:
     return [call.participant_id or None for call in simulator.calls if call.endpoint == "list"]
 
 
-# --- readers ---------------------------------------------------------------------------------------------------------
+# --- reads -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("doubted", [(), (ADA,), (BOB,), (ADA, BOB)], ids=["none", "one", "another", "all"])

@@ -63,7 +63,7 @@ async def ended(parts: Parts, target: Target = ADA) -> Recording:
 
 
 async def begin_elsewhere(simulator: Simulator, target: Target) -> None:
-    """Start a recording beside the gateway."""
+    """Start a recording outside the gateway."""
     async with httpx.AsyncClient(headers={"authorization": harness.management_token()}) as another:
         assert (await another.post(f"{simulator.url}{target.start_path}", json=target.ids)).is_success
 

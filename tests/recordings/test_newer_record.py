@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 async def test_start_stop_and_show_of_a_newer_record_are_answered_503(
     gateway: ApiClient, valkey: EmbeddedValkey, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Start, stop and question are answered 503 `newer-record`; VideoSDK is not asked. Then all works again."""
+    """Start, stop and read are answered 503 `newer-record`; VideoSDK is not asked. Then all works again."""
     track = new_track()
     await gateway.start(track)
     calls = len(harness.calls_for(simulator, track["roomId"]))

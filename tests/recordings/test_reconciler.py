@@ -82,7 +82,7 @@ async def seen(gateway: ApiClient, track: dict[str, str], **expected: object) ->
 
 
 async def outside(simulator: Simulator, action: str, track: dict[str, str]) -> None:
-    """Start or stop beside the gateway."""
+    """Start or stop outside the gateway."""
     async with httpx.AsyncClient(headers={"authorization": harness.management_token()}) as somebody:
         answer = await somebody.post(f"{simulator.url}/v2/recordings/participant/track/{action}", json=track)
         assert answer.is_success
@@ -136,7 +136,7 @@ async def test_reconciler_after_a_stop_finds_the_files(
 async def test_list_shows_a_recording_begun_beside_the_gateway(
     watchful: ApiClient, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """Begun beside the gateway: listed with its origin, joined by a start, stopped by a stop."""
+    """Started outside the gateway: listed with its origin, joined by a start, stopped by a stop."""
     track = new_track()
     await outside(simulator, "start", track)
     page = await harness.until(
@@ -452,7 +452,7 @@ async def test_query_that_is_wrong_is_refused(watchful: ApiClient, query: str, f
 async def test_reconciler_ignores_a_participant_with_an_impossible_id(
     watchful: ApiClient, simulator: Simulator, new_track: NewTrack, valkey: EmbeddedValkey
 ) -> None:
-    """A participant whose id is no part of any key here records beside the gateway: the room is listed without it."""
+    """A participant whose id is no part of any key here records outside the gateway: the room is listed without it."""
     track = new_track()
     for participant in ("a:b/c d", track["participantId"]):
         await outside(simulator, "start", {**track, "participantId": participant})

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.coordinator import Command
-from gateway.recordings import Kind, Mode, RunningRecordings, StartParameters, Target
+from gateway.recordings import Kind, Mode, RoomSearch, StartParameters, Target
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from tests import harness
@@ -32,7 +32,7 @@ async def start(parts: Parts, target: Target) -> None:
 
 
 async def outside(simulator: Simulator, target: Target) -> None:
-    """Start beside the gateway."""
+    """Start outside the gateway."""
     async with httpx.AsyncClient(headers={"authorization": harness.management_token()}) as somebody:
         answer = await somebody.post(f"{simulator.url}{target.start_path}", json=target.ids)
         assert answer.is_success
@@ -44,7 +44,7 @@ async def test_search_leaves_out_what_is_started_after_it_began(valkey: Embedded
         room = new_room()
         before, later, foreign = (track(name, room) for name in ("before", "later", "foreign"))
         await start(parts, before)
-        search = RunningRecordings(parts.coordinator, parts.listings).search(room)
+        search = RoomSearch(parts.coordinator, parts.listings, room)
         found = search.found(20, certain=True)
         first = await anext(found)
         assert (first.target, first.is_foreign) == (before, False)
@@ -54,7 +54,7 @@ async def test_search_leaves_out_what_is_started_after_it_began(valkey: Embedded
             await harness.until(redis.time, lambda now: now[0] * 1000 + now[1] // 1000 > began_at)
         await start(parts, later)
         await outside(simulator, foreign)
-        # Begun beside the gateway it cannot be told from what ran before.
+        # Started outside the gateway it cannot be told from what ran before.
         assert [(one.target, one.is_foreign) async for one in found] == [(foreign, True)]
         assert search.complete
 
@@ -68,7 +68,7 @@ async def test_search_of_more_than_is_shown_finds_them_in_the_list_and_is_not_co
     async with Parts(valkey, simulator.url, coordinator={"max_targets": 2}).running(settling=False) as parts:
         for target in targets:
             await start(parts, target)
-        search = RunningRecordings(parts.coordinator, parts.listings).search(room)
+        search = RoomSearch(parts.coordinator, parts.listings, room)
         found = [one async for one in search.found(20, certain=True)]
         assert sorted(one.target.participant_id for one in found) == ["ada", "bob", "eve"]
         assert not any(one.is_foreign for one in found)
@@ -85,6 +85,6 @@ async def test_search_whose_probe_outlasts_it_is_not_complete(valkey: EmbeddedVa
         await parts.coordinator.records.invalidate(key)
         claim, lease = await parts.coordinator.claim(key, Command.RECONCILE)
         assert (claim.action, lease is not None) == ("probe", True)
-        search = RunningRecordings(parts.coordinator, parts.listings).search(target.room_id)
+        search = RoomSearch(parts.coordinator, parts.listings, target.room_id)
         assert [one async for one in search.found(0.5, certain=True)] == []
         assert not search.complete

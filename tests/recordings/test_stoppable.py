@@ -7,7 +7,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from gateway.errors import DeadlineExceeded
+from gateway.errors import CoordinationUnavailable, DeadlineExceeded
 from gateway.recordings import Kind, Mode, Outcome, StartParameters, Status, Target
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -57,6 +57,21 @@ async def test_stop_under_a_number_leaves_what_was_started_since(
     assert (answer.outcome, answer.recording.status) == (Outcome.JOINED, Status.STOPPED)
     assert [row.end is None for row in simulator.rows] == [False, True]
     assert await parts.recordings.stoppable(target, is_own, timeout=5) is None
+
+
+async def test_stop_under_a_number_without_redis_stops_nothing(simulator: Simulator, new_track: NewTrack) -> None:
+    """Without the record nothing tells what was started since: it may be another's. A stop of everything is done."""
+    target = new_target(new_track)
+    with EmbeddedValkey() as server:
+        harness.age(server)
+        async with Parts(server, simulator.url, TIMING).running(settling=False) as parts:
+            await start(parts, target)
+            number = await parts.recordings.stoppable(target, is_own, timeout=5)
+            server.kill()
+            with pytest.raises(CoordinationUnavailable):
+                await parts.recordings.stop(target, caller=OWN, timeout=30, number=number)
+            assert [row.end is None for row in simulator.rows] == [True]
+            assert (await parts.recordings.stop(target, caller="service", timeout=30)).outcome is Outcome.STOPPED
 
 
 async def test_stop_under_a_number_leaves_a_later_start_in_flight(

@@ -222,6 +222,17 @@ async def test_stop_refused_without_redis_is_believed_when_the_list_has_had_time
         assert (await gateway.stop(track)).json()["outcome"] == "not_recording"
 
 
+async def test_start_whose_caller_leaves_before_redis_answers_may_still_be_sent(
+    fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """The operation does not depend on its caller, and the answer does not say that nothing was sent."""
+    async with serving(fragile, simulator, demo) as gateway:
+        fragile.pause()
+        late = await gateway.start(new_track(), headers={"x-request-timeout-ms": "50"})
+        assert (late.status_code, late.json()["type"]) == (504, "/problems/deadline-exceeded")
+        assert "may still be carried out" in late.json()["detail"]
+
+
 async def test_start_twenty_times_without_redis_is_one_per_process(
     fragile: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
 ) -> None:

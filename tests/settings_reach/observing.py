@@ -389,7 +389,7 @@ async def starts_of_one_caller(scene: Scene, given: Given) -> list[int]:
 
 
 async def questions_of_one_caller(scene: Scene, given: Given) -> list[int]:
-    """Return what two questions about made-up rooms are answered, of a new caller: a list of each mode for each."""
+    """Return what two reads of made-up rooms are answered, of a new caller: a list of each mode for each."""
     key, entry = new_key(f"asking-{uuid.uuid4().hex[:8]}")
     file = scene.folder / "asking.toml"
     file.write_text(entry)
@@ -398,12 +398,12 @@ async def questions_of_one_caller(scene: Scene, given: Given) -> list[int]:
 
 
 async def lists_side_by_side(scene: Scene, given: Given) -> int:
-    """Return how many lists for readers are on their way at once while VideoSDK answers none."""
+    """Return how many lists for reads are on their way at once while VideoSDK answers none."""
     rooms = [scene.track()["roomId"] for _ in range(4)]
     lists = ("list", "participant-list", "room-list")
     scene.simulator.inject(*(Fault(action="hang_before", endpoint=name, times=None) for name in lists))
     async with scene.serving(given) as gateway:
-        # Each reader is answered without its list after a moment.
+        # Each read is answered without its list after a moment.
         answers = await asyncio.gather(*(gateway.list(room) for room in rooms))
         assert {answer.status_code for answer in answers} == {200}
         # The gateway also looks after what other tests left behind.

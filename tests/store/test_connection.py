@@ -111,6 +111,21 @@ async def test_failing_server_is_not_asked_until_its_pause_is_over() -> None:
     await server.wait_closed()
 
 
+async def test_line_that_is_lost_is_one_failure_however_many_calls_were_on_it() -> None:
+    """Redis is there again at once: no call is refused without being sent."""
+    with EmbeddedValkey() as server:
+        connection = Connection(server.url, probe_every=3600)
+        await connection.read("key")
+        server.pause()
+        replies = await asyncio.gather(*(connection.read("key") for _ in range(20)), return_exceptions=True)
+        assert {type(reply) for reply in replies} == {CoordinationUnavailable}
+        server.resume()
+        assert (connection.open, connection.healthy, connection.failures) == (False, False, 20)
+        assert await connection.read("key") == {}
+        assert connection.healthy
+        await connection.aclose()
+
+
 async def test_recovered_server_is_found_by_the_next_try() -> None:
     """One call tries, and where it succeeds all others are made again."""
     with EmbeddedValkey() as server:

@@ -32,7 +32,7 @@ class Process:
     def __init__(self, connection: Connection, burst: float, **bounds: float) -> None:
         self.connection = connection
         self.burst = burst
-        settings = {"settle_every": NEVER, "idle_seconds": NEVER} | bounds
+        settings = {"sync_every": NEVER, "idle_seconds": NEVER} | bounds
         self.buckets = TokenBuckets(connection, **settings)  # pyright: ignore[reportArgumentType]
 
     async def take(self, name: str, cost: float = 0.1) -> Quota:
@@ -152,20 +152,20 @@ async def test_look_says_what_all_processes_left_and_takes_nothing(process: Make
     """A process that never used the bucket asks Redis; again and again, nothing is gone, and what is owed shows."""
     one, other = process(10), process(10)
     await one.take(name, 6)
-    await one.buckets.settle()
+    await one.buckets.sync()
 
     seen = [await other.look(name) for _ in range(20)]
 
     assert {round(quota.remaining, 2) for quota in seen} == {4}
     assert (await other.take(name, 4)).allowed
     one.spend(name, 3)
-    await one.buckets.settle()
+    await one.buckets.sync()
     owed = await process(10).look(name)
     assert (round(owed.remaining), round(owed.full * SLOW / 60)) == (-3, 13)
 
 
 async def test_look_at_a_bucket_heard_of_lately_runs_no_script(process: MakeProcess, name: str) -> None:
-    """However many ask, it is one script until the next round of settling is due."""
+    """However many ask, it is one script until the next synchronisation is due."""
     one = process(10)
     await asyncio.gather(*(one.look(name) for _ in range(50)))
     for _ in range(50):
@@ -296,7 +296,7 @@ async def test_two_processes_together_exceed_a_limit_by_what_one_holds_while_it_
     for _ in range(60):
         await here.request(name)
     await fill(redis, name)
-    await here.buckets.settle()
+    await here.buckets.sync()
     await fill(redis, name)
     let_in = 0
     for _ in range(100):
@@ -313,7 +313,7 @@ async def test_process_reports_at_once_what_exceeds_a_tenth_of_the_burst(
     here, there = process(100), process(100)
     here.spend(name, 10)
     await there.take(name)
-    await there.buckets.settle()
+    await there.buckets.sync()
     assert (await there.take(name)).remaining > 99
     await there.buckets.close(5)
     assert here.scripts == 0
@@ -347,14 +347,14 @@ async def test_first_request_of_many_is_settled_by_few_scripts(
     use = one.start if limit == "targets" else one.request
     assert all([await use(f"{name}-{number}") for number in range(250)])
     assert one.scripts == 0
-    await one.buckets.settle()
+    await one.buckets.sync()
     assert one.scripts == 2
     assert await tokens(redis, f"{name}-249") == pytest.approx(2, abs=0.01)
 
 
 async def test_requests_of_a_caller_cost_few_scripts(process: MakeProcess, name: str) -> None:
     """Four hundred requests, one after the other: at most one script for five."""
-    one = process(1000, settle_every=0.25)
+    one = process(1000, sync_every=0.25)
     one.buckets.open()
     assert all([await one.request(name) for _ in range(400)])
     assert one.scripts <= 80
@@ -373,11 +373,11 @@ async def test_unused_tokens_of_an_idle_process_return(process: MakeProcess, red
     """What was drawn and not used is given back after a while, and not before."""
     one = process(100)
     await used(one, name)
-    await one.buckets.settle()
+    await one.buckets.sync()
     left = await tokens(redis, name)
     assert left is not None
     assert left < 95.5
-    hasty = process(100, settle_every=0.02, idle_seconds=0.1)
+    hasty = process(100, sync_every=0.02, idle_seconds=0.1)
     hasty.buckets.open()
     await used(hasty, f"{name}-hasty")
     await harness.until(lambda: tokens(redis, f"{name}-hasty"), lambda left: left == pytest.approx(96, abs=0.01))
@@ -395,7 +395,7 @@ async def test_close_reports_everything(process: MakeProcess, redis: Redis, name
 
 async def test_settling_after_an_unexpected_error_goes_on(process: MakeProcess, redis: Redis, name: str) -> None:
     """The error is logged, and what was spent is reported in the next round."""
-    one, log = process(10, settle_every=0.01), Log()
+    one, log = process(10, sync_every=0.01), Log()
     assert isinstance(one.connection, ErringConnection)
     one.connection.err("limit")
     one.buckets.open()
@@ -410,7 +410,7 @@ async def test_settling_after_redis_was_lost_goes_on(name: str) -> None:
         gate = Gate(server.port)
         await gate.open()
         connection = Connection(f"redis://127.0.0.1:{gate.port}", probe_every=0.02)
-        one = Process(connection, 10, settle_every=0.01)
+        one = Process(connection, 10, sync_every=0.01)
         one.buckets.open()
         one.spend(name, 1)
         async with Redis.from_url(server.url, decode_responses=True) as admin:
@@ -446,10 +446,10 @@ async def test_report_whose_reply_was_lost_is_taken_once(
     """The same report again takes nothing a second time; what was spent meanwhile is taken with the next one."""
     one = process(10, LostReply(valkey.url))
     one.spend(name, 1)
-    await one.buckets.settle()
+    await one.buckets.sync()
     assert await tokens(redis, name) == pytest.approx(9, abs=0.01)
     one.spend(name, 1)
-    await one.buckets.settle()
+    await one.buckets.sync()
     assert await tokens(redis, name) == pytest.approx(8, abs=0.01)
 
 
@@ -475,10 +475,10 @@ async def test_report_that_is_given_up_is_not_repeated(process: MakeProcess, red
     assert isinstance(one.connection, ErringConnection)
     one.connection.away("limit")
     one.spend(name, 1)
-    await one.buckets.settle()
+    await one.buckets.sync()
     assert one.buckets.take_at_once(name, per_minute=SLOW, burst=10, cost=0) is not None
     one.connection.errors.clear()
-    await one.buckets.settle()
+    await one.buckets.sync()
     assert await tokens(redis, name) is None
 
 
@@ -486,7 +486,7 @@ async def test_close_while_redis_hangs_ends_with_its_grace(name: str) -> None:
     """What cannot be reported is given up, and not only once Redis's own time-out has passed."""
     with harness.PatientValkey() as server:
         connection = Connection(server.url)
-        buckets = TokenBuckets(connection, settle_every=NEVER, idle_seconds=NEVER)
+        buckets = TokenBuckets(connection, sync_every=NEVER, idle_seconds=NEVER)
         await buckets.take(name, per_minute=SLOW, burst=10, cost=1)
         buckets.spend(name, per_minute=SLOW, burst=10, cost=9)
         server.pause()

@@ -33,6 +33,9 @@ pytestmark = pytest.mark.anyio
 CALLERS = (Path(__file__).parents[2] / "docs" / "callers.md").read_text("utf-8")
 
 
+PROBLEM = "application/problem+json"
+
+
 class Ended(NamedTuple):
     """What a command did."""
 
@@ -159,7 +162,7 @@ async def test_list_and_watch_of_what_was_over_say_why_and_no_longer_until_when(
 async def test_stop_of_a_whole_room_says_what_became_of_each(
     gateway: ApiClient, run: Command, simulator: Simulator, new_track: NewTrack
 ) -> None:
-    """All that was started there, whatever its mode; what began beside the gateway is counted, or stopped too."""
+    """All that was started there, whatever its mode; what started outside the gateway is counted, or stopped too."""
     track, foreign = new_track(), new_track()
     room, whole = track["roomId"], {"roomId": track["roomId"]}
     assert (await gateway.start(track)).status_code == 201
@@ -176,7 +179,7 @@ async def test_stop_of_a_whole_room_says_what_became_of_each(
         ["room", "stopped", "stopped"],
         ["track", track["participantId"], track["kind"], "stopped", "stopped"],
     ]
-    assert ended.err.startswith("Left alone: 1 that began beside the gateway")
+    assert ended.err.startswith("Left alone: 1 started outside the gateway")
 
     ended = await run("stop", "--all", "--include-foreign", "--json", room)
     answer = json.loads(ended.out)
@@ -307,10 +310,12 @@ async def test_start_while_videosdk_limits_exits_5(run: Command, simulator: Simu
 
 
 @asynccontextmanager
-async def another_server(reply: Reply | None) -> AsyncGenerator[str]:
-    """A server that is no gateway: every request gets this answer, or its connection is cut."""
+async def another_server(*replies: Reply | None) -> AsyncGenerator[str]:
+    """A server that is no gateway: each request gets the next answer and at last always the same; None cuts it off."""
+    left = list(replies)
 
     async def answer(exchange: Exchange) -> None:
+        reply = left.pop(0) if len(left) > 1 else left[0]
         if reply is None:
             exchange.reset()
         else:
@@ -325,23 +330,42 @@ async def another_server(reply: Reply | None) -> AsyncGenerator[str]:
 
 
 @pytest.mark.parametrize(
-    ("reply", "start", "listing"),
+    ("reply", "sent", "listing"),
     [
         (Reply(502, b"<h1>Bad gateway</h1>", "text/html"), ExitCode.UNKNOWN, ExitCode.UNREACHABLE),
         (Reply(200, b"<h1>Welcome</h1>", "text/html"), ExitCode.UNKNOWN, ExitCode.UNREACHABLE),
         (Reply(404, b"<h1>Not found</h1>", "text/html"), ExitCode.UNREACHABLE, ExitCode.UNREACHABLE),
+        (Reply(400, b'{"title":"Bad","errors":{"a":["b"]}}', PROBLEM), ExitCode.UNREACHABLE, ExitCode.UNREACHABLE),
+        (Reply(200, b"{}"), ExitCode.UNKNOWN, ExitCode.UNREACHABLE),
+        (Reply(200, b'{"status":"ok","recordings":[{}],"results":[{}]}'), ExitCode.UNKNOWN, ExitCode.UNREACHABLE),
+        (Reply(200, b'{"title":"?"}', PROBLEM), ExitCode.UNKNOWN, ExitCode.UNREACHABLE),
+        (Reply(200, b"{}", headers=(("content-encoding", "gzip"),)), ExitCode.UNKNOWN, ExitCode.UNREACHABLE),
         (None, ExitCode.UNKNOWN, ExitCode.UNREACHABLE),
     ],
-    ids=["a proxy's page", "another service", "another service's 404", "cut off"],
+    ids=[
+        "a proxy's page",
+        "another service",
+        "another service's 404",
+        "another service's problem",
+        "an empty object",
+        "another service's object",
+        "a problem with a success",
+        "packed, and it is not",
+        "cut off",
+    ],
 )
 async def test_command_answered_by_another_server_believes_nothing(
-    reply: Reply | None, start: ExitCode, listing: ExitCode
+    reply: Reply | None, sent: ExitCode, listing: ExitCode
 ) -> None:
     """What is not the gateway's proves nothing: behind a proxy a start may have happened, a list is not to be had."""
+    commands = (("start", "room", "ada", "video"), ("stop", "--all", "room"), ("list", "room"))
     async with another_server(reply) as url:
-        started = await command(environment(url, "key"), "start", "room", "ada", "video")
-        listed = await command(environment(url, "key"), "list", "room")
-    assert (started.code, listed.code) == (start, listing), started.err + listed.err
+        answers = await asyncio.gather(*(command(environment(url, "key"), *arguments) for arguments in commands))
+    assert [ended.code for ended in answers] == [sent, sent, listing], answers
+    for ended in answers:
+        assert ended.out == ""
+        assert url in ended.err
+        assert "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize(
@@ -354,6 +378,8 @@ async def test_command_answered_by_another_server_believes_nothing(
         (("start", "--max-duration", "-60", "room"), "expected"),
         (("stop", "--max-duration", "90m", "room"), "unrecognized arguments"),
         (("start", "room", "ada", "video", "more"), "at most 3 ids"),
+        (("start", "--set", "a:=NaN", "room"), "--set a:= takes JSON"),
+        (("list", os.fsdecode(b"\xff")), "argument ROOM: expected UTF-8"),
         (("stop", "--all", "room", "ada"), "--all takes a ROOM alone"),
         (("stop", "--include-foreign", "room", "ada", "video"), "stands beside it"),
     ],
@@ -648,6 +674,51 @@ async def test_watch_with_a_revoked_key_exits_1(
         assert await watch.ended() == ExitCode.REFUSED
         assert "the key or token is not in force any more" in watch.err
         assert "/problems/unauthenticated" in watch.err
+
+
+async def test_watch_of_another_servers_events_leaves_them_out() -> None:
+    """An event of a known name that lacks what the gateway's has is no reason to end, and is not shown."""
+    others = ("snapshot", "{}"), ("recording", "[]"), ("recording", '{"roomId":"room","status":"recording"}')
+    stream = "".join(f"event: {name}\ndata: {data}\n\n" for name, data in others)
+    async with (
+        another_server(Reply(200, stream.encode(), "text/event-stream")) as url,
+        watching(environment(url, "key"), "room") as watch,
+    ):
+        await watch.until(
+            lambda watch: "  recording" in watch.out and watch.err.count("not the gateway's was left") > 1
+        )
+
+
+async def test_watch_of_a_gateway_that_ends_again_and_again_keeps_its_pace() -> None:
+    """The pace that the gateway asks for, then twice that: each try that fails makes the next one later."""
+    async with (
+        another_server(Reply(200, b"retry: 300\n\n", "text/event-stream")) as url,
+        watching(environment(url, "key"), "room") as watch,
+    ):
+        await watch.until(lambda watch: "again in 0.3 s." in watch.err and "again in 0.6 s." in watch.err)
+
+
+async def test_watch_goes_on_after_what_it_may_not_see() -> None:
+    """A comment that comes with an id says where to go on; nothing is shown, and nothing is said of it."""
+    stream = b'retry: 100\n\nid: 1-1\nevent: snapshot\ndata: {"recordings":[]}\n\n:\nid: 1-9\n\n'
+    async with (
+        another_server(Reply(200, stream, "text/event-stream")) as url,
+        watching(environment(url, "key"), "--json", "room") as watch,
+    ):
+        await watch.until(lambda watch: "Connected again, from event 1-9 on." in watch.err)
+        assert "left out" not in watch.err
+        assert {json.loads(line)["event"] for line in watch.out.splitlines()} == {"snapshot"}
+
+
+async def test_watch_refused_for_a_while_says_why_and_comes_back_when_it_may() -> None:
+    """Let in before, and refused with a Retry-After now: the problem's title, and the seconds that it asks for."""
+    limited = Reply(503, b'{"title":"Too many readers"}', PROBLEM, (("retry-after", "1"),))
+    stream = Reply(200, b"retry: 100\n\n", "text/event-stream")
+    async with (
+        another_server(stream, limited, stream) as url,
+        watching(environment(url, "key"), "room") as watch,
+    ):
+        await watch.until(lambda watch: "Connection lost (Too many readers); again in 1.0 s." in watch.err)
 
 
 @pytest.mark.blackbox

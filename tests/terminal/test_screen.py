@@ -29,7 +29,8 @@ def test_printable_text_cannot_move_the_cursor() -> None:
 @pytest.mark.anyio
 async def test_events_cut_anywhere_are_read_whole() -> None:
     """However the bytes arrive, and whatever stands in the data, the same events come out."""
-    stream = 'retry: 1500\r\n\r\nid: 1-1\nevent: snapshot\ndata: {"a":"\u2028ë"}\n\n:\n\nid: 1-2\ndata: x\ndata: y\n\n'
+    stream = 'retry: 1500\r\n\r\nid: 1-1\nevent: snapshot\ndata: {"a":"\u2028ë"}\n\n:\n\n:\nid: 1-1\n\n: more\n'
+    stream += "id: 1-2\ndata: x\ndata: y\n\n:\nid: 1-3\n\n"
     for size in (1, 2, 3, 7, 1000):
 
         async def body(size: int = size) -> AsyncGenerator[bytes]:
@@ -42,6 +43,7 @@ async def test_events_cut_anywhere_are_read_whole() -> None:
             Event("retry", "", "1500"),
             Event("snapshot", "1-1", '{"a":"\u2028ë"}'),
             Event("message", "1-2", "x\ny"),
+            Event("", "1-3", ""),
         ]
 
 
@@ -50,7 +52,9 @@ def test_fields_are_text_files_or_json() -> None:
     assert fields_of(["a=b=c", 'd:={"e":[1]}', "f="]) == {"a": "b=c", "d": {"e": [1]}, "f": ""}
 
 
-@pytest.mark.parametrize("given", ["webhookUrl", "=x", ":=1", "config:={", "hook=@/hunter2"])
+@pytest.mark.parametrize(
+    "given", ["webhookUrl", "=x", ":=1", "config:={", "x:=NaN", "x:=1e999", 'x:="\\ud800"', "hook=@/hunter2"]
+)
 def test_field_of_no_form_is_refused(given: str) -> None:
     """No equals sign, no name, no JSON, no such file: refused, without the value."""
     with pytest.raises(UsageError) as refused:

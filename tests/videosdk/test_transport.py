@@ -316,6 +316,25 @@ async def test_server_that_falls_silent_is_given_up(said: bytes) -> None:
         await harness.eventually(lambda: server.ended == 1)
 
 
+async def test_request_that_is_given_up_leaves_nothing_to_be_sent_later() -> None:
+    """The kernel drops what the server has not taken: the connection is reset, not ended behind the last byte."""
+    ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            ended.set_result(await reader.read())
+        except ConnectionResetError as error:
+            ended.set_exception(error)
+        writer.close()
+
+    server = await asyncio.start_server(deaf, "127.0.0.1", 0)
+    async with server, client(read=0.2) as videosdk:
+        with pytest.raises(httpx.ReadTimeout):
+            await videosdk.post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", json={"roomId": "a"})
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(ended, harness.BOUND)
+
+
 async def test_time_of_an_earlier_request_ends_no_later_one() -> None:
     """The first has little time and needs less; the second takes longer than that on the same connection."""
     later = asyncio.Event()

@@ -4,6 +4,7 @@
 
 const LONGEST_PAUSE = 15_000; // milliseconds between two tries to connect
 const LONGEST_SILENCE = 45_000; // the gateway sends a comment every 15 s: after three without one, the line is dead
+const LONGEST_ANSWER = 35_000; // a gateway answers within 30 s, unless its operator has raised that
 
 /** An error that the gateway answered (RFC 9457): `title` says what, `detail` why, `errors` which fields. */
 export class Problem extends Error {
@@ -18,14 +19,24 @@ export class Problem extends Error {
   }
 }
 
+const LOST = {title: "The gateway cannot be reached", detail: "It did not answer, or the network is down."};
+const NO_ANSWER = {
+  TimeoutError: {title: "The gateway did not answer in time", detail: "It may act all the same; asking again is safe."},
+  SyntaxError: {title: "What answers is not the gateway", detail: "It may be a proxy in between, or another service."},
+};
+const unanswered = ({name}) => new Problem(NO_ANSWER[name] ?? LOST);
+
 export class Gateway {
   #credential;
+  #bounds;
   /** By how many milliseconds the gateway's clock is ahead of this device's. */
   skew = 0;
 
-  constructor(address, credential) {
+  /** The last are milliseconds: of the wait for an answer, and of a stream without a byte, after which it is dead. */
+  constructor(address, credential, {answer = LONGEST_ANSWER, silence = LONGEST_SILENCE} = {}) {
     this.address = address;
     this.#credential = credential;
+    this.#bounds = {answer, silence};
   }
 
   /** What the caller is and may. */
@@ -34,7 +45,9 @@ export class Gateway {
   stop = (mode, target) => this.#json(`v1/recordings/${mode}/stop`, target);
 
   async #json(path, body) {
-    return (await this.#send(path, {body})).json();
+    const signal = AbortSignal.timeout(this.#bounds.answer);
+    const answer = await this.#send(path, {body, signal});
+    return answer.json().catch((error) => Promise.reject(unanswered(error)));
   }
 
   async #send(path, {body, headers, signal}) {
@@ -50,8 +63,8 @@ export class Gateway {
         body: body && JSON.stringify(body),
         signal,
       });
-    } catch {
-      throw new Problem({title: "The gateway cannot be reached", detail: "It did not answer, or the network is down."});
+    } catch (error) {
+      throw unanswered(error);
     }
     const ahead = Date.parse(answer.headers.get("Date")) - Date.now();
     if (Math.abs(ahead) > 2000) this.skew = ahead; // less is rounding, and the way of the answer
@@ -77,7 +90,8 @@ export class Gateway {
     let tries = 0;
     while (!signal.aborted) {
       const line = new AbortController();
-      const watchdog = new Timer(LONGEST_SILENCE, () => line.abort());
+      const watchdog = new Timer(this.#bounds.silence, () => line.abort());
+      watchdog.restart(); // a connection may also stall before the answer begins
       let wait = 0;
       try {
         const headers = last ? {"Last-Event-ID": last} : {};

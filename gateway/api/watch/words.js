@@ -10,7 +10,7 @@ export const STATUS = {
 };
 export const MODE = {track: "Track", participant: "Participant as a whole", room: "Room as a whole"};
 export const KIND = {audio: "Audio", video: "Video", screen_audio: "Screen audio", screen_video: "Screen video"};
-export const SORT = {api_key: "API key", join_token: "join token", jwt: "company token", anyone: "no key needed"};
+export const SORT = {api_key: "API key", join_token: "join token", jwt: "JWT", anyone: "no key needed"};
 export const OUTCOME = {
   started: "Started.",
   joined: "Done, together with another request.",

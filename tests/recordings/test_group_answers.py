@@ -1,4 +1,4 @@
-"""What a batch is answered, row by row: of an operation's result, and of the record where there is none."""
+"""What a caller group is answered, row by row: of an operation's result, and of the record where there is none."""
 
 import asyncio
 from typing import Any, cast
@@ -7,8 +7,8 @@ import pytest
 
 from gateway.coordinator import UNBOUNDED, Claim, Command, Coordinator, Lease, MaxDuration, Record, Timing, Verdict
 from gateway.recordings import Outcome, Target
-from gateway.recordings.batch import Batch
-from gateway.recordings.batches import Batches
+from gateway.recordings.caller_group import CallerGroup
+from gateway.recordings.coalescer import Coalescer
 from gateway.recordings.model import Answer, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.targets import Kind, Mode, StartParameters
@@ -23,20 +23,20 @@ START, STOP, CHECK = Command.START, Command.STOP, Command.RECONCILE
 
 
 class Asked:
-    """A batch of two callers, and the rules by which it is answered, with nothing behind them."""
+    """A group of two callers, and the rules by which it is answered, with nothing behind them."""
 
     def __init__(self, command: Command, max_duration: MaxDuration = UNBOUNDED, longest: float = 0) -> None:
         parameters = ONE if command is START else None
-        self.batch = Batch("key", TARGET, command, parameters, "demo", None, None, max_duration)
+        self.group = CallerGroup("key", TARGET, command, parameters, "demo", None, None, max_duration)
         loop = asyncio.get_running_loop()
-        self.batch.waiters = [loop.create_future(), loop.create_future()]
+        self.group.waiters = [loop.create_future(), loop.create_future()]
         coordinator = Coordinator(Connection("redis://nowhere"), Timing(longest=longest), "t")
-        self.rules = Batches(coordinator, *(cast("Any", None) for _ in range(4)), degrade=False)
+        self.rules = Coalescer(coordinator, *(cast("Any", None) for _ in range(4)), degrade=False, max_waiting=2)
 
     @property
     def answers(self) -> list[object]:
         """What the callers were answered: outcome, or the problem."""
-        answers = [caller.result() for caller in self.batch.waiters if caller.done()]
+        answers = [caller.result() for caller in self.group.waiters if caller.done()]
         return [answer.outcome if isinstance(answer, Answer) else answer for answer in answers]
 
 
@@ -88,12 +88,12 @@ RESULTS: list[tuple[Command, Result, list[object], list[object]]] = [
 
 @pytest.mark.parametrize("leading", [True, False], ids=["its own", "another's"])
 @pytest.mark.parametrize(("command", "became", "own", "others"), RESULTS)
-async def test_batch_on_a_result_answers_what_the_table_says(
+async def test_group_on_a_result_answers_what_the_table_says(
     command: Command, became: Result, own: list[object], others: list[object], leading: bool
 ) -> None:
-    """A result that is not about the command answers no caller: the batch claims again."""
+    """A result that is not about the command answers no caller: the group claims again."""
     asked = Asked(command)
-    answered = asked.rules._answer_from_result(asked.batch, became, leading=leading)
+    answered = asked.rules._answer_from_result(asked.group, became, leading=leading)
     assert asked.answers == (own if leading else others)
     assert answered is bool(asked.answers)
 
@@ -116,7 +116,7 @@ async def test_batch_on_a_result_answers_what_the_table_says(
 )
 @pytest.mark.parametrize("outcome", [O.STARTED, O.ALREADY_RECORDING])
 @pytest.mark.parametrize("leading", [True, False], ids=["its own", "another's"])
-async def test_batch_on_a_result_claims_again_where_the_end_does_not_suit_it(
+async def test_group_on_a_result_claims_again_where_the_end_does_not_suit_it(
     max_duration: MaxDuration, longest: float, ends_in: int, suits: bool, outcome: Outcome, leading: bool
 ) -> None:
     """The claim then moves the end. What it has started itself ends as it asked."""
@@ -124,7 +124,7 @@ async def test_batch_on_a_result_claims_again_where_the_end_does_not_suit_it(
     stops_at = asked.rules._coordinator.now_ms() + ends_in * 1000 if ends_in else 0
     record = Record(state=S.RECORDING, fingerprint=ONE.fingerprint, stops_at=stops_at)
     became = Result(command=START, record=record, outcome=outcome, fingerprint=ONE.fingerprint)
-    answered = asked.rules._answer_from_result(asked.batch, became, leading=leading)
+    answered = asked.rules._answer_from_result(asked.group, became, leading=leading)
     assert answered is (suits or (leading and outcome is O.STARTED))
 
 
@@ -153,22 +153,22 @@ def claimed(verdict: Verdict, record: Record, before: str = "") -> Claim:
 
 
 @pytest.mark.parametrize(("command", "verdict", "state", "waited", "outcome", "status"), RECORDS)
-async def test_batch_on_a_record_is_answered_what_the_table_says(
+async def test_group_on_a_record_is_answered_what_the_table_says(
     command: Command, verdict: Verdict, state: Status, waited: bool, outcome: Outcome | None, status: Status
 ) -> None:
     """A stop that waited for another's stop joined it; one that finds nothing says so."""
     asked = Asked(command)
-    asked.batch.waited_for_another = waited
-    answer = asked.rules._answer_from_record(asked.batch, claimed(verdict, Record(state=state)))
+    asked.group.waited_for_another = waited
+    answer = asked.rules._answer_from_record(asked.group, claimed(verdict, Record(state=state)))
     assert isinstance(answer, Answer)
     assert (answer.outcome, answer.recording.status) == (outcome, status)
 
 
-async def test_batch_with_other_parameters_is_answered_the_fields() -> None:
+async def test_group_with_other_parameters_is_answered_the_fields() -> None:
     """Which differ, and never what they are."""
     asked = Asked(START)
     answer = asked.rules._answer_from_record(
-        asked.batch, claimed(Verdict.CONFLICT, Record(state=S.RECORDING, fingerprint=OTHER.fingerprint))
+        asked.group, claimed(Verdict.CONFLICT, Record(state=S.RECORDING, fingerprint=OTHER.fingerprint))
     )
     assert isinstance(answer, Problem)
     assert (answer.slug, "bucketDirPath" in str(answer)) == ("parameters-differ", True)

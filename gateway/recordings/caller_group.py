@@ -1,4 +1,4 @@
-"""A batch: callers of one process who want the same of one target, and are answered together."""
+"""A caller group: callers of one process who want the same of one target, and are answered together."""
 
 import asyncio
 import math
@@ -11,10 +11,10 @@ from gateway.observability import tracing
 from gateway.recordings.model import Answer, Descriptor, Outcome, Problem
 from gateway.recordings.targets import StartParameters, Target
 
-__all__ = ["Batch", "give_up", "what_goes_on"]
+__all__ = ["CallerGroup", "give_up", "what_goes_on"]
 
 
-class Batch:
+class CallerGroup:
     """Callers who are answered together, and what Redis said to them."""
 
     def __init__(
@@ -47,18 +47,21 @@ class Batch:
         """Until when (`clock`) the most patient caller waits."""
         self.claim: Claim | None = None
         """What Redis said last."""
-        self.asked_at = "" if asked_at is None else str(asked_at)
-        """The number (see `claim.lua`) under which this was asked first: of a stop, and of a start's retry."""
+        self.claiming = True
+        """Redis is asked, and may have it lead."""
+        self.number = self.asked_at = "" if asked_at is None else str(asked_at)
+        """The number (see `claim.lua`) that its callers gave: a start's retry yields to stops asked for since, and a
+        stop is about nothing that was started since. A stop without one gets `asked_at` from Redis."""
         self.stop_recorded = False
         """A stop that Redis knows of: it happens, whether or not its callers wait for it."""
         self.waited_for_another = False
         """Another operation was in flight when it came."""
         self.submitted = False
         """Redis has answered for the first time, or will not."""
-        self.merged_into: Batch | None = None
-        """The batch that this one's waiters went over to."""
+        self.merged_into: CallerGroup | None = None
+        """The group that this one's waiters went over to."""
         self.context = copy_context()
-        """Of its first caller: that caller's trace shows what is done for the batch."""
+        """Of its first caller: that caller's trace shows what is done for the group."""
         self.trace = ""
         """Where the operation's trace is that answered it."""
         self.is_leader = False
@@ -85,8 +88,8 @@ class Batch:
         return stops_at < (record.stops_at or math.inf) or (self.max_duration.lengthens and stops_at > record.stops_at)
 
     @property
-    def resolved(self) -> "Batch":
-        """The batch in which its waiters are answered."""
+    def resolved(self) -> "CallerGroup":
+        """The group in which its waiters are answered."""
         return self if self.merged_into is None else self.merged_into.resolved
 
     def link(self, caller: asyncio.Future[Answer | Problem | None]) -> None:
@@ -116,7 +119,7 @@ def give_up(caller: asyncio.Future[Answer | Problem | None]) -> None:
 def what_goes_on(claim: Claim | None) -> str:
     """Say what a caller leaves behind whose wait ran out."""
     if claim is None:
-        return "Redis has not answered yet; nothing was sent for this request."
+        return "Redis has not answered yet, and the request may still be carried out; ask again to learn its result."
     if claim.action == "grace":
         return "Redis has just come up; nothing was sent for this request."
     if not claim.record.holder:

@@ -1,7 +1,7 @@
-"""Turns any number of commands on a target into one operation.
+"""Turns any number of commands on a target into one operation (request coalescing).
 
-Callers of one process that want the same form a *batch*, and a batch asks Redis once for all of them. While one such
-claim is under way, a caller that arrives goes into the next batch: no answer is older than its question. A batch then
+Callers of one process that want the same form a *caller group*, which asks Redis once for all of them. While one such
+claim is under way, a caller that arrives goes into the next group: no answer is older than its question. A group then
 leads the operation, or waits for its leader, in this process or another.
 
 An operation belongs to no caller. It runs in a task of its own, to its end, also when every caller hangs up.
@@ -26,24 +26,23 @@ from gateway.errors import (
     ParametersDiffer,
 )
 from gateway.observability import metrics
-from gateway.recordings.batch import Batch, give_up, what_goes_on
+from gateway.recordings.caller_group import CallerGroup, give_up, what_goes_on
+from gateway.recordings.decoding import key_of, recording_of
 from gateway.recordings.leader import Leader
 from gateway.recordings.model import ENDED, Answer, Outcome, Problem, Status
 from gateway.recordings.operation import Operation, Result
 from gateway.recordings.reconciler import Reconciler
-from gateway.recordings.records import recording_of
 from gateway.recordings.targets import StartParameters, Target, differing_fields
 from gateway.recordings.without_redis import WithoutRedisMode
 from gateway.store.clock import clock
 from gateway.store.notifications import Notifications, OperationFinished
 from gateway.store.places import Places
 
-__all__ = ["Batches"]
+__all__ = ["Coalescer"]
 
 _POLL_SECONDS = 1.0
 _POLL_UNSUBSCRIBED_SECONDS = 0.25
 _MAX_RESULTS = 1_000
-_MAX_WAITING = 20_000
 _TARGETS_SHARE = 10
 """One target's callers get a tenth of the places."""
 _CROWD = 100
@@ -57,13 +56,12 @@ _log = structlog.get_logger("gateway.recordings")
 _WaitKey = tuple[str, str, Command, str, str, MaxDuration]
 
 
-def _wait_key(batch: Batch, claim: Claim) -> _WaitKey:
-    """Return what batches that may wait as one have in common. A retry may get another answer."""
-    retry = batch.asked_at if batch.command is Command.START else ""
-    return (batch.key, claim.record.operation, batch.command, batch.fingerprint, retry, batch.max_duration)
+def _wait_key(group: CallerGroup, claim: Claim) -> _WaitKey:
+    """Return what groups that may wait as one have in common. Under another number one may get another answer."""
+    return (group.key, claim.record.operation, group.command, group.fingerprint, group.number, group.max_duration)
 
 
-class Batches:
+class Coalescer:
     """Submits commands, once for all callers of this process that want the same.
 
     Args:
@@ -73,8 +71,8 @@ class Batches:
         without_redis: Stops, and perhaps starts, while Redis does not answer.
         reconciler: Carries out a stop that was requested during an operation.
         degrade: Whether to start without Redis rather than refuse.
-        max_results: Results of a moment ago that are kept.
         max_waiting: Callers that may wait for a start at the same time, and as many for a stop.
+        max_results: Results of a moment ago that are kept.
         max_waiting_per_target: Those of a start of one target; a tenth of them unless given.
         crowd: Callers waiting for starts of one target, from which on those who come later claim less often.
         crowd_seconds: How long these gather, unless the operation finishes before or a stop comes.
@@ -89,8 +87,8 @@ class Batches:
         reconciler: Reconciler,
         *,
         degrade: bool,
+        max_waiting: int,
         max_results: int = _MAX_RESULTS,
-        max_waiting: int = _MAX_WAITING,
         max_waiting_per_target: int = 0,
         crowd: int = _CROWD,
         crowd_seconds: float = _CROWD_SECONDS,
@@ -108,12 +106,12 @@ class Batches:
         self._starts_per_target: dict[str, Places] = {}
         # Of their own, and one for each caller that has none: whatever others do, a recording can be ended.
         self._stops = Places("stops-waiting", max_waiting, _FULL, first_always=True)
-        self._arriving: dict[str, dict[tuple[Command, str, int | None, MaxDuration], Batch]] = {}
+        self._arriving: dict[str, dict[tuple[Command, str, int | None, MaxDuration], CallerGroup]] = {}
         self._submitting: dict[str, int] = {}
-        """How many batches Redis has not answered yet, of targets of which batches have arrived."""
+        """How many groups Redis has not answered yet, of targets of which groups have arrived."""
         self._crowds: dict[str, asyncio.TimerHandle] = {}
         """Ends the gathering of starts for a target where a crowd waits already: their claims would say the same."""
-        self._waiting: dict[_WaitKey, Batch] = {}
+        self._waiting: dict[_WaitKey, CallerGroup] = {}
         self._finished_signals: dict[tuple[str, str], asyncio.Future[Result | None]] = {}
         self._recent_results: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
         """Results of a moment ago: one may overtake the claim's answer that says what to wait for. Only of operations
@@ -163,11 +161,11 @@ class Batches:
         Raises:
             GatewayError: What the caller is answered instead.
         """
-        key = self._key(target)
+        key = key_of(self._coordinator, target)
         self._take_place(key, target, command, account)
         loop = asyncio.get_running_loop()
         caller: asyncio.Future[Answer | Problem | None] = loop.create_future()
-        batch = self._join_batch(
+        group = self._join_group(
             key,
             target,
             command,
@@ -177,15 +175,15 @@ class Batches:
             asked_at,
             max_duration,
         )
-        batch.waiters.append(caller)
-        batch.deadline = max(batch.deadline, clock() + timeout)
+        group.waiters.append(caller)
+        group.deadline = max(group.deadline, clock() + timeout)
         timer = loop.call_later(timeout, give_up, caller)
         try:
             with metrics.WaitingCaller():
                 answer = await caller
             if answer is None:
-                return self._deadline(batch)
-            batch.resolved.link(caller)
+                return self._deadline(group)
+            group.resolved.link(caller)
         finally:
             timer.cancel()
             caller.cancel()
@@ -217,14 +215,14 @@ class Batches:
         if not of_target.taken:
             del self._starts_per_target[key]
 
-    def _deadline(self, batch: Batch) -> Answer:
-        batch = batch.resolved
-        if batch.stop_recorded and batch.claim is not None:
-            recording = recording_of(batch.key, batch.target, batch.claim.record)
+    def _deadline(self, group: CallerGroup) -> Answer:
+        group = group.resolved
+        if group.stop_recorded and group.claim is not None:
+            recording = recording_of(group.key, group.target, group.claim.record)
             return Answer(Outcome.STOP_REQUESTED, msgspec.structs.replace(recording, status=Status.STOPPING))
-        raise DeadlineExceeded(what_goes_on(batch.claim), retry_after=1)
+        raise DeadlineExceeded(what_goes_on(None if group.claiming else group.claim), retry_after=1)
 
-    def _join_batch(
+    def _join_group(
         self,
         key: str,
         target: Target,
@@ -234,153 +232,154 @@ class Batches:
         arrived_at: float,
         asked_at: int | None,
         max_duration: MaxDuration,
-    ) -> Batch:
+    ) -> CallerGroup:
         arriving = self._arriving.setdefault(key, {})
         fingerprint = parameters.fingerprint if parameters else ""
-        batch = arriving.get((command, fingerprint, asked_at, max_duration))
-        if batch is not None and batch.arrived_at is not None:
-            batch.arrived_at = min(batch.arrived_at, arrived_at)
-        if batch is None:
-            batch = Batch(key, target, command, parameters, caller, arrived_at, asked_at, max_duration)
-            arriving[command, fingerprint, asked_at, max_duration] = batch
+        group = arriving.get((command, fingerprint, asked_at, max_duration))
+        if group is not None and group.arrived_at is not None:
+            group.arrived_at = min(group.arrived_at, arrived_at)
+        if group is None:
+            group = CallerGroup(key, target, command, parameters, caller, arrived_at, asked_at, max_duration)
+            arriving[command, fingerprint, asked_at, max_duration] = group
         if key not in self._submitting:
             self._submitting[key] = 0
             # What else has arrived by then goes with it.
-            asyncio.get_running_loop().call_soon(self._submit_batches, key)
+            asyncio.get_running_loop().call_soon(self._submit_groups, key)
         elif command is not Command.START:
             self._end_gathering(key)
-        return batch
+        return group
 
-    def _submit_batches(self, key: str) -> None:
-        """Let the batches that arrived claim together; batches that arrive meanwhile claim after them."""
-        batches = self._arriving.pop(key, {})
-        if not batches:
+    def _submit_groups(self, key: str) -> None:
+        """Let the groups that arrived claim together; groups that arrive meanwhile claim after them."""
+        groups = self._arriving.pop(key, {})
+        if not groups:
             del self._submitting[key]
             return
-        self._submitting[key] = len(batches)
-        for batch in batches.values():
-            self._spawn(self._run_batch(batch), f"batch-{batch.command}", batch.context)
+        self._submitting[key] = len(groups)
+        for group in groups.values():
+            self._spawn(self._run_group(group), f"group-{group.command}", group.context)
 
-    def _submitted(self, batch: Batch) -> None:
-        if batch.submitted:
+    def _submitted(self, group: CallerGroup) -> None:
+        if group.submitted:
             return
-        batch.submitted = True
-        self._submitting[batch.key] -= 1
-        if self._submitting[batch.key]:
+        group.submitted = True
+        self._submitting[group.key] -= 1
+        if self._submitting[group.key]:
             return
-        if self._is_crowded(batch):
+        if self._is_crowded(group):
             loop = asyncio.get_running_loop()
-            self._crowds[batch.key] = loop.call_later(self._crowd_seconds, self._end_gathering, batch.key)
+            self._crowds[group.key] = loop.call_later(self._crowd_seconds, self._end_gathering, group.key)
         else:
-            self._submit_batches(batch.key)
+            self._submit_groups(group.key)
 
-    def _is_crowded(self, batch: Batch) -> bool:
+    def _is_crowded(self, group: CallerGroup) -> bool:
         """Tell whether claims of starts would now but say once more that an operation is in flight."""
-        in_flight = batch.claim is not None and batch.claim.verdict in {Verdict.LEAD, Verdict.WAIT}
-        of_target = self._starts_per_target.get(batch.key)
+        in_flight = group.claim is not None and group.claim.verdict in {Verdict.LEAD, Verdict.WAIT}
+        of_target = self._starts_per_target.get(group.key)
         if not in_flight or of_target is None or of_target.taken < self._crowd:
             return False
-        return all(arriving.command is Command.START for arriving in self._arriving.get(batch.key, {}).values())
+        return all(arriving.command is Command.START for arriving in self._arriving.get(group.key, {}).values())
 
     def _end_gathering(self, key: str) -> None:
         """Submit what has gathered behind a crowd: for long enough, until the operation finished, or until a stop."""
         gathering = self._crowds.pop(key, None)
         if gathering is not None:
             gathering.cancel()
-            self._submit_batches(key)
+            self._submit_groups(key)
 
-    # --- batches -------------------------------------------------------------------------------------------------
+    # --- groups --------------------------------------------------------------------------------------------------
 
-    async def _claim(self, batch: Batch, seen: str = "") -> tuple[Claim, Lease | None]:
-        await self._without_redis.reconcile(batch.key)
+    async def _claim(self, group: CallerGroup, seen: str = "") -> tuple[Claim, Lease | None]:
+        await self._without_redis.reconcile(group.key)
+        group.claiming = True
         claim, lease = await self._coordinator.claim(
-            batch.key,
-            batch.command,
-            fingerprint=batch.fingerprint,
-            recording=batch.descriptor,
+            group.key,
+            group.command,
+            fingerprint=group.fingerprint,
+            recording=group.descriptor,
             seen=seen,
-            asked_at=batch.asked_at,
-            max_duration=batch.max_duration,
-            since=batch.arrived_at,
+            asked_at=group.asked_at,
+            max_duration=group.max_duration,
+            since=group.arrived_at,
         )
-        batch.claim, batch.arrived_at = claim, None
-        if batch.command is Command.STOP:
-            batch.stop_recorded = batch.stop_recorded or claim.action != "grace"
+        group.claim, group.claiming, group.arrived_at = claim, False, None
+        if group.command is Command.STOP:
+            group.stop_recorded = group.stop_recorded or claim.action != "grace"
             if claim.action != "grace":
-                batch.asked_at = claim.asked_at
+                group.asked_at = claim.asked_at
         return claim, lease
 
-    async def _run_batch(self, batch: Batch) -> None:
-        """Bring a batch to its answer, and make sure that there is one."""
+    async def _run_group(self, group: CallerGroup) -> None:
+        """Bring a group to its answer, and make sure that there is one."""
         try:
-            await self._claim_until_answered(batch)
+            await self._claim_until_answered(group)
         except CoordinationUnavailable as error:
-            self._submitted(batch)
-            answer = await self._answer_without_redis(batch, error)
+            self._submitted(group)
+            answer = await self._answer_without_redis(group, error)
             if isinstance(answer, Answer) and answer.outcome in {Outcome.STARTED, Outcome.STOPPED}:
-                batch.answer_leading(answer, Outcome.JOINED)
+                group.answer_leading(answer, Outcome.JOINED)
             else:
-                batch.answer(answer)
+                group.answer(answer)
         except GatewayError as error:
-            batch.answer(Problem.of(error))
+            group.answer(Problem.of(error))
         except Exception:  # noqa: BLE001 - callers must not wait for an answer that never comes
-            _log.exception("party.failed", target=batch.key)
-            batch.answer(Problem.of(InternalError("The gateway failed to answer this request.")))
+            _log.exception("party.failed", target=group.key)
+            group.answer(Problem.of(InternalError("The gateway failed to answer this request.")))
         finally:
-            self._submitted(batch)
+            self._submitted(group)
 
-    async def _claim_until_answered(self, batch: Batch) -> None:
+    async def _claim_until_answered(self, group: CallerGroup) -> None:
         seen = ""
         while True:
             asked_at = clock()
-            claim, lease = await self._claim(batch, seen)
-            self._submitted(batch)
+            claim, lease = await self._claim(group, seen)
+            self._submitted(group)
             seen = ""
             if lease is not None:
                 operation = Operation(
-                    batch.key, batch.target, batch.command, claim, lease,
-                    parameters=batch.parameters, descriptor=batch.descriptor, max_duration=batch.max_duration,
-                    deadline=lambda: batch.deadline,
+                    group.key, group.target, group.command, claim, lease,
+                    parameters=group.parameters, descriptor=group.descriptor, max_duration=group.max_duration,
+                    deadline=lambda: group.deadline,
                 )  # fmt: skip
-                if self._answer_from_result(batch, await self._lead(operation), leading=True):
+                if self._answer_from_result(group, await self._lead(operation), leading=True):
                     return
             elif claim.verdict is Verdict.WAIT:
-                if self._merge(batch, claim):
+                if self._merge(group, claim):
                     return
-                result = await self._wait(batch, claim, asked_at)
-                batch.waited_for_another = batch.waited_for_another or claim.action != "grace"
-                if result is not None and self._answer_from_result(batch, result):
+                result = await self._wait(group, claim, asked_at)
+                group.waited_for_another = group.waited_for_another or claim.action != "grace"
+                if result is not None and self._answer_from_result(group, result):
                     return
                 seen = claim.record.operation if result is None and claim.action != "grace" else ""
             elif claim.verdict is not Verdict.DONE:
-                batch.answer(self._answer_from_record(batch, claim))
+                group.answer(self._answer_from_record(group, claim))
                 return
-            elif claim.result and self._answer_from_result(batch, Result.decode(claim.result)):
+            elif claim.result and self._answer_from_result(group, Result.decode(claim.result)):
                 return
-            if batch.abandoned:
+            if group.abandoned:
                 return
 
-    async def _answer_without_redis(self, batch: Batch, error: CoordinationUnavailable) -> Answer | Problem:
-        if batch.parameters is None:
-            return await self._without_redis.stop(batch.key, batch.target)
-        if self._degrade:
-            return await self._without_redis.start(batch.key, batch.target, batch.parameters, batch.caller)
+    async def _answer_without_redis(self, group: CallerGroup, error: CoordinationUnavailable) -> Answer | Problem:
+        if group.parameters is None and not group.number:
+            return await self._without_redis.stop(group.key, group.target)
+        if group.parameters is not None and self._degrade:
+            return await self._without_redis.start(group.key, group.target, group.parameters, group.caller)
         return Problem.of(error)
 
-    def _merge(self, batch: Batch, claim: Claim) -> bool:
-        """Go over to a batch that already waits for the same: one poll then serves both."""
-        waiting = self._waiting.get(_wait_key(batch, claim))
+    def _merge(self, group: CallerGroup, claim: Claim) -> bool:
+        """Go over to a group that already waits for the same: one poll then serves both."""
+        waiting = self._waiting.get(_wait_key(group, claim))
         if waiting is None:
             return False
-        waiting.waiters += batch.waiters
-        waiting.stop_recorded = waiting.stop_recorded or batch.stop_recorded
-        waiting.deadline = max(waiting.deadline, batch.deadline)
-        batch.merged_into = waiting
+        waiting.waiters += group.waiters
+        waiting.stop_recorded = waiting.stop_recorded or group.stop_recorded
+        waiting.deadline = max(waiting.deadline, group.deadline)
+        group.merged_into = waiting
         return True
 
-    async def _wait(self, batch: Batch, claim: Claim, asked_at: float) -> Result | None:
+    async def _wait(self, group: CallerGroup, claim: Claim, asked_at: float) -> Result | None:
         """Wait until the operation finishes, or until it is time to look: None."""
-        place = _wait_key(batch, claim)
+        place = _wait_key(group, claim)
         heard_at, heard = self._recent_results.get(place[:2], (0.0, None))
         if heard is not None and heard_at >= asked_at and claim.action != "grace":
             return heard
@@ -390,7 +389,7 @@ class Batches:
         every = _POLL_SECONDS if self._notifications.listening else _POLL_UNSUBSCRIBED_SECONDS
         poll = every * random.uniform(0.8, 1.2)  # noqa: S311
         lapse = claim.lease_left / 1000 + random.uniform(0.01, 0.06)  # noqa: S311
-        self._waiting[place] = batch
+        self._waiting[place] = group
         try:
             async with asyncio.timeout(min(poll, lapse)):
                 return await asyncio.shield(finished_signal)
@@ -434,22 +433,22 @@ class Batches:
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def _answer_from_result(self, batch: Batch, result: Result, *, leading: bool = False) -> bool:
-        """Answer the batch if the result is about its command; otherwise it has to claim again."""
-        batch.trace, batch.is_leader = result.trace, leading
+    def _answer_from_result(self, group: CallerGroup, result: Result, *, leading: bool = False) -> bool:
+        """Answer the group if the result is about its command; otherwise it has to claim again."""
+        group.trace, group.is_leader = result.trace, leading
         if result.problem is not None:
             # Only waiters that asked for the very same share a refusal.
-            if not leading and (result.command is not batch.command or result.fingerprint != batch.fingerprint):
+            if not leading and (result.command is not group.command or result.fingerprint != group.fingerprint):
                 return False
-            batch.answer(result.problem)
+            group.answer(result.problem)
             return True
         if result.record is None:
             return False
-        if batch.command is Command.START:
+        if group.command is Command.START:
             outcome = result.outcome or Outcome.ALREADY_RECORDING
-            differs = result.record.fingerprint not in {"", batch.fingerprint}
+            differs = result.record.fingerprint not in {"", group.fingerprint}
             its_own = leading and outcome is Outcome.STARTED
-            if result.state != Status.RECORDING or differs or (not its_own and self._moves_end(batch, result.record)):
+            if result.state != Status.RECORDING or differs or (not its_own and self._moves_end(group, result.record)):
                 return False
             others = Outcome.JOINED if outcome is Outcome.STARTED else Outcome.ALREADY_RECORDING
         else:
@@ -457,39 +456,36 @@ class Batches:
                 return False
             outcome = result.outcome or Outcome.STOPPED
             others = Outcome.JOINED if outcome is Outcome.STOPPED else outcome
-        recording = recording_of(batch.key, batch.target, result.record)
+        recording = recording_of(group.key, group.target, result.record)
         if leading:
-            batch.answer_leading(Answer(outcome, recording, was_sent=True), others)
+            group.answer_leading(Answer(outcome, recording, was_sent=True), others)
         else:
-            batch.answer(Answer(others, recording, was_sent=True))
+            group.answer(Answer(others, recording, was_sent=True))
         return True
 
-    def _moves_end(self, batch: Batch, record: Record) -> bool:
-        return batch.moves_end(record, self._coordinator.now_ms(), self._coordinator.timing.longest)
+    def _moves_end(self, group: CallerGroup, record: Record) -> bool:
+        return group.moves_end(record, self._coordinator.now_ms(), self._coordinator.timing.longest)
 
-    def _answer_from_record(self, batch: Batch, claim: Claim) -> Answer | Problem:
+    def _answer_from_record(self, group: CallerGroup, claim: Claim) -> Answer | Problem:
         """Answer from the record, without an operation."""
         if claim.verdict is Verdict.CONFLICT:
-            fields = differing_fields(claim.record.fingerprint, batch.fingerprint)
+            fields = differing_fields(claim.record.fingerprint, group.fingerprint)
             return Problem.of(ParametersDiffer.of(fields))
-        recording = recording_of(batch.key, batch.target, claim.record)
+        recording = recording_of(group.key, group.target, claim.record)
         match claim.verdict:
             case Verdict.RUNNING:
                 return Answer(Outcome.ALREADY_RECORDING, recording)
-            case Verdict.GONE if batch.command is Command.START:
+            case Verdict.GONE if group.command is Command.START:
                 return Answer(None, recording)
             case Verdict.GONE:
                 # What it was about is over; the record tells of a later recording.
-                return Answer(Outcome.JOINED, recording_of(batch.key, batch.target, Record(state=Status.STOPPED)))
+                return Answer(Outcome.JOINED, recording_of(group.key, group.target, Record(state=Status.STOPPED)))
             case _:
                 # The leader of the operation that this stop waited for stopped it.
-                ours = batch.waited_for_another and recording.status is Status.STOPPED
+                ours = group.waited_for_another and recording.status is Status.STOPPED
                 if recording.status not in ENDED:
                     recording = msgspec.structs.replace(recording, status=Status.STOPPED)
                 return Answer(Outcome.JOINED if ours else Outcome.NOT_RECORDING, recording)
-
-    def _key(self, target: Target) -> str:
-        return self._coordinator.key(target.room_id, *target.parts)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str, context: Context | None = None) -> None:
         # A strong reference: asyncio itself keeps only a weak one.

@@ -1,4 +1,4 @@
-"""A reader that asks about made-up rooms, to use up VideoSDK's patience and every place on the way to it."""
+"""A caller that reads made-up rooms, to use up VideoSDK's patience and every place on the way to it."""
 
 import asyncio
 import uuid
@@ -18,7 +18,7 @@ from tests.harm.costs import attacked, refused
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
 
-READERS, PLACES, PER_MINUTE = 130, 16, 200
+READS, PLACES, PER_MINUTE = 130, 16, 200
 
 
 def lists(simulator: Simulator, rooms: list[str]) -> int:
@@ -26,16 +26,16 @@ def lists(simulator: Simulator, rooms: list[str]) -> int:
     return sum(call.endpoint == "list" and call.room_id in rooms for call in simulator.calls)
 
 
-async def test_readers_of_made_up_rooms_do_not_hold_up_a_start(
+async def test_reads_of_made_up_rooms_do_not_hold_up_a_start(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
-    """130 readers while VideoSDK answers no list of theirs: 16 of its places are taken, and starts and stops go on."""
-    rooms = [f"made-up-{uuid.uuid4().hex[:12]}" for _ in range(READERS)]
+    """130 reads while VideoSDK answers no list of theirs: 16 of its places are taken, and starts and stops go on."""
+    rooms = [f"made-up-{uuid.uuid4().hex[:12]}" for _ in range(READS)]
     simulator.inject(*(Fault(action="hang_before", endpoint="list", room_id=room, times=None) for room in rooms))
     settings = {"GATEWAY_CALLER_QUESTIONS_PER_MINUTE": str(PER_MINUTE), "GATEWAY_VERIFY_ABSENT": "always"}
     async with attacked(valkey.url, simulator.url, tmp_path, settings, ("attacker", "service")) as clients:
         attacker, service = clients
-        readers = [asyncio.create_task(attacker.list(room)) for room in rooms]
+        reads = [asyncio.create_task(attacker.list(room)) for room in rooms]
         await harness.eventually(lambda: lists(simulator, rooms) == PLACES)
         track = new_track()
         assert (await service.start(track)).json().get("outcome") == "started"
@@ -43,17 +43,17 @@ async def test_readers_of_made_up_rooms_do_not_hold_up_a_start(
         own = new_track()
         assert (await attacker.start(own)).json().get("outcome") == "started"
         assert (await attacker.stop(own)).json().get("outcome") == "stopped"
-        # And so does what is asked about a room in which a reader waits for VideoSDK.
+        # And so does what is asked about a room in which a read waits for VideoSDK.
         contested = {**new_track(), "roomId": rooms[0]}
         simulator.clear_faults()
         assert (await service.start(contested)).json().get("outcome") == "started"
         assert (await service.stop(track)).json().get("outcome") == "stopped"
-        assert lists(simulator, rooms) <= PLACES + READERS
-        answers = Counter(answer.status_code for answer in await asyncio.gather(*readers))
+        assert lists(simulator, rooms) <= PLACES + READS
+        answers = Counter(answer.status_code for answer in await asyncio.gather(*reads))
         assert answers.keys() <= {200}
 
 
-async def test_questions_about_made_up_rooms_are_counted_by_their_calls(
+async def test_reads_of_made_up_rooms_are_counted_by_their_calls(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path
 ) -> None:
     """Forty calls a minute are twenty rooms; others are refused, and neither what is known nor what is hidden costs."""
@@ -76,7 +76,7 @@ async def test_questions_about_made_up_rooms_are_counted_by_their_calls(
         assert lists(simulator, rooms) == statuses[200]
 
 
-async def test_question_of_who_may_read_nothing_causes_no_call(
+async def test_read_of_who_may_read_nothing_causes_no_call(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path
 ) -> None:
     """A policy without a participant, or without the one that is asked for: an empty page, and no call."""

@@ -1,4 +1,4 @@
-"""Reads the recording that a record describes."""
+"""Finds the record of a target, and reads the recording that it describes."""
 
 import base64
 import hashlib
@@ -7,16 +7,21 @@ from typing import Final
 
 import msgspec
 
-from gateway.coordinator import Record
+from gateway.coordinator import Coordinator, Record
 from gateway.recordings.evidence import Evidence, milliseconds
 from gateway.recordings.model import ENDED, Descriptor, EndReason, Origin, Recording, Status
 from gateway.recordings.targets import MODES, Target
 
-__all__ = ["decode_descriptor", "recording_id", "recording_of"]
+__all__ = ["decode_descriptor", "key_of", "recording_id", "recording_of"]
 
 _REASONS: Final = frozenset(EndReason)
 _LIMIT_SECONDS: Final = 7200.0
 _LIMIT_TOLERANCE_SECONDS: Final = 10.0
+
+
+def key_of(coordinator: Coordinator, target: Target) -> str:
+    """Return the key of a target's record; `target_of` reads it back."""
+    return coordinator.key(target.room_id, *target.parts)
 
 
 def recording_of(key: str, target: Target, record: Record) -> Recording:
