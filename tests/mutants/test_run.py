@@ -229,13 +229,14 @@ def test_run_with_old_recording_believes_no_test_that_fails_without_a_mutant(
     assert (verdict.killed, verdict.by) == (False, "")
 
 
-def test_tests_of_a_script_are_first_those_of_the_class_that_sends_it() -> None:
-    """Those that run the class come before all that are named for scripts, which may send others only."""
-    sender, other = "tests/store/test_sender.py::test_one", "tests/coordinator/test_scripts.py::test_two"
+def test_tests_of_a_script_are_those_of_the_class_that_sends_it() -> None:
+    """Those that run the class, on one server; tests of the protocol's scripts cannot notice another's mutant."""
+    sender, other = "tests/api/test_sender.py::test_one", "tests/coordinator/test_scripts.py::test_two"
     script, module = "gateway/store/limit.lua", "gateway/store/token_buckets.py"
     sources = {script: "return 1", module: 'SCRIPT = Script("gateway.store", "limit")'}
-    recording = Recording({sender: 0.1, other: 0.1}, {module: {1: frozenset({sender})}}, sources)
-    assert recording.tests(Mutant(script, "constant", 7, 8, "2", 1, 1)) == [sender, other]
+    seconds = {sender: 0.1, other: 0.1, f"{sender}[redis-6.2]": 0.1}
+    recording = Recording(seconds, {module: {1: frozenset({sender, f"{sender}[redis-6.2]"})}}, sources)
+    assert recording.tests(Mutant(script, "constant", 7, 8, "2", 1, 1)) == [sender]
 
 
 def test_tests_named_for_a_module_come_first_also_where_they_run_it() -> None:
