@@ -265,6 +265,7 @@ LONG = 40 * 1024
 ENDLESS = {
     "a header": b"GET / HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * LONG,
     "many headers": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * (LONG // 6),
+    "many short headers": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * (LONG // 6) + b"\r\n",
     "an address": b"GET /" + b"x" * LONG,
     "a name": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"x" * LONG,
     "nothing but line ends": b"\r\n" * (LONG // 2),
