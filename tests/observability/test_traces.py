@@ -18,6 +18,7 @@ from gateway.sandbox.wire import Exchange, Reply, Server
 from tests import harness
 from tests.api_client import START, NewTrack
 from tests.observability.collector import Collector, Span
+from tests.observability.numbers import scrape
 from tests.test_main import gateway_command
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
@@ -175,6 +176,44 @@ async def test_trace_header_to_videosdk_holds_only_the_span(
     async with harness.serve(settings) as url, harness.client(url, demo.key) as gateway:
         await gateway.start(new_track(), headers=parent.headers)
         assert "traceparent" not in seen[-1]
+    await server.stop()
+
+
+async def test_trace_of_a_start_in_one_process_links_its_joiner(
+    valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Of the phases each has a span, and of VideoSDK's answer the call has one; a joiner is linked to the operation."""
+    answers = asyncio.Event()
+
+    async def take(exchange: Exchange) -> None:
+        await answers.wait()
+        exchange.reply(Reply(200, b'"track recording started successfully."'))
+
+    server = Server(take, host="127.0.0.1", port=0)
+    await server.start()
+    settings = harness.environment(valkey.url, server.url, demo.file, **harness.CALM, GATEWAY_VERIFY_ABSENT="never")
+    async with Collector() as collector:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in collector.settings.items():
+                if name.startswith("OTEL_"):
+                    patch.setenv(name, value)
+            async with (
+                harness.serve(settings | {"GATEWAY_TRACING": "otlp"}) as url,
+                harness.client(url, demo.key) as gateway,
+            ):
+                track, waiting = new_track(), (await scrape(gateway)).total("waiting_callers")
+                starts = [asyncio.create_task(gateway.start(track)) for _ in range(2)]
+                await harness.until(
+                    lambda: scrape(gateway), lambda seen: seen.total("waiting_callers") == waiting + len(starts)
+                )
+                answers.set()
+                outcomes = {(await start).json()["outcome"] for start in starts}
+                assert outcomes == {"started", "joined"}
+        names = {span.name for span in collector.spans}
+        assert names == {ROUTE, "claim", "operation", "upstream start", "finish"}
+        (operation,) = collector.named("operation")
+        links = {span.attributes["gateway.outcome"]: span.links for span in collector.named(ROUTE)}
+        assert links == {"started": [], "joined": [operation.id]}
     await server.stop()
 
 
