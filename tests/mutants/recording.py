@@ -56,7 +56,11 @@ _NAMED: Final = {
     "gateway/app.py": ("tests/test_app.py", "tests/blackbox/test_shutdown.py"),
     "gateway/recordings/recordings.py": ("tests/test_app.py",),
     "gateway/terminal/": ("tests/terminal/", "tests/test_main.py"),
-    "gateway/serving/server.py": ("tests/test_main.py", "tests/observability/test_workers.py"),
+    "gateway/serving/server.py": (
+        "tests/test_main.py",
+        "tests/observability/test_workers.py",
+        "tests/serving/test_files.py",
+    ),
     "gateway/serving/healthcheck.py": ("tests/test_main.py",),
     "gateway/store/bucket_shares.py": ("tests/store/test_token_buckets.py",),
     "gateway/lifecycle.py": ("tests/test_main.py", "tests/blackbox/test_shutdown.py"),

@@ -215,7 +215,7 @@ async def test_row_of_an_earlier_session_is_superseded_by_the_newest(simulator: 
     simulator.account.start(_target("p"), {}, None)
     async with listing(simulator) as listings:
         listed = await listings.ask("room")
-    rows = sorted(listed.rows, key=lambda row: row.start)
+    rows = sorted(listed.rows, key=lambda row: row.start or "")
     assert [listed.is_superseded(row) for row in rows] == [True, True, False]
 
 
