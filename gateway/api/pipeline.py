@@ -95,7 +95,7 @@ class RoomStop(Struct, frozen=True):
     complete: bool
     """Whether it is sure that nothing else recorded."""
     foreign_left: int
-    """How many recordings were left alone because they were begun beside the gateway."""
+    """How many recordings were left alone because they were started outside the gateway."""
 
 
 class RequestPipeline:
@@ -189,7 +189,7 @@ class RequestPipeline:
             request: The caller's.
             room: Its id.
             timeout: Seconds that the caller waits.
-            include_foreign: Stop also what was begun beside the gateway.
+            include_foreign: Stop also what was started outside the gateway.
 
         Raises:
             Forbidden: The caller may not stop, or not in this room.

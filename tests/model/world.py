@@ -106,7 +106,10 @@ class World:
         self.loop.set_task_factory(self._task)
         self.upstream = Upstream(self)
         self._real_time = clock.time
-        shim = types.SimpleNamespace(clock_gettime=self._clock_gettime, CLOCK_BOOTTIME=0, monotonic=lambda: self.now)
+        shim = types.SimpleNamespace(
+            clock_gettime=self._clock_gettime, CLOCK_BOOTTIME=0,
+            monotonic=lambda: self.now, time=lambda: EPOCH + self.now,
+        )  # fmt: skip
         cast("Any", clock).time = shim
         self._logs = structlog.testing.capture_logs()
         self._logs.__enter__()
