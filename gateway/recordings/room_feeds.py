@@ -240,7 +240,7 @@ class _Feed:
         self._texts: dict[str, tuple[Target, bytes]] = {}
         self._as_of = ""
         """The last event that is part of `_texts`; empty before the room was read."""
-        self._rewrites = ""
+        self._offered = ""
         """The last event that was offered to the readers. Not later than `_as_of`."""
         self._whole: FeedUpdate | None = None
         self._read_at = 0.0
@@ -316,7 +316,7 @@ class _Feed:
 
     async def _advance(self) -> None:
         while True:
-            events = await self._coordinator.records.events(self.room, self._rewrites)
+            events = await self._coordinator.records.events(self.room, self._offered)
             if events is None:
                 await self._begin_anew()
                 _log.warning("events.forgotten", readers=len(self.readers))
@@ -331,7 +331,7 @@ class _Feed:
             await self._read_room()
 
     def _tell(self, event: Event) -> None:
-        self._rewrites = event.id
+        self._offered = event.id
         update = self._of(event)
         if update is None:
             return
@@ -345,7 +345,7 @@ class _Feed:
     async def _begin_anew(self) -> None:
         """Read the whole room, and go on from there."""
         await self._read_room()
-        self._rewrites = self._recent_after = self._as_of
+        self._offered = self._recent_after = self._as_of
         self._recent.clear()
 
     async def _read_room(self) -> None:
