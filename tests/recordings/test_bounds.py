@@ -484,6 +484,21 @@ async def test_events_of_a_room_beyond_the_bound_are_dropped(valkey: EmbeddedVal
         assert await coordinator.records.events(ROOM, "1-0") is None
 
 
+async def test_events_of_more_than_one_read_reach_readers_at_once(valkey: EmbeddedValkey, simulator: Simulator) -> None:
+    """What has happened while Redis did not answer is read two by two, and all of it: nothing waits for the next look."""
+    async with Parts(valkey, simulator.url, coordinator={"max_events": 2}).running(settling=False) as parts:
+        reader = await parts.room_feeds.open(ROOM)
+        await reader.read(5)
+        parts.connection.away("entries")
+        for name in ("ada", "bob", "eve"):
+            await parts.recordings.start(track(name), NOTHING, caller="demo", timeout=60)
+        parts.connection.errors.clear()
+        await parts.room_feeds._room_feeds[ROOM]._advance()
+        last = (await parts.coordinator.records.room(ROOM)).last
+        assert (await reader.read(5))[-1].id == last
+        reader.leave()
+
+
 async def test_backlog_counts_no_more_tracks_of_a_bucket_than_its_bound(parts: Parts) -> None:
     """Three tracks of a room are unknown; where two are looked at, two are told."""
     for name in ("ada", "bob", "eve"):
