@@ -485,7 +485,7 @@ async def test_events_of_a_room_beyond_the_bound_are_dropped(valkey: EmbeddedVal
 
 
 async def test_events_of_more_than_one_read_reach_readers_at_once(valkey: EmbeddedValkey, simulator: Simulator) -> None:
-    """What has happened while Redis did not answer is read two by two, and all of it: nothing waits for the next look."""
+    """What has happened while Redis did not answer is read two by two, and all of it: none waits for the next look."""
     async with Parts(valkey, simulator.url, coordinator={"max_events": 2}).running(settling=False) as parts:
         reader = await parts.room_feeds.open(ROOM)
         await reader.read(5)
