@@ -89,6 +89,14 @@ async def test_status_of_a_bad_token_renews_it(videosdk: VideoSDK, simulator: Si
     assert [call.endpoint for call in simulator.calls][3:] == ["start", "list"] * 2
 
 
+async def test_status_of_a_bad_token_that_cannot_be_renewed_is_final(simulator: Simulator) -> None:
+    """The operator gave one token: it is not sent a second time."""
+    videosdk = VideoSDK(simulator.url, FixedToken(Secret("t")), timeout=harness.BOUND)
+    assert type(await failure(videosdk)) is CredentialsRefused
+    assert [call.endpoint for call in simulator.calls] == ["start", "list"]
+    await videosdk.aclose()
+
+
 async def test_refusal_with_a_renewed_token_may_be_about_the_room(videosdk: VideoSDK, simulator: Simulator) -> None:
     """The first token had expired, and with the next VideoSDK refuses the room: that is not sent a third time."""
     simulator.inject(Fault(action="refuse", status=401, times=2), Fault(action="refuse", endpoint="start", status=403))
