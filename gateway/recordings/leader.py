@@ -26,6 +26,7 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.observability import metrics, tracing
+from gateway.recordings.evidence import only_dead
 from gateway.recordings.failures import MAY_PASS, NO_SESSION, list_unavailable, problem_for, stop_refused
 from gateway.recordings.listings import ListingCache
 from gateway.recordings.model import ENDED, EndReason, Outcome, Problem, Status
@@ -407,7 +408,8 @@ class Leader:
             generation=known.generation,
             fingerprint=known.fingerprint,
             recording=known.recording,
-            evidence=known.evidence,
+            # What VideoSDK refused to begin has no row: one that the list shows is another's, of a moment ago.
+            evidence=only_dead(known.evidence) if because is EndReason.REFUSED else known.evidence,
             because=because,
             confirmed=self._coordinator.now_ms() if confirmed_by else 0,
             confirmed_by=confirmed_by,

@@ -1,5 +1,6 @@
 """Rows that VideoSDK lists as open for ever although nothing records, and recordings of one track side by side."""
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -199,6 +200,24 @@ async def test_release_by_an_operator_leads_to_a_start(
         answer = await gateway.start(track)
         assert answer.json()["outcome"] == ("already_recording" if begun_here else "started"), answer.text
         assert running(simulator, track) == 1
+
+
+async def test_row_of_another_is_not_that_of_a_refused_start(
+    valkey: EmbeddedValkey, simulator: Simulator, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Another client's recording has just ended where a start is refused: once the list has had time, nothing began."""
+    track = new_track()
+    async with serving(valkey, simulator, demo) as gateway:
+        start_outside(simulator, track)
+        simulator.end_recording(*key_of(track), webhook=False)
+        simulator.inject(Fault(action="refuse", endpoint="start", status=404))
+        refused = await gateway.start(track)
+        assert (refused.status_code, refused.json()["upstreamStatus"]) == (422, 404)
+        settled = time.monotonic() + float(TIMES["GATEWAY_SETTLE_SECONDS"]) + 0.1
+        await harness.eventually(lambda: time.monotonic() > settled)
+        for _ in range(2):
+            seen = (await gateway.show(track)).json()
+            assert (seen["status"], seen["requestedBy"], seen["files"]) == ("failed", "demo", [])
 
 
 # --- two at once ------------------------------------------------------------------------------------------------------
