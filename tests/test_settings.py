@@ -202,7 +202,7 @@ def test_names_that_kubernetes_injects_are_explained():
         ("GATEWAY_VIDEOSDK_URL", "https://[::1"),
         ("GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE", "/nonexistent/key.pem"),
         ("GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE", "/"),
-        ("GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE", __file__),
+        ("GATEWAY_VIDEOSDK_WEBHOOK_KEY_FILE", "/etc/hosts"),
         ("GATEWAY_PUBLIC_URL", "gateway.example.com"),
         ("GATEWAY_PUBLIC_URL", "http://gateway.example.com"),
         ("GATEWAY_PUBLIC_URL", "http://127.0.0.1.example.com"),
@@ -233,7 +233,7 @@ def test_names_that_kubernetes_injects_are_explained():
         ("GATEWAY_UPSTREAM_CONCURRENCY", "0"),
         ("GATEWAY_UPSTREAM_CALLS_PER_SECOND", "1e3"),
         ("GATEWAY_REDIS_CA_FILE", "/nowhere"),
-        ("GATEWAY_REDIS_CA_FILE", __file__),
+        ("GATEWAY_REDIS_CA_FILE", "/etc/hosts"),
         ("GATEWAY_UPSTREAM_PROXY", "https://user:hunter7@proxy"),
         ("GATEWAY_UPSTREAM_PROXY", "proxy.example:3128"),
         ("GATEWAY_UPSTREAM_PROXY", "http://user:hunter7/@proxy"),
@@ -574,6 +574,15 @@ def test_secrets_compare_and_copy_like_values():
     assert bool(secret)
     assert not Secret("")
     assert copy.copy(secret) is copy.deepcopy(secret) is secret
+
+
+def test_redis_ca_file_without_a_certificate_is_refused(tmp_path: Path):
+    """A file that can be read and holds no certificate would trust nothing, or something else than what was meant."""
+    file = tmp_path / "authority.pem"
+    file.write_text("-----BEGIN CERTIFICATE-----\n")
+    environ = {**ENOUGH, "GATEWAY_REDIS_URL": "rediss://a", "GATEWAY_REDIS_CA_FILE": str(file)}
+    (said,) = problems(environ)
+    assert said.startswith("GATEWAY_REDIS_CA_FILE: holds no certificate")
 
 
 def test_redis_ca_file_without_tls_is_refused(tmp_path: Path):

@@ -45,7 +45,7 @@ _WATCH: Final = StaticPage(
 )
 
 
-@get("/", include_in_schema=False, sync_to_thread=False)
+@get("/", sync_to_thread=False)
 def root(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Lead a person to the docs; a program that asks has the wrong address."""
     if "text/html" not in request.headers.get("accept", ""):
@@ -53,31 +53,31 @@ def root(request: Request[Any, Any, Any]) -> Response[bytes]:
     return Response(b"", status_code=302, headers={"location": f"{RequestContext.of(request.scope).prefix}/docs"})
 
 
-@get("/docs", include_in_schema=False, sync_to_thread=True)
+@get("/docs", sync_to_thread=True)
 def docs(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Show the API to a person, with everything tried out from the page."""
     return _DOCS.page(request)
 
 
-@get("/docs/{name:str}", include_in_schema=False, sync_to_thread=True)
+@get("/docs/{name:str}", sync_to_thread=True)
 def docs_file(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
     """Serve one of the page's files."""
     return _DOCS.file(request, name)
 
 
-@get("/watch", include_in_schema=False, sync_to_thread=True)
+@get("/watch", sync_to_thread=True)
 def watch(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Show a room's recordings to a person, live, and start and stop them from the page."""
     return _WATCH.page(request)
 
 
-@get("/watch/{name:str}", include_in_schema=False, sync_to_thread=True)
+@get("/watch/{name:str}", sync_to_thread=True)
 def watch_file(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
     """Serve one of the page's files."""
     return _WATCH.file(request, name)
 
 
-@get("/openapi.json", include_in_schema=False, sync_to_thread=True)
+@get("/openapi.json", sync_to_thread=True)
 def openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Serve the contract, which says where its paths begin if that is not at the root."""
     return _contract(RequestContext.of(request.scope).prefix).answer(request)

@@ -343,7 +343,7 @@ class RequestPipeline:
             admission.charge(error)
             await self._idempotency.keep(replay, error.status, error)
             raise
-        admission.charge(answer.outcome, was_sent=answer.was_sent)
+        admission.charge(answer)
         status = _STATUS.get(answer.outcome, 200) if answer.outcome else 200
         body = RecordingBody.answering(answer)
         await self._idempotency.keep(replay, status, body)

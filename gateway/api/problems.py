@@ -126,7 +126,7 @@ def _problem(error: Exception, max_body: int) -> GatewayError:
             return InternalError("The gateway failed; its log has the details under this requestId.")
 
 
-@get("/problems/{slug:str}", include_in_schema=False, media_type=MediaType.HTML, sync_to_thread=False)
+@get("/problems/{slug:str}", media_type=MediaType.HTML, sync_to_thread=False)
 def problem_page(slug: FromPath[str]) -> Response[str]:
     """Explain a type of problem to a person."""
     problem = PROBLEMS.get(slug)

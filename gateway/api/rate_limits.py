@@ -41,7 +41,7 @@ from gateway.errors import (
     UpstreamRefused,
 )
 from gateway.observability import metrics
-from gateway.recordings import Outcome, Target
+from gateway.recordings import Answer, Outcome, Target
 from gateway.store.scripts import key_of
 from gateway.store.token_buckets import Quota, TokenBuckets
 
@@ -261,18 +261,10 @@ class Admission:
                 extensions={"bound": bound},
             )
 
-    def charge(self, ended: Outcome | GatewayError | None, *, was_sent: bool = False) -> None:
-        """Take the rest if this was not free.
-
-        Args:
-            ended: What became of it; None where nothing was done.
-            was_sent: An operation was carried out. A stop of what does not record may have found that in the record.
-        """
-        if ended not in _OWN:
-            sent = ended is Outcome.STOP_REQUESTED or (ended is Outcome.NOT_RECORDING and was_sent)
-            if not (isinstance(ended, GatewayError) or sent) or self._group.charged:
-                return
-            if isinstance(ended, GatewayError) and not isinstance(ended, _SHARED):
+    def charge(self, ended: Answer | GatewayError) -> None:
+        """Take the rest if this was not free."""
+        if isinstance(ended, GatewayError) or ended.outcome not in _OWN:
+            if not _tells_of_a_call(ended) or self._group.charged:
                 return
             # Any number of callers hear of one call that failed; one of them pays for it.
             self._group.charged = True
@@ -298,6 +290,14 @@ class Admission:
     def headers(self) -> Mapping[str, str]:
         """What the caller gets (draft-ietf-httpapi-ratelimit-headers-10): the policies, and what is left of each."""
         return _headers(self._buckets)
+
+
+def _tells_of_a_call(ended: Answer | GatewayError) -> bool:
+    """Tell whether VideoSDK was, or may be, called for all who are answered so."""
+    if isinstance(ended, GatewayError):
+        return isinstance(ended, _SHARED)
+    # A stop of what does not record may have found that in the record.
+    return ended.outcome is Outcome.STOP_REQUESTED or (ended.outcome is Outcome.NOT_RECORDING and ended.was_sent)
 
 
 class CallBudget:

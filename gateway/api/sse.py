@@ -133,7 +133,7 @@ class EventStream(ASGIResponse):
                 self._reader.close(self._reason or "done")
                 break
             silence_left = written_at + self._heartbeat - now()
-            update = await self._reader.read(max(min(silence_left, left), 0))
+            update = await self._reader.read(min(silence_left, left))
             if self._reader.closed or (not update and now() >= self._until):
                 continue
             if not self._vouched():

@@ -97,8 +97,8 @@ def metrics_route(read_gauges: ReadGauges) -> HTTPRouteHandler:
         read_gauges: Looks how things stand where that is not counted.
     """
 
-    # No part of the contract: it is for who runs the gateway, not for who calls it.
-    @get("/metrics", operation_id="getMetrics", include_in_schema=False)
+    # No part of the contract (`openapi.py` leaves it out): it is for who runs the gateway, not for who calls it.
+    @get("/metrics", operation_id="getMetrics")
     async def serve_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Answer with all metrics. It needs no credentials: no metric names a caller, room or participant."""
         gauge_values, headers = await read_gauges(), request.headers

@@ -228,8 +228,8 @@ def headers() -> dict[str, str]:
 
 
 def link(place: str) -> None:
-    """Link the span of what is done now to the one at this place."""
-    if _tracing is None or not place:
+    """Link the span of what is done now to the one at this place, if there is one."""
+    if _tracing is None:
         return
     other = _tracing.api.get_current_span(_tracing.propagator.extract({"traceparent": place})).get_span_context()
     if other.is_valid:

@@ -369,13 +369,12 @@ class Coalescer:
     def _merge(self, group: CallerGroup, claim: Claim) -> bool:
         """Go over to a group that already waits for the same: one poll then serves both."""
         waiting = self._waiting.get(_wait_key(group, claim))
-        if waiting is None:
-            return False
-        waiting.waiters += group.waiters
-        waiting.stop_recorded = waiting.stop_recorded or group.stop_recorded
-        waiting.deadline = max(waiting.deadline, group.deadline)
-        group.merged_into = waiting
-        return True
+        if waiting is not None:
+            waiting.waiters += group.waiters
+            waiting.stop_recorded = waiting.stop_recorded or group.stop_recorded
+            waiting.deadline = max(waiting.deadline, group.deadline)
+            group.merged_into = waiting
+        return waiting is not None
 
     async def _wait(self, group: CallerGroup, claim: Claim, asked_at: float) -> Result | None:
         """Wait until the operation finishes, or until it is time to look: None."""

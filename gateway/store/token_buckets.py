@@ -57,6 +57,7 @@ class TokenBuckets:
         sync_every: Seconds from one synchronisation with Redis to the next.
         idle_seconds: How long what is not used is held.
         max_shares: Buckets that the process keeps in mind; the longest unused is given up.
+        give_up_seconds: How long a report is repeated.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class TokenBuckets:
         sync_every: float = 0.25,
         idle_seconds: float = 3.0,
         max_shares: int = 20_000,
+        give_up_seconds: float = _GIVE_UP_SECONDS,
     ) -> None:
         self._connection = connection
         self._sync_every = sync_every
         self._idle_seconds = idle_seconds
         self._max_shares = max_shares
+        self._give_up_seconds = give_up_seconds
         self._script = Script("gateway.store", "limit")
         self._mark = f"{_SLOT}:limit-report:{secrets.token_hex(8)}"
         self._shares: dict[str, BucketShare] = {}
@@ -220,7 +223,8 @@ class TokenBuckets:
         for share in shares:
             del self._due[share]
         self._reports += 1
-        return _Report(self._reports, now + _GIVE_UP_SECONDS, [share.line(now, self._idle_seconds) for share in shares])
+        lines = [share.line(now, self._idle_seconds) for share in shares]
+        return _Report(self._reports, now + self._give_up_seconds, lines)
 
     async def _send(self, report: "_Report") -> list[tuple[float, float]]:
         keys = [self._mark, *(f"{_SLOT}:limit:{line.share.name}" for line in report.lines)]

@@ -55,7 +55,7 @@ class Limits(NamedTuple):
     Attributes:
         connections: Requests at the same time; more wait for their turn.
         idle: Connections that are kept for later.
-        idle_seconds: How long they are kept.
+        idle_seconds: How long one may be used again; it is closed within as long after that.
         head: Bytes of a reply until its body begins, informational replies included.
         body: Bytes after that, and of the body when it is unpacked.
     """
@@ -237,7 +237,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._drop_expired()
         if self._idle:
             _, first = self._idle[0]
-            self._sweep = first.loop.call_at(first.idle_since + self._limits.idle_seconds, self._drop_idle)
+            self._sweep = first.loop.call_later(self._limits.idle_seconds, self._drop_idle)
 
     def _drop_expired(self) -> None:
         while self._idle:

@@ -328,7 +328,7 @@ async def test_start_with_a_body_over_64_kib_is_too_large(
     check_problem(far_over, "payload-too-large")
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "1.5", "1e3", "soon", "", "٣", "0000000000", "99999999999"])
+@pytest.mark.parametrize("given", ["0", "-1", "1.5", "1e3", "soon", "", "٣", "0000000000", "1000000000"])
 async def test_start_with_a_wrong_timeout_header_names_it(
     gateway: ApiClient, nothing_reaches: NothingReaches, check_problem: CheckProblem, given: str
 ) -> None:

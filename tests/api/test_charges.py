@@ -3,6 +3,7 @@
 import pytest
 
 from gateway.api.rate_limits import Admission, RateLimiter, _Bucket, _Group
+from gateway.coordinator import Record
 from gateway.errors import (
     CoordinationUnavailable,
     DeadlineExceeded,
@@ -15,7 +16,7 @@ from gateway.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from gateway.recordings import Kind, Mode, Outcome, Target
+from gateway.recordings import Answer, Kind, Mode, Outcome, Target, recording_of
 from gateway.store.connection import Connection
 from gateway.store.token_buckets import TokenBuckets
 
@@ -46,6 +47,11 @@ COSTS: list[tuple[Ended, str]] = [
 ]
 
 
+def answer(outcome: Outcome | None, *, was_sent: bool = False) -> Answer:
+    """Return what a request is answered."""
+    return Answer(outcome, recording_of("", TARGET, Record()), was_sent)
+
+
 class Noting(RateLimiter):
     """Notes what is spent, of buckets that no Redis holds."""
 
@@ -67,14 +73,14 @@ def test_request_is_charged_by_what_became_of_it(ended: Ended, cost: str) -> Non
     first, second = (Admission(limiter, [_Bucket(name, name, 1, 0.1, 0.9)], key, group) for name in ("first", "second"))
     became, was_sent = ended if isinstance(ended, tuple) else (ended, False)
     for admission in (first, second):
-        admission.charge(became("") if isinstance(became, type) else became, was_sent=was_sent)
+        admission.charge(became("") if isinstance(became, type) else answer(became, was_sent=was_sent))
     assert limiter.spent == {OWN: ["first", "second"], SHARED: ["first"], FREE: []}[cost]
     # Those who come after it are charged for what comes after it.
     assert (key in limiter._groups) is (cost != SHARED)
 
 
-@pytest.mark.parametrize("ended", [Outcome.STARTED, Outcome.ALREADY_RECORDING, UpstreamRefused("")])
-def test_request_under_a_new_key_is_charged_whole_and_once(ended: Outcome | GatewayError) -> None:
+@pytest.mark.parametrize("ended", [answer(Outcome.STARTED), answer(Outcome.ALREADY_RECORDING), UpstreamRefused("")])
+def test_request_under_a_new_key_is_charged_whole_and_once(ended: Answer | GatewayError) -> None:
     """Whatever becomes of it, its caller pays for what is remembered of it; the target pays for a real start alone."""
     limiter, group, key = Noting(), _Group(), (TARGET, True)
     buckets = [_Bucket("caller", "of the caller", 1, 0.1, 0.9), _Bucket("track", "of the track", 1, 0, 1)]
@@ -82,4 +88,5 @@ def test_request_under_a_new_key_is_charged_whole_and_once(ended: Outcome | Gate
     admission.charge_key()
     assert limiter.spent == ["of the caller"]
     admission.charge(ended)
-    assert limiter.spent == ["of the caller"] + ([] if ended is Outcome.ALREADY_RECORDING else ["of the track"])
+    free = isinstance(ended, Answer) and ended.outcome is Outcome.ALREADY_RECORDING
+    assert limiter.spent == ["of the caller"] + ([] if free else ["of the track"])

@@ -115,6 +115,13 @@ async def test_request_without_an_origin_gets_no_cors_headers(page: ApiClient, n
     assert "access-control-max-age" not in options.headers
 
 
+async def test_cors_request_that_is_no_options_is_no_preflight(page: ApiClient, new_track: NewTrack) -> None:
+    """A page may send a preflight's header with any request: a start that has it is carried out."""
+    answer = await page.start(new_track(), headers={"origin": PAGES[0], **ASKS})
+    assert (answer.status_code, answer.json()["outcome"]) == (201, "started")
+    assert answer.headers["access-control-allow-origin"] == PAGES[0]
+
+
 async def test_cors_without_configured_origins_is_off(gateway: ApiClient) -> None:
     """Without the setting nothing is said of origins at all."""
     preflight = await gateway.options(START, headers={"origin": PAGES[0], **ASKS})

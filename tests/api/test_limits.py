@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 
 from gateway.api.rate_limits import RateLimiter
 from gateway.auth.api_keys import Caller, new_key
-from gateway.recordings import Kind, Mode, Outcome, Target
+from gateway.coordinator import Record
+from gateway.recordings import Answer, Kind, Mode, Outcome, Target, recording_of
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.identities import demo_join_token
 from gateway.sandbox.simulator import Simulator
@@ -213,7 +214,7 @@ async def test_limits_of_many_starts_cost_a_script_for_five_at_most(valkey: Embe
         target = Target(Mode.TRACK, "room", f"p{number}", Kind.VIDEO)
         admission = await limiter.admit(Caller("demo", account="demo"), target, starts=True)
         admission.check()
-        admission.charge(Outcome.STARTED)
+        admission.charge(Answer(Outcome.STARTED, recording_of("", target, Record())))
         admission.leave()
 
     for number in range(300):

@@ -1,6 +1,7 @@
 """The end of a room: all that records there is stopped, and what is not known is not said."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -259,13 +260,18 @@ async def callers(
 async def test_room_stop_leaves_out_what_is_not_seen_and_refuses_what_may_not_be_stopped(
     valkey: EmbeddedValkey, simulator: Simulator, tmp_path: Path, new_track: NewTrack
 ) -> None:
-    """Its own is stopped, another caller's is 403 by its rule, and what it may not see is nowhere."""
-    own, others, unseen = new_track(), new_track(), new_track()
-    seen = f'participants = ["{own["participantId"]}", "{others["participantId"]}"]\n'
+    """Its own is stopped, another caller's is 403 by its rule, and what it may not see is nowhere.
+
+    What only the list shows, which is looked at after all that Redis knows, is counted as foreign.
+    """
+    own, others, unseen, foreign = (new_track() for _ in range(4))
+    shown = [track["participantId"] for track in (own, others, foreign)]
+    seen = f"participants = {json.dumps(shown)}\n"
     async with callers(valkey, simulator, tmp_path, all="", few=f"{seen}stop_others = false\n") as clients:
         await clients["few"].start(own)
         await clients["all"].start(others)
         await clients["all"].start(unseen)
+        await outside(simulator, foreign)
         answer = await clients["few"].post(f"/v1/rooms/{own['roomId']}/recordings/stop", json={})
     results = {result["target"]["participantId"]: result for result in answer.json()["results"]}
     assert results.keys() == {own["participantId"], others["participantId"]}
@@ -273,7 +279,8 @@ async def test_room_stop_leaves_out_what_is_not_seen_and_refuses_what_may_not_be
     assert results[own["participantId"]]["recording"]["outcome"] == "stopped"
     refused = results[others["participantId"]]
     assert (refused["status"], refused["problem"]["rule"]) == (403, "starter")
-    assert recording(simulator) == sorted([others["participantId"], unseen["participantId"]])
+    assert answer.json()["foreignLeft"] == 1
+    assert recording(simulator) == sorted(track["participantId"] for track in (others, unseen, foreign))
 
 
 async def test_room_stop_costs_a_token_of_its_caller(

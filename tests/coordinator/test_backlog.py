@@ -11,6 +11,7 @@ from gateway.coordinator import Backlog, Command, Completion, Coordinator, Recor
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.store.connection import Connection
 from gateway.store.scripts import BUCKETS
+from tests import harness
 from tests.coordinator.track import Track
 
 LONG_AGO = 90_000
@@ -76,6 +77,23 @@ async def test_backlog_counts_unknown_tracks_and_lapsed_leases(fresh: EmbeddedVa
     assert seen.count == 2
     assert LONG_AGO / 1000 <= seen.oldest < LONG_AGO / 1000 + 60
     assert LONG_AGO / 1000 <= seen.lag < LONG_AGO / 1000 + 60
+
+
+@pytest.mark.anyio
+async def test_backlog_counts_what_a_probe_looks_for_where_redis_has_forgotten_it(
+    fresh: EmbeddedValkey, connection: Connection
+) -> None:
+    """A start that only looks yet is not uncertain; once Redis forgets it, what it would have found is."""
+    coordinator = Coordinator(connection, Timing(lease=60, verify_absent="always"), "t")
+    harness.age(fresh)
+    _, lease = await coordinator.claim(coordinator.key("room", "p", "video"), Command.START)
+    assert lease is not None
+    assert lease.action == "probe"
+    assert (await Backlog(connection, "t").uncertainty()).count == 0  # pyright: ignore[reportOptionalMemberAccess]
+    with redis.Redis.from_url(fresh.url) as admin:
+        admin.flushall()
+    assert (await coordinator.leases.renew(lease)).how == "restored"
+    assert (await Backlog(connection, "t").uncertainty()).count == 1  # pyright: ignore[reportOptionalMemberAccess]
 
 
 @pytest.mark.anyio

@@ -218,6 +218,22 @@ def test_rewrites_in_any_order_keep_the_horizon_of_a_start(world: World) -> None
     rest(world, recording=True)
 
 
+def test_rewrite_of_a_stop_keeps_the_horizon_of_a_start_whose_process_has_died(world: World) -> None:
+    """Redis forgets a start that may still land and the stop after it; only who stopped is left to say so."""
+    first, second = replicas(world, 2)
+    plan(world, "start", Fate(hears="reset", reply=0.1, lands=13))
+    call = second.start()
+    world.until(lambda: call.returned is not None)
+    stop = first.stop()
+    world.until(lambda: stop.returned is not None)
+    horizon = int(world.record()["start_may_land_until"])
+    assert horizon > world.redis_ms
+    second.crash()
+    world.lose()
+    world.until(lambda: world.record().get("state") == "stopped")
+    assert int(world.record()["start_may_land_until"]) == pytest.approx(horizon, abs=100)
+
+
 def test_rewrites_in_any_order_keep_the_horizon_of_a_stop(new_world: Callable[..., World]) -> None:
     """The same of a stop that may still land, and of one after it that was answered: what is started is not ended."""
     world = new_world(settling=False)

@@ -22,8 +22,8 @@ _RECORDED: Final = (
     "tests/api tests/auth tests/recordings tests/coordinator tests/store tests/videosdk tests/observability "
     "tests/serving tests/terminal tests/harm tests/settings_reach tests/fundamentals tests/topologies "
     "tests/chart/test_settings_reach.py tests/model/test_protocol_model.py tests/blackbox/test_shutdown.py "
-    "tests/test_docs.py tests/test_leaks.py tests/test_lifecycle.py tests/test_main.py tests/test_secret "
-    "tests/test_settings.py tests/test_startup_files.py"
+    "tests/blackbox/test_keep_alive.py tests/test_app.py tests/test_docs.py tests/test_leaks.py "
+    "tests/test_lifecycle.py tests/test_main.py tests/test_secret tests/test_settings.py tests/test_startup_files.py"
 )
 """What runs the gateway in its own process, or is named for a module; the others' processes leave no lines."""
 

@@ -104,7 +104,7 @@ class _Operators:
             # What asks for the truth of None finds it false.
             case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and not value.value):
                 yield self._change("return", node, "return None")
-            case ast.Expr(value=ast.Call() | ast.Await()) | ast.AugAssign() | ast.Delete() | ast.Raise() | ast.Assert():
+            case ast.Expr(value=ast.Call() | ast.Await()) | ast.AugAssign() | ast.Delete() | ast.Raise():
                 yield self._change("statement", node, "pass")
             case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
                 yield self._change("statement", node, "pass")
@@ -301,7 +301,7 @@ def _is_no_behaviour(node: ast.AST) -> bool:  # noqa: PLR0911 - a table
             return True
         case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
             return True
-        case ast.Import() | ast.ImportFrom():
+        case ast.Import() | ast.ImportFrom() | ast.Assert():
             return True
         case ast.If(body=body, orelse=[]):
             return all(map(_is_no_behaviour, body))

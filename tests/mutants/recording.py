@@ -10,6 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -42,8 +43,9 @@ _NAMED: Final = {
     ),
     "gateway/observability/tracing.py": ("tests/observability/test_traces.py",),
     "tracing.": ("tests/observability/test_traces.py",),
+    "UpstreamCall(": ("tests/observability/test_metrics.py",),
     "Drain(": ("tests/blackbox/test_shutdown.py",),
-    ".lua": ("tests/coordinator/", "tests/model/test_protocol_model.py"),
+    "gateway/coordinator/*.lua": ("tests/coordinator/", "tests/model/test_protocol_model.py"),
     "gateway/settings/": (
         "tests/test_settings.py",
         "tests/test_docs.py::test_settings_page",
@@ -51,9 +53,16 @@ _NAMED: Final = {
         "tests/chart/test_settings_reach.py::test_values_schema",
     ),
     "gateway/__main__.py": ("tests/test_main.py",),
+    "gateway/app.py": ("tests/test_app.py", "tests/blackbox/test_shutdown.py"),
+    "gateway/recordings/recordings.py": ("tests/test_app.py",),
     "gateway/terminal/": ("tests/terminal/", "tests/test_main.py"),
-    "gateway/serving/server.py": ("tests/test_main.py",),
+    "gateway/serving/server.py": (
+        "tests/test_main.py",
+        "tests/observability/test_workers.py",
+        "tests/serving/test_files.py",
+    ),
     "gateway/serving/healthcheck.py": ("tests/test_main.py",),
+    "gateway/store/bucket_shares.py": ("tests/store/test_token_buckets.py",),
     "gateway/lifecycle.py": ("tests/test_main.py", "tests/blackbox/test_shutdown.py"),
 }
 """By the end or beginning of a path, by the operator, or by what the function uses: tests that run it in processes of
@@ -61,6 +70,8 @@ their own, or without the gateway's way to Redis, which is not recorded; and tes
 declares."""
 _TABLE: Final = "tests/coordinator/test_transitions.py::test_commands"
 """Writes down what every script of the protocol does to every kind of record, in a second."""
+_OTHER_SERVERS: Final = re.compile(r"\[(redis|redis-6\.2|valkey-8\.1)[-\]]")
+"""Tests of a script on these: a mistake in it shows on the fourth server as well, in a quarter of the time."""
 _NEAR: Final = 0.3
 """How much a test counts that may run a line, beside one that was seen to."""
 
@@ -100,14 +111,15 @@ class Recording:
         named = tuple(
             file
             for names, files in _NAMED.items()
-            if mutant.module.endswith(names)
+            if fnmatch(mutant.module, names)
             or mutant.operator == names
             or mutant.module.startswith(names)
             or (names[-1] in ".(" and names in function)
             for file in files
         )
         near = self._by_script(mutant) if mutant.module.endswith(".lua") else self._by_line(mutant)
-        weight = 1.0 if mutant.operator in _NAMED else _NEAR
+        is_script = mutant.module.endswith(".lua")
+        weight = 1.0 if mutant.operator in _NAMED or is_script else _NEAR
         if mutant.module in _NAMED or any(word in function for word in _NAMED if word[-1] in ".("):
             weight = _APART
         by_name = {test: weight for test in self.seconds if test.startswith(named or "-")}
@@ -115,8 +127,10 @@ class Recording:
             near = dict.fromkeys(near.keys() - by_name.keys(), 0.1)
         # What no test runs in the recorded process is best noticed by those that run it in others.
         able = near if any(near.values()) or not by_name else dict.fromkeys(near, 0.0)
-        able = {**by_name, **able}
+        able = {test: max(by_name.get(test, 0.0), able.get(test, 0.0)) for test in {**by_name, **able}}
         able = {test: able[test] for test in able if test in self.seconds and not test.startswith(_NEVER)}
+        if is_script:
+            able = {test: able[test] for test in able if not _OTHER_SERVERS.search(test)}
         by_file: dict[str, list[str]] = {}
         for test in sorted(able, key=lambda test: (self.seconds[test], test)):
             by_file.setdefault(test.partition("::")[0], []).append(test)
@@ -124,8 +138,8 @@ class Recording:
         others = [test for tests in rounds for test in sorted(filter(None, tests), key=self.seconds.__getitem__)]
         # Those that are about the module look closest; of all others, a few of each file look from everywhere.
         own = (f"tests/{Path(mutant.module).parent.name}/", *named)
-        table = _TABLE if mutant.module.startswith("gateway/coordinator/") and mutant.module.endswith(".lua") else "-"
-        written = [test for test in self.seconds if test.startswith(table)]
+        table = _TABLE if mutant.module.startswith("gateway/coordinator/") and is_script else "-"
+        written = [test for test in able if test.startswith(table)]
         return list(dict.fromkeys((*written, *self._within(self._closest(able, mutant, own), seconds), *others)))
 
     def _closest(self, tests: Mapping[str, float], mutant: Mutant, own: tuple[str, ...]) -> list[str]:
@@ -219,7 +233,7 @@ class Recording:
                 continue
             if name == "prelude" and "scripts.run(" in source:
                 found |= self._module(module)
-            if f'Script("{name}"' in source:
+            if re.search(rf'Script\([^)]*"{name}"\)', source):
                 found |= self._module(module)
             sending = re.compile(rf'\brun\(\s*"{name}"')
             found |= self._ran(module, [source.count("\n", 0, place.start()) + 1 for place in sending.finditer(source)])

@@ -229,6 +229,26 @@ def test_run_with_old_recording_believes_no_test_that_fails_without_a_mutant(
     assert (verdict.killed, verdict.by) == (False, "")
 
 
+def test_tests_of_a_script_are_those_of_the_class_that_sends_it() -> None:
+    """Those that run the class, on one server; tests of the protocol's scripts cannot notice another's mutant."""
+    sender, other = "tests/api/test_sender.py::test_one", "tests/coordinator/test_scripts.py::test_two"
+    script, module = "gateway/store/limit.lua", "gateway/store/token_buckets.py"
+    sources = {script: "return 1", module: 'SCRIPT = Script("gateway.store", "limit")'}
+    seconds = {sender: 0.1, other: 0.1, f"{sender}[redis-6.2]": 0.1}
+    recording = Recording(seconds, {module: {1: frozenset({sender, f"{sender}[redis-6.2]"})}}, sources)
+    assert recording.tests(Mutant(script, "constant", 7, 8, "2", 1, 1)) == [sender]
+
+
+def test_tests_named_for_a_module_come_first_also_where_they_run_it() -> None:
+    """Of what a module declares, a test in this process can tell as much as one that starts another."""
+    module = "gateway/observability/metrics.py"
+    tests = [f"tests/observability/test_metrics.py::test_{name}" for name in ("here", "elsewhere")]
+    stranger = "tests/api/test_start.py::test_start"
+    lines = {module: {2: frozenset({tests[0], stranger})}}
+    recording = Recording(dict.fromkeys([stranger, *tests], 0.1), lines, {module: "A = f(1)\nB = 2"})
+    assert set(recording.tests(Mutant(module, "constant", 6, 7, "2", 1, 1))[:2]) == set(tests)
+
+
 def test_copies_of_a_killed_process_go_with_the_next() -> None:
     """What a process that was killed has left in the folder for temporary files does not stay."""
     left = (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.observability import tracing
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
@@ -17,6 +18,7 @@ from gateway.sandbox.wire import Exchange, Reply, Server
 from tests import harness
 from tests.api_client import START, NewTrack
 from tests.observability.collector import Collector, Span
+from tests.observability.numbers import scrape
 from tests.test_main import gateway_command
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blackbox]
@@ -175,6 +177,69 @@ async def test_trace_header_to_videosdk_holds_only_the_span(
         await gateway.start(new_track(), headers=parent.headers)
         assert "traceparent" not in seen[-1]
     await server.stop()
+
+
+async def test_trace_of_a_start_in_one_process_links_its_joiner(
+    valkey: EmbeddedValkey, demo: harness.Demo, new_track: NewTrack
+) -> None:
+    """Of the phases each has a span, and of VideoSDK's answer the call has one; a joiner is linked to the operation."""
+    answers = asyncio.Event()
+
+    async def take(exchange: Exchange) -> None:
+        await answers.wait()
+        exchange.reply(Reply(200, b'"track recording started successfully."'))
+
+    server = Server(take, host="127.0.0.1", port=0)
+    await server.start()
+    settings = harness.environment(valkey.url, server.url, demo.file, **harness.CALM, GATEWAY_VERIFY_ABSENT="never")
+    async with Collector() as collector:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in collector.settings.items():
+                if name.startswith("OTEL_"):
+                    patch.setenv(name, value)
+            async with (
+                harness.serve(settings | {"GATEWAY_TRACING": "otlp"}) as url,
+                harness.client(url, demo.key) as gateway,
+            ):
+                track, waiting = new_track(), (await scrape(gateway)).total("waiting_callers")
+                starts = [asyncio.create_task(gateway.start(track)) for _ in range(2)]
+                await harness.until(
+                    lambda: scrape(gateway), lambda seen: seen.total("waiting_callers") == waiting + len(starts)
+                )
+                answers.set()
+                outcomes = {(await start).json()["outcome"] for start in starts}
+                assert outcomes == {"started", "joined"}
+        names = {span.name for span in collector.spans}
+        assert names == {ROUTE, "claim", "operation", "upstream start", "finish"}
+        (operation,) = collector.named("operation")
+        links = {span.attributes["gateway.outcome"]: span.links for span in collector.named(ROUTE)}
+        assert links == {"started": [], "joined": [operation.id]}
+    await server.stop()
+
+
+async def test_span_begins_a_trace_only_where_it_may() -> None:
+    """Without a trace there is no span, unless it may begin one; two traces know of each other by links alone."""
+    async with Collector() as collector:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in collector.settings.items():
+                patch.setenv(name, value)
+            tracing.start("1")
+            try:
+                with tracing.span("alone") as alone:
+                    assert alone is None
+                with tracing.span("first", root=True), tracing.span("inner"):
+                    place = tracing.here()
+                with tracing.span("second", root=True):
+                    tracing.link("")
+                    tracing.link(place)
+                await harness.eventually(lambda: len(collector.spans) >= 3)
+            finally:
+                await tracing.stop()
+        assert sorted(span.name for span in collector.spans) == ["first", "inner", "second"]
+        first, inner, second = (collector.named(name)[0] for name in ("first", "inner", "second"))
+        assert (first.parent, inner.parent, second.parent) == ("", first.id, "")
+        assert (first.trace == inner.trace, inner.trace == second.trace) == (True, False)
+        assert (first.links, inner.links, second.links) == ([], [], [inner.id])
 
 
 async def test_trace_of_background_work_is_its_own_and_holds_no_secret(

@@ -191,9 +191,11 @@ async def test_release_by_an_operator_leads_to_a_start(
         assert (await gateway.start(track)).json()["outcome"] == "already_recording"
         if not begun_here:
             simulator.end_recording(*key_of(track), rows_stay_open=True, webhook=False)
-        path = f"/v1/admin/tracks/{'/'.join(key_of(track))}/release"
+        path, log = f"/v1/admin/tracks/{'/'.join(key_of(track))}/release", Log()
         released = await gateway.post(path, json={"reason": "it is over"})
         assert released.status_code == 200, released.text
+        dead = [entry["reason"] for entry in log.entries() if entry["event"] == "row.dead"]
+        assert dead == ([] if begun_here else ["released"])
         answer = await gateway.start(track)
         assert answer.json()["outcome"] == ("already_recording" if begun_here else "started"), answer.text
         assert running(simulator, track) == 1

@@ -1,6 +1,7 @@
 """Lists are asked for together, and whoever waits for one hears what became of it."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -201,6 +202,21 @@ async def test_unknown_rooms_are_remembered_beside_the_others(simulator: Simulat
         listings.forget_unknown("made-up-0")
         await listings.ask("made-up-0", max_age=60)
         assert asked(simulator) == 9
+
+
+async def test_row_of_an_earlier_session_is_superseded_by_the_newest(simulator: Simulator) -> None:
+    """A room has one session at a time: a row that began in the last one tells that the others are over."""
+    simulator.account.start(_target("p"), {}, None)
+    simulator.account.start(_target("q"), {}, None)
+    simulator.end_session("room", rows_stay_open=True)
+    # VideoSDK tells moments in milliseconds.
+    ended = time.time()
+    await harness.eventually(lambda: time.time() > ended + 0.002)
+    simulator.account.start(_target("p"), {}, None)
+    async with listing(simulator) as listings:
+        listed = await listings.ask("room")
+    rows = sorted(listed.rows, key=lambda row: row.start or "")
+    assert [listed.is_superseded(row) for row in rows] == [True, True, False]
 
 
 async def test_room_that_videosdk_refuses_to_list_is_remembered(simulator: Simulator) -> None:

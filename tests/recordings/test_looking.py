@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -241,6 +242,27 @@ async def test_without_redis_a_target_is_open_while_its_own_row_is(parts: Parts,
     assert [await parts.without_redis._is_open(target) for target in (ADA, audio, BOB)] == [True, False, False]
     simulator.end_recording(ROOM, "ada", "video", webhook=False)
     assert not await parts.without_redis._is_open(ADA)
+
+
+@pytest.mark.parametrize(
+    ("before", "fault", "found"),
+    [
+        ("start", None, "joined"),
+        ("start", "reset_before", "outcome-unknown"),
+        ("stop", None, "started"),
+    ],
+)
+async def test_start_without_redis_joins_a_start_that_was_answered_meanwhile(
+    parts: Parts, simulator: Simulator, before: str, fault: Any, found: str
+) -> None:
+    """It waits for its turn, and shares the answer of a start; neither that of a stop, nor one that did not come."""
+    key, here = key_of(parts, ADA), parts.without_redis
+    if fault:
+        simulator.inject(Fault(action=fault, endpoint="start"))
+    first = here.stop(key, ADA) if before == "stop" else here.start(key, ADA, StartParameters(), "demo")
+    _, answer = await asyncio.gather(first, here.start(key, ADA, StartParameters(), "demo"))
+    assert (answer.outcome if isinstance(answer, Answer) else answer.slug) == found
+    assert sum(call.endpoint == "start" for call in simulator.calls) == 1
 
 
 async def test_stops_without_redis_leave_no_turn_behind(parts: Parts) -> None:

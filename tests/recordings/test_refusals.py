@@ -10,7 +10,7 @@ from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
 from gateway.sandbox.webhooks import Signer
 from tests import harness
-from tests.api_client import NewTrack
+from tests.api_client import ApiClient, NewTrack
 
 pytestmark = pytest.mark.anyio
 
@@ -155,3 +155,17 @@ async def test_stop_while_a_refused_start_is_tried_again_ends_it(
         assert (await asked).status_code == 422
         assert (stopped.status_code, stopped.json()["outcome"]) == (200, "not_recording")
         assert simulator.rows == []
+
+
+# --- nothing was done ---------------------------------------------------------------------------------------------
+
+
+async def test_start_that_videosdk_limits_leaves_nothing_to_show(
+    gateway: ApiClient, simulator: Simulator, new_track: NewTrack
+) -> None:
+    """Nothing was begun and nothing refused for good: the room lists no recording, and the track has none."""
+    track = new_track()
+    simulator.inject(Fault(action="refuse", endpoint="start", status=429, headers={"Retry-After": "1"}))
+    assert (await gateway.start(track)).status_code == 503
+    assert (await gateway.list(track["roomId"])).json()["recordings"] == []
+    assert (await gateway.show(track)).status_code == 404

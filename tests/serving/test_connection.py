@@ -82,9 +82,9 @@ class Raw:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def to(cls, served: Served) -> "Raw":
-        """Connect."""
-        return cls(*await asyncio.open_connection("127.0.0.1", served.port))
+    async def to(cls, served: Served, source: str = "127.0.0.1") -> "Raw":
+        """Connect from an address."""
+        return cls(*await asyncio.open_connection("127.0.0.1", served.port, local_addr=(source, 0)))
 
     async def send(self, *pieces: bytes) -> None:
         """Send pieces, each in a packet of its own as far as that can be had."""
@@ -265,6 +265,7 @@ LONG = 40 * 1024
 ENDLESS = {
     "a header": b"GET / HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * LONG,
     "many headers": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * (LONG // 6),
+    "many short headers": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * (LONG // 6) + b"\r\n",
     "an address": b"GET /" + b"x" * LONG,
     "a name": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"x" * LONG,
     "nothing but line ends": b"\r\n" * (LONG // 2),
@@ -449,7 +450,10 @@ def bounded(most: int = 100, mebibytes: int = 1) -> type[LineProtocol]:
 
 
 async def test_connection_beyond_the_bound_is_answered_503_until_another_ends() -> None:
-    """One address gets half of the places: a connection more is told so, and let in once one has ended."""
+    """One address gets half of the places: a connection more is told so, and let in once one has ended.
+
+    Another address finds a place meanwhile.
+    """
     connections = bounded(4)
     async with serving(connections) as served:
         first, second, third = [await Raw.to(served) for _ in range(3)]
@@ -461,6 +465,10 @@ async def test_connection_beyond_the_bound_is_answered_503_until_another_ends() 
         assert (answer.body["bound"], answer.headers["connection"]) == ("connections-per-address", "close")
         assert await third.ended() == b""
         await third.close()
+        other = await Raw.to(served, "127.0.0.2")
+        await other.send(POST)
+        assert (await other.answer()).status == 200
+        await other.close()
         await first.close()
         await harness.eventually(lambda: connections.places.taken == 1)
         fourth = await Raw.to(served)

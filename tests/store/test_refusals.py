@@ -161,6 +161,32 @@ def failed(kind: str) -> float:
     return Numbers(body.decode()).total("redis_errors_total", kind=kind)
 
 
+async def test_refusal_of_a_connection_that_was_left_drops_no_other(valkey: EmbeddedValkey) -> None:
+    """Two calls meet a server that refuses, and one hears of it late: what was made anew meanwhile is kept."""
+    connection, late = Connection(valkey.url, probe_every=0), asyncio.Event()
+
+    async def refused(_: object) -> None:
+        raise redis.ResponseError("READONLY You can't write against a read only replica.")
+
+    async def refused_late(client: object) -> None:
+        await late.wait()
+        await refused(client)
+
+    waiting = asyncio.create_task(connection._call(refused_late))
+    await harness.eventually(lambda: connection._opened)
+    first = connection._opened
+    with pytest.raises(CoordinationUnavailable):
+        await connection._call(refused)
+    await connection.now()
+    anew = connection._opened
+    assert anew is not first
+    late.set()
+    with pytest.raises(CoordinationUnavailable):
+        await waiting
+    assert connection._opened is anew
+    await connection.aclose()
+
+
 @pytest.mark.parametrize("case", REFUSALS)
 async def test_write_that_is_refused_makes_redis_unavailable_until_one_succeeds(case: str) -> None:
     """Reads that would succeed meanwhile change nothing; each kind is counted and logged once, under its own name."""

@@ -114,6 +114,20 @@ async def fill(redis: Redis, name: str) -> None:
 # --- what is answered --------------------------------------------------------------------------------------------
 
 
+async def test_take_at_once_asks_redis_for_nothing(process: MakeProcess, name: str) -> None:
+    """What this process can say of a bucket it says without a wait; what only Redis can say it does not say."""
+    one = process(1)
+
+    def take(cost: float) -> Quota | None:
+        return one.buckets.take_at_once(name, per_minute=SLOW, burst=1, cost=cost)
+
+    first = take(1)
+    assert first is not None
+    assert first.allowed
+    assert take(1) is None
+    assert one.scripts == 0
+
+
 @pytest.mark.parametrize(
     ("spent", "cost", "allowed", "remaining", "missing"),
     [(0, 4, True, 6, 0), (6, 4, True, 0, 0), (7, 4, False, 3, 1), (10, 4, False, 0, 4), (10, 0, True, 0, 0)],
@@ -453,6 +467,19 @@ async def test_report_that_comes_twice_takes_what_was_spent_once(process: MakePr
         return round(tokens, 2)
 
     assert [await left(report) for report in (1, 1, 2, 1)] == [7, 7, 4, 4]
+
+
+async def test_report_that_is_given_up_is_not_repeated(process: MakeProcess, redis: Redis, name: str) -> None:
+    """Redis does not answer for too long: what was spent is forgotten, and the bucket is free to be taken from."""
+    one = process(10, give_up_seconds=-1)
+    assert isinstance(one.connection, ErringConnection)
+    one.connection.away("limit")
+    one.spend(name, 1)
+    await one.buckets.sync()
+    assert one.buckets.take_at_once(name, per_minute=SLOW, burst=10, cost=0) is not None
+    one.connection.errors.clear()
+    await one.buckets.sync()
+    assert await tokens(redis, name) is None
 
 
 async def test_close_while_redis_hangs_ends_with_its_grace(name: str) -> None:
