@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from gateway.coordinator import Record
 from gateway.errors import Refused, TooManyRequests, UpstreamError
 from gateway.observability import metrics
+from gateway.recordings.evidence import with_dead
 from gateway.recordings.listings import Listing, ListingCache
 from gateway.recordings.targets import Kind, Mode, Target
 from gateway.sandbox.faults import Fault
@@ -56,6 +59,42 @@ def test_listing_of_a_target_holds_its_rows_only(participant: str, kind: Kind | 
     """Rows of its mode, its participant and its kind, as far as the target has one."""
     listed = Listing(ROWS, 0.0).of(Target(Mode.TRACK, "room", participant, kind))
     assert [row.id for row in listed] == found
+
+
+def _open(name: str, *, session: str = "now", begun: int = 30, kind: str = "video") -> ListedRow:
+    """Return a row that is open, and began so many seconds after noon."""
+    start = f"2026-01-01T12:00:{begun:02d}Z"
+    return ListedRow(id=name, session_id=session, participant_id="ada", kind=kind, mode="track", start=start)
+
+
+_NOON_MS = 1_767_268_800_000
+
+
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [
+        (Record(), ["newer", "older"]),
+        (Record(evidence=with_dead("", "older")), ["newer"]),
+        (Record(ended_at=_NOON_MS + 35_000), ["newer"]),
+        (Record(ended_at=_NOON_MS + 34_000), ["newer", "older"]),
+    ],
+    ids=["nothing is known", "one is dead", "it has just ended", "it ended S ago"],
+)
+def test_listing_open_rows_leave_out_what_no_longer_records(record: Record, found: list[str]) -> None:
+    """Dead rows, those of an earlier session, and for S after an end those that may just have ended, newest first."""
+    earlier, older, newer = _open("earlier", session="before", begun=10), _open("older"), _open("newer", begun=38)
+    rows = [earlier, older, newer, _open("audio", kind="audio")]
+    ada = Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
+    listed = Listing(rows, 0.0, newest=newer).open_rows_of(ada, record, _NOON_MS + 39_000, 5)
+    assert [row.id for row in listed] == found
+
+
+def test_listing_open_targets_leave_out_what_has_ended_and_what_no_caller_could_name() -> None:
+    """VideoSDK knows participants and kinds that are no part of any target here."""
+    ended = structs.replace(_open("ended", kind="audio"), end="2026-01-01T12:00:40Z")
+    unnamed = [_open("avatar", kind="avatar"), structs.replace(_open("no id"), participant_id="a/b")]
+    listed = Listing([_open("one"), _open("again"), ended, *unnamed], 0.0)
+    assert listed.open_targets("room") == {Target(Mode.TRACK, "room", "ada", Kind.VIDEO)}
 
 
 async def test_list_that_fails_unexpectedly_fails_for_every_waiter() -> None:
