@@ -378,6 +378,20 @@ async def test_reader_pays_for_the_lists_of_all_participants(long: Simulator) ->
         assert first.paid == 4
 
 
+async def test_lists_by_participant_leave_places_to_other_rooms(long: Simulator) -> None:
+    """Of six participants whose lists never come four are asked for at once; the list of another room is."""
+    names = [f"p{number}" for number in range(6)]
+    long.inject(*(Fault(action="hang_before", endpoint="list", participant_id=name, times=None) for name in names))
+    async with listing(long, max_pages=1, max_connections=5) as listings:
+        asking = [asyncio.create_task(listings.ask("room", name, Mode.TRACK)) for name in names]
+        await harness.eventually(lambda: asked(long) == 1 + 4)
+        async with asyncio.timeout(harness.BOUND):
+            assert (await listings.ask("elsewhere", None, Mode.TRACK)).rows == []
+        assert asked(long) == 1 + 4 + 1
+        for task in asking:
+            task.cancel()
+
+
 async def test_rooms_that_are_too_long_are_remembered_to_a_bound(long: Simulator) -> None:
     """With place for one, the room before it is tried as a whole again."""
     async with listing(long, max_pages=1, max_in_parts=1) as listings:
