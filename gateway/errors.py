@@ -10,6 +10,7 @@ What the upstream did (`UpstreamError`; never shown to a caller as it is)::
     ├── Refused               VideoSDK answered 4xx, and the token is good: this call did nothing
     ├── CredentialsRefused    VideoSDK refused the token, with 400, 401 or 403: this call did nothing
     ├── Limited               VideoSDK answered 429, or 503 with Retry-After: this call did nothing
+    ├── ListIncomplete        VideoSDK answered, and its list is longer than is read, or changes from page to page
     └── MayHaveHappened       sent, and no answer that settles it
 
 What it means to the caller (`GatewayError`; each an RFC 9457 problem with a stable type)::
@@ -46,6 +47,7 @@ __all__ = [
     "InternalError",
     "InvalidRequest",
     "Limited",
+    "ListIncomplete",
     "MalformedRequest",
     "MayHaveHappened",
     "MethodNotAllowed",
@@ -123,6 +125,11 @@ class Limited(UpstreamError):
     """VideoSDK refused for now: rate, quota or overload."""
 
     may_have_happened = False
+
+
+@final
+class ListIncomplete(UpstreamError):
+    """VideoSDK's list cannot be read to its end, or not of a piece; a shorter one may be."""
 
 
 @final
