@@ -39,7 +39,6 @@ BEFORE_SEND: Final = "before_send"
 _PORTS: Final = {"http": 80, "https": 443}
 _NEXT_ADDRESS_SECONDS: Final = 0.25
 """How long an address has to answer before the next one is tried beside it (RFC 8305)."""
-_BODILESS: Final = frozenset({204, 304})
 _LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _PACKED: Final = frozenset({b"content-encoding", b"content-length"})
 """What is no longer true of a body that was unpacked."""
@@ -419,7 +418,7 @@ class _Connection(asyncio.Protocol):
         if sum(len(name) + len(value) for name, value in self._headers) > self._limits.head:
             self._problem = "the head of the reply is too long"
         lengths = [(name.lower(), value) for name, value in self._headers if name.lower() in _LENGTHS]
-        self._until_close = not lengths and self._status not in _BODILESS
+        self._until_close = not lengths
         if len(lengths) > 1 or (
             lengths and lengths[0][0] == b"transfer-encoding" and lengths[0][1].lower() != b"chunked"
         ):

@@ -1,6 +1,7 @@
 """How fast calls may follow each other, and who goes first."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -25,6 +26,15 @@ async def test_turns_of_those_that_go_last_hold_up_others_by_one_at_most() -> No
     await asyncio.gather(*readers)
     assert before <= 2
     assert len(order) == 6
+
+
+async def test_turns_come_no_faster_than_the_rate() -> None:
+    """Each waits for its part of a second after the one before."""
+    pace, begun = Pace(100), time.monotonic()
+    for last in (False, True, False, True):
+        await pace.turn(last=last)
+    # A timer may be early by what a clock cannot tell apart.
+    assert time.monotonic() - begun > 3 * 0.009
 
 
 async def test_turns_without_a_rate_are_taken_at_once() -> None:

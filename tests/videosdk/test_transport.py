@@ -316,6 +316,24 @@ async def test_server_that_falls_silent_is_given_up(said: bytes) -> None:
         await harness.eventually(lambda: server.ended == 1)
 
 
+async def test_server_that_was_heard_of_lately_is_not_given_up() -> None:
+    """Looked at before its time is over, it goes on: the time counts from the last byte that it said."""
+    said = asyncio.Event()
+
+    async def slowly(connection: socket.socket) -> bool:
+        await said.wait()
+        return await saying(ok())(connection)
+
+    transport = Transport(NOBODY, USUAL)
+    async with Hostile(slowly) as server, httpx.AsyncClient(transport=transport, timeout=harness.BOUND) as videosdk:
+        request = asyncio.create_task(videosdk.get(server.url))
+        await harness.eventually(lambda: server.requests)
+        (connection,) = transport._open
+        connection._check_silence(harness.BOUND)
+        said.set()
+        assert (await request).status_code == 200
+
+
 async def test_request_that_is_given_up_leaves_nothing_to_be_sent_later() -> None:
     """The kernel drops what the server has not taken: the connection is reset, not ended behind the last byte."""
     ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
