@@ -32,6 +32,7 @@ What it means to the caller (`GatewayError`; each an RFC 9457 problem with a sta
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, ClassVar, final
 
 __all__ = [
@@ -130,6 +131,11 @@ class Limited(UpstreamError):
 @final
 class ListIncomplete(UpstreamError):
     """VideoSDK's list cannot be read to its end, or not of a piece; a shorter one may be."""
+
+    def __init__(self, message: str = "", *, pages: float = inf) -> None:
+        super().__init__(message)
+        self.pages = pages
+        """How many pages had to be read to try again; infinite where that would not help."""
 
 
 @final

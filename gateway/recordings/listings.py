@@ -2,8 +2,9 @@
 
 One question of a room is under way at a time. A caller that comes meanwhile joins the next, so that no caller gets a
 list that was asked for before they came; and where the next is about several participants it asks for the whole room.
-A room that has been used for years may have a longer list than is read, and the list of a busy one changes while it is
-read: such a room's participants are asked for one by one, for a while without another try.
+A room that has been used for years may have a longer list than is read, or than those who ask are worth, and the list
+of a busy one changes while it is read: such a room's participants are asked for one by one, for a while without another
+try.
 
 What reads ask goes another way than what operations and the reconciler ask: a start must not wait for its list until
 those of any number of reads have been answered. A read pays for the calls that it causes (`ReadBudget`); none to join.
@@ -12,6 +13,7 @@ those of any number of reads have been answered. A read pays for the calls that 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Set as AbstractSet
+from math import inf
 from typing import Any, Final, Protocol
 
 import structlog
@@ -34,6 +36,8 @@ _MAX_UNKNOWN: Final = 10_000
 _MAX_IN_PARTS: Final = 10_000
 _IN_PARTS_SECONDS: Final = 300.0
 """How long a room's participants are asked for one by one before the whole room is tried again."""
+_FEW_PAGES: Final = 5
+"""As long as it takes to read them an operation may wait, and then the whole room's list is known to all."""
 _MAX_CONCURRENT_PARTICIPANTS: Final = 4
 """Participants of a room that are asked for at once: many wait, and other rooms need VideoSDK's client too."""
 
@@ -173,6 +177,7 @@ class ListingCache:
         max_unknown: Rooms that are remembered as unknown to VideoSDK, and as many that it refuses to list.
         max_in_parts: Rooms that are remembered as not to be read as a whole.
         in_parts: For how many seconds.
+        few_pages: Pages of a whole room that are read even for two participants; for more, as many as they are.
     """
 
     def __init__(
@@ -183,12 +188,14 @@ class ListingCache:
         max_unknown: int = _MAX_UNKNOWN,
         max_in_parts: int = _MAX_IN_PARTS,
         in_parts: float = _IN_PARTS_SECONDS,
+        few_pages: int = _FEW_PAGES,
     ) -> None:
         self._videosdk = videosdk
         self._max_remembered = max_remembered
         self._max_unknown = max_unknown
         self._max_in_parts = max_in_parts
         self._in_parts_seconds = in_parts
+        self._few_pages = few_pages
         self._operations, self._reads = _Lane(), _Lane()
         self._whole: OrderedDict[str, Listing] = OrderedDict()
         """The last list of each whole room."""
@@ -197,8 +204,8 @@ class ListingCache:
         """The last list of each whole room of which it showed nothing: made-up ones must not push out the others."""
         self._refused: OrderedDict[str, tuple[float, Refused]] = OrderedDict()
         """When (`clock`) VideoSDK refused to list a room, and how."""
-        self._in_parts: OrderedDict[str, float] = OrderedDict()
-        """When (`clock`) a room was asked for whose list could not be read as a whole."""
+        self._in_parts: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """When (`clock`) a room was asked for whose list could not be read as a whole, and the pages to try again."""
 
     async def ask(
         self,
@@ -250,10 +257,10 @@ class ListingCache:
         self._unknown.pop(room, None)
         self._refused.pop(room, None)
 
-    def is_in_parts(self, room: str) -> bool:
-        """Tell whether the room's list could not be read as a whole a short while ago."""
-        asked_at = self._in_parts.get(room)
-        return asked_at is not None and clock() - asked_at < self._in_parts_seconds
+    def is_in_parts(self, room: str, participants: int = 1) -> bool:
+        """Tell whether so many participants are better asked for by themselves, as a try a short while ago showed."""
+        asked_at, pages = self._in_parts.get(room, (0.0, 0.0))
+        return pages > participants and clock() - asked_at < self._in_parts_seconds
 
     async def is_over(self, room: str, row: ListedRow) -> bool:
         """Tell whether VideoSDK says that the session is over in which a row was recorded; if in doubt, it is not."""
@@ -301,7 +308,7 @@ class ListingCache:
     async def _ask_for(self, room: str, query: _Query) -> None:
         try:
             left = list(query.modes)
-            if len(left) > 1 and not self.is_in_parts(room):
+            if len(left) > 1 and not self.is_in_parts(room, len(left)):
                 left = await self._ask_for_whole(room, query)
             places = asyncio.Semaphore(_MAX_CONCURRENT_PARTICIPANTS)
             await asyncio.gather(*(self._ask_for_one(room, participant, query, places) for participant in left))
@@ -312,7 +319,10 @@ class ListingCache:
     async def _ask_for_whole(self, room: str, query: _Query) -> list[str | None]:
         """Ask once for all, and return which participants are still to be asked for, each by itself."""
         modes = query.all_modes
-        outcome = await self._listed(room, None, modes, query)
+        worth = inf if None in query.modes else max(len(query.modes), self._few_pages)
+        outcome = await self._listed(room, None, modes, query, worth)
+        if isinstance(outcome, Listing):
+            self._in_parts.pop(room, None)
         if not isinstance(outcome, ListIncomplete):
             query.answer(outcome, *query.modes)
             return []
@@ -328,20 +338,22 @@ class ListingCache:
             query.answer(await self._listed(room, participant, query.modes[participant], query), participant)
 
     async def _listed(
-        self, room: str, participant: str | None, modes: AbstractSet[Mode], query: _Query
+        self, room: str, participant: str | None, modes: AbstractSet[Mode], query: _Query, max_pages: float = inf
     ) -> Listing | Exception:
         """Return the list, which is remembered from now on, or what went wrong."""
         asked_at = clock()
         try:
-            rows = await self._rows(room, participant, modes, query)
+            rows = await self._rows(room, participant, modes, query, max_pages)
             newest = max(rows, key=lambda row: milliseconds(row.start), default=None)
             listed = Listing(rows, asked_at, frozenset(modes), newest)
         except UpstreamError as error:
-            _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
+            if not isinstance(error, ListIncomplete) or max_pages == inf:
+                # Else the participants' own lists answer.
+                _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
             if isinstance(error, Refused) and participant is None:
                 _keep(self._refused, room, (asked_at, error), self._max_unknown)
             if isinstance(error, ListIncomplete) and participant is None:
-                _keep(self._in_parts, room, asked_at, self._max_in_parts)
+                _keep(self._in_parts, room, (asked_at, error.pages), self._max_in_parts)
             return error
         except Exception as error:  # noqa: BLE001 - its waiters must learn of it, and the next query be asked for
             _log.exception("list.failed")
@@ -350,14 +362,18 @@ class ListingCache:
         return listed
 
     async def _rows(
-        self, room: str, participant: str | None, modes: AbstractSet[Mode], query: _Query
+        self, room: str, participant: str | None, modes: AbstractSet[Mode], query: _Query, max_pages: float
     ) -> list[ListedRow]:
         rows: list[ListedRow] = []
         for mode in sorted(modes):
             if participant is not None and "participantId" not in MODES[mode].ids:
                 continue  # its recordings are no participant's
             listed = await self._videosdk.list_rows(
-                MODES[mode].path, room, participant, for_read=query.pay if query.is_read else None
+                MODES[mode].path,
+                room,
+                participant,
+                for_read=query.pay if query.is_read else None,
+                max_pages=max_pages,
             )
             # Where a row says what it is, and that is not what was asked for (a composite recording), it is no row
             # of ours: it neither is the recording of a target nor stands in the way of one.

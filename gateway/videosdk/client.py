@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from itertools import count
+from math import inf
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -191,7 +192,13 @@ class VideoSDK:
             raise MayHaveHappened("VideoSDK's answer is not one of its own.", status=response.status_code)
 
     async def list_rows(
-        self, path: str, room: str, participant: str | None = None, *, for_read: Callable[[], None] | None = None
+        self,
+        path: str,
+        room: str,
+        participant: str | None = None,
+        *,
+        for_read: Callable[[], None] | None = None,
+        max_pages: float = inf,
     ) -> list[ListedRow]:
         """Return the recordings of one mode in the room, or of one participant in it: all pages, each row once.
 
@@ -204,20 +211,24 @@ class VideoSDK:
             room: Which room.
             participant: Which participant; None for all.
             for_read: Of a list that no operation waits for; called for each call that it takes.
+            max_pages: Most pages that it is worth, if not as many as are read at all.
 
         Raises:
             ListIncomplete: It has more pages than are read, or they are not of one list, however often they are read.
             UpstreamError: The list could not be had.
         """
+        pages = 0
         for _ in range(_MAX_READINGS):
-            rows = await self._read_pages(path, room, participant, for_read)
-            if rows is not None:
-                return rows
-        raise ListIncomplete("VideoSDK's list changes from page to page.")
+            read = await self._read_pages(path, room, participant, for_read, max_pages)
+            if not isinstance(read, int):
+                return read
+            pages += read
+        raise ListIncomplete("VideoSDK's list changes from page to page.", pages=pages)
 
     async def _read_pages(
-        self, path: str, room: str, participant: str | None, for_read: Callable[[], None] | None
-    ) -> list[ListedRow] | None:
+        self, path: str, room: str, participant: str | None, for_read: Callable[[], None] | None, max_pages: float
+    ) -> list[ListedRow] | int:
+        """Return the rows, or how many pages there are, where those are not of one list."""
         rows: dict[str, ListedRow] = {}
         first: _PageInfo | None = None
         for page in count(1):
@@ -235,10 +246,12 @@ class VideoSDK:
                 raise UpstreamError("VideoSDK's list cannot be read.") from error
             first = first or listed.page_info
             if listed.page_info != first:
-                return None
+                return first.last_page
             # VideoSDK's own count of pages: it may put fewer rows on one than it was asked for.
             if first.last_page > self._max_pages:
                 raise ListIncomplete("VideoSDK's list has more pages than are read.")
+            if first.last_page > max_pages:
+                raise ListIncomplete("VideoSDK's list has more pages than it is worth.", pages=first.last_page)
             rows |= {
                 row.id or f"{page}.{position}": row.normal()
                 for position, row in enumerate(listed.data)

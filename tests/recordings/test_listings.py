@@ -24,6 +24,7 @@ from gateway.videosdk.client import VideoSDK
 from gateway.videosdk.rows import ListedRow
 from gateway.videosdk.tokens import FixedToken, MintedTokens, Tokens
 from tests import harness
+from tests.recordings.parts import Log
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +143,7 @@ async def listing(
     max_unknown: int = 10_000,
     max_in_parts: int = 100,
     in_parts: float = 3600,
+    few_pages: int = 100,
     tokens: Tokens | None = None,
     **bounds: Any,
 ) -> AsyncGenerator[ListingCache]:
@@ -149,7 +151,12 @@ async def listing(
     tokens = tokens or MintedTokens(harness.API_KEY, Secret(harness.SECRET))
     videosdk = VideoSDK(simulator.url, tokens, timeout=harness.BOUND, **bounds)
     listings = ListingCache(
-        videosdk, max_remembered=2, max_unknown=max_unknown, max_in_parts=max_in_parts, in_parts=in_parts
+        videosdk,
+        max_remembered=2,
+        max_unknown=max_unknown,
+        max_in_parts=max_in_parts,
+        in_parts=in_parts,
+        few_pages=few_pages,
     )
     yield listings
     await listings.close()
@@ -348,10 +355,12 @@ class _Busy(MintedTokens):
         super().__init__(harness.API_KEY, Secret(harness.SECRET))
         self._simulator = simulator
         self._begun = 0
+        self.calm = False
 
     def current(self) -> str:
-        self._begun += 1
-        self._simulator.account.start(_target(f"p{self._begun}"), {}, None)
+        if not self.calm:
+            self._begun += 1
+            self._simulator.account.start(_target(f"p{self._begun}"), {}, None)
         return super().current()
 
 
@@ -363,6 +372,50 @@ async def test_list_of_a_room_that_changes_while_it_is_read_is_asked_for_by_part
         before = len(long.calls)
         assert await ask_for(listings, "ada", "bob") == [["ada"], ["bob"]]
         assert whose(long, before) == ["ada", "bob"]
+
+
+async def test_list_of_a_room_that_changed_is_tried_for_as_many_as_that_is_worth(long: Simulator) -> None:
+    """Three readings of 2, 3 and 4 pages were in vain: nine participants are worth as much; then it is as before."""
+    tokens = _Busy(long)
+    async with listing(long, tokens=tokens) as listings:
+        await ask_for(listings, "ada", "bob")
+        tokens.calm = True
+        for participants, asked_whole in ((2, False), (8, False), (9, True), (2, True)):
+            before = len(long.calls)
+            await ask_for(listings, *(f"p{number}" for number in range(participants)))
+            assert ("" in whose(long, before)) is asked_whole
+
+
+async def test_list_of_a_room_with_more_pages_than_participants_is_asked_for_by_participant(long: Simulator) -> None:
+    """Three pages are not read for two participants, but for three they are, and for a reader of the whole room."""
+    for participant in ("joe", "kim"):
+        long.account.start(_target(participant), {}, None)
+    async with listing(long, few_pages=1) as listings:
+        for whole in (1, 0):
+            before = len(long.calls)
+            assert await ask_for(listings, "ada", "bob") == [["ada"], ["bob"]]
+            assert whose(long, before) == [""] * whole + ["ada", "bob"]
+        before = len(long.calls)
+        assert [len(rows) for rows in await ask_for(listings, "ada", "bob", "eve")] == [5, 5, 5]
+        assert whose(long, before) == ["", "", ""]
+        before = len(long.calls)
+        async with asyncio.timeout(harness.BOUND):
+            room, ada = await asyncio.gather(
+                listings.ask("room", None, Mode.TRACK), listings.ask("room", "ada", Mode.TRACK)
+            )
+        assert (len(room.rows), len(ada.rows)) == (5, 5)
+        assert whose(long, before) == ["", "", ""]
+
+
+async def test_log_tells_of_an_incomplete_list_only_where_it_leaves_a_question_open(long: Simulator) -> None:
+    """Participants' own lists answer; a reader of the whole room gets none."""
+    log = Log()
+    async with listing(long, max_pages=1) as listings:
+        await ask_for(listings, "ada", "bob")
+        assert "upstream.list_failed" not in log.events()
+        with pytest.raises(ListIncomplete):
+            await listings.ask("room")
+        assert log.events().count("upstream.list_failed") == 1
 
 
 @pytest.mark.parametrize("remembered", [False, True])

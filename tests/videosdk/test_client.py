@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator
+from math import inf
 
 import pytest
 
@@ -315,8 +316,9 @@ async def test_pages_of_different_lists_make_no_list(wrong: int, found: list[str
     await server.start()
     videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
     if found is None:
-        with pytest.raises(ListIncomplete, match="changes"):
+        with pytest.raises(ListIncomplete, match="changes") as caught:
             await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")
+        assert caught.value.pages == 3 * 2
     else:
         assert [row.id for row in await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")] == found
     await videosdk.aclose()
@@ -324,7 +326,7 @@ async def test_pages_of_different_lists_make_no_list(wrong: int, found: list[str
 
 
 async def test_list_of_more_pages_than_are_read_is_no_list() -> None:
-    """Fifty pages are read; with one more, as the first page shows, what is not known could be what records."""
+    """Fifty pages are read, fewer if it is worth no more; beyond them, as the first page shows, none is."""
     last, pages = 50, list[int]()
 
     async def answer(exchange: Exchange) -> None:
@@ -338,9 +340,14 @@ async def test_list_of_more_pages_than_are_read_is_no_list() -> None:
     videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
     assert len(await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")) == 50
     last = 51
-    with pytest.raises(ListIncomplete, match="more pages"):
+    with pytest.raises(ListIncomplete, match="are read") as caught:
         await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")
-    assert pages == [*range(1, 51), 1]
+    assert caught.value.pages == inf
+    last = 4
+    with pytest.raises(ListIncomplete, match="worth") as caught:
+        await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada", max_pages=3)
+    assert caught.value.pages == 4
+    assert pages == [*range(1, 51), 1, 1]
     await videosdk.aclose()
     await server.stop()
 
