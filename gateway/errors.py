@@ -10,6 +10,7 @@ What the upstream did (`UpstreamError`; never shown to a caller as it is)::
     ├── Refused               VideoSDK answered 4xx, and the token is good: this call did nothing
     ├── CredentialsRefused    VideoSDK refused the token, with 400, 401 or 403: this call did nothing
     ├── Limited               VideoSDK answered 429, or 503 with Retry-After: this call did nothing
+    ├── ListIncomplete        VideoSDK answered, and its list is longer than is read, or changes from page to page
     └── MayHaveHappened       sent, and no answer that settles it
 
 What it means to the caller (`GatewayError`; each an RFC 9457 problem with a stable type)::
@@ -31,6 +32,7 @@ What it means to the caller (`GatewayError`; each an RFC 9457 problem with a sta
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, ClassVar, final
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "InternalError",
     "InvalidRequest",
     "Limited",
+    "ListIncomplete",
     "MalformedRequest",
     "MayHaveHappened",
     "MethodNotAllowed",
@@ -123,6 +126,16 @@ class Limited(UpstreamError):
     """VideoSDK refused for now: rate, quota or overload."""
 
     may_have_happened = False
+
+
+@final
+class ListIncomplete(UpstreamError):
+    """VideoSDK's list cannot be read to its end, or not of a piece; a shorter one may be."""
+
+    def __init__(self, message: str = "", *, pages: float = inf) -> None:
+        super().__init__(message)
+        self.pages = pages
+        """How many pages had to be read to try again; infinite where that would not help."""
 
 
 @final

@@ -2,6 +2,9 @@
 
 One question of a room is under way at a time. A caller that comes meanwhile joins the next, so that no caller gets a
 list that was asked for before they came; and where the next is about several participants it asks for the whole room.
+A room that has been used for years may have a longer list than is read, or than those who ask are worth, and the list
+of a busy one changes while it is read: such a room's participants are asked for one by one, for a while without another
+try.
 
 What reads ask goes another way than what operations and the reconciler ask: a start must not wait for its list until
 those of any number of reads have been answered. A read pays for the calls that it causes (`ReadBudget`); none to join.
@@ -9,13 +12,15 @@ those of any number of reads have been answered. A read pays for the calls that 
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Set as AbstractSet
+from math import inf
 from typing import Any, Final, Protocol
 
 import structlog
 from msgspec import Struct, structs
 
 from gateway.coordinator import Record
-from gateway.errors import Refused, UpstreamError
+from gateway.errors import ListIncomplete, Refused, UpstreamError
 from gateway.recordings.evidence import dead_rows, milliseconds, open_rows
 from gateway.recordings.targets import MODES, Mode, Target
 from gateway.store.clock import clock
@@ -28,6 +33,13 @@ _WHOLE_ROOM_EVERY_SECONDS: Final = 0.5
 _MAX_REMEMBERED: Final = 100
 _MAX_UNKNOWN: Final = 10_000
 """Rooms that are remembered as unknown: each takes some hundred bytes."""
+_MAX_IN_PARTS: Final = 10_000
+_IN_PARTS_SECONDS: Final = 300.0
+"""How long a room's participants are asked for one by one before the whole room is tried again."""
+_FEW_PAGES: Final = 5
+"""As long as it takes to read them an operation may wait, and then the whole room's list is known to all."""
+_MAX_CONCURRENT_PARTICIPANTS: Final = 4
+"""Participants of a room that are asked for at once: many wait, and other rooms need VideoSDK's client too."""
 
 _ALL: Final = frozenset(MODES)
 
@@ -102,11 +114,50 @@ class ReadBudget(Protocol):
 
 
 class _Query:
+    """What is asked of a room: which participants matter, None for all of them, and the answer about each."""
+
     def __init__(self, budget: ReadBudget | None) -> None:
-        self.budget = budget
-        self.participants: set[str | None] = set()
-        self.modes: set[Mode] = set()
-        self.answer: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
+        self._budget = budget
+        self._calls = 0
+        self.modes: dict[str | None, set[Mode]] = {}
+        self._answers: dict[str | None, asyncio.Future[Listing]] = {}
+
+    @property
+    def is_read(self) -> bool:
+        """Whether no operation waits for it."""
+        return self._budget is not None
+
+    @property
+    def all_modes(self) -> set[Mode]:
+        """Those that matter of one participant or another."""
+        return {mode for modes in self.modes.values() for mode in modes}
+
+    def join(self, participant: str | None, modes: AbstractSet[Mode]) -> asyncio.Future[Listing]:
+        """Have it be about a participant too, and return the answer to come."""
+        self.modes.setdefault(participant, set()).update(modes)
+        if participant not in self._answers:
+            self._answers[participant] = asyncio.get_running_loop().create_future()
+        return self._answers[participant]
+
+    def pay(self) -> None:
+        """Pay for a call that was made: the first one has been paid for."""
+        self._calls += 1
+        if self._budget is not None and self._calls > 1:
+            self._budget.spend(1)
+
+    def answer(self, outcome: Listing | Exception, *participants: str | None) -> None:
+        """Give those who asked for these participants the list, or what went wrong."""
+        for answer in (self._answers[participant] for participant in participants):
+            if isinstance(outcome, Listing):
+                answer.set_result(outcome)
+            else:
+                answer.set_exception(outcome)
+                answer.exception()  # its waiters may be gone
+
+    def give_up(self) -> None:
+        """Leave those who wait without an answer."""
+        for answer in self._answers.values():
+            answer.cancel()
 
 
 class _Lane:
@@ -124,14 +175,27 @@ class ListingCache:
         videosdk: The client of VideoSDK.
         max_remembered: Lists of rooms that are remembered, and as many of single participants.
         max_unknown: Rooms that are remembered as unknown to VideoSDK, and as many that it refuses to list.
+        max_in_parts: Rooms that are remembered as not to be read as a whole.
+        in_parts: For how many seconds.
+        few_pages: Pages of a whole room that are read even for two participants; for more, as many as they are.
     """
 
     def __init__(
-        self, videosdk: VideoSDK, *, max_remembered: int = _MAX_REMEMBERED, max_unknown: int = _MAX_UNKNOWN
+        self,
+        videosdk: VideoSDK,
+        *,
+        max_remembered: int = _MAX_REMEMBERED,
+        max_unknown: int = _MAX_UNKNOWN,
+        max_in_parts: int = _MAX_IN_PARTS,
+        in_parts: float = _IN_PARTS_SECONDS,
+        few_pages: int = _FEW_PAGES,
     ) -> None:
         self._videosdk = videosdk
         self._max_remembered = max_remembered
         self._max_unknown = max_unknown
+        self._max_in_parts = max_in_parts
+        self._in_parts_seconds = in_parts
+        self._few_pages = few_pages
         self._operations, self._reads = _Lane(), _Lane()
         self._whole: OrderedDict[str, Listing] = OrderedDict()
         """The last list of each whole room."""
@@ -140,6 +204,8 @@ class ListingCache:
         """The last list of each whole room of which it showed nothing: made-up ones must not push out the others."""
         self._refused: OrderedDict[str, tuple[float, Refused]] = OrderedDict()
         """When (`clock`) VideoSDK refused to list a room, and how."""
+        self._in_parts: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """When (`clock`) a room was asked for whose list could not be read as a whole, and the pages to try again."""
 
     async def ask(
         self,
@@ -160,6 +226,7 @@ class ListingCache:
             budget: What a read pays with; None where an operation depends on the answer.
 
         Raises:
+            ListIncomplete: The list cannot be read as a whole, and a shorter one would not do.
             UpstreamError: VideoSDK did not tell.
             TooManyRequests: The read cannot pay.
         """
@@ -173,11 +240,10 @@ class ListingCache:
         query = lane.next.get(room)
         if query is None:
             query = lane.next[room] = _Query(budget)
-        query.participants.add(participant)
-        query.modes |= modes
+        answer = query.join(participant, modes)
         if room not in lane.asking:
             lane.asking[room] = asyncio.create_task(self._ask_for_all(lane, room), name="list")
-        return await asyncio.shield(query.answer)
+        return await asyncio.shield(answer)
 
     async def close(self) -> None:
         """Give up what is being asked: no operation needs it any more."""
@@ -190,6 +256,11 @@ class ListingCache:
         """Say that there may be something in the room, of which VideoSDK has shown nothing so far."""
         self._unknown.pop(room, None)
         self._refused.pop(room, None)
+
+    def is_in_parts(self, room: str, participants: int = 1) -> bool:
+        """Tell whether so many participants are better asked for by themselves, as a try a short while ago showed."""
+        asked_at, pages = self._in_parts.get(room, (0.0, 0.0))
+        return pages > participants and clock() - asked_at < self._in_parts_seconds
 
     async def is_over(self, room: str, row: ListedRow) -> bool:
         """Tell whether VideoSDK says that the session is over in which a row was recorded; if in doubt, it is not."""
@@ -225,7 +296,7 @@ class ListingCache:
     async def _ask_for_all(self, lane: _Lane, room: str) -> None:
         try:
             while room in lane.next:
-                if len(lane.next[room].participants) > 1:
+                if len(lane.next[room].modes) > 1:
                     # Many look at once, again and again: they share a rhythm.
                     last = self._last_of_room(room)
                     pause = last.asked_at + _WHOLE_ROOM_EVERY_SECONDS - clock() if last else 0.0
@@ -235,49 +306,78 @@ class ListingCache:
             del lane.asking[room]
 
     async def _ask_for(self, room: str, query: _Query) -> None:
-        participant = next(iter(query.participants)) if len(query.participants) == 1 else None
+        try:
+            left = list(query.modes)
+            if len(left) > 1 and not self.is_in_parts(room, len(left)):
+                left = await self._ask_for_whole(room, query)
+            places = asyncio.Semaphore(_MAX_CONCURRENT_PARTICIPANTS)
+            await asyncio.gather(*(self._ask_for_one(room, participant, query, places) for participant in left))
+        except BaseException:
+            query.give_up()
+            raise
+
+    async def _ask_for_whole(self, room: str, query: _Query) -> list[str | None]:
+        """Ask once for all, and return which participants are still to be asked for, each by itself."""
+        modes = query.all_modes
+        worth = inf if None in query.modes else max(len(query.modes), self._few_pages)
+        outcome = await self._listed(room, None, modes, query, worth)
+        if isinstance(outcome, Listing):
+            self._in_parts.pop(room, None)
+        if not isinstance(outcome, ListIncomplete):
+            query.answer(outcome, *query.modes)
+            return []
+        left = list(query.modes)
+        if query.modes.get(None) == modes:
+            # The same list again would end in the same way.
+            query.answer(outcome, None)
+            left.remove(None)
+        return left
+
+    async def _ask_for_one(self, room: str, participant: str | None, query: _Query, places: asyncio.Semaphore) -> None:
+        async with places:
+            query.answer(await self._listed(room, participant, query.modes[participant], query), participant)
+
+    async def _listed(
+        self, room: str, participant: str | None, modes: AbstractSet[Mode], query: _Query, max_pages: float = inf
+    ) -> Listing | Exception:
+        """Return the list, which is remembered from now on, or what went wrong."""
         asked_at = clock()
         try:
-            rows = await self._rows(room, participant, query)
+            rows = await self._rows(room, participant, modes, query, max_pages)
             newest = max(rows, key=lambda row: milliseconds(row.start), default=None)
-            listed = Listing(rows, asked_at, frozenset(query.modes), newest)
+            listed = Listing(rows, asked_at, frozenset(modes), newest)
         except UpstreamError as error:
-            _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
+            if not isinstance(error, ListIncomplete) or max_pages == inf:
+                # Else the participants' own lists answer.
+                _log.warning("upstream.list_failed", error=type(error).__name__, status=error.status)
             if isinstance(error, Refused) and participant is None:
                 _keep(self._refused, room, (asked_at, error), self._max_unknown)
-            query.answer.set_exception(error)
-            query.answer.exception()  # its waiters may be gone
-            return
+            if isinstance(error, ListIncomplete) and participant is None:
+                _keep(self._in_parts, room, (asked_at, error.pages), self._max_in_parts)
+            return error
         except Exception as error:  # noqa: BLE001 - its waiters must learn of it, and the next query be asked for
             _log.exception("list.failed")
-            query.answer.set_exception(error)
-            query.answer.exception()
-            return
-        except BaseException:
-            query.answer.cancel()
-            raise
+            return error
         self._remember(room, participant, listed)
-        query.answer.set_result(listed)
+        return listed
 
-    async def _rows(self, room: str, participant: str | None, query: _Query) -> list[ListedRow]:
+    async def _rows(
+        self, room: str, participant: str | None, modes: AbstractSet[Mode], query: _Query, max_pages: float
+    ) -> list[ListedRow]:
         rows: list[ListedRow] = []
-        calls = 0
-
-        def count() -> None:
-            nonlocal calls
-            calls += 1
-
-        try:
-            for mode in sorted(query.modes):
-                listed = await self._videosdk.list_rows(
-                    MODES[mode].path, room, participant, for_read=count if query.budget is not None else None
-                )
-                # Where a row says what it is, and that is not what was asked for (a composite recording), it is no row
-                # of ours: it neither is the recording of a target nor stands in the way of one.
-                rows += (structs.replace(row, mode=mode) for row in listed if row.mode in {"", mode})
-        finally:
-            if query.budget is not None and calls > 1:
-                query.budget.spend(calls - 1)
+        for mode in sorted(modes):
+            if participant is not None and "participantId" not in MODES[mode].ids:
+                continue  # its recordings are no participant's
+            listed = await self._videosdk.list_rows(
+                MODES[mode].path,
+                room,
+                participant,
+                for_read=query.pay if query.is_read else None,
+                max_pages=max_pages,
+            )
+            # Where a row says what it is, and that is not what was asked for (a composite recording), it is no row
+            # of ours: it neither is the recording of a target nor stands in the way of one.
+            rows += (structs.replace(row, mode=mode) for row in listed if row.mode in {"", mode})
         return rows
 
     def _remember(self, room: str, participant: str | None, listed: Listing) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from gateway.coordinator import Command, Coordinator, Record
-from gateway.errors import CoordinationUnavailable, NewerRecord, UpstreamError
+from gateway.errors import CoordinationUnavailable, ListIncomplete, NewerRecord, UpstreamError
 from gateway.observability import tracing
 from gateway.recordings.decoding import key_of
 from gateway.recordings.evidence import (
@@ -235,12 +235,40 @@ class Reconciler:
             return
         async with self._comparing:
             await self._pace.turn()
-            target = target_of(next(iter(records))) if len(records) == 1 else None
-            if not await self.refresh(room, records, target):
-                rest = _REST_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311
-                await asyncio.gather(
-                    *(self._coordinator.records.postpone(key, record, due_in=rest) for key, record in records.items())
-                )
+            lists = await self._lists_of(room, records)
+            await asyncio.gather(*(self._compare_due(room, listed, told) for listed, told in lists))
+
+    async def _lists_of(self, room: str, records: dict[str, Record]) -> list[tuple[Listing | None, dict[str, Record]]]:
+        """Return the lists that tell of the records, each with those that it tells of; None for what was not told.
+
+        All that are due name their participants: one list of the room answers for all of them where it can be read.
+        """
+        targets = {key: target_of(key) for key in records}
+        several = len({target.participant_id for target in targets.values()}) > 1
+
+        async def ask(target: Target) -> Listing | None:
+            # What is remembered of a whole room is about all modes, so that questions about each do not take turns.
+            mode = None if several and target.participant_id else target.mode
+            try:
+                return await self._listings.ask(room, target.participant_id, mode)
+            except UpstreamError:
+                return None
+
+        lists: dict[int, tuple[Listing | None, dict[str, Record]]] = {}
+        for key, listed in zip(records, await asyncio.gather(*map(ask, targets.values())), strict=True):
+            lists.setdefault(id(listed), (listed, {}))[1][key] = records[key]
+        return list(lists.values())
+
+    async def _compare_due(self, room: str, listed: Listing | None, records: dict[str, Record]) -> None:
+        if listed is None:
+            rest = _REST_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311
+            await asyncio.gather(
+                *(self._coordinator.records.postpone(key, record, due_in=rest) for key, record in records.items())
+            )
+            return
+        # Beside one record, what else its participant's list shows is not looked up: each has its own time.
+        target = target_of(next(iter(records))) if len(records) == 1 else None
+        await self._compare_with(listed, room, records, target)
 
     async def refresh(
         self,
@@ -251,22 +279,39 @@ class Reconciler:
         whole: bool = False,
         max_age: float = 0,
         budget: ReadBudget | None = None,
-    ) -> bool:
-        """Compare records with the list of their room, or of one target. Return whether the list could be had.
+    ) -> None:
+        """Compare records with the list of their room, or of one target, if it can be had.
+
+        Args:
+            room: Which room.
+            records: Those of it, or that of the target.
+            target: What matters; None for the whole room.
+            whole: Whether the whole room is listed all the same, where its list can be read.
+            max_age: As `ListingCache.ask` takes it.
+            budget: The same.
 
         Raises:
             TooManyRequests: The read cannot pay for the list.
         """
+        whole = whole and not self._listings.is_in_parts(room)
         # What is remembered of a whole room is about all modes, so that questions about each do not take turns.
         participant, mode = (None, None) if target is None or whole else (target.participant_id, target.mode)
         try:
             listed = await self._listings.ask(room, participant, mode, max_age=max_age, budget=budget)
+        except ListIncomplete:
+            if target is not None and whole:
+                await self.refresh(room, records, target, max_age=max_age, budget=budget)
         except UpstreamError:
-            return False
+            pass
+        else:
+            await self._compare_with(listed, room, records, target)
+
+    async def _compare_with(
+        self, listed: Listing, room: str, records: dict[str, Record], target: Target | None
+    ) -> None:
         agreed = await asyncio.gather(*(self._compare(key, record, listed) for key, record in records.items()))
         differing = [key for key, agrees in zip(records, agreed, strict=True) if not agrees]
         await self.reconcile_all({*differing, *await self._unrecorded(room, records, target, listed)})
-        return True
 
     async def _unrecorded(
         self, room: str, records: dict[str, Record], target: Target | None, listed: Listing

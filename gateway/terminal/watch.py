@@ -152,7 +152,7 @@ async def events(response: httpx.Response) -> AsyncGenerator[Event]:
     A `retry` field comes as an event of that name, and an `id` without data as an event without a name.
     Lines end with a line feed alone: the gateway's do, and JSON may hold what else Python takes for an end.
     """
-    rest, name, last, told, data = b"", "", "", "", list[str]()
+    rest, name, last, yielded, data = b"", "", "", "", list[str]()
     async for chunk in response.aiter_bytes():
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
@@ -160,9 +160,9 @@ async def events(response: httpx.Response) -> AsyncGenerator[Event]:
             value = value.removeprefix(" ")
             match field:
                 case "":
-                    if data or last != told:
+                    if data or last != yielded:
                         yield Event((name or "message") if data else "", last, "\n".join(data))
-                    name, told, data = "", last, []
+                    name, yielded, data = "", last, []
                 case "event":
                     name = value
                 case "id":

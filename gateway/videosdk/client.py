@@ -11,6 +11,8 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
+from itertools import count
+from math import inf
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from msgspec import Struct
 
 from gateway.errors import (
     CredentialsRefused,
+    ListIncomplete,
     MayHaveHappened,
     NeverSent,
     Refused,
@@ -41,6 +44,8 @@ _SESSIONS: Final = "/v2/sessions"
 _PUBLIC_KEY: Final = "/v2/public/rsa-public-key"
 _PER_PAGE: Final = 100
 _MAX_PAGES: Final = 50
+"""They are read one after the other, and an operation may wait for them. That is 5,000 rows, or fewer where VideoSDK
+puts fewer on a page than it is asked for."""
 _MAX_READINGS: Final = 3
 _HEADERS: Final = {
     "user-agent": "recording-gateway",
@@ -98,6 +103,7 @@ class VideoSDK:
         max_for_reads: How many of them at most may be lists for reads, while there is more than one place: no
             operation waits for these. They wait for a place as long as others do for a connection.
         calls_per_second: Most calls in a second; more wait just the same. 0 is no limit.
+        max_pages: Most pages of a list that are read.
         webhook_url: Where a recording's events go if the start names no address of its own.
         proxy: Gives the proxy that all calls go through, with its credentials, as it is now; empty for none.
     """
@@ -111,6 +117,7 @@ class VideoSDK:
         max_connections: int = 64,
         max_for_reads: int = 16,
         calls_per_second: float = 0,
+        max_pages: int = _MAX_PAGES,
         webhook_url: str | None = None,
         proxy: Callable[[], str] = lambda: "",
     ) -> None:
@@ -120,6 +127,7 @@ class VideoSDK:
         self._webhook_url = webhook_url
         self._tokens = tokens
         self._timeout = timeout
+        self._max_pages = max_pages
         self._pace = Pace(calls_per_second)
         self._for_reads = asyncio.Semaphore(min(max_for_reads, max(max_connections - 1, 1)))
         # None for the reply: the whole call has one that is no longer.
@@ -184,7 +192,13 @@ class VideoSDK:
             raise MayHaveHappened("VideoSDK's answer is not one of its own.", status=response.status_code)
 
     async def list_rows(
-        self, path: str, room: str, participant: str | None = None, *, for_read: Callable[[], None] | None = None
+        self,
+        path: str,
+        room: str,
+        participant: str | None = None,
+        *,
+        for_read: Callable[[], None] | None = None,
+        max_pages: float = inf,
     ) -> list[ListedRow]:
         """Return the recordings of one mode in the room, or of one participant in it: all pages, each row once.
 
@@ -197,22 +211,27 @@ class VideoSDK:
             room: Which room.
             participant: Which participant; None for all.
             for_read: Of a list that no operation waits for; called for each call that it takes.
+            max_pages: Most pages that it is worth, if not as many as are read at all.
 
         Raises:
-            UpstreamError: The list could not be had, or not to its end, or not of a piece.
+            ListIncomplete: It has more pages than are read, or they are not of one list, however often they are read.
+            UpstreamError: The list could not be had.
         """
+        pages = 0
         for _ in range(_MAX_READINGS):
-            rows = await self._read_pages(path, room, participant, for_read)
-            if rows is not None:
-                return rows
-        raise UpstreamError("VideoSDK's list changes from page to page.")
+            read = await self._read_pages(path, room, participant, for_read, max_pages)
+            if not isinstance(read, int):
+                return read
+            pages += read
+        raise ListIncomplete("VideoSDK's list changes from page to page.", pages=pages)
 
     async def _read_pages(
-        self, path: str, room: str, participant: str | None, for_read: Callable[[], None] | None
-    ) -> list[ListedRow] | None:
+        self, path: str, room: str, participant: str | None, for_read: Callable[[], None] | None, max_pages: float
+    ) -> list[ListedRow] | int:
+        """Return the rows, or how many pages there are, where those are not of one list."""
         rows: dict[str, ListedRow] = {}
         first: _PageInfo | None = None
-        for page in range(1, _MAX_PAGES + 1):
+        for page in count(1):
             query = {"roomId": room, "page": str(page), "perPage": str(_PER_PAGE)}
             if participant is not None:
                 query["participantId"] = participant
@@ -227,15 +246,20 @@ class VideoSDK:
                 raise UpstreamError("VideoSDK's list cannot be read.") from error
             first = first or listed.page_info
             if listed.page_info != first:
-                return None
+                return first.last_page
+            # VideoSDK's own count of pages: it may put fewer rows on one than it was asked for.
+            if first.last_page > self._max_pages:
+                raise ListIncomplete("VideoSDK's list has more pages than are read.")
+            if first.last_page > max_pages:
+                raise ListIncomplete("VideoSDK's list has more pages than it is worth.", pages=first.last_page)
             rows |= {
                 row.id or f"{page}.{position}": row.normal()
                 for position, row in enumerate(listed.data)
                 if row.room_id == room and participant in {None, row.participant_id}
             }
             if page >= first.last_page:
-                return list(rows.values())
-        raise UpstreamError("VideoSDK's list has more pages than are read.")
+                break
+        return list(rows.values())
 
     async def _send_for_read(self, operation: str, method: str, path: str, *, query: dict[str, str]) -> httpx.Response:
         try:

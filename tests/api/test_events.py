@@ -365,6 +365,28 @@ async def test_events_end_when_the_api_key_expires(
             return
 
 
+async def test_events_end_when_the_keys_expiry_is_brought_forward(
+    gateway: ApiClient, demo: harness.Demo, new_track: NewTrack, check_problem: Check, tmp_path: Path
+) -> None:
+    """A key that leaked gets an `expires` that is past: what it opened ends with the next event, its tickets too."""
+    track, other = new_track(), harness.Demo(tmp_path / "other", "other")
+    over = f'", expires = {(datetime.now(UTC) - timedelta(minutes=1)).isoformat()} }}]'
+    shown = await ticket(gateway, track["roomId"])
+    async with listening(gateway, track["roomId"]) as reader:
+        await reader.until(lambda reader: reader.received)
+        demo.file.write_text(demo.file.read_text().replace('" }]', over) + other.file.read_text())
+        await harness.until(lambda: gateway.show(track), lambda answer: answer.status_code == 401)
+        answer = await gateway.start(track, headers={"authorization": f"Bearer {other.key}"})
+        assert answer.status_code == 201
+        await reader.until(lambda reader: reader.ended)
+        assert reader.received[-1].data == {"reason": "expired"}
+        assert len(reader.received) == 2
+    answer = await gateway.get(
+        f"/v1/rooms/{track['roomId']}/events", params={"ticket": shown}, headers={"authorization": ""}
+    )
+    check_problem(answer, "unauthenticated")
+
+
 @pytest.mark.parametrize(("expires", "admitted"), [(None, True), (60, True), (-1, False)])
 async def test_ticket_is_good_no_longer_than_what_it_was_made_with(
     valkey: EmbeddedValkey, new_track: NewTrack, expires: float | None, *, admitted: bool

@@ -64,9 +64,8 @@ async def frontend(chromium: Chromium, *answers: Answer) -> AsyncGenerator[tuple
 
     async def run(body: str, **bounds: int) -> Any:
         made = f"new Gateway(location.href, 'key', {json.dumps(bounds)})"
-        return await page.evaluate(
-            f"import('/client.js').then(async ({{Gateway}}) => {{const gateway = {made}; {body}}})"
-        )
+        found = f"import('/client.js').then(async ({{Gateway}}) => {{const gateway = {made}; {body}}})"
+        return await page.evaluate(f"Promise.race([{found}, new Promise((end) => setTimeout(end, 30_000, 'nothing'))])")
 
     try:
         yield served, run

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Limited, MayHaveHappened, NeverSent, Refused, SendWindowClosed, UpstreamError
@@ -234,7 +235,13 @@ class ImaginedVideoSDK(VideoSDK):
         await self._upstream.post(self._process, "stop", may_send, attempt)
 
     async def list_rows(
-        self, path: str, room: str, participant: str | None = None, *, for_read: Callable[[], None] | None = None
+        self,
+        path: str,
+        room: str,
+        participant: str | None = None,
+        *,
+        for_read: Callable[[], None] | None = None,
+        max_pages: float = inf,
     ) -> list[ListedRow]:
         """Ask for the list."""
         return await self._upstream.list(self._process)

@@ -134,7 +134,9 @@ class Parts:
     ) -> None:
         self.connection = ErringConnection(valkey.url)
         self.tokens = ErringTokens()
-        self.videosdk = VideoSDK(videosdk_url, self.tokens, timeout=timing.upstream_timeout)
+        self.videosdk = VideoSDK(
+            videosdk_url, self.tokens, timeout=timing.upstream_timeout, **bounds.get("videosdk", {})
+        )
         self.coordinator = Coordinator(self.connection, timing, "t", **bounds.get("coordinator", {}))
         self.listings = ListingCache(self.videosdk, **bounds.get("listings", {}))
         self.notifications = Notifications(self.connection)

@@ -5,6 +5,7 @@ import pytest
 from gateway.errors import (
     CredentialsRefused,
     Limited,
+    ListIncomplete,
     MayHaveHappened,
     NeverSent,
     Refused,
@@ -27,6 +28,7 @@ WORDS = "no such room"
         (Refused(WORDS, status=404), "upstream-refused", None, {"upstreamStatus": 404, "upstreamMessage": WORDS}),
         (MayHaveHappened(WORDS), "outcome-unknown", 5, {}),
         (MayHaveHappened(WORDS, status=502), "outcome-unknown", 5, {"upstreamStatus": 502}),
+        (ListIncomplete(WORDS), "outcome-unknown", 5, {}),
         (UpstreamError(WORDS, status=302), "outcome-unknown", 5, {"upstreamStatus": 302}),
     ],
 )
@@ -48,7 +50,9 @@ def test_refused_stop_says_that_the_recording_goes_on(told: float | None, retry_
     assert problem.detail == "VideoSDK refused the stop with status 404; the recording goes on."
 
 
-@pytest.mark.parametrize(("error", "retry_after"), [(None, 1), (NeverSent(), 2), (Limited(retry_after=9), 9)])
+@pytest.mark.parametrize(
+    ("error", "retry_after"), [(None, 1), (NeverSent(), 2), (Limited(retry_after=9), 9), (ListIncomplete(), 5)]
+)
 def test_list_that_cannot_be_had_is_an_unknown_outcome(error: UpstreamError | None, retry_after: float) -> None:
     """Come again when VideoSDK can be asked again."""
     problem = list_unavailable(error)

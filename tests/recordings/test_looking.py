@@ -13,8 +13,10 @@ from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
 from gateway.recordings.model import Answer, Outcome
 from gateway.recordings.webhook_events import EventType
 from gateway.sandbox.faults import Fault
+from gateway.sandbox.shapes import Target as SimulatedTarget
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.sandbox.webhooks import Signer
 from gateway.store.clock import clock
 from tests import harness
 from tests.recordings.parts import CALM, Parts, settled_valkey
@@ -118,6 +120,15 @@ async def test_reconciler_asks_for_one_participant_or_for_the_room(
     assert lists(simulator) == asked
 
 
+async def test_reconciler_asks_for_a_participant_once_for_all_their_tracks(parts: Parts, simulator: Simulator) -> None:
+    """Their list answers for all of them, and those of the room's other participants are not needed."""
+    audio = Target(Mode.TRACK, ROOM, "ada", Kind.AUDIO)
+    await start(parts, ADA, audio)
+    begun = len(simulator.calls)
+    await parts.reconciler.check([key_of(parts, target) for target in (ADA, audio)])
+    assert [(call.endpoint, call.participant_id) for call in simulator.calls[begun:]] == [("list", "ada")]
+
+
 @pytest.mark.parametrize(("status", "again"), [(400, True), (402, False), (403, False), (404, True), (409, True)])
 async def test_stop_of_what_never_was_has_the_list_asked_again_where_something_may_begin(
     parts: Parts, valkey: EmbeddedValkey, simulator: Simulator, status: int, again: bool
@@ -129,6 +140,72 @@ async def test_stop_of_what_never_was_has_the_list_asked_again_where_something_m
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         scores = [await redis.zcard(key) async for key in redis.scan_iter(match="*:t:due")]
     assert sum(scores) == again
+
+
+# --- rooms whose list is longer than is read -------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def in_parts(valkey: EmbeddedValkey, signer: Signer) -> AsyncGenerator[tuple[Parts, Simulator]]:
+    """A process's parts, and a VideoSDK whose list of the room's tracks has a page more than is read."""
+    async with harness.simulator(signer=signer, most_per_page=2) as simulator:
+        simulator.account.start(SimulatedTarget("track", ROOM, "eve", "video"), {}, None)
+        small = Parts(valkey, simulator.url, CALM, videosdk={"max_pages": 1})
+        async with small.running(settling=False) as running:
+            yield running, simulator
+
+
+async def due_at(valkey: EmbeddedValkey) -> dict[str, float]:
+    """Return when each record is looked at next."""
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        queues = [await redis.zrange(name, 0, -1, withscores=True) async for name in redis.scan_iter(match="*:t:due")]
+    return {str(key): float(score) for queue in queues for key, score in queue}
+
+
+async def test_reconciler_notices_an_end_in_a_room_that_is_too_long(in_parts: tuple[Parts, Simulator]) -> None:
+    """Of the targets that are due each is compared with its own list: one ended, two go on, one of them the room's."""
+    parts, simulator = in_parts
+    due = (ADA, BOB, Target(Mode.ROOM, ROOM))
+    await start(parts, *due)
+    simulator.end_recording(ROOM, "ada", "video", webhook=False)
+    before = len(lists(simulator))
+    await parts.reconciler.check([key_of(parts, target) for target in due])
+    told = [await parts.recordings.known(target) for target in due]
+    assert [recording and recording.status for recording in told] == ["stopped", "recording", "recording"]
+    assert [recording and recording.confirmed_by for recording in told] == ["list", "list", "list"]
+    assert lists(simulator)[before:].count(None) == 1
+
+
+async def test_reconciler_lets_rest_what_the_list_of_one_participant_did_not_tell(
+    in_parts: tuple[Parts, Simulator], valkey: EmbeddedValkey
+) -> None:
+    """The other is compared all the same, and is not looked at again before its time."""
+    parts, simulator = in_parts
+    await start(parts, ADA, BOB)
+    simulator.inject(Fault(action="error", endpoint="list", participant_id="ada", times=None))
+    before = await due_at(valkey)
+    await parts.reconciler.check([key_of(parts, target) for target in (ADA, BOB)])
+    ada, bob = [await parts.recordings.known(target) for target in (ADA, BOB)]
+    assert ada is not None
+    assert bob is not None
+    assert (ada.status, ada.confirmed_by, bob.status, bob.confirmed_by) == ("recording", "reply", "recording", "list")
+    after = await due_at(valkey)
+    assert before[key_of(parts, ADA)] < after[key_of(parts, ADA)] < after[key_of(parts, BOB)]
+
+
+async def test_get_of_an_unknown_target_in_a_room_that_is_too_long_shows_what_videosdk_lists(
+    in_parts: tuple[Parts, Simulator],
+) -> None:
+    """By the list of its participant, as the whole room's cannot be had; that is tried once."""
+    parts, simulator = in_parts
+    await start(parts, ADA, BOB)
+    eve, audio = (Target(Mode.TRACK, ROOM, "eve", kind) for kind in (Kind.VIDEO, Kind.AUDIO))
+    assert (await parts.recordings.get(eve)).status == "recording"
+    assert lists(simulator)[:2] == [None, "eve"]
+    before = len(lists(simulator))
+    with pytest.raises(NotFound):
+        await parts.recordings.get(audio)
+    assert None not in lists(simulator)[before:]
 
 
 # --- webhooks --------------------------------------------------------------------------------------------------------

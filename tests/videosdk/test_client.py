@@ -4,12 +4,14 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator
+from math import inf
 
 import pytest
 
 from gateway.errors import (
     CredentialsRefused,
     Limited,
+    ListIncomplete,
     MayHaveHappened,
     NeverSent,
     Refused,
@@ -18,7 +20,9 @@ from gateway.errors import (
 )
 from gateway.recordings import MODES, Kind, Mode, Target
 from gateway.sandbox.faults import Fault
+from gateway.sandbox.shapes import Target as SimulatedTarget
 from gateway.sandbox.simulator import Simulator
+from gateway.sandbox.webhooks import Signer
 from gateway.sandbox.wire import Exchange, Reply, Server
 from gateway.secrets import Secret
 from gateway.videosdk.client import VideoSDK
@@ -320,8 +324,9 @@ async def test_pages_of_different_lists_make_no_list(wrong: int, found: list[str
     await server.start()
     videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
     if found is None:
-        with pytest.raises(UpstreamError):
+        with pytest.raises(ListIncomplete, match="changes") as caught:
             await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")
+        assert caught.value.pages == 3 * 2
     else:
         assert [row.id for row in await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")] == found
     await videosdk.aclose()
@@ -329,11 +334,12 @@ async def test_pages_of_different_lists_make_no_list(wrong: int, found: list[str
 
 
 async def test_list_of_more_pages_than_are_read_is_no_list() -> None:
-    """Fifty pages are read; with one more what is not known could be what records."""
-    last = 50
+    """Fifty pages are read, fewer if it is worth no more; beyond them, as the first page shows, none is."""
+    last, pages = 50, list[int]()
 
     async def answer(exchange: Exchange) -> None:
         page = int(exchange.request.query["page"])
+        pages.append(page)
         row = f'{{"id":"{page}","roomId":"room-1","participantId":"ada","kind":"video"}}'
         exchange.reply(Reply(200, f'{{"pageInfo":{{"lastPage":{last}}},"data":[{row}]}}'.encode()))
 
@@ -342,10 +348,36 @@ async def test_list_of_more_pages_than_are_read_is_no_list() -> None:
     videosdk = VideoSDK(server.url, FixedToken(Secret("t")), timeout=20)
     assert len(await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")) == 50
     last = 51
-    with pytest.raises(UpstreamError, match="more pages"):
+    with pytest.raises(ListIncomplete, match="are read") as caught:
         await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada")
+    assert caught.value.pages == inf
+    last = 4
+    with pytest.raises(ListIncomplete, match="worth") as caught:
+        await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1", "ada", max_pages=3)
+    assert caught.value.pages == 4
+    assert pages == [*range(1, 51), 1, 1]
     await videosdk.aclose()
     await server.stop()
+
+
+@pytest.mark.parametrize(("most", "read"), [(3, True), (2, False)])
+async def test_list_of_smaller_pages_than_asked_for_is_read_by_videosdks_count_of_them(
+    signer: Signer, most: int, read: bool
+) -> None:
+    """Where 20 rows are the most on a page, 45 rows are three pages: they count, not what was asked for."""
+    async with harness.simulator(signer=signer, most_per_page=20) as simulator:
+        for number in range(45):
+            simulator.account.start(SimulatedTarget("track", "room-1", f"p{number}", "video"), {}, None)
+        tokens = MintedTokens(harness.API_KEY, Secret(harness.SECRET))
+        videosdk = VideoSDK(simulator.url, tokens, timeout=20, max_pages=most)
+        if read:
+            rows = await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1")
+            assert {row.participant_id for row in rows} == {f"p{number}" for number in range(45)}
+        else:
+            with pytest.raises(ListIncomplete):
+                await videosdk.list_rows(MODES[Mode.TRACK].path, "room-1")
+        await videosdk.aclose()
+        assert len(simulator.calls) == (3 if read else 1)
 
 
 async def test_list_keeps_all_rows_without_an_id() -> None:
