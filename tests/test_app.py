@@ -3,13 +3,16 @@
 import asyncio
 from pathlib import Path
 
+import jwt
 import pytest
 from redis.asyncio import Redis
 
 import gateway
+from gateway.app import _project_name
 from gateway.sandbox.faults import Fault
 from gateway.sandbox.simulator import Simulator
 from gateway.sandbox.valkey import EmbeddedValkey
+from gateway.settings.load import load
 from tests import harness
 from tests.api_client import NewTrack
 
@@ -28,6 +31,17 @@ def working() -> set[asyncio.Task[object]]:
         if file.is_relative_to(PACKAGE) and not file.is_relative_to(SANDBOX):
             found.add(task)
     return found
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [("k1", "k1", True), ("k1", "k2", False), ("", "", False)])
+def test_project_is_named_by_the_api_key_of_its_token(one: str, other: str, same: bool) -> None:
+    """Replicas with an old and a renewed token know of each other; tokens that name no key share nothing."""
+    names: list[str] = []
+    for key, expires in ((one, 1), (other, 2)):
+        token = jwt.encode({"apikey": key, "exp": expires}, "x" * 32)
+        given = {"GATEWAY_REDIS_URL": "redis://r", "GATEWAY_AUTH": "none", "GATEWAY_VIDEOSDK_TOKEN": token}
+        names.append(_project_name(load(given)))
+    assert (names[0] == names[1]) is same
 
 
 async def test_end_waits_for_an_operation_whose_caller_has_gone(

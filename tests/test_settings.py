@@ -239,6 +239,7 @@ def test_names_that_kubernetes_injects_are_explained():
         ("GATEWAY_UPSTREAM_PROXY", "http://user:hunter7/@proxy"),
         ("GATEWAY_UPSTREAM_PROXY", "http://proxy:port"),
         ("GATEWAY_UPSTREAM_PROXY", "http://proxy/path"),
+        ("GATEWAY_UPSTREAM_PROXY", "http://proxy:3128#hunter7"),
         ("GATEWAY_REDIS_URL", "http://redis"),
         ("GATEWAY_REDIS_URL", "redis://"),
         ("GATEWAY_REDIS_URL", "redis:///0"),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.recordings import Kind, Mode, Target, WebhookEvent
-from gateway.recordings.targets import target_of
+from gateway.recordings import Kind, Mode, StartParameters, Target, WebhookEvent
+from gateway.recordings.targets import differing_fields, target_of
 from gateway.recordings.webhook_events import EventType
 
 ADA = Target(Mode.TRACK, "room", "ada", Kind.VIDEO)
@@ -34,6 +34,24 @@ def test_target_is_named_by_ids_and_a_kind_that_there_is(
 def test_target_is_read_back_from_the_key_of_its_record() -> None:
     """Whatever stands before the room."""
     assert target_of(":".join(("rec", "{07}", "t", "room", *ADA.parts))) == ADA
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (StartParameters(file_format="mp4"), ["fileFormat"]),
+        (StartParameters(webhook_url="https://a.example/hook"), ["webhookUrl"]),
+        (StartParameters(bucket_dir_path="a"), ["bucketDirPath"]),
+        (StartParameters(config={"layout": {"type": "GRID"}}), ["config"]),
+        (StartParameters(transcription={"enabled": True}), ["transcription"]),
+        (StartParameters(template_url="https://a.example/page"), ["templateUrl"]),
+        (StartParameters(config={}, template_url="https://a.example/page"), ["config", "templateUrl"]),
+        (StartParameters(file_format="webm"), []),
+    ],
+)
+def test_fingerprints_of_starts_differ_in_what_the_starts_differ_in(given: StartParameters, named: list[str]) -> None:
+    """From one that says nothing. The format that VideoSDK takes by itself is no difference."""
+    assert differing_fields(StartParameters().fingerprint, given.fingerprint) == named
 
 
 @pytest.mark.parametrize(
