@@ -150,6 +150,7 @@ async def test_stream_of_a_slow_reader_ends_with_a_reconnect(reader: Reader) -> 
         await answer
         assert server.text.endswith('event: reconnect\ndata: {"reason":"slow"}\n\n')
         assert server.text.count("event: recording") == 1
+        assert "\n\n:" not in server.text
         assert server.complete
 
 
