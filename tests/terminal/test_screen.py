@@ -1,13 +1,18 @@
 """What a person sees, without a terminal: tables, text that cannot move the cursor, events as they arrive."""
 
+import asyncio
+import ssl
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from gateway.secrets import Secret
 from gateway.terminal.access import Access, UsageError, fields_of
 from gateway.terminal.screen import printable, table
 from gateway.terminal.watch import Event, events
+from tests.papers import make_papers
 
 
 def test_table_columns_are_aligned_and_wide_cells_break() -> None:
@@ -88,3 +93,22 @@ def test_address_may_have_a_path() -> None:
     assert Access.read("https://example.test/recorder/", None, {}).address == "https://example.test/recorder"
     assert Access.read(None, None, {"GATEWAY_ADDRESS": " http://one:1 "}).address == "http://one:1"
     assert Access.read(None, None, {}).address == "http://127.0.0.1:8080"
+
+
+@pytest.mark.anyio
+async def test_gateway_whose_authority_is_not_known_is_sent_no_key(tmp_path: Path) -> None:
+    """Over TLS it has to prove who it is before it learns anything."""
+    papers, received = make_papers(tmp_path), list[bytes]()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(papers.certificate, papers.key)
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.read(100))
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0, ssl=context) as server:
+        access = Access(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", Secret("key"))
+        async with access.client() as client:
+            with pytest.raises(httpx.ConnectError, match="CERTIFICATE"):
+                await client.get("/livez")
+    assert received == []
