@@ -54,6 +54,13 @@ def test_fingerprints_of_starts_differ_in_what_the_starts_differ_in(given: Start
     assert differing_fields(StartParameters().fingerprint, given.fingerprint) == named
 
 
+def test_fingerprints_do_not_tell_the_order_of_members() -> None:
+    """A JSON object is the same in any order; a list is not."""
+    one, other = StartParameters(config={"a": [1, 2], "b": 3}), StartParameters(config={"b": 3, "a": [1, 2]})
+    assert one.fingerprint == other.fingerprint
+    assert differing_fields(one.fingerprint, StartParameters(config={"a": [2, 1], "b": 3}).fingerprint) == ["config"]
+
+
 @pytest.mark.parametrize(
     ("room", "participant", "kind", "mode", "concerned"),
     [
