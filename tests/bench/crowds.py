@@ -55,7 +55,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     webinar: int = 2000
     concurrency: int = 256
     alone: int = 400
-    records: tuple[int, ...] = (10, 1_000, 30_000)
+    records: tuple[int, ...] = (10, 1_000, 30_000, 100_000)
     in_room: tuple[int, ...] = (1, 10, 300)
 
 
