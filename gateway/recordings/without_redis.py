@@ -164,9 +164,10 @@ class WithoutRedisMode:
         try:
             yield
             sent.answered, sent.unanswered_until = True, before.unanswered_until
-        except UpstreamError as error:
+        except BaseException as error:
+            # Also where this task is cancelled: what was sent may be carried out.
             sent.unanswered_until = clock() + self._settle
-            if not error.may_have_happened:
+            if isinstance(error, UpstreamError) and not error.may_have_happened:
                 self._sent[key] = before
             raise
         finally:
